@@ -1,0 +1,47 @@
+"""Everything that can go wrong through a user's input, each with what to do about it."""
+
+from __future__ import annotations
+
+
+class AffettoError(Exception):
+    """Base of all errors that a user can cause and mend. The command line prints it without a traceback."""
+
+
+class ConfigError(AffettoError):
+    """A configuration key or value is wrong."""
+
+
+class DataError(AffettoError):
+    """Clips, manifests or corpora are wrong or missing."""
+
+
+class MissingDependencyError(AffettoError):
+    """An optional package is needed for what was asked."""
+
+
+class BaseModelError(AffettoError):
+    """A base model can't be loaded or isn't the one that was expected."""
+
+
+class AdapterError(AffettoError):
+    """An adapter doesn't fit the base, is damaged, or does nothing."""
+
+
+class CacheError(AffettoError):
+    """A cached artefact doesn't belong to what it is asked for."""
+
+
+class CheckpointError(AffettoError):
+    """A training run can't be resumed from the given checkpoint."""
+
+
+class JudgeError(AffettoError):
+    """A judge can't be loaded or can't judge what it is asked to."""
+
+
+class NonFiniteLossError(AffettoError):
+    """A loss became NaN or infinite; carries the ids of the batch's clips."""
+
+
+class Interrupted(AffettoError):
+    """Training was stopped by a signal after its state had been saved."""

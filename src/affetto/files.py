@@ -1,0 +1,106 @@
+"""Files that are never half written, and hashes that name contents."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Call `write` with a temporary path beside `path`, then rename it into place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` atomically as UTF-8."""
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write strict JSON atomically: NaN and infinity are errors, numpy scalars become numbers."""
+    write_text(path, to_json(value) + "\n")
+
+
+def to_json(value: Any) -> str:
+    """Strict, indented JSON; see `write_json`."""
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, default=_plain)
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def finite_or_none(value: float | None) -> float | None:
+    """`value`, or None where it isn't a finite number (JSON has no NaN)."""
+    return float(value) if value is not None and math.isfinite(value) else None
+
+
+def hash_bytes(*parts: bytes) -> str:
+    """Hex SHA-256 of the parts, each length-prefixed, so that different splits differ."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "little"))
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def hash_text(*parts: str) -> str:
+    """Hex SHA-256 of strings; see `hash_bytes`."""
+    return hash_bytes(*(part.encode() for part in parts))
+
+
+def hash_file(path: Path) -> str:
+    """Hex SHA-256 of a file's bytes."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def hash_folder(folder: Path, patterns: Iterable[str]) -> str:
+    """Hex SHA-256 of the files of `folder` that match, by name and contents; hidden ones (temporary) don't count."""
+    files = sorted({path for pattern in patterns for path in visible(folder, pattern)})
+    return hash_text(*(f"{path.relative_to(folder)}:{hash_file(path)}" for path in files))
+
+
+def visible(folder: Path, pattern: str) -> list[Path]:
+    """Files of `folder` that match, sorted, without what `write_atomically` left behind when it was killed."""
+    return sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
+
+
+def cache_root() -> Path:
+    """The one folder of all caches: `$AFFETTO_CACHE`, else `$XDG_CACHE_HOME/affetto`, else `~/.cache/affetto`."""
+    if chosen := os.environ.get("AFFETTO_CACHE"):
+        return Path(chosen).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "affetto"
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current

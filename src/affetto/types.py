@@ -1,0 +1,71 @@
+"""The small things that travel between stages. One shape legend for the whole package:
+
+B rows of a batch, S positions of a row, T audio frames, K codebooks, V codes per codebook, D width, R LoRA rank,
+E emotions of a bank, N items of a list. `c0` is codebook zero, `depth` the others.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+SPLITS = ("train", "validation", "test")
+EMOTIONS = ("happy", "sad", "angry", "fearful", "surprised", "neutral")
+"""The guide's six. Users add their own names beside them."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One utterance on disk."""
+
+    id: str
+    audio: Path
+    """Absolute path of the sound file."""
+    text: str | None
+    """What is said; None where nobody wrote it down (such clips can be scored but not trained on)."""
+    emotion: str | None
+    """Label in affetto's vocabulary; None is general speech."""
+    speaker: str
+    corpus: str
+    split: str | None = None
+    """One of `SPLITS`; None until `affetto.audio.splits` has decided."""
+    start_s: float | None = None
+    end_s: float | None = None
+    """Segment of the file; None is its start or end."""
+    context: tuple[str, ...] = ()
+    """Ids of earlier turns of the same conversation, oldest first; heard by the model, never trained on."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something wrong with one clip or manifest row, in words that say what to do."""
+
+    where: str
+    """Clip id, or `manifest.jsonl:12`."""
+    kind: str
+    """Short constant: missing-file, unreadable, empty, silent, clipped, too-long, too-short, not-finite, missing-text,
+    wrong-text, unknown-emotion, mislabelled, duplicate-id, bad-row, bad-context, bad-segment, split-overlap,
+    missing-split, unplaced."""
+    message: str
+
+
+class Codec(Protocol):
+    """Samples to codes and back."""
+
+    name: str
+    sample_rate: int
+    frame_rate: float
+    num_codebooks: int
+    codebook_size: int
+
+    def encode(self, samples: NDArray[np.floating]) -> NDArray[np.int64]:
+        """Codes (T, K) of mono samples at `sample_rate`."""
+        ...
+
+    def decode(self, codes_TK: NDArray[np.integer]) -> NDArray[np.float32]:
+        """Mono samples of codes (T, K)."""
+        ...
