@@ -1,0 +1,1 @@
+"""Sound on disk to clips: decoding, manifests, corpus readers and their label tables, checks, splits."""

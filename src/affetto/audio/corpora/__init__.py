@@ -1,0 +1,137 @@
+"""Sources to clips: what kind of data a folder holds is told by its contents.
+
+A source is a manifest (`*.jsonl`), a folder with a `manifest.jsonl`, one corpus's folder, a folder of corpus folders,
+or a plain folder of sound files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
+
+from affetto.audio.corpora import folder, ljspeech, ravdess
+from affetto.audio.corpora.files import sound_files, subfolders
+from affetto.audio.manifest import read_manifest
+from affetto.errors import DataError
+from affetto.types import EMOTIONS, Clip, Problem
+
+MANIFEST = "manifest.jsonl"
+_DEPTH = 3
+"""Corpus folders are looked for this many levels down."""
+
+
+class CorpusReader(Protocol):
+    """One layout of folders; modules fit."""
+
+    LAYOUT: str
+    """The layout in one line, for error messages."""
+
+    def recognises(self, folder: Path, /) -> bool:
+        """Whether the folder's contents have this layout."""
+        ...
+
+    def read(self, folder: Path, emotions: Collection[str], /) -> tuple[list[Clip], list[Problem]]:
+        """The folder's clips, with unique ids and no splits, and what couldn't be read.
+
+        `emotions` are names of folders that stand for emotions.
+        """
+        ...
+
+
+CORPORA: dict[str, CorpusReader] = {"ravdess": ravdess, "ljspeech": ljspeech, "folder": folder}
+"""Asked in this order; `folder` takes what no other recognises."""
+
+
+def load_clips(sources: Sequence[Path], *, emotions: Collection[str] = EMOTIONS) -> tuple[list[Clip], list[Problem]]:
+    """The clips of all sources and every problem met, ids unique over all of them.
+
+    `emotions` are names that count as emotions when a plain folder has them. Where two sources use the same ids for
+    different recordings, the later source's ids get its folder's name in front. A recording that two sources list is
+    taken from the first. Raises `DataError` for a source that doesn't exist or holds nothing that is known.
+    """
+    if not sources:
+        raise DataError(f"no data given; give a folder or a manifest. {_known_layouts()}")
+    clips: dict[str, Clip] = {}
+    problems: list[Problem] = []
+    for source in sources:
+        parts = list(_parts(source))
+        if not parts:
+            raise DataError(f"{source}: no clips found. {_known_layouts()}")
+        found_any = False
+        for reader, place in parts:
+            found, said = _read(reader, place, emotions)
+            found_any = found_any or bool(found or said)
+            name = place.absolute().parent.name if place.is_file() else place.absolute().name
+            problems += said + _merge(clips, found, name)
+        if not found_any:
+            raise DataError(f"{source}: no clips found. {_known_layouts()}")
+    return list(clips.values()), problems
+
+
+def _parts(source: Path) -> list[tuple[str, Path]]:
+    """What to read of a source: (reader's name, "manifest" or "loose", file or folder)."""
+    if not source.exists():
+        raise DataError(f"{source}: no such file or folder. {_known_layouts()}")
+    if source.is_file():
+        if source.suffix.lower() != ".jsonl":
+            raise DataError(f"{source}: a file must be a manifest (.jsonl). {_known_layouts()}")
+        return [("manifest", source)]
+    if kind := _kind(source):
+        return [(kind, source / MANIFEST if kind == "manifest" else source)]
+    if _holds_corpora(source, _DEPTH):
+        return [("loose", source), *(part for child in subfolders(source) for part in _parts(child))]
+    return [("folder", source)] if CORPORA["folder"].recognises(source) else []
+
+
+def _kind(place: Path) -> str | None:
+    if (place / MANIFEST).is_file():
+        return "manifest"
+    return next((name for name, reader in CORPORA.items() if name != "folder" and reader.recognises(place)), None)
+
+
+def _holds_corpora(place: Path, depth: int) -> bool:
+    return depth > 0 and any(_kind(child) or _holds_corpora(child, depth - 1) for child in subfolders(place))
+
+
+def _read(reader: str, place: Path, emotions: Collection[str]) -> tuple[list[Clip], list[Problem]]:
+    if reader == "loose":
+        message = "lies beside folders of corpora and isn't read; move it into a folder of its own"
+        return [], [Problem(f"{place.name}/{path.name}", "bad-row", message) for path in sound_files(place)]
+    if reader != "manifest":
+        return CORPORA[reader].read(place, emotions)
+    clips, problems = read_manifest(place)
+    folder_name = place.absolute().parent.name
+    return clips, [replace(problem, where=f"{folder_name}/{problem.where}") for problem in problems]
+
+
+def _merge(clips: dict[str, Clip], found: Sequence[Clip], name: str) -> list[Problem]:
+    """Add `found` to `clips`, renamed where ids are taken and without recordings that are there already."""
+    recordings = {_recording(clip): clip.id for clip in clips.values()}
+    renamed = {clip.id: recordings[_recording(clip)] for clip in found if _recording(clip) in recordings}
+    problems = []
+    fresh = []
+    for clip in found:
+        if clip.id in renamed:
+            message = f"{clip.audio} is already clip {renamed[clip.id]!r} of another source; that one is used"
+            problems.append(Problem(f"{name}: {clip.id}", "duplicate-id", message))
+        else:
+            fresh.append(clip)
+    prefix, number = "", 1
+    while any(prefix + clip.id in clips for clip in fresh):
+        prefix, number = (f"{name}-" if number == 1 else f"{name}-{number}-"), number + 1
+    renamed |= {clip.id: prefix + clip.id for clip in fresh}
+    for clip in fresh:
+        context = tuple(renamed.get(turn, turn) for turn in clip.context)
+        clips[renamed[clip.id]] = replace(clip, id=renamed[clip.id], context=context)
+    return problems
+
+
+def _recording(clip: Clip) -> tuple[Path, float | None, float | None]:
+    return clip.audio, clip.start_s, clip.end_s
+
+
+def _known_layouts() -> str:
+    layouts = "; ".join(reader.LAYOUT for reader in CORPORA.values())
+    return f"Known: a manifest (.jsonl, or {MANIFEST} in its folder); {layouts}; a folder of such folders"

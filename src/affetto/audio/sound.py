@@ -1,0 +1,175 @@
+"""Sound files in and out: any format, rate and channel count that libsndfile reads becomes mono float32.
+
+Samples are floats in [-1, 1]; a 16-bit code is a multiple of 1/32768, as in libsndfile.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+from numpy.typing import NDArray
+
+from affetto.errors import DataError
+from affetto.files import write_atomically
+
+SOUND_SUFFIXES = frozenset(
+    {
+        ".wav",
+        ".wave",
+        ".flac",
+        ".ogg",
+        ".oga",
+        ".opus",
+        ".mp3",
+        ".aif",
+        ".aiff",
+        ".aifc",
+        ".au",
+        ".caf",
+        ".w64",
+        ".rf64",
+    }
+)
+FOREIGN_SUFFIXES = frozenset({".m4a", ".aac", ".mp4", ".wma", ".webm", ".mkv", ".mov", ".amr"})
+"""Recordings that libsndfile can't decode."""
+SEGMENT_TOLERANCE_S = 0.05
+"""A segment may end this far behind its file's last sample: transcripts round."""
+_UNKNOWN_LENGTH = 0x7FFF_F000
+"""Data sizes from here on are place-holders of programs that wrote to a pipe (ffmpeg, sox)."""
+_CONVERT = "convert it with `ffmpeg -i IN -ac 1 OUT.wav`, or leave it out"
+
+
+class SoundError(DataError):
+    """A sound file can't give its samples; `kind` is one of `affetto.types.Problem`'s kinds."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+@dataclass(frozen=True)
+class SoundInfo:
+    """What a sound file's header says."""
+
+    duration_s: float
+    sample_rate: int
+    channels: int
+
+
+def sound_info(path: Path) -> SoundInfo:
+    """Duration, rate and channels without decoding. Raises `SoundError` where the file can't be opened."""
+    with open_sound(path) as file:
+        return SoundInfo(file.frames / file.samplerate, file.samplerate, file.channels)
+
+
+def read_sound(
+    path: Path, sample_rate: int, *, start_s: float | None = None, end_s: float | None = None
+) -> NDArray[np.float32]:
+    """Mono samples (N,) at `sample_rate` of a file or of its segment; only the segment is decoded.
+
+    Channels are averaged; resampling is soxr's HQ (linear phase). N is the duration times `sample_rate`, rounded.
+    Raises `SoundError` (a `DataError`) where the file is missing, unreadable, empty, cut off or not finite, or the
+    segment isn't inside it.
+    """
+    with open_sound(path) as file:
+        first, stop = segment_frames(path, file, start_s, end_s)
+        file.seek(first)
+        samples = file.read(stop - first, dtype="float32", always_2d=True)
+        rate = file.samplerate
+    if len(samples) < stop - first:
+        raise ends_early(path, len(samples) / rate, (stop - first) / rate)
+    mono: NDArray[np.float32] = samples.mean(axis=1)
+    if not np.isfinite(mono).all():
+        raise SoundError("not-finite", f"{path}: samples are NaN or infinite; render the file again, or leave it out")
+    if rate != sample_rate:
+        mono = np.asarray(soxr.resample(mono, rate, sample_rate, quality="HQ"), dtype=np.float32)
+    return mono
+
+
+def write_sound(path: Path, samples: NDArray[np.floating], sample_rate: int) -> None:
+    """Write mono samples (N,) as a 16-bit WAV, atomically; what is beyond full scale is clipped.
+
+    Raises `DataError` where samples are NaN or infinite, or aren't one row of floats.
+    """
+    if samples.ndim != 1 or not np.issubdtype(samples.dtype, np.floating):
+        raise DataError(f"{path}: expected mono float samples (N,), got {samples.dtype} {samples.shape}")
+    if not np.isfinite(samples).all():
+        raise DataError(f"{path}: {np.count_nonzero(~np.isfinite(samples))} samples are NaN or infinite; not written")
+    codes = np.clip(np.rint(samples.astype(np.float64) * 32768), -32768, 32767).astype(np.int16)
+    write_atomically(path, lambda out: soundfile.write(out, codes, sample_rate, subtype="PCM_16", format="WAV"))
+
+
+@contextmanager
+def open_sound(path: Path) -> Iterator[soundfile.SoundFile]:
+    """An open sound file that holds samples; decoding errors inside the block become `SoundError`."""
+    _require_file(path)
+    if _is_cut_off(path):
+        raise SoundError("unreadable", f"{path}: the file ends before its header says; copy or download it again")
+    try:
+        with soundfile.SoundFile(path) as file:
+            if not 0 <= file.frames < 2**62:
+                raise SoundError("unreadable", f"{path}: the header doesn't say how long it is; {_CONVERT}")
+            if file.frames == 0:
+                raise SoundError("empty", f"{path}: the file holds no samples; record it again, or leave it out")
+            yield file
+    except (soundfile.SoundFileError, OSError, TypeError, ValueError) as error:
+        reason = str(getattr(error, "error_string", error)).rstrip(".")
+        raise SoundError("unreadable", f"{path}: can't be decoded ({reason}); {_CONVERT}") from error
+
+
+def segment_frames(
+    path: Path, file: soundfile.SoundFile, start_s: float | None, end_s: float | None
+) -> tuple[int, int]:
+    """First frame and the one behind the last, at the file's rate; None is the file's start or end."""
+    duration_s = file.frames / file.samplerate
+    first = round((start_s or 0.0) * file.samplerate)
+    stop = file.frames if end_s is None else round(end_s * file.samplerate)
+    if not 0 <= first < min(stop, file.frames) or stop > file.frames + SEGMENT_TOLERANCE_S * file.samplerate:
+        wanted = f"{start_s or 0.0:g} s to {'the end' if end_s is None else f'{end_s:g} s'}"
+        raise SoundError("bad-segment", f"{path}: no segment {wanted} in a file of {duration_s:g} s; mend its times")
+    return first, min(stop, file.frames)
+
+
+def ends_early(path: Path, found_s: float, promised_s: float) -> SoundError:
+    """The error for a stream that decodes to less than its header promised."""
+    message = f"{path}: decodes to {found_s:g} s where its header promises {promised_s:g} s; copy or download it again"
+    return SoundError("unreadable", message)
+
+
+def _require_file(path: Path) -> None:
+    try:
+        if not path.exists():
+            raise SoundError("missing-file", f"{path}: no such file; mend the path, or leave the clip out")
+        if not path.is_file():
+            raise SoundError("unreadable", f"{path}: not a file; mend the path")
+        if not os.access(path, os.R_OK):
+            raise SoundError("unreadable", f"{path}: no permission to read it; `chmod +r` it")
+        if path.stat().st_size == 0:
+            raise SoundError("empty", f"{path}: the file has no bytes; record or copy it again, or leave it out")
+    except (OSError, ValueError) as error:
+        raise SoundError("unreadable", f"{path}: can't be opened ({error}); mend the path") from error
+
+
+def _is_cut_off(path: Path) -> bool:
+    """Whether a RIFF file's data chunk is longer than the file: libsndfile quietly shortens such files."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(12)
+        if len(head) < 12 or head[:4] != b"RIFF" or head[8:] != b"WAVE":
+            return False
+        position = 12
+        while position + 8 <= size:
+            file.seek(position)
+            tag, length = struct.unpack("<4sI", file.read(8))
+            if tag == b"data":
+                return bool(length < _UNKNOWN_LENGTH and position + 8 + length > size)
+            position += 8 + length + length % 2
+    return False
