@@ -1,0 +1,104 @@
+"""Score a folder of spoken files: emotion, pronunciation, quality, pitch and timing."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+
+from affetto.errors import AffettoError
+from affetto.evaluate.folder import evaluate_folder
+from affetto.evaluate.results import Results
+
+EPILOG = """
+example:
+  python scripts/evaluation_metrics.py --eval-dir evaluation/test_samples/happy --emotion happy \\
+      --output evaluation_results/happy_results.json --batch
+
+Texts: put what is said in hello.txt beside hello.wav, or name a table with --metadata. Without texts, pronunciation
+can't be scored and is null with a reason.
+
+Judges: the default ones work offline. The miniature's emotion and word judges know the miniature's synthetic voices
+only; for real speech name others, for example
+  --judge emotion=superb/wav2vec2-base-superb-er --judge words=openai/whisper-base.en
+
+Written: OUTPUT (JSON: every number with its 95 % interval, and one entry per file) and the same name with .csv
+(one row per file). Exit status: 0 all files scored, 1 some files failed, 2 wrong input.
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parse the command line, evaluate, print the numbers; returns the exit status."""
+    given = sys.argv[1:] if arguments is None else arguments
+    options = _parser().parse_args(given)
+    command = shlex.join(["python", "scripts/evaluation_metrics.py", *given])
+    try:
+        _check(options.eval_dir, options.batch)
+        results = evaluate_folder(
+            options.eval_dir, options.emotion, options.output, judges=dict(options.judge), metadata=options.metadata,
+            command=command, device=options.device,
+        )  # fmt: skip
+    except AffettoError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return _report(results, options.output, options.allow_failed)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--eval-dir", type=Path, required=True, metavar="DIR", help="folder of sound files, or one file"
+    )
+    parser.add_argument("--emotion", required=True, help="the emotion that the files should express, such as happy")
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE.json", help="where the results are written")
+    parser.add_argument("--batch", action="store_true", help="DIR is a folder: score every sound file directly in it")
+    parser.add_argument(
+        "--judge", action="append", default=[], type=_judge, metavar="KIND=NAME",
+        help="emotion=, words= a Hugging Face id (id@revision pins it) or a local folder; quality=dnsmos; "
+        "NAME none switches a judge off; may be given several times",
+    )  # fmt: skip
+    parser.add_argument(
+        "--metadata", type=Path, metavar="FILE", help="csv or jsonl table with columns file, text, speaker"
+    )
+    parser.add_argument("--device", default="cpu", help="where the judges run: cpu or cuda (default: %(default)s)")
+    parser.add_argument("--allow-failed", action="store_true", help="exit with 0 although files could not be scored")
+    return parser
+
+
+def _judge(choice: str) -> tuple[str, str]:
+    kind, separator, name = choice.partition("=")
+    if not separator or not name:
+        raise argparse.ArgumentTypeError(f"{choice!r} is not KIND=NAME, such as emotion=superb/wav2vec2-base-superb-er")
+    return kind, name
+
+
+def _check(path: Path, is_batch: bool) -> None:
+    if path.is_dir() and not is_batch:
+        raise AffettoError(f"{path} is a folder; add --batch to score every file in it")
+    if path.is_file() and is_batch:
+        raise AffettoError(f"{path} is one file; leave --batch out")
+
+
+def _report(results: Results, output: Path, is_failure_allowed: bool) -> int:
+    system = results["systems"][0]
+    for name, metric in system["metrics"].items():
+        if metric["value"] is None:
+            print(f"{name:18} -          {metric['reason']}")
+        else:
+            interval = f"{metric['low']:.3f} to {metric['high']:.3f}" if metric["low"] is not None else metric["reason"]
+            print(f"{name:18} {metric['value']:<10.3f} {interval} ({metric['unit']}, n = {metric['n']})")
+    for kind, judge in results["judges"].items():
+        name = f"{judge['id']} ({judge['tier']})" if judge else "none"
+        print(f"{kind} judge: {name}")
+    for row in system["files"]:
+        if row["error"] is not None:
+            print(f"failed: {row['file']}: {row['error']}", file=sys.stderr)
+    print(f"{system['num_files']} files, {system['num_failed']} failed; written to {output}")
+    return 1 if system["num_failed"] and not is_failure_allowed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""What was conveyed, kept and lost, and the page that shows it."""

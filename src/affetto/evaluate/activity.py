@@ -1,0 +1,66 @@
+"""Where a recording sounds and where it pauses, from energy alone.
+
+Ten-millisecond frames, not overlapping; a frame is silent when its power is 40 dB under the 95th percentile of all
+frames, or under -70 dBFS. Recordings whose noise is louder than that have no pauses by this measure. Times are
+exact to one frame.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+FRAME_S = 0.01
+RELATIVE_DB = -40.0
+FLOOR_DB = -70.0
+MIN_PAUSE_S = 0.1
+"""Shorter silences are stop consonants, not pauses."""
+
+
+@dataclass(frozen=True)
+class Activity:
+    """When something sounds and how loud."""
+
+    start_s: float
+    """First sound."""
+    end_s: float
+    """End of the last sound."""
+    level_db: float
+    """RMS of the frames that sound, dB re full scale (a full-scale sine has -3)."""
+    pause_share: float
+    """Silences of at least `MIN_PAUSE_S`, as a share of the time between first and last sound."""
+    longest_silence_s: float
+    """Longest silence between first and last sound; 0 where there is none."""
+
+
+def find_activity(samples: NDArray[np.floating], sample_rate: int) -> Activity | None:
+    """Activity of mono samples, or None where nothing sounds."""
+    frame = max(1, round(FRAME_S * sample_rate))
+    num_frames = len(samples) // frame
+    if num_frames == 0:
+        return None
+    frames = samples[: num_frames * frame].astype(np.float64).reshape(num_frames, frame)
+    power = np.mean(frames**2, axis=1)
+    level = 10 * np.log10(np.maximum(power, 1e-20))
+    sounds = level > max(float(np.percentile(level, 95)) + RELATIVE_DB, FLOOR_DB)
+    if not sounds.any():
+        return None
+    first, last = np.flatnonzero(sounds)[[0, -1]]
+    silences_s = _run_lengths(~sounds[first : last + 1]) * (frame / sample_rate)
+    span_s = (last + 1 - first) * frame / sample_rate
+    return Activity(
+        start_s=float(first * frame / sample_rate),
+        end_s=float((last + 1) * frame / sample_rate),
+        level_db=float(10 * np.log10(power[sounds].mean())),
+        pause_share=float(silences_s[silences_s >= MIN_PAUSE_S - 1e-9].sum() / span_s),
+        longest_silence_s=float(silences_s.max(initial=0.0)),
+    )
+
+
+def _run_lengths(flags: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Lengths of the runs of true flags."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], flags.astype(np.int8), [0]])))
+    lengths: NDArray[np.int64] = edges[1::2] - edges[::2]
+    return lengths

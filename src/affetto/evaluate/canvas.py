@@ -1,0 +1,118 @@
+"""Pictures for a page: matplotlib figures as small inline SVGs whose colours follow the page's light or dark theme.
+
+matplotlib draws with stand-in colours (`INK`, `RULE`, …, `system_colour`), and the SVG gets CSS variables of the page
+in their place. Text stays text. One user unit is one CSS pixel. The same figure gives the same bytes, always.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import threading
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from html import escape
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+INK, FAINT, RULE, PAPER, FILL = "#010101", "#010102", "#010103", "#010104", "#010105"
+NUM_SYSTEM_COLOURS = 6
+_VARIABLES = {INK: "--ink", FAINT: "--faint", RULE: "--rule", PAPER: "--card", FILL: "--fill"} | {
+    f"#0102{number:02x}": f"--system-{number}" for number in range(NUM_SYSTEM_COLOURS)
+}
+MARKERS = ("o", "D", "s", "^", "v", "P")
+"""Shape by system, so that colour is never the only sign."""
+_STYLE = {
+    "svg.fonttype": "none", "svg.image_inline": True, "text.parse_math": False, "text.usetex": False,
+    "axes.unicode_minus": True, "axes.formatter.useoffset": False, "font.size": 11.0, "font.family": ["sans-serif"],
+    "font.sans-serif": ["DejaVu Sans"], "path.simplify": True, "lines.solid_capstyle": "round",
+}  # fmt: skip
+_LOCK = threading.Lock()
+"""matplotlib's rc parameters are the process's."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An SVG to be put into a page as it is, and what it shows in words."""
+
+    svg: str
+    alt: str
+
+
+def system_colour(number: int) -> str:
+    """Stand-in for the colour of the page's system `number` (0 is the base)."""
+    return f"#0102{number % NUM_SYSTEM_COLOURS:02x}"
+
+
+def marker(number: int) -> str:
+    """Marker of the page's system `number`."""
+    return MARKERS[number % len(MARKERS)]
+
+
+def picture(width: int, height: int, draw: Callable[[Figure], None], *, name: str, alt: str) -> Picture:
+    """`draw` onto a figure of width x height CSS pixels. `name` must be unique on the page: it salts the SVG's ids."""
+    import matplotlib
+    import matplotlib.style
+    from matplotlib.figure import Figure
+
+    drawn = io.StringIO()
+    with _LOCK, matplotlib.rc_context(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # the browser has the glyph
+        matplotlib.style.use(["default", {**_STYLE, "svg.hashsalt": name}])
+        figure = Figure(figsize=(width / 72, height / 72), facecolor="none")
+        draw(figure)
+        figure.savefig(drawn, format="svg", transparent=True, metadata={"Date": None})
+    return Picture(_inline(drawn.getvalue(), width, height, alt), alt)
+
+
+def plot_area(figure: Figure, left: int, right: int, top: int, bottom: int) -> Axes:
+    """Quiet axes with margins in CSS pixels: no box, faint ticks, a grid behind."""
+    width, height = figure.get_size_inches() * 72
+    axes = figure.add_axes(
+        (left / width, bottom / height, (width - left - right) / width, (height - top - bottom) / height)
+    )
+    axes.set_facecolor("none")
+    axes.set_axisbelow(True)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    axes.tick_params(which="both", length=0, pad=5, colors=FAINT, labelcolor=FAINT, labelsize=10)
+    axes.grid(color=RULE, linewidth=0.8)
+    return axes
+
+
+def _inline(svg: str, width: int, height: int, alt: str) -> str:
+    """What is inside matplotlib's <svg>, in one of our own: no prolog, no metadata, no unused ids, no second style."""
+    body = svg[svg.index(">", svg.index("<svg")) + 1 : svg.rindex("</svg>")]
+    body = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", body, flags=re.DOTALL)
+    body = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", body, flags=re.DOTALL)
+    body = re.sub(r'<(\w+)((?: [\w:-]+="[^"]*")+)', _tidy_element, body)
+    used = set(re.findall(r"url\(#(\w+)\)", body)) | set(re.findall(r'href="#(\w+)"', body))
+    body = re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in used else "", body)
+    body = re.sub(r"\s*\n\s*", "\n", body).strip()
+    size = f'viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
+    return f'<svg class="picture" role="img" aria-label="{escape(alt)}" {size}>\n{body}\n</svg>'
+
+
+def _tidy_element(found: re.Match[str]) -> str:
+    tag, attributes = found[1], found[2].replace("xlink:href=", "href=")
+    attributes = re.sub(r' (d|x|y|points)="([^"]*)"', _round_numbers, attributes)
+    attributes = re.sub(r' style="([^"]*)"', _theme, attributes)
+    attributes = re.sub(r' transform="rotate\(-?0 [^)]*\)"', "", attributes)
+    return f"<{tag}{attributes}"
+
+
+def _round_numbers(found: re.Match[str]) -> str:
+    numbers = re.sub(r"-?\d+\.\d+", lambda number: f"{float(number[0]):.2f}".rstrip("0").rstrip("."), found[2])
+    return f' {found[1]}="{" ".join(numbers.split())}"'
+
+
+def _theme(found: re.Match[str]) -> str:
+    style = re.sub(r"font-family: [^;]*;? ?", "", found[1])
+    style = re.sub(r"font: ([\d.]+px) [^;]*", r"font-size: \1", style)
+    style = re.sub(r"image-rendering:[\w-]+;?", "", style)
+    style = re.sub(r"#010[12][0-9a-f]{2}", lambda colour: f"var({_VARIABLES[colour[0]]})", style)
+    return f' style="{style}"' if style else ""

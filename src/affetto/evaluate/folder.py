@@ -1,0 +1,154 @@
+"""A folder of sound files, evaluated: what `scripts/evaluation_metrics.py` calls."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from affetto.audio.sound import FOREIGN_SUFFIXES, SOUND_SUFFIXES
+from affetto.errors import DataError
+from affetto.evaluate.judges import Judges, choose_judges
+from affetto.evaluate.results import Results, build_results, judge_facts, write_results
+from affetto.evaluate.scoring import Item, score_files
+from affetto.evaluate.summary import build_system
+
+SUFFIXES = SOUND_SUFFIXES | FOREIGN_SUFFIXES
+"""Recordings that can't be decoded are listed as well, so that they are counted as failed and not passed over."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a metadata row says about a file."""
+
+    text: str | None = None
+    speaker: str | None = None
+
+
+def evaluate_folder(
+    path: Path,
+    emotion: str,
+    output: Path,
+    *,
+    judges: Mapping[str, str] | Judges | None = None,
+    metadata: Path | None = None,
+    command: str = "",
+    device: str = "cpu",
+) -> Results:
+    """Score every sound file directly in folder `path` (or the one file `path`) and write the results to `output`.
+
+    Texts come from `metadata` (see `read_metadata`), else from a `.txt` of the same name beside the sound. `judges`
+    are names by kind (see `judges.choose_judges`), or judges that are already loaded. Raises DataError where there is
+    nothing to score, JudgeError where a judge can't be used.
+    """
+    sounds = find_sounds(path)
+    known = read_metadata(metadata) if metadata else {}
+    facts = _match(sounds, known)
+    items = [_item(sound, facts.get(sound, Facts())) for sound in sounds]
+    if metadata and not facts:
+        raise DataError(f"{metadata} names none of the {len(sounds)} files in {path}; it starts with {list(known)[:3]}")
+    chosen = judges if isinstance(judges, Judges) else choose_judges(judges or {}, emotion, device)
+    rows = score_files(items, chosen, emotion)
+    system = build_system(path.stem if path.is_file() else path.resolve().name, "files", rows, chosen)
+    results = build_results(emotion, command, judge_facts(chosen), [system])
+    write_results(output, results)
+    return results
+
+
+def find_sounds(path: Path) -> list[Path]:
+    """Sound files directly in a folder, by name, or the one file itself."""
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise DataError(f"there is no folder or file {path}")
+    sounds = sorted(entry for entry in path.iterdir() if entry.suffix.lower() in SUFFIXES and entry.is_file())
+    if not sounds:
+        below = sorted({str(entry.parent) for entry in path.rglob("*") if entry.suffix.lower() in SUFFIXES})
+        hint = f"; there are some in {', '.join(below[:3])}" if below else ""
+        raise DataError(f"{path} holds no sound files ({', '.join(sorted(SUFFIXES))}){hint}")
+    return sounds
+
+
+def read_metadata(path: Path) -> dict[str, Facts]:
+    """Texts and speakers by file name.
+
+    `.jsonl`: one object per line; `.csv`: a header line, with `,`, `;`, `|` or tab between columns. The file's name is
+    in `file`, `audio`, `file_name` or `path`, what is said in `text`, `transcript` or `sentence`, who says it in
+    `speaker`.
+    """
+    known: dict[str, Facts] = {}
+    for number, row in _rows(path):
+        name = _first(row, "file", "audio", "file_name", "path")
+        if name is None:
+            raise DataError(f"{path}:{number}: no column file, audio, file_name or path; there are {', '.join(row)}")
+        facts = Facts(_first(row, "text", "transcript", "sentence"), _first(row, "speaker"))
+        if known.setdefault(name, facts) != facts:
+            raise DataError(f"{path}:{number}: {name} was given before, with another text or speaker")
+    if not known:
+        raise DataError(f"{path} holds no rows")
+    return known
+
+
+def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"can't read the metadata {path}: {error}") from error
+    lines = text.splitlines()
+    if path.suffix.lower() in (".jsonl", ".json"):
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                yield number, _object(path, number, line)
+        return
+    header = lines[0] if lines else ""
+    delimiter = max(",;|\t", key=header.count)
+    for number, row in enumerate(csv.DictReader(lines, delimiter=delimiter), 2):
+        yield number, {str(key).strip(): value for key, value in row.items() if key is not None}
+
+
+def _object(path: Path, number: int, line: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise DataError(f"{path}:{number}: not JSON: {error}") from error
+    if not isinstance(row, dict):
+        raise DataError(f"{path}:{number}: not a JSON object")
+    return row
+
+
+def _first(row: Mapping[str, Any], *names: str) -> str | None:
+    values = (str(row[name]).strip() for name in names if row.get(name) is not None)
+    return next((value for value in values if value), None)
+
+
+def _match(sounds: list[Path], known: Mapping[str, Facts]) -> dict[Path, Facts]:
+    """Metadata of each file that has some; its name there may have a folder before it, or no suffix."""
+    by_name: dict[str, set[Facts]] = {}
+    for name, facts in known.items():
+        by_name.setdefault(Path(name).name, set()).add(facts)
+    matched = {}
+    for sound in sounds:
+        found = by_name.get(sound.name) or by_name.get(sound.stem) or set()
+        if len(found) > 1:
+            raise DataError(f"the metadata has {len(found)} different rows for {sound.name}, in different folders")
+        if found:
+            matched[sound] = next(iter(found))
+    return matched
+
+
+def _item(sound: Path, facts: Facts) -> Item:
+    text = facts.text if facts.text is not None else _text_beside(sound)
+    return Item(sound.name, sound, text=text, speaker=facts.speaker)
+
+
+def _text_beside(sound: Path) -> str | None:
+    path = sound.with_suffix(".txt")
+    if not path.is_file():
+        return None
+    try:
+        return " ".join(path.read_text(encoding="utf-8-sig").split()) or None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text: {error}") from error

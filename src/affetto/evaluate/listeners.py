@@ -1,0 +1,212 @@
+"""Judges that are transformers models: audio classifiers for emotion, CTC and sequence-to-sequence models for words.
+
+Sounds are batched by length only where that can't change a result, that is, where the feature extractor gives an
+attention mask and the model heeds it, or pads every sound to one fixed window (Whisper). Models whose first layer
+normalises over time with padding in it (wav2vec 2.0 with `feat_extract_norm: group`) hear one sound at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from numpy.typing import NDArray
+
+from affetto.errors import JudgeError
+from affetto.evaluate.judges import Source, read_labels
+
+BATCH_SIZE = 8
+_UNUSED_WHEN_JUDGING = ("masked_spec_embed",)
+"""Weights that only training reads, so a checkpoint may lack them."""
+_LOADING_ERRORS = (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError)
+
+Sounds = Sequence[NDArray[np.float32]]
+
+
+class TransformersJudge:
+    """A model, its feature extractor and where they come from; see the two kinds below."""
+
+    def __init__(self, model: Any, extractor: Any, source: Source, device: str) -> None:
+        self.model = model.float().eval().to(device)
+        self.extractor = extractor
+        self.device = device
+        self.sample_rate = int(extractor.sampling_rate)
+        commit = getattr(model.config, "_commit_hash", None) or source.revision
+        self.id = f"{source.id}@{commit}" if source.tier == "hub" and commit else source.id
+        self.tier = source.tier
+        self.licence = source.licence
+
+    @property
+    def window(self) -> int | None:
+        """Samples of the one window that every sound is padded to, or None."""
+        num_samples = getattr(self.extractor, "n_samples", None)
+        return int(num_samples) if num_samples else None
+
+    @property
+    def batch_size(self) -> int:
+        """How many sounds may be heard at once without changing what is heard."""
+        has_mask = "attention_mask" in self.extractor.model_input_names
+        has_mask = has_mask and getattr(self.extractor, "return_attention_mask", True) is not False
+        heeds_mask = getattr(self.model.config, "feat_extract_norm", "layer") != "group"
+        return BATCH_SIZE if self.window or (has_mask and heeds_mask) else 1
+
+    def batches(self, sounds: Sounds) -> Iterator[tuple[list[int], Any]]:
+        """(positions in `sounds`, the model's inputs), sounds of like length together."""
+        order = sorted(range(len(sounds)), key=lambda index: len(sounds[index]))
+        for start in range(0, len(order), self.batch_size):
+            indices = order[start : start + self.batch_size]
+            padding = {} if self.window else {"padding": True}
+            inputs = self.extractor(
+                [sounds[index] for index in indices], sampling_rate=self.sample_rate, return_tensors="pt", **padding
+            )
+            yield indices, inputs.to(self.device)
+
+
+class EmotionListener(TransformersJudge):
+    """Emotion judge; outputs whose labels mean the same emotion are added up."""
+
+    def __init__(self, model: Any, extractor: Any, source: Source, device: str) -> None:
+        super().__init__(model, extractor, source, device)
+        names = [str(model.config.id2label[index]) for index in range(model.config.num_labels)]
+        meant = read_labels(names, source)
+        self.labels = tuple(dict.fromkeys(meant))
+        self._columns = [self.labels.index(label) for label in meant]
+
+    @torch.inference_mode()
+    def posteriors(self, sounds: Sounds) -> NDArray[np.float64]:
+        """Probabilities (N, L); see `judges.EmotionJudge`."""
+        found_NL = np.zeros((len(sounds), len(self.labels)))
+        for indices, inputs in self.batches(sounds):
+            own = torch.softmax(self.model(**inputs).logits.double(), dim=-1).cpu().numpy()
+            for own_column, column in enumerate(self._columns):
+                found_NL[indices, column] += own[:, own_column]
+        return found_NL
+
+
+class CtcListener(TransformersJudge):
+    """Word judge with a CTC head: best token per frame, repeats and blanks dropped, no language model."""
+
+    def __init__(self, model: Any, extractor: Any, tokenizer: Any, source: Source, device: str) -> None:
+        super().__init__(model, extractor, source, device)
+        self.tokenizer = tokenizer
+
+    @torch.inference_mode()
+    def transcribe(self, sounds: Sounds) -> list[str]:
+        """English text; see `judges.WordJudge`."""
+        heard = [""] * len(sounds)
+        for indices, inputs in self.batches(sounds):
+            tokens = self.model(**inputs).logits.argmax(dim=-1)
+            if "attention_mask" in inputs:
+                tokens[~self._real_frames(tokens.shape[1], inputs["attention_mask"])] = self.tokenizer.pad_token_id
+            for index, text in zip(indices, self.tokenizer.batch_decode(tokens, skip_special_tokens=True), strict=True):
+                heard[index] = text.strip()
+        return heard
+
+    def _real_frames(self, num_frames: int, attention_mask: torch.Tensor) -> torch.Tensor:
+        """(N, frames) True where a frame is sound; padding's frames could spell words otherwise."""
+        if attention_mask.shape[1] == num_frames:
+            return attention_mask.bool()
+        mask: torch.Tensor = self.model._get_feature_vector_attention_mask(num_frames, attention_mask)
+        return mask.bool()
+
+
+class SequenceListener(TransformersJudge):
+    """Word judge that writes token by token (Whisper and its like), greedily, so that it says the same every time.
+
+    Sounds longer than the model's window are cut at the quietest moment near its end.
+    """
+
+    def __init__(self, model: Any, extractor: Any, tokenizer: Any, source: Source, device: str) -> None:
+        super().__init__(model, extractor, source, device)
+        self.tokenizer = tokenizer
+
+    @torch.inference_mode()
+    def transcribe(self, sounds: Sounds) -> list[str]:
+        """English text; see `judges.WordJudge`."""
+        limit = self.window or max((len(sound) for sound in sounds), default=1)
+        pieces = [(index, piece) for index, sound in enumerate(sounds) for piece in cut(sound, limit, self.sample_rate)]
+        is_multilingual = getattr(self.model.generation_config, "is_multilingual", False)
+        language = {"language": "en", "task": "transcribe"} if is_multilingual else {}
+        said = [""] * len(pieces)
+        for positions, inputs in self.batches([piece for _, piece in pieces]):
+            tokens = self.model.generate(**inputs, do_sample=False, num_beams=1, **language)
+            for position, text in zip(
+                positions, self.tokenizer.batch_decode(tokens, skip_special_tokens=True), strict=True
+            ):
+                said[position] = text.strip()
+        return [
+            " ".join(text for (owner, _), text in zip(pieces, said, strict=True) if owner == index and text)
+            for index in range(len(sounds))
+        ]
+
+
+def cut(sound: NDArray[np.float32], limit: int, sample_rate: int) -> list[NDArray[np.float32]]:
+    """Pieces of at most `limit` samples that make up `sound`, cut at the quietest 20 ms of each piece's last sixth."""
+    frame = max(1, sample_rate // 50)
+    pieces = []
+    while len(sound) > limit:
+        start = limit - max(frame, limit // 6)
+        tail = sound[start:limit]
+        frames = tail[: len(tail) // frame * frame].reshape(-1, frame)
+        at = start + int(np.argmin((frames.astype(np.float64) ** 2).mean(axis=1))) * frame + frame // 2
+        pieces.append(sound[:at])
+        sound = sound[at:]
+    return [*pieces, sound]
+
+
+def load_emotion(source: Source, device: str) -> EmotionListener:
+    """Load an audio classifier, whole."""
+    model = _load_whole(transformers.AutoModelForAudioClassification, source)
+    return EmotionListener(model, _load(transformers.AutoFeatureExtractor, source), source, device)
+
+
+def load_words(source: Source, device: str) -> CtcListener | SequenceListener:
+    """Load a CTC or sequence-to-sequence recogniser, whole."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CTC_MAPPING, MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING
+
+    config = _load(transformers.AutoConfig, source)
+    if type(config) not in MODEL_FOR_CTC_MAPPING and type(config) not in MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING:
+        raise JudgeError(f"{source.id} is a {config.model_type} model, which can't write down speech")
+    is_ctc = type(config) in MODEL_FOR_CTC_MAPPING
+    model = _load_whole(transformers.AutoModelForCTC if is_ctc else transformers.AutoModelForSpeechSeq2Seq, source)
+    extractor, tokenizer = _load(transformers.AutoFeatureExtractor, source), _load(transformers.AutoTokenizer, source)
+    if is_ctc:
+        return CtcListener(model, extractor, tokenizer, source, device)
+    return SequenceListener(model, extractor, tokenizer, source, device)
+
+
+def _load(auto_class: Any, source: Source, **options: Any) -> Any:
+    try:
+        return auto_class.from_pretrained(source.where, revision=source.revision or "main", **options)
+    except _LOADING_ERRORS as error:
+        raise JudgeError(f"can't load the judge {source.id} as {auto_class.__name__}: {error}") from error
+
+
+def _load_whole(auto_class: Any, source: Source) -> Any:
+    """A model none of whose weights were left at random."""
+    with _no_progress_bar():
+        model, info = _load(auto_class, source, output_loading_info=True)
+    missing = sorted(key for key in info["missing_keys"] if not key.endswith(_UNUSED_WHEN_JUDGING))
+    missing += sorted(str(key) for key in info["mismatched_keys"])
+    if missing:
+        raise JudgeError(
+            f"{source.id} doesn't hold a whole {type(model).__name__}: {', '.join(missing)} would stay random. "
+            "It was saved for another task"
+        )
+    return model
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    """Keep transformers from drawing its own bar while weights load."""
+    was_enabled = transformers.utils.logging.is_progress_bar_enabled()
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            transformers.utils.logging.enable_progress_bar()

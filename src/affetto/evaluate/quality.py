@@ -1,0 +1,88 @@
+"""DNSMOS P.835 (Reddy et al., ICASSP 2022): predicted listening scores from 1 to 5, with no reference.
+
+The models come in speechmos' wheel (MIT). speechmos itself is never imported, because it needs librosa; the model
+takes raw samples, so nothing is lost. Differences from the published script (speechmos 0.0.1.1, dnsmos.py):
+- its float arithmetic makes windows 7 to 23 one sample short and skips them; here every window counts, so only
+  files of 16 s and more differ;
+- samples beyond full scale are clipped to it instead of refused;
+- the P.808 model is left out: it needs log-mel features and answers the same question as `mos_overall`.
+Windows run one at a time: batches were slower here and gave the same bits.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from affetto.errors import JudgeError, MissingDependencyError
+
+SAMPLE_RATE = 16_000
+WINDOW = 144_160
+"""Samples of one window: 9.01 s."""
+HOP = 16_000
+NAMES = ("mos_overall", "mos_signal", "mos_background")
+
+_FITS = {
+    "mos_signal": (-0.08397278, 1.22083953, 0.0052439),
+    "mos_background": (-0.13166888, 1.60915514, -0.39604546),
+    "mos_overall": (-0.06766283, 1.11546468, 0.04602535),
+}
+"""The published script's mapping of raw outputs to listeners' scale: quadratic, highest power first."""
+
+
+class DnsmosJudge:
+    """Quality judge behind the `QualityJudge` protocol."""
+
+    id = "speechmos/dnsmos-p835"
+    tier = "bundled"
+    licence = "MIT"
+    sample_rate = SAMPLE_RATE
+
+    def __init__(self, num_threads: int = 1) -> None:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise MissingDependencyError("DNSMOS needs onnxruntime: pip install onnxruntime") from error
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = num_threads
+        options.inter_op_num_threads = 1
+        self._session = onnxruntime.InferenceSession(str(find_model()), options, providers=["CPUExecutionProvider"])
+
+    def score(self, sounds: Sequence[NDArray[np.float32]]) -> list[dict[str, float]]:
+        """Scores of each sound (mono, 16 kHz): means over its windows, by name."""
+        return [self._score_one(sound) for sound in sounds]
+
+    def _score_one(self, sound: NDArray[np.float32]) -> dict[str, float]:
+        raw_W3 = np.concatenate([self._session.run(None, {"input_1": window[None]})[0] for window in windows(sound)])
+        columns = {"mos_signal": 0, "mos_background": 1, "mos_overall": 2}
+        scores = {name: float(np.polyval(_FITS[name], raw_W3[:, columns[name]]).mean()) for name in NAMES}
+        if not all(np.isfinite(score) for score in scores.values()):
+            raise JudgeError(f"DNSMOS gave {scores}; the samples lie between {sound.min()} and {sound.max()}")
+        return scores
+
+
+def windows(sound: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+    """Windows of 9.01 s every second. A short sound is doubled until it fills one, as the published script does."""
+    if len(sound) == 0:
+        raise JudgeError("an empty sound has no quality")
+    filled = np.clip(sound, -1.0, 1.0).astype(np.float32)
+    while len(filled) < WINDOW:
+        filled = np.concatenate([filled, filled])
+    num_windows = max(1, len(filled) // HOP - 9)
+    starts = [index * HOP for index in range(num_windows) if index * HOP + WINDOW <= len(filled)]
+    return [filled[start : start + WINDOW] for start in starts]
+
+
+def find_model() -> Path:
+    """Path of the P.835 model inside the installed speechmos, which is not imported."""
+    spec = importlib.util.find_spec("speechmos")
+    folders = list(spec.submodule_search_locations or []) if spec else []
+    for folder in folders:
+        path = Path(folder) / "dnsmos_models" / "sig_bak_ovr.onnx"
+        if path.is_file():
+            return path
+    raise MissingDependencyError("DNSMOS needs speechmos' model files: pip install --no-deps speechmos")

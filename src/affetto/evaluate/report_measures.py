@@ -1,0 +1,132 @@
+"""How the report names, writes and groups every metric of docs/results.md."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+MINUS = "−"
+ABSENT = "—"
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How numbers of one unit are written."""
+
+    factor: float = 1.0
+    decimals: int = 2
+    unit: str = ""
+    difference_unit: str | None = None
+    """Where a difference has another unit: percent become points."""
+
+
+_PERCENT = Scale(100.0, 1, "%", "pt")
+SCALES: dict[str, Scale] = {
+    "share": _PERCENT,
+    "1 to 5": Scale(),
+    "semitones": Scale(1.0, 1, "st"),
+    "semitones re 100 Hz": Scale(1.0, 1, "st"),
+    "1/s": Scale(1.0, 2, "/s"),
+    "dBFS": Scale(1.0, 1, "dBFS", "dB"),
+    "s": Scale(1.0, 2, "s"),
+    "nats/code": Scale(1.0, 4, "nats"),
+    "nats": Scale(1.0, 4, "nats"),
+}
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What the report knows of a metric."""
+
+    label: str
+    aspect: str
+    unit: str
+    meaning: str
+    better: Literal["higher", "lower"] | None = None
+    is_main: bool = False
+    """Shown in the terminal's short table."""
+    is_plotted: bool = False
+    """Shown among the dot plots."""
+
+
+PLAIN = "When nobody asked"
+"""The aspect of all metrics over plain prompts."""
+ASPECTS = ("Expressivity", "Words", "Quality", "Prosody", "Delivery", "Other", "Forgetting", PLAIN)
+MEASURES: dict[str, Measure] = {
+    "recall": Measure(
+        "Recall", "Expressivity", "share", "how often the emotion judge's first choice is the target",
+        "higher", is_main=True, is_plotted=True,
+    ),
+    "posterior": Measure(
+        "Mean posterior", "Expressivity", "share", "mean probability that the judge gives the target",
+        "higher", is_main=True, is_plotted=True,
+    ),
+    "wer": Measure(
+        "Word error rate", "Words", "share", "all wrong, missing and extra words over all words",
+        "lower", is_main=True, is_plotted=True,
+    ),
+    "cer": Measure("Character error rate", "Words", "share", "the same over characters", "lower"),
+    "mos_overall": Measure(
+        "DNSMOS overall", "Quality", "1 to 5", "predicted listening score, 1 to 5",
+        "higher", is_main=True, is_plotted=True,
+    ),
+    "mos_signal": Measure("DNSMOS signal", "Quality", "1 to 5", "the same for the voice alone", "higher"),
+    "mos_background": Measure("DNSMOS background", "Quality", "1 to 5", "the same for the background", "higher"),
+    "f0_median_st": Measure(
+        "Median pitch", "Prosody", "semitones re 100 Hz", "semitones above 100 Hz", is_plotted=True
+    ),
+    "f0_range_st": Measure(
+        "Pitch range", "Prosody", "semitones", "10th to 90th percentile, in semitones", is_plotted=True
+    ),
+    "words_per_s": Measure("Words per second", "Prosody", "1/s", "between first and last sound", is_plotted=True),
+    "level_db": Measure("Level", "Prosody", "dBFS", "loudness of what is not silent", is_plotted=True),
+    "pause_share": Measure("Pauses", "Delivery", "share", "share of silence inside an utterance"),
+    "longest_silence_s": Measure("Longest silence", "Delivery", "s", "inside an utterance", "lower"),
+    "stop_failures": Measure(
+        "Stop failures", "Delivery", "share", "empty, or never stopped by itself", "lower", is_main=True
+    ),
+    "delta_nll": Measure(
+        "ΔNLL", "Forgetting", "nats/code", "how much less likely general speech became", "lower", is_main=True
+    ),
+    "kl": Measure(
+        "KL", "Forgetting", "nats/code", "how far the predictions moved from the base's", "lower", is_main=True
+    ),
+    "emotion_nll": Measure("Emotion NLL", "Expressivity", "nats/code", "how unexpected acted speech is", "lower"),
+    "intensity": Measure("Intensity", "Other", "", "", None),
+}  # fmt: skip
+
+
+def measure_of(name: str, metric: Mapping[str, Any] | None = None) -> Measure:
+    """What is known of metric `name`; a metric that isn't known keeps its own name and unit."""
+    unit = str((metric or {}).get("unit") or "")
+    return MEASURES.get(name) or Measure(name.replace("_", " "), "Other", unit, "")
+
+
+def scale_of(unit: str) -> Scale:
+    """How numbers in `unit` are written."""
+    return SCALES.get(unit) or Scale(1.0, 3, unit)
+
+
+def write_number(value: float, scale: Scale, *, is_difference: bool = False, with_unit: bool = True) -> str:
+    """`value` in its scale: `78.3 %`, `+69.2 pt`, `−0.0012 nats`."""
+    number = round(value * scale.factor, scale.decimals) + 0.0  # no "-0.0"
+    text = f"{number:{'+' if is_difference else ''}.{scale.decimals}f}".replace("-", MINUS)
+    unit = (scale.difference_unit or scale.unit) if is_difference else scale.unit
+    return f"{text} {unit}" if unit and with_unit else text
+
+
+def write_interval(low: float | None, high: float | None, scale: Scale, *, is_difference: bool = False) -> str:
+    """`[70.1, 84.8]`, empty where there is none."""
+    if low is None or high is None:
+        return ""
+    ends = (write_number(end, scale, is_difference=is_difference, with_unit=False) for end in (low, high))
+    return f"[{', '.join(ends)}]"
+
+
+def write_duration(seconds: float) -> str:
+    """`8.4 s`, `3 min 20 s`, `2 h 5 min`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

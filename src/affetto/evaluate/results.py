@@ -1,0 +1,262 @@
+"""The results document of docs/results.md: its parts as typed dictionaries, checked whenever one is written or read.
+
+Strict JSON: a number that can't be had is null with a reason, and NaN is refused. Beside the JSON lies a CSV twin
+with one row per file.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import platform
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+import pydantic
+from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
+
+from affetto.errors import DataError
+from affetto.evaluate.judges import KINDS, Judges
+from affetto.evaluate.statistics import Estimate, Verdict
+from affetto.files import read_json, write_json, write_text
+
+SCHEMA = "affetto.results/1"
+
+Prompt = Literal["emotional", "plain"]
+Role = Literal["base", "adapter", "real", "files"]
+Value = float | int | str | None
+
+VALUE_NAMES = (
+    "recall", "posterior", "first_choice", "wer", "cer", "word_edits", "num_words", "char_edits", "num_chars", "heard",
+    "truncated", "repeated", "runaway", "mos_overall", "mos_signal", "mos_background", "f0_median_st", "f0_range_st",
+    "jitter", "words_per_s", "level_db", "pause_share", "longest_silence_s", "stop_failures",
+)  # fmt: skip
+"""What a file's `values` hold, in the order of the CSV's columns. Shares of one file (recall, stop_failures) and the
+flags (truncated, repeated, runaway) are 0 or 1; `heard` is what the word judge wrote down."""
+
+_checked = pydantic.with_config(pydantic.ConfigDict(extra="forbid", strict=True, allow_inf_nan=False))
+
+
+@_checked
+class Metric(TypedDict):
+    """A number over files, with its 95 % interval."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int
+    unit: str
+    reason: str | None
+
+
+@_checked
+class ComparedMetric(TypedDict):
+    """A paired difference; `p_holm` is its two-sided p-value after Holm over the comparison's metrics."""
+
+    difference: float | None
+    low: float | None
+    high: float | None
+    n: int
+    margin: float | None
+    verdict: Verdict | None
+    reason: str | None
+    p_holm: float | None
+
+
+@_checked
+class JudgeFacts(TypedDict):
+    """Who judged."""
+
+    id: str
+    tier: Literal["miniature", "bundled", "hub", "local"]
+    labels: list[str] | None
+    licence: str | None
+    sample_rate: int
+    ceiling: Metric | None
+
+
+@_checked
+class FileRow(TypedDict):
+    """One file."""
+
+    file: str
+    prompt: Prompt | None
+    text: str | None
+    speaker: str | None
+    seed: int | None
+    duration_s: float | None
+    error: str | None
+    values: dict[str, Value]
+
+
+@_checked
+class System(TypedDict):
+    """A model at one intensity, or recordings."""
+
+    name: str
+    role: Role
+    intensity: float | None
+    num_files: int
+    num_failed: int
+    metrics: dict[str, Metric]
+    plain_metrics: dict[str, Metric] | None
+    confusion: dict[str, int] | None
+    files: list[FileRow]
+
+
+@_checked
+class Comparison(TypedDict):
+    """One system against another on the same prompts, speakers and seeds."""
+
+    system: str
+    against: str
+    prompt: Prompt | None
+    metrics: dict[str, ComparedMetric]
+
+
+@_checked
+class PerCodebook(TypedDict):
+    """Teacher-forced numbers of each codebook, K of them."""
+
+    delta_nll: list[float]
+    kl: list[float]
+
+
+@_checked
+class Retention(TypedDict):
+    """What the model kept, teacher-forced on held-out general clips."""
+
+    num_clips: int
+    num_codes: int
+    delta_nll: Metric
+    kl: Metric
+    per_codebook: PerCodebook
+
+
+@_checked
+class Results(TypedDict):
+    """The whole document."""
+
+    schema: str
+    emotion: str
+    command: str
+    versions: dict[str, str]
+    judges: dict[str, JudgeFacts | None]
+    systems: list[System]
+    comparisons: list[Comparison]
+    retention: Retention | None
+
+
+def to_metric(estimate: Estimate, unit: str) -> Metric:
+    """A METRIC of an estimate."""
+    return Metric(
+        value=estimate.value, low=estimate.low, high=estimate.high, n=estimate.n, unit=unit, reason=estimate.reason
+    )
+
+
+def judge_facts(judges: Judges, ceiling: Metric | None = None) -> dict[str, JudgeFacts | None]:
+    """The `judges` part; null for a kind that has none. `ceiling`: the emotion judge's recall on real clips."""
+    facts: dict[str, JudgeFacts | None] = dict.fromkeys(KINDS)
+    for kind in KINDS:
+        judge = getattr(judges, kind)
+        if judge is not None:
+            facts[kind] = JudgeFacts(
+                id=judge.id, tier=judge.tier, labels=list(judge.labels) if kind == "emotion" else None,
+                licence=judge.licence, sample_rate=judge.sample_rate, ceiling=ceiling if kind == "emotion" else None,
+            )  # fmt: skip
+    return facts
+
+
+def build_results(
+    emotion: str,
+    command: str,
+    judges: dict[str, JudgeFacts | None],
+    systems: Sequence[System],
+    comparisons: Sequence[Comparison] = (),
+    retention: Retention | None = None,
+) -> Results:
+    """A checked document."""
+    return validate_results({
+        "schema": SCHEMA, "emotion": emotion, "command": command, "versions": versions(), "judges": judges,
+        "systems": list(systems), "comparisons": list(comparisons), "retention": retention,
+    })  # fmt: skip
+
+
+def versions() -> dict[str, str]:
+    """Versions of what can change a number."""
+    named = {name: metadata.version(name) for name in ("affetto", "torch", "transformers")}
+    return {"affetto": named["affetto"], "python": platform.python_version(), **named}
+
+
+def validate_results(document: Mapping[str, Any]) -> Results:
+    """Check the shape, that numbers are finite, that every null has its reason, and that counts add up (DataError)."""
+    try:
+        results = pydantic.TypeAdapter(Results).validate_python(document)
+    except pydantic.ValidationError as error:
+        lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:5]]
+        raise DataError("this is not a results document; " + "; ".join(lines)) from error
+    if results["schema"] != SCHEMA:
+        raise DataError(f"results of schema {results['schema']!r} can't be read; this affetto reads {SCHEMA!r}")
+    for system in results["systems"]:
+        _check_system(system)
+    for comparison in results["comparisons"]:
+        _check_comparison(comparison)
+    return results
+
+
+def write_results(path: Path, document: Mapping[str, Any]) -> None:
+    """Check and write the JSON at `path` and its CSV twin beside it."""
+    results = validate_results(document)
+    write_json(path, results)
+    write_text(path.with_suffix(".csv"), to_csv(results))
+
+
+def read_results(path: Path) -> Results:
+    """Read and check a document (DataError)."""
+    try:
+        document = read_json(path)
+    except (OSError, ValueError) as error:
+        raise DataError(f"can't read the results {path}: {error}") from error
+    if not isinstance(document, dict):
+        raise DataError(f"{path} holds no results document")
+    return validate_results(document)
+
+
+def to_csv(results: Results) -> str:
+    """One line per file of every system; null is an empty cell."""
+    facts = ("file", "prompt", "text", "speaker", "seed", "duration_s", "error")
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["system", "role", "intensity", *facts, *VALUE_NAMES])
+    for system in results["systems"]:
+        about = [system["name"], system["role"], system["intensity"]]
+        for row in system["files"]:
+            known: dict[str, Any] = {**row, **row["values"]}
+            writer.writerow([*about, *(known.get(name) for name in (*facts, *VALUE_NAMES))])
+    return out.getvalue()
+
+
+def _check_system(system: System) -> None:
+    num_failed = sum(row["error"] is not None for row in system["files"])
+    if (system["num_files"], system["num_failed"]) != (len(system["files"]), num_failed):
+        raise DataError(
+            f"{system['name']}: num_files {system['num_files']} and num_failed {system['num_failed']} don't fit its "
+            f"{len(system['files'])} files, {num_failed} of them with an error"
+        )
+    for row in system["files"]:
+        if unknown := sorted(set(row["values"]) - set(VALUE_NAMES)):
+            raise DataError(f"{row['file']}: unknown values {', '.join(unknown)}")
+    for metrics in (system["metrics"], system["plain_metrics"] or {}):
+        for name, metric in metrics.items():
+            if metric["value"] is None and not metric["reason"]:
+                raise DataError(f"{system['name']}: {name} is null without a reason")
+
+
+def _check_comparison(comparison: Comparison) -> None:
+    for name, metric in comparison["metrics"].items():
+        if (metric["difference"] is None or metric["verdict"] is None) and not metric["reason"]:
+            raise DataError(
+                f"{comparison['system']} against {comparison['against']}: {name} has no verdict and no reason"
+            )

@@ -1,0 +1,210 @@
+"""Files in, one row of numbers per file out; nothing is ever dropped.
+
+A file that can't be scored keeps its row, with an `error` and every value null, so that a scorer can't improve by
+skipping what broke. What a file scores doesn't depend on its neighbours or on the order: each judge hears the files
+sorted by length and contents, and values are rounded to six decimals, far above what batching changes (1e-7).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soxr
+from numpy.typing import NDArray
+
+from affetto.audio.sound import read_sound
+from affetto.errors import DataError, JudgeError
+from affetto.evaluate.activity import Activity, find_activity
+from affetto.evaluate.emotion import first_choices, target_posteriors
+from affetto.evaluate.judges import Judges, require_label
+from affetto.evaluate.prosody import measure_pitch
+from affetto.evaluate.results import VALUE_NAMES, FileRow, Prompt, Value
+from affetto.evaluate.summary import compare, summarise
+from affetto.evaluate.words import score_words, words_per_second
+from affetto.files import hash_bytes
+
+__all__ = ["Item", "compare", "score_files", "summarise"]
+
+SAMPLE_RATE = 16_000
+"""Rate at which everything but the judges measures."""
+MIN_DURATION_S = 0.1
+_DECIMALS = 6
+_CHUNK = 64
+"""Sounds held in memory for the judges at once."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One sound to be scored, and what is known of it."""
+
+    file: str
+    """Name in the results; unique within a system."""
+    sound: Path | NDArray[np.floating]
+    """A file, or mono samples at `sample_rate`."""
+    sample_rate: int | None = None
+    """Of samples; None for a file."""
+    text: str | None = None
+    """What should be said; None where nobody knows, and then words aren't scored."""
+    speaker: str | None = None
+    prompt: Prompt | None = None
+    seed: int | None = None
+    hit_cap: bool | None = None
+    """Whether generation was stopped by the frame cap; None where the sound wasn't generated here."""
+
+
+@dataclass(frozen=True)
+class _Usable:
+    """A file that can be judged."""
+
+    row: FileRow
+    item: Item
+    order: tuple[int, str]
+    """Number of samples and hash of them: where it stands in the queue before the judges."""
+
+
+def score_files(items: Sequence[Item], judges: Judges, emotion: str) -> list[FileRow]:
+    """One row per item, in the given order; `emotion` is the target.
+
+    Raises JudgeError where the emotion judge has no label for the target, or where a judge answers with something
+    that isn't a number; DataError where two items share a name.
+    """
+    if judges.emotion is not None:
+        require_label(judges.emotion, emotion)
+    if repeated := sorted(name for name, times in Counter(item.file for item in items).items() if times > 1):
+        raise DataError(f"these files are named twice: {', '.join(repeated[:5])}")
+    rows, usable = [], []
+    for item in items:
+        row, order = _measure(item, judges)
+        rows.append(row)
+        if order is not None:
+            usable.append(_Usable(row, item, order))
+    usable.sort(key=lambda file: file.order)
+    _judge_emotion(usable, judges, emotion)
+    _judge_words(usable, judges)
+    return rows
+
+
+def _measure(item: Item, judges: Judges) -> tuple[FileRow, tuple[int, str] | None]:
+    """The row with everything that needs no batch, and its place in the queue (None where the file has an error)."""
+    row = FileRow(
+        file=item.file, prompt=item.prompt, text=item.text, speaker=item.speaker, seed=item.seed, duration_s=None,
+        error=None, values=dict.fromkeys(VALUE_NAMES),
+    )  # fmt: skip
+    try:
+        samples = load(item, SAMPLE_RATE)
+    except DataError as error:
+        kind = getattr(error, "kind", "unusable")
+        row["error"] = f"{kind}: {str(error).removeprefix(f'{item.sound}: ')}"
+        _fill_stop(row, item, is_empty=kind == "empty")
+        return row, None
+    duration_s = len(samples) / SAMPLE_RATE
+    row["duration_s"] = round(duration_s, _DECIMALS)
+    error_text, activity = _find_error(samples)
+    _fill_stop(row, item, is_empty=duration_s < MIN_DURATION_S)
+    if error_text is not None or activity is None:
+        row["error"] = error_text or "silent"
+        return row, None
+    _fill(row, _signal_values(samples, activity, item.text))
+    if judges.quality is not None:
+        sound = samples if judges.quality.sample_rate == SAMPLE_RATE else load(item, judges.quality.sample_rate)
+        _fill(row, judges.quality.score([sound])[0])
+    return row, (len(samples), hash_bytes(samples.tobytes()))
+
+
+def _fill_stop(row: FileRow, item: Item, is_empty: bool) -> None:
+    """Whether the model failed to stop on time; known for a broken file too, and only where it was generated here."""
+    if item.hit_cap is not None:
+        row["values"]["stop_failures"] = int(item.hit_cap or is_empty)
+
+
+def _find_error(samples: NDArray[np.float32]) -> tuple[str | None, Activity | None]:
+    """Why these samples can't be scored, or where they sound."""
+    if len(samples) == 0:
+        return "empty: the file has no samples", None
+    if not np.isfinite(samples).all():
+        return "not-finite: the file holds NaN or infinite samples", None
+    duration_s = len(samples) / SAMPLE_RATE
+    if duration_s < MIN_DURATION_S:
+        return f"too-short: {duration_s:.3f} s, at least {MIN_DURATION_S} s are needed", None
+    activity = find_activity(samples, SAMPLE_RATE)
+    return ("silent: nothing in the file is louder than -70 dBFS" if activity is None else None), activity
+
+
+def _signal_values(samples: NDArray[np.float32], activity: Activity, text: str | None) -> dict[str, float | None]:
+    pitch = measure_pitch(samples, SAMPLE_RATE)
+    sounding_s = activity.end_s - activity.start_s
+    return {
+        "f0_median_st": pitch.median_st,
+        "f0_range_st": pitch.range_st,
+        "jitter": pitch.jitter,
+        "words_per_s": None if text is None else words_per_second(text, sounding_s),
+        "level_db": activity.level_db,
+        "pause_share": activity.pause_share,
+        "longest_silence_s": activity.longest_silence_s,
+    }
+
+
+def _judge_emotion(usable: Sequence[_Usable], judges: Judges, emotion: str) -> None:
+    if judges.emotion is None:
+        return
+    labels = judges.emotion.labels
+    for files, sounds in _chunks(usable, judges.emotion.sample_rate):
+        posteriors_NL = judges.emotion.posteriors(sounds)
+        assert posteriors_NL.shape == (len(files), len(labels)), posteriors_NL.shape
+        choices = first_choices(posteriors_NL, labels)
+        targets = target_posteriors(posteriors_NL, labels, emotion)
+        for file, choice, target in zip(files, choices, targets, strict=True):
+            if not np.isfinite(target):
+                raise JudgeError(f"the emotion judge {judges.emotion.id} gave no number for {file.item.file}")
+            _fill(file.row, {"recall": int(choice == emotion), "posterior": target, "first_choice": choice})
+
+
+def _judge_words(usable: Sequence[_Usable], judges: Judges) -> None:
+    if judges.words is None:
+        return
+    for files, sounds in _chunks(usable, judges.words.sample_rate):
+        for file, heard in zip(files, judges.words.transcribe(sounds), strict=True):
+            _fill(file.row, {"heard": heard})
+            score = None if file.item.text is None else score_words(file.item.text, heard)
+            if score is not None:
+                _fill(file.row, {
+                    "wer": score.word_edits / score.num_words, "cer": score.char_edits / score.num_chars,
+                    "word_edits": score.word_edits, "num_words": score.num_words,
+                    "char_edits": score.char_edits, "num_chars": score.num_chars,
+                    "truncated": int(score.is_truncated), "repeated": int(score.is_repeated),
+                    "runaway": int(score.is_runaway),
+                })  # fmt: skip
+
+
+def _chunks(
+    usable: Sequence[_Usable], sample_rate: int
+) -> Iterator[tuple[Sequence[_Usable], list[NDArray[np.float32]]]]:
+    for start in range(0, len(usable), _CHUNK):
+        files = usable[start : start + _CHUNK]
+        yield files, [load(file.item, sample_rate) for file in files]
+
+
+def load(item: Item, sample_rate: int) -> NDArray[np.float32]:
+    """Mono samples of an item at `sample_rate`; DataError where the file can't be read."""
+    if isinstance(item.sound, Path):
+        return read_sound(item.sound, sample_rate)
+    if item.sample_rate is None:
+        raise DataError(f"{item.file}: samples need a sample_rate")
+    samples = np.asarray(item.sound, dtype=np.float32)
+    if samples.ndim != 1:
+        raise DataError(f"{item.file}: samples must be mono, shape (num_samples,), not {samples.shape}")
+    if item.sample_rate == sample_rate or len(samples) == 0 or not np.isfinite(samples).all():
+        return samples
+    resampled: NDArray[np.float32] = soxr.resample(samples, item.sample_rate, sample_rate, quality="HQ")
+    return resampled
+
+
+def _fill(row: FileRow, values: Mapping[str, Value]) -> None:
+    """Set values, all of which must be known names, rounded."""
+    for name, value in values.items():
+        assert name in row["values"], name
+        row["values"][name] = round(value, _DECIMALS) if isinstance(value, float) else value

@@ -1,0 +1,188 @@
+"""`affetto evaluate`: the same held-out sentences through base and adapter, scored beside real recordings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from affetto.audio.sound import read_sound, write_sound
+from affetto.codes.prepare import Prepared
+from affetto.config import Config
+from affetto.errors import DataError
+from affetto.evaluate.judges import Judges, choose_judges
+from affetto.evaluate.results import FileRow, Prompt, Results, build_results, judge_facts, write_results
+from affetto.evaluate.retention import measure_retention
+from affetto.evaluate.scoring import Item, score_files
+from affetto.evaluate.summary import build_system, compare
+from affetto.files import read_json, write_text
+from affetto.model.base import speaker_numbers
+from affetto.model.rows import make_rows
+from affetto.progress import progress
+from affetto.speak.generation import Request
+from affetto.speak.voice import Voice
+from affetto.types import Clip
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """One thing to be said by both systems: same words, same voice, same seed."""
+
+    text: str
+    speaker: str
+    number: int
+    """CSM's speaker number."""
+    seed: int
+
+
+def evaluate(
+    config: Config, emotion: str, prepared: Prepared, *, intensity: float | None = None, command: str = ""
+) -> Results:
+    """Evaluate `emotion_models/<emotion>/best` and write `evaluation_results/<emotion>_results.json` and its CSV twin.
+
+    Three systems: the base, which is asked plainly since it knows no cue; the adapter, asked with its cue (what it
+    conveys) and plainly (what leaks); and real held-out recordings of the emotion, which bound what the judge can hear.
+    """
+    # 1. The adapter as a user would load it, and the judges.
+    folder = config.output_dir / "emotion_models" / emotion / "best"
+    voice = Voice.load(config.base)
+    voice.load_adapter(emotion, folder)
+    facts = read_json(folder / "affetto.json")
+    strength = float(facts["recommended_intensity"]) if intensity is None else intensity
+    judges = choose_judges(config.judges, emotion)
+
+    # 2. Speak: held-out texts, the voices that the adapter learned from.
+    sentences = held_out_sentences(config, emotion, prepared, facts["trained_speakers"], facts["speakers"])
+    samples = config.output_dir / "evaluation" / "test_samples"
+    spoken = {
+        "base": _speak(config, voice, sentences, samples / "base", None, 0.0, cued=False),
+        emotion: _speak(config, voice, sentences, samples / emotion, emotion, strength, cued=True),
+        "plain": _speak(config, voice, sentences, samples / f"{emotion}_plain", emotion, strength, cued=False),
+    }
+
+    # 3. Judge everything, the real recordings too.
+    base_rows = _score(spoken["base"], judges, emotion, "base", prompt="emotional")
+    plain_base_rows = [FileRow(**{**row, "prompt": "plain"}) for row in base_rows]
+    adapter_rows = [
+        *_score(spoken[emotion], judges, emotion, emotion, prompt="emotional"),
+        *_score(spoken["plain"], judges, emotion, f"{emotion}, plain prompts", prompt="plain"),
+    ]
+    real_rows = _score(_recordings(emotion, prepared), judges, emotion, "real recordings", prompt=None)
+    systems = [
+        build_system("base", "base", [*base_rows, *plain_base_rows], judges, 0.0),
+        build_system(emotion, "adapter", adapter_rows, judges, strength),
+        build_system("real", "real", real_rows, judges),
+    ]
+    comparisons = [
+        compare(adapter_rows, [*base_rows, *plain_base_rows], system=emotion, against="base", prompt=prompt)
+        for prompt in _PROMPTS
+    ]
+
+    # 4. What was forgotten, teacher-forced on general clips that nothing was trained on.
+    general = prepared.select(None, "test")[: config.evaluation_clips]
+    retention = None
+    if general:
+        assert voice.bank is not None
+        speakers = speaker_numbers({clip.speaker for clip in prepared.clips})
+        rows = make_rows(
+            voice.base, general, prepared.codes, speakers, by_id={clip.id: clip for clip in prepared.clips}
+        )
+        with progress("Measuring retention", len(rows)) as bar:
+            gate = tuple(voice.bank.gate({emotion: strength}).tolist())
+            retention = measure_retention(voice.base, rows, gate, bar.advance).document()
+
+    # 5. Write it down.
+    ceiling = systems[-1]["metrics"]["recall"]
+    results = build_results(emotion, command, judge_facts(judges, ceiling), systems, comparisons, retention)
+    write_results(config.output_dir / "evaluation_results" / f"{emotion}_results.json", results)
+    return results
+
+
+_RECORDING_RATE = 24_000
+"""Rate at which a segment of a longer recording is cut out."""
+_PROMPTS: tuple[Prompt, ...] = ("emotional", "plain")
+
+
+def held_out_sentences(
+    config: Config, emotion: str, prepared: Prepared, trained_speakers: Sequence[str], numbers: dict[str, int]
+) -> list[Sentence]:
+    """Held-out texts, those of the emotion's own test clips first, spoken in turn by its training clips' voices."""
+    clips = [*prepared.select(emotion, "test"), *prepared.select(None, "test")]
+    texts = list(dict.fromkeys(clip.text for clip in clips if clip.text))[: config.evaluation_sentences]
+    if not texts:
+        raise DataError(f"no held-out text to speak: neither {emotion} nor general clips have a test split")
+    return [
+        Sentence(text, speaker, numbers[speaker], seed=config.seed + 1000 + index)
+        for index, text in enumerate(texts)
+        for speaker in [trained_speakers[index % len(trained_speakers)]]
+    ]
+
+
+def _speak(
+    config: Config,
+    voice: Voice,
+    sentences: Sequence[Sentence],
+    folder: Path,
+    emotion: str | None,
+    intensity: float,
+    *,
+    cued: bool,
+) -> list[Item]:
+    """Speak into `folder`, one wav and one txt per sentence."""
+    requests: list[Request] = [
+        voice.request(
+            sentence.text,
+            emotion,
+            intensity=intensity,
+            speaker=sentence.number,
+            seed=sentence.seed,
+            temperature=config.sampling_temperature,
+            cued=cued,
+        )
+        for sentence in sentences
+    ]
+    with progress(f"Speaking {folder.name}", len(requests)) as bar:
+        spoken = voice.generate(requests, bar.advance)
+    items = []
+    for index, (sentence, result) in enumerate(zip(sentences, spoken, strict=True)):
+        path = folder / f"{index:03d}.wav"
+        write_sound(path, voice.decode(result), voice.codec.sample_rate)
+        write_text(path.with_suffix(".txt"), sentence.text + "\n")
+        items.append(
+            Item(
+                _name(path, config),
+                path,
+                text=sentence.text,
+                speaker=sentence.speaker,
+                seed=sentence.seed,
+                hit_cap=result.hit_cap,
+            )
+        )
+    return items
+
+
+def _recordings(emotion: str, prepared: Prepared) -> list[Item]:
+    return [_recording(clip) for clip in prepared.select(emotion, "test")]
+
+
+def _recording(clip: Clip) -> Item:
+    if clip.start_s is None and clip.end_s is None:
+        return Item(clip.id, clip.audio, text=clip.text, speaker=clip.speaker)
+    samples = read_sound(clip.audio, _RECORDING_RATE, start_s=clip.start_s, end_s=clip.end_s)
+    return Item(clip.id, samples, _RECORDING_RATE, text=clip.text, speaker=clip.speaker)
+
+
+def _score(items: Sequence[Item], judges: Judges, emotion: str, title: str, *, prompt: Prompt | None) -> list[FileRow]:
+    marked = [Item(**{**item.__dict__, "prompt": prompt}) for item in items]
+    rows: list[FileRow] = []
+    with progress(f"Judging {title}", len(marked)) as bar:
+        for part in np.array_split(np.arange(len(marked)), max(1, len(marked) // 16)):
+            rows += score_files([marked[i] for i in part], judges, emotion)
+            bar.advance(len(part))
+    return rows
+
+
+def _name(path: Path, config: Config) -> str:
+    return path.relative_to(config.output_dir).as_posix()

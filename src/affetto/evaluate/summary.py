@@ -1,0 +1,214 @@
+"""Rows to metrics with intervals, and one system against another on the same prompts, speakers and seeds."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from affetto.errors import DataError
+from affetto.evaluate import emotion as emotion_metrics
+from affetto.evaluate import statistics
+from affetto.evaluate.judges import Judges
+from affetto.evaluate.results import ComparedMetric, Comparison, FileRow, Metric, Prompt, Role, System, to_metric
+from affetto.evaluate.statistics import Difference, Estimate, Worse
+
+
+@dataclass(frozen=True)
+class Measure:
+    """How a metric is made from the rows' values."""
+
+    unit: str
+    source: Literal["emotion", "words", "quality", "signal", "pitch", "rate", "generation"]
+    """What must be at hand for it; decides the reason when it isn't."""
+    ratio: tuple[str, str] | None = None
+    """Values to be summed and divided; None takes the mean of the value named like the metric."""
+    is_share: bool = False
+    """0 or 1 per file: Wilson's interval."""
+
+    @property
+    def is_count(self) -> bool:
+        """Made of whole events, so that none seen doesn't mean none possible."""
+        return self.is_share or self.ratio is not None
+
+
+METRICS: dict[str, Measure] = {
+    "recall": Measure("share", "emotion", is_share=True),
+    "posterior": Measure("share", "emotion"),
+    "wer": Measure("share", "words", ratio=("word_edits", "num_words")),
+    "cer": Measure("share", "words", ratio=("char_edits", "num_chars")),
+    "mos_overall": Measure("1 to 5", "quality"),
+    "mos_signal": Measure("1 to 5", "quality"),
+    "mos_background": Measure("1 to 5", "quality"),
+    "f0_median_st": Measure("semitones re 100 Hz", "pitch"),
+    "f0_range_st": Measure("semitones", "pitch"),
+    "words_per_s": Measure("1/s", "rate"),
+    "level_db": Measure("dBFS", "signal"),
+    "pause_share": Measure("share", "signal"),
+    "longest_silence_s": Measure("s", "signal"),
+    "stop_failures": Measure("share", "generation", is_share=True),
+}
+
+
+@dataclass(frozen=True)
+class Margin:
+    """How much harm still counts as preserved; stated before anything is measured."""
+
+    size: float
+    worse: Worse
+
+
+MARGINS: dict[str, Margin] = {
+    "wer": Margin(0.01, "higher"),
+    "delta_nll": Margin(0.01, "higher"),
+    "speaker_similarity": Margin(0.02, "lower"),
+}
+
+
+def summarise(rows: Sequence[FileRow], judges: Judges) -> dict[str, Metric]:
+    """Every metric over `rows`, with its interval; one that can't be had is null with a reason.
+
+    Prompts (texts; files where the text isn't known) are what is resampled. Files with an error enter no mean, only
+    `stop_failures`; they are counted in the system's `num_failed`.
+    """
+    return {name: to_metric(_estimate(rows, name, measure, judges), measure.unit) for name, measure in METRICS.items()}
+
+
+def build_system(
+    name: str, role: Role, rows: Sequence[FileRow], judges: Judges, intensity: float | None = None
+) -> System:
+    """A SYSTEM: rows whose prompt is plain go into `plain_metrics`, all others into `metrics` and `confusion`."""
+    plain = [row for row in rows if row["prompt"] == "plain"]
+    others = [row for row in rows if row["prompt"] != "plain"]
+    choices = [str(row["values"]["first_choice"]) for row in others if row["values"]["first_choice"] is not None]
+    return System(
+        name=name,
+        role=role,
+        intensity=intensity,
+        num_files=len(rows),
+        num_failed=sum(row["error"] is not None for row in rows),
+        metrics=summarise(others, judges),
+        plain_metrics=summarise(plain, judges) if plain else None,
+        confusion=emotion_metrics.confusion(choices, judges.emotion.labels) if judges.emotion else None,
+        files=list(rows),
+    )
+
+
+def compare(
+    system_rows: Sequence[FileRow],
+    base_rows: Sequence[FileRow],
+    *,
+    system: str,
+    against: str,
+    prompt: Prompt | None,
+    margins: Mapping[str, Margin] = MARGINS,
+) -> Comparison:
+    """System minus base over the pairs with equal (text, speaker, seed) among the rows of `prompt`.
+
+    A metric with a margin gets a verdict. `preserved` is withheld (`undecided`) where a prompt that the base spoke is
+    lost in the system, because then the pairs are survivors. Raises DataError where a pair isn't unique.
+    """
+    ours, theirs = _by_key(system_rows, prompt, system), _by_key(base_rows, prompt, against)
+    pairs = [(ours[key], theirs[key]) for key in sorted(set(ours) & set(theirs), key=str)]
+    num_lost = sum(row["error"] is None and _is_lost(ours.get(key)) for key, row in theirs.items())
+    is_same = bool(pairs) and all(one["values"] == other["values"] for one, other in pairs)
+    differences = {name: _difference(pairs, name, measure, is_same) for name, measure in METRICS.items()}
+    known = [name for name, difference in differences.items() if difference.p_value is not None]
+    adjusted = dict(zip(known, statistics.holm([differences[name].p_value or 0.0 for name in known]), strict=True))
+    return Comparison(
+        system=system,
+        against=against,
+        prompt=prompt,
+        metrics={
+            name: _compared(difference, margins.get(name), num_lost, adjusted.get(name))
+            for name, difference in differences.items()
+        },
+    )
+
+
+def _estimate(rows: Sequence[FileRow], name: str, measure: Measure, judges: Judges) -> Estimate:
+    names = measure.ratio or (name,)
+    known = [row for row in rows if all(row["values"][value] is not None for value in names)]
+    if not known:
+        return Estimate(None, None, None, 0, _reason(rows, measure, judges))
+    columns = [[_number(row, value) for row in known] for value in names]
+    prompts = [_prompt_of(row) for row in known]
+    if measure.is_share:
+        return statistics.share([value == 1 for value in columns[0]])
+    if measure.ratio:
+        return statistics.bootstrap_ratio(columns[0], columns[1], prompts, is_count=True)
+    return statistics.bootstrap_mean(columns[0], prompts)
+
+
+def _difference(pairs: Sequence[tuple[FileRow, FileRow]], name: str, measure: Measure, is_same: bool) -> Difference:
+    names = measure.ratio or (name,)
+    known = [pair for pair in pairs if all(row["values"][value] is not None for row in pair for value in names)]
+    if not known:
+        return Difference(None, None, None, 0, "no pairs" if not pairs else "no pair has this value on both sides")
+    if is_same:
+        return Difference(0.0, 0.0, 0.0, len(known), p_value=1.0)
+    ones = [1.0] * len(known)
+    sides = [[[_number(pair[side], value) for pair in known] for value in names] for side in (0, 1)]
+    (top, bottom), (base_top, base_bottom) = ((side[0], side[1] if measure.ratio else ones) for side in sides)
+    prompts = [_prompt_of(base) for _, base in known]
+    return statistics.paired_difference((top, bottom), (base_top, base_bottom), prompts, is_count=measure.is_count)
+
+
+def _compared(difference: Difference, margin: Margin | None, num_lost: int, p_holm: float | None) -> ComparedMetric:
+    verdict, reason = None, difference.reason or "no margin was stated for this metric"
+    if margin is not None and difference.value is not None:
+        verdict, why = statistics.non_inferiority(difference, margin.size, margin.worse)
+        reason = why or ""
+        if verdict == "preserved" and num_lost:
+            verdict, reason = "undecided", f"{num_lost} prompts that the base spoke are lost in the system"
+    return ComparedMetric(
+        difference=difference.value,
+        low=difference.low,
+        high=difference.high,
+        n=difference.n,
+        margin=margin.size if margin else None,
+        verdict=verdict,
+        reason=reason or None,
+        p_holm=p_holm,
+    )
+
+
+def _reason(rows: Sequence[FileRow], measure: Measure, judges: Judges) -> str:
+    """Why no row has the value."""
+    if not rows:
+        return "there are no such files"
+    if measure.source == "generation":
+        return "these files weren't generated here, so it isn't known how they stopped"
+    if measure.source in ("emotion", "words", "quality") and getattr(judges, measure.source) is None:
+        return judges.reason(measure.source)
+    if all(row["error"] is not None for row in rows):
+        return "every file failed"
+    if measure.source in ("words", "rate"):
+        return "no text is known for these files"
+    return "no file has enough voiced sound"
+
+
+def _by_key(rows: Sequence[FileRow], prompt: Prompt | None, name: str) -> dict[tuple[object, ...], FileRow]:
+    """Rows of `prompt` by what is paired; rows without a text can't be paired."""
+    chosen = [row for row in rows if row["prompt"] == prompt and row["text"] is not None]
+    keys = [(row["text"], row["speaker"], row["seed"]) for row in chosen]
+    if repeated := [key for key, times in Counter(keys).items() if times > 1]:
+        raise DataError(
+            f"{name} has {len(repeated)} prompts more than once, for example {repeated[0]}: can't pair them"
+        )
+    return dict(zip(keys, chosen, strict=True))
+
+
+def _is_lost(row: FileRow | None) -> bool:
+    return row is None or row["error"] is not None
+
+
+def _prompt_of(row: FileRow) -> str:
+    return f"text:{row['text']}" if row["text"] is not None else f"file:{row['file']}"
+
+
+def _number(row: FileRow, name: str) -> float:
+    value = row["values"][name]
+    assert isinstance(value, (int, float)), (name, value)
+    return float(value)

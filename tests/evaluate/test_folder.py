@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+import csv
+import json
+import re
+import runpy
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import tiny_judges
+from evaluate_fakes import RATE, fake_judges, voice
+
+from affetto.errors import DataError, JudgeError
+from affetto.evaluate.folder import evaluate_folder, find_sounds, read_metadata
+from affetto.evaluate.results import read_results
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "evaluation_metrics.py"
+OFF = "--judge emotion=none --judge words=none --judge quality=none"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three voices that say their pitch over ten, two of them with a text beside them."""
+    place = tmp_path / "test_samples" / "happy"
+    place.mkdir(parents=True)
+    for f0, name in ((120, "low.wav"), (240, "high.WAV"), (180, "middle.flac")):
+        soundfile.write(place / name, voice(f0), RATE, format="FLAC" if name.endswith("flac") else "WAV")
+    (place / "low.txt").write_text("Twelve.\n")
+    (place / "high.txt").write_text("\ufefftwenty\nthree")
+    (place / "notes.md").write_text("not a sound")
+    return place
+
+
+def test_every_sound_in_the_folder_is_scored_with_the_text_beside_it(folder: Path, tmp_path: Path) -> None:
+    results = evaluate_folder(folder, "happy", tmp_path / "out" / "r.json", judges=fake_judges())
+    system = results["systems"][0]
+    assert (system["name"], system["role"], system["num_files"], system["num_failed"]) == ("happy", "files", 3, 0)
+    by_name = {row["file"]: row for row in system["files"]}
+    assert {name: row["text"] for name, row in by_name.items()} == {
+        "high.WAV": "twenty three", "low.wav": "Twelve.", "middle.flac": None,
+    }  # fmt: skip
+    assert by_name["low.wav"]["values"]["word_edits"] == 0
+    assert by_name["high.WAV"]["values"]["word_edits"] == 1
+    assert system["metrics"]["wer"]["value"] == pytest.approx(1 / 3)
+    assert system["metrics"]["wer"]["n"] == 2
+    assert read_results(tmp_path / "out" / "r.json") == results
+
+
+def test_a_second_run_writes_the_same_bytes_pitfall_28(folder: Path, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        evaluate_folder(folder, "happy", tmp_path / f"{name}.json", judges=fake_judges())
+    assert (tmp_path / "one.json").read_bytes() == (tmp_path / "two.json").read_bytes()
+    assert (tmp_path / "one.csv").read_bytes() == (tmp_path / "two.csv").read_bytes()
+
+
+def test_judges_can_be_named_by_folder(folder: Path, tmp_path: Path) -> None:
+    choices = {
+        "emotion": str(tiny_judges.bert_emotion(tmp_path / "e", ("hap", "sad", "neu"))),
+        "words": str(tiny_judges.bert_words(tmp_path / "w")),
+        "quality": "none",
+    }
+    results = evaluate_folder(folder, "happy", tmp_path / "r.json", judges=choices)
+    emotion = results["judges"]["emotion"]
+    assert emotion is not None
+    assert (emotion["tier"], emotion["labels"]) == ("local", ["happy", "sad", "neutral"])
+    metrics = results["systems"][0]["metrics"]
+    assert metrics["posterior"]["n"] == 3
+    assert metrics["mos_overall"]["value"] is None
+    with pytest.raises(JudgeError, match="surprised"):
+        evaluate_folder(folder, "surprised", tmp_path / "r.json", judges=choices)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("m.csv", "file,text,speaker\nhappy/low.wav,Twelve,anna\nhigh,Twenty four,ben\nelsewhere.wav,x,y\n"),
+        ("m.csv", "\ufeffspeaker|audio|transcript\nanna|low.wav|Twelve\nben|high.WAV|Twenty four\n"),
+        ("m.jsonl", '{"audio": "a/low.wav", "text": "Twelve", "speaker": "anna"}\n\n'
+                    '{"file": "high.WAV", "text": "Twenty four", "speaker": "ben"}\n'),
+    ],
+)  # fmt: skip
+def test_texts_come_from_metadata(folder: Path, tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / name).write_text(content)
+    results = evaluate_folder(folder, "happy", tmp_path / "r.json", judges=fake_judges(), metadata=tmp_path / name)
+    rows = {row["file"]: (row["text"], row["speaker"]) for row in results["systems"][0]["files"]}
+    assert rows == {"high.WAV": ("Twenty four", "ben"), "low.wav": ("Twelve", "anna"), "middle.flac": (None, None)}
+    assert results["systems"][0]["metrics"]["wer"]["value"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("m.csv", "name,text\nlow.wav,Twelve\n", "m.csv:2: no column file"),
+        ("m.csv", "file,text\nother.wav,Twelve\n", "names none of the 3 files"),
+        ("m.csv", "file,text\nlow.wav,one\nlow.wav,two\n", "m.csv:3: low.wav was given before"),
+        ("m.csv", "file,text\na/low.wav,one\nb/low.wav,two\n", "2 different rows for low.wav"),
+        ("m.csv", "", "no rows"),
+        ("m.jsonl", "{'file': 1}\n", "m.jsonl:1: not JSON"),
+        ("m.jsonl", "[1]\n", "not a JSON object"),
+    ],
+)
+def test_wrong_metadata_says_where(folder: Path, tmp_path: Path, name: str, content: str, message: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(DataError, match=re.escape(message)):
+        evaluate_folder(folder, "happy", tmp_path / "r.json", judges=fake_judges(), metadata=tmp_path / name)
+    assert not (tmp_path / "r.json").exists()
+
+
+def test_missing_metadata_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="can't read the metadata"):
+        read_metadata(tmp_path / "none.csv")
+
+
+def test_a_folder_without_sounds_is_an_error_that_says_where_some_are_pitfall_30(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"holds no sound files.*there are some in .*happy"):
+        find_sounds(folder.parent)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="holds no sound files"):
+        find_sounds(tmp_path / "empty")
+    with pytest.raises(DataError, match="no folder or file"):
+        find_sounds(tmp_path / "nowhere")
+
+
+@pytest.fixture(scope="module")
+def script() -> Callable[[list[str]], int]:
+    main = runpy.run_path(str(SCRIPT))["main"]
+    assert callable(main)
+    return main
+
+
+def _guide(folder: Path, output: Path) -> list[str]:
+    return shlex.split(f"--eval-dir {folder} --emotion happy --output {output} --batch {OFF}")
+
+
+def test_the_guides_command_works(script: Callable[[list[str]], int], folder: Path, tmp_path: Path) -> None:
+    output = tmp_path / "evaluation_results" / "happy_results.json"
+    assert script(_guide(folder, output)) == 0
+    results = read_results(output)
+    assert results["emotion"] == "happy"
+    assert results["command"].startswith("python scripts/evaluation_metrics.py --eval-dir")
+    with output.with_suffix(".csv").open(newline="") as file:
+        assert len(list(csv.reader(file))) == 4
+
+
+def test_broken_files_fail_the_run_unless_allowed_pitfall_26(
+    script: Callable[[list[str]], int], folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "broken.wav").write_bytes(b"junk")
+    (folder / "phone.m4a").write_bytes(b"a format that can't be decoded")
+    arguments = _guide(folder, tmp_path / "r.json")
+    assert script(arguments) == 1
+    shown = capsys.readouterr()
+    assert "failed: broken.wav" in shown.err
+    assert "5 files, 2 failed" in shown.out
+    assert json.loads((tmp_path / "r.json").read_text())["systems"][0]["num_failed"] == 2
+    assert script([*arguments, "--allow-failed"]) == 0
+
+
+def test_one_file_goes_without_batch_and_a_folder_with_it(
+    script: Callable[[list[str]], int], folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = shlex.split(f"--emotion happy --output {tmp_path / 'r.json'} {OFF}")
+    assert script(["--eval-dir", str(folder / "low.wav"), *common]) == 0
+    assert [row["file"] for row in read_results(tmp_path / "r.json")["systems"][0]["files"]] == ["low.wav"]
+    assert script(["--eval-dir", str(folder), *common]) == 2
+    assert "add --batch" in capsys.readouterr().err
+    assert script(["--eval-dir", str(folder / "low.wav"), "--batch", *common]) == 2
+    assert script(["--eval-dir", str(tmp_path / "nowhere"), *common]) == 2
+
+
+def test_help_explains_texts_judges_and_exit_status(
+    script: Callable[[list[str]], int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        script(["--help"])
+    assert stopped.value.code == 0
+    shown = capsys.readouterr().out
+    for word in ("--eval-dir", "--batch", "hello.txt", "--judge", "Exit status", "example:"):
+        assert word in shown
+
+
+def test_a_judge_must_be_kind_and_name(script: Callable[[list[str]], int], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        script([*_guide(Path("x"), Path("y.json")), "--judge", "whisper"])
+    assert "KIND=NAME" in capsys.readouterr().err
+
+
+def test_loudness_of_the_file_on_disk_is_what_is_measured(folder: Path, tmp_path: Path) -> None:
+    results = evaluate_folder(folder / "low.wav", "happy", tmp_path / "r.json", judges=fake_judges())
+    assert results["systems"][0]["metrics"]["level_db"]["value"] == pytest.approx(20 * np.log10(0.1), abs=0.1)

@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from evaluate_fakes import PitchJudge, PitchWords
+from scipy import stats
+
+from affetto.errors import DataError
+from affetto.evaluate.judges import Judges
+from affetto.evaluate.results import VALUE_NAMES, FileRow
+from affetto.evaluate.summary import MARGINS, METRICS, build_system, compare, summarise
+
+JUDGES = Judges(PitchJudge(), PitchWords())
+
+
+def row(index: int, error: str | None = None, prompt: str | None = "emotional", **values: Any) -> FileRow:
+    filled = {**dict.fromkeys(VALUE_NAMES), **values}
+    return FileRow(
+        file=f"{index}.wav", prompt=prompt, text=f"text {index}", speaker="a", seed=0, duration_s=1.0, error=error,
+        values=filled,
+    )  # type: ignore[typeddict-item]  # fmt: skip
+
+
+def _rows(edits: list[int], num_words: int = 10) -> list[FileRow]:
+    return [row(i, word_edits=e, num_words=num_words, level_db=-20.0 - i) for i, e in enumerate(edits)]
+
+
+def test_metrics_are_the_documented_ones() -> None:
+    assert list(METRICS) == [
+        "recall", "posterior", "wer", "cer", "mos_overall", "mos_signal", "mos_background", "f0_median_st",
+        "f0_range_st", "words_per_s", "level_db", "pause_share", "longest_silence_s", "stop_failures",
+    ]  # fmt: skip
+    assert (MARGINS["wer"].size, MARGINS["delta_nll"].size) == (0.01, 0.01)
+
+
+def test_recall_has_wilsons_interval_and_posterior_a_mean() -> None:
+    rows = [row(i, recall=int(i < 7), posterior=i / 10) for i in range(10)]
+    metrics = summarise(rows, JUDGES)
+    theirs = stats.binomtest(7, 10).proportion_ci(method="wilson")
+    assert metrics["recall"] == {
+        "value": 0.7, "low": pytest.approx(theirs.low), "high": pytest.approx(theirs.high), "n": 10, "unit": "share",
+        "reason": None,
+    }  # fmt: skip
+    assert metrics["posterior"]["value"] == pytest.approx(0.45)
+
+
+def test_wer_is_the_corpus_rate_pitfall_27() -> None:
+    rows = [row(0, word_edits=1, num_words=1, wer=1.0), row(1, word_edits=0, num_words=9, wer=0.0)]
+    assert summarise(rows, JUDGES)["wer"]["value"] == 0.1
+
+
+def test_plain_prompts_are_kept_apart() -> None:
+    rows = [row(0, recall=1, first_choice="happy"), row(1, prompt="plain", recall=0, first_choice="sad")]
+    system = build_system("x", "adapter", rows, JUDGES, 0.8)
+    assert system["metrics"]["recall"]["value"] == 1.0
+    assert system["plain_metrics"] is not None
+    assert system["plain_metrics"]["recall"]["value"] == 0.0
+    assert system["confusion"] == {"sad": 0, "happy": 1}
+    assert build_system("x", "base", rows[:1], JUDGES)["plain_metrics"] is None
+    assert build_system("x", "files", rows, Judges())["confusion"] is None
+
+
+def test_when_all_failed_the_reason_says_so() -> None:
+    metrics = summarise([row(0, error="silent")], JUDGES)
+    assert metrics["wer"]["reason"] == metrics["level_db"]["reason"] == "every file failed"
+    assert summarise([], JUDGES)["wer"]["reason"] == "there are no such files"
+
+
+def _compare(system: list[FileRow], base: list[FileRow]) -> dict[str, Any]:
+    return dict(compare(system, base, system="happy", against="base", prompt="emotional")["metrics"])
+
+
+def test_pairs_are_by_text_speaker_and_seed_and_not_by_place() -> None:
+    base, system = _rows([0] * 15 + [1] * 15), _rows([1] * 15 + [2] * 15)
+    straight, turned = _compare(system, base), _compare(system[::-1], base)
+    assert straight == turned
+    assert straight["wer"]["difference"] == pytest.approx(0.1)
+    assert (straight["wer"]["low"], straight["wer"]["high"]) == pytest.approx((0.1, 0.1)), "one edit in every pair"
+    other_seed = [FileRow(**{**one, "seed": 1}) for one in system]
+    assert _compare(other_seed, base)["wer"]["reason"] == "no pairs"
+
+
+def test_the_margin_decides_the_verdict() -> None:
+    base = _rows([0, 1] * 20)
+    worse = _compare(_rows([1, 2] * 20), base)["wer"]
+    assert (worse["verdict"], worse["margin"], worse["n"]) == ("worse", 0.01, 40)
+    better = _compare(base, _rows([1, 2] * 20))["wer"]
+    assert better["verdict"] == "preserved"
+    mixed = _compare(_rows([1, 0, 0, 2] * 10), base)["wer"]
+    assert mixed["verdict"] == "undecided"
+
+
+def test_no_verdict_under_twenty_pairs_or_without_a_margin() -> None:
+    few = _compare(_rows([1] * 19), _rows([0] * 19))
+    assert few["wer"]["verdict"] is None
+    assert "19 pairs" in few["wer"]["reason"]
+    assert few["level_db"]["verdict"] is None
+    assert few["level_db"]["reason"] == "no margin was stated for this metric"
+
+
+def test_the_same_files_are_preserved_but_equal_counts_on_a_few_prompts_are_not_proof() -> None:
+    base = _rows([0] * 20)
+    assert _compare(base, base)["wer"]["verdict"] == "preserved"
+    assert _compare(base, base)["wer"]["high"] == 0.0
+    other = [row(i, word_edits=0, num_words=10, level_db=-30.0) for i in range(20)]
+    assert _compare(other, base)["wer"]["verdict"] == "undecided"
+    many, others = _rows([0] * 200), [row(i, word_edits=0, num_words=10, level_db=-30.0) for i in range(200)]
+    assert _compare(others, many)["wer"]["verdict"] == "preserved"
+
+
+def test_survivors_do_not_prove_preservation_pitfall_26() -> None:
+    base = _rows([1] * 40)
+    failed = [*_rows([0] * 39), row(39, error="empty: the file has no samples")]
+    lost = _compare(failed, base)["wer"]
+    assert lost["n"] == 39
+    assert lost["verdict"] == "undecided"
+    assert "1 prompts" in lost["reason"]
+    assert _compare(failed[:39], base)["wer"]["verdict"] == "undecided", "a missing row is no better than a failed one"
+    assert _compare(_rows([0] * 40), base)["wer"]["verdict"] == "preserved"
+
+
+def test_holm_is_over_the_metrics_of_the_comparison() -> None:
+    rng = np.random.default_rng(0)
+    base = [row(i, level_db=-20 + rng.normal(), f0_median_st=5 + rng.normal()) for i in range(30)]
+    moved = [{**one["values"], "f0_median_st": one["values"]["f0_median_st"] + 1 + 0.1 * rng.normal()} for one in base]  # type: ignore[operator]
+    system = [row(i, **{**values, "level_db": values["level_db"] + rng.normal()}) for i, values in enumerate(moved)]
+    metrics = _compare(system, base)
+    assert metrics["f0_median_st"]["p_holm"] < 0.01 < metrics["level_db"]["p_holm"]
+    assert metrics["wer"]["p_holm"] is None
+    alone = _compare(
+        [row(i, f0_median_st=one["values"]["f0_median_st"]) for i, one in enumerate(system)],
+        [row(i, f0_median_st=one["values"]["f0_median_st"]) for i, one in enumerate(base)],
+    )
+    assert metrics["f0_median_st"]["p_holm"] == pytest.approx(2 * alone["f0_median_st"]["p_holm"])
+
+
+def test_differences_are_of_the_paired_rows_only() -> None:
+    base = [row(i, posterior=0.1 * i) for i in range(5)]
+    system = [row(i, posterior=0.1 * i + 0.3) for i in range(2, 8)]
+    difference = _compare(system, base)["posterior"]
+    assert difference["n"] == 3
+    assert math.isclose(difference["difference"], 0.3)
+
+
+def test_a_prompt_that_comes_twice_cannot_be_paired() -> None:
+    rows = _rows([1, 2])
+    twice = [*rows, FileRow(**{**rows[0], "file": "again.wav"})]
+    with pytest.raises(DataError, match="more than once"):
+        _compare(twice, rows)
+
+
+def test_files_without_text_are_not_paired() -> None:
+    rows = [FileRow(**{**one, "text": None}) for one in _rows([1, 2])]
+    assert _compare(rows, rows)["wer"]["reason"] == "no pairs"
