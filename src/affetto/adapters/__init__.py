@@ -1,0 +1,1 @@
+"""The bank of gated LoRA adapters, and PEFT's files."""

@@ -1,0 +1,281 @@
+"""Adapters on disk: PEFT's own files, so that PEFT alone can load them, and `affetto.json` with the facts.
+
+Loading is strict. A key that is missing, unknown or of the wrong shape is named; an adapter that changes nothing,
+belongs to another base, or was made by a method whose change is not s·B·A is refused.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from affetto.adapters.bank import AdapterBank, delta_norm, target_pattern
+from affetto.errors import AdapterError
+from affetto.files import read_json, write_json
+
+CONFIG, WEIGHTS, FACTS = "adapter_config.json", "adapter_model.safetensors", "affetto.json"
+_PREFIX = "base_model.model."
+_KEY = re.compile(r"base_model\.model\.(?P<site>.+)\.lora_(?P<factor>[AB])\.weight")
+_CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+_OTHER_METHODS = {
+    "use_dora": "DoRA",
+    "modules_to_save": "whole modules",
+    "alora_invocation_tokens": "aLoRA",
+    "lora_bias": "biases of B",
+    "use_qalora": "QALoRA",
+    "use_bdlora": "BD-LoRA",
+    "kasa_config": "KaSA",
+    "monteclora_config": "MonteCLoRA",
+    "arrow_config": "Arrow",
+    "trainable_token_indices": "trained tokens",
+    "target_parameters": "bare parameters",
+    "layer_replication": "replicated layers",
+}
+"""PEFT's keys whose change of the weights isn't s·B·A of linear layers."""
+_CODEC = "codec_model."
+_PEFT_DEFAULT = 8
+"""Of both rank and alpha."""
+
+
+@dataclass(frozen=True)
+class AdapterFile:
+    """An adapter as read from disk."""
+
+    folder: Path
+    tensors: dict[str, tuple[Tensor, Tensor]]
+    """(A (R, in), B (out, R)) by site."""
+    scales: dict[str, float]
+    config: dict[str, Any] = field(default_factory=dict)
+    """`adapter_config.json`."""
+    facts: dict[str, Any] = field(default_factory=dict)
+    """`affetto.json`, empty for adapters made elsewhere."""
+
+    @property
+    def base_hash(self) -> str | None:
+        """Hash of the base's weights that the adapter was trained on, if it says."""
+        base = self.facts.get("base")
+        value = base.get("hash") if isinstance(base, dict) else None
+        return value if isinstance(value, str) else None
+
+    @property
+    def recommended_intensity(self) -> float:
+        """The intensity that its training chose, which may be 0; 1 where it chose none."""
+        value = self.facts.get("recommended_intensity")
+        return 1.0 if value is None else float(value)
+
+
+def save_adapter(folder: Path, bank: AdapterBank, name: str, base_id: str, facts: Mapping[str, Any]) -> None:
+    """Write adapter `name` as `folder`, which replaces an older one as a whole.
+
+    Layers that the adapter doesn't have are left out, layers of other ranks or scales are written as PEFT's patterns.
+    """
+    layers = {site: (a_RI, b_OR, scale) for site, a_RI, b_OR, scale in bank.factors(name) if a_RI.shape[0]}
+    assert layers, f"adapter {name!r} has no layers"
+    tensors = {}
+    for site, (a_RI, b_OR, _) in layers.items():
+        tensors[f"{_PREFIX}{site}.lora_A.weight"] = a_RI.detach().cpu().float().contiguous()
+        tensors[f"{_PREFIX}{site}.lora_B.weight"] = b_OR.detach().cpu().float().contiguous()
+    config = _peft_config(bank, base_id, {site: (a_RI.shape[0], scale) for site, (a_RI, _, scale) in layers.items()})
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        save_file(tensors, temporary / WEIGHTS, metadata={"format": "pt"})
+        write_json(temporary / CONFIG, config)
+        write_json(temporary / FACTS, dict(facts))
+        temporary.chmod(0o755)
+        replace_folder(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def replace_folder(new: Path, old: Path) -> None:
+    """Put the complete folder `new` where `old` is, by renaming; where that fails `old` is as it was."""
+    if old.exists():
+        aside = Path(tempfile.mkdtemp(prefix=f".{old.name}.old.", dir=old.parent))
+        old.rename(aside / "was")
+        try:
+            new.rename(old)
+        except BaseException:
+            (aside / "was").rename(old)
+            aside.rmdir()
+            raise
+        shutil.rmtree(aside, ignore_errors=True)
+    else:
+        new.rename(old)
+
+
+def read_adapter(folder: Path) -> AdapterFile:
+    """Read an adapter folder, affetto's or any PEFT LoRA; its fit to a base is checked by `insert_adapter`."""
+    if not (folder / CONFIG).is_file():
+        raise AdapterError(
+            f"{folder}: no {CONFIG} here. Give the folder that holds it, such as emotion_models/happy/best"
+        )
+    config = _read_object(folder / CONFIG)
+    _refuse_other_methods(folder, config)
+    if not (folder / WEIGHTS).is_file():
+        raise AdapterError(
+            f"{folder}: no {WEIGHTS} here; save the adapter as safetensors (pickled .bin files are not read)"
+        )
+    try:
+        stored = load_file(folder / WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise AdapterError(f"{folder / WEIGHTS} can't be read ({error}); copy or train the adapter again") from error
+    halves: dict[str, dict[str, Tensor]] = {}
+    unknown = []
+    for key, tensor in stored.items():
+        match = _KEY.fullmatch(key)
+        if match is None:
+            unknown.append(key)
+        else:
+            halves.setdefault(match["site"], {})[match["factor"]] = tensor
+    unknown += [f"{site} (half)" for site, pair in halves.items() if len(pair) != 2]
+    if unknown:
+        raise AdapterError(f"{folder}: {len(unknown)} tensors are not LoRA of linear layers: {_listed(unknown)}")
+    tensors = {site: (pair["A"], pair["B"]) for site, pair in halves.items()}
+    _check_ranks(folder, config, tensors)
+    scales = {site: _scale(config, site, a_RI.shape[0]) for site, (a_RI, _) in tensors.items()}
+    facts = _read_object(folder / FACTS) if (folder / FACTS).is_file() else {}
+    return AdapterFile(folder, tensors, scales, config, facts)
+
+
+def insert_adapter(
+    bank: AdapterBank, name: str, adapter: AdapterFile, base_hash: str, allow_other_base: bool = False
+) -> None:
+    """Put `adapter` into the bank as `name`, or say exactly why it doesn't fit."""
+    where = adapter.folder
+    if adapter.base_hash is not None and adapter.base_hash != base_hash and not allow_other_base:
+        trained = adapter.facts.get("base", {}).get("id", "another base")
+        raise AdapterError(
+            f"{where} was trained on {trained} with weights {adapter.base_hash[:12]}, but the loaded base has "
+            f"{base_hash[:12]}. Load that base, or allow another base explicitly"
+        )
+    # PEFT's plain target names adapt the codec inside CSM too, which no training reaches: those layers change nothing.
+    dead = {site for site, (a, b) in adapter.tensors.items() if site.startswith(_CODEC) and not (a.any() and b.any())}
+    tensors = {site: pair for site, pair in adapter.tensors.items() if site not in dead}
+    outside = sorted(set(tensors) - set(bank.sites))
+    if outside:
+        raise AdapterError(
+            f"{where}: {len(outside)} layers are not in this base or not adapted here: {_listed(outside)}"
+        )
+    missing = [site for site in bank.sites if site not in tensors and _is_target(adapter.config, site)]
+    if missing:
+        raise AdapterError(f"{where}: {len(missing)} layers of its target_modules have no tensors: {_listed(missing)}")
+    wrong = []
+    for site, (a_RI, b_OR) in tensors.items():
+        out_features, in_features = bank.sites[site].layer.weight.shape
+        if a_RI.shape[1] != in_features or b_OR.shape[0] != out_features or a_RI.shape[0] != b_OR.shape[1]:
+            wrong.append(
+                f"{site}: A {tuple(a_RI.shape)}, B {tuple(b_OR.shape)} for a layer {out_features}x{in_features}"
+            )
+    if wrong:
+        raise AdapterError(f"{where}: shapes don't fit: {_listed(wrong)}")
+    norms = [delta_norm(a_RI, b_OR, adapter.scales[site]) for site, (a_RI, b_OR) in tensors.items()]
+    if not all(map(math.isfinite, norms)):
+        raise AdapterError(f"{where}: some of its weights are NaN or infinite; train or copy the adapter again")
+    if not any(norms):
+        raise AdapterError(f"{where}: this adapter changes nothing (its B·A is zero); it was never trained")
+    bank.insert(name, tensors, adapter.scales)
+
+
+def _peft_config(bank: AdapterBank, base_id: str, layers: Mapping[str, tuple[int, float]]) -> dict[str, Any]:
+    """`layers` are (rank, scale) by site. The commonest are the adapter's own, the others go into patterns."""
+    ranks = {site: rank for site, (rank, _) in layers.items()}
+    # Twelve digits undo the rounding of alpha / rank · rank.
+    alphas = {site: float(f"{scale * rank:.12g}") for site, (rank, scale) in layers.items()}
+    rank, alpha = (Counter(values.values()).most_common(1)[0][0] for values in (ranks, alphas))
+    leaves = tuple(dict.fromkeys(site.rpartition(".")[2] for site in layers))
+    pattern = target_pattern(leaves)
+    is_whole = all(site in layers for site in bank.sites if re.fullmatch(pattern, site))
+    return {
+        "peft_type": "LORA",
+        "task_type": None,
+        "base_model_name_or_path": base_id,
+        "inference_mode": True,
+        "r": rank,
+        "lora_alpha": int(alpha) if alpha.is_integer() else alpha,
+        "rank_pattern": {re.escape(site): value for site, value in ranks.items() if value != rank},
+        "alpha_pattern": {re.escape(site): value for site, value in alphas.items() if value != alpha},
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "init_lora_weights": True,
+        "use_rslora": False,
+        "use_dora": False,
+        "target_modules": pattern if is_whole else list(layers),
+        "modules_to_save": None,
+    }
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        value = read_json(path)
+    except (OSError, ValueError) as error:
+        raise AdapterError(f"{path} can't be read ({error}); copy or train the adapter again") from error
+    if not isinstance(value, dict):
+        raise AdapterError(f"{path} is not a JSON object; copy or train the adapter again")
+    return value
+
+
+def _refuse_other_methods(folder: Path, config: Mapping[str, Any]) -> None:
+    kind = config.get("peft_type")
+    if kind != "LORA":
+        raise AdapterError(f"{folder}: peft_type is {kind!r}; affetto blends plain LoRA only")
+    init = str(config.get("init_lora_weights", True)).lower()
+    if any(init.startswith(name) for name in _CHANGES_BASE):
+        raise AdapterError(
+            f"{folder}: initialised by {init}, which changes the base's weights; convert it to plain LoRA first"
+        )
+    for key, name in _OTHER_METHODS.items():
+        if config.get(key):
+            raise AdapterError(f"{folder}: it carries {name}, which is not s·B·A; merge it or train plain LoRA")
+    if config.get("bias", "none") != "none":
+        raise AdapterError(f"{folder}: it trained biases too (bias={config['bias']!r}), which the bank doesn't blend")
+
+
+def _check_ranks(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, tuple[Tensor, Tensor]]) -> None:
+    """PEFT divides alpha by the rank that the configuration names, so tensors of another one would speak too loudly."""
+    wrong = []
+    for site, (a_RI, b_OR) in tensors.items():
+        rank = _by_pattern(config.get("rank_pattern") or {}, site, config.get("r", _PEFT_DEFAULT))
+        if a_RI.ndim != 2 or b_OR.ndim != 2 or not a_RI.shape[0] == b_OR.shape[1] == rank:
+            wrong.append(f"{site}: A {tuple(a_RI.shape)}, B {tuple(b_OR.shape)} for rank {rank}")
+    if wrong:
+        raise AdapterError(f"{folder}: {len(wrong)} layers don't have the rank that {CONFIG} says: {_listed(wrong)}")
+
+
+def _scale(config: Mapping[str, Any], site: str, rank: int) -> float:
+    alpha = float(_by_pattern(config.get("alpha_pattern") or {}, site, config.get("lora_alpha", _PEFT_DEFAULT)))
+    return alpha / (rank**0.5 if config.get("use_rslora") else rank)
+
+
+def _is_target(config: Mapping[str, Any], site: str) -> bool:
+    """Whether PEFT would adapt the layer; one that isn't stored then was lost."""
+    from peft import LoraConfig
+    from peft.tuners.tuners_utils import check_target_module_exists
+
+    keys = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern")
+    chosen = {key: config[key] for key in keys if config.get(key) is not None}
+    return bool(chosen.get("target_modules")) and bool(check_target_module_exists(LoraConfig(**chosen), site))
+
+
+def _by_pattern(patterns: Mapping[str, Any], site: str, default: Any) -> Any:
+    for pattern, value in patterns.items():
+        if re.fullmatch(rf"(.*\.)?({pattern})", site):
+            return value
+    return default
+
+
+def _listed(names: list[str], most: int = 6) -> str:
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

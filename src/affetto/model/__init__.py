@@ -1,0 +1,1 @@
+"""Bases: loading, rows, batches and logits."""

@@ -1,0 +1,299 @@
+"""Speaking against transformers' `generate`, teacher-forced logits and the softmax itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from torch import Tensor
+
+from affetto.adapters.bank import AdapterBank
+from affetto.errors import ConfigError
+from affetto.model.base import Base
+from affetto.model.batch import Row, Turn, collate
+from affetto.speak import generation
+from affetto.speak.generation import Request, Spoken, frame_cap, generate
+
+TEXTS = ["the silver key", "a", "a much longer line about rivers"]
+UNSPOKEN = [256, 257, 258]
+"""In the vocabulary, but not in the codec."""
+
+
+def _requests(base: Base, texts: list[str] = TEXTS, **fields: object) -> list[Request]:
+    return [Request(base.prompt_ids(text, index), **({"max_frames": 7} | fields)) for index, text in enumerate(texts)]  # type: ignore[arg-type]
+
+
+def _context(make_row: Callable[..., Row]) -> tuple[Turn, ...]:
+    return make_row(11, frames=(3, 2)).turns
+
+
+def _codes(spoken: list[Spoken]) -> list[list[list[int]]]:
+    return [one.codes_TK.tolist() for one in spoken]
+
+
+@torch.no_grad()
+def _by_transformers(base: Base, requests: list[Request], num_frames: int) -> list[list[list[int]]]:
+    """Greedy codes by `CsmForConditionalGeneration.generate` on left-padded input embeddings."""
+    embeds = []
+    for request in requests:
+        parts: list[Tensor] = []
+        for turn in (*request.context, Turn(request.text_ids, None)):
+            parts.append(base.model.embed_text_tokens(torch.tensor(turn.text_ids)))
+            if turn.codes_TK is not None:
+                frames = np.concatenate([turn.codes_TK, np.zeros((1, 8), dtype=np.int64)])
+                parts.append(base.model.backbone_model.embed_tokens(torch.from_numpy(frames)[None])[0])
+        embeds.append(torch.cat(parts))
+    width = max(map(len, embeds))
+    padded = torch.stack([torch.nn.functional.pad(e, (0, 0, width - len(e), 0)) for e in embeds])
+    mask = torch.stack([torch.arange(width) >= width - len(e) for e in embeds]).long()
+    said = base.model.generate(
+        inputs_embeds=padded, attention_mask=mask, do_sample=False, depth_decoder_do_sample=False,
+        max_new_tokens=num_frames, suppress_tokens=UNSPOKEN, depth_decoder_suppress_tokens=UNSPOKEN,
+    )  # fmt: skip
+    return said.tolist()
+
+
+@pytest.mark.parametrize("has_context", [False, True])
+def test_greedy_codes_are_those_of_transformers(
+    tiny_base: Base, make_row: Callable[..., Row], has_context: bool
+) -> None:
+    requests = _requests(tiny_base, temperature=0.0)
+    if has_context:
+        requests[1] = replace(requests[1], context=_context(make_row))
+    together = _codes(generate(tiny_base, requests))
+    assert together == _by_transformers(tiny_base, requests, 7)
+    for request, codes in zip(requests, together, strict=True):
+        assert [codes] == _by_transformers(tiny_base, [request], 7)
+        assert _codes(generate(tiny_base, [request])) == [codes]
+    assert all(len({tuple(frame) for frame in codes}) > 2 for codes in together), "speech that never changes"
+    if has_context:
+        plain = replace(requests[1], context=())
+        assert _codes(generate(tiny_base, [plain])) != [together[1]]
+
+
+@torch.no_grad()
+def test_pitfall_06_greedy_codes_are_the_best_of_the_teacher_forced_logits(
+    tiny_base: Base, make_row: Callable[..., Row]
+) -> None:
+    request = replace(_requests(tiny_base, temperature=0.0)[0], context=_context(make_row))
+    codes = generate(tiny_base, [request])[0].codes_TK
+    row = Row("spoken", (*request.context, Turn(request.text_ids, codes)))
+    logits = tiny_base.network(collate([row], 8))
+    assert codes[:, 0].tolist() == logits.c0_NV[:-1, :256].argmax(1).tolist()
+    assert codes[:, 1:].tolist() == logits.depth_MJV[:-1, :, :256].argmax(2).tolist()
+
+
+def test_the_same_seed_says_the_same_whatever_the_neighbours(tiny_base: Base) -> None:
+    requests = [replace(request, seed=5 + i, temperature=1.0) for i, request in enumerate(_requests(tiny_base))]
+    together = _codes(generate(tiny_base, requests))
+    assert together == _codes(generate(tiny_base, requests))
+    assert together == [_codes(generate(tiny_base, [request]))[0] for request in requests]
+    assert together[::-1] == _codes(generate(tiny_base, requests[::-1]))
+    assert together == _codes(generate(tiny_base, requests, batch_size=2))
+    assert _codes(generate(tiny_base, [replace(requests[0], seed=99)])) != [together[0]]
+
+
+def test_pitfall_10_sampling_settings_do_not_stick(tiny_base: Base) -> None:
+    plain = _requests(tiny_base, TEXTS[:1], temperature=1.0, seed=3)[0]
+    settings = [plain, replace(plain, temperature=0.0), replace(plain, temperature=2.5), replace(plain, top_k=2)]
+    alone = [_codes(generate(tiny_base, [request]))[0] for request in settings]
+    assert len({str(codes) for codes in alone}) == 4, "settings that change nothing prove nothing"
+    assert _codes(generate(tiny_base, settings)) == alone
+    again = [_codes(generate(tiny_base, [request]))[0] for request in reversed(settings)]
+    assert again[::-1] == alone
+
+
+def _sampling(base: Base, num_draws: int, **fields: object) -> generation._Sampling:
+    requests = [Request((0, 1), max_frames=1, **fields)] * num_draws  # type: ignore[arg-type]
+    return generation._Sampling(requests, base.network, base.device)
+
+
+@pytest.mark.parametrize(("temperature", "top_k"), [(1.0, 0), (0.6, 0), (1.7, 5)])
+def test_codes_are_drawn_as_the_softmax_says(tiny_base: Base, temperature: float, top_k: int) -> None:
+    """Chi-square over 20,000 draws of a fixed state; codes expected fewer than 5 times are one class."""
+    num_draws = 20_000
+    logits_V = 2.0 * torch.randn(259, generator=torch.Generator().manual_seed(1))
+    uniform_B = torch.rand(num_draws, generator=torch.Generator().manual_seed(2))
+    sampling = _sampling(tiny_base, num_draws, temperature=temperature, top_k=top_k)
+    drawn = sampling.pick(logits_V.expand(num_draws, -1), uniform_B)
+    scores = logits_V[:256].double() / temperature
+    if top_k:
+        scores[scores < scores.sort().values[-top_k]] = -torch.inf
+    expected = scores.softmax(0).numpy() * num_draws
+    counts = np.bincount(drawn.numpy(), minlength=256)
+    assert counts[expected == 0].sum() == 0
+    rare = expected < 5
+    observed = np.append(counts[~rare], counts[rare].sum())
+    wanted = np.append(expected[~rare], expected[rare].sum())
+    if wanted[-1] == 0:
+        observed, wanted = observed[:-1], wanted[:-1]
+    assert len(wanted) >= 5
+    assert stats.chisquare(observed, wanted).pvalue > 1e-3
+
+
+def test_the_speech_of_many_seeds_follows_the_first_softmax(tiny_base: Base) -> None:
+    """The whole road: codebook zero of the first frame over 400 seeds, in four classes of equal probability."""
+    base_request = _requests(tiny_base, TEXTS[:1], max_frames=1, temperature=1.0)[0]
+    spoken = generate(tiny_base, [replace(base_request, seed=seed) for seed in range(400)], batch_size=400)
+    with torch.no_grad():
+        row = Row("", (Turn(base_request.text_ids, np.zeros((0, 8), dtype=np.int64)),))
+        shares = tiny_base.network(collate([row], 8)).c0_NV[0, :256].double().softmax(0)
+    ranked = shares.argsort(descending=True)
+    classes = torch.zeros(256, dtype=torch.int64)
+    classes[ranked] = (shares[ranked].cumsum(0) * 4 * 0.999999).long()
+    # An end frame in the first place leaves no codes; it is far too rare here to matter.
+    drawn = [int(classes[one.codes_TK[0, 0]]) for one in spoken if len(one.codes_TK)]
+    assert len(drawn) >= 399
+    wanted = torch.bincount(classes, weights=shares, minlength=4).numpy() * len(drawn)
+    assert stats.chisquare(np.bincount(drawn, minlength=4), wanted).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("uniform", [0.0, 1.0 - 2.0**-24, 1.0])
+def test_the_ends_of_the_dice_draw_nothing_impossible(tiny_base: Base, uniform: float) -> None:
+    logits_BV = torch.full((1, 259), -torch.inf)
+    logits_BV[0, [3, 200]] = torch.tensor([1.0, 2.0])
+    logits_BV[0, 256:] = 50.0
+    drawn = _sampling(tiny_base, 1, temperature=1.0).pick(logits_BV, torch.tensor([uniform]))
+    assert drawn.tolist() == [3 if uniform == 0 else 200]
+
+
+def test_limits_of_temperature_and_top_k(tiny_base: Base) -> None:
+    request = _requests(tiny_base, TEXTS[:1], seed=4)[0]
+    greedy = _codes(generate(tiny_base, [replace(request, temperature=0.0)]))
+    assert _codes(generate(tiny_base, [replace(request, temperature=1e-5)])) == greedy
+    assert _codes(generate(tiny_base, [replace(request, temperature=1.0, top_k=1)])) == greedy
+    every = _codes(generate(tiny_base, [replace(request, temperature=1.0, top_k=256)]))
+    assert every == _codes(generate(tiny_base, [replace(request, temperature=1.0)]))
+    assert every != greedy
+    hot = generate(tiny_base, [replace(request, temperature=1e6, max_frames=30)])[0].codes_TK
+    assert len(np.unique(hot)) > 80, "at a boundless temperature all codes are alike"
+    assert hot.max() < 256
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"temperature": -0.1}, "temperature must be 0"),
+        ({"temperature": float("nan")}, "temperature must be 0"),
+        ({"temperature": float("inf")}, "temperature must be 0"),
+        ({"top_k": -1}, "top_k must be 0"),
+        ({"gate": (float("nan"),)}, "intensities must be numbers"),
+    ],
+)
+def test_settings_out_of_range_are_refused(fields: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Request((0, 1), max_frames=3, **fields)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def scripted(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[int, int]], None]:
+    """Let the row whose seed is S end at frame `ends[S]`: all codes but the last are zero there."""
+
+    def script(ends: dict[int, int]) -> None:
+        state = {"frame": 0}
+
+        def frame(_network: object, _state_BD: Tensor, sampling: generation._Sampling) -> Tensor:
+            seeds = [die.initial_seed() for die in sampling.dice]
+            codes = torch.full((len(seeds), 8), 9)
+            for b, seed in enumerate(seeds):
+                if ends.get(seed) == state["frame"]:
+                    codes[b, :-1] = 0
+            state["frame"] += 1
+            return codes
+
+        monkeypatch.setattr(generation, "_frame", frame)
+
+    return script
+
+
+def test_the_end_frame_stops_and_is_trimmed(tiny_base: Base, scripted: Callable[[dict[int, int]], None]) -> None:
+    """As transformers stops: on all codebooks but the last. Rows end for themselves; nothing after the end is kept."""
+    scripted({0: 3, 1: 0, 2: 5})
+    requests = [replace(request, seed=i, max_frames=20) for i, request in enumerate(_requests(tiny_base))]
+    spoken = generate(tiny_base, requests)
+    assert [len(one.codes_TK) for one in spoken] == [3, 0, 5]
+    assert [one.hit_cap for one in spoken] == [False] * 3
+    assert all((one.codes_TK == 9).all() for one in spoken)
+    assert all(one.codes_TK.shape[1] == 8 and one.codes_TK.dtype == np.int64 for one in spoken)
+
+
+@pytest.mark.parametrize(("end", "length", "hit_cap"), [(3, 3, False), (4, 4, True), (5, 4, True), (99, 4, True)])
+@pytest.mark.parametrize("has_neighbour", [False, True])
+def test_the_frame_cap_ends_and_is_told(
+    tiny_base: Base,
+    scripted: Callable[[dict[int, int]], None],
+    end: int,
+    length: int,
+    hit_cap: bool,
+    has_neighbour: bool,
+) -> None:
+    """A longer neighbour lets the batch run on; what is said of the row stays the same."""
+    scripted({0: end, 1: 8})
+    requests = [replace(_requests(tiny_base)[0], seed=0, max_frames=4)]
+    if has_neighbour:
+        requests.append(replace(requests[0], seed=1, max_frames=12))
+    spoken = generate(tiny_base, requests)[0]
+    assert (len(spoken.codes_TK), spoken.hit_cap) == (length, hit_cap)
+
+
+def test_stopping_does_without_what_comes_after(tiny_base: Base, scripted: Callable[[dict[int, int]], None]) -> None:
+    scripted({0: 2})
+    forward, calls = tiny_base.network.backbone.forward, []
+    tiny_base.network.backbone.forward = lambda **inputs: calls.append(1) or forward(**inputs)
+    generate(tiny_base, [replace(_requests(tiny_base)[0], seed=0, max_frames=50)])
+    assert len(calls) == 3
+
+
+def test_an_end_that_the_model_itself_finds(tiny_base: Base) -> None:
+    """With heads that always say zero the first frame is the end."""
+    with torch.no_grad():
+        tiny_base.model.lm_head.weight.zero_()
+        tiny_base.model.depth_decoder.codebooks_head.weight.zero_()
+    spoken = generate(tiny_base, _requests(tiny_base, temperature=0.0))
+    assert [len(one.codes_TK) for one in spoken] == [0, 0, 0]
+    assert not any(one.hit_cap for one in spoken)
+
+
+def test_intensity_zero_is_the_base_bit_for_bit(tiny_base: Base) -> None:
+    requests = _requests(tiny_base, temperature=1.0, seed=1)
+    before = _codes(generate(tiny_base, requests))
+    bank = AdapterBank(tiny_base.model, tiny_base.network.gates)
+    bank.add("happy", rank=4, alpha=16.0, seed=0)
+    with torch.no_grad():
+        for _, _, b_OR, _ in bank.factors("happy"):
+            b_OR.normal_(std=0.1)
+    assert _codes(generate(tiny_base, [replace(request, gate=(0.0,)) for request in requests])) == before
+    assert _codes(generate(tiny_base, requests)) == before
+    # Requests without a gate may sit beside one that has one.
+    mixed = [requests[0], replace(requests[1], gate=(1.0,)), requests[2]]
+    after = _codes(generate(tiny_base, mixed))
+    assert [after[0], after[2]] == [before[0], before[2]]
+    assert after[1] != before[1]
+    assert after[1] == _codes(generate(tiny_base, [mixed[1]]))[0]
+
+
+def test_train_mode_and_checkpointing_do_not_reach_the_voice(tiny_base: Base) -> None:
+    requests = _requests(tiny_base, temperature=0.0)
+    before = _codes(generate(tiny_base, requests))
+    tiny_base.network.enable_checkpointing()
+    tiny_base.network.train()
+    assert _codes(generate(tiny_base, requests)) == before
+    assert tiny_base.network.training, "the mode is as it was"
+
+
+def test_progress_counts_requests(tiny_base: Base) -> None:
+    told: list[int] = []
+    generate(tiny_base, _requests(tiny_base, max_frames=1), batch_size=2, on_progress=told.append)
+    assert told == [2, 1]
+    assert generate(tiny_base, []) == []
+
+
+def test_frame_cap_grows_with_the_text() -> None:
+    assert frame_cap("", 12.5) == 19
+    assert frame_cap("x" * 100, 12.5) == 244
+    assert all(a <= b for a, b in pairwise(frame_cap("x" * n, 12.5) for n in range(50)))

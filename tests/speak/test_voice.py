@@ -1,0 +1,186 @@
+"""The library's speaking interface: loading, blending, prompts, sound, and errors that say what to do."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from affetto.adapters.bank import AdapterBank
+from affetto.adapters.peft_files import save_adapter
+from affetto.errors import AdapterError, BaseModelError, ConfigError
+from affetto.model.base import Base, load_base
+from affetto.speak.voice import Voice, speak_to_file
+
+
+@pytest.fixture(scope="module")
+def models(tiny_base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Adapters of two emotions, on different layers."""
+    folder = tmp_path_factory.mktemp("emotion_models")
+    told = {"happy": {"prompt_template": "be glad: {text}", "recommended_intensity": 0.5}, "sad": {}}
+    targets = {"happy": ("q_proj", "down_proj"), "sad": ("v_proj", "inputs_embeds_projector")}
+    for seed, name in enumerate(told):
+        base = load_base(str(tiny_base_folder))
+        bank = AdapterBank(base.model, base.network.gates, targets[name])
+        bank.add(name, rank=2, alpha=8.0, seed=seed)
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for _, _, b_OR, _ in bank.factors(name):
+                b_OR.normal_(std=0.2, generator=generator)
+        save_adapter(
+            folder / name / "best", bank, name, base.id, {"base": {"id": "tiny", "hash": base.hash}, **told[name]}
+        )
+    return folder
+
+
+@pytest.fixture
+def voice(tiny_base: Base, models: Path) -> Voice:
+    made = Voice(tiny_base)
+    for name in ("happy", "sad"):
+        made.load_adapter(name, models / name / "best")
+    return made
+
+
+def test_speech_is_float32_at_the_codecs_rate(voice: Voice) -> None:
+    samples, rate = voice.speak("a", "happy", seed=3)
+    assert rate == voice.codec.sample_rate == 24_000
+    assert samples.dtype == np.float32
+    assert samples.ndim == 1
+    assert len(samples) % 1920 == 0
+    assert len(samples) >= 1920
+    assert np.abs(samples).max() <= 1.0
+    assert samples.std() > 1e-4
+    again, _ = voice.speak("a", "happy", seed=3)
+    assert np.array_equal(samples, again)
+
+
+def test_emotions_change_the_speech_and_intensity_zero_does_not(voice: Voice, tiny_base_folder: Path) -> None:
+    def codes(of: Voice, *wishes: tuple[str | dict[str, float] | None, float]) -> list[str]:
+        requests = [of.request("a", emotion, intensity=intensity, seed=1) for emotion, intensity in wishes]
+        return [str(spoken.codes_TK.tolist()) for spoken in of.generate(requests)]
+
+    (base,) = codes(Voice.load(str(tiny_base_folder)), (None, 1.0))
+    silent = codes(voice, (None, 1.0), ("happy", 0.0), ({"happy": 0.7, "sad": 0.3}, 0.0))
+    assert silent == [base] * 3
+    said = codes(voice, ("happy", 1.0), ("sad", 1.0), ({"happy": 0.5, "sad": 0.5}, 1.0))
+    assert len({base, *said}) == 4
+
+
+def test_adapters_of_different_layers_share_a_bank(voice: Voice) -> None:
+    assert voice.emotions == ("happy", "sad")
+    assert voice.bank is not None
+    assert voice.bank.delta_norm("happy") > 0
+    assert voice.bank.delta_norm("sad") > 0
+
+
+def test_intensities_scale_what_training_recommends(voice: Voice) -> None:
+    assert voice.request("a", "happy").gate == (0.5, 0.0)
+    assert voice.request("a", "happy", intensity=0.9).gate == pytest.approx((0.9, 0.0))
+    assert voice.request("a", {"happy": 0.6, "sad": 0.4}).gate == pytest.approx((0.3, 0.4))
+    assert voice.request("a", {"happy": 0.6, "sad": 0.4}, intensity=2.0).gate == pytest.approx((1.2, 0.8))
+    assert voice.request("a").gate == (0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("emotion", "options", "wording"),
+    [
+        ("happy", {}, "be glad: the key"),
+        ("sad", {}, "the key"),
+        (None, {}, "the key"),
+        ("happy", {"cued": False}, "the key"),
+        ("happy", {"intensity": 0.0}, "the key"),
+        ({"happy": 0.9, "sad": 0.1}, {}, "be glad: the key"),
+        ({"happy": 0.1, "sad": 0.9}, {}, "the key"),
+    ],
+)
+def test_the_prompt_is_that_of_the_strongest_emotion(
+    voice: Voice, emotion: str | dict[str, float] | None, options: dict[str, object], wording: str
+) -> None:
+    request = voice.request("the key", emotion, speaker=12, **options)  # type: ignore[arg-type]
+    assert request.text_ids == voice.base.prompt_ids(wording, 12)
+
+
+def test_the_cap_is_of_the_text_and_not_of_the_cue(voice: Voice) -> None:
+    assert voice.request("the key", "happy").max_frames == voice.request("the key").max_frames
+
+
+def test_a_voice_may_be_given_a_trained_bank(tiny_base: Base) -> None:
+    bank = AdapterBank(tiny_base.model, tiny_base.network.gates)
+    bank.add("calm", rank=2, alpha=2.0, seed=0)
+    request = Voice(tiny_base, bank).request("the key", "calm")
+    assert request.gate == (1.0,)
+    assert request.text_ids == tiny_base.prompt_ids("the key", 0)
+
+
+def test_requests_made_before_an_adapter_was_loaded_still_speak(tiny_base: Base, models: Path) -> None:
+    voice = Voice(tiny_base)
+    plain = voice.request("a key", seed=1)
+    before = voice.generate([plain])[0].codes_TK.tolist()
+    voice.load_adapter("happy", models / "happy" / "best")
+    happy = voice.request("a key", "happy", seed=1)
+    alone = voice.generate([happy])[0].codes_TK.tolist()
+    voice.load_adapter("sad", models / "sad" / "best")
+    both = voice.generate([plain, happy])
+    assert [one.codes_TK.tolist() for one in both] == [before, alone]
+
+
+def test_unknown_emotions_name_those_that_are_loaded(voice: Voice, tiny_base_folder: Path) -> None:
+    with pytest.raises(AdapterError, match=r"no adapter is loaded for angry; loaded: happy, sad"):
+        voice.request("a", "angry")
+    with pytest.raises(AdapterError, match=r"for angry, bored; loaded"):
+        voice.speak("a", {"angry": 0.5, "happy": 0.2, "bored": 0.3})
+    with pytest.raises(AdapterError, match="loaded: none"):
+        Voice.load(str(tiny_base_folder)).request("a", "happy")
+
+
+def test_settings_out_of_range_are_refused(voice: Voice) -> None:
+    with pytest.raises(ConfigError, match="temperature"):
+        voice.speak("a", temperature=-1.0)
+    with pytest.raises(ConfigError, match="intensities"):
+        voice.request("a", "happy", intensity=float("nan"))
+
+
+def test_loading_twice_or_from_nowhere_is_refused(voice: Voice, models: Path, tmp_path: Path) -> None:
+    with pytest.raises(AdapterError, match="already an adapter named 'happy'"):
+        voice.load_adapter("happy", models / "happy" / "best")
+    with pytest.raises(AdapterError, match=r"no adapter_config\.json"):
+        voice.load_adapter("angry", tmp_path)
+    assert voice.emotions == ("happy", "sad")
+
+
+def test_adapters_of_another_base_are_refused_unless_allowed(tiny_base: Base, models: Path, tmp_path: Path) -> None:
+    import shutil
+
+    folder = Path(shutil.copytree(models / "happy" / "best", tmp_path / "best"))
+    (folder / "affetto.json").write_text(json.dumps({"base": {"id": "other", "hash": "0" * 64}}))
+    voice = Voice(tiny_base)
+    with pytest.raises(AdapterError, match="trained on other"):
+        voice.load_adapter("happy", folder)
+    voice.load_adapter("happy", folder, allow_other_base=True)
+    assert voice.emotions == ("happy",)
+
+
+def test_speaking_into_a_file(tiny_base_folder: Path, models: Path, tmp_path: Path) -> None:
+    out = tmp_path / "said.wav"
+    speak_to_file("a key", {"happy": 1.0}, out, base=str(tiny_base_folder), models=models, seed=2)
+    samples, rate = soundfile.read(out, dtype="float32")
+    voice = Voice.load(str(tiny_base_folder))
+    voice.load_adapter("happy", models / "happy" / "best")
+    expected, expected_rate = voice.speak("a key", "happy", seed=2)
+    assert rate == expected_rate
+    assert samples == pytest.approx(expected, abs=2.0**-15)
+
+
+def test_a_missing_adapter_says_how_to_train_it(tiny_base_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(AdapterError, match="affetto train --emotion angry"):
+        speak_to_file("a", {"angry": 1.0}, tmp_path / "x.wav", base=str(tiny_base_folder), models=tmp_path)
+    assert not (tmp_path / "x.wav").exists()
+
+
+def test_an_unknown_base_is_refused() -> None:
+    with pytest.raises(BaseModelError, match="no folder"):
+        Voice.load("nowhere")
