@@ -213,8 +213,9 @@ def test_pitfall_12_other_methods_are_refused(folder: Path, key: str, value: obj
 
 @pytest.mark.parametrize("value", [True, False, "gaussian", "eva", "orthogonal"])
 def test_initialisations_that_leave_the_base_alone_are_fine(folder: Path, value: object) -> None:
+    before = read_adapter(folder).scales
     _configure(folder, init_lora_weights=value)
-    read_adapter(folder)
+    assert read_adapter(folder).scales == before
 
 
 def test_patterns_and_rslora_set_the_scale(folder: Path) -> None:

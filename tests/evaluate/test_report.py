@@ -187,7 +187,7 @@ def row_of(page: Page, name: str) -> list[str]:
 
 
 def test_the_fixture_is_what_an_evaluation_writes():
-    validate_results(result())
+    assert validate_results(result()) == result()
 
 
 def test_sounds_play_back_with_their_length(page: Page):
@@ -350,7 +350,8 @@ def test_it_is_sound_html(page: Page):
 
 @pytest.mark.parametrize("given", [{"results": []}, {"facts": {}}, {"training_log": None}, {"frontier": None}])
 def test_what_is_missing_is_left_out(given: dict[str, Any], tmp_path: Path):
-    Page(written(tmp_path, [], **given))
+    page = Page(written(tmp_path, [], **given))
+    assert bool(page.find("table", class_="main")) == (given != {"results": []})
 
 
 def test_a_bare_evaluation_of_files_has_a_page(tmp_path: Path):

@@ -1,0 +1,39 @@
+# Sourced by the scripts: finds a Python in which everything that is needed can be imported, or makes one.
+
+# use_environment ROOT MODULE…  sets $python.
+use_environment() {
+    local root="$1" && shift
+    local candidate
+    for candidate in "${VIRTUAL_ENV:+$VIRTUAL_ENV/bin/python}" python3 "$root/.venv/bin/python"; do
+        if [[ -n "$candidate" ]] && command -v "$candidate" >/dev/null && imports "$candidate" "$@"; then
+            python="$(command -v "$candidate")"
+            return
+        fi
+    done
+    make_environment "$root" "$@"
+}
+
+# imports PYTHON MODULE…  The folder that we happen to be in doesn't count (-P, which Python has since 3.11).
+imports() {
+    local candidate="$1" && shift
+    "$candidate" -P - "$@" 2>/dev/null <<'EOF'
+import importlib.util, sys
+sys.exit(any(importlib.util.find_spec(module) is None for module in sys.argv[1:]))
+EOF
+}
+
+make_environment() {
+    local root="$1" && shift
+    if ! python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+        echo "affetto needs Python 3.11 or newer; python3 is $(python3 --version 2>&1 || echo missing)" >&2
+        return 1
+    fi
+    echo "setting up $root/.venv (once)" >&2
+    python3 -m venv "$root/.venv"
+    python="$root/.venv/bin/python"
+    "$python" -m pip install --quiet --disable-pip-version-check -r "$root/requirements-expressivity-finetuning.txt"
+    if [[ " $* " == *" pytest "* ]]; then
+        "$python" -m pip install --quiet --disable-pip-version-check -r "$root/requirements-test.txt"
+    fi
+    "$python" -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e "$root"
+}

@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# Sets itself up, then prepares clips, trains, evaluates and reports: one emotion, or all of the configuration.
+set -euo pipefail
+
+usage() {
+    cat <<'EOF'
+Usage: run_emotion_finetuning.sh [options]
+
+  --emotion NAME      train this emotion (default: all in the configuration); may be given again
+  --config FILE       settings (default: configs/emotion_specific_finetuning.yaml)
+  --base ID_OR_PATH   base model: miniature, a folder, or a hub id such as sesame/csm-1b
+  --data PATH         a manifest (.jsonl) or a folder of clips; may be given again
+  --output DIR        where emotion_models/ and evaluation_results/ go (default: here)
+  --gpu N             use this GPU
+  --skip-datasets     do not touch or check the data again: use what was prepared before
+  --skip-bad-clips    go on with the good clips where some are bad
+  --resume            go on where an interrupted run stopped
+  --help              this text
+
+The environment is used as it is where affetto can be imported; otherwise .venv is made beside this repository.
+EOF
+}
+
+wrong() {
+    echo "$1" >&2
+    usage >&2
+    exit 2
+}
+
+root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+config="$root/configs/emotion_specific_finetuning.yaml"
+options=()
+while (($#)); do
+    case "$1" in
+        --*=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" && continue ;;
+        --emotion | --base | --data | --output | --config | --gpu) [[ -n "${2:-}" ]] || wrong "$1 needs a value" ;;
+    esac
+    case "$1" in
+        --emotion | --base | --data | --output) options+=("$1" "$2") && shift 2 ;;
+        --config) config="$2" && shift 2 ;;
+        --gpu) export CUDA_VISIBLE_DEVICES="$2" && shift 2 ;;
+        --skip-datasets | --skip-bad-clips | --resume) options+=("$1") && shift ;;
+        --help | -h) usage && exit 0 ;;
+        *) wrong "unknown option $1" ;;
+    esac
+done
+
+# shellcheck source=scripts/environment.sh
+source "$root/scripts/environment.sh"
+use_environment "$root" affetto
+# Bash before 4.4 takes an empty array for an unset variable.
+exec "$python" -m affetto.cli run --config "$config" ${options[@]+"${options[@]}"}

@@ -1,0 +1,266 @@
+"""The command line. Each verb reads its options and calls one function of the library."""
+
+from __future__ import annotations
+
+import math
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from affetto.errors import AffettoError, ConfigError, Interrupted
+
+if TYPE_CHECKING:
+    from affetto.config import Config
+
+app = typer.Typer(
+    help="Teach a speech language model to speak with emotion, prove that it forgot nothing, and use it.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+miniature_app = typer.Typer(
+    help="The small world that affetto ships: corpus, codec, base and judges.", no_args_is_help=True
+)
+app.add_typer(miniature_app, name="miniature")
+
+Emotion = Annotated[
+    list[str] | None,
+    typer.Option("--emotion", "-e", help="An emotion of the configuration; repeat for several. Default: all."),
+]
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", "-c", help="YAML file with the run's settings.", exists=True, dir_okay=False)
+]
+BaseName = Annotated[
+    str | None, typer.Option("--base", help="Base model: miniature, a folder, or a hub id such as sesame/csm-1b.")
+]
+Data = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--data", help="A manifest (.jsonl) or a folder of clips; repeat for several. Default: the miniature's clips."
+    ),
+]
+Output = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", help="Folder for emotion_models/, evaluation_results/ and samples. Default: here."),
+]
+SkipBad = Annotated[bool, typer.Option("--skip-bad-clips", help="Go on with the good clips where some are bad.")]
+SkipDatasets = Annotated[
+    bool,
+    typer.Option("--skip-datasets", help="Don't touch or check the data again: use what was prepared before."),
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")]
+
+
+@app.command()
+def prepare(
+    emotion: Emotion = None, config: ConfigFile = None, base: BaseName = None, data: Data = None, output: Output = None,
+    skip_bad_clips: SkipBad = False,
+) -> None:  # fmt: skip
+    """Check the clips and code them for the base (cached: a second time takes seconds)."""
+    from affetto.pipeline import prepare_clips
+
+    settings, emotions = _settings(config, emotion, base=base, data=data, output_dir=output)
+    prepare_clips(settings, emotions, skip_bad_clips=skip_bad_clips)
+
+
+@app.command()
+def train(
+    emotion: Emotion = None, config: ConfigFile = None, base: BaseName = None, data: Data = None, output: Output = None,
+    skip_bad_clips: SkipBad = False, resume: Resume = False,
+) -> None:  # fmt: skip
+    """Train one adapter per emotion, with EWC, distillation and rehearsal."""
+    from affetto.pipeline import prepare_clips
+    from affetto.progress import say
+    from affetto.training.loop import train as train_emotion
+
+    settings, emotions = _settings(config, emotion, base=base, data=data, output_dir=output)
+    prepared = prepare_clips(settings, emotions, skip_bad_clips=skip_bad_clips)
+    for name in emotions:
+        folder = train_emotion(settings, name, prepared, resume=resume, command=_command())
+        say(f"{name}: {folder / 'best'}")
+
+
+@app.command()
+def evaluate(
+    emotion: Emotion = None, config: ConfigFile = None, base: BaseName = None, data: Data = None, output: Output = None,
+    judge: Annotated[
+        list[str] | None,
+        typer.Option("--judge", help="emotion=ID_OR_FOLDER, words=… or quality=…; `none` switches one off."),
+    ] = None,
+    intensity: Annotated[
+        float | None, typer.Option(help="Strength of the adapter. Default: what its training recommends.")
+    ] = None,
+    skip_bad_clips: SkipBad = False,
+) -> None:  # fmt: skip
+    """Speak held-out sentences with base and adapter, and score them beside real recordings."""
+    from affetto.evaluate.report import terminal_table
+    from affetto.evaluate.suite import evaluate as evaluate_emotion
+    from affetto.pipeline import prepare_clips
+    from affetto.progress import console
+
+    judges = _pairs(judge, "--judge")
+    settings, emotions = _settings(config, emotion, base=base, data=data, output_dir=output, judges=judges)
+    prepared = prepare_clips(settings, emotions, skip_bad_clips=skip_bad_clips)
+    for name in emotions:
+        results = evaluate_emotion(settings, name, prepared, intensity=intensity, command=_command())
+        console.print(terminal_table([results]))
+
+
+@app.command()
+def report(emotion: Emotion = None, config: ConfigFile = None, output: Output = None) -> None:
+    """Draw the report of trained and evaluated emotions: one self-contained page each."""
+    from affetto.pipeline import report as report_emotion
+
+    settings, emotions = _settings(config, emotion, output_dir=output)
+    for name in emotions:
+        typer.echo(report_emotion(settings, name))
+
+
+@app.command()
+def run(
+    emotion: Emotion = None, config: ConfigFile = None, base: BaseName = None, data: Data = None, output: Output = None,
+    skip_bad_clips: SkipBad = False, skip_datasets: SkipDatasets = False, resume: Resume = False,
+) -> None:  # fmt: skip
+    """Prepare, train, evaluate and report, for one emotion or all. `scripts/run_emotion_finetuning.sh` calls this."""
+    from affetto.pipeline import run as run_all
+
+    settings, emotions = _settings(config, emotion, base=base, data=data, output_dir=output)
+    run_all(
+        settings, emotions, command=_command(), skip_bad_clips=skip_bad_clips, skip_datasets=skip_datasets,
+        resume=resume,
+    )  # fmt: skip
+
+
+@app.command()
+def speak(
+    text: Annotated[str, typer.Argument(help="What to say.")],
+    emotion: Annotated[
+        str | None,
+        typer.Option("--emotion", "-e", help="A name, or a blend such as happy=0.6,surprised=0.4. Default: the base."),
+    ] = None,
+    intensity: Annotated[
+        float | None, typer.Option(help="Strength; 0 is the base. Default: what training recommends.")
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", help="Sound file to write.")] = Path("speech.wav"),
+    base: Annotated[str, typer.Option("--base", help="Base model: miniature, a folder, or a hub id.")] = "miniature",
+    models: Annotated[
+        Path, typer.Option("--models", help="Folder with one folder per emotion, each with best/.")
+    ] = Path("emotion_models"),
+    speaker: Annotated[int, typer.Option(min=0, help="Speaker number of the base.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed says it the same way again.")] = 0,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 always takes the likeliest code.")] = 0.6,
+) -> None:
+    """Speak a sentence, with any trained emotion or blend, at any strength."""
+    if not text.strip():
+        raise ConfigError("the text is empty: give a sentence to speak")
+    if not math.isfinite(intensity or 0.0) or not math.isfinite(temperature):
+        raise ConfigError("--intensity and --temperature must be finite numbers")
+    blend = _blend(emotion)
+    from affetto.speak.voice import speak_to_file
+
+    speak_to_file(
+        text, blend, out, base=base, models=models, intensity=intensity, speaker=speaker, seed=seed,
+        temperature=temperature,
+    )  # fmt: skip
+    typer.echo(out)
+
+
+@miniature_app.command("build")
+def miniature_build(
+    work: Annotated[Path, typer.Option("--work", help="Folder for intermediate files; run again to go on.")] = Path(
+        "miniature_build"
+    ),
+    install: Annotated[bool, typer.Option("--install", help="Replace the weights inside the package.")] = False,
+) -> None:
+    """Make corpus, codec, base and judges anew (CPU hours), and the model card that measures them."""
+    from affetto.miniature.build import build
+
+    build(work, install=install)
+
+
+@miniature_app.command("measure")
+def miniature_measure(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where the model card goes.")] = Path(
+        "miniature_card.md"
+    ),
+) -> None:
+    """Measure the installed miniature again and write its model card."""
+    from affetto.miniature.card import measure
+
+    measure(output)
+
+
+def main() -> NoReturn:
+    """Entry point: errors that a user can mend are printed without a traceback."""
+    try:
+        # Not None where the command ended early: 0 after --help, 130 after Ctrl-C.
+        status = app(standalone_mode=False)
+    except Interrupted as stopped:
+        typer.secho(str(stopped), fg="yellow", err=True)
+        sys.exit(130)
+    except AffettoError as error:
+        typer.secho(f"error: {error}", fg="red", err=True)
+        sys.exit(1)
+    except typer.Abort:
+        sys.exit(130)
+    except Exception as error:
+        if hasattr(error, "format_message") and hasattr(error, "exit_code"):
+            error.show()  # type: ignore[attr-defined]
+            sys.exit(int(error.exit_code))
+        raise
+    sys.exit(status or 0)
+
+
+def _settings(config: Path | None, emotion: list[str] | None, **overrides: Any) -> tuple[Config, list[str]]:
+    """The configuration with the command line's values in it, and the emotions that are meant."""
+    from affetto.config import load_config
+
+    values = {key: tuple(value) if isinstance(value, list) else value for key, value in overrides.items()}
+    settings = load_config(config, **values)
+    wanted = list(emotion or settings.emotions)
+    if unknown := [name for name in wanted if name not in settings.emotions]:
+        raise ConfigError(
+            f"unknown emotion {unknown[0]!r}; configured: {', '.join(settings.emotions)}. "
+            "Add it to `emotions` in the configuration"
+        )
+    return settings, wanted
+
+
+def _pairs(values: list[str] | None, option: str) -> dict[str, str] | None:
+    if not values:
+        return None
+    pairs = [item.partition("=") for item in values]
+    if wrong := ["".join(pair) for pair in pairs if not all(pair)]:
+        raise ConfigError(f"{option} {wrong[0]}: write it as KIND=ID_OR_FOLDER")
+    return {key: value for key, _, value in pairs}
+
+
+def _blend(emotion: str | None) -> dict[str, float]:
+    """`happy` or `happy=0.6,surprised=0.4` as {name: share}; None is {}."""
+    blend: dict[str, float] = {}
+    for part in emotion.split(",") if emotion is not None else []:
+        name, sign, share = (piece.strip() for piece in part.partition("="))
+        if not name:
+            raise ConfigError(
+                f"--emotion {emotion!r}: {part!r} names no emotion; write happy or happy=0.6,surprised=0.4"
+            )
+        if name in blend:
+            raise ConfigError(f"--emotion {emotion!r}: {name} is named twice")
+        try:
+            blend[name] = float(share) if sign else 1.0
+        except ValueError:
+            raise ConfigError(f"--emotion {emotion!r}: {share!r} is not a number") from None
+        if not math.isfinite(blend[name]):
+            raise ConfigError(f"--emotion {emotion!r}: {share!r} is not a finite number")
+    return blend
+
+
+def _command() -> str:
+    return shlex.join(["affetto", *sys.argv[1:]])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Clips to frames of codes, and back."""

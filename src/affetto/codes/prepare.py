@@ -1,0 +1,214 @@
+"""`affetto prepare`: sound files to checked, split and coded clips. Everything is cached; a second run only looks."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from affetto.audio.checks import check_clips, good_clips
+from affetto.audio.corpora import load_clips
+from affetto.audio.manifest import broken_context
+from affetto.audio.sound import SoundError, read_sound
+from affetto.audio.splits import assign_splits
+from affetto.codes.cache import CodeCache
+from affetto.codes.codec import codec_hash, load_codec
+from affetto.errors import DataError
+from affetto.files import cache_root, hash_file, hash_text, read_json, write_json
+from affetto.progress import progress
+from affetto.types import EMOTIONS, Clip, Codec, Problem
+
+_SHARD_CLIPS = 256
+_IN_PROCESS = 48
+"""Fewer clips than this are coded here: starting workers would take longer."""
+_Coded = tuple[str, NDArray[np.int64]]
+"""Clip id and codes (T, K)."""
+KNOWN_LABELS = (*EMOTIONS, "calm", "disgusted", "contempt", "other")
+"""Labels that corpora bring along; clips with one that nobody trains are simply not used."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Clips that can be trained on, and their codes."""
+
+    clips: tuple[Clip, ...]
+    problems: tuple[Problem, ...]
+    """Everything found, warnings of the split included."""
+    warnings: tuple[Problem, ...]
+    keys: Mapping[str, str]
+    """Code-cache key by clip id."""
+    cache: CodeCache
+
+    @property
+    def num_bad(self) -> int:
+        """How many clips or rows had to be left out; what was only warned of doesn't count."""
+        return len({problem.where for problem in self.problems if problem not in self.warnings})
+
+    def codes(self, clip: Clip) -> NDArray[np.int16]:
+        """Codes (T, K) of a clip."""
+        return self.cache[self.keys[clip.id]]
+
+    def num_frames(self) -> dict[str, int]:
+        """Length of every clip in frames."""
+        return {clip.id: self.cache.num_frames(self.keys[clip.id]) for clip in self.clips}
+
+    def select(self, emotion: str | None, split: str) -> list[Clip]:
+        """Clips of one emotion (None is general speech) and split that have a text."""
+        return [
+            clip for clip in self.clips if clip.emotion == emotion and clip.split == split and clip.text is not None
+        ]
+
+
+def prepare(
+    sources: Sequence[Path],
+    base_folder: Path,
+    *,
+    emotions: Sequence[str],
+    only: Sequence[str] | None = None,
+    seed: int = 0,
+    workers: int = 0,
+    use_cached_only: bool = False,
+) -> Prepared:
+    """Load, check, split and code the clips of `sources`.
+
+    `emotions` are the configured names; `only` restricts coding to some of them and to general speech (splits are the
+    same whatever is trained: they are made of all clips). Clips with a problem are left out and listed; whether that
+    stops the run is the caller's choice. `use_cached_only` neither checks nor codes: clips that weren't coded before
+    are left out without a word. Raises `DataError` where no clip is left.
+    """
+    clips, problems = load_clips(sources, emotions=emotions)
+    labels = {*KNOWN_LABELS, *emotions}
+    clips, warnings = assign_splits(clips, seed=seed)
+    if only is not None:
+        clips = _only(clips, [*only, *(clip.emotion for clip in clips if clip.emotion not in labels)])
+        warnings = [warning for warning in warnings if not _is_about(warning, labels - {*only})]
+    cache = CodeCache(cache_root() / "codes" / codec_hash(base_folder)[:24])
+    keys = _keys(clips)
+    is_cached = {clip.id: clip.id in keys and keys[clip.id] in cache for clip in clips}
+    if use_cached_only:
+        usable = [clip for clip in clips if is_cached[clip.id] and clip.emotion in (None, *labels)]
+        broken = broken_context({clip.id: clip for clip in usable})
+        clips, problems = [clip for clip in usable if clip.id not in broken], []
+    else:
+        unseen = [clip for clip in clips if not is_cached[clip.id] or clip.emotion not in (None, *labels)]
+        problems = [*problems, *_check(clips, unseen, sorted(labels), workers)]
+        clips = good_clips(clips, problems)
+    clips = [clip for clip in clips if clip.split is not None]
+    if not clips:
+        raise DataError(_nothing(sources, problems, use_cached_only))
+    _encode_all([clip for clip in clips if not is_cached[clip.id]], keys, cache, base_folder, workers)
+    return Prepared(tuple(clips), (*problems, *warnings), tuple(warnings), keys, cache)
+
+
+def _only(clips: Sequence[Clip], emotions: Collection[str | None]) -> list[Clip]:
+    """General speech, the clips of `emotions`, and the turns that these hear as context."""
+    by_id = {clip.id: clip for clip in clips}
+    wanted = {clip.id for clip in clips if clip.emotion is None or clip.emotion in emotions}
+    waiting = list(wanted)
+    while waiting:
+        new = set(by_id[waiting.pop()].context) & by_id.keys() - wanted
+        wanted |= new
+        waiting += new
+    return [clip for clip in clips if clip.id in wanted]
+
+
+def _is_about(warning: Problem, emotions: Collection[str]) -> bool:
+    """Whether a warning of `assign_splits` is about one of `emotions` alone."""
+    return warning.kind == "missing-split" and warning.message.partition(" has no ")[0] in emotions
+
+
+def _check(clips: Sequence[Clip], unseen: Sequence[Clip], labels: Sequence[str], workers: int) -> list[Problem]:
+    """Problems of the clips that weren't coded before, and of all clips that hear a bad one as context."""
+    alone = [replace(clip, context=()) for clip in unseen]
+    problems = check_clips(alone, emotions=labels, workers=workers or os.cpu_count() or 1)
+    broken = broken_context({clip.id: clip for clip in clips}, {problem.where for problem in problems})
+    return [*problems, *(Problem(name, "bad-context", message) for name, message in broken.items())]
+
+
+def _nothing(sources: Sequence[Path], problems: Sequence[Problem], use_cached_only: bool) -> str:
+    where = ", ".join(map(str, sources))
+    if use_cached_only:
+        return f"nothing of {where} is prepared for this base: run once without --skip-datasets"
+    told = [f"  {problem.where}: {problem.message}" for problem in problems[:10]]
+    rest = [f"  and {len(problems) - 10} more"] if len(problems) > 10 else []
+    return "\n".join([f"no usable clip in {where}; {len(problems)} problems:", *told, *rest])
+
+
+def _keys(clips: Sequence[Clip]) -> dict[str, str]:
+    """Cache key of every clip whose file is there: contents, segment, text. Hashes are remembered by size and time.
+
+    The text decides no code, but it is checked against the sound: with another text a clip is checked again.
+    """
+    memory_path = cache_root() / "sounds.json"
+    memory: dict[str, str] = read_json(memory_path) if memory_path.is_file() else {}
+    before, keys = len(memory), {}
+    for clip in clips:
+        try:
+            status = clip.audio.stat()
+            place = f"{clip.audio}|{status.st_size}|{status.st_mtime_ns}"
+            if place not in memory:
+                memory[place] = hash_file(clip.audio)
+        except OSError:
+            continue
+        keys[clip.id] = hash_text(memory[place], str(clip.start_s), str(clip.end_s), clip.text or "")
+    if len(memory) > before:
+        write_json(memory_path, memory)
+    return keys
+
+
+def _encode_all(
+    clips: Sequence[Clip], keys: Mapping[str, str], cache: CodeCache, base_folder: Path, workers: int
+) -> None:
+    """Code `clips` shard by shard; what is written stays, whenever the process dies."""
+    if not clips:
+        return
+    codec = load_codec(base_folder)
+    with ExitStack() as stack:
+        bar = stack.enter_context(progress("Coding clips", len(clips)))
+        run: Callable[..., Iterable[list[_Coded]]] = map
+        if codec.name == "vocoder" and len(clips) >= _IN_PROCESS:
+            spawn = multiprocessing.get_context("spawn")
+            pool = ProcessPoolExecutor(workers or os.cpu_count(), spawn, _start_worker, (base_folder,))
+            run = stack.enter_context(pool).map
+        else:
+            _start_worker(base_folder)
+        for shard in _chunks(clips, _SHARD_CLIPS):
+            parts = run(_work, list(_chunks(shard, 16)))
+            cache.add({keys[name]: codes for part in parts for name, codes in part})
+            bar.advance(len(shard))
+
+
+_codec: Codec | None = None
+"""The worker's codec."""
+
+
+def _start_worker(base_folder: Path) -> None:
+    global _codec
+    _codec = load_codec(base_folder)
+
+
+def _work(clips: Sequence[Clip]) -> list[_Coded]:
+    assert _codec is not None
+    coded = []
+    for clip in clips:
+        try:
+            samples = read_sound(clip.audio, _codec.sample_rate, start_s=clip.start_s, end_s=clip.end_s)
+        except SoundError as error:
+            # Only errors made of one message survive the way back from a worker.
+            raise DataError(str(error)) from None
+        coded.append((clip.id, _codec.encode(samples)))
+    return coded
+
+
+def _chunks(clips: Sequence[Clip], size: int) -> Iterator[list[Clip]]:
+    rest = iter(clips)
+    while part := list(islice(rest, size)):
+        yield part

@@ -1,0 +1,198 @@
+"""The miniature's codec: vocoder features, residually quantised at Mimi's frame rate.
+
+Every 10 ms WORLD (Morise et al. 2016) gives 24 coded cepstra, log F0 and voicing; eight such frames make
+one 80 ms block of 208 numbers, standardised and weighted, projected to 96 principal components and coded
+by eight residual codebooks of 256 (RVQ, Zeghidour et al. 2021). Decoding runs the same road back, with the
+aperiodicity set by the voicing. No network, so encoding a clip alone or beside others is the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pyworld
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from affetto.errors import BaseModelError
+from affetto.files import write_atomically, write_json
+
+FloatArray = NDArray[np.float64]
+
+SAMPLE_RATE = 24_000
+HOP = 240
+BLOCK = 8
+FRAME_SAMPLES = HOP * BLOCK
+NUM_CEPSTRA = 24
+NUM_FEATURES = NUM_CEPSTRA + 2
+FFT_SIZE = 1024
+_FRAME_MS = 1000.0 * HOP / SAMPLE_RATE
+_F0_FLOOR, _F0_CEIL = 60.0, 640.0
+_F0_WEIGHT, _VOICING_WEIGHT = 3.0, 2.0
+
+
+def analyse(samples: FloatArray) -> FloatArray:
+    """Vocoder features of mono 24 kHz `samples`: (frames of 10 ms, 26), a whole number of 80 ms blocks."""
+    num_frames = BLOCK * max(1, -(-len(samples) // FRAME_SAMPLES))
+    samples = np.pad(np.asarray(samples, dtype=np.float64), (0, num_frames * HOP - len(samples)))
+    # A noise floor of -96 dB keeps digital silence from giving envelopes without bound.
+    samples = samples + 1.6e-5 * np.random.default_rng(0).standard_normal(len(samples))
+    f0, times = pyworld.dio(samples, SAMPLE_RATE, f0_floor=_F0_FLOOR, f0_ceil=_F0_CEIL, frame_period=_FRAME_MS, speed=4)
+    f0 = pyworld.stonemask(samples, f0, times, SAMPLE_RATE)
+    envelope = pyworld.cheaptrick(samples, f0, times, SAMPLE_RATE, fft_size=FFT_SIZE)
+    cepstra = pyworld.code_spectral_envelope(envelope, SAMPLE_RATE, NUM_CEPSTRA)
+    features = np.empty((num_frames, NUM_FEATURES))
+    features[:, :NUM_CEPSTRA] = cepstra[:num_frames]
+    voiced = f0[:num_frames] > 0
+    features[:, NUM_CEPSTRA] = _continuous_log_f0(f0[:num_frames], voiced)
+    features[:, NUM_CEPSTRA + 1] = voiced
+    return features
+
+
+def synthesise(features: FloatArray) -> NDArray[np.float32]:
+    """Samples from features (frames, 26), 240 per frame, as float32 in [-1, 1]."""
+    cepstra = np.ascontiguousarray(features[:, :NUM_CEPSTRA])
+    voiced = features[:, NUM_CEPSTRA + 1] > 0.5
+    f0 = np.where(voiced, np.clip(np.exp(features[:, NUM_CEPSTRA]), 50.0, 700.0), 0.0)
+    envelope = pyworld.decode_spectral_envelope(cepstra, SAMPLE_RATE, FFT_SIZE)
+    aperiodicity = np.where(voiced[:, None], _VOICED_APERIODICITY[None, :], 1.0 - 1e-9)
+    samples = pyworld.synthesize(f0, envelope, aperiodicity, SAMPLE_RATE, _FRAME_MS)
+    whole = np.zeros(len(features) * HOP)
+    whole[: len(samples)] = samples[: len(whole)]
+    return np.clip(whole, -1.0, 1.0).astype(np.float32)
+
+
+def _continuous_log_f0(f0: FloatArray, voiced: NDArray[np.bool_]) -> FloatArray:
+    if not voiced.any():
+        return np.full(len(f0), np.log(120.0))
+    places = np.flatnonzero(voiced)
+    return np.asarray(np.interp(np.arange(len(f0)), places, np.log(f0[places])))
+
+
+def _aperiodicity_of_voiced_speech() -> FloatArray:
+    frequency = np.linspace(0.0, SAMPLE_RATE / 2, FFT_SIZE // 2 + 1)
+    level_db = np.interp(frequency, [0, 1500, 4000, 8000, 12000], [-40.0, -28.0, -14.0, -6.0, -2.0])
+    return np.asarray(10.0 ** (level_db / 20.0))
+
+
+_VOICED_APERIODICITY = _aperiodicity_of_voiced_speech()
+
+
+class VocoderCodec:
+    """`affetto.codes.codec.Codec` over WORLD features.
+
+    `mean_D`, `scale_D` standardise a block (D = 208), `basis_DP` projects it (P = 96), `codebooks_KVP` code it.
+    """
+
+    name = "vocoder"
+    sample_rate = SAMPLE_RATE
+    frame_rate = SAMPLE_RATE / FRAME_SAMPLES
+
+    def __init__(
+        self, mean_D: FloatArray, scale_D: FloatArray, basis_DP: FloatArray, codebooks_KVP: FloatArray
+    ) -> None:
+        # Rounded to what `save` writes, so that a fitted codec and the loaded one give the same codes.
+        self.mean_D, self.scale_D, self.basis_DP, self.codebooks_KVP = (
+            np.asarray(values, dtype=np.float32).astype(np.float64)
+            for values in (mean_D, scale_D, basis_DP, codebooks_KVP)
+        )
+        self.num_codebooks, self.codebook_size = codebooks_KVP.shape[:2]
+
+    def encode(self, samples: NDArray[np.floating]) -> NDArray[np.int64]:
+        """Codes (T, K) of mono samples at `sample_rate`; T = ceil(seconds * 12.5), at least 1."""
+        return self.quantise(analyse(np.asarray(samples, dtype=np.float64)))
+
+    def decode(self, codes_TK: NDArray[np.integer]) -> NDArray[np.float32]:
+        """Samples of codes (T, K): T * 1920 of them."""
+        if len(codes_TK) == 0:
+            return np.zeros(0, dtype=np.float32)
+        return synthesise(self.features(codes_TK))
+
+    def quantise(self, features: FloatArray) -> NDArray[np.int64]:
+        """Codes (T, K) of features (8 T, 26): the nearest centroid of what the codebooks before it left."""
+        residual = (_blocks(features) - self.mean_D) / self.scale_D @ self.basis_DP
+        codes = np.empty((len(residual), self.num_codebooks), dtype=np.int64)
+        for k, book in enumerate(self.codebooks_KVP):
+            codes[:, k] = _nearest(residual, book)
+            residual = residual - book[codes[:, k]]
+        return codes
+
+    def features(self, codes_TK: NDArray[np.integer]) -> FloatArray:
+        """Features (8 T, 26) that codes (T, K) stand for."""
+        coded = sum(book[codes_TK[:, k]] for k, book in enumerate(self.codebooks_KVP))
+        blocks = np.asarray(coded) @ self.basis_DP.T * self.scale_D + self.mean_D
+        return blocks.reshape(-1, NUM_FEATURES)
+
+    def save(self, folder: Path) -> None:
+        """Write `codec.json` and `codec.safetensors`."""
+        tensors = {"mean": self.mean_D, "scale": self.scale_D, "basis": self.basis_DP, "codebooks": self.codebooks_KVP}
+        # safetensors writes memory as it lies and does not look at the strides: columns would become rows.
+        values = {key: np.ascontiguousarray(value, dtype=np.float32) for key, value in tensors.items()}
+        write_atomically(folder / "codec.safetensors", lambda path: save_file(values, path))
+        facts = {"codec": self.name, "sample_rate": SAMPLE_RATE, "num_codebooks": self.num_codebooks,
+                 "codebook_size": self.codebook_size}  # fmt: skip
+        write_json(folder / "codec.json", facts)
+
+    @classmethod
+    def load(cls, folder: Path) -> VocoderCodec:
+        """Read what `save` wrote. Raises `BaseModelError` where it is missing or damaged."""
+        try:
+            tensors = load_file(folder / "codec.safetensors")
+            return cls(*(tensors[key] for key in ("mean", "scale", "basis", "codebooks")))
+        except (SafetensorError, OSError, KeyError) as error:
+            raise BaseModelError(f"the codec in {folder} can't be read ({error}); get the base again") from error
+
+    @classmethod
+    def fit(
+        cls, clips: Iterable[FloatArray], *, num_components: int = 96, num_codebooks: int = 8,
+        codebook_size: int = 256, seed: int = 0, iterations: int = 25,
+    ) -> VocoderCodec:  # fmt: skip
+        """Fit the codec to the features of many clips (each from `analyse`)."""
+        blocks = np.concatenate([_blocks(features) for features in clips])
+        mean = blocks.mean(axis=0)
+        weight = np.ones(NUM_FEATURES)
+        weight[NUM_CEPSTRA], weight[NUM_CEPSTRA + 1] = _F0_WEIGHT, _VOICING_WEIGHT
+        # One scale per feature, not per place in the block: the eight frames are alike.
+        deviation = np.sqrt(((blocks - mean) ** 2).reshape(len(blocks), BLOCK, NUM_FEATURES).mean(axis=(0, 1)))
+        scale = np.tile(np.maximum(deviation, 1e-6) / weight, BLOCK)
+        standard = (blocks - mean) / scale
+        values, vectors = np.linalg.eigh(standard.T @ standard / len(standard))
+        basis = vectors[:, np.argsort(values)[::-1][:num_components]]
+        residual = standard @ basis
+        rng = np.random.default_rng(seed)
+        books = []
+        for _ in range(num_codebooks):
+            book = _kmeans(residual, codebook_size, iterations, rng)
+            residual = residual - book[_nearest(residual, book)]
+            books.append(book)
+        return cls(mean, scale, basis, np.stack(books))
+
+
+def _blocks(features: FloatArray) -> FloatArray:
+    return features.reshape(-1, BLOCK * NUM_FEATURES)
+
+
+def _nearest(points: FloatArray, book: FloatArray) -> NDArray[np.int64]:
+    half_norms = 0.5 * (book**2).sum(axis=1)
+    parts = [
+        np.argmin(half_norms - part @ book.T, axis=1) for part in np.array_split(points, max(1, len(points) // 8192))
+    ]
+    return np.concatenate(parts).astype(np.int64)
+
+
+def _kmeans(points: FloatArray, size: int, iterations: int, rng: np.random.Generator) -> FloatArray:
+    assert len(points) >= size, f"{len(points)} blocks of 80 ms are too few for {size} codes"
+    book = points[rng.choice(len(points), size, replace=False)].copy()
+    for _ in range(iterations):
+        nearest = _nearest(points, book)
+        counts = np.bincount(nearest, minlength=size)
+        order = np.argsort(nearest, kind="stable")
+        alive = counts > 0
+        starts = np.cumsum(counts[alive]) - counts[alive]
+        book[alive] = np.add.reduceat(points[order], starts, axis=0) / counts[alive, None]
+        if not alive.all():
+            book[~alive] = points[rng.choice(len(points), int((~alive).sum()), replace=False)]
+    return book

@@ -1,0 +1,162 @@
+"""The configuration file: strict, commented, with the guide's keys.
+
+Unknown keys are errors that name the nearest known one. The object stops at the stages' entry functions; what they
+call takes plain arguments.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+
+from affetto.errors import ConfigError
+from affetto.types import EMOTIONS
+
+JUDGE_KINDS = ("emotion", "words", "quality")
+RESERVED = ("base", "general", "plain", "none")
+"""Names that mean something else beside emotions."""
+
+
+def _no_boolean(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("it must be a number")
+    return value
+
+
+_Number = BeforeValidator(_no_boolean)
+Share = Annotated[float, _Number, Field(ge=0.0, le=1.0)]
+Positive = Annotated[float, _Number, Field(gt=0.0)]
+NotNegative = Annotated[float, _Number, Field(ge=0.0)]
+Count = Annotated[int, _Number, Field(ge=1)]
+Whole = Annotated[int, _Number, Field(ge=0)]
+Names = Annotated[tuple[str, ...], Field(min_length=1)]
+
+
+class Config(BaseModel):
+    """Everything a run is told. `configs/emotion_specific_finetuning.yaml` comments each key."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    emotions: Names = EMOTIONS
+    base: Annotated[str, Field(min_length=1)] = "miniature"
+    data: Names = ("miniature",)
+    output_dir: Path = Path()
+    seed: Whole = 0
+
+    adapter_r: Count = 16
+    adapter_alpha: Positive | None = None
+    target_modules: Names = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+    ewc_lambda: NotNegative = 5000.0
+    ewc_curvature: Literal["diagonal"] = "diagonal"
+    fisher_kind: Literal["true", "empirical"] = "true"
+    fisher_clips: Count = 120
+
+    distillation_alpha: Share = 0.5
+    temperature: Positive = 1.0
+    distill_on: Literal["rehearsal", "emotion", "both"] = "rehearsal"
+
+    rehearsal_buffer_size: Whole = 240
+    replay_ratio: Annotated[float, _Number, Field(ge=0.0, lt=1.0)] = 0.3
+
+    learning_rate: Positive = 2e-3
+    num_epochs: Count = 8
+    batch_size: Count = 12
+    grad_accumulation_steps: Count = 1
+    warmup_ratio: Share = 0.1
+    weight_decay: NotNegative = 0.0
+    max_grad_norm: Positive = 1.0
+    first_codebook_weight: Share = 0.5
+    depth_frames_share: Annotated[float, _Number, Field(gt=0.0, le=1.0)] = 0.25
+    prompt_template: str = "Say this with emotion: {text}"
+
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    trackers: tuple[str, ...] = ("tensorboard",)
+
+    validation_clips: Count = 48
+    evaluation_sentences: Count = 60
+    evaluation_clips: Count = 120
+    sampling_temperature: NotNegative = 0.6
+    judges: dict[str, str] = Field(default_factory=dict)
+
+    @field_validator("emotions")
+    @classmethod
+    def _names(cls, emotions: tuple[str, ...]) -> tuple[str, ...]:
+        if bad := [name for name in emotions if not name.isidentifier()]:
+            raise ValueError(f"{bad[0]!r} can't name a folder and a gate: use letters, digits and _")
+        if taken := [name for name in emotions if name in RESERVED]:
+            raise ValueError(f"{taken[0]!r} isn't an emotion here: {', '.join(RESERVED)} are taken")
+        if len(set(emotions)) != len(emotions):
+            raise ValueError("an emotion is named twice")
+        return emotions
+
+    @field_validator("prompt_template")
+    @classmethod
+    def _template(cls, template: str) -> str:
+        if template.count("{text}") != 1 or template.replace("{text}", "").count("{"):
+            raise ValueError("it must hold {text} once and no other braces")
+        return template
+
+    @field_validator("judges")
+    @classmethod
+    def _judges(cls, judges: dict[str, str]) -> dict[str, str]:
+        if unknown := sorted(judges.keys() - set(JUDGE_KINDS)):
+            raise ValueError(f"unknown judge {unknown[0]!r}: there are {', '.join(JUDGE_KINDS)}")
+        return judges
+
+    @property
+    def lora_alpha(self) -> float:
+        """LoRA's alpha; twice the rank unless given."""
+        return self.adapter_alpha if self.adapter_alpha is not None else 2.0 * self.adapter_r
+
+
+def load_config(path: Path | None, **overrides: Any) -> Config:
+    """Read a YAML file (None is all defaults) and replace what `overrides` gives.
+
+    Overrides of None replace nothing, and those that are dicts replace what they name. Raises `ConfigError`, which
+    tells every wrong key.
+    """
+    values = _read(path) if path is not None else {}
+    for key, value in overrides.items():
+        if isinstance(value, dict) and isinstance(values.get(key), dict):
+            values[key] = values[key] | value
+        elif value is not None:
+            values[key] = value
+    unknown = [key for key in values if key not in Config.model_fields]
+    if unknown:
+        raise ConfigError("\n".join(_unknown_key(str(key), path) for key in unknown))
+    try:
+        return Config(**values)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_wrong_value(item, path) for item in error.errors())) from error
+
+
+def _read(path: Path) -> dict[Any, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except OSError as error:
+        raise ConfigError(f"can't read the configuration {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 text: {error}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} must hold keys and values, such as `adapter_r: 16`")
+    return values
+
+
+def _wrong_value(item: Mapping[str, Any], path: Path | None) -> str:
+    place = ".".join(map(str, item["loc"]))
+    message = item["msg"].removeprefix("Value error, ").removeprefix("Input should ")
+    return f"{path or 'configuration'}: {place}: {message} (got {item['input']!r})"
+
+
+def _unknown_key(key: str, path: Path | None) -> str:
+    near = difflib.get_close_matches(key, Config.model_fields, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(Config.model_fields)}"
+    return f"{path or 'configuration'}: unknown key {key!r}; {hint}"

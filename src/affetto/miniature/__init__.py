@@ -1,0 +1,1 @@
+"""The small world that affetto ships, and the recipe that makes it."""

@@ -1,0 +1,223 @@
+"""`affetto miniature build`: the recipe that makes the small world, stage by stage, resumable at each.
+
+Deterministic given the seeds in `corpus`, `base` and `judges` (on one machine and thread count; float sums differ
+between machines). About an hour and a half on two cores.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import soxr
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+
+from affetto.codes.cache import CodeCache
+from affetto.codes.vocoder import VocoderCodec, analyse
+from affetto.files import write_atomically
+from affetto.miniature import corpus
+from affetto.model.batch import Row, Turn
+from affetto.model.csm import CsmNetwork
+from affetto.progress import progress, say
+
+T = TypeVar("T")
+ASSETS = Path(__file__).parent / "assets"
+
+CODEC_CLIPS = {"plain": 1400, "acted by judging voices": 1100, "acted texts": 6}
+BASE_CLIPS, BASE_VALIDATION_CLIPS = 36_000, 600
+JUDGING_CLIPS, JUDGING_PLAIN_SHARE = 6_000, 0.5
+JUDGING_VALIDATION_CLIPS, JUDGING_VALIDATION_PLAIN_SHARE = 480, 0.14
+
+
+def build(work: Path, *, install: bool = False) -> None:
+    """Run every stage whose result isn't in `work` yet; `install` then replaces the package's weights."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    work.mkdir(parents=True, exist_ok=True)
+    # 1. The codec, on plain and acted speech of many voices.
+    fit_codec(work)
+    # 2. Plain speech in codes, and the base that learns to continue it.
+    code_base_clips(work)
+    train_base(work)
+    # 3. Speech through the codec, as the judges hear it, and the judges.
+    make_features(work)
+    train_judges(work)
+    # 4. Into the package, and measured.
+    if install:
+        install_assets(work)
+        from affetto.miniature.card import measure
+
+        measure(ASSETS / "README.md")
+    say(f"the miniature is in {work}" + (f" and installed in {ASSETS}" if install else ""))
+
+
+def fit_codec(work: Path) -> None:
+    """Fit the vocoder codec (`work/codec`)."""
+    if (work / "codec" / "codec.json").is_file():
+        return
+    lines = list(corpus.general_lines(CODEC_CLIPS["plain"], "base", "train"))
+    lines += corpus.judging_lines(CODEC_CLIPS["acted by judging voices"], "train", 0.3)
+    for emotion in corpus.EMOTIONS:
+        lines += corpus.acted_lines(emotion, {"validation": CODEC_CLIPS["acted texts"]})
+    with _pool() as pool, progress("Analysing speech", len(lines)) as bar:
+        features = []
+        for item in pool.map(_analyse, lines, chunksize=20):
+            features.append(item.astype(np.float64))
+            bar.advance(1)
+    VocoderCodec.fit(features).save(work / "codec")
+
+
+def code_base_clips(work: Path) -> None:
+    """Code the base's plain speech (`work/codes`)."""
+    cache = CodeCache(work / "codes")
+    lines = [line for line in _base_lines() if line.id not in cache]
+    with _pool(work) as pool, progress("Coding plain speech", len(lines)) as bar:
+        waiting: dict[str, NDArray[np.int64]] = {}
+        for part in pool.map(_code, _chunks(lines, 25)):
+            waiting |= part
+            bar.advance(len(part))
+            if len(waiting) >= 2000:
+                cache.add(waiting)
+                waiting = {}
+        cache.add(waiting)
+
+
+def train_base(work: Path) -> None:
+    """Train the base and save it with its codec (`work/base/model`)."""
+    from affetto.miniature import base
+
+    target = work / "base" / "model"
+    if (target / "config.json").is_file():
+        return
+    cache, tokenizer = CodeCache(work / "codes"), base.make_tokenizer()
+    rows: dict[str, list[Row]] = {"train": [], "validation": []}
+    for line in _base_lines():
+        ids = tuple(tokenizer(f"[{line.speaker}]{line.text}")["input_ids"])
+        rows[line.split].append(Row(line.id, (Turn(ids, cache[line.id]),)))
+    recipe = base.BaseRecipe()
+    model = base.train_base(rows["train"], rows["validation"], work / "base", recipe)
+    c0, depth = base.evaluate(CsmNetwork(model), rows["validation"])
+    facts = {"recipe": recipe.__dict__, "clips": BASE_CLIPS, "held_out_nats_c0": c0, "held_out_nats_depth": depth}
+    base.save_base(model, target, facts)
+    VocoderCodec.load(work / "codec").save(target)
+
+
+def make_features(work: Path) -> None:
+    """What the judges hear of coded speech (`work/features/words`, `work/features/emotion`)."""
+    jobs = []
+    for split, lines in _judging_lines().items():
+        for number, part in enumerate(_chunks(lines, 40)):
+            path = work / "features" / "words" / f"{split}-{number:05d}.safetensors"
+            if not path.is_file():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                jobs.append((path, part))
+    with _pool(work) as pool, progress("Rendering for the judges", len(jobs)) as bar:
+        for _ in pool.map(_featurise, jobs):
+            bar.advance(1)
+
+
+def train_judges(work: Path) -> None:
+    """Train both judges (`work/judges/words`, `work/judges/emotion`)."""
+    from affetto.miniature import judges
+
+    folder = work / "judges"
+    lines = {line.id: line for line in _judging_lines()["train"]}
+    if not (folder / "words" / "config.json").is_file():
+        features = read_features(work / "features" / "words", "train")
+        texts = {key: lines[key].text for key in features}
+        judges.train_recogniser(features, texts, judges.RECOGNISER, folder / "words")
+    if not (folder / "emotion" / "config.json").is_file():
+        features = read_features(work / "features" / "emotion", "train")
+        emotions = {key: lines[key].emotion for key in features}
+        judges.train_emotion_judge(features, emotions, judges.EMOTION, folder / "emotion")
+
+
+def install_assets(work: Path) -> None:
+    """Copy the finished weights into the package."""
+    for source, target in ((work / "base" / "model", ASSETS / "base"), (work / "judges", ASSETS / "judges")):
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree(source, target)
+
+
+def read_features(folder: Path, split: str) -> dict[str, NDArray[np.float16]]:
+    """Features (frames, 240) by clip id."""
+    found: dict[str, NDArray[np.float16]] = {}
+    for path in sorted(folder.glob(f"{split}-*.safetensors")):
+        found |= load_file(path)
+    return found
+
+
+def _base_lines() -> Iterator[corpus.Line]:
+    yield from corpus.general_lines(BASE_CLIPS, "base", "train")
+    yield from corpus.general_lines(BASE_VALIDATION_CLIPS, "base", "validation")
+
+
+def _judging_lines() -> Mapping[str, list[corpus.Line]]:
+    validation = corpus.judging_lines(JUDGING_VALIDATION_CLIPS, "validation", JUDGING_VALIDATION_PLAIN_SHARE)
+    return {
+        "train": list(corpus.judging_lines(JUDGING_CLIPS, "train", JUDGING_PLAIN_SHARE)),
+        "validation": list(validation),
+    }
+
+
+def _pool(work: Path | None = None) -> ProcessPoolExecutor:
+    """Workers of one thread each: many small products don't gain from more."""
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(os.cpu_count(), context, _start_worker, (work / "codec" if work else None,))
+
+
+_codec: VocoderCodec | None = None
+
+
+def _start_worker(codec: Path | None) -> None:
+    global _codec
+    _codec = VocoderCodec.load(codec) if codec else None
+
+
+def _analyse(line: corpus.Line) -> NDArray[np.float32]:
+    return analyse(corpus.render(line)).astype(np.float32)
+
+
+def _code(lines: Sequence[corpus.Line]) -> dict[str, NDArray[np.int64]]:
+    assert _codec is not None
+    return {line.id: _codec.encode(corpus.render(line)) for line in lines}
+
+
+def _featurise(job: tuple[Path, Sequence[corpus.Line]]) -> None:
+    """Render, code, decode; features for the recogniser at the job's path, for the other judge in the folder beside."""
+    from affetto.miniature.judges import make_feature_extractor, make_pitch_extractor
+
+    assert _codec is not None
+    path, lines = job
+    extractors = {"emotion": make_pitch_extractor(), "words": make_feature_extractor()}
+    features: dict[str, dict[str, NDArray[np.float16]]] = {name: {} for name in extractors}
+    for index, line in enumerate(lines):
+        heard = _codec.decode(_codec.encode(corpus.render(line)))
+        sound = soxr.resample(heard, corpus.SAMPLE_RATE, 16_000, quality="HQ")
+        for name, extractor in extractors.items():
+            # Half of the clips are plain: a fifth of those balances the seven classes.
+            if name == "words" or line.emotion != corpus.PLAIN or index % 5 == 0:
+                options = {"padding": False} if name == "words" else {}
+                values = extractor(sound, sampling_rate=16_000, return_tensors="np", **options)["input_features"][0]
+                features[name][line.id] = np.asarray(values if name == "words" else values.T, dtype=np.float16)
+    for name, found in features.items():
+        save_features(path.parent.parent / name / path.name, found)
+
+
+def save_features(path: Path, features: Mapping[str, NDArray[np.float16]]) -> None:
+    """Write features by clip id as one safetensors file."""
+    write_atomically(path, lambda temporary: save_file(dict(features), temporary))
+
+
+def _chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]

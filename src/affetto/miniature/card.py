@@ -1,0 +1,154 @@
+"""The miniature's model card: every figure measured again by `affetto miniature measure`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soxr
+from numpy.typing import NDArray
+
+from affetto.codes.codec import load_codec
+from affetto.evaluate.judges import EmotionJudge, WordJudge, default_judge
+from affetto.evaluate.words import score_words, word_error_rate
+from affetto.files import write_text
+from affetto.miniature import corpus
+from affetto.model.base import MINIATURE_FOLDER
+from affetto.progress import progress, say
+from affetto.provenance import versions
+from affetto.speak.voice import Voice
+from affetto.types import Codec
+
+_TEXTS = 15
+"""Held-out acted texts; two actors and two strengths each."""
+_SENTENCES = 120
+_RATE = 16_000
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What the card reports."""
+
+    wer_codec_plain: float
+    wer_codec_acted: dict[str, float]
+    wer_base: float
+    wer_base_unseen_words: float
+    stop_failures: float
+    recall_real: dict[str, float]
+    heard_on_base: dict[str, float]
+    parameters_m: float
+
+    @property
+    def balanced_accuracy(self) -> float:
+        """Mean recall over the six emotions on real held-out acted clips."""
+        return float(np.mean(list(self.recall_real.values())))
+
+    @property
+    def balanced_accuracy_on_base(self) -> float:
+        """What the base would score by chance: the mean over targets of the share heard as that target."""
+        return float(np.mean([self.heard_on_base.get(name, 0.0) for name in corpus.EMOTIONS]))
+
+
+def measure(output: Path) -> Figures:
+    """Measure the installed miniature and write its card to `output`."""
+    words, emotion = default_judge("words"), default_judge("emotion")
+    voice = Voice.load("miniature")
+    codec = load_codec(MINIATURE_FOLDER)
+
+    # 1. The codec: real held-out clips through it, heard by the recogniser.
+    plain = list(corpus.general_lines(_SENTENCES, "general", "test"))
+    acted = {name: list(corpus.acted_lines(name, {"test": _TEXTS})) for name in corpus.EMOTIONS}
+    with progress("Coding held-out clips", 1 + len(acted)) as bar:
+        coded_plain = _recoded(plain, codec)
+        bar.advance(1)
+        coded = {}
+        for name, lines in acted.items():
+            coded[name] = _recoded(lines, codec)
+            bar.advance(1)
+
+    # 2. The base: held-out sentences, and sentences of words that it never read.
+    texts = [line.text for line in plain]
+    unseen = corpus.held_out_word_texts(60)
+    requests = [voice.request(text, speaker=index % 6, seed=index) for index, text in enumerate([*texts, *unseen])]
+    with progress("Speaking", len(requests)) as bar:
+        spoken = voice.generate(requests, bar.advance)
+    said = [_to_16k(voice.decode(item)) for item in spoken]
+
+    figures = Figures(
+        wer_codec_plain=_wer(words, [line.text for line in plain], coded_plain),
+        wer_codec_acted={name: _wer(words, [line.text for line in acted[name]], coded[name]) for name in acted},
+        wer_base=_wer(words, texts, said[: len(texts)]),
+        wer_base_unseen_words=_wer(words, unseen, said[len(texts) :]),
+        stop_failures=float(np.mean([item.hit_cap or len(item.codes_TK) == 0 for item in spoken])),
+        recall_real={name: _heard(emotion, coded[name]).get(name, 0.0) for name in acted},
+        heard_on_base=_heard(emotion, said[: len(texts)]),
+        parameters_m=sum(p.numel() for n, p in voice.base.model.named_parameters() if "codec" not in n) / 1e6,
+    )
+    write_text(output, card(figures))
+    say(card(figures))
+    return figures
+
+
+def card(figures: Figures) -> str:
+    """The card's text."""
+    rows = [
+        ("recogniser's WER on plain speech through the codec", f"{figures.wer_codec_plain:.1%}", "≤ 3 %"),
+        *((f"the same, {name}", f"{value:.1%}", "≤ 3 %") for name, value in figures.wer_codec_acted.items()),
+        ("base's WER on held-out sentences", f"{figures.wer_base:.1%}", "≤ 10 %"),
+        ("base's WER on sentences of words that it never read", f"{figures.wer_base_unseen_words:.1%}", ""),
+        ("stop failures of the base", f"{figures.stop_failures:.1%}", "≤ 1 %"),
+        ("emotion judge's balanced accuracy, real held-out acted clips", f"{figures.balanced_accuracy:.1%}", "≥ 90 %"),
+        *((f"its recall of {name}", f"{value:.1%}", "") for name, value in figures.recall_real.items()),
+        (
+            "its balanced accuracy on the base's speech (chance 1/7)",
+            f"{figures.balanced_accuracy_on_base:.1%}",
+            "chance",
+        ),
+    ]
+    table = "\n".join(f"| {name} | {value} | {aim} |" for name, value, aim in rows)
+    libraries = ", ".join(f"{name} {value}" for name, value in versions().items())
+    return f"""# The miniature
+
+A complete small world for affetto: codec, base and judges, trained by `affetto miniature build` on speech that
+espeak-ng renders with published emotional prosody rules. Apache-2.0. It speaks simple sentences in six synthetic
+voices, and nothing else: it is a laboratory and a default that runs anywhere, not a voice for people.
+
+- **Codec**: WORLD features in 80 ms blocks, 8 residual codebooks of 256, 12.5 frames per second, 24 kHz.
+- **Base**: a `CsmForConditionalGeneration` of {figures.parameters_m:.1f} M parameters, trained on plain reading only.
+- **Judges**: `Wav2Vec2BertForCTC` and `Wav2Vec2BertForSequenceClassification`, trained on other voices, texts and
+  strengths than any adapter's clips.
+
+Measured by `affetto miniature measure` with {libraries}:
+
+| figure | measured | aim |
+|---|---|---|
+{table}
+
+The corpus is spoken by espeak-ng (GPL-3.0), called as a separate program library when clips are rendered; nothing of
+it is inside these weights or this package.
+"""
+
+
+def _recoded(lines: list[corpus.Line], codec: Codec) -> list[NDArray[np.float32]]:
+    return [_to_16k(codec.decode(codec.encode(corpus.render(line)))) for line in lines]
+
+
+def _to_16k(samples: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.asarray(soxr.resample(samples, corpus.SAMPLE_RATE, _RATE, quality="HQ"), dtype=np.float32)
+
+
+def _wer(judge: WordJudge, texts: list[str], sounds: list[NDArray[np.float32]]) -> float:
+    scores = [score_words(text, heard) for text, heard in zip(texts, judge.transcribe(_audible(sounds)), strict=True)]
+    return word_error_rate([score for score in scores if score is not None])
+
+
+def _heard(judge: EmotionJudge, sounds: list[NDArray[np.float32]]) -> dict[str, float]:
+    """Share of `sounds` by the judge's first choice."""
+    choices = judge.posteriors(_audible(sounds)).argmax(axis=1)
+    return {label: float(np.mean(choices == index)) for index, label in enumerate(judge.labels)}
+
+
+def _audible(sounds: list[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+    """Sounds, an empty one replaced by a tenth of a second of silence, which no judge hears a word in."""
+    return [sound if len(sound) else np.zeros(_RATE // 10, dtype=np.float32) for sound in sounds]

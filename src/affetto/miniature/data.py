@@ -1,0 +1,77 @@
+"""The miniature's clips for a user's run: rendered once into the cache, then read like anybody's sound files."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+from affetto.audio.manifest import write_manifest
+from affetto.audio.sound import write_sound
+from affetto.errors import ConfigError, DataError
+from affetto.files import cache_root
+from affetto.miniature import corpus
+from affetto.progress import progress
+from affetto.types import Clip
+
+VERSION = "1"
+ACTED = corpus.EMOTIONS
+"""Emotions that the miniature's actors know."""
+ACTED_TEXTS = {"train": 40, "validation": 6, "test": 15}
+GENERAL_CLIPS = {"train": 360, "validation": 60, "test": 120}
+
+
+def miniature_sources(emotions: Sequence[str], *, do_render: bool = True) -> list[Path]:
+    """Manifests of general speech and of the given emotions, rendered if they aren't there yet.
+
+    Raises `ConfigError` for emotions that nobody acts, and `DataError` where a manifest isn't there and `do_render` is
+    off.
+    """
+    if unknown := [name for name in emotions if name not in ACTED]:
+        raise ConfigError(
+            f"the miniature's actors don't know {', '.join(unknown)} (they know {', '.join(ACTED)}). "
+            "Give clips of it with --data"
+        )
+    if not do_render and (missing := [name for name in ("general", *emotions) if not _manifest(name).is_file()]):
+        raise DataError(f"the miniature's clips of {', '.join(missing)} aren't there: run once without --skip-datasets")
+    return [_rendered("general"), *(_rendered(name) for name in emotions)]
+
+
+def _manifest(family: str) -> Path:
+    return cache_root() / "miniature" / f"clips-{VERSION}" / f"{family}.jsonl"
+
+
+def _rendered(family: str) -> Path:
+    manifest = _manifest(family)
+    if not manifest.is_file():
+        lines = _lines(family)
+        with (
+            ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn")) as pool,
+            progress(f"Speaking {family} clips", len(lines)) as bar,
+        ):
+            targets = [(line, manifest.parent / family / f"{line.id}.wav") for line in lines]
+            for _ in pool.map(_render, targets, chunksize=8):
+                bar.advance(1)
+        write_manifest(manifest, [_clip(line, path) for line, path in targets])
+    return manifest
+
+
+def _lines(family: str) -> list[corpus.Line]:
+    if family == "general":
+        return [
+            line for split, count in GENERAL_CLIPS.items() for line in corpus.general_lines(count, "general", split)
+        ]
+    return list(corpus.acted_lines(family, ACTED_TEXTS))
+
+
+def _render(target: tuple[corpus.Line, Path]) -> None:
+    line, path = target
+    if not path.is_file():
+        write_sound(path, corpus.render(line), corpus.SAMPLE_RATE)
+
+
+def _clip(line: corpus.Line, path: Path) -> Clip:
+    emotion = None if line.emotion == corpus.PLAIN else line.emotion
+    return Clip(line.id, path, line.text, emotion, line.speaker, "miniature", line.split)

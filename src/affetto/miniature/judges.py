@@ -1,0 +1,225 @@
+"""The miniature's judges: a word recogniser (CTC) and an emotion judge, both transformers' own classes.
+
+They hear espeak-ng speech that went through the codec, spoken by voices, on texts and at strengths that no adapter's
+training clip has. `plain` is a class of the emotion judge: plain reading is none of the acted emotions, the acted
+neutral included.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers import (
+    SeamlessM4TFeatureExtractor,
+    Wav2Vec2BertConfig,
+    Wav2Vec2BertForCTC,
+    Wav2Vec2BertProcessor,
+    Wav2Vec2CTCTokenizer,
+    WhisperConfig,
+    WhisperFeatureExtractor,
+    WhisperForAudioClassification,
+    set_seed,
+)
+
+from affetto.miniature.corpus import EMOTIONS, PLAIN
+from affetto.miniature.muon import Muon
+
+_log = logging.getLogger(__name__)
+
+STRIDE = 3
+LABELS = (*EMOTIONS, PLAIN)
+_LETTERS = "abcdefghijklmnopqrstuvwxyz'"
+VOCABULARY = {"<pad>": 0, "<unk>": 1, "|": 2, **{letter: index + 3 for index, letter in enumerate(_LETTERS)}}
+
+
+@dataclass(frozen=True)
+class JudgeRecipe:
+    """How a judge is trained."""
+
+    num_epochs: int
+    hidden_size: int
+    num_layers: int
+    frames_per_batch: int = 1400
+    """Frames of features, padding included."""
+    lr: float = 1.5e-3
+    muon_lr: float = 0.012
+    seed: int = 0
+
+
+RECOGNISER = JudgeRecipe(num_epochs=10, hidden_size=160, num_layers=4)
+EMOTION = JudgeRecipe(num_epochs=10, hidden_size=96, num_layers=3, frames_per_batch=12_800)
+_LEVEL_SPREAD = 0.05
+"""In the pitch extractor's units, where 0.25 is 10 dB."""
+
+
+def make_feature_extractor() -> SeamlessM4TFeatureExtractor:
+    """Log-mel features of 16 kHz sound, three frames of 10 ms stacked."""
+    return SeamlessM4TFeatureExtractor(feature_size=80, num_mel_bins=80, sampling_rate=16_000, stride=STRIDE)
+
+
+def make_pitch_extractor() -> WhisperFeatureExtractor:
+    """Log-mel features of 16 kHz sound for the emotion judge: five seconds of 80 frames per second, 128 bands.
+
+    Windows of 64 ms tell harmonics apart; those of 25 ms that recognisers use blur a man's pitch (docs/log.md).
+    """
+    return WhisperFeatureExtractor(feature_size=128, sampling_rate=16_000, hop_length=200, chunk_length=5, n_fft=1024)
+
+
+def train_recogniser(
+    features: Mapping[str, NDArray[np.float16]], texts: Mapping[str, str], recipe: JudgeRecipe, folder: Path
+) -> Wav2Vec2BertForCTC:
+    """Train the word recogniser on features (frames, 240) by clip id, and save it to `folder` with its processor."""
+    model = _make(Wav2Vec2BertForCTC, recipe, vocab_size=len(VOCABULARY), pad_token_id=0, ctc_zero_infinity=True)
+    spelled = {key: text.lower().replace(" ", "|") for key, text in texts.items()}
+    targets = {key: [VOCABULARY.get(letter, 1) for letter in letters] for key, letters in spelled.items()}
+
+    def loss(inputs: Tensor, mask: Tensor, keys: Sequence[str]) -> Tensor:
+        width = max(len(targets[key]) for key in keys)
+        labels = torch.full((len(keys), width), -100)
+        for row, key in enumerate(keys):
+            labels[row, : len(targets[key])] = torch.tensor(targets[key])
+        return model(input_features=inputs, attention_mask=mask, labels=labels).loss / len(keys)  # type: ignore[no-any-return]
+
+    def flat_loss(inputs: Tensor, mask: Tensor, keys: Sequence[str]) -> Tensor:
+        aligned = torch.zeros(mask.shape, dtype=torch.long)
+        for row, key in enumerate(keys):
+            aligned[row, : len(features[key])] = torch.from_numpy(flat_alignment(targets[key], len(features[key])))
+        logits = model(input_features=inputs, attention_mask=mask).logits
+        return nn.functional.cross_entropy(logits[mask.bool()], aligned[mask.bool()])
+
+    _train(model, features, flat_loss, replace(recipe, num_epochs=1))
+    _train(model, features, loss, recipe)
+    folder.mkdir(parents=True, exist_ok=True)
+    vocabulary = folder / "vocab.json"
+    vocabulary.write_text(json.dumps(VOCABULARY))
+    tokenizer = Wav2Vec2CTCTokenizer(str(vocabulary), unk_token="<unk>", pad_token="<pad>", word_delimiter_token="|",
+                                     bos_token=None, eos_token=None)  # fmt: skip
+    Wav2Vec2BertProcessor(feature_extractor=make_feature_extractor(), tokenizer=tokenizer).save_pretrained(folder)
+    _save(model, folder)
+    return model
+
+
+def train_emotion_judge(
+    features: Mapping[str, NDArray[np.float16]], emotions: Mapping[str, str], recipe: JudgeRecipe, folder: Path
+) -> WhisperForAudioClassification:
+    """Train the emotion judge on features (frames, mels) of `make_pitch_extractor` by clip id, and save it to `folder`.
+
+    Each time a clip is heard its level is moved by some 2 dB, so that loudness alone decides nothing.
+    """
+    set_seed(recipe.seed)
+    extractor = make_pitch_extractor()
+    config = WhisperConfig(
+        num_mel_bins=extractor.feature_size, max_source_positions=extractor.nb_max_frames // 2,
+        d_model=recipe.hidden_size, encoder_layers=recipe.num_layers, encoder_attention_heads=4,
+        encoder_ffn_dim=3 * recipe.hidden_size, decoder_layers=1, decoder_attention_heads=4,
+        decoder_ffn_dim=recipe.hidden_size, vocab_size=8, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+        decoder_start_token_id=1, suppress_tokens=None, begin_suppress_tokens=None, dropout=0.1,
+        classifier_proj_size=recipe.hidden_size, num_labels=len(LABELS), id2label=dict(enumerate(LABELS)),
+        label2id={label: index for index, label in enumerate(LABELS)},
+    )  # fmt: skip
+    model = WhisperForAudioClassification(config)
+
+    def loss(inputs: Tensor, _mask: Tensor, keys: Sequence[str]) -> Tensor:
+        labels = torch.tensor([LABELS.index(emotions[key]) for key in keys])
+        moved = inputs + _LEVEL_SPREAD * torch.randn(len(keys), 1, 1)
+        return nn.functional.cross_entropy(model(moved.mT).logits, labels, label_smoothing=0.02)
+
+    _train(model, features, loss, recipe)
+    folder.mkdir(parents=True, exist_ok=True)
+    extractor.save_pretrained(folder)
+    _save(model, folder)
+    return model
+
+
+def _save(model: Any, folder: Path) -> None:
+    copy.deepcopy(model).half().save_pretrained(folder)
+    (folder / "model.safetensors").chmod(0o644)
+
+
+def flat_alignment(letters: Sequence[int], num_frames: int) -> NDArray[np.int64]:
+    """A letter per frame (num_frames,), as if all took equally long; blank in the silence at both ends.
+
+    The flat start of classical recognisers: one pass on this gives CTC something to align, where it would else spend
+    thousands of steps on nothing but blanks.
+    """
+    edges = min(2, num_frames // 4)
+    inner = num_frames - 2 * edges
+    aligned = np.zeros(num_frames, dtype=np.int64)
+    aligned[edges : edges + inner] = np.asarray(letters)[np.arange(inner) * len(letters) // inner]
+    return aligned
+
+
+def _make(kind: Any, recipe: JudgeRecipe, **others: Any) -> Any:
+    set_seed(recipe.seed)
+    config = Wav2Vec2BertConfig(
+        hidden_size=recipe.hidden_size, num_hidden_layers=recipe.num_layers, num_attention_heads=4,
+        intermediate_size=3 * recipe.hidden_size, feature_projection_input_dim=80 * STRIDE,
+        position_embeddings_type="relative_key", left_max_position_embeddings=32, right_max_position_embeddings=32,
+        conv_depthwise_kernel_size=15, layerdrop=0.0, hidden_dropout=0.05, attention_dropout=0.0,
+        activation_dropout=0.05, feat_proj_dropout=0.0, final_dropout=0.05, mask_time_prob=0.08, mask_time_length=4,
+        mask_feature_prob=0.0, add_adapter=False, use_intermediate_ffn_before_adapter=False, **others,
+    )  # fmt: skip
+    return kind(config)
+
+
+def _train(model: Any, features: Mapping[str, NDArray[np.float16]], loss: Any, recipe: JudgeRecipe) -> None:
+    named = dict(model.named_parameters())
+    is_matrix = {
+        name: weight.ndim == 2 and ".layers." in name and "embed" not in name for name, weight in named.items()
+    }
+    matrices = [weight for name, weight in named.items() if is_matrix[name]]
+    others = [weight for name, weight in named.items() if not is_matrix[name]]
+    adam = torch.optim.AdamW(others, recipe.lr, betas=(0.9, 0.98), weight_decay=0.01)
+    optimizers = (adam, Muon(matrices, recipe.muon_lr))
+    plan = [(epoch, group) for epoch in range(recipe.num_epochs) for group in _groups(features, recipe, epoch)]
+    model.train()
+    recent: list[float] = []
+    for step, (epoch, keys) in enumerate(plan):
+        factor = min(1.0, (step + 1) / 100, (len(plan) - step) / (0.5 * len(plan)))
+        for optimizer, peak in zip(optimizers, (recipe.lr, recipe.muon_lr), strict=True):
+            optimizer.param_groups[0]["lr"] = peak * factor
+        inputs, mask = pad([features[key] for key in keys])
+        value = loss(inputs, mask, keys)
+        value.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        recent.append(value.item())
+        if (step + 1) % 100 == 0:
+            _log.info("epoch %d step %d of %d: loss %.4f", epoch, step + 1, len(plan), np.mean(recent[-100:]))
+    model.eval()
+
+
+def pad(features: Sequence[NDArray[np.float16]]) -> tuple[Tensor, Tensor]:
+    """Batch of features (B, frames, 240) padded on the right, and its mask."""
+    width = max(len(item) for item in features)
+    inputs = torch.zeros(len(features), width, features[0].shape[1])
+    mask = torch.zeros(len(features), width, dtype=torch.long)
+    for row, item in enumerate(features):
+        inputs[row, : len(item)] = torch.from_numpy(item.astype(np.float32))
+        mask[row, : len(item)] = 1
+    return inputs, mask
+
+
+def _groups(features: Mapping[str, NDArray[np.float16]], recipe: JudgeRecipe, epoch: int) -> Iterator[list[str]]:
+    draw = random.Random(f"{recipe.seed}/{epoch}")
+    order = sorted(features, key=lambda key: len(features[key]) + draw.uniform(-6, 6))
+    groups: list[list[str]] = [[]]
+    for key in order:
+        if groups[-1] and (len(groups[-1]) + 1) * (len(features[key]) + 6) > recipe.frames_per_batch:
+            groups.append([])
+        groups[-1].append(key)
+    draw.shuffle(groups)
+    yield from groups

@@ -1,0 +1,153 @@
+"""The main road: prepare, train, evaluate, report. Each verb of the command line is one function here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from affetto.audio.checks import problem_table
+from affetto.codes.prepare import Prepared, prepare
+from affetto.config import Config
+from affetto.errors import DataError
+from affetto.files import read_json
+from affetto.model.base import MINIATURE, find_base
+from affetto.progress import console, say
+
+
+def prepare_clips(
+    config: Config, emotions: Sequence[str], *, skip_bad_clips: bool = False, skip_datasets: bool = False
+) -> Prepared:
+    """Check and code the clips of `emotions` and the general speech; everything is cached.
+
+    Bad clips are listed in one table. They stop the run unless `skip_bad_clips`; the good ones stay coded either way.
+    `skip_datasets` takes what was coded before as it is, and renders, checks and codes nothing.
+    """
+    prepared = prepare(
+        find_sources(config, emotions, do_render=not skip_datasets),
+        find_base(config.base),
+        emotions=config.emotions,
+        only=emotions,
+        use_cached_only=skip_datasets,
+    )
+    if prepared.problems:
+        console.print(problem_table(prepared.problems))
+        if not skip_bad_clips and prepared.num_bad:
+            raise DataError(
+                f"{prepared.num_bad} clips can't be used (table above). Mend them, or go on with the good ones: "
+                "--skip-bad-clips. What was coded is kept"
+            )
+    counts: dict[str, int] = {}
+    for clip in prepared.clips:
+        counts[clip.emotion or "general"] = counts.get(clip.emotion or "general", 0) + 1
+    say("clips ready: " + ", ".join(f"{count} {name}" for name, count in sorted(counts.items())))
+    return prepared
+
+
+def find_sources(config: Config, emotions: Sequence[str], *, do_render: bool = True) -> list[Path]:
+    """Manifests and folders of the configuration; `miniature` are its own clips, rendered where they aren't there yet.
+
+    Emotions that the miniature can't act must come from the other sources. A folder of that name is `./miniature`.
+    """
+    sources: list[Path] = []
+    for name in config.data:
+        if name == MINIATURE:
+            from affetto.miniature.data import ACTED, miniature_sources
+
+            has_others = len(config.data) > 1
+            acted = [emotion for emotion in emotions if emotion in ACTED] if has_others else emotions
+            sources += miniature_sources(acted, do_render=do_render)
+        else:
+            sources.append(Path(name).expanduser())
+    return sources
+
+
+def run(
+    config: Config,
+    emotions: Sequence[str],
+    *,
+    command: str,
+    skip_bad_clips: bool = False,
+    skip_datasets: bool = False,
+    resume: bool = False,
+) -> list[Path]:
+    """Everything for each emotion in turn; returns the reports."""
+    from affetto.evaluate.report import terminal_table
+    from affetto.evaluate.suite import evaluate
+    from affetto.training.loop import train
+
+    prepared = prepare_clips(config, emotions, skip_bad_clips=skip_bad_clips, skip_datasets=skip_datasets)
+    reports = []
+    for emotion in emotions:
+        say(emotion, style="bold")
+        train(config, emotion, prepared, resume=resume, command=command)
+        results = evaluate(config, emotion, prepared, command=command)
+        reports.append(report(config, emotion))
+        console.print(terminal_table([results]))
+        say(f"report: {reports[-1]}")
+    return reports
+
+
+def report(config: Config, emotion: str) -> Path:
+    """Draw `emotion_models/<emotion>/report.html`, and the adapter's card, from what training and evaluation wrote."""
+    from affetto.evaluate.adapter_card import write_adapter_card
+    from affetto.evaluate.report import AudioCell, AudioRow, write_report
+    from affetto.evaluate.results import read_results
+    from affetto.training.log import read_log
+
+    folder = config.output_dir / "emotion_models" / emotion
+    results_path = config.output_dir / "evaluation_results" / f"{emotion}_results.json"
+    facts_path = folder / "best" / "affetto.json"
+    for path, verb in ((facts_path, "train"), (results_path, "evaluate")):
+        if not path.is_file():
+            raise DataError(f"there is no {path} to report on: affetto {verb} --emotion {emotion}")
+    results, facts = read_results(results_path), read_json(facts_path)
+    write_adapter_card(folder / "best", facts, results, config.output_dir)
+    systems = {system["name"]: system for system in results["systems"]}
+    by_prompt: dict[tuple[str, str | None, str | None], Any] = {
+        (name, row["prompt"], row["text"]): row for name in ("base", emotion) for row in systems[name]["files"]
+    }
+    rows = []
+    for row in systems[emotion]["files"][:_PLAYERS]:
+        cells = []
+        for title, key in (
+            ("base", ("base", "emotional", row["text"])),
+            (emotion, (emotion, "emotional", row["text"])),
+            (f"{emotion}, plain prompt", (emotion, "plain", row["text"])),
+        ):
+            if found := by_prompt.get(key):
+                cells.append(AudioCell(title, config.output_dir / found["file"], _said(found["values"])))
+        rows.append(AudioRow(str(row["text"]), "emotional", str(row["speaker"]), row["seed"], tuple(cells)))
+    return write_report(
+        folder / "report.html",
+        [results],
+        title=f"{emotion.capitalize()} on {facts['base']['id']}",
+        audio=rows,
+        training_log=read_log(folder / "training_log.jsonl"),
+        facts=_report_facts(facts),
+        frontier=facts["frontier"],
+    )
+
+
+_PLAYERS = 8
+"""Sentences with players in the report."""
+
+
+def _said(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "transcript": values.get("heard"), "label": values.get("first_choice"), "posterior": values.get("posterior")
+    }  # fmt: skip
+
+
+def _report_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "command": facts["command"],
+        "versions": facts["versions"],
+        "configuration": facts["configuration"],
+        "timings_s": facts.get("timings_s", {}),
+        "peak_memory_mib": facts.get("peak_memory_mib"),
+        "base": facts["base"],
+        "data": facts["data"],
+        "recommended_intensity": facts["recommended_intensity"],
+        "ewc_natural_weight": facts["ewc_natural_weight"],
+    }

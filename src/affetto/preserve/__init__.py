@@ -1,0 +1,1 @@
+"""What keeps the base as it was: EWC, distillation, rehearsal."""

@@ -1,0 +1,31 @@
+"""Elastic weight consolidation in natural units: half of dW^T F dW predicts KL(base || adapted) in nats per code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from affetto.model.batch import Row
+from affetto.preserve.curvature import Curvature
+
+
+def ewc_penalty(curvature: Curvature, factors: Iterable[tuple[str, Tensor, Tensor, float]]) -> Tensor:
+    """Half of the sum over layers of dW^T F dW, for `AdapterBank.factors`; nats per code, differentiable."""
+    terms = [curvature.penalty(site, a_RI, b_OR, scale) for site, a_RI, b_OR, scale in factors if a_RI.shape[0]]
+    return 0.5 * torch.stack(terms).sum()
+
+
+def natural_weight(ewc_lambda: float, mean_codes: float) -> float:
+    """The guide's `ewc_lambda` in natural units.
+
+    The guide's Fisher is of the mean loss of one utterance; with N codes in a mean utterance it is 1/N of the
+    per-code Fisher, hence lambda / N (method.md, section 2).
+    """
+    return ewc_lambda / mean_codes
+
+
+def mean_codes(rows: Sequence[Row], num_codebooks: int) -> float:
+    """Mean number of predicted codes of an utterance: every codebook of every frame, amortised or not."""
+    return sum(row.num_frames for row in rows) * num_codebooks / len(rows)

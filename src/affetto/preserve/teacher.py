@@ -1,0 +1,127 @@
+"""The teacher's answers, computed once: the base's log-probabilities on fixed clips.
+
+Float16 log-probabilities relative to the base's own normalisation: a likely code's is near zero, where float16 is
+fine, so the KL against the cache differs from the live one by parts in ten thousand (a test holds it to that). For
+the depth codebooks a fixed draw of frames per clip is kept; the cross-entropy's frames are drawn anew every step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from affetto.errors import CacheError
+from affetto.files import hash_bytes, hash_text, write_atomically
+from affetto.model.batch import Row, collate
+
+VERSION = "1"
+
+
+@dataclass(frozen=True)
+class TeacherClip:
+    """The base's answers on one clip of T predicted frames."""
+
+    c0_TV: Tensor
+    depth_frames: NDArray[np.int64]
+    """Which frames, ascending."""
+    depth_FJV: Tensor
+
+
+class TeacherCache:
+    """Answers for a fixed list of rows, bound to the base, the rows and the draw of frames; read clip by clip."""
+
+    def __init__(self, path: Path, key: str) -> None:
+        self.path = path
+        try:
+            file: Any = safe_open(path, framework="pt")
+        except (OSError, SafetensorError) as error:
+            raise CacheError(f"{path} can't be read ({error}); delete it") from error
+        if (file.metadata() or {}).get("key") != key:
+            raise CacheError(f"{path} was made with another base, other clips or another template; delete it")
+        self._file, self._names = file, frozenset(file.keys())
+
+    def __getitem__(self, clip_id: str) -> TeacherClip:
+        if f"{clip_id}/frames" not in self._names:
+            raise CacheError(f"the teacher cache {self.path} has no clip {clip_id!r}")
+        frames = self._file.get_tensor(f"{clip_id}/frames").numpy()
+        return TeacherClip(self._file.get_tensor(f"{clip_id}/c0"), frames, self._file.get_tensor(f"{clip_id}/depth"))
+
+
+def teacher_key(base_hash: str, rows: Sequence[Row], depth_share: float, seed: int) -> str:
+    """Hash of everything that decides the answers."""
+    return hash_text("teacher", VERSION, base_hash, str(depth_share), str(seed), *(row_hash(row) for row in rows))
+
+
+def row_hash(row: Row) -> str:
+    """Hash of a row's id, prompt and codes."""
+    parts = [row.clip_id.encode()]
+    for turn in row.turns:
+        codes = np.zeros((0, 0)) if turn.codes_TK is None else turn.codes_TK
+        parts += [
+            np.asarray(turn.text_ids, dtype=np.int64).tobytes(),
+            np.ascontiguousarray(codes, dtype=np.int64).tobytes(),
+        ]
+    return hash_bytes(*parts)
+
+
+def fixed_frames(row: Row, share: float, seed: int) -> NDArray[np.int64]:
+    """The teacher's draw of depth frames for a clip: always the same ones."""
+    rng = np.random.default_rng(int(hash_text("teacher-frames", str(seed), row.clip_id)[:15], 16))
+    count = max(1, round(share * row.num_frames))
+    return np.sort(rng.permutation(row.num_frames)[:count])
+
+
+def teacher_cache(
+    folder: Path,
+    network: Any,
+    base_hash: str,
+    rows: Sequence[Row],
+    *,
+    depth_share: float,
+    seed: int = 0,
+    rows_per_batch: int = 16,
+    on_progress: Callable[[int], object] | None = None,
+) -> TeacherCache:
+    """Answers for `rows`, read from `folder` or computed with all gates at zero and written there."""
+    key = teacher_key(base_hash, rows, depth_share, seed)
+    path = folder / f"{key[:24]}.safetensors"
+    if not path.is_file():
+        tensors: dict[str, Tensor] = {}
+        for start in range(0, len(rows), rows_per_batch):
+            part = rows[start : start + rows_per_batch]
+            tensors |= ask_teacher(network, part, [fixed_frames(row, depth_share, seed) for row in part])
+            if on_progress:
+                on_progress(len(part))
+        write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata={"key": key}))
+    return TeacherCache(path, key)
+
+
+@torch.no_grad()
+def ask_teacher(network: Any, rows: Sequence[Row], frames: Sequence[NDArray[np.int64]]) -> dict[str, Tensor]:
+    """Log-probabilities of the base on `rows`, by `clip/c0`, `clip/depth` and `clip/frames`."""
+    plain = [Row(row.clip_id, row.turns) for row in rows]
+    batch = collate(plain, network.num_codebooks, frames).to(next(network.parameters()).device)
+    logits = network(batch)
+    c0_NV, depth_MJV = _half(logits.c0_NV), _half(logits.depth_MJV)
+    answers = {}
+    n = m = 0
+    for row, chosen in zip(rows, frames, strict=True):
+        answers[f"{row.clip_id}/c0"] = c0_NV[n : n + row.num_frames].clone()
+        answers[f"{row.clip_id}/depth"] = depth_MJV[m : m + len(chosen)].clone()
+        answers[f"{row.clip_id}/frames"] = torch.from_numpy(np.asarray(chosen, dtype=np.int64))
+        n, m = n + row.num_frames, m + len(chosen)
+    return answers
+
+
+def _half(logits: Tensor) -> Tensor:
+    """Log-probabilities in float16. An impossible code stays finite: 0 · -inf would be NaN in the KL."""
+    return logits.log_softmax(dim=-1).clamp(min=torch.finfo(torch.float16).min).half().cpu()

@@ -1,0 +1,193 @@
+"""Which rows a step trains on. A pure function of the seed and the step, so resuming needs no sampler state.
+
+Every batch mixes two streams, emotional and general, by `replay_ratio`. Rows of like length go together, and a batch
+is full when its frames are those of `batch_size` mean clips, not when it has so many rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from affetto.errors import DataError
+from affetto.model.batch import Batch, Row, collate
+from affetto.preserve.teacher import TeacherCache
+
+_WINDOW = 8
+"""Batches whose rows are sorted by length together."""
+
+
+@dataclass(frozen=True)
+class TrainBatch:
+    """A batch, which of its predictions count for which loss, and the teacher's answers."""
+
+    batch: Batch
+    general_N: Tensor
+    """Which frames belong to general rows."""
+    ce_M: Tensor
+    """Which depth frames were drawn for the cross-entropy this step."""
+    kl_N: Tensor
+    kl_M: Tensor
+    """Which frames, and depth frames, have a teacher's answer."""
+    teacher_c0: Tensor
+    """Log-probabilities (sum of kl_N, V)."""
+    teacher_depth: Tensor
+    """Log-probabilities (sum of kl_M, J, V)."""
+
+    @property
+    def general_M(self) -> Tensor:
+        """Which depth frames belong to general rows."""
+        return self.general_N[self.batch.depth_M]
+
+    def to(self, device: torch.device | str) -> TrainBatch:
+        """The batch on `device`."""
+        moved = {name: value.to(device) for name, value in self.__dict__.items()}
+        return replace(self, **moved)
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Which rows go through the network together, by their places in the two streams."""
+
+    emotional: tuple[int, ...]
+    general: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Every micro-batch of a run, by optimizer step."""
+
+    steps: tuple[tuple[MicroBatch, ...], ...]
+    epoch_ends: tuple[int, ...]
+    """Steps after which an epoch is complete."""
+
+    @property
+    def num_steps(self) -> int:
+        """Optimizer steps of the run."""
+        return len(self.steps)
+
+    def epoch(self, step: int) -> float:
+        """Epochs completed after `step` steps."""
+        before = 0
+        for number, end in enumerate(self.epoch_ends):
+            if step <= end:
+                return number + (step - before) / (end - before)
+            before = end
+        return float(len(self.epoch_ends))
+
+
+def plan_run(
+    emotional_frames: Sequence[int],
+    general_frames: Sequence[int],
+    *,
+    batch_size: int,
+    accumulation: int,
+    replay_ratio: float,
+    num_epochs: int,
+    seed: int,
+) -> Plan:
+    """Lay out a run over clips of the given lengths.
+
+    An epoch shows every emotional clip once; its last step has fewer micro-batches where they don't divide evenly.
+    """
+    if not emotional_frames:
+        raise DataError("there is no emotional clip to train on")
+    if replay_ratio > 0 and not general_frames:
+        raise DataError(
+            "replay_ratio is above 0 but there is no general speech to rehearse; give some (and a "
+            "rehearsal_buffer_size above 0), or set replay_ratio to 0"
+        )
+    budget = batch_size * (1 - replay_ratio) * float(np.mean(emotional_frames))
+    rng = np.random.default_rng((seed, 1))
+    queue: list[int] = []
+    owed = 0.5  # so that floors round
+    steps: list[tuple[MicroBatch, ...]] = []
+    ends = []
+    for _ in range(num_epochs):
+        micro = []
+        for group in _groups(emotional_frames, budget, rng):
+            owed += len(group) * replay_ratio / (1 - replay_ratio)
+            take = int(owed)
+            owed -= take
+            while len(queue) < take:
+                queue += rng.permutation(len(general_frames)).tolist()
+            micro.append(MicroBatch(tuple(group), tuple(queue[:take])))
+            queue = queue[take:]
+        steps += [tuple(micro[start : start + accumulation]) for start in range(0, len(micro), accumulation)]
+        ends.append(len(steps))
+    return Plan(tuple(steps), tuple(ends))
+
+
+def _groups(frames: Sequence[int], budget: float, rng: np.random.Generator) -> list[list[int]]:
+    """Every index once, in groups of about `budget` frames; a group goes over by half a clip, or is one long clip."""
+    window = max(1, round(_WINDOW * budget / float(np.mean(frames))))
+    parts = np.array_split(rng.permutation(len(frames)), -(-len(frames) // window))
+    groups: list[list[int]] = []
+    for part in parts:
+        order = sorted(part.tolist(), key=lambda index: frames[index])
+        size = sum(frames[index] for index in order)
+        share = size / max(1, round(size / budget))
+        by_number: dict[int, list[int]] = {}
+        before = 0
+        for index in order:
+            by_number.setdefault(int((before + frames[index] / 2) / share), []).append(index)
+            before += frames[index]
+        groups += by_number.values()
+    rng.shuffle(groups)
+    return groups
+
+
+def assemble(
+    emotional: Sequence[Row],
+    general: Sequence[Row],
+    teacher: TeacherCache | None,
+    taught: Mapping[str, bool],
+    num_codebooks: int,
+    depth_share: float,
+    rng: np.random.Generator,
+) -> TrainBatch:
+    """Make the batch of one micro-step.
+
+    `taught` says for each stream ("emotion", "rehearsal") whether the teacher's answers are asked for. The depth
+    frames of the cross-entropy are drawn here, uniformly over all frames of a stream: the end-of-audio frame has
+    the same chance as any other.
+    """
+    rows = [*emotional, *general]
+    drawn = [*_draw(emotional, depth_share, rng), *_draw(general, depth_share, rng)]
+    asked = [taught["emotion"]] * len(emotional) + [taught["rehearsal"]] * len(general)
+    assert teacher is not None or not any(asked), "the teacher is asked, but there is none"
+    answers = [teacher[row.clip_id] if teacher and ask else None for row, ask in zip(rows, asked, strict=True)]
+    fixed = [answer.depth_frames if answer else np.zeros(0, dtype=np.int64) for answer in answers]
+    chosen = [np.union1d(a, b).astype(np.int64) for a, b in zip(drawn, fixed, strict=True)]
+    batch = collate(rows, num_codebooks, chosen)
+    lengths = [row.num_frames for row in rows]
+    is_general = [False] * len(emotional) + [True] * len(general)
+    given = [answer for answer in answers if answer]
+    vocabulary = given[0].c0_TV.shape[-1] if given else 1
+    return TrainBatch(
+        batch=batch,
+        general_N=torch.from_numpy(np.repeat(is_general, lengths)),
+        ce_M=torch.from_numpy(np.concatenate([np.isin(a, b) for a, b in zip(chosen, drawn, strict=True)])),
+        kl_N=torch.from_numpy(np.repeat([answer is not None for answer in answers], lengths)),
+        kl_M=torch.from_numpy(np.concatenate([np.isin(a, b) for a, b in zip(chosen, fixed, strict=True)])),
+        teacher_c0=torch.cat([answer.c0_TV for answer in given]) if given else torch.zeros(0, vocabulary),
+        teacher_depth=torch.cat([answer.depth_FJV for answer in given])
+        if given
+        else torch.zeros(0, num_codebooks - 1, vocabulary),
+    )
+
+
+def _draw(rows: Sequence[Row], share: float, rng: np.random.Generator) -> list[NDArray[np.int64]]:
+    """For each row the frames drawn, of all frames of all rows alike."""
+    lengths = [row.num_frames for row in rows]
+    total = sum(lengths)
+    if total == 0:
+        return []
+    chosen = np.zeros(total, dtype=bool)
+    chosen[rng.permutation(total)[: max(1, round(share * total))]] = True
+    return [np.flatnonzero(part) for part in np.split(chosen, np.cumsum(lengths)[:-1])]

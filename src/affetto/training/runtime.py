@@ -1,0 +1,127 @@
+"""What a run stands on: Accelerate and its trackers, signals, clocks."""
+
+from __future__ import annotations
+
+import resource
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+
+from affetto.config import Config
+from affetto.errors import ConfigError, MissingDependencyError
+
+
+@contextmanager
+def accelerated(config: Config, emotion: str) -> Iterator[Any]:
+    """Accelerate's choice of device, precision and processes; trackers are closed at the end, however it comes."""
+    from accelerate import Accelerator
+    from accelerate.utils import ProjectConfiguration, set_seed
+
+    runs = str(config.output_dir / "runs")
+    _check_trackers(config.trackers)
+    accelerator = Accelerator(
+        mixed_precision={"fp32": "no"}.get(config.precision, config.precision),
+        log_with=list(config.trackers) or None,
+        project_config=ProjectConfiguration(runs, runs),
+    )
+    if config.grad_accumulation_steps % accelerator.num_processes:
+        raise ConfigError(
+            f"grad_accumulation_steps {config.grad_accumulation_steps} can't be shared by {accelerator.num_processes} "
+            "processes, which take a step's batches in turn: make it a multiple of their number"
+        )
+    set_seed(config.seed)
+    if config.trackers:
+        Path(runs).mkdir(parents=True, exist_ok=True)
+        accelerator.init_trackers(emotion, config=_flat(config))
+    try:
+        yield accelerator
+    finally:
+        # Not `end_training`, which also ends the process group that the next emotion's run needs.
+        for tracker in accelerator.trackers:
+            tracker.finish()
+
+
+def _check_trackers(trackers: tuple[str, ...]) -> None:
+    """Accelerate drops a tracker that isn't installed without a word."""
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+
+    available = {str(getattr(name, "value", name)) for name in get_available_trackers()}
+    for name in trackers:
+        if name == "all":
+            continue
+        if name not in LOGGER_TYPE_TO_CLASS:
+            raise ConfigError(f"trackers: accelerate knows no {name!r}; it knows {', '.join(LOGGER_TYPE_TO_CLASS)}")
+        if name not in available:
+            raise MissingDependencyError(
+                f"the tracker {name!r} is not installed; install it, or leave it out of trackers"
+            )
+
+
+def _flat(config: Config) -> dict[str, str | int | float | bool]:
+    """The configuration as trackers take it: numbers and words."""
+    plain = config.model_dump(mode="json", exclude={"output_dir"})
+    return {key: value if isinstance(value, (bool, int, float)) else str(value) for key, value in plain.items()}
+
+
+class Stop:
+    """Whether the user asked to stop, as far as this process knows."""
+
+    def __init__(self) -> None:
+        self.signal: str | None = None
+
+    def agreed(self, accelerator: Any) -> str | None:
+        """The name of the signal that stops all processes after this step, if any of them has seen one."""
+        if accelerator.num_processes == 1:
+            return self.signal
+        seen = torch.tensor(float(self.signal is not None), device=accelerator.device)
+        return (self.signal or "a signal") if accelerator.reduce(seen, "sum").item() else None
+
+
+@contextmanager
+def stop_signals() -> Iterator[Stop]:
+    """SIGTERM and Ctrl-C ask for a stop after the step at hand; a second one acts at once, as it would outside."""
+    stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = {number: signal.getsignal(number) or signal.SIG_DFL for number in numbers}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def ask(received: int, _frame: FrameType | None) -> None:
+        stop.signal = signal.Signals(received).name
+        restore()
+
+    for number in numbers:
+        signal.signal(number, ask)
+    try:
+        yield stop
+    finally:
+        restore()
+
+
+@contextmanager
+def timed(timings: dict[str, float], name: str) -> Iterator[None]:
+    """Note the seconds that the block takes."""
+    before = time.monotonic()
+    yield
+    timings[name] = round(time.monotonic() - before, 2)
+
+
+def peak_memory_mib() -> float:
+    """The most memory in use so far: the accelerator's, else the process's."""
+    if torch.cuda.is_available():
+        return round(torch.cuda.max_memory_allocated() / 2**20, 1)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20, 1)

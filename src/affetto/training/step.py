@@ -1,0 +1,168 @@
+"""One optimizer step: every term of the loss, by name, as sums over the whole step divided once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from affetto.errors import NonFiniteLossError
+from affetto.preserve.distillation import distillation_kl
+from affetto.terms import LossTerm, cross_entropy
+from affetto.training.batches import TrainBatch
+
+DistillOn = Literal["rehearsal", "emotion", "both"]
+STREAMS = ("emotion", "rehearsal")
+TERMS = tuple(f"{stream}_{kind}_{part}" for stream in STREAMS for kind in ("ce", "kl") for part in ("c0", "depth"))
+"""Names of the data terms, as they stand in the log."""
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """How the terms add up (method.md, sections 2 to 4).
+
+    total = (1 - replay) · stream(emotion) + replay · stream(rehearsal) + ewc · EWC, where
+    stream = (1 - alpha) · CE + alpha · T² · KL on the streams that are distilled, and CE elsewhere;
+    CE and KL are `first_codebook` · codebook zero + (1 - `first_codebook`) · the others, nats per code.
+    """
+
+    replay: float
+    alpha: float
+    temperature: float
+    first_codebook: float
+    ewc: float
+    distill_on: DistillOn
+
+    @property
+    def taught(self) -> dict[str, bool]:
+        """Which streams need the teacher."""
+        used = self.alpha > 0
+        return {
+            "emotion": used and self.distill_on in ("emotion", "both"),
+            "rehearsal": used and self.distill_on in ("rehearsal", "both") and self.replay > 0,
+        }
+
+    def of(self, name: str) -> float:
+        """Weight of the term `name`, such as `rehearsal_kl_c0`."""
+        stream, kind, part = name.split("_")
+        weight = self.replay if stream == "rehearsal" else 1 - self.replay
+        weight *= self.first_codebook if part == "c0" else 1 - self.first_codebook
+        if not self.taught[stream]:
+            return weight if kind == "ce" else 0.0
+        return weight * ((1 - self.alpha) if kind == "ce" else self.alpha * self.temperature**2)
+
+
+def batch_terms(network: Any, train_batch: TrainBatch, temperature: float) -> dict[str, LossTerm]:
+    """Every data term of a micro-batch: {emotion, rehearsal} x {ce, kl} x {c0, depth}."""
+    batch = train_batch.batch
+    logits = network(batch)
+    terms: dict[str, LossTerm] = {}
+    for stream in STREAMS:
+        in_N = train_batch.general_N if stream == "rehearsal" else ~train_batch.general_N
+        in_M = in_N[batch.depth_M]
+        ce_M = in_M & train_batch.ce_M
+        terms[f"{stream}_ce_c0"] = cross_entropy(logits.c0_NV[in_N], batch.c0_targets_N[in_N])
+        terms[f"{stream}_ce_depth"] = cross_entropy(logits.depth_MJV[ce_M], batch.depth_targets_MJ[ce_M])
+        kl_N, kl_M = in_N & train_batch.kl_N, in_M & train_batch.kl_M
+        if kl_N.any():
+            taught_c0 = train_batch.teacher_c0[kl_N[train_batch.kl_N]]
+            taught_depth = train_batch.teacher_depth[kl_M[train_batch.kl_M]]
+            terms[f"{stream}_kl_c0"] = distillation_kl(taught_c0, logits.c0_NV[kl_N], temperature)
+            terms[f"{stream}_kl_depth"] = distillation_kl(taught_depth, logits.depth_MJV[kl_M], temperature)
+    return terms
+
+
+def term_counts(train_batch: TrainBatch, num_codebooks: int) -> dict[str, int]:
+    """How many codes each term of a micro-batch sums over, known before anything is computed."""
+    batch, counts = train_batch.batch, {}
+    for stream in STREAMS:
+        in_N = train_batch.general_N if stream == "rehearsal" else ~train_batch.general_N
+        in_M = in_N[batch.depth_M]
+        counts[f"{stream}_ce_c0"] = int(in_N.sum())
+        counts[f"{stream}_ce_depth"] = int((in_M & train_batch.ce_M).sum()) * (num_codebooks - 1)
+        counts[f"{stream}_kl_c0"] = int((in_N & train_batch.kl_N).sum())
+        counts[f"{stream}_kl_depth"] = int((in_M & train_batch.kl_M).sum()) * (num_codebooks - 1)
+    return counts
+
+
+def accumulate_gradients(
+    network: Any,
+    micro_batches: Sequence[TrainBatch],
+    weights: LossWeights,
+    ewc: Callable[[], Tensor] | None,
+    accelerator: Any,
+) -> dict[str, float]:
+    """Backward of one whole step; returns every term in nats per code, `ewc` unweighted, and `total`.
+
+    Counts are summed over micro-batches and processes first, so 2 x 4 rows, 8 x 1 and 1 x 8 give the same gradient.
+    Gradients are left as each process's part of the sum (`finish_gradients` adds them up), the penalty's included.
+    """
+    counts = _total_counts(micro_batches, network.num_codebooks, accelerator)
+    sums = {name: 0.0 for name, count in counts.items() if count}
+    for train_batch in micro_batches:
+        with accelerator.autocast():
+            terms = batch_terms(network, train_batch.to(accelerator.device), weights.temperature)
+        used = [weights.of(name) / counts[name] * term.total for name, term in terms.items() if name in sums]
+        loss = torch.stack(used).sum()
+        if not torch.isfinite(loss):
+            raise NonFiniteLossError(_not_finite_terms(terms, train_batch))
+        accelerator.backward(loss)
+        for name in sums.keys() & terms.keys():
+            sums[name] += terms[name].total.item()
+    values = {name: total / counts[name] for name, total in _summed(sums, accelerator).items()}
+    if ewc is not None:
+        penalty = ewc()
+        if not torch.isfinite(penalty):
+            raise NonFiniteLossError(f"the EWC penalty is {penalty.item()}. {_REMEDY}")
+        accelerator.backward(weights.ewc / accelerator.num_processes * penalty)
+        values["ewc"] = penalty.item()
+    values["total"] = sum(weights.of(name) * value for name, value in values.items() if name != "ewc")
+    values["total"] += weights.ewc * values.get("ewc", 0.0)
+    return values
+
+
+def finish_gradients(
+    parameters: Sequence[nn.Parameter], max_norm: float, accelerator: Any, micro_batches: Sequence[TrainBatch] = ()
+) -> float:
+    """Sum gradients over processes, then clip this adapter's norm; returns the norm before clipping.
+
+    Raises NonFiniteLossError before anything is updated, unless fp16's loss scaling is there to skip the step.
+    """
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        if accelerator.num_processes > 1:
+            parameter.grad = accelerator.reduce(parameter.grad, "sum")
+    norm = float(accelerator.clip_grad_norm_(parameters, max_norm))
+    if not math.isfinite(norm) and accelerator.scaler is None:
+        clips = [clip_id for train_batch in micro_batches for clip_id in train_batch.batch.clip_ids]
+        raise NonFiniteLossError(f"the gradient is not finite on clips {', '.join(clips)}. {_REMEDY}")
+    return norm
+
+
+_REMEDY = "The last good checkpoint is untouched; lower learning_rate, or look at these clips"
+
+
+def _total_counts(micro_batches: Sequence[TrainBatch], num_codebooks: int, accelerator: Any) -> dict[str, int]:
+    """Codes per term over micro-batches and processes. Every process names every term, though it has no batch of it."""
+    counts = dict.fromkeys(TERMS, 0)
+    for train_batch in micro_batches:
+        for name, count in term_counts(train_batch, num_codebooks).items():
+            counts[name] += count
+    return {name: int(count) for name, count in _summed(counts, accelerator).items()}
+
+
+def _summed(values: Mapping[str, float], accelerator: Any) -> dict[str, float]:
+    if accelerator.num_processes == 1:
+        return dict(values)
+    tensor = torch.tensor(list(values.values()), dtype=torch.float64, device=accelerator.device)
+    return dict(zip(values, accelerator.reduce(tensor, "sum").tolist(), strict=True))
+
+
+def _not_finite_terms(terms: Mapping[str, LossTerm], train_batch: TrainBatch) -> str:
+    bad = [name for name, term in terms.items() if not torch.isfinite(term.total)] or ["their sum"]
+    return f"the loss is not finite ({', '.join(bad)}) on clips {', '.join(train_batch.batch.clip_ids)}. {_REMEDY}"

@@ -1,0 +1,143 @@
+"""What flows into a run: emotional, rehearsed and held-out rows; the Fisher and the teacher's answers on them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from affetto.audio.splits import assert_disjoint
+from affetto.codes.prepare import Prepared
+from affetto.config import Config
+from affetto.errors import DataError
+from affetto.files import cache_root, hash_text
+from affetto.model.base import Base, speaker_numbers
+from affetto.model.batch import Row
+from affetto.model.rows import PLAIN_TEMPLATE, make_rows
+from affetto.preserve.curvature import CURVATURES, Diagonal
+from affetto.preserve.ewc import mean_codes, natural_weight
+from affetto.preserve.fisher import estimate_fisher
+from affetto.preserve.rehearsal import rehearsal_buffer, spread
+from affetto.preserve.teacher import TeacherCache, row_hash, teacher_cache
+from affetto.progress import progress
+from affetto.training.step import LossWeights
+from affetto.types import SPLITS, Clip
+
+
+@dataclass(frozen=True)
+class Streams:
+    """The rows of a run, every gate at 1."""
+
+    emotional: list[Row]
+    rehearsal: list[Row]
+    fisher: list[Row]
+    validation_emotional: list[Row]
+    validation_general: list[Row]
+    speakers: dict[str, int]
+    """CSM's speaker number by the data's name."""
+    trained_speakers: list[str]
+    """Who acts the emotion."""
+
+    @property
+    def hash(self) -> str:
+        """Hash of all rows in their order."""
+        parts = (self.emotional, self.rehearsal, self.fisher, self.validation_emotional, self.validation_general)
+        return hash_text(*(hash_text(*map(row_hash, part)) for part in parts))
+
+
+def build_streams(config: Config, emotion: str, prepared: Prepared, base: Base) -> Streams:
+    """Choose the clips of a run and make their rows. DataError says what the data lacks."""
+    speakers = speaker_numbers({clip.speaker for clip in prepared.clips})
+    by_id = {clip.id: clip for clip in prepared.clips}
+    emotional, held = _emotional_clips(config, emotion, prepared)
+    buffer, fisher, held_general = _general_clips(config, prepared)
+
+    def rows(clips: Sequence[Clip], template: str = PLAIN_TEMPLATE) -> list[Row]:
+        made = make_rows(base, clips, prepared.codes, speakers, template=template, by_id=by_id)
+        return [replace(row, gate=(1.0,)) for row in made]
+
+    return Streams(
+        emotional=rows(emotional, config.prompt_template),
+        rehearsal=rows(buffer),
+        fisher=rows(fisher),
+        validation_emotional=rows(held, config.prompt_template),
+        validation_general=rows(held_general),
+        speakers=speakers,
+        trained_speakers=sorted({clip.speaker for clip in emotional}),
+    )
+
+
+def _emotional_clips(config: Config, emotion: str, prepared: Prepared) -> tuple[list[Clip], list[Clip]]:
+    """Clips to train on, and clips to choose the best adapter by."""
+    clips = prepared.select(emotion, "train")
+    if not clips:
+        found = sorted({clip.emotion or "general" for clip in prepared.clips})
+        raise DataError(f"no training clip is labelled {emotion!r}; the data has {', '.join(found)}")
+    held = _held_out(config, emotion, prepared)
+    if not held:
+        raise DataError(
+            f"no validation clip is labelled {emotion!r}, so the best adapter can't be told; "
+            "add clips with other texts, or mark some of them with split validation"
+        )
+    return clips, held
+
+
+def _general_clips(config: Config, prepared: Prepared) -> tuple[list[Clip], list[Clip], list[Clip]]:
+    """Clips to rehearse, clips for the Fisher (others, where there are enough), and clips to measure forgetting on."""
+    frames, general = prepared.num_frames(), prepared.select(None, "train")
+    if (config.ewc_lambda > 0 or config.replay_ratio > 0) and not general:
+        raise DataError(
+            "preservation needs general speech (clips without emotion), and the data has none; add LJSpeech, say"
+        )
+    buffer = rehearsal_buffer(general, frames, config.rehearsal_buffer_size, config.seed)
+    rehearsed = {clip.id for clip in buffer}
+    rest = [clip for clip in general if clip.id not in rehearsed]
+    # The buffer begins with its own even spread, so its start can fill up what the rest lacks.
+    fisher = [*spread(rest, frames, config.fisher_clips, f"fisher/{config.seed}"), *buffer][: config.fisher_clips]
+    held = [clip for clip in prepared.clips if clip.split in SPLITS[1:]]
+    for by in ("id", "text"):
+        assert_disjoint({"rehearsal and Fisher clips": [*buffer, *fisher], "validation and test clips": held}, by)
+    return buffer, fisher, _held_out(config, None, prepared)
+
+
+def _held_out(config: Config, emotion: str | None, prepared: Prepared) -> list[Clip]:
+    clips = prepared.select(emotion, "validation")
+    return spread(clips, prepared.num_frames(), config.validation_clips, "validation")
+
+
+def loss_weights(config: Config, streams: Streams, base: Base) -> LossWeights:
+    """The configuration's weights, EWC's in natural units."""
+    codes = mean_codes(streams.fisher, base.num_codebooks) if streams.fisher else 1.0
+    return LossWeights(
+        replay=config.replay_ratio, alpha=config.distillation_alpha, temperature=config.temperature,
+        first_codebook=config.first_codebook_weight, ewc=natural_weight(config.ewc_lambda, codes),
+        distill_on=config.distill_on,
+    )  # fmt: skip
+
+
+def general_fisher(config: Config, base: Base, sites: Sequence[str], rows: Sequence[Row]) -> Diagonal | None:
+    """The Fisher at `rows`, estimated once per base and clips; None where the penalty is off."""
+    if config.ewc_lambda == 0:
+        return None
+    curvature = CURVATURES[config.ewc_curvature]
+    key = hash_text("fisher-1", base.hash, curvature.name, config.fisher_kind, ",".join(sites), *map(row_hash, rows))
+    path = cache_root() / "fisher" / f"{key[:24]}.safetensors"
+    if not path.is_file():
+        modules = {site: base.model.get_submodule(site) for site in sites}
+        with progress("Estimating the Fisher", len(rows)) as bar:
+            estimate_fisher(
+                base.network, modules, rows, curvature(), kind=config.fisher_kind, on_progress=bar.advance
+            ).save(path)
+    return curvature.load(path, base.device)
+
+
+def teacher_answers(config: Config, base: Base, streams: Streams, weights: LossWeights) -> TeacherCache | None:
+    """The base's answers on the streams that are distilled; None where none is."""
+    parts = {"emotion": streams.emotional, "rehearsal": streams.rehearsal}
+    rows = [row for stream, part in parts.items() if weights.taught[stream] for row in part]
+    if not rows:
+        return None
+    with progress("Asking the teacher", len(rows)) as bar:
+        return teacher_cache(
+            cache_root() / "teacher", base.network, base.hash, rows, depth_share=config.depth_frames_share,
+            on_progress=bar.advance,
+        )  # fmt: skip

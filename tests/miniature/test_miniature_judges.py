@@ -1,0 +1,151 @@
+"""The miniature's judges: padding, batches, and training that learns and saves what transformers loads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from transformers import AutoModelForAudioClassification, AutoModelForCTC, Wav2Vec2BertProcessor
+
+from affetto.miniature.corpus import PLAIN
+from affetto.miniature.judges import (
+    LABELS,
+    VOCABULARY,
+    JudgeRecipe,
+    _groups,
+    make_feature_extractor,
+    pad,
+    train_emotion_judge,
+    train_recogniser,
+)
+
+Features = dict[str, NDArray[np.float16]]
+
+
+def recipe(num_epochs: int) -> JudgeRecipe:
+    return JudgeRecipe(num_epochs=num_epochs, hidden_size=32, num_layers=1, frames_per_batch=150, lr=3e-3)
+
+
+@pytest.fixture(scope="module")
+def world() -> tuple[Features, dict[str, str], dict[str, str]]:
+    """Features, emotions and texts: each emotion and each letter is a pattern of its own."""
+    rng = np.random.default_rng(0)
+    emotion_patterns = {label: rng.standard_normal(240) for label in LABELS}
+    letter_patterns = {letter: 2 * rng.standard_normal(240) for letter in "abc "}
+    features, emotions, texts = {}, {}, {}
+    for index in range(28):
+        name, label = f"clip-{index}", LABELS[index % len(LABELS)]
+        text = "".join(rng.permutation(list("abc"))[: 2 + index % 2])
+        frames = np.repeat([letter_patterns[letter] for letter in f" {text} "], 6, axis=0)
+        noise = 0.1 * rng.standard_normal(frames.shape)
+        features[name] = (frames + emotion_patterns[label] + noise).astype(np.float16)
+        emotions[name], texts[name] = label, text
+    return features, emotions, texts
+
+
+def test_labels_are_the_emotions_and_plain() -> None:
+    assert LABELS[-1] == PLAIN
+    assert len(set(LABELS)) == 7
+
+
+def test_padding_and_mask() -> None:
+    short, long = np.ones((2, 3), dtype=np.float16), np.full((4, 3), 2, dtype=np.float16)
+    inputs, mask = pad([short, long])
+    assert inputs.dtype == torch.float32
+    assert inputs.tolist() == [[[1] * 3] * 2 + [[0] * 3] * 2, [[2] * 3] * 4]
+    assert mask.tolist() == [[1, 1, 0, 0], [1, 1, 1, 1]]
+
+
+def test_groups_hold_every_clip_once_within_the_budget(world: tuple[Features, dict[str, str], dict[str, str]]) -> None:
+    features = world[0]
+    epochs = [list(_groups(features, recipe(1), epoch)) for epoch in (0, 0, 1)]
+    assert epochs[0] == epochs[1] != epochs[2]
+    for group in epochs[0]:
+        assert group
+        assert len(group) * max(len(features[key]) for key in group) <= 150
+    assert sorted(key for group in epochs[0] for key in group) == sorted(features)
+
+
+def test_clips_beyond_the_budget_come_alone() -> None:
+    features = {str(index): np.zeros((500, 240), dtype=np.float16) for index in range(3)}
+    assert sorted(_groups(features, recipe(1), 0)) == [["0"], ["1"], ["2"]]
+
+
+@torch.no_grad()
+def accuracy(model: torch.nn.Module, features: Features, emotions: dict[str, str]) -> float:
+    inputs, mask = pad(list(features.values()))
+    guesses = model(input_features=inputs, attention_mask=mask).logits.argmax(dim=1).tolist()
+    return float(np.mean([LABELS[guess] == emotions[key] for guess, key in zip(guesses, features, strict=True)]))
+
+
+def test_emotion_judge_learns_and_loads(world: tuple[Features, dict[str, str], dict[str, str]], tmp_path: Path) -> None:
+    features, emotions, _ = world
+    judge = train_emotion_judge(features, emotions, recipe(25), tmp_path)
+    assert next(judge.parameters()).dtype == torch.float32, "what is returned must run on a CPU"
+    assert not judge.training
+    early = train_emotion_judge(features, emotions, recipe(1), tmp_path / "early")
+    assert accuracy(judge, features, emotions) > 0.8 > accuracy(early, features, emotions)
+    loaded = AutoModelForAudioClassification.from_pretrained(tmp_path, dtype=torch.float32).eval()
+    assert loaded.config.id2label == dict(enumerate(LABELS))
+    assert accuracy(loaded, features, emotions) == accuracy(judge, features, emotions)
+
+
+def test_padding_does_not_change_a_verdict(
+    world: tuple[Features, dict[str, str], dict[str, str]], tmp_path: Path
+) -> None:
+    features, emotions, _ = world
+    judge = train_emotion_judge(features, emotions, recipe(1), tmp_path)
+    keys = sorted(features, key=lambda key: len(features[key]))
+    with torch.no_grad():
+        inputs, mask = pad([features[keys[0]], features[keys[-1]]])
+        together = judge(input_features=inputs, attention_mask=mask).logits[0]
+        inputs, mask = pad([features[keys[0]]])
+        alone = judge(input_features=inputs, attention_mask=mask).logits[0]
+    assert len(features[keys[0]]) < len(features[keys[-1]])
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)
+
+
+def test_judges_depend_on_their_seed_alone(
+    world: tuple[Features, dict[str, str], dict[str, str]], tmp_path: Path
+) -> None:
+    features, emotions, _ = world
+    one = train_emotion_judge(features, emotions, recipe(1), tmp_path)
+    np.random.default_rng().standard_normal(3)
+    torch.rand(7)
+    other = train_emotion_judge(features, emotions, recipe(1), tmp_path)
+    for name, value in one.state_dict().items():
+        assert torch.equal(value, other.state_dict()[name]), name
+
+
+@torch.no_grad()
+def ctc_loss(model: torch.nn.Module, features: Features, texts: dict[str, str]) -> float:
+    losses = []
+    for key, item in features.items():
+        inputs, mask = pad([item])
+        log_probs = model(input_features=inputs, attention_mask=mask).logits.log_softmax(dim=-1).transpose(0, 1)
+        target = torch.tensor([[VOCABULARY[letter] for letter in texts[key]]])
+        lengths = torch.tensor([len(log_probs)]), torch.tensor([target.shape[1]])
+        losses.append(torch.nn.functional.ctc_loss(log_probs, target, *lengths, blank=0, reduction="sum").item())
+    return float(np.mean(losses))
+
+
+def test_recogniser_learns_and_loads(world: tuple[Features, dict[str, str], dict[str, str]], tmp_path: Path) -> None:
+    features, _, texts = world
+    early = train_recogniser(features, texts, recipe(1), tmp_path / "early")
+    late = train_recogniser(features, texts, recipe(25), tmp_path / "late")
+    assert ctc_loss(late, features, texts) < 0.6 * ctc_loss(early, features, texts)
+    loaded = AutoModelForCTC.from_pretrained(tmp_path / "late", dtype=torch.float32).eval()
+    assert ctc_loss(loaded, features, texts) == pytest.approx(ctc_loss(late, features, texts), rel=0.02)
+    processor = Wav2Vec2BertProcessor.from_pretrained(tmp_path / "late")
+    spelled = [VOCABULARY[letter] for letter in "c"] + [0, VOCABULARY["a"], VOCABULARY["|"], VOCABULARY["b"]]
+    assert processor.decode(spelled) == "ca b"
+
+
+def test_feature_extractor_stacks_three_frames() -> None:
+    sound = 0.1 * np.sin(np.arange(16_000) * 0.2)
+    found = make_feature_extractor()(sound, sampling_rate=16_000, return_tensors="np", padding=False)
+    assert found["input_features"].shape[2] == 240
+    assert found["input_features"].shape[1] == pytest.approx(100 / 3, abs=2)

@@ -1,0 +1,369 @@
+"""The command line: help that is quick and complete, errors without tracebacks, and what the verbs call."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from affetto import cli, pipeline
+from affetto.adapters.bank import AdapterBank
+from affetto.adapters.peft_files import save_adapter
+from affetto.audio.manifest import write_manifest
+from affetto.audio.sound import write_sound
+from affetto.codes.cache import CodeCache
+from affetto.codes.prepare import Prepared
+from affetto.config import Config
+from affetto.errors import AffettoError, ConfigError, DataError, Interrupted
+from affetto.miniature import data as miniature_data
+from affetto.model.base import load_base
+from affetto.types import Clip, Problem
+
+VERBS = {
+    ("prepare",): ("--emotion", "--config", "--base", "--data", "--output", "--skip-bad-clips"),
+    ("train",): ("--emotion", "--config", "--base", "--data", "--output", "--skip-bad-clips", "--resume"),
+    ("evaluate",): ("--emotion", "--config", "--base", "--data", "--output", "--judge", "--intensity"),
+    ("report",): ("--emotion", "--config", "--output"),
+    ("run",): (
+        "--emotion",
+        "--config",
+        "--base",
+        "--data",
+        "--output",
+        "--skip-datasets",
+        "--skip-bad-clips",
+        "--resume",
+    ),
+    ("speak",): ("--emotion", "--intensity", "--out", "--base", "--models", "--speaker", "--seed", "--temperature"),
+    ("miniature", "build"): ("--work", "--install"),
+    ("miniature", "measure"): ("--output",),
+}
+Called = tuple[int, str, str]
+
+
+@pytest.fixture
+def affetto(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Callable[..., Called]:
+    """Call the command: affetto("speak", "hello") gives (exit status, standard output, standard error)."""
+    monkeypatch.setenv("AFFETTO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: object) -> Called:
+        monkeypatch.setattr(sys, "argv", ["affetto", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        said = capsys.readouterr()
+        return int(stopped.value.code or 0), said.out, said.err
+
+    return call
+
+
+def make_clips(folder: Path, count: int, emotion: str | None = None, **fields: Any) -> list[Clip]:
+    clips = []
+    for index in range(count):
+        path = folder / f"{emotion}-{index}.wav"
+        times = np.arange(12_000 + 480 * index) / 24_000
+        write_sound(path, 0.2 * np.sin(2 * np.pi * 150 * times) * (1 + np.sin(9 * times)) / 2, 24_000)
+        given = {"text": f"line {index}", "speaker": "0", "corpus": "test"} | fields
+        clips.append(Clip(id=f"{emotion}-{index}", audio=path, emotion=emotion, **given))
+    return clips
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Path:
+    folder = tmp_path / "data"
+    write_manifest(folder / "clips.jsonl", [*make_clips(folder, 4), *make_clips(folder, 4, "happy")])
+    return folder / "clips.jsonl"
+
+
+def test_help_lists_the_verbs(affetto: Callable[..., Called]) -> None:
+    status, out, _ = affetto("--help")
+    assert status == 0
+    for verb in VERBS:
+        assert re.search(rf"\b{verb[0]}\b", out), verb
+
+
+@pytest.mark.parametrize("verb", VERBS, ids=" ".join)
+def test_help_of_each_verb_mentions_its_options(affetto: Callable[..., Called], verb: tuple[str, ...]) -> None:
+    status, out, _ = affetto(*verb, "--help")
+    assert status == 0
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", out)) - {"--no-install"} >= set(VERBS[verb])
+
+
+def test_no_arguments_show_the_help(affetto: Callable[..., Called]) -> None:
+    status, out, err = affetto()
+    assert status == 2
+    assert "prepare" in out + err
+
+
+def test_help_is_quick_and_imports_no_models() -> None:
+    code = (
+        "import sys; sys.argv = ['affetto', '--help']\n"
+        "from affetto.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "print('IMPORTED', sorted({'torch', 'transformers', 'numpy', 'scipy', 'peft'} & sys.modules.keys()))"
+    )
+    took_s = []
+    for _ in range(3):
+        start = time.process_time(), os.times()
+        found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        after = os.times()
+        took_s.append(after.children_user + after.children_system - start[1].children_user - start[1].children_system)
+        assert "IMPORTED []" in found.stdout
+    # Processor time, the best of three: other processes on the machine don't count.
+    assert min(took_s) < 1.0, took_s
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(ConfigError, 1), (DataError, 1), (AffettoError, 1), (Interrupted, 130), (KeyboardInterrupt, 130)],
+)
+def test_errors_that_users_can_mend_have_no_traceback(
+    affetto: Callable[..., Called], monkeypatch: pytest.MonkeyPatch, error: type[BaseException], status: int
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error("do this [about] it")
+
+    monkeypatch.setattr(pipeline, "prepare_clips", fail)
+    found, _, err = affetto("prepare")
+    assert found == status
+    assert "Traceback" not in err
+    assert "do this [about] it" in err or error is KeyboardInterrupt
+
+
+def test_errors_of_ours_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(pipeline, "prepare_clips", fail)
+    monkeypatch.setattr(sys, "argv", ["affetto", "prepare"])
+    with pytest.raises(ZeroDivisionError, match="a bug"):
+        cli.main()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("prepare", "--emotoin", "happy"), ("speak",), ("prepare", "--config", "absent.yaml"), ("walk",),
+     ("speak", "hello", "--seed", "-1"), ("speak", "hello", "--intensity", "much")],
+)  # fmt: skip
+def test_wrong_usage_exits_with_2(affetto: Callable[..., Called], arguments: tuple[str, ...]) -> None:
+    status, _, err = affetto(*arguments)
+    assert status == 2
+    assert "Traceback" not in err
+    assert "Usage" in err
+
+
+def test_emotions_must_be_configured(affetto: Callable[..., Called]) -> None:
+    status, _, err = affetto("prepare", "--emotion", "hapy")
+    assert status == 1
+    assert err.startswith("error: unknown emotion 'hapy'; configured: happy, sad")
+
+
+def test_settings_come_from_file_and_options(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("emotions: [happy, proud]\nbase: one\nnum_epochs: 2\n")
+    settings, wanted = cli._settings(tmp_path / "mine.yaml", None, base="two", data=["a", "b"], output_dir=None)
+    assert wanted == ["happy", "proud"]
+    assert (settings.base, settings.data, settings.num_epochs) == ("two", ("a", "b"), 2)
+    assert cli._settings(tmp_path / "mine.yaml", ["proud"])[1] == ["proud"]
+
+
+@pytest.mark.parametrize(
+    ("text", "blend"),
+    [
+        (None, {}), ("happy", {"happy": 1.0}), ("happy=0.6,surprised=0.4", {"happy": 0.6, "surprised": 0.4}),
+        (" happy = 0.5 , sad ", {"happy": 0.5, "sad": 1.0}), ("happy=-0.5", {"happy": -0.5}),
+    ],
+)  # fmt: skip
+def test_blends(text: str | None, blend: dict[str, float]) -> None:
+    assert cli._blend(text) == blend
+
+
+@pytest.mark.parametrize(
+    "text", ["", "happy=", "happy=much", "=0.5", "happy,,sad", "happy,", "happy,happy", "happy=nan", "happy=inf"]
+)
+def test_wrong_blends_are_errors(text: str) -> None:
+    with pytest.raises(ConfigError, match="--emotion"):
+        cli._blend(text)
+
+
+def test_judges() -> None:
+    assert cli._pairs(None, "--judge") is None
+    assert cli._pairs(["words=a/b@1", "emotion=x=y"], "--judge") == {"words": "a/b@1", "emotion": "x=y"}
+    for wrong in ("words", "words=", "=a"):
+        with pytest.raises(ConfigError, match="KIND=ID_OR_FOLDER"):
+            cli._pairs([wrong], "--judge")
+
+
+@pytest.fixture(scope="module")
+def models(tiny_base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One adapter that changes a lot."""
+    folder = tmp_path_factory.mktemp("emotion_models")
+    base = load_base(str(tiny_base_folder))
+    bank = AdapterBank(base.model, base.network.gates)
+    bank.add("happy", rank=2, alpha=8.0, seed=0)
+    with torch.no_grad():
+        for _, _, b_OR, _ in bank.factors("happy"):
+            b_OR.normal_(std=0.2, generator=torch.Generator().manual_seed(0))
+    save_adapter(folder / "happy" / "best", bank, "happy", base.id, {"base": {"id": "tiny", "hash": base.hash}})
+    return folder
+
+
+def test_speak_writes_a_sound(
+    affetto: Callable[..., Called], tiny_base_folder: Path, models: Path, tmp_path: Path
+) -> None:
+    def spoken(name: str, *options: object) -> bytes:
+        where = tmp_path / "new" / name
+        how = ("--base", tiny_base_folder, "--models", models, "--out", where, "--seed", 3)
+        status, out, err = affetto("speak", "hi", *how, *options)
+        assert (status, out) == (0, f"{where}\n"), err
+        samples, rate = soundfile.read(where)
+        assert rate == 24_000
+        assert samples.ndim == 1
+        assert len(samples) >= 1920
+        return where.read_bytes()
+
+    base = spoken("base.wav")
+    assert spoken("again.wav") == base
+    assert spoken("zero.wav", "--emotion", "happy", "--intensity", 0) == base
+    assert spoken("none.wav", "--emotion", "happy=0") == base
+    happy = spoken("happy.wav", "--emotion", "happy")
+    assert happy != base
+    assert spoken("blend.wav", "--emotion", "happy=0.5", "--intensity", 2) == spoken(
+        "one.wav", "-e", "happy", "--intensity", 1
+    )
+    assert spoken("other.wav", "--seed", 4) != base
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("hello", "--emotion", "happy", "--models", "nowhere"), "there is no adapter nowhere/happy/best"),
+        (("  ",), "the text is empty"),
+        (("hello", "--intensity", "nan"), "--intensity and --temperature must be finite"),
+        (("hello", "--base", "./nowhere"), "there is no folder './nowhere'"),
+    ],
+)
+def test_what_cannot_be_spoken_is_told(
+    affetto: Callable[..., Called], tiny_base_folder: Path, arguments: tuple[str, ...], told: str
+) -> None:
+    base = () if "--base" in arguments else ("--base", str(tiny_base_folder))
+    status, out, err = affetto("speak", *arguments, *base)
+    assert (status, out) == (1, "")
+    assert err.startswith("error: ")
+    assert told in err.replace("\n", "")
+
+
+def test_prepare_counts_the_clips(affetto: Callable[..., Called], tiny_base_folder: Path, manifest: Path) -> None:
+    status, _, err = affetto("prepare", "--base", tiny_base_folder, "--data", manifest, "--emotion", "happy")
+    assert status == 0, err
+    assert "clips ready: 4 general, 4 happy" in err
+
+
+def test_bad_clips_stop_unless_skipped(
+    affetto: Callable[..., Called], tiny_base_folder: Path, manifest: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "data" / "happy-1.wav").unlink()
+    (tmp_path / "data" / "happy-2.wav").write_bytes(b"")
+    options = ("prepare", "--base", tiny_base_folder, "--data", manifest, "--emotion", "happy")
+    status, _, err = affetto(*options)
+    assert status == 1
+    for told in ("happy-1", "missing-file", "happy-2", "empty", "2 clips can't be used", "--skip-bad-clips"):
+        assert told in err, told
+    status, _, err = affetto(*options, "--skip-bad-clips")
+    assert status == 0, err
+    assert "clips ready: 4 general, 2 happy" in err
+
+
+def test_warnings_alone_do_not_stop(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_base_folder: Path) -> None:
+    warning = Problem("splits", "missing-split", "happy has no test clips")
+    prepared = Prepared((), (warning,), (warning,), {}, CodeCache(tmp_path))
+    monkeypatch.setattr(pipeline, "prepare", lambda *_, **__: prepared)
+    config = Config(base=str(tiny_base_folder), data=(str(tmp_path),))
+    assert pipeline.prepare_clips(config, ["happy"]) is prepared
+    bad = Prepared((), (Problem("a", "silent", "x"), warning), (warning,), {}, CodeCache(tmp_path))
+    monkeypatch.setattr(pipeline, "prepare", lambda *_, **__: bad)
+    with pytest.raises(DataError, match="1 clips can't be used"):
+        pipeline.prepare_clips(config, ["happy"])
+
+
+def test_run_hands_its_options_on(affetto: Callable[..., Called], monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[Config, list[str], dict[str, Any]]] = []
+    monkeypatch.setattr(pipeline, "run", lambda config, emotions, **how: calls.append((config, emotions, how)))
+    assert (
+        affetto("run", "--emotion", "sad", "--base", "b", "--data", "d", "-o", "out", "--skip-datasets", "--resume")[0]
+        == 0
+    )
+    config, emotions, how = calls[0]
+    assert (config.base, config.data, config.output_dir) == ("b", ("d",), Path("out"))
+    assert emotions == ["sad"]
+    assert how == {
+        "command": "affetto run --emotion sad --base b --data d -o out --skip-datasets --resume",
+        "skip_bad_clips": False, "skip_datasets": True, "resume": True,
+    }  # fmt: skip
+
+
+def test_skipping_datasets_needs_what_was_prepared(
+    affetto: Callable[..., Called], tiny_base_folder: Path, manifest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ("--base", tiny_base_folder, "--data", manifest, "--emotion", "happy")
+    status, _, err = affetto("run", *options, "--skip-datasets")
+    assert status == 1
+    assert "nothing of" in err
+    assert "run once without --skip-datasets" in err
+    affetto("prepare", *options)
+    config = Config(base=str(tiny_base_folder), data=(str(manifest),))
+    monkeypatch.setattr("affetto.codes.prepare.check_clips", lambda *_, **__: pytest.fail("nothing is checked"))
+    prepared = pipeline.prepare_clips(config, ["happy"], skip_datasets=True)
+    assert len(prepared.clips) == 8
+
+
+def test_skipping_datasets_renders_nothing(affetto: Callable[..., Called], tiny_base_folder: Path) -> None:
+    status, _, err = affetto("run", "--base", tiny_base_folder, "--emotion", "happy", "--skip-datasets")
+    assert status == 1
+    assert "the miniature's clips of general, happy aren't there" in err
+
+
+def test_sources(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: list[list[str]] = []
+
+    def sources(emotions: list[str], *, do_render: bool) -> list[Path]:
+        assert do_render
+        asked.append(list(emotions))
+        return [Path("general.jsonl")]
+
+    monkeypatch.setattr(miniature_data, "miniature_sources", sources)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "miniature").mkdir()
+    config = Config(emotions=("happy", "proud"), data=("miniature", "~/clips"))
+    assert pipeline.find_sources(config, ["happy", "proud"]) == [Path("general.jsonl"), tmp_path / "clips"]
+    assert asked == [["happy"]], "what nobody acts must come from the other sources"
+    pipeline.find_sources(Config(emotions=("happy", "proud")), ["happy", "proud"])
+    assert asked[1] == ["happy", "proud"], "and without other sources that is an error"
+
+
+def test_report_says_what_has_to_be_run_first(affetto: Callable[..., Called], tmp_path: Path) -> None:
+    status, _, err = affetto("report", "--emotion", "happy")
+    assert status == 1
+    assert "affetto train --emotion happy" in err
+    facts = tmp_path / "emotion_models" / "happy" / "best" / "affetto.json"
+    facts.parent.mkdir(parents=True)
+    facts.write_text("{}")
+    status, _, err = affetto("report", "--emotion", "happy")
+    assert status == 1
+    assert "affetto evaluate --emotion happy" in err

@@ -1,0 +1,207 @@
+"""The configuration: the shipped file says what the code does, and what is wrong is told with its key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from affetto.config import Config, load_config
+from affetto.errors import ConfigError
+from affetto.types import EMOTIONS
+
+SHIPPED = Path(__file__).resolve().parents[1] / "configs" / "emotion_specific_finetuning.yaml"
+GUIDE_KEYS = (
+    "emotions", "ewc_lambda", "distillation_alpha", "temperature", "rehearsal_buffer_size", "replay_ratio", "adapter_r",
+    "learning_rate", "num_epochs", "grad_accumulation_steps",
+)  # fmt: skip
+"""What the users' guide names, in its sections on techniques, configuration and troubleshooting."""
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "settings.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_shipped_file_equals_the_defaults() -> None:
+    assert load_config(SHIPPED) == Config() == load_config(None)
+
+
+def test_shipped_file_shows_every_key_once_with_a_comment() -> None:
+    lines = [line for line in SHIPPED.read_text(encoding="utf-8").splitlines() if line and not line.startswith("# ")]
+    optional = [
+        line for line in SHIPPED.read_text(encoding="utf-8").splitlines() if line.startswith("# adapter_alpha:")
+    ]
+    shown = [line.removeprefix("# ").split(":")[0] for line in (*lines, *optional)]
+    assert sorted(shown) == sorted(Config.model_fields)
+    for line in (*lines, *optional):
+        _, _, comment = line.removeprefix("# ").partition("  # ")
+        assert len(comment.strip()) > 5, f"no comment: {line}"
+
+
+def test_commented_alpha_is_the_default() -> None:
+    values = yaml.safe_load(SHIPPED.read_text(encoding="utf-8").replace("# adapter_alpha", "adapter_alpha"))
+    assert values["adapter_alpha"] == Config().lora_alpha == 2 * Config().adapter_r
+
+
+def test_guide_keys_are_there() -> None:
+    assert set(GUIDE_KEYS) <= Config.model_fields.keys()
+
+
+def test_guide_example_loads(tmp_path: Path) -> None:
+    example = """
+# Key parameters for tuning
+ewc_lambda: 5000.0          # EWC regularization strength
+distillation_alpha: 0.5     # Weight for distillation loss
+adapter_r: 16               # LoRA rank
+learning_rate: 1.0e-5       # Learning rate
+num_epochs: 3               # Number of epochs
+"""
+    config = load_config(write(tmp_path, example))
+    assert (config.ewc_lambda, config.distillation_alpha, config.adapter_r) == (5000.0, 0.5, 16)
+    assert (config.learning_rate, config.num_epochs) == (1e-5, 3)
+    assert config.emotions == EMOTIONS
+
+
+def test_empty_file_is_all_defaults(tmp_path: Path) -> None:
+    assert load_config(write(tmp_path, "# nothing\n")) == Config()
+
+
+@pytest.mark.parametrize("number", ["1e-5", "1.0e-5", "0.00001"])
+def test_numbers_may_be_written_as_people_do(tmp_path: Path, number: str) -> None:
+    """YAML 1.1 takes 1e-5, without a point, for text."""
+    assert load_config(write(tmp_path, f"learning_rate: {number}")).learning_rate == 1e-5
+
+
+def test_custom_emotions(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, "emotions: [happy, proud, in_love]"))
+    assert config.emotions == ("happy", "proud", "in_love")
+
+
+@pytest.mark.parametrize(
+    ("key", "nearest"),
+    [("ewc_lamda", "ewc_lambda"), ("epochs", "num_epochs"), ("adaptor_r", "adapter_r"), ("Temperature", "temperature")],
+)
+def test_unknown_keys_name_the_nearest(tmp_path: Path, key: str, nearest: str) -> None:
+    path = write(tmp_path, f"{key}: 1")
+    with pytest.raises(ConfigError, match=f"settings.yaml: unknown key '{key}'; did you mean '{nearest}'"):
+        load_config(path)
+
+
+def test_unknown_keys_without_a_neighbour_list_the_known(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"unknown key 'zzz'; known keys: emotions, base, .*judges"):
+        load_config(write(tmp_path, "zzz: 1"))
+    with pytest.raises(ConfigError, match="unknown key '12'"):
+        load_config(write(tmp_path, "12: 1"))
+
+
+def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(write(tmp_path, "adapter_r: none\nnum_epochs: 0\nseed: -1"))
+    assert [line.split(": ")[1] for line in str(caught.value).splitlines()] == ["seed", "adapter_r", "num_epochs"]
+
+
+WRONG = [
+    ("emotions: []", "emotions", "at least 1 item"),
+    ("emotions: happy", "emotions", "valid tuple"),
+    ("emotions: [happy, happy]", "emotions", "named twice"),
+    ("emotions: [very happy]", "emotions", "letters, digits"),
+    ("emotions: [../up]", "emotions", "letters, digits"),
+    ("emotions: [happy, base]", "emotions", "'base' isn't an emotion"),
+    ("emotions: [happy, 3]", "emotions.1", "valid string"),
+    ("base: ''", "base", "at least 1 character"),
+    ("base: [a]", "base", "valid string"),
+    ("data: []", "data", "at least 1 item"),
+    ("data: clips", "data", "valid tuple"),
+    ("output_dir: 3", "output_dir", "path"),
+    ("seed: -1", "seed", "greater than or equal to 0"),
+    ("seed: true", "seed", "must be a number"),
+    ("adapter_r: 0", "adapter_r", "greater than or equal to 1"),
+    ("adapter_r: 16.5", "adapter_r", "valid integer"),
+    ("adapter_r: many", "adapter_r", "valid integer"),
+    ("adapter_r:", "adapter_r", "valid integer"),
+    ("adapter_alpha: 0", "adapter_alpha", "greater than 0"),
+    ("target_modules: []", "target_modules", "at least 1 item"),
+    ("ewc_lambda: -1", "ewc_lambda", "greater than or equal to 0"),
+    ("ewc_lambda: .nan", "ewc_lambda", "finite"),
+    ("ewc_lambda: .inf", "ewc_lambda", "finite"),
+    ("ewc_curvature: kfac2", "ewc_curvature", "diagonal"),
+    ("fisher_kind: true", "fisher_kind", "'true' or 'empirical'"),
+    ("fisher_clips: 0", "fisher_clips", "greater than or equal to 1"),
+    ("distillation_alpha: 1.2", "distillation_alpha", "less than or equal to 1"),
+    ("temperature: 0", "temperature", "greater than 0"),
+    ("distill_on: all", "distill_on", "'rehearsal'"),
+    ("rehearsal_buffer_size: -3", "rehearsal_buffer_size", "greater than or equal to 0"),
+    ("replay_ratio: 1.0", "replay_ratio", "less than 1"),
+    ("learning_rate: 0", "learning_rate", "greater than 0"),
+    ("learning_rate: fast", "learning_rate", "valid number"),
+    ("learning_rate: yes", "learning_rate", "must be a number"),
+    ("num_epochs: 0", "num_epochs", "greater than or equal to 1"),
+    ("batch_size: 0", "batch_size", "greater than or equal to 1"),
+    ("grad_accumulation_steps: 0", "grad_accumulation_steps", "greater than or equal to 1"),
+    ("warmup_ratio: 2", "warmup_ratio", "less than or equal to 1"),
+    ("weight_decay: -0.1", "weight_decay", "greater than or equal to 0"),
+    ("max_grad_norm: 0", "max_grad_norm", "greater than 0"),
+    ("first_codebook_weight: 1.5", "first_codebook_weight", "less than or equal to 1"),
+    ("depth_frames_share: 0", "depth_frames_share", "greater than 0"),
+    ("prompt_template: plain", "prompt_template", "{text} once"),
+    ("prompt_template: '{text} {mood}'", "prompt_template", "no other braces"),
+    ("precision: fp8", "precision", "'fp32', 'bf16' or 'fp16'"),
+    ("trackers: tensorboard", "trackers", "valid tuple"),
+    ("validation_clips: 0", "validation_clips", "greater than or equal to 1"),
+    ("evaluation_sentences: 0", "evaluation_sentences", "greater than or equal to 1"),
+    ("evaluation_clips: 0", "evaluation_clips", "greater than or equal to 1"),
+    ("sampling_temperature: -1", "sampling_temperature", "greater than or equal to 0"),
+    ("judges: {mood: x}", "judges", "there are emotion, words, quality"),
+    ("judges: [x]", "judges", "valid dictionary"),
+]
+
+
+@pytest.mark.parametrize(("text", "key", "message"), WRONG)
+def test_wrong_values_are_told_with_their_key(tmp_path: Path, text: str, key: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(write(tmp_path, text))
+    told = str(caught.value)
+    assert told.startswith(f"{tmp_path / 'settings.yaml'}: {key}: ")
+    assert message in told
+    assert "(got " in told
+
+
+def test_every_key_has_a_wrong_value_in_the_table() -> None:
+    assert {key.split(".")[0] for _, key, _ in WRONG} == set(Config.model_fields)
+
+
+def test_files_that_are_not_settings(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"can't read the configuration .*No such file"):
+        load_config(tmp_path / "absent.yaml")
+    with pytest.raises(ConfigError, match="is not YAML"):
+        load_config(write(tmp_path, "a: [1"))
+    with pytest.raises(ConfigError, match="must hold keys and values"):
+        load_config(write(tmp_path, "- a\n- b"))
+    (tmp_path / "settings.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="is not UTF-8"):
+        load_config(tmp_path / "settings.yaml")
+
+
+def test_overrides_replace_what_they_give(tmp_path: Path) -> None:
+    path = write(tmp_path, "base: mine\nnum_epochs: 2\njudges: {words: w, emotion: e}")
+    config = load_config(path, base="other", data=None, output_dir=tmp_path, judges={"emotion": "new"})
+    assert (config.base, config.num_epochs, config.output_dir) == ("other", 2, tmp_path)
+    assert config.data == Config().data
+    assert config.judges == {"words": "w", "emotion": "new"}
+    with pytest.raises(ConfigError, match="configuration: base: "):
+        load_config(None, base=3)
+    with pytest.raises(ConfigError, match="unknown key 'bse'"):
+        load_config(None, bse="x")
+
+
+def test_configuration_cannot_be_changed() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        Config().adapter_r = 3  # type: ignore[misc]
+
+
+def test_alpha_is_twice_the_rank_unless_given() -> None:
+    assert Config(adapter_r=8).lora_alpha == 16
+    assert Config(adapter_r=8, adapter_alpha=5).lora_alpha == 5

@@ -1,0 +1,118 @@
+"""Files that are whole or absent, strict JSON, hashes that name contents."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from affetto import files
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    target = tmp_path / "new" / "folder" / "facts.json"
+    files.write_json(target, {"b": [1, 2.5, None], "a": "ü"})
+    assert files.read_json(target) == {"b": [1, 2.5, None], "a": "ü"}
+    assert "ü" in target.read_text(encoding="utf-8")
+    assert [path.name for path in target.parent.iterdir()] == ["facts.json"]
+
+
+@pytest.mark.parametrize("failure", [KeyboardInterrupt, OSError, ValueError])
+def test_failing_halfway_leaves_the_old_file(tmp_path: Path, failure: type[BaseException]) -> None:
+    target = tmp_path / "value.txt"
+    files.write_text(target, "old")
+
+    def write(path: Path) -> None:
+        path.write_text("ne")
+        raise failure
+
+    with pytest.raises(failure):
+        files.write_atomically(target, write)
+    assert target.read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["value.txt"]
+
+
+def test_temporary_file_has_the_suffix_and_is_hidden(tmp_path: Path) -> None:
+    seen: list[Path] = []
+    files.write_atomically(tmp_path / "a.safetensors", lambda path: (seen.append(path), path.write_text("x")))
+    assert seen[0].suffix == ".safetensors"
+    assert seen[0].parent == tmp_path
+    assert seen[0].name.startswith(".")
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_files_are_as_readable_as_the_user_wants(tmp_path: Path, mask: int, mode: int) -> None:
+    before = os.umask(mask)
+    try:
+        files.write_text(tmp_path / "a.txt", "text")
+        assert os.umask(mask) == mask, "writing must not change the mask"
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a.txt").stat().st_mode & 0o777 == mode
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), np.float32("nan"), np.float64("-inf")])
+def test_numbers_that_json_lacks_are_errors(tmp_path: Path, number: float) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        files.write_json(tmp_path / "a.json", {"x": [number]})
+    assert not list(tmp_path.iterdir())
+
+
+def test_numpy_scalars_and_paths_become_plain() -> None:
+    value = {"f": np.float32(0.5), "i": np.int64(3), "b": np.bool_(True), "p": Path("a") / "b"}
+    assert json.loads(files.to_json(value)) == {"f": 0.5, "i": 3, "b": True, "p": "a/b"}
+    with pytest.raises(TypeError, match="ndarray has no JSON form"):
+        files.to_json(np.zeros(2))
+
+
+@pytest.mark.parametrize(
+    ("value", "wanted"), [(None, None), (float("nan"), None), (float("inf"), None), (2, 2.0), (np.float32(0.5), 0.5)]
+)
+def test_finite_or_none(value: float | None, wanted: float | None) -> None:
+    assert files.finite_or_none(value) == wanted
+
+
+@given(
+    st.lists(st.text(alphabet="ab", max_size=3), max_size=4), st.lists(st.text(alphabet="ab", max_size=3), max_size=4)
+)
+def test_hashes_are_equal_where_all_parts_are(one: list[str], other: list[str]) -> None:
+    assert (files.hash_text(*one) == files.hash_text(*other)) == (one == other)
+
+
+def test_folder_hash_names_contents_and_names_alone(tmp_path: Path) -> None:
+    for folder in ("one", "two"):
+        (tmp_path / folder / "inner").mkdir(parents=True)
+        (tmp_path / folder / "a.bin").write_bytes(b"a")
+        (tmp_path / folder / "inner" / "b.bin").write_bytes(b"b")
+    patterns = ("*.bin", "**/*.bin")
+    one, two = (files.hash_folder(tmp_path / folder, patterns) for folder in ("one", "two"))
+    assert one == two
+    (tmp_path / "two" / "unrelated.txt").write_text("x")
+    (tmp_path / "two" / ".a.bin.tmp.bin").write_bytes(b"left behind")
+    assert files.hash_folder(tmp_path / "two", patterns) == one
+    (tmp_path / "two" / "inner" / "b.bin").rename(tmp_path / "two" / "inner" / "c.bin")
+    assert files.hash_folder(tmp_path / "two", patterns) != one
+
+
+def test_file_hash_is_sha256(tmp_path: Path) -> None:
+    (tmp_path / "abc").write_bytes(b"abc")
+    wanted = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert files.hash_file(tmp_path / "abc") == wanted
+
+
+def test_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("AFFETTO_CACHE", str(tmp_path))
+    assert files.cache_root() == tmp_path
+    monkeypatch.delenv("AFFETTO_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert files.cache_root() == tmp_path / "xdg" / "affetto"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert files.cache_root() == tmp_path / "home" / ".cache" / "affetto"
+    monkeypatch.setenv("AFFETTO_CACHE", "~/mine")
+    assert files.cache_root() == tmp_path / "home" / "mine"

@@ -1,0 +1,206 @@
+"""The tests can fail (pitfall 30), and the code keeps to its own rules."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCE = ROOT / "src" / "affetto"
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
+MODULES = sorted(SOURCE.rglob("*.py"))
+MOST_LINES, MOST_FUNCTION_LINES = 320, 80
+GENERATED = {
+    ".git",
+    ".venv",
+    ".mypy_cache",
+    ".ruff_cache",
+    ".pytest_cache",
+    ".hypothesis",
+    "__pycache__",
+    "build",
+    "dist",
+}
+COMPARISONS = ("allclose", "isclose", "equal", "array_equal", "exists", "is_file", "all", "any")
+"""Calls whose result means nothing where nobody looks at it."""
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def relative(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+
+
+def functions(tree: ast.AST) -> Iterator[Function]:
+    return (node for node in ast.walk(tree) if isinstance(node, Function))
+
+
+def called(node: ast.AST) -> str:
+    """Last name of what a call calls, or ''."""
+    if not isinstance(node, ast.Call):
+        return ""
+    return node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+
+
+def asserts(function: Function, helpers: frozenset[str]) -> bool:
+    """Whether `function` can fail by itself, or calls one of the helpers that can."""
+    for node in ast.walk(function):
+        if isinstance(node, ast.Assert):
+            return True
+        name = called(node)
+        if name in helpers or name in ("raises", "fail", "warns") or name.startswith("assert_"):
+            return True
+    return False
+
+
+def asserting(tree: ast.Module) -> frozenset[str]:
+    """Names of the module's functions that assert, directly or through one another."""
+    helpers: frozenset[str] = frozenset()
+    while True:
+        found = frozenset(item.name for item in functions(tree) if asserts(item, helpers))
+        if found == helpers:
+            return helpers
+        helpers = found
+
+
+def unlooked_at(tree: ast.AST) -> list[int]:
+    """Lines on which a comparison stands alone."""
+    lines = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr) and (called(node.value) in COMPARISONS or isinstance(node.value, ast.Compare)):
+            lines.append(node.lineno)
+    return lines
+
+
+@pytest.mark.parametrize("path", TESTS, ids=relative)
+def test_pitfall_30_every_test_can_fail(path: Path) -> None:
+    tree = parse(path)
+    helpers = asserting(tree)
+    tests = [item for item in functions(tree) if item.name.startswith("test_")]
+    names = [item.name for item in tests]
+    assert not [item.name for item in tests if not asserts(item, helpers)], "they assert nothing"
+    assert len(set(names)) == len(names), "of two tests with one name only the second runs"
+    assert not unlooked_at(tree)
+    assert names or not path.name.startswith("test_"), "a file of tests without a test"
+
+
+@pytest.mark.parametrize("path", TESTS, ids=relative)
+def test_pitfall_30_nothing_is_expected_to_fail_or_skipped_silently(path: Path) -> None:
+    for node in ast.walk(parse(path)):
+        if isinstance(node, ast.Attribute):
+            assert node.attr != "xfail", f"line {node.lineno}"
+        name = called(node)
+        if name in ("skip", "skipif", "importorskip") and isinstance(node, ast.Call):
+            reason = [keyword for keyword in node.keywords if keyword.arg == "reason"]
+            assert reason or (name == "skip" and node.args), f"line {node.lineno}: skipped without a reason"
+        if isinstance(node, ast.ExceptHandler):
+            is_empty = all(isinstance(item, ast.Pass) for item in node.body)
+            assert not (node.type is None and is_empty), f"line {node.lineno}: swallows every failure"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "def test_a():\n    x = 1", "def test_a():\n    torch.allclose(a, b)", "def test_a():\n    run()",
+        "def help():\n    return 1\ndef test_a():\n    help()", "def test_a():\n    x == 1",
+    ],
+)  # fmt: skip
+def test_pitfall_30_the_scan_itself_can_fail(text: str) -> None:
+    tree = ast.parse(text)
+    blind = [item for item in functions(tree) if item.name == "test_a" and not asserts(item, asserting(tree))]
+    assert blind or unlooked_at(tree)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "def test_a():\n    assert x", "def test_a():\n    with pytest.raises(E):\n        f()",
+        "def check(x):\n    assert x\ndef test_a():\n    check(1)", "def test_a():\n    np.testing.assert_equal(a, b)",
+    ],
+)  # fmt: skip
+def test_pitfall_30_the_scan_lets_good_tests_pass(text: str) -> None:
+    tree = ast.parse(text)
+    assert all(asserts(item, asserting(tree)) for item in functions(tree) if item.name == "test_a")
+    assert not unlooked_at(tree)
+
+
+def test_the_scans_find_files() -> None:
+    assert len(TESTS) > 20
+    assert len(MODULES) > 40
+
+
+def test_names_of_test_files_are_unique() -> None:
+    """pytest imports them as top-level modules."""
+    names = [path.name for path in TESTS if path.name != "conftest.py"]
+    assert sorted({name for name in names if names.count(name) > 1}) == []
+
+
+def test_every_folder_has_its_tests() -> None:
+    stages = {path.name for path in SOURCE.iterdir() if path.is_dir() and (path / "__init__.py").is_file()}
+    assert len(stages) >= 9
+    for stage in sorted(stages):
+        assert list((ROOT / "tests" / stage).glob("test_*.py")), f"tests/{stage} has no tests"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=relative)
+def test_everything_public_is_documented(path: Path) -> None:
+    tree = parse(path)
+    if path.name != "__init__.py":
+        assert ast.get_docstring(tree), "the module has no docstring"
+    bare = [f"line {node.lineno}: {node.name}" for node in public(tree) if not ast.get_docstring(node)]
+    assert not bare
+
+
+def public(tree: ast.Module) -> Iterator[Function | ast.ClassDef]:
+    """Public functions, classes, and methods of classes that their parents don't document."""
+    for node in tree.body:
+        if isinstance(node, Function) and any(getattr(item, "id", "") == "overload" for item in node.decorator_list):
+            continue
+        if isinstance(node, Function | ast.ClassDef) and not node.name.startswith("_"):
+            yield node
+            if isinstance(node, ast.ClassDef):
+                named = [item for item in node.body if isinstance(item, Function) and not item.name.startswith("_")]
+                yield from (item for item in named if not node.bases or item.name not in ("forward", "step"))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=relative)
+def test_files_and_functions_are_short(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= MOST_LINES
+    long = {
+        item.name: item.end_lineno - item.lineno + 1
+        for item in functions(parse(path))
+        if item.end_lineno is not None and item.end_lineno - item.lineno >= MOST_FUNCTION_LINES
+    }
+    assert not long
+
+
+@pytest.mark.parametrize("path", MODULES, ids=relative)
+def test_the_library_does_not_print(path: Path) -> None:
+    calls = [node for node in ast.walk(parse(path)) if isinstance(node, ast.Call) and called(node) == "print"]
+    printed = [node.lineno for node in calls if isinstance(node.func, ast.Name)]
+    assert not printed
+
+
+def shipped() -> list[Path]:
+    return [
+        path
+        for path in sorted(ROOT.rglob("*"))
+        if path.is_file() and not any(part in GENERATED or part.endswith(".egg-info") for part in path.parts)
+    ]
+
+
+def test_no_file_names_a_place_on_somebodys_machine() -> None:
+    files = shipped()
+    assert len(files) > 100
+    places = re.compile(
+        rb"(?<![\w.~}])/(?:home|Users|root)/[\w.]+" + b"|" + re.escape(str(ROOT).encode()) + rb"(?![\w-])"
+    )
+    found = {relative(path): match.group() for path in files if (match := places.search(path.read_bytes()))}
+    assert not found

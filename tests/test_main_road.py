@@ -1,0 +1,157 @@
+"""The main road end to end on the shipped miniature: clips in, adapter, results, report and speech out."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from affetto.audio.manifest import write_manifest
+from affetto.audio.sound import write_sound
+from affetto.config import Config, load_config
+from affetto.errors import AdapterError, DataError
+from affetto.evaluate.results import Results, read_results
+from affetto.files import read_json
+from affetto.miniature import corpus
+from affetto.miniature.build import ASSETS
+from affetto.pipeline import prepare_clips, run
+from affetto.speak.voice import Voice
+from affetto.types import Clip
+
+REAL_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not (ASSETS / "base" / "config.json").is_file(), reason="the miniature's weights aren't here"),
+]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def _cached(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+    monkeypatch.setenv("AFFETTO_CACHE", str(cache))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small manifest: happy clips of two actors, and general speech."""
+    folder = tmp_path_factory.mktemp("clips")
+    lines = list(corpus.acted_lines("happy", {"train": 3, "validation": 1, "test": 2}))
+    for split, count in (("train", 14), ("validation", 4), ("test", 4)):
+        lines += corpus.general_lines(count, "general", split)
+    found = []
+    for line in lines:
+        path = folder / f"{line.id}.wav"
+        write_sound(path, corpus.render(line), corpus.SAMPLE_RATE)
+        emotion = None if line.emotion == corpus.PLAIN else line.emotion
+        found.append(Clip(line.id, path, line.text, emotion, line.speaker, "small", line.split))
+    write_manifest(folder / "manifest.jsonl", found)
+    return folder / "manifest.jsonl"
+
+
+def _config(output: Path, *data: Path) -> Config:
+    return load_config(
+        None, data=tuple(map(str, data)), output_dir=output, emotions=("happy",), num_epochs=1, batch_size=6,
+        fisher_clips=4, rehearsal_buffer_size=8, validation_clips=4, evaluation_sentences=4, evaluation_clips=4,
+        judges={"quality": "none"}, trackers=(),
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, clips: Path, cache: Path) -> Path:
+    """The folder of one finished run."""
+    output = tmp_path_factory.mktemp("run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AFFETTO_CACHE", str(cache))
+        run(_config(output, clips), ["happy"], command="affetto run")
+    return output
+
+
+def test_everything_that_the_guide_names_is_there(finished: Path) -> None:
+    best = finished / "emotion_models" / "happy" / "best"
+    for name in ("adapter_config.json", "adapter_model.safetensors", "affetto.json", "README.md"):
+        assert (best / name).stat().st_size > 0, name
+    assert list((best / "samples").glob("*.wav"))
+    assert (finished / "emotion_models" / "happy" / "report.html").stat().st_size > 20_000
+    assert (finished / "evaluation_results" / "happy_results.csv").is_file()
+    assert len(list((finished / "evaluation" / "test_samples" / "happy").glob("*.wav"))) == 4
+
+
+def test_results_count_what_was_spoken(finished: Path) -> None:
+    results: Results = read_results(finished / "evaluation_results" / "happy_results.json")
+    base, happy, real = results["systems"]
+    assert [system["role"] for system in results["systems"]] == ["base", "adapter", "real"]
+    assert (base["num_files"], happy["num_files"], real["num_files"]) == (8, 8, 8)
+    assert real["metrics"]["recall"]["value"] is not None
+    assert results["retention"] is not None
+    assert results["retention"]["num_clips"] == 4
+    assert happy["metrics"]["mos_overall"]["value"] is None
+    assert happy["metrics"]["mos_overall"]["reason"]
+
+
+def test_facts_say_where_the_adapter_comes_from(finished: Path) -> None:
+    facts = read_json(finished / "emotion_models" / "happy" / "best" / "affetto.json")
+    assert facts["emotion"] == "happy"
+    assert len(facts["base"]["hash"]) == 64
+    assert facts["recommended_intensity"] in [point["intensity"] for point in facts["frontier"]]
+    assert facts["data"]["emotional_clips"] == 12
+
+
+def test_the_adapter_speaks_and_silence_is_the_base(finished: Path) -> None:
+    voice = Voice.load("miniature")
+    plain, rate = voice.speak("I found the key", seed=3)
+    voice.load_adapter("happy", finished / "emotion_models" / "happy" / "best")
+    off, _ = voice.speak("I found the key", emotion="happy", intensity=0.0, seed=3)
+    loud, _ = voice.speak("I found the key", emotion="happy", intensity=3.0, seed=3)
+    assert rate == 24_000
+    assert np.array_equal(plain, off)
+    assert plain.shape != loud.shape or not np.array_equal(plain, loud)
+
+
+def test_an_unknown_adapter_is_an_error_that_says_how_to_train_it(finished: Path) -> None:
+    from affetto.speak.voice import speak_to_file
+
+    with pytest.raises(AdapterError, match="affetto train --emotion sad"):
+        speak_to_file("Hello", {"sad": 1.0}, finished / "x.wav", models=finished / "emotion_models")
+    assert not (finished / "x.wav").exists()
+
+
+def test_broken_clips_stop_the_run_and_lose_nothing(tmp_path: Path, clips: Path) -> None:
+    folder = tmp_path / "broken"
+    shutil.copytree(clips.parent, folder)
+    first, second = sorted(folder.glob("happy-train-*.wav"))[:2]
+    first.write_bytes(b"")
+    soundfile.write(second, np.zeros(24_000), 24_000)
+    config = _config(tmp_path, folder / "manifest.jsonl")
+    with pytest.raises(DataError, match="2 clips"):
+        prepare_clips(config, ["happy"])
+    prepared = prepare_clips(config, ["happy"], skip_bad_clips=True)
+    assert {problem.kind for problem in prepared.problems} == {"empty", "silent"}
+    assert len(prepared.select("happy", "train")) == 10
+
+
+@pytest.mark.skipif(not REAL_DATA.is_dir(), reason="the real speech of shared/data isn't beside this checkout")
+def test_real_recordings_run_to_the_end(tmp_path: Path) -> None:
+    """RAVDESS and LJSpeech as published: the miniature can't speak like people, but nothing breaks."""
+    data = tmp_path / "data"
+    for actor in ("Actor_01", "Actor_02"):
+        (data / "RAVDESS" / actor).mkdir(parents=True)
+        for sound in sorted((REAL_DATA / "RAVDESS" / actor).glob("03-01-03-*.flac")):
+            shutil.copy(sound, data / "RAVDESS" / actor)
+    (data / "LJSpeech-1.1" / "wavs").mkdir(parents=True)
+    shutil.copy(REAL_DATA / "LJSpeech-1.1" / "metadata.csv", data / "LJSpeech-1.1")
+    for sound in sorted((REAL_DATA / "LJSpeech-1.1" / "wavs").glob("*.flac"))[:12]:
+        shutil.copy(sound, data / "LJSpeech-1.1" / "wavs")
+    config = _config(tmp_path, data)
+    run(config, ["happy"], command="affetto run", skip_bad_clips=True)
+    results = read_results(tmp_path / "evaluation_results" / "happy_results.json")
+    assert results["systems"][1]["num_failed"] == 0
+    assert results["retention"] is not None

@@ -1,0 +1,36 @@
+"""The README keeps its word: its tree is the real one, and what it names exists."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_tree_is_the_real_one() -> None:
+    spec = importlib.util.spec_from_file_location("readme_tree", ROOT / "scripts" / "readme_tree.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.tree() in README, "run scripts/readme_tree.py and put its output into README.md"
+
+
+def test_scripts_and_pictures_that_it_names_exist() -> None:
+    named = re.findall(r"(?:\./)?((?:scripts|docs|configs)/[\w./-]+\.\w+)", README)
+    assert len(named) >= 5
+    assert [name for name in named if not (ROOT / name).is_file()] == []
+
+
+def test_commands_that_it_shows_are_verbs() -> None:
+    from typer.main import get_command
+
+    from affetto.cli import app
+
+    verbs = set(get_command(app).commands)  # type: ignore[attr-defined]
+    shown = set(re.findall(r"^affetto (\w+)", README, flags=re.MULTILINE))
+    assert shown
+    assert shown <= verbs

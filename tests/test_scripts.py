@@ -1,0 +1,138 @@
+"""The shell scripts: their syntax, their options, and which environment they run in."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPTS = sorted((ROOT / "scripts").glob("*.sh"))
+RUN = ROOT / "scripts" / "run_emotion_finetuning.sh"
+OPTIONS = ("--emotion", "--config", "--base", "--data", "--output", "--gpu", "--skip-datasets", "--help")
+
+
+@pytest.fixture
+def fake(tmp_path: Path) -> dict[str, str]:
+    """An environment whose Python can import everything and, run as `-m affetto.cli`, says what it was called with."""
+    program = tmp_path / "venv" / "bin" / "python"
+    program.parent.mkdir(parents=True)
+    program.write_text('#!/bin/sh\n[ "$1" = -m ] || exit 0\necho "gpu=$CUDA_VISIBLE_DEVICES"\nprintf "%s\\n" "$@"\n')
+    program.chmod(0o755)
+    return {"PATH": os.environ["PATH"], "VIRTUAL_ENV": str(tmp_path / "venv"), "CUDA_VISIBLE_DEVICES": "unset"}
+
+
+def call(*arguments: str, env: dict[str, str] | None = None, script: Path = RUN) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["bash", str(script), *arguments], capture_output=True, text=True, env=env, check=False)
+
+
+def test_there_are_scripts() -> None:
+    assert {path.name for path in SCRIPTS} >= {"environment.sh", "run_emotion_finetuning.sh", "run_tests.sh"}
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_syntax(script: Path) -> None:
+    checked = subprocess.run(["bash", "-n", str(script)], capture_output=True, text=True, check=False)
+    assert (checked.returncode, checked.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("script", [RUN, ROOT / "scripts" / "run_tests.sh"], ids=lambda path: path.name)
+def test_scripts_can_be_started(script: Path) -> None:
+    assert os.access(script, os.X_OK)
+    assert script.read_text().startswith("#!/usr/bin/env bash\n")
+    assert "set -euo pipefail" in script.read_text()
+
+
+def test_help_lists_the_options() -> None:
+    shown = call("--help")
+    assert shown.returncode == 0
+    assert shown.stderr == ""
+    assert set(OPTIONS) <= set(re.findall(r"^  (--[a-z-]+)", shown.stdout, flags=re.MULTILINE))
+
+
+@pytest.mark.parametrize("wrong", ["--emotoin", "happy", "--emotoin=happy", "-x"])
+def test_unknown_options_exit_with_2(wrong: str) -> None:
+    found = call(wrong)
+    assert found.returncode == 2
+    assert f"unknown option {wrong.partition('=')[0]}" in found.stderr
+    assert "Usage:" in found.stderr
+
+
+@pytest.mark.parametrize("option", ["--emotion", "--config", "--base", "--data", "--output", "--gpu"])
+@pytest.mark.parametrize("rest", [[], [""]])
+def test_missing_values_exit_with_2(option: str, rest: list[str]) -> None:
+    found = call(option, *rest)
+    assert found.returncode == 2
+    assert f"{option} needs a value" in found.stderr
+
+
+def test_without_options_all_of_the_shipped_configuration_is_run(fake: dict[str, str]) -> None:
+    found = call(env=fake)
+    config = ROOT / "configs" / "emotion_specific_finetuning.yaml"
+    assert found.stderr == ""
+    assert found.stdout.splitlines() == ["gpu=unset", "-m", "affetto.cli", "run", "--config", str(config)]
+
+
+def test_options_are_handed_on(fake: dict[str, str]) -> None:
+    found = call(
+        "--emotion", "happy", "--base=a folder", "--data", "one", "--data", "two words", "--output", "out", "--gpu",
+        "1", "--config", "mine.yaml", "--skip-datasets", "--skip-bad-clips", "--resume", env=fake,
+    )  # fmt: skip
+    assert found.stdout.splitlines() == [
+        "gpu=1", "-m", "affetto.cli", "run", "--config", "mine.yaml", "--emotion", "happy", "--base", "a folder",
+        "--data", "one", "--data", "two words", "--output", "out", "--skip-datasets", "--skip-bad-clips", "--resume",
+    ]  # fmt: skip
+
+
+def test_every_option_of_the_script_is_one_of_the_command() -> None:
+    shown = subprocess.run(
+        [sys.executable, "-m", "affetto.cli", "run", "--help"], capture_output=True, text=True, check=True,
+        env={**os.environ, "COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"},
+    ).stdout  # fmt: skip
+    for option in re.findall(r"^  (--[a-z-]+)", call("--help").stdout, flags=re.MULTILINE):
+        assert option in shown or option == "--gpu", option
+
+
+def use(folder: Path, env: dict[str, str], *modules: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    source = f'source "{ROOT}/scripts/environment.sh"; make_environment() {{ python=made; }}; '
+    command = f'set -euo pipefail; {source} use_environment "{folder}" {" ".join(modules)}; echo "$python"'
+    return subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=env, check=True, cwd=cwd)
+
+
+def interpreter(folder: Path, name: str, *modules: str) -> Path:
+    """A program that runs the real Python, in which only `modules` of those asked for can be found."""
+    folder.mkdir(parents=True, exist_ok=True)
+    site = folder / "site"
+    for module in modules:
+        (site / module).mkdir(parents=True)
+        (site / module / "__init__.py").touch()
+    program = folder / name
+    program.write_text(f'#!/bin/sh\nPYTHONPATH="{site}" exec "{sys.executable}" -S "$@"\n')
+    program.chmod(0o755)
+    return program
+
+
+def test_environment_is_the_first_with_all_modules(tmp_path: Path) -> None:
+    active = interpreter(tmp_path / "active" / "bin", "python", "alpha_module")
+    python3 = interpreter(tmp_path / "path", "python3", "alpha_module", "beta_module")
+    own = interpreter(tmp_path / "root" / ".venv" / "bin", "python", "alpha_module", "beta_module", "gamma_module")
+    env = {"PATH": f"{python3.parent}:{os.environ['PATH']}", "VIRTUAL_ENV": str(tmp_path / "active")}
+    root = tmp_path / "root"
+    assert use(root, env, "alpha_module").stdout == f"{active}\n"
+    assert use(root, env, "alpha_module", "beta_module").stdout == f"{python3}\n"
+    assert use(root, env, "beta_module", "gamma_module").stdout == f"{own}\n"
+    assert use(root, env, "delta_module").stdout == "made\n"
+    del env["VIRTUAL_ENV"]
+    assert use(root, env, "alpha_module").stdout == f"{python3}\n"
+
+
+def test_folder_that_we_are_in_is_no_environment(tmp_path: Path) -> None:
+    python3 = interpreter(tmp_path / "path", "python3")
+    (tmp_path / "here" / "alpha_module").mkdir(parents=True)
+    (tmp_path / "here" / "alpha_module" / "__init__.py").touch()
+    env = {"PATH": f"{python3.parent}:{os.environ['PATH']}"}
+    assert use(tmp_path / "root", env, "alpha_module", cwd=tmp_path / "here").stdout == "made\n"

@@ -1,0 +1,132 @@
+"""Trackers, signals, processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from training_helpers import Alone, Group, Member
+
+from affetto.config import Config
+from affetto.errors import ConfigError, MissingDependencyError
+from affetto.training.runtime import Stop, accelerated, peak_memory_mib, stop_signals, timed
+
+
+def test_a_first_signal_asks_and_a_second_acts() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with stop_signals() as stop:
+        assert stop.agreed(Alone()) is None
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.agreed(Alone()) == "SIGINT"
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_handlers_are_put_back_even_after_an_error() -> None:
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    with pytest.raises(ZeroDivisionError), stop_signals():
+        assert signal.getsignal(signal.SIGTERM) is not before[signal.SIGTERM]
+        raise ZeroDivisionError
+    assert {number: signal.getsignal(number) for number in before} == before
+
+
+def test_a_thread_trains_without_handlers() -> None:
+    before = signal.getsignal(signal.SIGINT)
+
+    def inside() -> bool:
+        with stop_signals() as stop:
+            return signal.getsignal(signal.SIGINT) is before and stop.signal is None
+
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(inside).result()
+
+
+def test_all_processes_stop_when_one_was_told_to() -> None:
+    group = Group(2)
+
+    def process(index: int) -> list[str | None]:
+        stop, answers = Stop(), []
+        for step in range(2):
+            if (index, step) == (1, 1):
+                stop.signal = "SIGTERM"
+            answers.append(stop.agreed(Member(group, index)))
+        return answers
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(process, range(2))) == [[None, "a signal"], [None, "SIGTERM"]]
+
+
+def test_trackers_follow_the_configuration(config_of: Callable[..., Config], tmp_path: Path) -> None:
+    with accelerated(config_of(trackers=("tensorboard",)), "happy") as accelerator:
+        accelerator.log({"train/total": 1.5}, step=3)
+    assert read_scalars(tmp_path / "run" / "runs" / "happy") == {"train/total": [(3, 1.5)]}
+    with accelerated(config_of("silent"), "happy") as accelerator:
+        accelerator.log({"train/total": 1.5}, step=3)
+    assert not (tmp_path / "silent").exists()
+
+
+def read_scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+def test_trackers_that_cannot_be_had_are_told(config_of: Callable[..., Config]) -> None:
+    with (
+        pytest.raises(ConfigError, match="accelerate knows no 'tensorbored'"),
+        accelerated(config_of(trackers=("tensorbored",)), "happy"),
+    ):
+        pass
+    with (
+        pytest.raises(MissingDependencyError, match="'wandb' is not installed"),
+        accelerated(config_of(trackers=("wandb",)), "happy"),
+    ):
+        pass
+
+
+def test_trackers_are_closed_when_a_run_fails(config_of: Callable[..., Config]) -> None:
+    finished = []
+    with pytest.raises(ZeroDivisionError), accelerated(config_of(trackers=("tensorboard",)), "happy") as accelerator:
+        tracker = accelerator.trackers[0]
+        real = tracker.finish
+        tracker.finish = lambda: finished.append(real())
+        raise ZeroDivisionError
+    assert finished == [None]
+
+
+def test_batches_that_processes_cannot_share_are_refused(
+    config_of: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from accelerate import Accelerator
+
+    monkeypatch.setattr(Accelerator, "num_processes", property(lambda _: 2))
+    with (
+        pytest.raises(ConfigError, match="grad_accumulation_steps 3 can't be shared by 2 processes"),
+        accelerated(config_of(grad_accumulation_steps=3), "happy"),
+    ):
+        pass
+    with accelerated(config_of(grad_accumulation_steps=4), "happy"):
+        pass
+
+
+def test_precision_reaches_accelerate(config_of: Callable[..., Config]) -> None:
+    import torch
+
+    with accelerated(config_of(precision="bf16"), "happy") as accelerator, accelerator.autocast():
+        product = torch.ones(2, 2) @ torch.ones(2, 2)
+    assert product.dtype == torch.bfloat16
+
+
+def test_clocks_and_memory() -> None:
+    timings: dict[str, float] = {}
+    with timed(timings, "nothing"):
+        pass
+    assert 0 <= timings["nothing"] < 5
+    assert 10 < peak_memory_mib() < 1e6

@@ -1,0 +1,184 @@
+"""Which clips become which rows, and what the data may not be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from training_helpers import COUNTS, make_prepared
+
+from affetto.adapters.bank import AdapterBank
+from affetto.codes.prepare import Prepared
+from affetto.config import Config
+from affetto.errors import DataError
+from affetto.files import cache_root
+from affetto.model.base import Base
+from affetto.training import streams as streams_module
+from affetto.training.streams import build_streams, general_fisher, loss_weights, teacher_answers
+
+
+def ids(rows: list[Any]) -> list[str]:
+    return [row.clip_id for row in rows]
+
+
+def test_rows_come_from_their_splits_and_carry_their_prompts(
+    tiny_base: Base, prepared: Prepared, config_of: Callable[..., Config]
+) -> None:
+    streams = build_streams(config_of(), "happy", prepared, tiny_base)
+    assert sorted(ids(streams.emotional)) == [f"happy-train-{number}" for number in range(6)]
+    assert sorted(ids(streams.validation_emotional)) == ["happy-validation-0", "happy-validation-1"]
+    assert sorted(ids(streams.validation_general)) == [f"general-validation-{number}" for number in range(3)]
+    assert len(streams.rehearsal) == 6 and len(streams.fisher) == 4
+    # Ten general clips: the Fisher looks at the four that are not rehearsed.
+    assert {*ids(streams.rehearsal), *ids(streams.fisher)} == {f"general-train-{number}" for number in range(10)}
+    assert streams.speakers == {"a": 0, "b": 1}
+    assert streams.trained_speakers == ["a", "b"]
+    by_id = {clip.id: clip for clip in prepared.clips}
+    every = [*streams.emotional, *streams.validation_emotional, *streams.rehearsal, *streams.fisher]
+    for row in [*every, *streams.validation_general]:
+        clip = by_id[row.clip_id]
+        assert clip.text is not None
+        wording = f"Say this with emotion: {clip.text}" if clip.emotion else clip.text
+        assert row.turns[-1].text_ids == tiny_base.prompt_ids(wording, streams.speakers[clip.speaker])
+        assert row.gate == (1.0,)
+
+
+def test_fisher_takes_rehearsed_clips_where_there_are_no_others(
+    tiny_base: Base, prepared: Prepared, config_of: Callable[..., Config]
+) -> None:
+    streams = build_streams(config_of(fisher_clips=7), "happy", prepared, tiny_base)
+    assert len(set(ids(streams.fisher))) == 7
+    assert len({*ids(streams.fisher)} & {*ids(streams.rehearsal)}) == 3
+    everything = build_streams(config_of(fisher_clips=50, rehearsal_buffer_size=50), "happy", prepared, tiny_base)
+    assert sorted(ids(everything.fisher)) == sorted(ids(everything.rehearsal))
+    assert len(everything.fisher) == 10
+
+
+def test_limits_take_every_speaker(tiny_base: Base, prepared: Prepared, config_of: Callable[..., Config]) -> None:
+    """The first clips of a corpus are often one speaker's."""
+    ordered = replace(prepared, clips=tuple(sorted(prepared.clips, key=lambda clip: clip.speaker)))
+    streams = build_streams(config_of(fisher_clips=4, validation_clips=2), "happy", ordered, tiny_base)
+    by_id = {clip.id: clip for clip in prepared.clips}
+    for rows in (streams.fisher, streams.validation_general, streams.validation_emotional):
+        assert {by_id[name].speaker for name in ids(rows)} == {"a", "b"}
+
+
+def test_20_a_text_that_is_also_held_out_stops_the_run(
+    tiny_base: Base, prepared: Prepared, config_of: Callable[..., Config]
+) -> None:
+    held = next(clip for clip in prepared.clips if clip.id == "happy-test-0")
+    assert held.text is not None
+    shared = tuple(
+        replace(clip, text=held.text.upper() + "!") if clip.id == "general-train-3" else clip for clip in prepared.clips
+    )
+    with pytest.raises(DataError, match="rehearsal and Fisher clips and validation and test clips share 1 texts"):
+        build_streams(config_of(rehearsal_buffer_size=50), "happy", replace(prepared, clips=shared), tiny_base)
+    build_streams(config_of(rehearsal_buffer_size=50), "happy", prepared, tiny_base)
+
+
+def test_20_an_id_in_two_splits_stops_the_run(
+    tiny_base: Base, prepared: Prepared, config_of: Callable[..., Config]
+) -> None:
+    twin = replace(prepared.clips[0], id="general-train-3", split="test", text="something else")
+    doubled = replace(prepared, clips=(*prepared.clips, twin))
+    with pytest.raises(DataError, match="share 1 ids: 'general-train-3'"):
+        build_streams(config_of(rehearsal_buffer_size=50), "happy", doubled, tiny_base)
+
+
+@pytest.mark.parametrize(
+    ("without", "changes", "message"),
+    [
+        ([("happy", "train")], {}, "no training clip is labelled 'happy'; the data has general, happy, sad"),
+        ([("happy", "validation")], {}, "no validation clip is labelled 'happy'.*add clips with other texts"),
+        ([(None, "train")], {}, "preservation needs general speech"),
+        ([(None, "train")], {"ewc_lambda": 0}, "preservation needs general speech"),
+        ([(None, "train")], {"replay_ratio": 0}, "preservation needs general speech"),
+    ],
+)
+def test_data_that_lacks_something_is_told(
+    tiny_base: Base, config_of: Callable[..., Config], tmp_path: Any, without: Any, changes: Any, message: str
+) -> None:
+    counts = {key: count for key, count in COUNTS.items() if key not in without}
+    with pytest.raises(DataError, match=message):
+        build_streams(config_of(**changes), "happy", make_prepared(tmp_path / "few", counts), tiny_base)
+
+
+def test_general_speech_is_not_needed_where_nothing_is_preserved(
+    tiny_base: Base, config_of: Callable[..., Config], tmp_path: Any
+) -> None:
+    counts = {key: count for key, count in COUNTS.items() if key[0] is not None}
+    config = config_of(ewc_lambda=0, replay_ratio=0)
+    streams = build_streams(config, "happy", make_prepared(tmp_path / "few", counts), tiny_base)
+    assert (streams.rehearsal, streams.fisher, streams.validation_general) == ([], [], [])
+    weights = loss_weights(config, streams, tiny_base)
+    assert weights.ewc == 0.0
+    assert general_fisher(config, tiny_base, [], streams.fisher) is None
+    assert teacher_answers(config, tiny_base, streams, weights) is None
+
+
+def test_weights_are_the_configurations(tiny_base: Base, prepared: Prepared, config_of: Callable[..., Config]) -> None:
+    config = config_of(replay_ratio=0.25, distillation_alpha=0.75, temperature=2.0, first_codebook_weight=0.125)
+    streams = build_streams(config, "happy", prepared, tiny_base)
+    weights = loss_weights(config, streams, tiny_base)
+    codes = sum(row.num_frames for row in streams.fisher) * 8 / 4
+    assert weights.ewc == pytest.approx(100.0 / codes)
+    assert (weights.replay, weights.alpha, weights.temperature, weights.first_codebook) == (0.25, 0.75, 2.0, 0.125)
+
+
+def test_hash_of_the_rows_tells_streams_and_orders_apart(
+    tiny_base: Base, prepared: Prepared, config_of: Callable[..., Config]
+) -> None:
+    streams = build_streams(config_of(), "happy", prepared, tiny_base)
+    hashes = {
+        streams.hash,
+        replace(streams, emotional=streams.emotional[::-1]).hash,
+        replace(streams, rehearsal=streams.fisher, fisher=streams.rehearsal).hash,
+        replace(streams, validation_general=streams.validation_general[1:]).hash,
+        replace(streams, validation_emotional=streams.validation_emotional[1:]).hash,
+    }
+    assert len(hashes) == 5
+    assert build_streams(config_of(), "happy", prepared, tiny_base).hash == streams.hash
+
+
+def test_one_fisher_serves_every_emotion(
+    tiny_base: Base, prepared: Prepared, config_of: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bank = AdapterBank(tiny_base.model, tiny_base.network.gates, ("q_proj", "down_proj"))
+    sites = list(bank.sites)
+    happy = build_streams(config_of(), "happy", prepared, tiny_base)
+    first = general_fisher(config_of(), tiny_base, sites, happy.fisher)
+    assert first is not None and set(first.sums_OI) == set(sites)
+
+    def unexpected(*_: Any, **__: Any) -> None:
+        raise AssertionError("estimated again")
+
+    monkeypatch.setattr(streams_module, "estimate_fisher", unexpected)
+    sad = build_streams(config_of(learning_rate=1.0), "sad", prepared, tiny_base)
+    second = general_fisher(config_of(learning_rate=1.0), tiny_base, sites, sad.fisher)
+    assert second is not None
+    assert all(torch.equal(first.sums_OI[site], second.sums_OI[site]) for site in sites)
+    assert len(list((cache_root() / "fisher").iterdir())) == 1
+    for changed in (
+        lambda: general_fisher(config_of(fisher_kind="empirical"), tiny_base, sites, happy.fisher),
+        lambda: general_fisher(config_of(), tiny_base, sites[1:], happy.fisher),
+        lambda: general_fisher(config_of(), tiny_base, sites, happy.fisher[1:]),
+        lambda: general_fisher(config_of(), replace(tiny_base, hash="another"), sites, happy.fisher),
+    ):
+        with pytest.raises(AssertionError, match="estimated again"):
+            changed()
+
+
+def test_one_teacher_serves_every_emotion(
+    tiny_base: Base, prepared: Prepared, config_of: Callable[..., Config]
+) -> None:
+    paths = set()
+    for emotion in ("happy", "sad"):
+        streams = build_streams(config_of(), emotion, prepared, tiny_base)
+        answers = teacher_answers(config_of(), tiny_base, streams, loss_weights(config_of(), streams, tiny_base))
+        assert answers is not None
+        paths.add(answers.path)
+        assert answers[streams.rehearsal[0].clip_id].c0_TV.shape[0] == streams.rehearsal[0].num_frames
+    assert len(paths) == 1
