@@ -1,4 +1,4 @@
-"""Print the tree of the README: every module with the first sentence of its docstring. A test holds the README to it."""
+"""Print the README's tree: every module with its docstring's first sentence. A test holds the README to it."""
 
 from __future__ import annotations
 

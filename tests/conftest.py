@@ -29,7 +29,9 @@ def _one_thread() -> None:
 def tiny_base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of a tiny random CSM in float32, with processor and codec. Read only: tests copy it to change it."""
     folder = tmp_path_factory.mktemp("tiny-base")
-    model = make_model(make_config(hidden_size=128, num_layers=2, depth_size=64, depth_layers=2), seed=0)
+    config = make_config(hidden_size=128, num_layers=2, depth_size=64, depth_layers=2)
+    config.tie_codebooks_embeddings = True  # as in CSM-1B
+    model = make_model(config, seed=0)
     _sharpen(model)
     model.save_pretrained(folder)
     make_processor().save_pretrained(folder)

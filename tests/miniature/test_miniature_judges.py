@@ -10,13 +10,15 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoModelForAudioClassification, AutoModelForCTC, Wav2Vec2BertProcessor
 
-from affetto.miniature.corpus import PLAIN
+from affetto.miniature.corpus import EMOTIONS, PLAIN
 from affetto.miniature.judges import (
     LABELS,
     VOCABULARY,
     JudgeRecipe,
     _groups,
+    label,
     make_feature_extractor,
+    make_pitch_extractor,
     pad,
     train_emotion_judge,
     train_recogniser,
@@ -25,8 +27,8 @@ from affetto.miniature.judges import (
 Features = dict[str, NDArray[np.float16]]
 
 
-def recipe(num_epochs: int) -> JudgeRecipe:
-    return JudgeRecipe(num_epochs=num_epochs, hidden_size=32, num_layers=1, frames_per_batch=150, lr=3e-3)
+def recipe(num_epochs: int, frames_per_batch: int = 150) -> JudgeRecipe:
+    return JudgeRecipe(num_epochs, hidden_size=32, num_layers=1, frames_per_batch=frames_per_batch, lr=3e-3)
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +48,32 @@ def world() -> tuple[Features, dict[str, str], dict[str, str]]:
     return features, emotions, texts
 
 
-def test_labels_are_the_emotions_and_plain() -> None:
-    assert LABELS[-1] == PLAIN
-    assert len(set(LABELS)) == 7
+@pytest.fixture(scope="module")
+def pitched() -> tuple[Features, dict[str, str]]:
+    """Windows of the pitch extractor's shape and their emotions: each emotion is a pattern over the bands."""
+    rng = np.random.default_rng(0)
+    patterns = {emotion: rng.standard_normal(128) for emotion in LABELS}
+    emotions = {f"clip-{index}": LABELS[index % len(LABELS)] for index in range(24)}
+    noise = {name: 0.1 * rng.standard_normal((400, 128)) for name in emotions}
+    return {name: (patterns[emotions[name]] + noise[name]).astype(np.float16) for name in emotions}, emotions
+
+
+def test_plain_reading_is_neutral_to_the_judge() -> None:
+    assert LABELS[label(PLAIN)] == "neutral"
+    assert [LABELS[label(emotion)] for emotion in EMOTIONS] == list(EMOTIONS)
+
+
+def test_the_pitch_extractor_tells_a_mans_pitches_apart() -> None:
+    """100 and 112 Hz, two semitones: their harmonics fall into different bands, which windows of 25 ms blur."""
+    seconds = np.arange(16_000) / 16_000
+    bands = []
+    for f0 in (100.0, 112.0):
+        tone = sum(np.sin(2 * np.pi * f0 * k * seconds) for k in range(1, 20)) / 20
+        (window,) = make_pitch_extractor()(tone, sampling_rate=16_000, return_tensors="np")["input_features"]
+        assert window.shape == (128, 400)
+        bands.append(window[:40, 20:60].mean(axis=1))
+    contrast = bands[0].max() - bands[0].min()
+    assert np.abs(bands[0] - bands[1]).max() > 0.3 * contrast
 
 
 def test_padding_and_mask() -> None:
@@ -76,46 +101,44 @@ def test_clips_beyond_the_budget_come_alone() -> None:
 
 @torch.no_grad()
 def accuracy(model: torch.nn.Module, features: Features, emotions: dict[str, str]) -> float:
-    inputs, mask = pad(list(features.values()))
-    guesses = model(input_features=inputs, attention_mask=mask).logits.argmax(dim=1).tolist()
+    inputs, _ = pad(list(features.values()))
+    guesses = model(inputs.mT).logits.argmax(dim=1).tolist()
     return float(np.mean([LABELS[guess] == emotions[key] for guess, key in zip(guesses, features, strict=True)]))
 
 
-def test_emotion_judge_learns_and_loads(world: tuple[Features, dict[str, str], dict[str, str]], tmp_path: Path) -> None:
-    features, emotions, _ = world
-    judge = train_emotion_judge(features, emotions, recipe(25), tmp_path)
+def test_emotion_judge_learns_and_loads(pitched: tuple[Features, dict[str, str]], tmp_path: Path) -> None:
+    features, emotions = pitched
+    judge = train_emotion_judge(features, emotions, recipe(12, 3_300), tmp_path)
     assert next(judge.parameters()).dtype == torch.float32, "what is returned must run on a CPU"
     assert not judge.training
-    early = train_emotion_judge(features, emotions, recipe(1), tmp_path / "early")
+    early = train_emotion_judge(features, emotions, recipe(1, 3_300), tmp_path / "early")
     assert accuracy(judge, features, emotions) > 0.8 > accuracy(early, features, emotions)
     loaded = AutoModelForAudioClassification.from_pretrained(tmp_path, dtype=torch.float32).eval()
     assert loaded.config.id2label == dict(enumerate(LABELS))
     assert accuracy(loaded, features, emotions) == accuracy(judge, features, emotions)
 
 
-def test_padding_does_not_change_a_verdict(
+def test_padding_does_not_change_what_is_heard(
     world: tuple[Features, dict[str, str], dict[str, str]], tmp_path: Path
 ) -> None:
-    features, emotions, _ = world
-    judge = train_emotion_judge(features, emotions, recipe(1), tmp_path)
+    features, _, texts = world
+    judge = train_recogniser(features, texts, recipe(1), tmp_path)
     keys = sorted(features, key=lambda key: len(features[key]))
     with torch.no_grad():
         inputs, mask = pad([features[keys[0]], features[keys[-1]]])
-        together = judge(input_features=inputs, attention_mask=mask).logits[0]
+        together = judge(input_features=inputs, attention_mask=mask).logits[0, : len(features[keys[0]])]
         inputs, mask = pad([features[keys[0]]])
         alone = judge(input_features=inputs, attention_mask=mask).logits[0]
     assert len(features[keys[0]]) < len(features[keys[-1]])
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)
 
 
-def test_judges_depend_on_their_seed_alone(
-    world: tuple[Features, dict[str, str], dict[str, str]], tmp_path: Path
-) -> None:
-    features, emotions, _ = world
-    one = train_emotion_judge(features, emotions, recipe(1), tmp_path)
+def test_judges_depend_on_their_seed_alone(pitched: tuple[Features, dict[str, str]], tmp_path: Path) -> None:
+    features, emotions = pitched
+    one = train_emotion_judge(features, emotions, recipe(1, 3_300), tmp_path)
     np.random.default_rng().standard_normal(3)
     torch.rand(7)
-    other = train_emotion_judge(features, emotions, recipe(1), tmp_path)
+    other = train_emotion_judge(features, emotions, recipe(1, 3_300), tmp_path)
     for name, value in one.state_dict().items():
         assert torch.equal(value, other.state_dict()[name]), name
 

@@ -43,7 +43,8 @@ def test_cached_answers_are_the_live_ones(tiny_base: Base, rows: list[Row], cach
         assert answer.depth_FJV.shape[0] == len(answer.depth_frames) == max(1, round(0.5 * row.num_frames))
         torch.testing.assert_close(answer.c0_TV.float(), c0_TV, rtol=1e-3, atol=1e-3)
         torch.testing.assert_close(answer.depth_FJV.float(), depth_TJV[answer.depth_frames], rtol=1e-3, atol=1e-3)
-        assert c0_TV.std() > 0.1 and depth_TJV.std() > 0.1
+        assert c0_TV.std() > 0.1
+        assert depth_TJV.std() > 0.1
 
 
 def test_kl_against_the_cache_is_the_live_kl(tiny_base: Base, rows: list[Row], cache: TeacherCache) -> None:
@@ -84,7 +85,8 @@ def test_frames_of_a_clip_are_always_the_same(rows: list[Row]) -> None:
         frames = fixed_frames(row, 0.5, seed=0)
         assert frames.tolist() == fixed_frames(Row(row.clip_id, row.turns), 0.5, seed=0).tolist()
         assert frames.tolist() == sorted(set(frames.tolist()))
-        assert frames.min() >= 0 and frames.max() < row.num_frames
+        assert frames.min() >= 0
+        assert frames.max() < row.num_frames
         assert fixed_frames(row, 1.0, seed=0).tolist() == list(range(row.num_frames))
         assert len(fixed_frames(row, 1e-6, seed=0)) == 1
     long = Row("long", (Turn((0, 1), np.zeros((50, 8), dtype=np.int64)),))
@@ -126,9 +128,7 @@ def test_19_key_changes_with_base_prompt_codes_share_and_seed(rows: list[Row]) -
     assert row_hash(same) == row_hash(rows[0])
 
 
-def test_a_cache_of_something_else_is_refused(
-    tiny_base: Base, rows: list[Row], cache: TeacherCache, tmp_path: Path
-) -> None:
+def test_a_cache_of_something_else_is_refused(rows: list[Row], cache: TeacherCache, tmp_path: Path) -> None:
     with pytest.raises(CacheError, match="another base, other clips or another template; delete it"):
         TeacherCache(cache.path, teacher_key("another base", rows, 0.5, 0))
     with pytest.raises(CacheError, match="has no clip 'nobody'"):

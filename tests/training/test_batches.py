@@ -185,7 +185,8 @@ def test_shares_are_of_all_frames_of_a_stream(rows: tuple[list[Row], list[Row]])
         assert made.ce_M.all()
         assert (~made.general_M).sum() == emotional
         assert made.general_M.sum() == general
-    assert made.general_N.sum() == 12 and len(made.general_N) == 32
+    assert made.general_N.sum() == 12
+    assert len(made.general_N) == 32
 
 
 def test_teachers_answers_stand_where_their_frames_are(

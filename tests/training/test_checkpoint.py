@@ -81,7 +81,7 @@ def test_state_is_one_file_that_is_replaced_at_once(tmp_path: Path, monkeypatch:
 def test_what_does_not_fit_is_refused_and_nothing_changes(tmp_path: Path) -> None:
     folder = tmp_path / "last"
     parameters, optimizer = make(0)
-    with pytest.raises(CheckpointError, match="nothing to resume in .*; leave --resume away"):
+    with pytest.raises(CheckpointError, match=r"nothing to resume in .*; leave --resume away"):
         load_state(folder, parameters, optimizer, "key")
     save_state(folder, parameters, optimizer, PROGRESS)
     with pytest.raises(CheckpointError, match="another configuration, base or data"):
@@ -91,7 +91,7 @@ def test_what_does_not_fit_is_refused_and_nothing_changes(tmp_path: Path) -> Non
     with pytest.raises(CheckpointError, match=r"layer.q.lora_A is \(3, 2\) for \(5, 2\)"):
         load_state(folder, larger, other_optimizer, "key")
     assert all(torch.equal(kept[name], parameter) for name, parameter in larger.items())
-    with pytest.raises(CheckpointError, match="other is missing, layer.q.lora_A is unknown"):
+    with pytest.raises(CheckpointError, match=r"other is missing, layer.q.lora_A is unknown"):
         load_state(folder, {"other": nn.Parameter(torch.zeros(1))}, optimizer, "key")
 
 
@@ -106,5 +106,5 @@ def test_a_damaged_state_is_told(tmp_path: Path, damage: str) -> None:
         save_file({"one": torch.zeros(1)}, file)
     else:
         file.write_bytes(file.read_bytes()[: 40 if damage == "cut" else 0])
-    with pytest.raises(CheckpointError, match="can't be read .*; start afresh without --resume"):
+    with pytest.raises(CheckpointError, match=r"can't be read .*; start afresh without --resume"):
         load_state(tmp_path / "last", parameters, optimizer, "key")

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from training_helpers import Alone, Group, Member
+from training_helpers import Alone, Group, Member, read_scalars
 
 from affetto.config import Config
 from affetto.errors import ConfigError, MissingDependencyError
@@ -29,9 +29,14 @@ def test_a_first_signal_asks_and_a_second_acts() -> None:
 
 def test_handlers_are_put_back_even_after_an_error() -> None:
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    with pytest.raises(ZeroDivisionError), stop_signals():
-        assert signal.getsignal(signal.SIGTERM) is not before[signal.SIGTERM]
-        raise ZeroDivisionError
+
+    def fail() -> None:
+        with stop_signals():
+            assert signal.getsignal(signal.SIGTERM) is not before[signal.SIGTERM]
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert {number: signal.getsignal(number) for number in before} == before
 
 
@@ -70,14 +75,6 @@ def test_trackers_follow_the_configuration(config_of: Callable[..., Config], tmp
     assert not (tmp_path / "silent").exists()
 
 
-def read_scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    events = EventAccumulator(str(folder))
-    events.Reload()
-    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
-
-
 def test_trackers_that_cannot_be_had_are_told(config_of: Callable[..., Config]) -> None:
     with (
         pytest.raises(ConfigError, match="accelerate knows no 'tensorbored'"),
@@ -93,11 +90,16 @@ def test_trackers_that_cannot_be_had_are_told(config_of: Callable[..., Config]) 
 
 def test_trackers_are_closed_when_a_run_fails(config_of: Callable[..., Config]) -> None:
     finished = []
-    with pytest.raises(ZeroDivisionError), accelerated(config_of(trackers=("tensorboard",)), "happy") as accelerator:
-        tracker = accelerator.trackers[0]
-        real = tracker.finish
-        tracker.finish = lambda: finished.append(real())
-        raise ZeroDivisionError
+
+    def fail() -> None:
+        with accelerated(config_of(trackers=("tensorboard",)), "happy") as accelerator:
+            tracker = accelerator.trackers[0]
+            real = tracker.finish
+            tracker.finish = lambda: finished.append(real())
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert finished == [None]
 
 

@@ -119,8 +119,9 @@ def test_21_two_by_four_is_eight_by_one_is_one_by_eight(
         assert_same(found, expected)
 
 
+@pytest.mark.usefixtures("bank")
 def test_terms_equal_a_loop_over_codes(
-    tiny_base: Base, bank: AdapterBank, rows: tuple[list[Row], list[Row]], teacher: TeacherCache
+    tiny_base: Base, rows: tuple[list[Row], list[Row]], teacher: TeacherCache
 ) -> None:
     """Cross-entropy of drawn depth frames only, KL of the teacher's frames only, each stream by itself."""
     taught = {"emotion": True, "rehearsal": True}
@@ -274,7 +275,8 @@ def test_gradients_are_clipped_to_the_norm_and_the_norm_before_is_told(bank: Ada
     assert torch.cat([p.grad.flatten() for p in parameters if p.grad is not None]).norm() == pytest.approx(
         0.5, rel=1e-4
     )
-    assert parameters[0].grad is not None and not parameters[0].grad.any(), "a parameter without gradient has zeros"
+    assert parameters[0].grad is not None
+    assert not parameters[0].grad.any(), "a parameter without gradient has zeros"
     assert finish_gradients(parameters, 2.0, Alone()) == pytest.approx(0.5, rel=1e-4)
     assert torch.cat([p.grad.flatten() for p in parameters if p.grad is not None]).norm() == pytest.approx(
         0.5, rel=1e-4

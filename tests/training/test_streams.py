@@ -31,7 +31,8 @@ def test_rows_come_from_their_splits_and_carry_their_prompts(
     assert sorted(ids(streams.emotional)) == [f"happy-train-{number}" for number in range(6)]
     assert sorted(ids(streams.validation_emotional)) == ["happy-validation-0", "happy-validation-1"]
     assert sorted(ids(streams.validation_general)) == [f"general-validation-{number}" for number in range(3)]
-    assert len(streams.rehearsal) == 6 and len(streams.fisher) == 4
+    assert len(streams.rehearsal) == 6
+    assert len(streams.fisher) == 4
     # Ten general clips: the Fisher looks at the four that are not rehearsed.
     assert {*ids(streams.rehearsal), *ids(streams.fisher)} == {f"general-train-{number}" for number in range(10)}
     assert streams.speakers == {"a": 0, "b": 1}
@@ -150,7 +151,8 @@ def test_one_fisher_serves_every_emotion(
     sites = list(bank.sites)
     happy = build_streams(config_of(), "happy", prepared, tiny_base)
     first = general_fisher(config_of(), tiny_base, sites, happy.fisher)
-    assert first is not None and set(first.sums_OI) == set(sites)
+    assert first is not None
+    assert set(first.sums_OI) == set(sites)
 
     def unexpected(*_: Any, **__: Any) -> None:
         raise AssertionError("estimated again")

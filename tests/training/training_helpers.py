@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from affetto.codes.cache import CodeCache
 from affetto.codes.prepare import Prepared
 from affetto.config import Config
+from affetto.training.log import read_log
 from affetto.types import Clip
 
 NUM_CODEBOOKS, CODEBOOK_SIZE = 8, 256
@@ -77,6 +79,10 @@ def make_config(base: Path, output: Path, **changes: Any) -> Config:
     return Config(**(values | changes))
 
 
+TINY: dict[str, Any] = {"target_modules": ("q_proj", "down_proj"), "num_epochs": 3}
+"""Three epochs of two steps."""
+
+
 class Alone:
     """Accelerate's interface as one process sees it."""
 
@@ -89,7 +95,7 @@ class Alone:
     def backward(self, loss: Tensor) -> None:
         loss.backward()
 
-    def reduce(self, tensor: Tensor, reduction: str) -> Tensor:
+    def reduce(self, tensor: Tensor, reduction: str) -> Tensor:  # noqa: ARG002
         raise AssertionError("there is nobody to sum with")
 
     def clip_grad_norm_(self, parameters: Any, max_norm: float) -> Tensor:
@@ -125,3 +131,25 @@ class Member(Alone):
         total = torch.stack([self.group.brought[index] for index in range(self.num_processes)]).sum(dim=0)
         self.group.barrier.wait()
         return total
+
+
+def results(folder: Path) -> tuple[dict[str, Tensor], dict[str, Tensor], list[dict[str, Any]]]:
+    """Weights and moments, the best adapter, the log."""
+    state = load_file(folder / "last" / "training_state.safetensors")
+    best = load_file(folder / "best" / "adapter_model.safetensors")
+    return state, best, read_log(folder / "training_log.jsonl")
+
+
+def assert_equal_runs(found: Path, expected: Path) -> None:
+    for one, other in zip(results(found)[:2], results(expected)[:2], strict=True):
+        assert one.keys() == other.keys()
+        assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+    assert results(found)[2] == results(expected)[2]
+
+
+def read_scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}

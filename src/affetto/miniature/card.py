@@ -101,7 +101,7 @@ def card(figures: Figures) -> str:
         ("emotion judge's balanced accuracy, real held-out acted clips", f"{figures.balanced_accuracy:.1%}", "≥ 90 %"),
         *((f"its recall of {name}", f"{value:.1%}", "") for name, value in figures.recall_real.items()),
         (
-            "its balanced accuracy on the base's speech (chance 1/7)",
+            "its balanced accuracy on the base's speech (chance 1/6)",
             f"{figures.balanced_accuracy_on_base:.1%}",
             "chance",
         ),
@@ -116,7 +116,7 @@ voices, and nothing else: it is a laboratory and a default that runs anywhere, n
 
 - **Codec**: WORLD features in 80 ms blocks, 8 residual codebooks of 256, 12.5 frames per second, 24 kHz.
 - **Base**: a `CsmForConditionalGeneration` of {figures.parameters_m:.1f} M parameters, trained on plain reading only.
-- **Judges**: `Wav2Vec2BertForCTC` and `Wav2Vec2BertForSequenceClassification`, trained on other voices, texts and
+- **Judges**: `Wav2Vec2BertForCTC` and `WhisperForAudioClassification`, trained on other voices, texts and
   strengths than any adapter's clips.
 
 Measured by `affetto miniature measure` with {libraries}:

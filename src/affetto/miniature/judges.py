@@ -1,8 +1,8 @@
 """The miniature's judges: a word recogniser (CTC) and an emotion judge, both transformers' own classes.
 
 They hear espeak-ng speech that went through the codec, spoken by voices, on texts and at strengths that no adapter's
-training clip has. `plain` is a class of the emotion judge: plain reading is none of the acted emotions, the acted
-neutral included.
+training clip has. To the emotion judge plain reading is neutral, like the acted neutral, from which it differs by less
+than one reading differs from the next.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from affetto.miniature.muon import Muon
 _log = logging.getLogger(__name__)
 
 STRIDE = 3
-LABELS = (*EMOTIONS, PLAIN)
+LABELS = EMOTIONS
 _LETTERS = "abcdefghijklmnopqrstuvwxyz'"
 VOCABULARY = {"<pad>": 0, "<unk>": 1, "|": 2, **{letter: index + 3 for index, letter in enumerate(_LETTERS)}}
 
@@ -61,6 +61,11 @@ RECOGNISER = JudgeRecipe(num_epochs=10, hidden_size=160, num_layers=4)
 EMOTION = JudgeRecipe(num_epochs=10, hidden_size=96, num_layers=3, frames_per_batch=12_800)
 _LEVEL_SPREAD = 0.05
 """In the pitch extractor's units, where 0.25 is 10 dB."""
+
+
+def label(emotion: str) -> int:
+    """The judge's class of a clip's emotion; plain reading is neutral."""
+    return LABELS.index("neutral" if emotion == PLAIN else emotion)
 
 
 def make_feature_extractor() -> SeamlessM4TFeatureExtractor:
@@ -131,7 +136,7 @@ def train_emotion_judge(
     model = WhisperForAudioClassification(config)
 
     def loss(inputs: Tensor, _mask: Tensor, keys: Sequence[str]) -> Tensor:
-        labels = torch.tensor([LABELS.index(emotions[key]) for key in keys])
+        labels = torch.tensor([label(emotions[key]) for key in keys])
         moved = inputs + _LEVEL_SPREAD * torch.randn(len(keys), 1, 1)
         return nn.functional.cross_entropy(model(moved.mT).logits, labels, label_smoothing=0.02)
 

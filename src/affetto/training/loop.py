@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,16 +23,16 @@ from affetto.files import hash_text
 from affetto.model.base import Base, load_base
 from affetto.preserve.curvature import Diagonal
 from affetto.preserve.ewc import ewc_penalty
-from affetto.preserve.teacher import TeacherCache, row_hash
+from affetto.preserve.teacher import TeacherCache
 from affetto.progress import Task, progress, say
-from affetto.provenance import versions
 from affetto.training.batches import Plan, TrainBatch, assemble, plan_run
 from affetto.training.checkpoint import Progress, has_state, load_state, save_state
+from affetto.training.facts import final_facts, run_facts
 from affetto.training.log import TrainingLog
-from affetto.training.runtime import accelerated, peak_memory_mib, stop_signals, timed
+from affetto.training.runtime import accelerated, stop_signals, timed
 from affetto.training.step import LossWeights, accumulate_gradients, finish_gradients
 from affetto.training.streams import Streams, build_streams, general_fisher, loss_weights, teacher_answers
-from affetto.training.validation import Validation, frontier, recommend
+from affetto.training.validation import Validation, frontier
 
 _LOG_EVERY = 5
 _NOT_DECISIVE = {
@@ -85,7 +85,7 @@ def train(config: Config, emotion: str, prepared: Prepared, *, resume: bool = Fa
         streams = build_streams(config, emotion, prepared, base)
         weights = loss_weights(config, streams, base)
         _say_weights(config, emotion, streams, weights, accelerator)
-        facts = _facts(config, emotion, base, streams, weights, command)
+        facts = run_facts(config, emotion, base, streams, weights, command)
 
         # 3. The bank: a place for an adapter at every target layer.
         bank = AdapterBank(base.model, base.network.gates, config.target_modules)
@@ -124,7 +124,7 @@ def train(config: Config, emotion: str, prepared: Prepared, *, resume: bool = Fa
             points = _best_frontier(run)
         timings["total"] = round(time.monotonic() - started + earlier.training_s, 2)
         if accelerator.is_main_process:
-            save_adapter(folder / "best", bank, emotion, base.id, _final_facts(facts, state, points, timings))
+            save_adapter(folder / "best", bank, emotion, base.id, final_facts(facts, state, points, timings))
         accelerator.wait_for_everyone()
     return folder
 
@@ -270,41 +270,3 @@ def _say_weights(config: Config, emotion: str, streams: Streams, weights: LossWe
             f"{emotion}: {len(streams.emotional)} clips, {len(streams.rehearsal)} rehearsed; "
             f"ewc_lambda {config.ewc_lambda:g} is {weights.ewc:.3g} in natural units"
         )
-
-
-def _facts(
-    config: Config, emotion: str, base: Base, streams: Streams, weights: LossWeights, command: str
-) -> dict[str, Any]:
-    return {
-        "format": "affetto.adapter/1",
-        "emotion": emotion,
-        "base": {"id": base.id, "hash": base.hash},
-        "prompt_template": config.prompt_template,
-        "recommended_intensity": 1.0,
-        "frontier": None,
-        "speakers": streams.speakers,
-        "trained_speakers": streams.trained_speakers,
-        "data": {
-            "emotional_clips": len(streams.emotional),
-            "rehearsed_clips": len(streams.rehearsal),
-            "fisher_clips": len(streams.fisher),
-            "hash": hash_text(*(row_hash(row) for row in (*streams.emotional, *streams.rehearsal))),
-        },
-        "ewc_natural_weight": weights.ewc,
-        "configuration": config.model_dump(mode="json", exclude={"output_dir"}),
-        "command": command,
-        "versions": versions(),
-    }
-
-
-def _final_facts(
-    facts: Mapping[str, Any], state: Progress, points: Sequence[Mapping[str, Any]], timings: Mapping[str, float]
-) -> dict[str, Any]:
-    return {
-        **facts,
-        "frontier": list(points),
-        "recommended_intensity": recommend(points),
-        "validation": {"value": state.best_value, "step": state.best_step},
-        "timings_s": dict(timings),
-        "peak_memory_mib": peak_memory_mib(),
-    }

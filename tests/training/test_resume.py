@@ -1,0 +1,145 @@
+"""Runs that were killed, stopped or repeated: resuming equals never having stopped."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from training_helpers import TINY, assert_equal_runs, make_prepared, results
+
+from affetto.codes.prepare import Prepared
+from affetto.config import Config
+from affetto.errors import CheckpointError, Interrupted
+from affetto.files import read_json
+from affetto.training import loop
+from affetto.training.loop import train
+
+Make = Callable[..., Config]
+
+
+class Killed(Exception):
+    """As if the power had gone."""
+
+
+def interrupt(monkeypatch: pytest.MonkeyPatch, step: int, act: Callable[[], None]) -> None:
+    """Do `act` right before the gradients of step `step` (from zero) are taken."""
+    real, seen = loop._micro_batches, []
+
+    def watched(run: loop.Run, at: int) -> list[Any]:
+        if at == step and not seen:
+            seen.append(at)
+            act()
+        return real(run, at)
+
+    monkeypatch.setattr(loop, "_micro_batches", watched)
+
+
+@pytest.fixture
+def straight(config_of: Make, prepared: Prepared) -> Path:
+    return train(config_of("straight", **TINY), "happy", prepared)
+
+
+@pytest.mark.parametrize("step", [0, 2, 3, 5])
+def test_29_5_stopped_by_a_signal_and_resumed_equals_the_straight_run_bit_for_bit(
+    config_of: Make, prepared: Prepared, straight: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    config = config_of("stopped", **TINY)
+    interrupt(monkeypatch, step, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Interrupted, match=f"stopped by SIGTERM after step {step + 1} of 6; go on with --resume"):
+        train(config, "happy", prepared)
+    torch.manual_seed(12345)
+    assert_equal_runs(train(config, "happy", prepared, resume=True), straight)
+
+
+@pytest.mark.parametrize("step", [1, 3, 5])
+def test_29_killed_between_checkpoints_and_resumed_equals_the_straight_run_bit_for_bit(
+    config_of: Make, prepared: Prepared, straight: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    def die() -> None:
+        raise Killed
+
+    config = config_of("killed", **TINY)
+    interrupt(monkeypatch, step, die)
+    with pytest.raises(Killed):
+        train(config, "happy", prepared)
+    log = config.output_dir / "emotion_models" / "happy" / "training_log.jsonl"
+    with log.open("a") as file:
+        file.write('{"step": 999, "cut off')
+    assert_equal_runs(train(config, "happy", prepared, resume=True), straight)
+
+
+def test_29_killed_while_the_best_adapter_was_written_but_not_the_state(
+    config_of: Make, prepared: Prepared, straight: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = loop._save, []
+
+    def die_at_the_second(run: loop.Run, state: Any) -> None:
+        calls.append(state.step)
+        if len(calls) == 2:
+            raise Killed
+        real(run, state)
+
+    config = config_of("killed", **TINY)
+    monkeypatch.setattr(loop, "_save", die_at_the_second)
+    with pytest.raises(Killed):
+        train(config, "happy", prepared)
+    assert_equal_runs(train(config, "happy", prepared, resume=True), straight)
+
+
+def test_a_finished_run_resumes_to_itself_and_keeps_its_training_time(
+    config_of: Make, prepared: Prepared, straight: Path
+) -> None:
+    before, facts = results(straight), read_json(straight / "best" / "affetto.json")
+    train(config_of("straight", **TINY), "happy", prepared, resume=True)
+    assert_equal_runs(straight, straight)
+    assert results(straight)[2] == before[2]
+    again = read_json(straight / "best" / "affetto.json")
+    assert again["timings_s"]["training"] == facts["timings_s"]["training"] > 0
+    assert again["timings_s"]["total"] >= again["timings_s"]["training"]
+    assert again["frontier"] == facts["frontier"]
+
+
+def test_resuming_what_never_began_starts_afresh_and_a_fresh_start_forgets_the_old_state(
+    config_of: Make, prepared: Prepared, straight: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert_equal_runs(train(config_of("other", **TINY), "happy", prepared, resume=True), straight)
+
+    def die() -> None:
+        raise Killed
+
+    interrupt(monkeypatch, 0, die)
+    with pytest.raises(Killed):
+        train(config_of("other", **TINY), "happy", prepared)
+    assert not (config_of("other").output_dir / "emotion_models" / "happy" / "last").exists()
+
+
+def test_another_configuration_or_other_data_cannot_be_resumed(
+    config_of: Make, prepared: Prepared, straight: Path, tmp_path: Path
+) -> None:
+    before = results(straight)
+    other_data = make_prepared(tmp_path / "others", seed=1)
+    for config, data in (
+        (config_of("straight", **TINY | {"learning_rate": 1e-4}), prepared),
+        (config_of("straight", **TINY | {"num_epochs": 4}), prepared),
+        (config_of("straight", **TINY), other_data),
+    ):
+        with pytest.raises(CheckpointError, match="another configuration, base or data"):
+            train(config, "happy", data, resume=True)
+    assert results(straight)[2] == before[2], "the log is untouched"
+    # What doesn't decide the run may change.
+    moved = config_of("straight", **TINY, trackers=("tensorboard",), evaluation_clips=7, data=("elsewhere",))
+    train(moved, "happy", prepared, resume=True)
+
+
+def test_accumulated_batches_resume_too(config_of: Make, prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
+    odd = {**TINY, "batch_size": 2, "grad_accumulation_steps": 3, "num_epochs": 2, "replay_ratio": 0.5}
+    expected = train(config_of("straight", **odd), "happy", prepared)
+    interrupt(monkeypatch, 1, lambda: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(Interrupted, match="SIGINT"):
+        train(config_of("stopped", **odd), "happy", prepared)
+    assert_equal_runs(train(config_of("stopped", **odd), "happy", prepared, resume=True), expected)
