@@ -17,6 +17,8 @@ from affetto.training.runtime import Stop, accelerated, peak_memory_mib, stop_si
 
 
 def test_a_first_signal_asks_and_a_second_acts() -> None:
+    # A shell's background jobs start with Ctrl-C ignored.
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
     before = signal.getsignal(signal.SIGINT)
     with stop_signals() as stop:
         assert stop.agreed(Alone()) is None
@@ -25,6 +27,7 @@ def test_a_first_signal_asks_and_a_second_acts() -> None:
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before
+    signal.signal(signal.SIGINT, inherited)
 
 
 def test_handlers_are_put_back_even_after_an_error() -> None:

@@ -88,4 +88,3 @@ def _nll(log_probs_NKV: Tensor, targets_NK: Tensor) -> Tensor:
 def _per_clip(values_NK: Tensor, batch: Batch, num_clips: int) -> NDArray[np.float64]:
     sums = values_NK.new_zeros(num_clips, values_NK.shape[1])
     return np.asarray(sums.index_add_(0, batch.frames_N2[:, 0], values_NK).cpu().numpy(), dtype=np.float64)
-
