@@ -79,7 +79,7 @@ class Config(BaseModel):
     trackers: tuple[str, ...] = ("tensorboard",)
 
     validation_clips: Count = 48
-    evaluation_sentences: Count = 60
+    evaluation_sentences: Count = 30
     evaluation_clips: Count = 120
     sampling_temperature: NotNegative = 0.6
     judges: dict[str, str] = Field(default_factory=dict)

@@ -69,7 +69,9 @@ def evaluate(
         *_score(spoken[emotion], judges, emotion, emotion, prompt="emotional"),
         *_score(spoken["plain"], judges, emotion, f"{emotion}, plain prompts", prompt="plain"),
     ]
-    real_rows = _score(_recordings(emotion, prepared), judges, emotion, "real recordings", prompt=None)
+    real_rows = _score(
+        _recordings(emotion, prepared, config.evaluation_sentences), judges, emotion, "real recordings", prompt=None
+    )
     systems = [
         build_system("base", "base", [*base_rows, *plain_base_rows], judges, 0.0),
         build_system(emotion, "adapter", adapter_rows, judges, strength),
@@ -163,8 +165,8 @@ def _speak(
     return items
 
 
-def _recordings(emotion: str, prepared: Prepared) -> list[Item]:
-    return [_recording(clip) for clip in prepared.select(emotion, "test")]
+def _recordings(emotion: str, prepared: Prepared, most: int) -> list[Item]:
+    return [_recording(clip) for clip in prepared.select(emotion, "test")[:most]]
 
 
 def _recording(clip: Clip) -> Item:
