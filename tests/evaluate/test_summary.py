@@ -145,6 +145,16 @@ def test_differences_are_of_the_paired_rows_only() -> None:
     assert math.isclose(difference["difference"], 0.3)
 
 
+def test_leaking_into_plain_prompts_has_a_margin_and_expressing_when_asked_has_none() -> None:
+    base = [row(i, prompt="plain", posterior=0.1) for i in range(25)]
+    leaking = [row(i, prompt="plain", posterior=0.3) for i in range(25)]
+    plain = compare(leaking, base, system="happy", against="base", prompt="plain")["metrics"]["posterior"]
+    assert (plain["margin"], plain["verdict"]) == (0.05, "worse")
+    asked = [[row(i, posterior=value) for i in range(25)] for value in (0.3, 0.1)]
+    emotional = _compare(*asked)["posterior"]
+    assert (emotional["margin"], emotional["verdict"]) == (None, None)
+
+
 def test_a_prompt_that_comes_twice_cannot_be_paired() -> None:
     rows = _rows([1, 2])
     twice = [*rows, FileRow(**{**rows[0], "file": "again.wav"})]

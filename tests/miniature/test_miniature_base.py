@@ -41,7 +41,7 @@ def test_default_size() -> None:
 def test_configuration_fits_together(sizes: dict[str, int]) -> None:
     config = make_config(**sizes)
     depth = config.depth_decoder_config
-    assert config.hidden_size == sizes.get("hidden_size", 256) == depth.backbone_hidden_size
+    assert config.hidden_size == sizes.get("hidden_size", 192) == depth.backbone_hidden_size
     assert config.vocab_size == depth.vocab_size == base.CODEBOOK_SIZE + 3
     assert config.num_codebooks == depth.num_codebooks == config.codec_config.num_quantizers
     assert config.codec_config.codebook_size == base.CODEBOOK_SIZE

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoModelForAudioClassification, AutoModelForCTC, Wav2Vec2BertProcessor
 
+from affetto.codes.vocoder import NUM_CEPSTRA
 from affetto.miniature.corpus import EMOTIONS, PLAIN
 from affetto.miniature.judges import (
     LABELS,
@@ -20,11 +21,14 @@ from affetto.miniature.judges import (
     make_feature_extractor,
     make_pitch_extractor,
     pad,
+    pitch_loss,
+    pitch_track,
     train_emotion_judge,
     train_recogniser,
 )
 
 Features = dict[str, NDArray[np.float16]]
+Pitched = tuple[Features, dict[str, str], Features]
 
 
 def recipe(num_epochs: int, frames_per_batch: int = 150) -> JudgeRecipe:
@@ -49,13 +53,17 @@ def world() -> tuple[Features, dict[str, str], dict[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def pitched() -> tuple[Features, dict[str, str]]:
-    """Windows of the pitch extractor's shape and their emotions: each emotion is a pattern over the bands."""
+def pitched() -> Pitched:
+    """Windows of the pitch extractor's shape, emotions and pitch: each emotion is a pattern over the bands."""
     rng = np.random.default_rng(0)
     patterns = {emotion: rng.standard_normal(128) for emotion in LABELS}
     emotions = {f"clip-{index}": LABELS[index % len(LABELS)] for index in range(24)}
     noise = {name: 0.1 * rng.standard_normal((400, 128)) for name in emotions}
-    return {name: (patterns[emotions[name]] + noise[name]).astype(np.float16) for name in emotions}, emotions
+    features = {name: (patterns[emotions[name]] + noise[name]).astype(np.float16) for name in emotions}
+    pitches = {
+        name: np.full((200, 2), (0.2 * LABELS.index(emotions[name]), 1.0)).astype(np.float16) for name in emotions
+    }
+    return features, emotions, pitches
 
 
 def test_plain_reading_is_neutral_to_the_judge() -> None:
@@ -74,6 +82,28 @@ def test_the_pitch_extractor_tells_a_mans_pitches_apart() -> None:
         bands.append(window[:40, 20:60].mean(axis=1))
     contrast = bands[0].max() - bands[0].min()
     assert np.abs(bands[0] - bands[1]).max() > 0.3 * contrast
+
+
+def test_pitch_track_is_the_codecs_pitch_at_the_judges_frames() -> None:
+    """A glide of an octave a second from 150 Hz, voiced for a second and a half of two."""
+    seconds = np.arange(200) * 0.01
+    features = np.zeros((200, 26))
+    features[:, NUM_CEPSTRA] = np.log(150.0) + np.log(2.0) * seconds
+    features[:, NUM_CEPSTRA + 1] = seconds < 1.5
+    track = pitch_track(features).astype(float)
+    assert track.shape == (200, 2)
+    assert 6.0 * track[40, 0] == pytest.approx(12.0, abs=0.13), "one second in, one octave up"
+    assert track[:, 1].tolist() == [float(index < 60) for index in range(200)]
+    assert not track[80:].any(), "after the clip's end"
+
+
+def test_pitch_counts_only_where_there_is_voice() -> None:
+    true = torch.tensor([[[1.0, 1.0], [0.0, 0.0]]])
+    sure = torch.tensor([[[1.0, 30.0], [5.0, -30.0]]])
+    assert pitch_loss(sure, true).item() == pytest.approx(0.0, abs=1e-6)
+    off = torch.tensor([[[1.5, 30.0], [5.0, -30.0]]])
+    assert pitch_loss(off, true).item() == pytest.approx(0.5)
+    assert pitch_loss(-sure, true).item() > 10.0
 
 
 def test_padding_and_mask() -> None:
@@ -106,12 +136,12 @@ def accuracy(model: torch.nn.Module, features: Features, emotions: dict[str, str
     return float(np.mean([LABELS[guess] == emotions[key] for guess, key in zip(guesses, features, strict=True)]))
 
 
-def test_emotion_judge_learns_and_loads(pitched: tuple[Features, dict[str, str]], tmp_path: Path) -> None:
-    features, emotions = pitched
-    judge = train_emotion_judge(features, emotions, recipe(12, 3_300), tmp_path)
+def test_emotion_judge_learns_and_loads(pitched: Pitched, tmp_path: Path) -> None:
+    features, emotions, pitches = pitched
+    judge = train_emotion_judge(features, emotions, pitches, recipe(40, 3_300), tmp_path)
     assert next(judge.parameters()).dtype == torch.float32, "what is returned must run on a CPU"
     assert not judge.training
-    early = train_emotion_judge(features, emotions, recipe(1, 3_300), tmp_path / "early")
+    early = train_emotion_judge(features, emotions, pitches, recipe(1, 3_300), tmp_path / "early")
     assert accuracy(judge, features, emotions) > 0.8 > accuracy(early, features, emotions)
     loaded = AutoModelForAudioClassification.from_pretrained(tmp_path, dtype=torch.float32).eval()
     assert loaded.config.id2label == dict(enumerate(LABELS))
@@ -133,12 +163,12 @@ def test_padding_does_not_change_what_is_heard(
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)
 
 
-def test_judges_depend_on_their_seed_alone(pitched: tuple[Features, dict[str, str]], tmp_path: Path) -> None:
-    features, emotions = pitched
-    one = train_emotion_judge(features, emotions, recipe(1, 3_300), tmp_path)
+def test_judges_depend_on_their_seed_alone(pitched: Pitched, tmp_path: Path) -> None:
+    features, emotions, pitches = pitched
+    one = train_emotion_judge(features, emotions, pitches, recipe(1, 3_300), tmp_path)
     np.random.default_rng().standard_normal(3)
     torch.rand(7)
-    other = train_emotion_judge(features, emotions, recipe(1, 3_300), tmp_path)
+    other = train_emotion_judge(features, emotions, pitches, recipe(1, 3_300), tmp_path)
     for name, value in one.state_dict().items():
         assert torch.equal(value, other.state_dict()[name]), name
 

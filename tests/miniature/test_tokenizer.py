@@ -1,4 +1,4 @@
-"""Characters between begin and end, as CSM's chat template has them."""
+"""Pieces of words between begin and end, as CSM's chat template has them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,17 @@ import string
 
 import pytest
 
-from affetto.miniature.base import AUDIO, AUDIO_EOS, BEGIN, CHARACTERS, END, make_processor, make_tokenizer
+from affetto.miniature.base import (
+    AUDIO,
+    AUDIO_EOS,
+    BEGIN,
+    CHARACTERS,
+    END,
+    NUM_MERGES,
+    _trained_pieces,
+    make_processor,
+    make_tokenizer,
+)
 from affetto.miniature.lexicon import lexicon
 
 TEXTS = ("Hello, world!", "I'm 3 years old.", "Say this with emotion: {x}", "", " two  spaces ", "Ünïcode €")
@@ -20,13 +30,27 @@ def test_vocabulary_has_no_gaps() -> None:
     tokenizer = make_tokenizer()
     assert len(set(CHARACTERS)) == len(CHARACTERS)
     assert sorted(tokenizer.get_vocab().values()) == list(range(len(tokenizer)))
-    assert len(tokenizer) == len(CHARACTERS) + 5
+    assert len(tokenizer) == len(CHARACTERS) + 5 + NUM_MERGES
 
 
-def test_begin_and_end_enclose_the_characters() -> None:
+def test_begin_and_end_enclose_the_text() -> None:
     tokenizer = make_tokenizer()
-    assert tokenizer.convert_ids_to_tokens(ids("a b")) == [BEGIN, "a", " ", "b", END]
+    found = tokenizer.convert_ids_to_tokens(ids("it was a bridge"))
+    assert (found[0], found[-1]) == (BEGIN, END)
+    assert "".join(found[1:-1]) == "it was a bridge"
     assert (tokenizer.bos_token, tokenizer.eos_token) == (BEGIN, END)
+
+
+def test_pieces_are_the_same_each_time_they_are_trained() -> None:
+    once = _trained_pieces()
+    _trained_pieces.cache_clear()
+    assert _trained_pieces() == once
+
+
+def test_a_sentence_takes_fewer_tokens_than_letters_and_no_piece_spans_words() -> None:
+    text = "the small children were walking under the bridge"
+    assert len(ids(text)) < 0.7 * len(text)
+    assert all(" " not in token[1:] for token in make_tokenizer().get_vocab())
 
 
 def test_case_does_not_matter() -> None:

@@ -6,13 +6,15 @@ takes raw samples, so nothing is lost. Differences from the published script (sp
   files of 16 s and more differ;
 - samples beyond full scale are clipped to it instead of refused;
 - the P.808 model is left out: it needs log-mel features and answers the same question as `mos_overall`.
-Windows run one at a time: batches were slower here and gave the same bits.
+Windows run side by side, one thread each: batches and more threads per window were slower and gave the same bits.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -42,27 +44,33 @@ class DnsmosJudge:
     licence = "MIT"
     sample_rate = SAMPLE_RATE
 
-    def __init__(self, num_threads: int = 1) -> None:
+    def __init__(self, num_threads: int | None = None) -> None:
         try:
             import onnxruntime
         except ImportError as error:
             raise MissingDependencyError("DNSMOS needs onnxruntime: pip install onnxruntime") from error
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = num_threads
-        options.inter_op_num_threads = 1
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        self._num_threads = num_threads or os.cpu_count() or 1
         self._session = onnxruntime.InferenceSession(str(find_model()), options, providers=["CPUExecutionProvider"])
 
     def score(self, sounds: Sequence[NDArray[np.float32]]) -> list[dict[str, float]]:
         """Scores of each sound (mono, 16 kHz): means over its windows, by name."""
-        return [self._score_one(sound) for sound in sounds]
+        with ThreadPoolExecutor(self._num_threads) as pool:
+            heard = [[pool.submit(self._run, window) for window in windows(sound)] for sound in sounds]
+            raw = [np.concatenate([window.result() for window in sound]) for sound in heard]
+        return [_scores(raw_W3, sound) for raw_W3, sound in zip(raw, sounds, strict=True)]
 
-    def _score_one(self, sound: NDArray[np.float32]) -> dict[str, float]:
-        raw_W3 = np.concatenate([self._session.run(None, {"input_1": window[None]})[0] for window in windows(sound)])
-        columns = {"mos_signal": 0, "mos_background": 1, "mos_overall": 2}
-        scores = {name: float(np.polyval(_FITS[name], raw_W3[:, columns[name]]).mean()) for name in NAMES}
-        if not all(np.isfinite(score) for score in scores.values()):
-            raise JudgeError(f"DNSMOS gave {scores}; the samples lie between {sound.min()} and {sound.max()}")
-        return scores
+    def _run(self, window: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.asarray(self._session.run(None, {"input_1": window[None]})[0])
+
+
+def _scores(raw_W3: NDArray[np.float32], sound: NDArray[np.float32]) -> dict[str, float]:
+    columns = {"mos_signal": 0, "mos_background": 1, "mos_overall": 2}
+    scores = {name: float(np.polyval(_FITS[name], raw_W3[:, columns[name]]).mean()) for name in NAMES}
+    if not all(np.isfinite(score) for score in scores.values()):
+        raise JudgeError(f"DNSMOS gave {scores}; the samples lie between {sound.min()} and {sound.max()}")
+    return scores
 
 
 def windows(sound: NDArray[np.float32]) -> list[NDArray[np.float32]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -61,9 +61,12 @@ class Margin:
 
 MARGINS: dict[str, Margin] = {
     "wer": Margin(0.01, "higher"),
+    "mos_overall": Margin(0.1, "lower"),
     "delta_nll": Margin(0.01, "higher"),
     "speaker_similarity": Margin(0.02, "lower"),
 }
+PLAIN_MARGINS: dict[str, Margin] = {**MARGINS, "posterior": Margin(0.05, "higher")}
+"""The same for plain prompts, where the emotion must not leak."""
 
 
 def summarise(rows: Sequence[FileRow], judges: Judges) -> dict[str, Metric]:
@@ -102,13 +105,13 @@ def compare(
     system: str,
     against: str,
     prompt: Prompt | None,
-    margins: Mapping[str, Margin] = MARGINS,
 ) -> Comparison:
     """System minus base over the pairs with equal (text, speaker, seed) among the rows of `prompt`.
 
     A metric with a margin gets a verdict. `preserved` is withheld (`undecided`) where a prompt that the base spoke is
     lost in the system, because then the pairs are survivors. Raises DataError where a pair isn't unique.
     """
+    margins = PLAIN_MARGINS if prompt == "plain" else MARGINS
     ours, theirs = _by_key(system_rows, prompt, system), _by_key(base_rows, prompt, against)
     pairs = [(ours[key], theirs[key]) for key in sorted(set(ours) & set(theirs), key=str)]
     num_lost = sum(row["error"] is None and _is_lost(ours.get(key)) for key, row in theirs.items())

@@ -64,10 +64,10 @@ def varied(rule: ActingRule, strength: float, rng: np.random.Generator) -> Actin
     """`rule` at `strength` (0 is plain), each parameter drawn around its value."""
 
     def draw(value: float, absolute: float) -> float:
-        return value * strength * rng.normal(1.0, 0.2) + rng.normal(0.0, absolute)
+        return value * strength * rng.normal(1.0, 0.15) + rng.normal(0.0, absolute)
 
     def draw_factor(value: float, spread: float) -> float:
-        return float(np.exp(np.log(value) * strength * rng.normal(1.0, 0.2) + rng.normal(0.0, spread)))
+        return float(np.exp(np.log(value) * strength * rng.normal(1.0, 0.15) + rng.normal(0.0, spread)))
 
     return ActingRule(
         rate=draw_factor(rule.rate, 0.03),

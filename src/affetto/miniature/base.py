@@ -8,6 +8,7 @@ import random
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from transformers import (
 )
 
 from affetto.files import write_atomically, write_json
+from affetto.miniature.grammar import Grammar
 from affetto.miniature.muon import Muon
 from affetto.model.batch import Batch, Row, collate
 from affetto.model.csm import CsmNetwork
@@ -35,6 +37,7 @@ _log = logging.getLogger(__name__)
 
 BEGIN, END, AUDIO, AUDIO_EOS = "<|begin_of_text|>", "<|end_of_text|>", "<|AUDIO|>", "<|audio_eos|>"
 CHARACTERS = " abcdefghijklmnopqrstuvwxyz0123456789[]{}()<>|.,:;!?'\"-&%$#@+/_*="
+NUM_MERGES = 150
 NUM_CODEBOOKS, CODEBOOK_SIZE = 8, 256
 
 CHAT_TEMPLATE = (
@@ -51,15 +54,11 @@ CHAT_TEMPLATE = (
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
-    """Characters, lower-cased, between CSM's begin and end tokens."""
-    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
+    """A small BPE over lower-cased words and single characters, between CSM's begin and end tokens."""
+    from tokenizers import Tokenizer, processors
 
-    specials = [BEGIN, END, AUDIO, AUDIO_EOS, "<|unknown|>"]
-    vocabulary = {token: index for index, token in enumerate([*specials, *CHARACTERS])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<|unknown|>"))
-    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), behavior="isolated")
-    ends = [(BEGIN, vocabulary[BEGIN]), (END, vocabulary[END])]
+    tokenizer = Tokenizer.from_str(_trained_pieces())
+    ends = [(token, tokenizer.token_to_id(token)) for token in (BEGIN, END)]
     tokenizer.post_processor = processors.TemplateProcessing(single=f"{BEGIN} $A {END}", special_tokens=ends)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
@@ -73,13 +72,31 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
+@cache
+def _trained_pieces() -> str:
+    """The BPE as JSON, trained on sentences of the grammar (none of them a clip's, but for chance)."""
+    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
+
+    specials = [BEGIN, END, AUDIO, AUDIO_EOS, "<|unknown|>"]
+    tokenizer = Tokenizer(models.BPE(unk_token="<|unknown|>"))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(" ?[a-z']+|."), behavior="isolated")
+    trainer = trainers.BpeTrainer(
+        vocab_size=len(specials) + len(CHARACTERS) + NUM_MERGES, special_tokens=specials,
+        initial_alphabet=list(CHARACTERS), limit_alphabet=len(CHARACTERS), show_progress=False,
+    )  # fmt: skip
+    grammar = Grammar(random.Random("tokenizer"))
+    tokenizer.train_from_iterator(list(grammar.sentences(8_000)), trainer)
+    return str(tokenizer.to_str())
+
+
 def make_processor() -> CsmProcessor:
     """A `CsmProcessor` that treats turns as CSM-1B's does."""
     extractor = EncodecFeatureExtractor(feature_size=1, sampling_rate=24_000)
     return CsmProcessor(feature_extractor=extractor, tokenizer=make_tokenizer(), chat_template=CHAT_TEMPLATE)
 
 
-def make_config(hidden_size: int = 256, num_layers: int = 5, depth_size: int = 128, depth_layers: int = 2) -> CsmConfig:
+def make_config(hidden_size: int = 192, num_layers: int = 5, depth_size: int = 128, depth_layers: int = 2) -> CsmConfig:
     """Configuration of a tiny CSM over the miniature's codec and tokenizer.
 
     The codec inside the checkpoint is a token Mimi that nothing calls: CSM's class can't be without one.
@@ -101,7 +118,7 @@ def make_config(hidden_size: int = 256, num_layers: int = 5, depth_size: int = 1
     return CsmConfig(
         num_codebooks=NUM_CODEBOOKS, vocab_size=CODEBOOK_SIZE + 3, text_vocab_size=len(tokenizer),
         hidden_size=hidden_size, intermediate_size=5 * hidden_size // 2, num_hidden_layers=num_layers,
-        num_attention_heads=hidden_size // 64, num_key_value_heads=2, head_dim=64, max_position_embeddings=2048,
+        num_attention_heads=hidden_size // 32, num_key_value_heads=2, head_dim=32, max_position_embeddings=2048,
         codebook_pad_token_id=CODEBOOK_SIZE + 2, codebook_eos_token_id=0, tie_codebooks_embeddings=False,
         bos_token_id=tokenizer.convert_tokens_to_ids(BEGIN), eos_token_id=None,
         audio_token_id=tokenizer.convert_tokens_to_ids(AUDIO), pad_token_id=tokenizer.convert_tokens_to_ids(AUDIO),
@@ -125,13 +142,13 @@ def make_model(config: CsmConfig, seed: int) -> CsmForConditionalGeneration:
 class BaseRecipe:
     """How the base is trained."""
 
-    num_steps: int = 6000
-    positions_per_batch: int = 2600
-    depth_share: float = 0.4
-    lr: float = 2e-3
-    muon_lr: float = 0.012
-    warmup_steps: int = 150
-    decay_share: float = 0.45
+    num_steps: int = 4200
+    positions_per_batch: int = 1600
+    depth_share: float = 0.5
+    lr: float = 2.5e-3
+    muon_lr: float = 0.015
+    warmup_steps: int = 100
+    decay_share: float = 0.5
     seed: int = 0
 
 

@@ -32,8 +32,8 @@ T = TypeVar("T")
 ASSETS = Path(__file__).parent / "assets"
 
 CODEC_CLIPS = {"plain": 1400, "acted by judging voices": 1100, "acted texts": 6}
-BASE_CLIPS, BASE_VALIDATION_CLIPS = 36_000, 600
-JUDGING_CLIPS, JUDGING_PLAIN_SHARE = 6_000, 0.5
+BASE_CLIPS, BASE_VALIDATION_CLIPS = 28_000, 600
+JUDGING_CLIPS, JUDGING_PLAIN_SHARE = 6_000, 0.4
 JUDGING_VALIDATION_CLIPS, JUDGING_VALIDATION_PLAIN_SHARE = 480, 0.14
 
 
@@ -110,7 +110,7 @@ def train_base(work: Path) -> None:
 
 
 def make_features(work: Path) -> None:
-    """What the judges hear of coded speech (`work/features/words`, `work/features/emotion`)."""
+    """What the judges hear of coded speech, and its pitch (`work/features/words`, `emotion` and `pitch`)."""
     jobs = []
     for split, lines in _judging_lines().items():
         for number, part in enumerate(_chunks(lines, 40)):
@@ -135,8 +135,9 @@ def train_judges(work: Path) -> None:
         judges.train_recogniser(features, texts, judges.RECOGNISER, folder / "words")
     if not (folder / "emotion" / "config.json").is_file():
         features = read_features(work / "features" / "emotion", "train")
+        pitches = read_features(work / "features" / "pitch", "train")
         emotions = {key: lines[key].emotion for key in features}
-        judges.train_emotion_judge(features, emotions, judges.EMOTION, folder / "emotion")
+        judges.train_emotion_judge(features, emotions, pitches, judges.EMOTION, folder / "emotion")
 
 
 def install_assets(work: Path) -> None:
@@ -193,24 +194,29 @@ def _code(lines: Sequence[corpus.Line]) -> dict[str, NDArray[np.int64]]:
 
 
 def _featurise(job: tuple[Path, Sequence[corpus.Line]]) -> None:
-    """Render, code, decode; features for the recogniser at the job's path, for the other judge in the folder beside."""
-    from affetto.miniature.judges import make_feature_extractor, make_pitch_extractor
+    """Render, code, decode; features for the recogniser at the job's path, the emotion judge's beside it."""
+    from affetto.miniature.judges import make_feature_extractor, make_pitch_extractor, pitch_track
 
     assert _codec is not None
     path, lines = job
-    extractors = {"emotion": make_pitch_extractor(), "words": make_feature_extractor()}
-    features: dict[str, dict[str, NDArray[np.float16]]] = {name: {} for name in extractors}
+    hear_words, hear_pitch = make_feature_extractor(), make_pitch_extractor()
+    found: dict[str, dict[str, NDArray[np.float16]]] = {"emotion": {}, "pitch": {}, "words": {}}
     for index, line in enumerate(lines):
-        heard = _codec.decode(_codec.encode(corpus.render(line)))
-        sound = soxr.resample(heard, corpus.SAMPLE_RATE, 16_000, quality="HQ")
-        for name, extractor in extractors.items():
-            # Half of the clips are plain: a fifth of those balances the seven classes.
-            if name == "words" or line.emotion != corpus.PLAIN or index % 5 == 0:
-                options = {"padding": False} if name == "words" else {}
-                values = extractor(sound, sampling_rate=16_000, return_tensors="np", **options)["input_features"][0]
-                features[name][line.id] = np.asarray(values if name == "words" else values.T, dtype=np.float16)
-    for name, found in features.items():
-        save_features(path.parent.parent / name / path.name, found)
+        codes = _codec.encode(corpus.render(line))
+        sound = soxr.resample(_codec.decode(codes), corpus.SAMPLE_RATE, 16_000, quality="HQ")
+        options = {"sampling_rate": 16_000, "return_tensors": "np"}
+        found["words"][line.id] = _half(hear_words(sound, padding=False, **options)["input_features"][0])
+        # Plain clips are many: a fifth of them balances the classes.
+        if line.emotion != corpus.PLAIN or index % 5 == 0:
+            found["emotion"][line.id] = _half(hear_pitch(sound, **options)["input_features"][0].T)
+            found["pitch"][line.id] = pitch_track(_codec.features(codes))
+    # The words' file is written last: it says that the job is done.
+    for name, features in found.items():
+        save_features(path.parent.parent / name / path.name, features)
+
+
+def _half(values: NDArray[np.floating]) -> NDArray[np.float16]:
+    return np.ascontiguousarray(values, dtype=np.float16)
 
 
 def save_features(path: Path, features: Mapping[str, NDArray[np.float16]]) -> None:

@@ -33,8 +33,8 @@ JUDGING_VOICES = (
     "Reed", "f5", "m7", "belinda", "adam", "f3", "Michael", "Annie", "Gene", "f1", "Diogo", "f4", "m1", "Alicia", "m5",
     "m2", "m6", "Hugo",
 )  # fmt: skip
-STRENGTHS = (0.75, 1.0)
-JUDGING_STRENGTHS = (0.65, 0.87, 1.13)
+STRENGTHS = (1.0, 1.35)
+JUDGING_STRENGTHS = (0.85, 1.15, 1.5)
 _RMS = 0.055
 
 
@@ -60,8 +60,8 @@ def render(line: Line) -> NDArray[np.float64]:
     rule = acting.ActingRule(1.0, 0.0, 1.0, 0.0, 0.0, jitter_st=0.0)
     if line.emotion != PLAIN:
         rule = acting.varied(acting.RULES[line.emotion], line.strength, rng)
-    rate = int(np.clip(172 * rng.normal(1.0, 0.03) * rule.rate, 90, 320))
-    pitch, pitch_range = int(np.clip(rng.normal(50, 3), 35, 65)), int(np.clip(rng.normal(50, 4), 35, 65))
+    rate = int(np.clip(172 * rng.normal(1.0, 0.015) * rule.rate, 90, 320))
+    pitch, pitch_range = int(np.clip(rng.normal(50, 1.5), 35, 65)), int(np.clip(rng.normal(50, 2), 35, 65))
     spoken = engine().speak(line.text, f"en-us+{line.voice}", rate=rate, pitch=pitch, pitch_range=pitch_range)
     samples = soxr.resample(spoken, engine().sample_rate, SAMPLE_RATE, quality="HQ")
     samples = _trim(samples)

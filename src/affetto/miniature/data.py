@@ -16,7 +16,7 @@ from affetto.miniature import corpus
 from affetto.progress import progress
 from affetto.types import Clip
 
-VERSION = "1"
+VERSION = "2"
 ACTED = corpus.EMOTIONS
 """Emotions that the miniature's actors know."""
 ACTED_TEXTS = {"train": 40, "validation": 6, "test": 15}

@@ -2,7 +2,8 @@
 
 They hear espeak-ng speech that went through the codec, spoken by voices, on texts and at strengths that no adapter's
 training clip has. To the emotion judge plain reading is neutral, like the acted neutral, from which it differs by less
-than one reading differs from the next.
+than one reading differs from the next. While it learns it also has to say each frame's pitch, which the codec knows:
+a few thousand clips' labels alone don't teach a small network to hear pitch (docs/log.md).
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from transformers import (
     set_seed,
 )
 
+from affetto.codes.vocoder import NUM_CEPSTRA
 from affetto.miniature.corpus import EMOTIONS, PLAIN
 from affetto.miniature.muon import Muon
 
@@ -57,10 +59,12 @@ class JudgeRecipe:
     seed: int = 0
 
 
-RECOGNISER = JudgeRecipe(num_epochs=10, hidden_size=160, num_layers=4)
+RECOGNISER = JudgeRecipe(num_epochs=8, hidden_size=160, num_layers=4)
 EMOTION = JudgeRecipe(num_epochs=10, hidden_size=96, num_layers=3, frames_per_batch=12_800)
 _LEVEL_SPREAD = 0.05
 """In the pitch extractor's units, where 0.25 is 10 dB."""
+_PITCH_HZ, _PITCH_SCALE_ST = 150.0, 6.0
+_PITCH_WEIGHT = 0.5
 
 
 def label(emotion: str) -> int:
@@ -115,12 +119,37 @@ def train_recogniser(
     return model
 
 
+def pitch_track(codec_features: NDArray[np.float64]) -> NDArray[np.float16]:
+    """(pitch, voicing) of every state of the emotion judge (200, 2), from a vocoder codec's features (10 ms, 26).
+
+    Pitch in units of 6 semitones around 150 Hz; the judge's states are 25 ms apart, and silent after the clip's end.
+    """
+    num_states = make_pitch_extractor().nb_max_frames // 2
+    places = np.rint(np.arange(num_states) * 25.0 / 10.0).astype(int)
+    inside = places < len(codec_features)
+    log_f0, voicing = codec_features[places[inside], NUM_CEPSTRA : NUM_CEPSTRA + 2].T
+    track = np.zeros((num_states, 2), dtype=np.float16)
+    track[inside, 0] = 12.0 * (log_f0 / np.log(2.0) - np.log2(_PITCH_HZ)) / _PITCH_SCALE_ST
+    track[inside, 1] = voicing > 0.5
+    return track
+
+
+def pitch_loss(said_BT2: Tensor, true_BT2: Tensor) -> Tensor:
+    """Cross-entropy of voicing and, where there is voice, absolute error of pitch."""
+    voiced_BT = true_BT2[..., 1]
+    voicing = nn.functional.binary_cross_entropy_with_logits(said_BT2[..., 1], voiced_BT)
+    error_BT = (said_BT2[..., 0] - true_BT2[..., 0]).abs() * voiced_BT
+    return voicing + error_BT.sum() / voiced_BT.sum().clamp(min=1.0)
+
+
 def train_emotion_judge(
-    features: Mapping[str, NDArray[np.float16]], emotions: Mapping[str, str], recipe: JudgeRecipe, folder: Path
-) -> WhisperForAudioClassification:
+    features: Mapping[str, NDArray[np.float16]], emotions: Mapping[str, str],
+    pitches: Mapping[str, NDArray[np.float16]], recipe: JudgeRecipe, folder: Path,
+) -> WhisperForAudioClassification:  # fmt: skip
     """Train the emotion judge on features (frames, mels) of `make_pitch_extractor` by clip id, and save it to `folder`.
 
-    Each time a clip is heard its level is moved by some 2 dB, so that loudness alone decides nothing.
+    `pitches` are the clips' `pitch_track`s (frames / 2, 2). Each time a clip is heard its level is moved by some 2 dB,
+    so that loudness alone decides nothing.
     """
     set_seed(recipe.seed)
     extractor = make_pitch_extractor()
@@ -134,13 +163,17 @@ def train_emotion_judge(
         label2id={label: index for index, label in enumerate(LABELS)},
     )  # fmt: skip
     model = WhisperForAudioClassification(config)
+    pitch_head = nn.Linear(recipe.hidden_size, 2)
 
     def loss(inputs: Tensor, _mask: Tensor, keys: Sequence[str]) -> Tensor:
         labels = torch.tensor([label(emotions[key]) for key in keys])
         moved = inputs + _LEVEL_SPREAD * torch.randn(len(keys), 1, 1)
-        return nn.functional.cross_entropy(model(moved.mT).logits, labels, label_smoothing=0.02)
+        heard = model(moved.mT, output_hidden_states=True)
+        emotion = nn.functional.cross_entropy(heard.logits, labels, label_smoothing=0.02)
+        true = torch.from_numpy(np.stack([pitches[key] for key in keys]).astype(np.float32))
+        return emotion + _PITCH_WEIGHT * pitch_loss(pitch_head(heard.hidden_states[-1]), true)
 
-    _train(model, features, loss, recipe)
+    _train(nn.ModuleDict({"judge": model, "pitch": pitch_head}), features, loss, recipe)
     folder.mkdir(parents=True, exist_ok=True)
     extractor.save_pretrained(folder)
     _save(model, folder)
