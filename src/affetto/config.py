@@ -62,17 +62,17 @@ class Config(BaseModel):
     distill_on: Literal["rehearsal", "emotion", "both"] = "rehearsal"
 
     rehearsal_buffer_size: Whole = 240
-    replay_ratio: Annotated[float, _Number, Field(ge=0.0, lt=1.0)] = 0.3
+    replay_ratio: Annotated[float, _Number, Field(ge=0.0, lt=1.0)] = 0.4
 
-    learning_rate: Positive = 2e-3
-    num_epochs: Count = 8
+    learning_rate: Positive = 5e-3
+    num_epochs: Count = 6
     batch_size: Count = 12
     grad_accumulation_steps: Count = 1
     warmup_ratio: Share = 0.1
     weight_decay: NotNegative = 0.0
     max_grad_norm: Positive = 1.0
     first_codebook_weight: Share = 0.5
-    depth_frames_share: Annotated[float, _Number, Field(gt=0.0, le=1.0)] = 0.25
+    depth_frames_share: Annotated[float, _Number, Field(gt=0.0, le=1.0)] = 1.0
     prompt_template: str = "Say this with emotion: {text}"
 
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"

@@ -42,7 +42,7 @@ def shape_codebooks(mimi: MimiModel) -> None:
                 buffer.fill_(1.0)
         for name, weight in mimi.named_parameters():
             if weight.ndim > 1 and name.startswith("encoder."):
-                weight.mul_(3.0)
+                weight.copy_(3.0 * torch.randn_like(weight) / weight[0].numel() ** 0.5)
 
 
 def sounds() -> list[np.ndarray]:

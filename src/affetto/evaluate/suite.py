@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from affetto.audio.sound import read_sound, write_sound
+from affetto.audio.sound import write_sound
 from affetto.codes.prepare import Prepared
 from affetto.config import Config
 from affetto.errors import DataError
@@ -23,7 +23,6 @@ from affetto.model.rows import make_rows
 from affetto.progress import progress
 from affetto.speak.generation import Request
 from affetto.speak.voice import Voice
-from affetto.types import Clip
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,8 @@ def evaluate(
     """Evaluate `emotion_models/<emotion>/best` and write `evaluation_results/<emotion>_results.json` and its CSV twin.
 
     Three systems: the base, which is asked plainly since it knows no cue; the adapter, asked with its cue (what it
-    conveys) and plainly (what leaks); and real held-out recordings of the emotion, which bound what the judge can hear.
+    conveys) and plainly (what leaks); and real held-out recordings of the emotion through the base's codec, which bound
+    what any adapter could convey and the judge could hear.
     """
     # 1. The adapter as a user would load it, and the judges.
     folder = config.output_dir / "emotion_models" / emotion / "best"
@@ -70,7 +70,11 @@ def evaluate(
         *_score(spoken["plain"], judges, emotion, f"{emotion}, plain prompts", prompt="plain"),
     ]
     real_rows = _score(
-        _recordings(emotion, prepared, config.evaluation_sentences), judges, emotion, "real recordings", prompt=None
+        _recordings(emotion, prepared, voice, config.evaluation_sentences),
+        judges,
+        emotion,
+        "real recordings",
+        prompt=None,
     )
     systems = [
         build_system("base", "base", [*base_rows, *plain_base_rows], judges, 0.0),
@@ -102,8 +106,6 @@ def evaluate(
     return results
 
 
-_RECORDING_RATE = 24_000
-"""Rate at which a segment of a longer recording is cut out."""
 _PROMPTS: tuple[Prompt, ...] = ("emotional", "plain")
 
 
@@ -165,15 +167,15 @@ def _speak(
     return items
 
 
-def _recordings(emotion: str, prepared: Prepared, most: int) -> list[Item]:
-    return [_recording(clip) for clip in prepared.select(emotion, "test")[:most]]
-
-
-def _recording(clip: Clip) -> Item:
-    if clip.start_s is None and clip.end_s is None:
-        return Item(clip.id, clip.audio, text=clip.text, speaker=clip.speaker)
-    samples = read_sound(clip.audio, _RECORDING_RATE, start_s=clip.start_s, end_s=clip.end_s)
-    return Item(clip.id, samples, _RECORDING_RATE, text=clip.text, speaker=clip.speaker)
+def _recordings(emotion: str, prepared: Prepared, voice: Voice, most: int) -> list[Item]:
+    """Held-out recordings, spread over all there are, through the base's codec: no adapter can sound better."""
+    clips = prepared.select(emotion, "test")
+    chosen = [clips[index * len(clips) // most] for index in range(most)] if len(clips) > most else clips
+    rate = voice.codec.sample_rate
+    return [
+        Item(clip.id, voice.codec.decode(prepared.codes(clip)), rate, text=clip.text, speaker=clip.speaker)
+        for clip in chosen
+    ]
 
 
 def _score(items: Sequence[Item], judges: Judges, emotion: str, title: str, *, prompt: Prompt | None) -> list[FileRow]:
