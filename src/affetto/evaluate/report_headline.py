@@ -50,7 +50,7 @@ def verdicts(result: Mapping[str, Any]) -> list[AspectVerdict]:
         _compared(result, pair, f"Does it sound {emotion} when asked?", "emotional", "recall"),
         _compared(result, pair, "Are the words still right?", "emotional", "wer"),
         _compared(result, pair, "Is the sound as good?", "emotional", "mos_overall"),
-        _compared(result, pair, "Does it stay plain when not asked?", "plain", "recall"),
+        _compared(result, pair, "Does it stay plain when not asked?", "plain", "posterior"),
     ]
     if retention := result.get("retention"):
         shown = delta_nll_verdict(retention)
