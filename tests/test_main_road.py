@@ -93,6 +93,9 @@ def test_results_count_what_was_spoken(finished: Path) -> None:
     for name in ("recall", "wer"):
         assert real["metrics"][name]["value"] is not None, name
     assert [row["speaker"] for row in real["files"]] == ["0", "1", "0", "1"], "spread over the test clips"
+    for row in real["files"]:
+        frames = row["duration_s"] * 12.5
+        assert frames == pytest.approx(round(frames)), "heard through the codec, in whole frames of 80 ms"
     assert results["retention"] is not None
     assert results["retention"]["num_clips"] == 4
     assert happy["metrics"]["mos_overall"]["value"] is None

@@ -6,7 +6,7 @@ takes raw samples, so nothing is lost. Differences from the published script (sp
   files of 16 s and more differ;
 - samples beyond full scale are clipped to it instead of refused;
 - the P.808 model is left out: it needs log-mel features and answers the same question as `mos_overall`.
-Windows run side by side, one thread each: batches and more threads per window were slower and gave the same bits.
+Windows run side by side, one thread each; batches of windows were slower and gave the same bits.
 """
 
 from __future__ import annotations

@@ -117,7 +117,7 @@ voices, and nothing else: it is a laboratory and a default that runs anywhere, n
 - **Codec**: WORLD features in 80 ms blocks, 8 residual codebooks of 256, 12.5 frames per second, 24 kHz.
 - **Base**: a `CsmForConditionalGeneration` of {figures.parameters_m:.1f} M parameters, trained on plain reading only.
 - **Judges**: `Wav2Vec2BertForCTC` and `WhisperForAudioClassification`, trained on other voices, texts and
-  strengths than any adapter's clips.
+  strengths than any adapter's acted clips, and on speech that went through the codec: other sound they mishear.
 
 Measured by `affetto miniature measure` with {libraries}:
 

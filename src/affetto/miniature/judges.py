@@ -1,9 +1,8 @@
 """The miniature's judges: a word recogniser (CTC) and an emotion judge, both transformers' own classes.
 
 They hear espeak-ng speech that went through the codec, spoken by voices, on texts and at strengths that no adapter's
-training clip has. To the emotion judge plain reading is neutral, like the acted neutral, from which it differs by less
-than one reading differs from the next. While it learns it also has to say each frame's pitch, which the codec knows:
-a few thousand clips' labels alone don't teach a small network to hear pitch (docs/log.md).
+acted clip has. To the emotion judge plain reading is neutral, like the acted neutral. While it learns it also has to
+say each frame's pitch, which the codec knows and which most of the emotions are told by (docs/log.md).
 """
 
 from __future__ import annotations
