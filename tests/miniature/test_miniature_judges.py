@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 from transformers import AutoModelForAudioClassification, AutoModelForCTC, Wav2Vec2BertProcessor
 
 from affetto.codes.vocoder import NUM_CEPSTRA
-from affetto.miniature.corpus import EMOTIONS, PLAIN
+from affetto.miniature.corpus import EMOTIONS, PLAIN, Rendered
 from affetto.miniature.judges import (
     LABELS,
     VOCABULARY,
     JudgeRecipe,
     _groups,
     label,
+    letter_places,
     make_feature_extractor,
     make_pitch_extractor,
     pad,
@@ -50,6 +51,12 @@ def world() -> tuple[Features, dict[str, str], dict[str, str]]:
         features[name] = (frames + emotion_patterns[label] + noise).astype(np.float16)
         emotions[name], texts[name] = label, text
     return features, emotions, texts
+
+
+def places(texts: dict[str, str]) -> dict[str, NDArray[np.int16]]:
+    """Six frames a letter in `world`, and six of silence at both ends."""
+    heard = {key: np.repeat([-1, *range(len(text)), -1], 6) for key, text in texts.items()}
+    return {key: value.astype(np.int16) for key, value in heard.items()}
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +102,12 @@ def test_pitch_track_is_the_codecs_pitch_at_the_judges_frames() -> None:
     assert 6.0 * track[40, 0] == pytest.approx(12.0, abs=0.13), "one second in, one octave up"
     assert track[:, 1].tolist() == [float(index < 60) for index in range(200)]
     assert not track[80:].any(), "after the clip's end"
+
+
+def test_letters_share_their_words_time() -> None:
+    """ "ab cde": the first word starts at 60 ms, the second at 240 ms, silence at 420 ms; frames of 30 ms."""
+    rendered = Rendered(np.zeros(24_000), ((0, 0.06), (3, 0.24)), end=0.42)
+    assert letter_places(rendered, "ab cde", 16).tolist() == [-1, -1, 0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, -1, -1]
 
 
 def test_pitch_counts_only_where_there_is_voice() -> None:
@@ -152,7 +165,7 @@ def test_padding_does_not_change_what_is_heard(
     world: tuple[Features, dict[str, str], dict[str, str]], tmp_path: Path
 ) -> None:
     features, _, texts = world
-    judge = train_recogniser(features, texts, recipe(1), tmp_path)
+    judge = train_recogniser(features, texts, places(texts), recipe(1), tmp_path)
     keys = sorted(features, key=lambda key: len(features[key]))
     with torch.no_grad():
         inputs, mask = pad([features[keys[0]], features[keys[-1]]])
@@ -187,8 +200,8 @@ def ctc_loss(model: torch.nn.Module, features: Features, texts: dict[str, str]) 
 
 def test_recogniser_learns_and_loads(world: tuple[Features, dict[str, str], dict[str, str]], tmp_path: Path) -> None:
     features, _, texts = world
-    early = train_recogniser(features, texts, recipe(1), tmp_path / "early")
-    late = train_recogniser(features, texts, recipe(25), tmp_path / "late")
+    early = train_recogniser(features, texts, places(texts), recipe(1), tmp_path / "early")
+    late = train_recogniser(features, texts, places(texts), recipe(25), tmp_path / "late")
     assert ctc_loss(late, features, texts) < 0.6 * ctc_loss(early, features, texts)
     loaded = AutoModelForCTC.from_pretrained(tmp_path / "late", dtype=torch.float32).eval()
     assert ctc_loss(loaded, features, texts) == pytest.approx(ctc_loss(late, features, texts), rel=0.02)

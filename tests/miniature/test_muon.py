@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from affetto.miniature import muon
 from affetto.miniature.muon import Muon, orthogonalise
 
 BAND = (0.65, 1.25)
@@ -24,6 +25,12 @@ def test_singular_values_are_near_one(shape: tuple[int, ...]) -> None:
     values = values[..., : max(1, int(0.8 * values.shape[-1]))]
     assert values.min() > BAND[0]
     assert values.max() < BAND[1]
+
+
+def test_singular_values_are_near_one_in_bfloat16() -> None:
+    values = torch.linalg.svdvals(orthogonalise(gaussian(3, 48, 20).bfloat16()).float())
+    assert values.min() > BAND[0] - 0.03
+    assert values.max() < BAND[1] + 0.03
 
 
 @pytest.mark.parametrize("shape", [(16, 40), (40, 16)])
@@ -52,7 +59,8 @@ def test_zero_stays_zero() -> None:
 
 
 @pytest.mark.parametrize("shape", [(8, 20), (20, 8)])
-def test_steps_equal_the_recipe_by_hand(shape: tuple[int, int]) -> None:
+def test_steps_equal_the_recipe_by_hand(shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(muon, "product_dtype", lambda: torch.float32)
     weight = torch.nn.Parameter(gaussian(*shape))
     neighbour = torch.nn.Parameter(gaussian(*shape, seed=9))
     optimizer = Muon([weight, neighbour], lr=0.1, momentum=0.9, weight_decay=0.05)

@@ -140,4 +140,43 @@ def test_unknown_voices_are_refused() -> None:
         with pytest.raises(ValueError, match="no voice"):
             engine().speak("hello", voice)
     for voice in {*corpus.VOICES, *corpus.JUDGING_VOICES}:
-        assert len(engine().speak("hello", f"en-us+{voice}")) > 1000
+        assert len(engine().speak("hello", f"en-us+{voice}").samples) > 1000
+
+
+def test_words_start_where_the_synthesiser_says() -> None:
+    """Every start is a word's first letter, in order; the words before a pause end where the sound does."""
+    for line in some_lines():
+        rendered = corpus.render_timed(line)
+        places, seconds = zip(*rendered.word_starts, strict=True)
+        assert places[0] == 0
+        assert all(line.text[place - 1] == " " for place in places[1:]), line
+        assert list(places) == sorted(set(places))
+        assert list(seconds) == sorted(seconds)
+        assert seconds[-1] < rendered.end < len(rendered.samples) / SAMPLE_RATE
+    lines = [replace(line, text=text) for text in ("the tomato", "wonderful tomato")]
+    short, long = (corpus.render_timed(line).word_starts[1][1] for line in lines)
+    assert long > short + 0.15, "a longer word before it makes a word start later"
+
+
+def test_a_crowd_varies_and_actors_do_not() -> None:
+    """General speech of the voices that don't act covers the pitch that acting reaches; the actors' stays their own."""
+    lines = list(general_lines(60, "general", "train"))
+    assert [line.is_crowd for line in lines[:6]] == [False, False, True, True, True, True]
+    pitch: dict[str, list[float]] = {}
+    for line in lines:
+        pitch.setdefault(line.speaker, []).append(measure(line)[0])
+    spread = {speaker: float(np.std(values)) for speaker, values in pitch.items()}
+    assert max(spread["0"], spread["1"]) < 1.0, spread
+    assert min(spread[speaker] for speaker in "2345") > 1.5, spread
+
+
+def test_directions_come_before_a_colon_and_are_not_said() -> None:
+    lines = list(general_lines(400, "base", "train"))
+    prompts = [corpus.prompt(line) for line in lines]
+    assert prompts == [corpus.prompt(line) for line in lines]
+    directed = [prompt for line, prompt in zip(lines, prompts, strict=True) if prompt != line.text]
+    assert 0.1 < len(directed) / len(lines) < 0.2
+    for line, prompt in zip(lines, prompts, strict=True):
+        direction, colon, text = prompt.rpartition(": ")
+        assert text == line.text
+        assert bool(colon) == (2 <= len(direction.split()) <= 6)

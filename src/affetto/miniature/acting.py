@@ -95,7 +95,7 @@ def act(
         return samples
     envelope = pyworld.cheaptrick(samples, f0, times, sample_rate, fft_size=_FFT_SIZE)
     aperiodicity = pyworld.d4c(samples, f0, times, sample_rate, fft_size=_FFT_SIZE)
-    envelope = envelope * _spectral_gain(envelope.shape[1], sample_rate, rule)
+    envelope = envelope * _power_gain(envelope.shape[1], sample_rate, rule.gain_db, rule.tilt_db)
     if abs(rule.formants - 1.0) > 1e-3:
         envelope = _warp(envelope, rule.formants)
     contour = _contour(f0, voiced, times, rule, rng)
@@ -128,10 +128,17 @@ def _contour(
     return np.asarray(np.where(voiced, np.clip(2.0 ** (moved / 12.0), 55.0, 620.0), 0.0))
 
 
-def _spectral_gain(num_bins: int, sample_rate: int, rule: ActingRule) -> NDArray[np.float64]:
+def colour(samples: NDArray[np.float64], sample_rate: int, gain_db: float, tilt_db: float) -> NDArray[np.float64]:
+    """`samples` louder by `gain_db` and brighter by `tilt_db` per octave around 1 kHz; same length."""
+    spectrum = np.fft.rfft(samples)
+    gain = np.sqrt(_power_gain(len(spectrum), sample_rate, gain_db, tilt_db))
+    return np.fft.irfft(spectrum * gain, len(samples))
+
+
+def _power_gain(num_bins: int, sample_rate: int, gain_db: float, tilt_db: float) -> NDArray[np.float64]:
     frequency = np.linspace(0.0, sample_rate / 2, num_bins)
     octaves = np.log2(np.clip(frequency, 125.0, 8000.0) / 1000.0)
-    return np.asarray(10.0 ** ((rule.gain_db + rule.tilt_db * octaves) / 10.0))
+    return np.asarray(10.0 ** ((gain_db + tilt_db * octaves) / 10.0))
 
 
 def _warp(envelope: NDArray[np.float64], factor: float) -> NDArray[np.float64]:

@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import soxr
@@ -32,9 +32,13 @@ T = TypeVar("T")
 ASSETS = Path(__file__).parent / "assets"
 
 CODEC_CLIPS = {"plain": 1400, "acted by judging voices": 1100, "acted texts": 6}
-BASE_CLIPS, BASE_VALIDATION_CLIPS = 28_000, 600
-JUDGING_CLIPS, JUDGING_PLAIN_SHARE = 6_000, 0.4
-JUDGING_VALIDATION_CLIPS, JUDGING_VALIDATION_PLAIN_SHARE = 480, 0.14
+BASE_CLIPS, BASE_VALIDATION_CLIPS = 40_000, 600
+JUDGING_CLIPS, JUDGING_PLAIN_SHARE = 6_600, 0.2
+JUDGING_VALIDATION_CLIPS, JUDGING_VALIDATION_PLAIN_SHARE = 480, 0.2
+RECOGNISER_PLAIN_CLIPS = 10_000
+"""The base's clips of voices that don't act: plain speech for the recogniser at a quarter of the price."""
+ACTED_TIMES = 2
+"""How often the recogniser hears each judging clip in an epoch."""
 
 
 def build(work: Path, *, install: bool = False) -> None:
@@ -99,7 +103,7 @@ def train_base(work: Path) -> None:
     cache, tokenizer = CodeCache(work / "codes"), base.make_tokenizer()
     rows: dict[str, list[Row]] = {"train": [], "validation": []}
     for line in _base_lines():
-        ids = tuple(tokenizer(f"[{line.speaker}]{line.text}")["input_ids"])
+        ids = tuple(tokenizer(f"[{line.speaker}]{corpus.prompt(line)}")["input_ids"])
         rows[line.split].append(Row(line.id, (Turn(ids, cache[line.id]),)))
     recipe = base.BaseRecipe()
     model = base.train_base(rows["train"], rows["validation"], work / "base", recipe)
@@ -110,14 +114,15 @@ def train_base(work: Path) -> None:
 
 
 def make_features(work: Path) -> None:
-    """What the judges hear of coded speech, and its pitch (`work/features/words`, `emotion` and `pitch`)."""
-    jobs = []
-    for split, lines in _judging_lines().items():
+    """What the judges hear and should say (`work/features/{words,places,emotion,pitch}`)."""
+    cache = CodeCache(work / "codes")
+    jobs: list[tuple[Path, Sequence[corpus.Line], dict[str, NDArray[np.integer]]]] = []
+    for name, lines in {**_judging_lines(), "plain": _recogniser_plain_lines()}.items():
         for number, part in enumerate(_chunks(lines, 40)):
-            path = work / "features" / "words" / f"{split}-{number:05d}.safetensors"
+            path = work / "features" / "words" / f"{name}-{number:05d}.safetensors"
             if not path.is_file():
                 path.parent.mkdir(parents=True, exist_ok=True)
-                jobs.append((path, part))
+                jobs.append((path, part, {line.id: cache[line.id] for line in part} if name == "plain" else {}))
     with _pool(work) as pool, progress("Rendering for the judges", len(jobs)) as bar:
         for _ in pool.map(_featurise, jobs):
             bar.advance(1)
@@ -128,16 +133,24 @@ def train_judges(work: Path) -> None:
     from affetto.miniature import judges
 
     folder = work / "judges"
-    lines = {line.id: line for line in _judging_lines()["train"]}
+    lines = {line.id: line for line in [*_judging_lines()["train"], *_recogniser_plain_lines()]}
     if not (folder / "words" / "config.json").is_file():
-        features = read_features(work / "features" / "words", "train")
-        texts = {key: lines[key].text for key in features}
-        judges.train_recogniser(features, texts, judges.RECOGNISER, folder / "words")
+        features, places = (_for_recogniser(work / "features" / name) for name in ("words", "places"))
+        texts = {key: lines[key.partition("/")[0]].text for key in features}
+        judges.train_recogniser(features, texts, places, judges.RECOGNISER, folder / "words")
     if not (folder / "emotion" / "config.json").is_file():
         features = read_features(work / "features" / "emotion", "train")
         pitches = read_features(work / "features" / "pitch", "train")
         emotions = {key: lines[key].emotion for key in features}
         judges.train_emotion_judge(features, emotions, pitches, judges.EMOTION, folder / "emotion")
+
+
+def _for_recogniser(folder: Path) -> dict[str, NDArray[Any]]:
+    """Plain clips once, judging clips `ACTED_TIMES` times an epoch."""
+    found = read_features(folder, "plain")
+    for key, value in read_features(folder, "train").items():
+        found |= {f"{key}/{time}": value for time in range(ACTED_TIMES)}
+    return found
 
 
 def install_assets(work: Path) -> None:
@@ -147,9 +160,9 @@ def install_assets(work: Path) -> None:
         shutil.copytree(source, target)
 
 
-def read_features(folder: Path, split: str) -> dict[str, NDArray[np.float16]]:
-    """Features (frames, 240) by clip id."""
-    found: dict[str, NDArray[np.float16]] = {}
+def read_features(folder: Path, split: str) -> dict[str, NDArray[Any]]:
+    """What `save_features` wrote, by clip id."""
+    found: dict[str, NDArray[Any]] = {}
     for path in sorted(folder.glob(f"{split}-*.safetensors")):
         found |= load_file(path)
     return found
@@ -158,6 +171,11 @@ def read_features(folder: Path, split: str) -> dict[str, NDArray[np.float16]]:
 def _base_lines() -> Iterator[corpus.Line]:
     yield from corpus.general_lines(BASE_CLIPS, "base", "train")
     yield from corpus.general_lines(BASE_VALIDATION_CLIPS, "base", "validation")
+
+
+def _recogniser_plain_lines() -> list[corpus.Line]:
+    lines = (line for line in _base_lines() if line.split == "train" and int(line.speaker) not in corpus.ACTORS)
+    return [line for line, _ in zip(lines, range(RECOGNISER_PLAIN_CLIPS), strict=False)]
 
 
 def _judging_lines() -> Mapping[str, list[corpus.Line]]:
@@ -193,23 +211,30 @@ def _code(lines: Sequence[corpus.Line]) -> dict[str, NDArray[np.int64]]:
     return {line.id: _codec.encode(corpus.render(line)) for line in lines}
 
 
-def _featurise(job: tuple[Path, Sequence[corpus.Line]]) -> None:
-    """Render, code, decode; features for the recogniser at the job's path, the emotion judge's beside it."""
-    from affetto.miniature.judges import make_feature_extractor, make_pitch_extractor, pitch_track
+def _featurise(job: tuple[Path, Sequence[corpus.Line], Mapping[str, NDArray[np.integer]]]) -> None:
+    """Render, code, decode; the recogniser's features at the job's path, the others in folders beside it.
+
+    Clips that have codes already are the recogniser's alone. One in three goes past the codec: the judges also hear
+    people's recordings as they are.
+    """
+    from affetto.miniature import judges
 
     assert _codec is not None
-    path, lines = job
-    hear_words, hear_pitch = make_feature_extractor(), make_pitch_extractor()
-    found: dict[str, dict[str, NDArray[np.float16]]] = {"emotion": {}, "pitch": {}, "words": {}}
+    path, lines, coded = job
+    hear_words, hear_pitch = judges.make_feature_extractor(), judges.make_pitch_extractor()
+    found: dict[str, dict[str, NDArray[Any]]] = {"places": {}, "emotion": {}, "pitch": {}, "words": {}}
     for index, line in enumerate(lines):
-        codes = _codec.encode(corpus.render(line))
-        sound = soxr.resample(_codec.decode(codes), corpus.SAMPLE_RATE, 16_000, quality="HQ")
+        rendered = corpus.render_timed(line)
+        codes = coded[line.id] if coded else _codec.encode(rendered.samples)
+        sound = rendered.samples if index % 3 == 0 else _codec.decode(codes)
+        sound = soxr.resample(sound, corpus.SAMPLE_RATE, 16_000, quality="HQ").astype(np.float32)
         options = {"sampling_rate": 16_000, "return_tensors": "np"}
         found["words"][line.id] = _half(hear_words(sound, padding=False, **options)["input_features"][0])
-        # Plain clips are many: a fifth of them balances the classes.
-        if line.emotion != corpus.PLAIN or index % 5 == 0:
+        found["places"][line.id] = judges.letter_places(rendered, line.text, len(found["words"][line.id]))
+        # Half of the plain clips balance the classes.
+        if not coded and (line.emotion != corpus.PLAIN or index % 2):
             found["emotion"][line.id] = _half(hear_pitch(sound, **options)["input_features"][0].T)
-            found["pitch"][line.id] = pitch_track(_codec.features(codes))
+            found["pitch"][line.id] = judges.pitch_track(_codec.features(codes))
     # The words' file is written last: it says that the job is done.
     for name, features in found.items():
         save_features(path.parent.parent / name / path.name, features)
@@ -219,7 +244,7 @@ def _half(values: NDArray[np.floating]) -> NDArray[np.float16]:
     return np.ascontiguousarray(values, dtype=np.float16)
 
 
-def save_features(path: Path, features: Mapping[str, NDArray[np.float16]]) -> None:
+def save_features(path: Path, features: Mapping[str, NDArray[Any]]) -> None:
     """Write features by clip id as one safetensors file."""
     write_atomically(path, lambda temporary: save_file(dict(features), temporary))
 

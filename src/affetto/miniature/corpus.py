@@ -1,7 +1,8 @@
 """The miniature's speech: who says what and how, planned by id, rendered on demand, the same bits every time.
 
 Three families of clips, with disjoint texts throughout:
-  general   six voices read plainly; the base is trained on these, and other ones serve as general speech
+  general   six voices read plainly; the base is trained on these, and other ones serve as general speech. Those of
+            them that don't act vary in pitch, melody, tempo, size, level and colour as a crowd's recordings do
   acted     two of the voices act six emotions at two strengths on a small set of sentences
   judging   eighteen voices, none of them an actor, act at other strengths; only the judges hear these
 """
@@ -36,6 +37,8 @@ JUDGING_VOICES = (
 STRENGTHS = (1.0, 1.35)
 JUDGING_STRENGTHS = (0.85, 1.15, 1.5)
 _RMS = 0.055
+_EDGE_SECONDS = 0.04
+_DIRECTED_SHARE = 0.15
 
 
 @dataclass(frozen=True)
@@ -52,26 +55,90 @@ class Line:
     split: str
     voice_shift_st: float = 0.0
     """Shift of the voice's own pitch, which turns one voice into several (judging only)."""
+    is_crowd: bool = False
+    """Whether the voice stands for many people and recordings, as general speech has them."""
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A clip."""
+
+    samples: NDArray[np.float64]
+    """At 24 kHz."""
+    word_starts: tuple[tuple[int, float], ...]
+    """(place in the text, seconds) of the words' first letters."""
+    end: float
+    """Seconds at which the last word ends."""
+
+
+@dataclass(frozen=True)
+class _Manner:
+    """How a voice reads one clip."""
+
+    rate: float
+    """Words per minute."""
+    pitch: float
+    """espeak-ng's, as the next: 0 to 99, 50 is the voice's own; ten are some two semitones."""
+    pitch_range: float
+    size: float = 1.0
+    """Factor on pitch and formants: a smaller or larger head."""
+    gain_db: float = 0.0
+    tilt_db: float = 0.0
+    """Colour of the recording, in dB per octave."""
+    ending: str = ""
+    """Mark after the text, which bends the melody's end."""
 
 
 def render(line: Line) -> NDArray[np.float64]:
     """Samples at 24 kHz of `line`; a pure function of it."""
+    return render_timed(line).samples
+
+
+def render_timed(line: Line) -> Rendered:
+    """Samples of `line` and where its words start in them."""
     rng = np.random.default_rng(int.from_bytes(hashlib.sha256(f"{SEED}/{line.id}".encode()).digest()[:8], "little"))
     rule = acting.ActingRule(1.0, 0.0, 1.0, 0.0, 0.0, jitter_st=0.0)
     if line.emotion != PLAIN:
         rule = acting.varied(acting.RULES[line.emotion], line.strength, rng)
-    rate = int(np.clip(172 * rng.normal(1.0, 0.015) * rule.rate, 90, 320))
-    pitch, pitch_range = int(np.clip(rng.normal(50, 1.5), 35, 65)), int(np.clip(rng.normal(50, 2), 35, 65))
-    spoken = engine().speak(line.text, f"en-us+{line.voice}", rate=rate, pitch=pitch, pitch_range=pitch_range)
-    samples = soxr.resample(spoken, engine().sample_rate, SAMPLE_RATE, quality="HQ")
-    samples = _trim(samples)
-    samples = samples * (_RMS / np.sqrt(np.mean(samples**2)))
+    manner = _crowd_manner(rng) if line.is_crowd else _own_manner(rng)
+    said = engine().speak(
+        line.text + manner.ending,
+        f"en-us+{line.voice}",
+        rate=int(np.clip(manner.rate * rule.rate / manner.size, 90, 320)),
+        pitch=int(np.clip(manner.pitch, 5, 94)),
+        pitch_range=int(np.clip(manner.pitch_range, 5, 94)),
+    )
+    samples = soxr.resample(said.samples, engine().sample_rate * manner.size, SAMPLE_RATE, quality="HQ")
+    first, last = _loud_part(samples)
+    samples = samples[first:last]
+    if manner.tilt_db:
+        samples = acting.colour(samples, SAMPLE_RATE, 0.0, manner.tilt_db)
+    samples = samples * (_RMS * 10.0 ** (manner.gain_db / 20.0) / np.sqrt(np.mean(samples**2)))
     if line.emotion != PLAIN or line.voice_shift_st:
         moved = acting.ActingRule(**{**rule.__dict__, "level_st": rule.level_st + line.voice_shift_st})
         samples = acting.act(samples, SAMPLE_RATE, moved, rng)
-    edge = np.zeros(int(0.04 * SAMPLE_RATE))
+    edge = np.zeros(int(_EDGE_SECONDS * SAMPLE_RATE))
     samples = np.concatenate([edge, samples, edge, edge])
-    return np.asarray(samples * min(1.0, 0.97 / max(float(np.abs(samples).max()), 1e-9)))
+    samples = samples * min(1.0, 0.97 / max(float(np.abs(samples).max()), 1e-9))
+    starts = [(place, seconds / manner.size - first / SAMPLE_RATE) for place, seconds in said.word_starts]
+    word_starts = tuple((place, max(0.0, seconds) + _EDGE_SECONDS) for place, seconds in starts)
+    return Rendered(samples, word_starts, end=len(samples) / SAMPLE_RATE - 2 * _EDGE_SECONDS)
+
+
+def _own_manner(rng: np.random.Generator) -> _Manner:
+    return _Manner(rate=172 * rng.normal(1.0, 0.015), pitch=rng.normal(50, 1.5), pitch_range=rng.normal(50, 2))
+
+
+def _crowd_manner(rng: np.random.Generator) -> _Manner:
+    return _Manner(
+        rate=172 * np.exp(rng.normal(0.0, 0.12)),
+        pitch=rng.normal(52, 15),
+        pitch_range=rng.normal(58, 24),
+        size=np.exp(rng.normal(0.0, 0.03)),
+        gain_db=rng.normal(0.0, 2.5),
+        tilt_db=rng.normal(0.0, 1.2),
+        ending=("", "?", "!")[rng.choice(3, p=(0.7, 0.2, 0.1))],
+    )
 
 
 def general_lines(count: int, family: str, split: str) -> Iterator[Line]:
@@ -79,7 +146,20 @@ def general_lines(count: int, family: str, split: str) -> Iterator[Line]:
     texts = _texts(count, f"{family}/{split}")
     for index, text in enumerate(texts):
         speaker = index % len(VOICES)
-        yield Line(f"{family}-{split}-{index:05d}", text, VOICES[speaker], str(speaker), PLAIN, 0.0, split)
+        name, is_crowd = f"{family}-{split}-{index:05d}", speaker not in ACTORS
+        yield Line(name, text, VOICES[speaker], str(speaker), PLAIN, 0.0, split, is_crowd=is_crowd)
+
+
+def prompt(line: Line) -> str:
+    """What the base reads for `line`: for some clips a direction comes first, up to a colon, that nobody says.
+
+    Scripts have such directions; who never saw one would say the cue of an emotional prompt aloud.
+    """
+    draw = random.Random(f"{SEED}/prompt/{line.id}")
+    if draw.random() >= _DIRECTED_SHARE:
+        return line.text
+    direction = Grammar(draw).sentence().split()[: draw.randint(2, 6)]
+    return f"{' '.join(direction)}: {line.text}"
 
 
 def acted_lines(emotion: str, num_texts: dict[str, int]) -> Iterator[Line]:
@@ -128,6 +208,6 @@ _FAMILIES = {"base": 0, "general": 1, "acted": 2, "judging": 3}
 _SPLITS = {"train": 0, "validation": 1, "test": 2}
 
 
-def _trim(samples: NDArray[np.float64]) -> NDArray[np.float64]:
+def _loud_part(samples: NDArray[np.float64]) -> tuple[int, int]:
     loud = np.flatnonzero(np.abs(samples) > 0.004)
-    return samples[max(0, loud[0] - 240) : loud[-1] + 720] if len(loud) else samples
+    return (max(0, int(loud[0]) - 240), int(loud[-1]) + 720) if len(loud) else (0, len(samples))

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import _ctypes
 import ctypes
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,27 @@ from affetto.errors import MissingDependencyError
 _SYNCHRONOUS, _CHARS_UTF8, _END_PAUSE = 2, 1, 0x1000
 _RATE, _VOLUME, _PITCH, _RANGE = 1, 2, 3, 4
 _SEED = 1
+_NO_EVENT, _WORD = 0, 1
+
+
+class _Event(ctypes.Structure):
+    """`espeak_EVENT` of espeak-ng's speak_lib.h."""
+
+    _fields_ = (
+        ("type", ctypes.c_int), ("unique_identifier", ctypes.c_uint), ("text_position", ctypes.c_int),
+        ("length", ctypes.c_int), ("audio_position", ctypes.c_int), ("sample", ctypes.c_int),
+        ("user_data", ctypes.c_void_p), ("id", ctypes.c_char * 8),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """What espeak-ng said."""
+
+    samples: NDArray[np.float64]
+    """Mono, in [-1, 1], at the engine's `sample_rate`."""
+    word_starts: tuple[tuple[int, float], ...]
+    """(place of the word's first letter in the text, seconds) of each word; words said as one count as one."""
 
 
 class Espeak:
@@ -39,7 +61,9 @@ class Espeak:
             ) from error
         self._path, self._data = str(espeakng_loader.get_library_path()), Path(espeakng_loader.get_data_path())
         self._chunks: list[NDArray[np.int16]] = []
-        signature = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
+        self._word_starts: list[tuple[int, float]] = []
+        shorts, events = ctypes.POINTER(ctypes.c_short), ctypes.POINTER(_Event)
+        signature = ctypes.CFUNCTYPE(ctypes.c_int, shorts, ctypes.c_int, events)
         self._callback = signature(self._collect)
         self._library: Any = None
         self.sample_rate = self._load()
@@ -60,21 +84,25 @@ class Espeak:
             self._library.srand(_SEED)
         return sample_rate
 
-    def _collect(self, samples: Any, count: int, _events: Any) -> int:
+    def _collect(self, samples: Any, count: int, events: Any) -> int:
         if samples and count > 0:
             self._chunks.append(np.ctypeslib.as_array(samples, shape=(count,)).copy())
+        index = 0
+        while events[index].type != _NO_EVENT:
+            if events[index].type == _WORD:
+                self._word_starts.append((events[index].text_position - 1, events[index].audio_position / 1000.0))
+            index += 1
         return 0
 
-    def speak(
-        self, text: str, voice: str, *, rate: int = 175, pitch: int = 50, pitch_range: int = 50
-    ) -> NDArray[np.float64]:
-        """Render `text`; returns mono samples in [-1, 1] at `sample_rate`.
+    def speak(self, text: str, voice: str, *, rate: int = 175, pitch: int = 50, pitch_range: int = 50) -> Utterance:
+        """Say `text`.
 
         `rate` is in words per minute; `pitch` and `pitch_range` are espeak-ng's 0 to 99. `voice` is a language and,
         after +, a variant; an unknown one is a `ValueError` (espeak-ng itself ignores unknown variants).
         """
         self._load()
         self._chunks.clear()
+        self._word_starts.clear()
         variant = voice.partition("+")[2]
         is_known = not variant or (self._data / "voices" / "!v" / variant).is_file()
         if not is_known or self._library.espeak_SetVoiceByName(voice.encode()) != 0:
@@ -85,7 +113,7 @@ class Espeak:
         self._library.espeak_Synth(data, len(data) + 1, 0, 1, 0, _CHARS_UTF8 | _END_PAUSE, None, None)
         if not self._chunks:
             raise ValueError(f"espeak-ng said nothing for {text!r}")
-        return np.concatenate(self._chunks).astype(np.float64) / 32768.0
+        return Utterance(np.concatenate(self._chunks).astype(np.float64) / 32768.0, tuple(self._word_starts))
 
 
 @cache

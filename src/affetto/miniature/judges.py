@@ -1,8 +1,9 @@
 """The miniature's judges: a word recogniser (CTC) and an emotion judge, both transformers' own classes.
 
-They hear espeak-ng speech that went through the codec, spoken by voices, on texts and at strengths that no adapter's
-acted clip has. To the emotion judge plain reading is neutral, like the acted neutral. While it learns it also has to
-say each frame's pitch, which the codec knows and which most of the emotions are told by (docs/log.md).
+They hear espeak-ng speech, most of it through the codec, spoken by voices, on texts and at strengths that no adapter's
+acted clip has. The recogniser is first told which letter each frame belongs to, which the synthesiser knows, and then
+finds its own alignment (CTC). To the emotion judge plain reading is neutral, like the acted neutral. While it learns it
+also has to say each frame's pitch, which the codec knows and which most of the emotions are told by (docs/log.md).
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ import copy
 import json
 import logging
 import random
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,15 +34,17 @@ from transformers import (
 )
 
 from affetto.codes.vocoder import NUM_CEPSTRA
-from affetto.miniature.corpus import EMOTIONS, PLAIN
+from affetto.miniature.corpus import EMOTIONS, PLAIN, Rendered
 from affetto.miniature.muon import Muon
+from affetto.miniature.products import fast_products
 
 _log = logging.getLogger(__name__)
 
 STRIDE = 3
 LABELS = EMOTIONS
 _LETTERS = "abcdefghijklmnopqrstuvwxyz'"
-VOCABULARY = {"<pad>": 0, "<unk>": 1, "|": 2, **{letter: index + 3 for index, letter in enumerate(_LETTERS)}}
+_BLANK = 0
+VOCABULARY = {"<pad>": _BLANK, "<unk>": 1, "|": 2, **{letter: index + 3 for index, letter in enumerate(_LETTERS)}}
 
 
 @dataclass(frozen=True)
@@ -58,8 +61,10 @@ class JudgeRecipe:
     seed: int = 0
 
 
-RECOGNISER = JudgeRecipe(num_epochs=8, hidden_size=160, num_layers=4)
-EMOTION = JudgeRecipe(num_epochs=10, hidden_size=96, num_layers=3, frames_per_batch=12_800)
+RECOGNISER = JudgeRecipe(num_epochs=5, hidden_size=192, num_layers=4, frames_per_batch=2000)
+EMOTION = JudgeRecipe(num_epochs=14, hidden_size=96, num_layers=3, frames_per_batch=12_800)
+_ALIGNED_SHARE = 0.25
+"""Share of the recogniser's training on the synthesiser's alignment; CTC alone begins with a long spell of blanks."""
 _LEVEL_SPREAD = 0.05
 """In the pitch extractor's units, where 0.25 is 10 dB."""
 _PITCH_HZ, _PITCH_SCALE_ST = 150.0, 6.0
@@ -84,29 +89,53 @@ def make_pitch_extractor() -> WhisperFeatureExtractor:
     return WhisperFeatureExtractor(feature_size=128, sampling_rate=16_000, hop_length=200, chunk_length=5, n_fft=1024)
 
 
+def letter_places(rendered: Rendered, text: str, num_frames: int) -> NDArray[np.int16]:
+    """Place in `text` of the letter that each of the recogniser's frames of 30 ms hears (num_frames,); -1 in silence.
+
+    The synthesiser says when each word starts; a word's letters, and the space after it, share its time evenly.
+    """
+    places, seconds = zip(*rendered.word_starts, strict=True)
+    middles = (np.arange(num_frames) + 0.5) * 0.01 * STRIDE
+    heard = np.interp(middles, (*seconds, rendered.end), (*places, len(text)))
+    inside = (middles >= seconds[0]) & (middles < rendered.end)
+    return np.where(inside, np.minimum(heard, len(text) - 1), -1).astype(np.int16)
+
+
 def train_recogniser(
-    features: Mapping[str, NDArray[np.float16]], texts: Mapping[str, str], recipe: JudgeRecipe, folder: Path
-) -> Wav2Vec2BertForCTC:
-    """Train the word recogniser on features (frames, 240) by clip id, and save it to `folder` with its processor."""
-    model = _make(Wav2Vec2BertForCTC, recipe, vocab_size=len(VOCABULARY), pad_token_id=0, ctc_zero_infinity=True)
-    spelled = {key: text.lower().replace(" ", "|") for key, text in texts.items()}
-    targets = {key: [VOCABULARY.get(letter, 1) for letter in letters] for key, letters in spelled.items()}
+    features: Mapping[str, NDArray[np.float16]], texts: Mapping[str, str],
+    places: Mapping[str, NDArray[np.int16]], recipe: JudgeRecipe, folder: Path,
+) -> Wav2Vec2BertForCTC:  # fmt: skip
+    """Train the word recogniser on features (frames, 240) by clip id, and save it to `folder` with its processor.
 
-    def loss(inputs: Tensor, mask: Tensor, keys: Sequence[str]) -> Tensor:
-        width = max(len(targets[key]) for key in keys)
-        labels = torch.full((len(keys), width), -100)
-        for row, key in enumerate(keys):
-            labels[row, : len(targets[key])] = torch.tensor(targets[key])
-        return model(input_features=inputs, attention_mask=mask, labels=labels).loss / len(keys)  # type: ignore[no-any-return]
+    `places` are the clips' `letter_places` (frames,).
+    """
+    set_seed(recipe.seed)
+    config = Wav2Vec2BertConfig(
+        hidden_size=recipe.hidden_size, num_hidden_layers=recipe.num_layers, num_attention_heads=4,
+        intermediate_size=3 * recipe.hidden_size, feature_projection_input_dim=80 * STRIDE,
+        position_embeddings_type="relative_key", left_max_position_embeddings=32, right_max_position_embeddings=32,
+        conv_depthwise_kernel_size=15, layerdrop=0.0, hidden_dropout=0.0, attention_dropout=0.0,
+        activation_dropout=0.0, feat_proj_dropout=0.0, final_dropout=0.05, mask_time_prob=0.08, mask_time_length=4,
+        mask_feature_prob=0.0, add_adapter=False, use_intermediate_ffn_before_adapter=False,
+        vocab_size=len(VOCABULARY), pad_token_id=_BLANK,
+    )  # fmt: skip
+    model = Wav2Vec2BertForCTC(config)
+    letters = {key: np.asarray([VOCABULARY.get(letter, 1) for letter in _spelled(text)]) for key, text in texts.items()}
 
-    def flat_loss(inputs: Tensor, mask: Tensor, keys: Sequence[str]) -> Tensor:
-        aligned = torch.zeros(mask.shape, dtype=torch.long)
-        for row, key in enumerate(keys):
-            aligned[row, : len(features[key])] = torch.from_numpy(flat_alignment(targets[key], len(features[key])))
-        logits = model(input_features=inputs, attention_mask=mask).logits
-        return nn.functional.cross_entropy(logits[mask.bool()], aligned[mask.bool()])
+    def loss(inputs: Tensor, mask: Tensor, keys: Sequence[str], done: float) -> Tensor:
+        with fast_products():
+            logits = model(input_features=inputs, attention_mask=mask).logits.float()
+        if done < _ALIGNED_SHARE:
+            aligned = torch.full(mask.shape, _BLANK)
+            for row, key in enumerate(keys):
+                heard = np.where(places[key] < 0, _BLANK, letters[key][places[key]])
+                aligned[row, : len(heard)] = torch.from_numpy(heard)
+            return nn.functional.cross_entropy(logits[mask.bool()], aligned[mask.bool()])
+        targets = torch.from_numpy(np.concatenate([letters[key] for key in keys]))
+        lengths = torch.tensor([len(letters[key]) for key in keys])
+        scores = logits.log_softmax(dim=-1).transpose(0, 1)
+        return nn.functional.ctc_loss(scores, targets, mask.sum(dim=1), lengths, _BLANK, zero_infinity=True)
 
-    _train(model, features, flat_loss, replace(recipe, num_epochs=1))
     _train(model, features, loss, recipe)
     folder.mkdir(parents=True, exist_ok=True)
     vocabulary = folder / "vocab.json"
@@ -116,6 +145,10 @@ def train_recogniser(
     Wav2Vec2BertProcessor(feature_extractor=make_feature_extractor(), tokenizer=tokenizer).save_pretrained(folder)
     _save(model, folder)
     return model
+
+
+def _spelled(text: str) -> str:
+    return text.lower().replace(" ", "|")
 
 
 def pitch_track(codec_features: NDArray[np.float64]) -> NDArray[np.float16]:
@@ -164,13 +197,15 @@ def train_emotion_judge(
     model = WhisperForAudioClassification(config)
     pitch_head = nn.Linear(recipe.hidden_size, 2)
 
-    def loss(inputs: Tensor, _mask: Tensor, keys: Sequence[str]) -> Tensor:
+    def loss(inputs: Tensor, _mask: Tensor, keys: Sequence[str], _done: float) -> Tensor:
         labels = torch.tensor([label(emotions[key]) for key in keys])
         moved = inputs + _LEVEL_SPREAD * torch.randn(len(keys), 1, 1)
-        heard = model(moved.mT, output_hidden_states=True)
-        emotion = nn.functional.cross_entropy(heard.logits, labels, label_smoothing=0.02)
+        with fast_products():
+            heard = model(moved.mT, output_hidden_states=True)
+            said = pitch_head(heard.hidden_states[-1])
+        emotion = nn.functional.cross_entropy(heard.logits.float(), labels, label_smoothing=0.02)
         true = torch.from_numpy(np.stack([pitches[key] for key in keys]).astype(np.float32))
-        return emotion + _PITCH_WEIGHT * pitch_loss(pitch_head(heard.hidden_states[-1]), true)
+        return emotion + _PITCH_WEIGHT * pitch_loss(said.float(), true)
 
     _train(nn.ModuleDict({"judge": model, "pitch": pitch_head}), features, loss, recipe)
     folder.mkdir(parents=True, exist_ok=True)
@@ -184,33 +219,11 @@ def _save(model: Any, folder: Path) -> None:
     (folder / "model.safetensors").chmod(0o644)
 
 
-def flat_alignment(letters: Sequence[int], num_frames: int) -> NDArray[np.int64]:
-    """A letter per frame (num_frames,), as if all took equally long; blank in the silence at both ends.
-
-    The flat start of classical recognisers: one pass on this gives CTC something to align, where it would else spend
-    thousands of steps on nothing but blanks.
-    """
-    edges = min(2, num_frames // 4)
-    inner = num_frames - 2 * edges
-    aligned = np.zeros(num_frames, dtype=np.int64)
-    aligned[edges : edges + inner] = np.asarray(letters)[np.arange(inner) * len(letters) // inner]
-    return aligned
+_Loss = Callable[[Tensor, Tensor, Sequence[str], float], Tensor]
+"""Of inputs, their mask, the clips' ids, and the share of the training that is done."""
 
 
-def _make(kind: Any, recipe: JudgeRecipe, **others: Any) -> Any:
-    set_seed(recipe.seed)
-    config = Wav2Vec2BertConfig(
-        hidden_size=recipe.hidden_size, num_hidden_layers=recipe.num_layers, num_attention_heads=4,
-        intermediate_size=3 * recipe.hidden_size, feature_projection_input_dim=80 * STRIDE,
-        position_embeddings_type="relative_key", left_max_position_embeddings=32, right_max_position_embeddings=32,
-        conv_depthwise_kernel_size=15, layerdrop=0.0, hidden_dropout=0.05, attention_dropout=0.0,
-        activation_dropout=0.05, feat_proj_dropout=0.0, final_dropout=0.05, mask_time_prob=0.08, mask_time_length=4,
-        mask_feature_prob=0.0, add_adapter=False, use_intermediate_ffn_before_adapter=False, **others,
-    )  # fmt: skip
-    return kind(config)
-
-
-def _train(model: Any, features: Mapping[str, NDArray[np.float16]], loss: Any, recipe: JudgeRecipe) -> None:
+def _train(model: nn.Module, features: Mapping[str, NDArray[np.float16]], loss: _Loss, recipe: JudgeRecipe) -> None:
     named = dict(model.named_parameters())
     is_matrix = {
         name: weight.ndim == 2 and ".layers." in name and "embed" not in name for name, weight in named.items()
@@ -227,8 +240,8 @@ def _train(model: Any, features: Mapping[str, NDArray[np.float16]], loss: Any, r
         for optimizer, peak in zip(optimizers, (recipe.lr, recipe.muon_lr), strict=True):
             optimizer.param_groups[0]["lr"] = peak * factor
         inputs, mask = pad([features[key] for key in keys])
-        value = loss(inputs, mask, keys)
-        value.backward()
+        value = loss(inputs, mask, keys, step / len(plan))
+        torch.autograd.backward(value)
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:
             optimizer.step()

@@ -9,11 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from affetto.miniature.products import product_dtype
+
 
 class Muon(torch.optim.Optimizer):
-    """Momentum with orthogonalised updates for weight matrices (Jordan et al. 2024), in float32.
+    """Momentum with orthogonalised updates for weight matrices (Jordan et al. 2024).
 
-    torch's own runs its Newton-Schulz iteration in bfloat16, which CPUs without bfloat16 units do 80 times slower.
+    torch's own runs its Newton-Schulz iteration in bfloat16 on every CPU; this one where the CPU has units for it.
     """
 
     def __init__(
@@ -37,7 +39,7 @@ class Muon(torch.optim.Optimizer):
                     assert weight.grad is not None
                     velocity.lerp_(weight.grad, 1 - group["momentum"])
                     directions.append(weight.grad.lerp(velocity, group["momentum"]))
-                updates = orthogonalise(torch.stack(directions))
+                updates = orthogonalise(torch.stack(directions).to(product_dtype())).float()
                 rows, columns = updates.shape[-2:]
                 size = group["lr"] * math.sqrt(max(1.0, rows / columns))
                 for weight, update in zip(weights, updates, strict=True):
