@@ -16,10 +16,10 @@ from affetto.miniature import corpus
 from affetto.progress import progress
 from affetto.types import Clip
 
-VERSION = "2"
+VERSION = "3"
 ACTED = corpus.EMOTIONS
 """Emotions that the miniature's actors know."""
-ACTED_TEXTS = {"train": 40, "validation": 6, "test": 15}
+ACTED_TEXTS = {"train": 80, "validation": 10, "test": 15}
 GENERAL_CLIPS = {"train": 360, "validation": 60, "test": 120}
 
 
