@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
+import os
 import shlex
 import sys
 from pathlib import Path
+
+if importlib.util.find_spec("affetto") is None:
+    # The main script's environment where there is one; else this Python, which then needs the requirements.
+    _ROOT = Path(__file__).resolve().parents[1]
+    _PYTHON = _ROOT / ".venv" / "bin" / "python"
+    if _PYTHON.is_file() and Path(sys.prefix).resolve() != _PYTHON.parents[1].resolve():
+        os.execv(_PYTHON, [str(_PYTHON), *sys.argv])
+    sys.path.insert(0, str(_ROOT / "src"))
 
 from affetto.errors import AffettoError
 from affetto.evaluate.folder import evaluate_folder
@@ -61,7 +71,10 @@ def _parser() -> argparse.ArgumentParser:
         "NAME none switches a judge off; may be given several times",
     )  # fmt: skip
     parser.add_argument(
-        "--metadata", type=Path, metavar="FILE", help="csv or jsonl table with columns file, text, speaker"
+        "--metadata",
+        type=Path,
+        metavar="FILE",
+        help="csv or jsonl table with columns file, text, speaker (default: DIR's metadata.csv or metadata.jsonl)",
     )
     parser.add_argument("--device", default="cpu", help="where the judges run: cpu or cuda (default: %(default)s)")
     parser.add_argument("--allow-failed", action="store_true", help="exit with 0 although files could not be scored")
@@ -83,7 +96,7 @@ def _check(path: Path, is_batch: bool) -> None:
 
 
 def _report(results: Results, output: Path, is_failure_allowed: bool) -> int:
-    system = results["systems"][0]
+    system = next(system for system in results["systems"] if system["role"] == "files")
     for name, metric in system["metrics"].items():
         if metric["value"] is None:
             print(f"{name:18} -          {metric['reason']}")

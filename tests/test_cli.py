@@ -291,11 +291,11 @@ def test_bad_clips_stop_unless_skipped(
 
 def test_warnings_alone_do_not_stop(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_base_folder: Path) -> None:
     warning = Problem("splits", "missing-split", "happy has no test clips")
-    prepared = Prepared((), (warning,), (warning,), {}, CodeCache(tmp_path))
+    prepared = Prepared((), (warning,), (warning,), {}, {}, CodeCache(tmp_path))
     monkeypatch.setattr(pipeline, "prepare", lambda *_, **__: prepared)
     config = Config(base=str(tiny_base_folder), data=(str(tmp_path),))
     assert pipeline.prepare_clips(config, ["happy"]) is prepared
-    bad = Prepared((), (Problem("a", "silent", "x"), warning), (warning,), {}, CodeCache(tmp_path))
+    bad = Prepared((), (Problem("a", "silent", "x"), warning), (warning,), {}, {}, CodeCache(tmp_path))
     monkeypatch.setattr(pipeline, "prepare", lambda *_, **__: bad)
     with pytest.raises(DataError, match="1 clips can't be used"):
         pipeline.prepare_clips(config, ["happy"])

@@ -97,6 +97,19 @@ def test_unknown_keys_without_a_neighbour_list_the_known(tmp_path: Path) -> None
         load_config(write(tmp_path, "12: 1"))
 
 
+def test_a_key_given_twice_is_an_error(tmp_path: Path) -> None:
+    """YAML takes the last one without a word."""
+    with pytest.raises(ConfigError, match="'adapter_r' is given twice"):
+        load_config(write(tmp_path, "adapter_r: 8\nnum_epochs: 2\nadapter_r: 16"))
+    with pytest.raises(ConfigError, match="'words' is given twice"):
+        load_config(write(tmp_path, "judges:\n  words: a\n  words: b"))
+
+
+def test_the_output_folder_may_be_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert load_config(write(tmp_path, "output_dir: ~/runs")).output_dir == tmp_path / "runs"
+
+
 def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         load_config(write(tmp_path, "adapter_r: none\nnum_epochs: 0\nseed: -1"))
@@ -110,6 +123,8 @@ WRONG = [
     ("emotions: [very happy]", "emotions", "letters, digits"),
     ("emotions: [../up]", "emotions", "letters, digits"),
     ("emotions: [happy, base]", "emotions", "'base' isn't an emotion"),
+    ("emotions: [happy, real]", "emotions", "'real' isn't an emotion"),
+    ("emotions: [happy, happy_plain]", "emotions", "'happy_plain' ends in _base or _plain"),
     ("emotions: [happy, 3]", "emotions.1", "valid string"),
     ("base: ''", "base", "at least 1 character"),
     ("base: [a]", "base", "valid string"),
@@ -118,6 +133,7 @@ WRONG = [
     ("output_dir: 3", "output_dir", "path"),
     ("seed: -1", "seed", "greater than or equal to 0"),
     ("seed: true", "seed", "must be a number"),
+    ("split_by_speaker: 3", "split_by_speaker", "valid boolean"),
     ("adapter_r: 0", "adapter_r", "greater than or equal to 1"),
     ("adapter_r: 16.5", "adapter_r", "valid integer"),
     ("adapter_r: many", "adapter_r", "valid integer"),

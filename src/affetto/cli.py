@@ -51,6 +51,10 @@ SkipDatasets = Annotated[
     bool,
     typer.Option("--skip-datasets", help="Don't touch or check the data again: use what was prepared before."),
 ]
+Judge = Annotated[
+    list[str] | None,
+    typer.Option("--judge", help="emotion=ID_OR_FOLDER, words=… or quality=…; `none` switches one off."),
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")]
 
 
@@ -86,10 +90,7 @@ def train(
 @app.command()
 def evaluate(
     emotion: Emotion = None, config: ConfigFile = None, base: BaseName = None, data: Data = None, output: Output = None,
-    judge: Annotated[
-        list[str] | None,
-        typer.Option("--judge", help="emotion=ID_OR_FOLDER, words=… or quality=…; `none` switches one off."),
-    ] = None,
+    judge: Judge = None,
     intensity: Annotated[
         float | None, typer.Option(help="Strength of the adapter. Default: what its training recommends.")
     ] = None,
@@ -122,12 +123,13 @@ def report(emotion: Emotion = None, config: ConfigFile = None, output: Output = 
 @app.command()
 def run(
     emotion: Emotion = None, config: ConfigFile = None, base: BaseName = None, data: Data = None, output: Output = None,
-    skip_bad_clips: SkipBad = False, skip_datasets: SkipDatasets = False, resume: Resume = False,
+    judge: Judge = None, skip_bad_clips: SkipBad = False, skip_datasets: SkipDatasets = False, resume: Resume = False,
 ) -> None:  # fmt: skip
     """Prepare, train, evaluate and report, for one emotion or all. `scripts/run_emotion_finetuning.sh` calls this."""
     from affetto.pipeline import run as run_all
 
-    settings, emotions = _settings(config, emotion, base=base, data=data, output_dir=output)
+    judges = _pairs(judge, "--judge")
+    settings, emotions = _settings(config, emotion, base=base, data=data, output_dir=output, judges=judges)
     run_all(
         settings, emotions, command=_command(), skip_bad_clips=skip_bad_clips, skip_datasets=skip_datasets,
         resume=resume,

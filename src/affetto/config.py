@@ -18,8 +18,10 @@ from affetto.errors import ConfigError
 from affetto.types import EMOTIONS
 
 JUDGE_KINDS = ("emotion", "words", "quality")
-RESERVED = ("base", "general", "plain", "none")
+RESERVED = ("base", "general", "plain", "none", "real", "files")
 """Names that mean something else beside emotions."""
+RESERVED_ENDINGS = ("_base", "_plain")
+"""Of the folders of spoken sentences beside each emotion's own."""
 
 
 def _no_boolean(value: object) -> object:
@@ -47,6 +49,7 @@ class Config(BaseModel):
     data: Names = ("miniature",)
     output_dir: Path = Path()
     seed: Whole = 0
+    split_by_speaker: bool = False
 
     adapter_r: Count = 16
     adapter_alpha: Positive | None = None
@@ -91,9 +94,16 @@ class Config(BaseModel):
             raise ValueError(f"{bad[0]!r} can't name a folder and a gate: use letters, digits and _")
         if taken := [name for name in emotions if name in RESERVED]:
             raise ValueError(f"{taken[0]!r} isn't an emotion here: {', '.join(RESERVED)} are taken")
+        if taken := [name for name in emotions if name.endswith(RESERVED_ENDINGS)]:
+            raise ValueError(f"{taken[0]!r} ends in {' or '.join(RESERVED_ENDINGS)}, which other folders end in")
         if len(set(emotions)) != len(emotions):
             raise ValueError("an emotion is named twice")
         return emotions
+
+    @field_validator("output_dir")
+    @classmethod
+    def _output_dir(cls, folder: Path) -> Path:
+        return folder.expanduser()
 
     @field_validator("prompt_template")
     @classmethod
@@ -136,9 +146,19 @@ def load_config(path: Path | None, **overrides: Any) -> Config:
         raise ConfigError("\n".join(_wrong_value(item, path) for item in error.errors())) from error
 
 
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML as usual, but a key that is given twice is an error: the first would be ignored without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=deep) for key, _ in node.value]
+        if repeated := [key for index, key in enumerate(keys) if key in keys[:index]]:
+            raise yaml.constructor.ConstructorError(None, None, f"{repeated[0]!r} is given twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 def _read(path: Path) -> dict[Any, Any]:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        values = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys) or {}
     except OSError as error:
         raise ConfigError(f"can't read the configuration {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:

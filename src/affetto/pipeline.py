@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
+import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +31,7 @@ def prepare_clips(
         find_base(config.base),
         emotions=config.emotions,
         only=emotions,
+        by_speaker=config.split_by_speaker,
         use_cached_only=skip_datasets,
     )
     if prepared.problems:
@@ -72,10 +76,12 @@ def run(
     resume: bool = False,
 ) -> list[Path]:
     """Everything for each emotion in turn; returns the reports."""
+    from affetto.evaluate.judges import check_choices
     from affetto.evaluate.report import terminal_table
     from affetto.evaluate.suite import evaluate
     from affetto.training.loop import train
 
+    check_choices(config.judges, emotions)
     prepared = prepare_clips(config, emotions, skip_bad_clips=skip_bad_clips, skip_datasets=skip_datasets)
     reports = []
     for emotion in emotions:
@@ -85,7 +91,18 @@ def run(
         reports.append(report(config, emotion))
         console.print(terminal_table([results]))
         say(f"report: {reports[-1]}")
+        say(f"hear more: {_speak_command(config, emotion)}")
     return reports
+
+
+def _speak_command(config: Config, emotion: str) -> str:
+    """The command that speaks with a new adapter, ready to be pasted."""
+    beside = Path(sys.executable).with_name("affetto")
+    program = "affetto" if shutil.which("affetto") or not beside.is_file() else str(beside)
+    options = [] if config.base == MINIATURE else ["--base", config.base]
+    if config.output_dir != Path():
+        options += ["--models", str(config.output_dir / "emotion_models")]
+    return shlex.join([program, "speak", "I found the silver key", "--emotion", emotion, *options, "--out", "key.wav"])
 
 
 def report(config: Config, emotion: str) -> Path:
@@ -102,6 +119,10 @@ def report(config: Config, emotion: str) -> Path:
         if not path.is_file():
             raise DataError(f"there is no {path} to report on: affetto {verb} --emotion {emotion}")
     results, facts = read_results(results_path), read_json(facts_path)
+    if not {("base", "base"), (emotion, "adapter")} <= {(item["name"], item["role"]) for item in results["systems"]}:
+        raise DataError(
+            f"{results_path} isn't of base and adapter: affetto evaluate --emotion {emotion} makes it again"
+        )
     write_adapter_card(folder / "best", facts, results, config.output_dir)
     systems = {system["name"]: system for system in results["systems"]}
     by_prompt: dict[tuple[str, str | None, str | None], Any] = {

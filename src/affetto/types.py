@@ -48,8 +48,8 @@ class Problem:
     """Clip id, or `manifest.jsonl:12`."""
     kind: str
     """Short constant: missing-file, unreadable, empty, silent, clipped, too-long, too-short, not-finite, missing-text,
-    wrong-text, unknown-emotion, mislabelled, duplicate-id, bad-row, bad-context, bad-segment, split-overlap,
-    missing-split, unplaced."""
+    wrong-text, unknown-emotion, mislabelled (the clip is kept, with the right labels), duplicate-id, bad-row,
+    bad-context, bad-segment, split-overlap, missing-split, unplaced."""
     message: str
 
 

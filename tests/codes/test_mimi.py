@@ -55,7 +55,7 @@ def reference(mimi: MimiModel, sound: np.ndarray) -> np.ndarray:
         return mimi.encode(values, num_quantizers=NUM_CODEBOOKS).audio_codes[0].T.numpy()
 
 
-def test_pitfall_8_codes_equal_those_of_each_clip_alone(checkpoint: tuple[Path, MimiModel]) -> None:
+def test_pitfall_08_codes_equal_those_of_each_clip_alone(checkpoint: tuple[Path, MimiModel]) -> None:
     folder, mimi = checkpoint
     codec = load_codec(folder)
     found = [codec.encode(sound) for sound in sounds()]
@@ -65,14 +65,14 @@ def test_pitfall_8_codes_equal_those_of_each_clip_alone(checkpoint: tuple[Path, 
         assert codes.shape == (-(-len(sound) // 1920), NUM_CODEBOOKS)
 
 
-def test_pitfall_8_padded_batches_would_differ(checkpoint: tuple[Path, MimiModel]) -> None:
+def test_pitfall_08_padded_batches_would_differ(checkpoint: tuple[Path, MimiModel]) -> None:
     _, mimi = checkpoint
     short = sounds()[0]
     padded = reference(mimi, np.pad(short, (0, 24_000 - len(short))))[: -(-len(short) // 1920)]
     assert not np.array_equal(padded, reference(mimi, short)), "if not, clips could be coded in batches"
 
 
-def test_pitfall_8_always_in_eval_mode(checkpoint: tuple[Path, MimiModel]) -> None:
+def test_pitfall_08_always_in_eval_mode(checkpoint: tuple[Path, MimiModel]) -> None:
     codec = load_codec(checkpoint[0])
     assert isinstance(codec, MimiCodec)
     codes = codec.encode(sounds()[0])

@@ -246,6 +246,28 @@ def test_unknown_emotion_is_reported_whatever_is_trained(
         assert ids(prepared) == {"general-0", "general-1"}
 
 
+def test_speakers_keep_their_numbers_whatever_is_trained(
+    data: Callable[..., Path], sounds: Path, codec_folder: Path
+) -> None:
+    """Else two adapters of one base would mean different voices by the same number."""
+    clips = [replace(clip, speaker="zoe") for clip in make_clips(sounds, 2, emotion="happy")]
+    clips += [replace(clip, speaker="ann") for clip in make_clips(sounds, 2, emotion="sad")]
+    clips += [replace(clip, speaker="mia") for clip in make_clips(sounds, 2)]
+    source = data(clips)
+    for only in (["happy"], ["sad"], None):
+        prepared = prepare([source], codec_folder, emotions=EMOTIONS, only=only)
+        assert prepared.speakers == {"ann": 0, "mia": 1, "zoe": 2}
+
+
+def test_speakers_can_be_kept_apart(data: Callable[..., Path], sounds: Path, codec_folder: Path) -> None:
+    clips = [replace(clip, speaker=f"s{index % 6}") for index, clip in enumerate(make_clips(sounds, 30))]
+    clips = [replace(clip, text=f"words number {index}") for index, clip in enumerate(clips)]
+    prepared = prepare([data(clips)], codec_folder, emotions=EMOTIONS, by_speaker=True)
+    heard = [{clip.speaker for clip in prepared.clips if clip.split == split} for split in ("train", "test")]
+    assert all(heard)
+    assert heard[0].isdisjoint(heard[1])
+
+
 def test_splits_are_the_same_whatever_is_trained(data: Callable[..., Path], sounds: Path, codec_folder: Path) -> None:
     clips = [clip for name in ("happy", "sad") for clip in make_clips(sounds, 12, emotion=name)]
     texts = {clip.id: f"sentence number {index % 12}" for index, clip in enumerate(clips)}

@@ -95,7 +95,7 @@ def test_silence_stays_quiet(codec: VocoderCodec) -> None:
     assert np.sqrt(np.mean(codec.decode(codec.encode(np.zeros(9_600))) ** 2)) < 0.01
 
 
-def test_pitfall_8_neighbours_do_not_matter(codec: VocoderCodec) -> None:
+def test_pitfall_08_neighbours_do_not_matter(codec: VocoderCodec) -> None:
     sounds = [vowel(120.0, 0.5), hiss(0.7), vowel(240.0, 0.31, name="i")]
     alone = [codec.encode(sound) for sound in sounds]
     backwards = [codec.encode(sound) for sound in reversed(sounds)][::-1]

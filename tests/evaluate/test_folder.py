@@ -50,7 +50,7 @@ def test_every_sound_in_the_folder_is_scored_with_the_text_beside_it(folder: Pat
     assert read_results(tmp_path / "out" / "r.json") == results
 
 
-def test_a_second_run_writes_the_same_bytes_pitfall_28(folder: Path, tmp_path: Path) -> None:
+def test_pitfall_28_a_second_run_writes_the_same_bytes(folder: Path, tmp_path: Path) -> None:
     for name in ("one", "two"):
         evaluate_folder(folder, "happy", tmp_path / f"{name}.json", judges=fake_judges())
     assert (tmp_path / "one.json").read_bytes() == (tmp_path / "two.json").read_bytes()
@@ -110,12 +110,27 @@ def test_wrong_metadata_says_where(folder: Path, tmp_path: Path, name: str, cont
     assert not (tmp_path / "r.json").exists()
 
 
+def test_a_folders_own_metadata_is_found(folder: Path, tmp_path: Path) -> None:
+    (folder / "metadata.csv").write_text("file,text\nmiddle.flac,eighteen\n")
+    results = evaluate_folder(folder, "happy", tmp_path / "r.json", judges=fake_judges())
+    texts = {row["file"]: row["text"] for row in results["systems"][0]["files"]}
+    assert texts == {"high.WAV": "twenty three", "low.wav": "Twelve.", "middle.flac": "eighteen"}
+
+
+def test_a_text_that_cannot_be_read_fails_its_file_alone(folder: Path, tmp_path: Path) -> None:
+    (folder / "low.txt").write_bytes(b"caf\xe9")
+    system = evaluate_folder(folder, "happy", tmp_path / "r.json", judges=fake_judges())["systems"][0]
+    errors = {row["file"]: row["error"] for row in system["files"]}
+    assert (errors["high.WAV"], errors["middle.flac"], system["num_failed"]) == (None, None, 1)
+    assert "low.txt is not UTF-8" in str(errors["low.wav"])
+
+
 def test_missing_metadata_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="can't read the metadata"):
         read_metadata(tmp_path / "none.csv")
 
 
-def test_a_folder_without_sounds_is_an_error_that_says_where_some_are_pitfall_30(folder: Path, tmp_path: Path) -> None:
+def test_pitfall_30_a_folder_without_sounds_is_an_error_that_says_where_some_are(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"holds no sound files.*there are some in .*happy"):
         find_sounds(folder.parent)
     (tmp_path / "empty").mkdir()
@@ -146,7 +161,7 @@ def test_the_guides_command_works(script: Callable[[list[str]], int], folder: Pa
         assert len(list(csv.reader(file))) == 4
 
 
-def test_broken_files_fail_the_run_unless_allowed_pitfall_26(
+def test_pitfall_26_broken_files_fail_the_run_unless_allowed(
     script: Callable[[list[str]], int], folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (folder / "broken.wav").write_bytes(b"junk")

@@ -38,7 +38,7 @@ from affetto.types import EMOTIONS
         ("LABEL_0", "label_0"),
     ],
 )
-def test_labels_are_read_by_name_and_never_guessed_pitfall_24(name: str, label: str) -> None:
+def test_pitfall_24_labels_are_read_by_name_and_never_guessed(name: str, label: str) -> None:
     assert to_affetto(name) == label
 
 
@@ -48,7 +48,7 @@ def test_affettos_own_names_stay(emotion: str, case: object, prefix: str) -> Non
     assert to_affetto(prefix + case(emotion)) == emotion
 
 
-def test_a_judge_without_the_target_is_refused_and_lists_what_it_has_pitfall_25() -> None:
+def test_pitfall_25_a_judge_without_the_target_is_refused_and_lists_what_it_has() -> None:
     judges.require_label(PitchJudge(), "happy")
     with pytest.raises(JudgeError, match=r"'surprised'.*sad, happy"):
         judges.require_label(PitchJudge(), "surprised")
@@ -140,8 +140,22 @@ def test_the_default_emotion_judge_is_the_miniatures(no_miniature: Path) -> None
     assert judge.id.startswith("miniature/emotion@")
     assert judge.labels == EMOTIONS
     assert judge.posteriors([np.ones(4000, dtype=np.float32)]).shape == (1, 6)
+    others = {"words": "none", "quality": "none"}
+    found = judges.choose_judges(others, "grumpy")
+    assert found.emotion is None
+    assert "'grumpy'" in found.reason("emotion")
     with pytest.raises(JudgeError, match="'grumpy'"):
-        judges.choose_judges({"words": "none", "quality": "none"}, "grumpy")
+        judges.choose_judges({**others, "emotion": "miniature"}, "grumpy")
+    assert judges.load_judge("emotion", "miniature").id == judge.id
+
+
+def test_what_would_stop_an_evaluation_is_said_before_the_run(tmp_path: Path) -> None:
+    judges.check_choices({}, ["grumpy"])
+    judges.check_choices({"emotion": "miniature", "words": "none"}, ["happy", "sad"])
+    with pytest.raises(JudgeError, match="'grumpy'"):
+        judges.check_choices({"emotion": "miniature"}, ["happy", "grumpy"])
+    with pytest.raises(JudgeError, match="can't load"):
+        judges.check_choices({"words": str(tmp_path)}, ["happy"])
 
 
 def test_a_chosen_judge_that_fails_is_an_error_and_not_a_null(tmp_path: Path) -> None:

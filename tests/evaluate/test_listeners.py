@@ -58,7 +58,7 @@ def test_posteriors_follow_their_sounds(emotion: listeners.EmotionListener) -> N
     np.testing.assert_allclose(emotion.posteriors(SOUNDS[::-1]), emotion.posteriors(SOUNDS)[::-1], atol=1e-6)
 
 
-def test_outputs_that_mean_the_same_are_added_and_calm_is_not_neutral_pitfall_24(
+def test_pitfall_24_outputs_that_mean_the_same_are_added_and_calm_is_not_neutral(
     emotion: listeners.EmotionListener,
 ) -> None:
     assert emotion.labels == ("happy", "sad", "angry", "fearful", "surprised", "neutral", "calm")

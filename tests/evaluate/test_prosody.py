@@ -60,6 +60,6 @@ def test_a_rough_voice_has_more_jitter() -> None:
     assert rough_jitter > 3 * smooth_jitter
 
 
-def test_twice_gives_the_same_bits_pitfall_28() -> None:
+def test_pitfall_28_twice_gives_the_same_bits() -> None:
     sound = voice(140) + np.random.default_rng(1).normal(0, 0.01, RATE).astype(np.float32)
     np.testing.assert_array_equal(prosody.f0_contour(sound, RATE), prosody.f0_contour(sound, RATE))

@@ -68,7 +68,7 @@ def test_values_are_what_the_judges_said() -> None:
     assert {row["values"]["recall"] for row in rows} == {0, 1}
 
 
-def test_permuting_the_audio_changes_every_score_pitfall_25() -> None:
+def test_pitfall_25_permuting_the_audio_changes_every_score() -> None:
     items = _items()
     moved = [replace(item, sound=items[(index + 1) % 5].sound) for index, item in enumerate(items)]
     before, after = score_files(items, fake_judges(), "happy"), score_files(moved, fake_judges(), "happy")
@@ -111,7 +111,7 @@ def test_the_metrics_do_not_depend_on_order() -> None:
     assert to_json(summarise(rows, judges)) == to_json(summarise(rows[::-1], judges))
 
 
-def test_scoring_twice_gives_the_same_bytes_pitfall_28() -> None:
+def test_pitfall_28_scoring_twice_gives_the_same_bytes() -> None:
     judges = fake_judges()
     first, second = (build_system("x", "files", score_files(_items(), judges, "happy"), judges) for _ in range(2))
     assert to_json(first) == to_json(second)
@@ -133,7 +133,7 @@ def _write_broken(folder: Path) -> dict[str, str]:
     }  # fmt: skip
 
 
-def test_what_cannot_be_scored_is_named_and_counted_pitfall_26(tmp_path: Path) -> None:
+def test_pitfall_26_what_cannot_be_scored_is_named_and_counted(tmp_path: Path) -> None:
     broken, judges = _write_broken(tmp_path), fake_judges()
     items = [*_items(), *(Item(name, tmp_path / name, text="hello", prompt="emotional") for name in broken)]
     rows = score_files(items, judges, "happy")
@@ -173,7 +173,7 @@ def test_a_model_that_says_nothing_or_never_stops_failed_to_stop(tmp_path: Path)
     assert "weren't generated" in str(summarise(rows[4:], judges)["stop_failures"]["reason"])
 
 
-def test_missing_judges_and_texts_give_null_with_a_reason_and_never_zero_pitfall_25() -> None:
+def test_pitfall_25_missing_judges_and_texts_give_null_with_a_reason_and_never_zero() -> None:
     items = [replace(item, text=None) for item in _items()]
     judges = Judges(words=PitchWords(), reasons={"quality": "onnxruntime isn't installed"})
     metrics = summarise(score_files(items, judges, "happy"), judges)
@@ -196,7 +196,7 @@ def test_unvoiced_sounds_have_no_pitch_but_all_else() -> None:
     assert summarise([row], judges)["level_db"]["n"] == 1
 
 
-def test_a_judge_without_the_target_is_refused_before_anything_is_scored_pitfall_25() -> None:
+def test_pitfall_25_a_judge_without_the_target_is_refused_before_anything_is_scored() -> None:
     with pytest.raises(JudgeError, match="surprised"):
         score_files(_items(), fake_judges(), "surprised")
 

@@ -22,7 +22,7 @@ def test_wilson_is_scipys(counts: tuple[int, int]) -> None:
     assert statistics.wilson_interval(successes, n) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
 
 
-def test_a_ratio_is_sums_over_sums_and_not_a_mean_of_ratios_pitfall_27() -> None:
+def test_pitfall_27_a_ratio_is_sums_over_sums_and_not_a_mean_of_ratios() -> None:
     edits, words = [2, 0, 1], [2, 10, 8]
     estimate = statistics.bootstrap_ratio(edits, words, ["a", "b", "c"])
     assert estimate.value == 3 / 20
@@ -90,7 +90,7 @@ def test_files_of_one_prompt_are_not_independent() -> None:
     assert _coverage(0.2, ignored) < 0.92, "intervals that ignore the prompts cover too little"
 
 
-def test_two_runs_and_any_order_give_the_same_bits_pitfall_28() -> None:
+def test_pitfall_28_two_runs_and_any_order_give_the_same_bits() -> None:
     rng = np.random.default_rng(10)
     edits, words, prompts = _world(rng)
     rates = np.tile([1e16, 1.0, -1e16], 40) + rng.normal(size=120)  # sums of these depend on their order

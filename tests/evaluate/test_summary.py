@@ -47,7 +47,7 @@ def test_recall_has_wilsons_interval_and_posterior_a_mean() -> None:
     assert metrics["posterior"]["value"] == pytest.approx(0.45)
 
 
-def test_wer_is_the_corpus_rate_pitfall_27() -> None:
+def test_pitfall_27_wer_is_the_corpus_rate() -> None:
     rows = [row(0, word_edits=1, num_words=1, wer=1.0), row(1, word_edits=0, num_words=9, wer=0.0)]
     assert summarise(rows, JUDGES)["wer"]["value"] == 0.1
 
@@ -111,7 +111,7 @@ def test_the_same_files_are_preserved_but_equal_counts_on_a_few_prompts_are_not_
     assert _compare(others, many)["wer"]["verdict"] == "preserved"
 
 
-def test_survivors_do_not_prove_preservation_pitfall_26() -> None:
+def test_pitfall_26_survivors_do_not_prove_preservation() -> None:
     base = _rows([1] * 40)
     failed = [*_rows([0] * 39), row(39, error="empty: the file has no samples")]
     lost = _compare(failed, base)["wer"]

@@ -123,7 +123,7 @@ def test_edits_are_levenshteins(text: str, heard: str) -> None:
     assert (score.num_words, score.num_chars) == (len(text.split()), len(text))
 
 
-def test_corpus_rates_are_sums_over_sums_pitfall_27() -> None:
+def test_pitfall_27_corpus_rates_are_sums_over_sums() -> None:
     pairs = [("stop", "top"), ("the dogs are sitting by the old door", "the dogs are sitting by the old door")]
     scores = [score for text, heard in pairs if (score := words.score_words(text, heard)) is not None]
     assert words.word_error_rate(scores) == 1 / 9

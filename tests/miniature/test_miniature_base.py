@@ -121,7 +121,7 @@ def test_rows_beyond_the_budget_come_alone(rows: list[Row]) -> None:
     assert len({batch.clip_ids for batch in batches}) == len(rows)
 
 
-def test_pitfall_5_depth_frames_are_drawn_anew_each_epoch(make_row: Callable[..., Row]) -> None:
+def test_pitfall_05_depth_frames_are_drawn_anew_each_epoch(make_row: Callable[..., Row]) -> None:
     recipe = BaseRecipe(positions_per_batch=500, depth_share=0.4)
     epochs = list(islice(_batches([make_row(1, frames=(30,))], recipe, 0), 6))
     assert {len(batch.depth_M) for batch in epochs} == {round(0.4 * 31)}

@@ -74,13 +74,13 @@ def test_what_english_needs_is_known() -> None:
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_pitfall_7_prompts_equal_the_chat_template(text: str) -> None:
+def test_pitfall_07_prompts_equal_the_chat_template(text: str) -> None:
     conversation = [{"role": "3", "content": [{"type": "text", "text": text}]}]
     templated = make_processor().apply_chat_template(conversation, tokenize=True, return_dict=True)
     assert list(templated["input_ids"][0]) == ids(f"[3]{text}")
 
 
-def test_pitfall_7_turns_follow_one_another() -> None:
+def test_pitfall_07_turns_follow_one_another() -> None:
     turns = [{"role": str(role), "content": [{"type": "text", "text": f"turn {role}"}]} for role in range(2)]
     templated = make_processor().apply_chat_template(turns, tokenize=False)
     assert templated == f"{BEGIN}[0]turn 0{END}{BEGIN}[1]turn 1{END}"

@@ -14,9 +14,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import CsmProcessor
 
+from affetto.audio.speakers import speaker_numbers
 from affetto.errors import BaseModelError
 from affetto.model import base as base_module
-from affetto.model.base import Base, find_base, load_base, speaker_numbers, weights_hash
+from affetto.model.base import Base, find_base, load_base, weights_hash
 from affetto.model.batch import Row, collate
 from affetto.model.rows import make_rows
 from affetto.types import Clip
@@ -93,10 +94,6 @@ def test_pitfall_07_rows_with_context_are_laid_out_as_the_template_does(tiny_bas
     is_end = theirs == processor.audio_eos_token_id
     assert (batch.codes_BSK[0][is_end] == 0).all()
     assert (batch.codes_BSK[0][audio & ~is_end] == 9).all()
-
-
-def test_speaker_numbers_keep_digits_and_fill_the_gaps() -> None:
-    assert speaker_numbers({"1", "anna", "0", "bob"}) == {"0": 0, "1": 1, "anna": 2, "bob": 3}
 
 
 @torch.no_grad()

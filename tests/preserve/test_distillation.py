@@ -28,14 +28,14 @@ def student() -> Tensor:
     return draw(1, *SHAPE)
 
 
-def test_19_equal_distributions_have_no_kl(teacher: Tensor) -> None:
+def test_pitfall_19_equal_distributions_have_no_kl(teacher: Tensor) -> None:
     shifted = teacher + 5.0
     assert distillation_kl(teacher, shifted).total.item() == pytest.approx(0.0, abs=1e-5)
     # A cross-entropy would be the entropy here.
     assert -(teacher.exp() * teacher).sum() > 1
 
 
-def test_19_mean_is_per_code_as_a_loop_finds_it(teacher: Tensor, student: Tensor) -> None:
+def test_pitfall_19_mean_is_per_code_as_a_loop_finds_it(teacher: Tensor, student: Tensor) -> None:
     per_code = []
     for t, s in zip(teacher.flatten(0, 1).double(), student.flatten(0, 1).double(), strict=True):
         p, q = t.exp().tolist(), s.softmax(-1).tolist()
@@ -45,7 +45,7 @@ def test_19_mean_is_per_code_as_a_loop_finds_it(teacher: Tensor, student: Tensor
     assert term.mean.item() == pytest.approx(sum(per_code) / 21, rel=1e-5)
 
 
-def test_19_sum_equals_torchs_and_its_batchmean_would_be_seven_times_the_mean(teacher: Tensor, student: Tensor) -> None:
+def test_pitfall_19_sum_equals_torchs_and_its_batchmean_would_be_seven_times_the_mean(teacher: Tensor, student: Tensor) -> None:
     log_q = student.log_softmax(-1)
     expected = functional.kl_div(log_q, teacher, reduction="sum", log_target=True)
     term = distillation_kl(teacher, student)
@@ -54,7 +54,7 @@ def test_19_sum_equals_torchs_and_its_batchmean_would_be_seven_times_the_mean(te
     assert batchmean.item() == pytest.approx(7 * term.mean.item(), rel=1e-5)
 
 
-def test_19_float32_is_as_good_as_float64_for_close_distributions() -> None:
+def test_pitfall_19_float32_is_as_good_as_float64_for_close_distributions() -> None:
     teacher = draw(0, 200, 500).log_softmax(-1)
     student = teacher + draw(1, 200, 500, scale=0.03)
     exact = (teacher.double().exp() * (teacher.double().log_softmax(-1) - student.double().log_softmax(-1))).sum()
@@ -63,7 +63,7 @@ def test_19_float32_is_as_good_as_float64_for_close_distributions() -> None:
     assert distillation_kl(teacher, student).mean.item() == pytest.approx(exact, rel=2e-3)
 
 
-def test_19_bfloat16_inputs_are_computed_in_float32(teacher: Tensor, student: Tensor) -> None:
+def test_pitfall_19_bfloat16_inputs_are_computed_in_float32(teacher: Tensor, student: Tensor) -> None:
     rounded_teacher, rounded_student = teacher.bfloat16(), student.bfloat16()
     term = distillation_kl(rounded_teacher, rounded_student)
     assert term.total.dtype == torch.float32

@@ -100,7 +100,7 @@ def test_diagonal_is_autograds_squared_gradient_of_every_dense_weight_clip_by_cl
     assert found.num_clips == len(rows)
 
 
-def test_16_a_fisher_over_the_loras_own_factors_protects_nothing_and_ours_protects_every_layer(
+def test_pitfall_16_a_fisher_over_the_loras_own_factors_protects_nothing_and_ours_protects_every_layer(
     tiny_base: Base, bank: AdapterBank, rows: list[Row]
 ) -> None:
     fisher = estimate_fisher(tiny_base.network, bank.sites, rows, Diagonal())
@@ -117,7 +117,7 @@ def test_16_a_fisher_over_the_loras_own_factors_protects_nothing_and_ours_protec
 
 
 @pytest.mark.parametrize("rows_per_batch", [1, 3, 7])
-def test_17_importance_does_not_depend_on_the_batch_size(
+def test_pitfall_17_importance_does_not_depend_on_the_batch_size(
     tiny_base: Base, bank: AdapterBank, rows: list[Row], rows_per_batch: int
 ) -> None:
     expected = estimate_fisher(tiny_base.network, bank.sites, rows, Diagonal(), rows_per_batch=2)
@@ -127,7 +127,7 @@ def test_17_importance_does_not_depend_on_the_batch_size(
     assert found.num_codes == expected.num_codes
 
 
-def test_18_labels_are_drawn_from_the_softmax() -> None:
+def test_pitfall_18_labels_are_drawn_from_the_softmax() -> None:
     logits_V = torch.tensor([1.0, 0.0, -1.0, 2.0, -30.0])
     drawn = _sample(logits_V.expand(2000, 2, 5), torch.Generator().manual_seed(0))
     assert drawn.shape == (2000, 2)
@@ -138,7 +138,7 @@ def test_18_labels_are_drawn_from_the_softmax() -> None:
     assert counts[0] > 500, "the most likely label alone is no draw"
 
 
-def test_18_labels_belong_to_the_clip_and_not_to_its_place_in_the_batch(tiny_base: Base, rows: list[Row]) -> None:
+def test_pitfall_18_labels_belong_to_the_clip_and_not_to_its_place_in_the_batch(tiny_base: Base, rows: list[Row]) -> None:
     def labels(order: Sequence[Row], seed: int = 0) -> dict[str, tuple[list[int], list[int]]]:
         batch = collate(order, tiny_base.num_codebooks)
         with torch.no_grad():
@@ -156,7 +156,7 @@ def test_18_labels_belong_to_the_clip_and_not_to_its_place_in_the_batch(tiny_bas
     assert labels([rows[5], twin])["another-id"] != forwards[rows[5].clip_id], "equal clips must not share their draws"
 
 
-def test_18_labels_that_equal_the_predictions_have_no_gradient_and_drawn_ones_do(
+def test_pitfall_18_labels_that_equal_the_predictions_have_no_gradient_and_drawn_ones_do(
     tiny_base: Base, bank: AdapterBank, rows: list[Row]
 ) -> None:
     batch = collate(rows, tiny_base.num_codebooks)
@@ -209,7 +209,7 @@ def test_data_labels_and_drawn_labels_give_different_fishers(
     assert not torch.allclose(one.sums_OI[site], other.sums_OI[site], rtol=0.05)
 
 
-def test_15_a_layer_that_runs_twice_in_a_pass_is_noticed(tiny_base: Base, bank: AdapterBank, rows: list[Row]) -> None:
+def test_pitfall_15_a_layer_that_runs_twice_in_a_pass_is_noticed(tiny_base: Base, bank: AdapterBank, rows: list[Row]) -> None:
     class Twice(nn.Module):
         def __init__(self) -> None:
             super().__init__()

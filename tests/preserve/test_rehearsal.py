@@ -21,7 +21,7 @@ CLIPS = [
 FRAMES = {clip.id: 10 + number * 37 % 90 for number, clip in enumerate(CLIPS)}
 
 
-def test_20_emotional_and_held_out_clips_are_refused() -> None:
+def test_pitfall_20_emotional_and_held_out_clips_are_refused() -> None:
     for wrong, message in (
         (replace(CLIPS[3], emotion="happy"), "clip-003 can't be rehearsed: it is happy speech of split train"),
         (replace(CLIPS[3], split="validation"), "it is general speech of split validation"),
@@ -32,7 +32,7 @@ def test_20_emotional_and_held_out_clips_are_refused() -> None:
             rehearsal_buffer([*CLIPS[:3], wrong], FRAMES, 4, 0)
 
 
-def test_20_speakers_and_durations_are_spread_evenly() -> None:
+def test_pitfall_20_speakers_and_durations_are_spread_evenly() -> None:
     chosen = rehearsal_buffer(CLIPS, FRAMES, 24, seed=0)
     assert len({clip.id for clip in chosen}) == 24
     edges = [sorted(FRAMES.values())[len(FRAMES) * quarter // 4] for quarter in (1, 2, 3)]
@@ -41,7 +41,7 @@ def test_20_speakers_and_durations_are_spread_evenly() -> None:
     assert strata == {(speaker, quarter): 3 for speaker in "ab" for quarter in range(4)}
 
 
-def test_20_the_choice_depends_on_clips_and_seed_alone() -> None:
+def test_pitfall_20_the_choice_depends_on_clips_and_seed_alone() -> None:
     shuffled = random.Random(1).sample(CLIPS, len(CLIPS))
     chosen = [clip.id for clip in rehearsal_buffer(CLIPS, FRAMES, 40, seed=0)]
     assert [clip.id for clip in rehearsal_buffer(shuffled, FRAMES, 40, seed=0)] == chosen

@@ -107,7 +107,7 @@ def test_a_second_run_reads_what_the_first_wrote(
         teacher_cache(tmp_path, tiny_base.network, "another base", rows, depth_share=0.5)
 
 
-def test_19_key_changes_with_base_prompt_codes_share_and_seed(rows: list[Row]) -> None:
+def test_pitfall_19_key_changes_with_base_prompt_codes_share_and_seed(rows: list[Row]) -> None:
     keys = [teacher_key("base", rows, 0.5, 0)]
     turn = rows[0].turns[-1]
     assert turn.codes_TK is not None

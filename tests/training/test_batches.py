@@ -105,7 +105,7 @@ def test_rows_of_like_length_go_together() -> None:
     assert np.corrcoef(lengths[:-1], lengths[1:])[0, 1] < 0.5, "and not from the shortest to the longest"
 
 
-def test_20_share_of_general_rows_is_the_replay_ratio_in_every_large_batch() -> None:
+def test_pitfall_20_share_of_general_rows_is_the_replay_ratio_in_every_large_batch() -> None:
     run = plan([50] * 240, [50] * 31, num_epochs=2)
     for (micro,) in run.steps:
         rows = len(micro.emotional) + len(micro.general)
@@ -114,7 +114,7 @@ def test_20_share_of_general_rows_is_the_replay_ratio_in_every_large_batch() -> 
     assert general / (general + 480) == pytest.approx(0.3, abs=0.002)
 
 
-def test_5_epochs_differ_and_seeds_differ_and_a_plan_is_a_function_of_its_arguments() -> None:
+def test_pitfall_05_epochs_differ_and_seeds_differ_and_a_plan_is_a_function_of_its_arguments() -> None:
     first, second, _ = epochs(plan([50] * 40, [50] * 30))
     assert first != second
     assert {micro.general for micro in first} != {micro.general for micro in second}
@@ -157,7 +157,7 @@ def depth_frames(made: TrainBatch) -> list[tuple[int, int]]:
     return [(r, p) for r, p in made.batch.depth_frames_M2[made.ce_M].tolist()]
 
 
-def test_5_depth_frames_are_drawn_anew_from_the_given_generator(rows: tuple[list[Row], list[Row]]) -> None:
+def test_pitfall_05_depth_frames_are_drawn_anew_from_the_given_generator(rows: tuple[list[Row], list[Row]]) -> None:
     def draws(seed: int, count: int = 3) -> list[list[tuple[int, int]]]:
         rng = np.random.default_rng(seed)
         return [depth_frames(assemble(*rows, None, UNTAUGHT, 8, 0.5, rng)) for _ in range(count)]
@@ -167,7 +167,7 @@ def test_5_depth_frames_are_drawn_anew_from_the_given_generator(rows: tuple[list
     assert draws(0) == [first, second, third]
 
 
-def test_4_the_end_frame_has_the_same_chance_as_any_other(make_row: Callable[..., Row]) -> None:
+def test_pitfall_04_the_end_frame_has_the_same_chance_as_any_other(make_row: Callable[..., Row]) -> None:
     row = [make_row(0, frames=(9,))]
     rng = np.random.default_rng(0)
     counts = np.zeros(10)

@@ -45,7 +45,7 @@ def straight(config_of: Make, prepared: Prepared) -> Path:
 
 
 @pytest.mark.parametrize("step", [0, 2, 3, 5])
-def test_29_5_stopped_by_a_signal_and_resumed_equals_the_straight_run_bit_for_bit(
+def test_pitfall_29_stopped_by_a_signal_and_resumed_equals_the_straight_run_bit_for_bit(
     config_of: Make, prepared: Prepared, straight: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
     config = config_of("stopped", **TINY)
@@ -57,7 +57,7 @@ def test_29_5_stopped_by_a_signal_and_resumed_equals_the_straight_run_bit_for_bi
 
 
 @pytest.mark.parametrize("step", [1, 3, 5])
-def test_29_killed_between_checkpoints_and_resumed_equals_the_straight_run_bit_for_bit(
+def test_pitfall_29_killed_between_checkpoints_and_resumed_equals_the_straight_run_bit_for_bit(
     config_of: Make, prepared: Prepared, straight: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
     def die() -> None:
@@ -73,7 +73,7 @@ def test_29_killed_between_checkpoints_and_resumed_equals_the_straight_run_bit_f
     assert_equal_runs(train(config, "happy", prepared, resume=True), straight)
 
 
-def test_29_killed_while_the_best_adapter_was_written_but_not_the_state(
+def test_pitfall_29_killed_while_the_best_adapter_was_written_but_not_the_state(
     config_of: Make, prepared: Prepared, straight: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real, calls = loop._save, []

@@ -98,7 +98,7 @@ def a_diagonal(bank: AdapterBank) -> Diagonal:
     return curvature
 
 
-def test_21_two_by_four_is_eight_by_one_is_one_by_eight(
+def test_pitfall_21_two_by_four_is_eight_by_one_is_one_by_eight(
     tiny_base: Base, bank: AdapterBank, rows: tuple[list[Row], list[Row]], teacher: TeacherCache
 ) -> None:
     curvature = a_diagonal(bank)
@@ -309,7 +309,7 @@ def test_a_penalty_or_gradient_that_is_not_finite_is_an_error_too(
     tiny_base: Base, bank: AdapterBank, rows: tuple[list[Row], list[Row]]
 ) -> None:
     micro = [batch_of(*rows, None)]
-    with pytest.raises(NonFiniteLossError, match="EWC penalty is inf"):
+    with pytest.raises(NonFiniteLossError, match="EWC penalty is inf on clips clip-0"):
         accumulate_gradients(tiny_base.network, micro, WEIGHTS, lambda: torch.tensor(torch.inf), Alone())
     parameters = list(bank.parameters("happy").values())
     parameters[0].grad = torch.full_like(parameters[0], torch.nan)

@@ -67,7 +67,7 @@ def test_limits_take_every_speaker(tiny_base: Base, prepared: Prepared, config_o
         assert {by_id[name].speaker for name in ids(rows)} == {"a", "b"}
 
 
-def test_20_a_text_that_is_also_held_out_stops_the_run(
+def test_pitfall_20_a_text_that_is_also_held_out_stops_the_run(
     tiny_base: Base, prepared: Prepared, config_of: Callable[..., Config]
 ) -> None:
     held = next(clip for clip in prepared.clips if clip.id == "happy-test-0")
@@ -80,7 +80,7 @@ def test_20_a_text_that_is_also_held_out_stops_the_run(
     build_streams(config_of(rehearsal_buffer_size=50), "happy", prepared, tiny_base)
 
 
-def test_20_an_id_in_two_splits_stops_the_run(
+def test_pitfall_20_an_id_in_two_splits_stops_the_run(
     tiny_base: Base, prepared: Prepared, config_of: Callable[..., Config]
 ) -> None:
     twin = replace(prepared.clips[0], id="general-train-3", split="test", text="something else")

@@ -34,7 +34,7 @@ def validation(tiny_base: Base, rows: tuple[list[Row], list[Row]], tmp_path: Pat
     return made
 
 
-def test_28_two_validations_are_identical(validation: Validation, tmp_path: Path) -> None:
+def test_pitfall_28_two_validations_are_identical(validation: Validation, tmp_path: Path) -> None:
     values = validation()
     assert validation() == values
     assert validation(0.5) != values

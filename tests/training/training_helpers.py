@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from affetto.audio.speakers import speaker_numbers
 from affetto.codes.cache import CodeCache
 from affetto.codes.prepare import Prepared
 from affetto.config import Config
@@ -57,7 +58,8 @@ def make_prepared(folder: Path, counts: Mapping[tuple[str | None, str], int] = C
             codes[f"key-{name}"] = emotional_codes(emotion, int(rng.integers(3, 7)), rng)
     cache = CodeCache(folder / "codes")
     cache.add(codes)
-    return Prepared(tuple(clips), (), (), {clip.id: f"key-{clip.id}" for clip in clips}, cache)
+    speakers = speaker_numbers({clip.speaker for clip in clips})
+    return Prepared(tuple(clips), (), (), speakers, {clip.id: f"key-{clip.id}" for clip in clips}, cache)
 
 
 def emotional_codes(emotion: str | None, num_frames: int, rng: np.random.Generator) -> NDArray[np.int64]:

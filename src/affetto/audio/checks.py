@@ -83,13 +83,12 @@ def good_clips(clips: Iterable[Clip], problems: Iterable[Problem]) -> list[Clip]
     return [clip for clip in clips if clip.id not in bad]
 
 
-def problem_table(problems: Sequence[Problem], *, max_rows: int = 50) -> Table:
-    """A rich table of at most `max_rows` problems; the caption counts all of them by kind."""
+def problem_table(problems: Sequence[Problem]) -> Table:
+    """A rich table of all problems; the caption counts them by kind."""
     counts = Counter(problem.kind for problem in problems)
     told = ", ".join(f"{count} {kind}" for kind, count in counts.most_common())
-    hidden = f"; {len(problems) - max_rows} more not shown" if len(problems) > max_rows else ""
-    table = Table("where", "kind", "what to do", title=f"{len(problems)} problems", caption=Text(f"{told}{hidden}"))
-    for problem in problems[:max_rows]:
+    table = Table("where", "kind", "what to do", title=f"{len(problems)} problems", caption=Text(told))
+    for problem in problems:
         table.add_row(Text(problem.where, overflow="fold"), Text(problem.kind), Text(problem.message, overflow="fold"))
     return table
 

@@ -18,6 +18,7 @@ from affetto.audio.checks import check_clips, good_clips
 from affetto.audio.corpora import load_clips
 from affetto.audio.manifest import broken_context
 from affetto.audio.sound import SoundError, read_sound
+from affetto.audio.speakers import speaker_numbers
 from affetto.audio.splits import assign_splits
 from affetto.codes.cache import CodeCache
 from affetto.codes.codec import codec_hash, load_codec
@@ -41,8 +42,11 @@ class Prepared:
 
     clips: tuple[Clip, ...]
     problems: tuple[Problem, ...]
-    """Everything found, warnings of the split included."""
+    """Everything found, warnings included."""
     warnings: tuple[Problem, ...]
+    """Those of them that cost no clip: of the split, and labels that were put right."""
+    speakers: Mapping[str, int]
+    """The base's speaker number by the data's name: the same whichever emotions are prepared."""
     keys: Mapping[str, str]
     """Code-cache key by clip id."""
     cache: CodeCache
@@ -74,19 +78,21 @@ def prepare(
     emotions: Sequence[str],
     only: Sequence[str] | None = None,
     seed: int = 0,
+    by_speaker: bool = False,
     workers: int = 0,
     use_cached_only: bool = False,
 ) -> Prepared:
     """Load, check, split and code the clips of `sources`.
 
     `emotions` are the configured names; `only` restricts coding to some of them and to general speech (splits are the
-    same whatever is trained: they are made of all clips). Clips with a problem are left out and listed; whether that
-    stops the run is the caller's choice. `use_cached_only` neither checks nor codes: clips that weren't coded before
-    are left out without a word. Raises `DataError` where no clip is left.
+    same whatever is trained: they are made of all clips; `by_speaker` keeps speakers apart as well as texts). Clips
+    with a problem are left out and listed; whether that stops the run is the caller's choice. `use_cached_only` neither
+    checks nor codes: clips that weren't coded before are left out silently. Raises `DataError` where none is left.
     """
     clips, problems = load_clips(sources, emotions=emotions)
     labels = {*KNOWN_LABELS, *emotions}
-    clips, warnings = assign_splits(clips, seed=seed)
+    speakers = speaker_numbers({clip.speaker for clip in clips})
+    clips, warnings = assign_splits(clips, seed=seed, by_speaker=by_speaker)
     if only is not None:
         clips = _only(clips, [*only, *(clip.emotion for clip in clips if clip.emotion not in labels)])
         warnings = [warning for warning in warnings if not _is_about(warning, labels - {*only})]
@@ -105,7 +111,9 @@ def prepare(
     if not clips:
         raise DataError(_nothing(sources, problems, use_cached_only))
     _encode_all([clip for clip in clips if not is_cached[clip.id]], keys, cache, base_folder, workers)
-    return Prepared(tuple(clips), (*problems, *warnings), tuple(warnings), keys, cache)
+    warnings = [*(problem for problem in problems if problem.kind == "mislabelled"), *warnings]
+    problems = [problem for problem in problems if problem not in warnings]
+    return Prepared(tuple(clips), (*problems, *warnings), tuple(warnings), speakers, keys, cache)
 
 
 def _only(clips: Sequence[Clip], emotions: Collection[str | None]) -> list[Clip]:

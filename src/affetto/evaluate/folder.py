@@ -12,7 +12,7 @@ from typing import Any
 from affetto.audio.sound import FOREIGN_SUFFIXES, SOUND_SUFFIXES
 from affetto.errors import DataError
 from affetto.evaluate.judges import Judges, choose_judges
-from affetto.evaluate.results import Results, build_results, judge_facts, write_results
+from affetto.evaluate.results import JudgeFacts, Results, build_results, judge_facts, read_results, write_results
 from affetto.evaluate.scoring import Item, score_files
 from affetto.evaluate.summary import build_system
 
@@ -40,22 +40,56 @@ def evaluate_folder(
 ) -> Results:
     """Score every sound file directly in folder `path` (or the one file `path`) and write the results to `output`.
 
-    Texts come from `metadata` (see `read_metadata`), else from a `.txt` of the same name beside the sound. `judges`
-    are names by kind (see `judges.choose_judges`), or judges that are already loaded. Raises DataError where there is
-    nothing to score, JudgeError where a judge can't be used.
+    Texts come from `metadata` (see `read_metadata`; by default the folder's own metadata.csv or metadata.jsonl), else
+    from a `.txt` of the same name beside the sound. `judges` are names by kind (see `judges.choose_judges`), or judges
+    that are already loaded. Where `output` holds the results of a run (`affetto evaluate`), the folder becomes one more
+    system of them. Raises DataError where there is nothing to score or `output` can't be used, JudgeError where a judge
+    can't be used.
     """
+    if output.suffix.lower() != ".json":
+        raise DataError(f"results are written as JSON (and CSV beside it): name {output.with_suffix('.json')}")
     sounds = find_sounds(path)
+    metadata = metadata or _metadata_beside(path)
     known = read_metadata(metadata) if metadata else {}
     facts = _match(sounds, known)
     items = [_item(sound, facts.get(sound, Facts())) for sound in sounds]
     if metadata and not facts:
         raise DataError(f"{metadata} names none of the {len(sounds)} files in {path}; it starts with {list(known)[:3]}")
     chosen = judges if isinstance(judges, Judges) else choose_judges(judges or {}, emotion, device)
+    run = _run_in(output, emotion, judge_facts(chosen))
     rows = score_files(items, chosen, emotion)
     system = build_system(path.stem if path.is_file() else path.resolve().name, "files", rows, chosen)
     results = build_results(emotion, command, judge_facts(chosen), [system])
+    if run is not None:
+        system["name"] = f"{system['name']} (files)"
+        others = [other for other in run["systems"] if other["name"] != system["name"]]
+        results = Results(**{**run, "systems": [*others, system]})
     write_results(output, results)
     return results
+
+
+def _run_in(output: Path, emotion: str, judges: Mapping[str, JudgeFacts | None]) -> Results | None:
+    """The results of a run that `output` holds, which mustn't be lost; None where there are none."""
+    if not output.is_file():
+        return None
+    try:
+        found = read_results(output)
+    except DataError:
+        return None
+    if all(system["role"] != "adapter" for system in found["systems"]):
+        return None
+    ids = [{kind: judge and judge["id"] for kind, judge in each.items()} for each in (found["judges"], judges)]
+    if found["emotion"] != emotion or ids[0] != ids[1]:
+        raise DataError(
+            f"{output} holds the results of a run (emotion {found['emotion']}), made with other judges or for another "
+            "emotion: name another --output"
+        )
+    return found
+
+
+def _metadata_beside(path: Path) -> Path | None:
+    candidates = [path / f"metadata{suffix}" for suffix in (".csv", ".jsonl")] if path.is_dir() else []
+    return next((candidate for candidate in candidates if candidate.is_file()), None)
 
 
 def find_sounds(path: Path) -> list[Path]:
@@ -140,7 +174,10 @@ def _match(sounds: list[Path], known: Mapping[str, Facts]) -> dict[Path, Facts]:
 
 
 def _item(sound: Path, facts: Facts) -> Item:
-    text = facts.text if facts.text is not None else _text_beside(sound)
+    try:
+        text = facts.text if facts.text is not None else _text_beside(sound)
+    except DataError as error:
+        return Item(sound.name, sound, speaker=facts.speaker, error=str(error))
     return Item(sound.name, sound, text=text, speaker=facts.speaker)
 
 
@@ -151,4 +188,4 @@ def _text_beside(sound: Path) -> str | None:
     try:
         return " ".join(path.read_text(encoding="utf-8-sig").split()) or None
     except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text: {error}") from error
+        raise DataError(f"unreadable text: {path.name} is not UTF-8: {error}") from error

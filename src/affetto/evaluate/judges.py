@@ -153,7 +153,7 @@ def load_judge(kind: Literal["words"], id_or_path: str | Path, device: str = "cp
 @overload
 def load_judge(kind: Literal["quality"], id_or_path: str | Path, device: str = "cpu") -> QualityJudge: ...
 def load_judge(kind: Kind, id_or_path: str | Path, device: str = "cpu") -> EmotionJudge | WordJudge | QualityJudge:
-    """Load a judge: a folder, a hub id, `id@revision`, or `dnsmos` for quality.
+    """Load a judge: a folder, a hub id, `id@revision`, `miniature`, or `dnsmos` for quality.
 
     Raises JudgeError where it can't be loaded whole or is of another kind, MissingDependencyError where a package
     is missing.
@@ -162,6 +162,8 @@ def load_judge(kind: Kind, id_or_path: str | Path, device: str = "cpu") -> Emoti
         if str(id_or_path) != "dnsmos":
             raise JudgeError(f"the only quality judge is dnsmos, not {id_or_path}")
         return _dnsmos()
+    if str(id_or_path) == "miniature":
+        return default_judge(kind, device)
     return _load(kind, find_source(kind, id_or_path), device)
 
 
@@ -187,11 +189,10 @@ def default_judge(kind: Kind, device: str = "cpu") -> EmotionJudge | WordJudge |
 def choose_judges(choices: Mapping[str, str], emotion: str, device: str = "cpu") -> Judges:
     """Judges by kind: as chosen (`none` switches one off), else the default ones.
 
-    A default judge that isn't installed is missing with a reason; a chosen one that can't be loaded, and an emotion
-    judge that doesn't know `emotion`, raise.
+    A default judge that isn't installed, or doesn't know `emotion`, is missing with a reason; a chosen one that can't
+    be loaded or doesn't know it raises.
     """
-    if wrong := sorted(set(choices) - set(KINDS)):
-        raise JudgeError(f"no such kind of judge: {', '.join(wrong)}; the kinds are {', '.join(KINDS)}")
+    _check_kinds(choices)
     found: dict[str, object] = {}
     reasons: dict[str, str] = {}
     for kind in KINDS:
@@ -204,6 +205,12 @@ def choose_judges(choices: Mapping[str, str], emotion: str, device: str = "cpu")
                 found[kind] = default_judge(kind, device)
             except MissingDependencyError as error:
                 reasons[kind] = str(error)
+    if "emotion" not in choices and "emotion" in found:
+        try:
+            require_label(cast(EmotionJudge, found["emotion"]), emotion)
+        except JudgeError as error:
+            reasons["emotion"] = str(error)
+            del found["emotion"]
     judges = Judges(
         cast("EmotionJudge | None", found.get("emotion")),
         cast("WordJudge | None", found.get("words")),
@@ -213,6 +220,21 @@ def choose_judges(choices: Mapping[str, str], emotion: str, device: str = "cpu")
     if judges.emotion is not None:
         require_label(judges.emotion, emotion)
     return judges
+
+
+def check_choices(choices: Mapping[str, str], emotions: Sequence[str]) -> None:
+    """Load the chosen judges and see that they know `emotions`: before a run, what would stop its evaluation."""
+    _check_kinds(choices)
+    for kind in KINDS:
+        if choices.get(kind, OFF) != OFF:
+            judge = load_judge(kind, choices[kind])
+            for emotion in emotions if kind == "emotion" else ():
+                require_label(cast(EmotionJudge, judge), emotion)
+
+
+def _check_kinds(choices: Mapping[str, str]) -> None:
+    if wrong := sorted(set(choices) - set(KINDS)):
+        raise JudgeError(f"no such kind of judge: {', '.join(wrong)}; the kinds are {', '.join(KINDS)}")
 
 
 def require_label(judge: EmotionJudge, emotion: str) -> None:

@@ -54,6 +54,8 @@ class Item:
     seed: int | None = None
     hit_cap: bool | None = None
     """Whether generation was stopped by the frame cap; None where the sound wasn't generated here."""
+    error: str | None = None
+    """Why it can't be scored, where that is known beforehand."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,9 @@ def _measure(item: Item, judges: Judges) -> tuple[FileRow, tuple[int, str] | Non
         file=item.file, prompt=item.prompt, text=item.text, speaker=item.speaker, seed=item.seed, duration_s=None,
         error=None, values=dict.fromkeys(VALUE_NAMES),
     )  # fmt: skip
+    if item.error is not None:
+        row["error"] = item.error
+        return row, None
     try:
         samples = load(item, SAMPLE_RATE)
     except DataError as error:

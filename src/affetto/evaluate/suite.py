@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,6 @@ from affetto.evaluate.retention import measure_retention
 from affetto.evaluate.scoring import Item, score_files
 from affetto.evaluate.summary import build_system, compare
 from affetto.files import read_json, write_text
-from affetto.model.base import speaker_numbers
 from affetto.model.rows import make_rows
 from affetto.progress import progress
 from affetto.speak.generation import Request
@@ -57,7 +57,7 @@ def evaluate(
     sentences = held_out_sentences(config, emotion, prepared, facts["trained_speakers"], facts["speakers"])
     samples = config.output_dir / "evaluation" / "test_samples"
     spoken = {
-        "base": _speak(config, voice, sentences, samples / "base", None, 0.0, cued=False),
+        "base": _speak(config, voice, sentences, samples / f"{emotion}_base", None, 0.0, cued=False),
         emotion: _speak(config, voice, sentences, samples / emotion, emotion, strength, cued=True),
         "plain": _speak(config, voice, sentences, samples / f"{emotion}_plain", emotion, strength, cued=False),
     }
@@ -91,10 +91,8 @@ def evaluate(
     retention = None
     if general:
         assert voice.bank is not None
-        speakers = speaker_numbers({clip.speaker for clip in prepared.clips})
-        rows = make_rows(
-            voice.base, general, prepared.codes, speakers, by_id={clip.id: clip for clip in prepared.clips}
-        )
+        by_id = {clip.id: clip for clip in prepared.clips}
+        rows = make_rows(voice.base, general, prepared.codes, {**prepared.speakers, **facts["speakers"]}, by_id=by_id)
         with progress("Measuring retention", len(rows)) as bar:
             gate = tuple(voice.bank.gate({emotion: strength}).tolist())
             retention = measure_retention(voice.base, rows, gate, bar.advance).document()
@@ -134,7 +132,8 @@ def _speak(
     *,
     cued: bool,
 ) -> list[Item]:
-    """Speak into `folder`, one wav and one txt per sentence."""
+    """Speak into `folder`, one wav and one txt per sentence; what an earlier evaluation left there goes."""
+    shutil.rmtree(folder, ignore_errors=True)
     requests: list[Request] = [
         voice.request(
             sentence.text,

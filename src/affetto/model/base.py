@@ -5,7 +5,7 @@ Nothing outside this folder knows whether a base is the miniature or CSM-1B.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -100,14 +100,6 @@ def find_base(name: str) -> Path:
 def weights_hash(folder: Path) -> str:
     """SHA-256 that names the weights in `folder`."""
     return hash_text(hash_folder(folder, _WEIGHTS), (folder / "config.json").read_text())
-
-
-def speaker_numbers(speakers: Mapping[str, int] | set[str]) -> dict[str, int]:
-    """CSM's speaker numbers for a data set's speakers: digits stay, others get the lowest free numbers in order."""
-    numbers = {speaker: int(speaker) for speaker in speakers if speaker.isdigit()}
-    free = (number for number in range(10**6) if number not in set(numbers.values()))
-    numbers |= {speaker: next(free) for speaker in sorted(speakers) if speaker not in numbers}
-    return numbers
 
 
 def _fetch(name: str) -> Path:

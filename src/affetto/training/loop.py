@@ -18,7 +18,7 @@ from affetto.adapters.bank import AdapterBank
 from affetto.adapters.peft_files import read_adapter, save_adapter
 from affetto.codes.prepare import Prepared
 from affetto.config import Config
-from affetto.errors import Interrupted
+from affetto.errors import Interrupted, NonFiniteLossError
 from affetto.files import hash_text
 from affetto.model.base import Base, load_base
 from affetto.preserve.curvature import Diagonal
@@ -73,7 +73,8 @@ def train(config: Config, emotion: str, prepared: Prepared, *, resume: bool = Fa
 
     Writes `best/` (the adapter, by validation), `last/` (to resume from) and `training_log.jsonl`. Raises Interrupted
     after saving where SIGTERM or Ctrl-C arrives; `resume=True` then goes on as if nothing had happened, and starts
-    afresh where nothing was saved.
+    afresh where nothing was saved. Raises NonFiniteLossError, with the state before that step saved, where a loss or
+    gradient is not finite.
     """
     folder = config.output_dir / "emotion_models" / emotion
     timings: dict[str, float] = {}
@@ -135,7 +136,11 @@ def run_steps(run: Run, state: Progress) -> Progress:
     with stop_signals() as stop, progress(f"Training {run.emotion}", run.plan.num_steps) as bar:
         bar.advance(state.step)
         for step in range(state.step, run.plan.num_steps):
-            lr, terms = _step(run, step)
+            try:
+                lr, terms = _step(run, step)
+            except NonFiniteLossError:
+                _save(run, state)
+                raise
             done = step + 1
             if done % _LOG_EVERY == 0 or done == run.plan.num_steps or step == 0:
                 run.log.write(done, run.plan.epoch(done), "train", lr, terms)

@@ -103,21 +103,26 @@ def accumulate_gradients(
     """
     counts = _total_counts(micro_batches, network.num_codebooks, accelerator)
     sums = {name: 0.0 for name, count in counts.items() if count}
+    failure = ""
     for train_batch in micro_batches:
         with accelerator.autocast():
             terms = batch_terms(network, train_batch.to(accelerator.device), weights.temperature)
         used = [weights.of(name) / counts[name] * term.total for name, term in terms.items() if name in sums]
         loss = torch.stack(used).sum()
         if not torch.isfinite(loss):
-            raise NonFiniteLossError(_not_finite_terms(terms, train_batch))
+            failure = _not_finite_terms(terms, train_batch)
+            break
         accelerator.backward(loss)
         for name in sums.keys() & terms.keys():
             sums[name] += terms[name].total.item()
+    # All processes stop together: one that raised alone would leave the others waiting for its sums.
+    if _summed({"failures": float(bool(failure))}, accelerator)["failures"]:
+        raise NonFiniteLossError(failure or f"another process met a loss that is not finite. {_REMEDY}")
     values = {name: total / counts[name] for name, total in _summed(sums, accelerator).items()}
     if ewc is not None:
         penalty = ewc()
         if not torch.isfinite(penalty):
-            raise NonFiniteLossError(f"the EWC penalty is {penalty.item()}. {_REMEDY}")
+            raise NonFiniteLossError(f"the EWC penalty is {penalty.item()} {_on_clips(micro_batches)}. {_REMEDY}")
         accelerator.backward(weights.ewc / accelerator.num_processes * penalty)
         values["ewc"] = penalty.item()
     values["total"] = sum(weights.of(name) * value for name, value in values.items() if name != "ewc")
@@ -139,12 +144,16 @@ def finish_gradients(
             parameter.grad = accelerator.reduce(parameter.grad, "sum")
     norm = float(accelerator.clip_grad_norm_(parameters, max_norm))
     if not math.isfinite(norm) and accelerator.scaler is None:
-        clips = [clip_id for train_batch in micro_batches for clip_id in train_batch.batch.clip_ids]
-        raise NonFiniteLossError(f"the gradient is not finite on clips {', '.join(clips)}. {_REMEDY}")
+        raise NonFiniteLossError(f"the gradient is not finite {_on_clips(micro_batches)}. {_REMEDY}")
     return norm
 
 
-_REMEDY = "The last good checkpoint is untouched; lower learning_rate, or look at these clips"
+_REMEDY = "The state before this step is saved; lower learning_rate, or look at these clips"
+
+
+def _on_clips(micro_batches: Sequence[TrainBatch]) -> str:
+    clips = [clip_id for train_batch in micro_batches for clip_id in train_batch.batch.clip_ids]
+    return f"on clips {', '.join(clips)}"
 
 
 def _total_counts(micro_batches: Sequence[TrainBatch], num_codebooks: int, accelerator: Any) -> dict[str, int]:

@@ -10,7 +10,7 @@ from affetto.codes.prepare import Prepared
 from affetto.config import Config
 from affetto.errors import DataError
 from affetto.files import cache_root, hash_text
-from affetto.model.base import Base, speaker_numbers
+from affetto.model.base import Base
 from affetto.model.batch import Row
 from affetto.model.rows import PLAIN_TEMPLATE, make_rows
 from affetto.preserve.curvature import CURVATURES, Diagonal
@@ -46,7 +46,7 @@ class Streams:
 
 def build_streams(config: Config, emotion: str, prepared: Prepared, base: Base) -> Streams:
     """Choose the clips of a run and make their rows. DataError says what the data lacks."""
-    speakers = speaker_numbers({clip.speaker for clip in prepared.clips})
+    speakers = dict(prepared.speakers)
     by_id = {clip.id: clip for clip in prepared.clips}
     emotional, held = _emotional_clips(config, emotion, prepared)
     buffer, fisher, held_general = _general_clips(config, prepared)
