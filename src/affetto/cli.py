@@ -176,11 +176,12 @@ def miniature_build(
         "miniature_build"
     ),
     install: Annotated[bool, typer.Option("--install", help="Replace the weights inside the package.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Of first weights and the order of batches.")] = 0,
 ) -> None:
     """Make corpus, codec, base and judges anew (CPU hours), and the model card that measures them."""
     from affetto.miniature.build import build
 
-    build(work, install=install)
+    build(work, install=install, seed=seed)
 
 
 @miniature_app.command("measure")

@@ -135,7 +135,9 @@ def test_a_zero_gate_gives_exactly_zero_gradient(tiny_base: Base, rows: list[Row
     assert all(parameter.grad is None for parameter in tiny_base.model.parameters() if not parameter.requires_grad)
 
 
-def test_pitfall_22_adapters_trained_in_one_batch_get_the_gradients_of_their_own_rows(tiny_base: Base, rows: list[Row]) -> None:
+def test_pitfall_22_adapters_trained_in_one_batch_get_the_gradients_of_their_own_rows(
+    tiny_base: Base, rows: list[Row]
+) -> None:
     bank = _bank(tiny_base, "happy", "sad")
     alone: dict[str, dict[str, torch.Tensor]] = {}
     for name, row, gate in (("happy", rows[0], (1.0, 0.0)), ("sad", rows[1], (0.0, 1.0))):

@@ -34,7 +34,7 @@ def shrink(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(judges, "RECOGNISER", replace(judges.RECOGNISER, num_epochs=1, hidden_size=32, num_layers=1))
     patch.setattr(judges, "EMOTION", replace(judges.EMOTION, num_epochs=1, hidden_size=32, num_layers=1))
     recipe = base.BaseRecipe(num_steps=3, positions_per_batch=400)
-    patch.setattr(base, "BaseRecipe", lambda: recipe)
+    patch.setattr(base, "BaseRecipe", lambda seed: replace(recipe, seed=seed))
 
 
 def stages(work: Path) -> dict[str, int]:

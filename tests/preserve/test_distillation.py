@@ -45,7 +45,9 @@ def test_pitfall_19_mean_is_per_code_as_a_loop_finds_it(teacher: Tensor, student
     assert term.mean.item() == pytest.approx(sum(per_code) / 21, rel=1e-5)
 
 
-def test_pitfall_19_sum_equals_torchs_and_its_batchmean_would_be_seven_times_the_mean(teacher: Tensor, student: Tensor) -> None:
+def test_pitfall_19_sum_equals_torchs_and_its_batchmean_would_be_seven_times_the_mean(
+    teacher: Tensor, student: Tensor
+) -> None:
     log_q = student.log_softmax(-1)
     expected = functional.kl_div(log_q, teacher, reduction="sum", log_target=True)
     term = distillation_kl(teacher, student)

@@ -138,7 +138,9 @@ def test_pitfall_18_labels_are_drawn_from_the_softmax() -> None:
     assert counts[0] > 500, "the most likely label alone is no draw"
 
 
-def test_pitfall_18_labels_belong_to_the_clip_and_not_to_its_place_in_the_batch(tiny_base: Base, rows: list[Row]) -> None:
+def test_pitfall_18_labels_belong_to_the_clip_and_not_to_its_place_in_the_batch(
+    tiny_base: Base, rows: list[Row]
+) -> None:
     def labels(order: Sequence[Row], seed: int = 0) -> dict[str, tuple[list[int], list[int]]]:
         batch = collate(order, tiny_base.num_codebooks)
         with torch.no_grad():
@@ -209,7 +211,9 @@ def test_data_labels_and_drawn_labels_give_different_fishers(
     assert not torch.allclose(one.sums_OI[site], other.sums_OI[site], rtol=0.05)
 
 
-def test_pitfall_15_a_layer_that_runs_twice_in_a_pass_is_noticed(tiny_base: Base, bank: AdapterBank, rows: list[Row]) -> None:
+def test_pitfall_15_a_layer_that_runs_twice_in_a_pass_is_noticed(
+    tiny_base: Base, bank: AdapterBank, rows: list[Row]
+) -> None:
     class Twice(nn.Module):
         def __init__(self) -> None:
             super().__init__()

@@ -1,7 +1,7 @@
 """`affetto miniature build`: the recipe that makes the small world, stage by stage, resumable at each.
 
-Deterministic given the seeds in `corpus`, `base` and `judges` (on one machine and thread count; float sums differ
-between machines). About an hour and a half on two cores.
+Deterministic given its seed (on one machine and thread count; float sums differ between machines). docs/log.md has the
+times.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -41,18 +42,22 @@ ACTED_TIMES = 2
 """How often the recogniser hears each judging clip in an epoch."""
 
 
-def build(work: Path, *, install: bool = False) -> None:
-    """Run every stage whose result isn't in `work` yet; `install` then replaces the package's weights."""
+def build(work: Path, *, install: bool = False, seed: int = 0) -> None:
+    """Run every stage whose result isn't in `work` yet; `install` then replaces the package's weights.
+
+    `seed` decides first weights and the order of batches; the corpus has its own (`corpus.SEED`), which users' clips
+    share.
+    """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     work.mkdir(parents=True, exist_ok=True)
     # 1. The codec, on plain and acted speech of many voices.
     fit_codec(work)
     # 2. Plain speech in codes, and the base that learns to continue it.
     code_base_clips(work)
-    train_base(work)
+    train_base(work, seed)
     # 3. Speech through the codec, as the judges hear it, and the judges.
     make_features(work)
-    train_judges(work)
+    train_judges(work, seed)
     # 4. Into the package, and measured.
     if install:
         install_assets(work)
@@ -93,7 +98,7 @@ def code_base_clips(work: Path) -> None:
         cache.add(waiting)
 
 
-def train_base(work: Path) -> None:
+def train_base(work: Path, seed: int = 0) -> None:
     """Train the base and save it with its codec (`work/base/model`)."""
     from affetto.miniature import base
 
@@ -105,7 +110,7 @@ def train_base(work: Path) -> None:
     for line in _base_lines():
         ids = tuple(tokenizer(f"[{line.speaker}]{corpus.prompt(line)}")["input_ids"])
         rows[line.split].append(Row(line.id, (Turn(ids, cache[line.id]),)))
-    recipe = base.BaseRecipe()
+    recipe = base.BaseRecipe(seed=seed)
     model = base.train_base(rows["train"], rows["validation"], work / "base", recipe)
     c0, depth = base.evaluate(CsmNetwork(model), rows["validation"])
     facts = {"recipe": recipe.__dict__, "clips": BASE_CLIPS, "held_out_nats_c0": c0, "held_out_nats_depth": depth}
@@ -128,7 +133,7 @@ def make_features(work: Path) -> None:
             bar.advance(1)
 
 
-def train_judges(work: Path) -> None:
+def train_judges(work: Path, seed: int = 0) -> None:
     """Train both judges (`work/judges/words`, `work/judges/emotion`)."""
     from affetto.miniature import judges
 
@@ -137,12 +142,12 @@ def train_judges(work: Path) -> None:
     if not (folder / "words" / "config.json").is_file():
         features, places = (_for_recogniser(work / "features" / name) for name in ("words", "places"))
         texts = {key: lines[key.partition("/")[0]].text for key in features}
-        judges.train_recogniser(features, texts, places, judges.RECOGNISER, folder / "words")
+        judges.train_recogniser(features, texts, places, replace(judges.RECOGNISER, seed=seed), folder / "words")
     if not (folder / "emotion" / "config.json").is_file():
         features = read_features(work / "features" / "emotion", "train")
         pitches = read_features(work / "features" / "pitch", "train")
         emotions = {key: lines[key].emotion for key in features}
-        judges.train_emotion_judge(features, emotions, pitches, judges.EMOTION, folder / "emotion")
+        judges.train_emotion_judge(features, emotions, pitches, replace(judges.EMOTION, seed=seed), folder / "emotion")
 
 
 def _for_recogniser(folder: Path) -> dict[str, NDArray[Any]]:
