@@ -24,38 +24,52 @@ class Told(Alone):
 
 def test_lines_and_trackers_say_the_same(tmp_path: Path) -> None:
     accelerator = Told()
-    log = TrainingLog(tmp_path / "deeper" / "log.jsonl", 0, accelerator)
+    log = TrainingLog(tmp_path / "deeper" / "log.jsonl", 0, accelerator, 1.25)
     log.write(1, 1 / 3, "train", 1e-3, {"total": 2.5, "gradient_norm": math.inf})
     log.write(2, 1.0, "validation", 1e-3, {"value": 2.0, "general_kl": None})
     assert read_log(log.path) == [
-        {"step": 1, "epoch": 0.3333, "split": "train", "lr": 1e-3, "terms": {"total": 2.5, "gradient_norm": None}},
-        {"step": 2, "epoch": 1.0, "split": "validation", "lr": 1e-3, "terms": {"value": 2.0, "general_kl": None}},
+        {
+            "step": 1,
+            "epoch": 0.3333,
+            "split": "train",
+            "lr": 1e-3,
+            "ewc_weight": 1.25,
+            "terms": {"total": 2.5, "gradient_norm": None},
+        },
+        {
+            "step": 2,
+            "epoch": 1.0,
+            "split": "validation",
+            "lr": 1e-3,
+            "ewc_weight": 1.25,
+            "terms": {"value": 2.0, "general_kl": None},
+        },
     ]
     assert accelerator.told == [
-        (1, {"train/total": 2.5, "lr": 1e-3}),
-        (2, {"validation/value": 2.0, "lr": 1e-3}),
+        (1, {"train/total": 2.5, "lr": 1e-3, "ewc_weight": 1.25}),
+        (2, {"validation/value": 2.0, "lr": 1e-3, "ewc_weight": 1.25}),
     ]
 
 
 def test_opening_at_a_step_drops_what_came_after(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
-    log = TrainingLog(path, 0, Told())
+    log = TrainingLog(path, 0, Told(), 1.25)
     for step in range(1, 6):
         log.write(step, 0.0, "train", 0.1, {"total": float(step)})
-    TrainingLog(path, 3, Told())
+    TrainingLog(path, 3, Told(), 1.25)
     assert [row["step"] for row in read_log(path)] == [1, 2, 3]
-    TrainingLog(path, 0, Told())
+    TrainingLog(path, 0, Told(), 1.25)
     assert path.read_text() == ""
 
 
 def test_a_line_that_was_cut_off_is_passed_over(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
-    log = TrainingLog(path, 0, Told())
+    log = TrainingLog(path, 0, Told(), 1.25)
     log.write(1, 0.0, "train", 0.1, {"total": 1.0})
     with path.open("a") as file:
         file.write('{"step": 2, "epo')
     assert [row["step"] for row in read_log(path)] == [1]
-    TrainingLog(path, 1, Told()).write(2, 0.0, "train", 0.1, {"total": 2.0})
+    TrainingLog(path, 1, Told(), 1.25).write(2, 0.0, "train", 0.1, {"total": 2.0})
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2]
 
 
@@ -65,6 +79,6 @@ def test_only_the_main_process_writes(tmp_path: Path) -> None:
             pass
 
     path = tmp_path / "log.jsonl"
-    TrainingLog(path, 0, Other(Group(2), 1)).write(1, 0.0, "train", 0.1, {"total": 1.0})
+    TrainingLog(path, 0, Other(Group(2), 1), 1.25).write(1, 0.0, "train", 0.1, {"total": 1.0})
     assert not path.exists()
     assert read_log(path) == []

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
-import platform
 from collections.abc import Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +19,7 @@ from affetto.errors import DataError
 from affetto.evaluate.judges import KINDS, Judges
 from affetto.evaluate.statistics import Estimate, Verdict
 from affetto.files import read_json, write_json, write_text
+from affetto.provenance import versions
 
 SCHEMA = "affetto.results/1"
 
@@ -182,12 +181,6 @@ def build_results(
         "schema": SCHEMA, "emotion": emotion, "command": command, "versions": versions(), "judges": judges,
         "systems": list(systems), "comparisons": list(comparisons), "retention": retention,
     })  # fmt: skip
-
-
-def versions() -> dict[str, str]:
-    """Versions of what can change a number."""
-    named = {name: metadata.version(name) for name in ("affetto", "torch", "transformers")}
-    return {"affetto": named["affetto"], "python": platform.python_version(), **named}
 
 
 def validate_results(document: Mapping[str, Any]) -> Results:

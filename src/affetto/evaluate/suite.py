@@ -20,6 +20,7 @@ from affetto.evaluate.scoring import Item, score_files
 from affetto.evaluate.summary import build_system, compare
 from affetto.files import read_json, write_text
 from affetto.model.rows import make_rows
+from affetto.preserve.rehearsal import spread
 from affetto.progress import progress
 from affetto.speak.generation import Request
 from affetto.speak.voice import Voice
@@ -87,7 +88,8 @@ def evaluate(
     ]
 
     # 4. What was forgotten, teacher-forced on general clips that nothing was trained on.
-    general = prepared.select(None, "test")[: config.evaluation_clips]
+    held = prepared.select(None, "test")
+    general = spread(held, prepared.num_frames(), config.evaluation_clips, f"{config.seed}/retention")
     retention = None
     if general:
         assert voice.bank is not None

@@ -143,7 +143,7 @@ def make_model(config: CsmConfig, seed: int) -> CsmForConditionalGeneration:
 class BaseRecipe:
     """How the base is trained."""
 
-    num_steps: int = 9000
+    num_steps: int = 8000
     positions_per_batch: int = 1600
     depth_share: float = 0.5
     lr: float = 2.5e-3

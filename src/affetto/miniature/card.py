@@ -181,8 +181,9 @@ def _trained(output: Path, settings: dict[str, Any]) -> Trained:
     assert results["retention"] is not None
     found = (happy["metrics"]["recall"], happy["metrics"]["wer"], base["metrics"]["wer"], happy["plain_metrics"]["wer"],
              results["retention"]["delta_nll"])  # fmt: skip
-    assert all(metric["value"] is not None for metric in found), found
-    return Trained(*(float(metric["value"] or 0.0) for metric in found))
+    values = [metric["value"] for metric in found if metric["value"] is not None]
+    assert len(values) == len(found), found
+    return Trained(*values)
 
 
 def _trained_rows(title: str, trained: Trained, aims: tuple[str, str, str]) -> list[tuple[str, str, str]]:

@@ -13,11 +13,13 @@ from affetto.files import finite_or_none, write_text
 class TrainingLog:
     """Lines of `training_log.jsonl`, written by the main process.
 
-    Opening it at a step drops what a killed run had written beyond it.
+    Opening it at a step drops what a killed run had written beyond it. `ewc_weight` is the natural value of
+    `ewc_lambda`: what the `ewc` term, in nats per code, is multiplied by.
     """
 
-    def __init__(self, path: Path, first_step: int, accelerator: Any) -> None:
+    def __init__(self, path: Path, first_step: int, accelerator: Any, ewc_weight: float) -> None:
         self.path = path
+        self.ewc_weight = ewc_weight
         self.accelerator = accelerator
         if accelerator.is_main_process:
             kept = [row for row in read_log(path) if row["step"] <= first_step] if first_step else []
@@ -26,12 +28,13 @@ class TrainingLog:
     def write(self, step: int, epoch: float, split: str, lr: float, terms: Mapping[str, float | None]) -> None:
         """Append one line and tell the trackers. What is not a finite number is null."""
         finite = {name: finite_or_none(value) for name, value in terms.items()}
-        row = {"step": step, "epoch": round(epoch, 4), "split": split, "lr": lr, "terms": finite}
+        row = {"step": step, "epoch": round(epoch, 4), "split": split, "lr": lr, "ewc_weight": self.ewc_weight,
+               "terms": finite}  # fmt: skip
         if self.accelerator.is_main_process:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row, allow_nan=False) + "\n")
         told = {f"{split}/{name}": value for name, value in finite.items() if value is not None}
-        self.accelerator.log({**told, "lr": lr}, step=step)
+        self.accelerator.log({**told, "lr": lr, "ewc_weight": self.ewc_weight}, step=step)
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

@@ -110,7 +110,7 @@ def train(config: Config, emotion: str, prepared: Prepared, *, resume: bool = Fa
         )  # fmt: skip
         key = _run_key(config, emotion, base, streams)
         state = earlier = _start(folder / "last", bank.parameters(emotion), optimizer, key, accelerator, resume)
-        log = TrainingLog(folder / "training_log.jsonl", state.step, accelerator)
+        log = TrainingLog(folder / "training_log.jsonl", state.step, accelerator, weights.ewc)
 
         # 6. Train; the best adapter so far is always on disk.
         run = Run(
