@@ -17,6 +17,7 @@ from affetto.miniature.judges import (
     VOCABULARY,
     JudgeRecipe,
     _groups,
+    _spelled,
     label,
     letter_places,
     make_feature_extractor,
@@ -108,6 +109,20 @@ def test_letters_share_their_words_time() -> None:
     """ "ab cde": the first word starts at 60 ms, the second at 240 ms, silence at 420 ms; frames of 30 ms."""
     rendered = Rendered(np.zeros(24_000), ((0, 0.06), (3, 0.24)), end=0.42)
     assert letter_places(rendered, "ab cde", 16).tolist() == [-1, -1, 0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, -1, -1]
+
+
+def test_a_text_is_spelled_in_sounds_and_reads_back_as_it_was() -> None:
+    """Doubled letters are one unit: CTC would need a blank between them."""
+    units = list(VOCABULARY)
+    for text in ("They will call the button", "Eighteen graphs can't be lit", "a"):
+        spelled = _spelled(text)
+        parts = [units[unit] for unit in spelled.units]
+        assert "".join(parts) == text.lower().replace(" ", "|")
+        assert not any(one == other for one, other in zip(parts, parts[1:], strict=False))
+        assert len(spelled.by_letter) == len(text)
+        assert all(letter.lower().replace(" ", "|") in units[unit]
+                   for letter, unit in zip(text, spelled.by_letter, strict=True))  # fmt: skip
+    assert [units[unit] for unit in _spelled("they will").units] == ["th", "ey", "|", "w", "i", "ll"]
 
 
 def test_pitch_counts_only_where_there_is_voice() -> None:

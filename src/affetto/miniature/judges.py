@@ -12,6 +12,7 @@ import copy
 import json
 import logging
 import random
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,8 +44,21 @@ _log = logging.getLogger(__name__)
 STRIDE = 3
 LABELS = EMOTIONS
 _LETTERS = "abcdefghijklmnopqrstuvwxyz'"
+_GRAPHEMES = """
+bb cc dd ff gg ll mm nn pp rr ss tt zz ee oo
+th sh ch tch ck ng qu wh ph kn wr mb dge igh eigh ough augh
+ai ay ea ei ey ie oa oi oy ou ow au aw ew ue ui
+ar er ir or ur ear eer our air
+"""
 _BLANK = 0
-VOCABULARY = {"<pad>": _BLANK, "<unk>": 1, "|": 2, **{letter: index + 3 for index, letter in enumerate(_LETTERS)}}
+VOCABULARY = {unit: index for index, unit in enumerate(["<pad>", "<unk>", "|", *_LETTERS, *_GRAPHEMES.split()])}
+"""The recogniser's outputs: letters, and groups of letters that stand for one sound.
+
+A doubled letter is one of them: CTC would need a blank between its halves, and at 30 ms a frame there is hardly room.
+"""
+_UNIT = re.compile(
+    "|".join(sorted((re.escape(unit) for unit in VOCABULARY if unit[0] != "<"), key=len, reverse=True)) + "|."
+)
 
 
 @dataclass(frozen=True)
@@ -120,7 +134,7 @@ def train_recogniser(
         vocab_size=len(VOCABULARY), pad_token_id=_BLANK,
     )  # fmt: skip
     model = Wav2Vec2BertForCTC(config)
-    letters = {key: np.asarray([VOCABULARY.get(letter, 1) for letter in _spelled(text)]) for key, text in texts.items()}
+    spelled = {key: _spelled(text) for key, text in texts.items()}
 
     def loss(inputs: Tensor, mask: Tensor, keys: Sequence[str], done: float) -> Tensor:
         with fast_products():
@@ -128,11 +142,11 @@ def train_recogniser(
         if done < _ALIGNED_SHARE:
             aligned = torch.full(mask.shape, _BLANK)
             for row, key in enumerate(keys):
-                heard = np.where(places[key] < 0, _BLANK, letters[key][places[key]])
+                heard = np.where(places[key] < 0, _BLANK, spelled[key].by_letter[places[key]])
                 aligned[row, : len(heard)] = torch.from_numpy(heard)
             return nn.functional.cross_entropy(logits[mask.bool()], aligned[mask.bool()])
-        targets = torch.from_numpy(np.concatenate([letters[key] for key in keys]))
-        lengths = torch.tensor([len(letters[key]) for key in keys])
+        targets = torch.from_numpy(np.concatenate([spelled[key].units for key in keys]))
+        lengths = torch.tensor([len(spelled[key].units) for key in keys])
         scores = logits.log_softmax(dim=-1).transpose(0, 1)
         return nn.functional.ctc_loss(scores, targets, mask.sum(dim=1), lengths, _BLANK, zero_infinity=True)
 
@@ -147,8 +161,18 @@ def train_recogniser(
     return model
 
 
-def _spelled(text: str) -> str:
-    return text.lower().replace(" ", "|")
+@dataclass(frozen=True)
+class _Spelled:
+    units: NDArray[np.int64]
+    """The text as the recogniser should write it (num_units,)."""
+    by_letter: NDArray[np.int64]
+    """The unit that each letter of the text belongs to (num_letters,)."""
+
+
+def _spelled(text: str) -> _Spelled:
+    parts = _UNIT.findall(text.lower().replace(" ", "|"))
+    units = np.asarray([VOCABULARY.get(part, 1) for part in parts])
+    return _Spelled(units, np.repeat(units, [len(part) for part in parts]))
 
 
 def pitch_track(codec_features: NDArray[np.float64]) -> NDArray[np.float16]:
