@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -118,7 +119,7 @@ def test_a_text_is_spelled_in_sounds_and_reads_back_as_it_was() -> None:
         spelled = _spelled(text)
         parts = [units[unit] for unit in spelled.units]
         assert "".join(parts) == text.lower().replace(" ", "|")
-        assert not any(one == other for one, other in zip(parts, parts[1:], strict=False))
+        assert not any(one == other for one, other in itertools.pairwise(parts))
         assert len(spelled.by_letter) == len(text)
         assert all(letter.lower().replace(" ", "|") in units[unit]
                    for letter, unit in zip(text, spelled.by_letter, strict=True))  # fmt: skip
