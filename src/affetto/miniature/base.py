@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ from transformers import (
 from affetto.files import write_atomically, write_json
 from affetto.miniature.grammar import Grammar
 from affetto.miniature.muon import Muon
-from affetto.miniature.products import fast_products
+from affetto.miniature.products import fast_products, training_device
 from affetto.model.batch import Batch, Row, collate
 from affetto.model.csm import CsmNetwork
 from affetto.terms import code_losses
@@ -156,8 +156,9 @@ class BaseRecipe:
 def train_base(
     train: Sequence[Row], validation: Sequence[Row], folder: Path, recipe: BaseRecipe, config: CsmConfig | None = None
 ) -> CsmForConditionalGeneration:
-    """Train on plain speech; state is saved in `folder` every few minutes and picked up again."""
-    model = make_model(config or make_config(), recipe.seed)
+    """Train on plain speech; state is saved in `folder` every few minutes and picked up again. Returned on the CPU."""
+    device = training_device()
+    model: Any = make_model(config or make_config(), recipe.seed).to(device)
     network = CsmNetwork(model)
     # On a CPU the fused attention's backward pass is the slower one for sequences this short.
     for part in (model.backbone_model, model.depth_decoder):
@@ -166,7 +167,7 @@ def train_base(
     state = folder / "state.pt"
     first = 0
     if state.exists():
-        saved = torch.load(state, weights_only=True)
+        saved = torch.load(state, map_location=device, weights_only=True)
         model.load_state_dict(saved["model"], strict=True)
         for optimizer, values in zip(optimizers, saved["optimizers"], strict=True):
             optimizer.load_state_dict(values)
@@ -179,7 +180,7 @@ def train_base(
         for optimizer, peak in zip(optimizers, (recipe.lr, recipe.muon_lr), strict=True):
             for group in optimizer.param_groups:
                 group["lr"] = peak * factor
-        batch = next(batches)
+        batch = next(batches).to(device)
         with fast_products():
             logits = network(batch)
         c0, depth = code_losses(logits, batch)
@@ -199,7 +200,7 @@ def train_base(
             value = {"model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers], "step": done}
             write_atomically(state, lambda path, value=value: torch.save(value, path))  # type: ignore[misc]
             last_save = time.monotonic()
-    return model
+    return cast(CsmForConditionalGeneration, model.cpu())
 
 
 @torch.no_grad()
@@ -207,7 +208,7 @@ def evaluate(network: CsmNetwork, rows: Sequence[Row]) -> tuple[float, float]:
     """Mean (codebook zero, depth) loss in nats per code."""
     sums, counts = np.zeros(2), np.zeros(2)
     for start in range(0, len(rows), 48):
-        batch = collate(rows[start : start + 48], network.num_codebooks)
+        batch = collate(rows[start : start + 48], network.num_codebooks).to(network.c0_head.weight.device)
         for index, term in enumerate(code_losses(network(batch), batch)):
             sums[index] += term.total.item()
             counts[index] += term.count

@@ -37,7 +37,7 @@ from transformers import (
 from affetto.codes.vocoder import NUM_CEPSTRA
 from affetto.miniature.corpus import EMOTIONS, PLAIN, Rendered
 from affetto.miniature.muon import Muon
-from affetto.miniature.products import fast_products
+from affetto.miniature.products import fast_products, training_device
 
 _log = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ class JudgeRecipe:
 
 
 RECOGNISER = JudgeRecipe(num_epochs=5, hidden_size=192, num_layers=4, frames_per_batch=2000)
-EMOTION = JudgeRecipe(num_epochs=14, hidden_size=96, num_layers=3, frames_per_batch=12_800)
+EMOTION = JudgeRecipe(num_epochs=10, hidden_size=96, num_layers=3, frames_per_batch=12_800)
 _ALIGNED_SHARE = 0.25
 """Share of the recogniser's training on the synthesiser's alignment; CTC alone begins with a long spell of blanks."""
 _LEVEL_SPREAD = 0.05
@@ -144,11 +144,13 @@ def train_recogniser(
             for row, key in enumerate(keys):
                 heard = np.where(places[key] < 0, _BLANK, spelled[key].by_letter[places[key]])
                 aligned[row, : len(heard)] = torch.from_numpy(heard)
-            return nn.functional.cross_entropy(logits[mask.bool()], aligned[mask.bool()])
+            return nn.functional.cross_entropy(logits[mask.bool()], aligned.to(mask.device)[mask.bool()])
         targets = torch.from_numpy(np.concatenate([spelled[key].units for key in keys]))
         lengths = torch.tensor([len(spelled[key].units) for key in keys])
         scores = logits.log_softmax(dim=-1).transpose(0, 1)
-        return nn.functional.ctc_loss(scores, targets, mask.sum(dim=1), lengths, _BLANK, zero_infinity=True)
+        return nn.functional.ctc_loss(
+            scores, targets.to(mask.device), mask.sum(dim=1), lengths.to(mask.device), _BLANK, zero_infinity=True
+        )
 
     _train(model, features, loss, recipe)
     folder.mkdir(parents=True, exist_ok=True)
@@ -222,14 +224,14 @@ def train_emotion_judge(
     pitch_head = nn.Linear(recipe.hidden_size, 2)
 
     def loss(inputs: Tensor, _mask: Tensor, keys: Sequence[str], _done: float) -> Tensor:
-        labels = torch.tensor([label(emotions[key]) for key in keys])
-        moved = inputs + _LEVEL_SPREAD * torch.randn(len(keys), 1, 1)
+        labels = torch.tensor([label(emotions[key]) for key in keys], device=inputs.device)
+        moved = inputs + _LEVEL_SPREAD * torch.randn(len(keys), 1, 1).to(inputs.device)
         with fast_products():
             heard = model(moved.mT, output_hidden_states=True)
             said = pitch_head(heard.hidden_states[-1])
         emotion = nn.functional.cross_entropy(heard.logits.float(), labels, label_smoothing=0.02)
         true = torch.from_numpy(np.stack([pitches[key] for key in keys]).astype(np.float32))
-        return emotion + _PITCH_WEIGHT * pitch_loss(said.float(), true)
+        return emotion + _PITCH_WEIGHT * pitch_loss(said.float(), true.to(inputs.device))
 
     _train(nn.ModuleDict({"judge": model, "pitch": pitch_head}), features, loss, recipe)
     folder.mkdir(parents=True, exist_ok=True)
@@ -256,6 +258,8 @@ def _train(model: nn.Module, features: Mapping[str, NDArray[np.float16]], loss: 
     others = [weight for name, weight in named.items() if not is_matrix[name]]
     adam = torch.optim.AdamW(others, recipe.lr, betas=(0.9, 0.98), weight_decay=0.01)
     optimizers = (adam, Muon(matrices, recipe.muon_lr))
+    device = training_device()
+    model.to(device)
     plan = [(epoch, group) for epoch in range(recipe.num_epochs) for group in _groups(features, recipe, epoch)]
     model.train()
     recent: list[float] = []
@@ -264,7 +268,7 @@ def _train(model: nn.Module, features: Mapping[str, NDArray[np.float16]], loss: 
         for optimizer, peak in zip(optimizers, (recipe.lr, recipe.muon_lr), strict=True):
             optimizer.param_groups[0]["lr"] = peak * factor
         inputs, mask = pad([features[key] for key in keys])
-        value = loss(inputs, mask, keys, step / len(plan))
+        value = loss(inputs.to(device), mask.to(device), keys, step / len(plan))
         torch.autograd.backward(value)
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:
@@ -273,7 +277,7 @@ def _train(model: nn.Module, features: Mapping[str, NDArray[np.float16]], loss: 
         recent.append(value.item())
         if (step + 1) % 100 == 0:
             _log.info("epoch %d step %d of %d: loss %.4f", epoch, step + 1, len(plan), np.mean(recent[-100:]))
-    model.eval()
+    model.cpu().eval()
 
 
 def pad(features: Sequence[NDArray[np.float16]]) -> tuple[Tensor, Tensor]:
