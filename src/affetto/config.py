@@ -65,10 +65,10 @@ class Config(BaseModel):
     distill_on: Literal["rehearsal", "emotion", "both"] = "rehearsal"
 
     rehearsal_buffer_size: Whole = 240
-    replay_ratio: Annotated[float, _Number, Field(ge=0.0, lt=1.0)] = 0.4
+    replay_ratio: Annotated[float, _Number, Field(ge=0.0, lt=1.0)] = 0.5
 
-    learning_rate: Positive = 5e-3
-    num_epochs: Count = 6
+    learning_rate: Positive = 4e-3
+    num_epochs: Count = 4
     batch_size: Count = 12
     grad_accumulation_steps: Count = 1
     warmup_ratio: Share = 0.1

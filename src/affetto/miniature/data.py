@@ -19,7 +19,7 @@ from affetto.types import Clip
 VERSION = "3"
 ACTED = corpus.EMOTIONS
 """Emotions that the miniature's actors know."""
-ACTED_TEXTS = {"train": 80, "validation": 10, "test": 15}
+ACTED_TEXTS = {"train": 120, "validation": 10, "test": 15}
 GENERAL_CLIPS = {"train": 360, "validation": 60, "test": 120}
 
 
