@@ -51,6 +51,18 @@ def test_noise_lowers_every_score_and_neighbours_change_none(judge: quality.Dnsm
     assert set(together[0]) == set(quality.NAMES)
 
 
+def test_a_sound_is_heard_once(judge: quality.DnsmosJudge, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same scores again, and none of another sound's."""
+    one, other = voice(150, 1.0, end_hz=170), voice(150, 1.0, end_hz=171)
+    first = judge.score([one, one, other])
+    assert first[0] == first[1] != first[2]
+    first[0]["mos_overall"] = 0.0
+    heard: list[int] = []
+    monkeypatch.setattr(judge, "_run", lambda window: heard.append(len(window)))
+    assert judge.score([other, one]) == [first[2], first[1]]
+    assert not heard
+
+
 @pytest.mark.parametrize(
     ("duration_s", "num_windows"), [(0.5, 7), (5.0, 1), (9.01, 1), (10.9, 1), (11.0, 2), (15.0, 6), (30.0, 21)]
 )

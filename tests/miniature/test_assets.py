@@ -56,7 +56,7 @@ def _hear(shipped: VocoderCodec, line: Line) -> NDArray[np.float32]:
 
 def test_recogniser_hears_words_through_the_codec(shipped: VocoderCodec, words: WordJudge) -> None:
     lines = list(general_lines(24, "general", "test"))
-    assert _wer(words, [line.text for line in lines], [_hear(shipped, line) for line in lines]) < 0.4
+    assert _wer(words, [line.text for line in lines], [_hear(shipped, line) for line in lines]) < 0.1
 
 
 def test_emotion_judge_hears_unseen_actors(shipped: VocoderCodec) -> None:
@@ -65,16 +65,16 @@ def test_emotion_judge_hears_unseen_actors(shipped: VocoderCodec) -> None:
     for emotion in EMOTIONS:
         sounds = [_hear(shipped, line) for line in acted_lines(emotion, {"test": 3})]
         recalls[emotion] = np.mean(judge.posteriors(sounds).argmax(axis=1) == judge.labels.index(emotion))
-    assert np.mean(list(recalls.values())) > 0.75, recalls
+    assert np.mean(list(recalls.values())) > 0.8, recalls
 
 
 def test_base_speaks_clearly_and_stops(words: WordJudge) -> None:
     voice = Voice.load(MINIATURE)
-    texts = [line.text for line in general_lines(12, "general", "test")]
+    texts = [line.text for line in general_lines(24, "general", "test")]
     spoken = voice.generate([voice.request(text, speaker=index % 6, seed=index) for index, text in enumerate(texts)])
     assert not any(item.hit_cap or len(item.codes_TK) == 0 for item in spoken)
     sounds = [
         np.asarray(soxr.resample(voice.decode(item), SAMPLE_RATE, 16_000, quality="HQ"), dtype=np.float32)
         for item in spoken
     ]
-    assert _wer(words, texts, sounds) < 0.5
+    assert _wer(words, texts, sounds) < 0.45

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Literal, Protocol, cast, overload
@@ -289,6 +290,7 @@ def _load(kind: Kind, source: Source, device: str) -> EmotionJudge | WordJudge:
     return listeners.load_emotion(source, device) if kind == "emotion" else listeners.load_words(source, device)
 
 
+@cache
 def _dnsmos() -> QualityJudge:
     from affetto.evaluate.quality import DnsmosJudge
 

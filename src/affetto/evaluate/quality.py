@@ -6,7 +6,8 @@ takes raw samples, so nothing is lost. Differences from the published script (sp
   files of 16 s and more differ;
 - samples beyond full scale are clipped to it instead of refused;
 - the P.808 model is left out: it needs log-mel features and answers the same question as `mos_overall`.
-Windows run side by side, one thread each; batches of windows were slower and gave the same bits.
+Windows run side by side, one thread each; batches of windows were slower and gave the same bits. It is the slowest
+judge, so a sound that it heard before isn't heard again: the base's sentences are the same for every emotion of a run.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from affetto.errors import JudgeError, MissingDependencyError
+from affetto.files import hash_bytes
 
 SAMPLE_RATE = 16_000
 WINDOW = 144_160
@@ -52,14 +54,19 @@ class DnsmosJudge:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         self._num_threads = num_threads or os.cpu_count() or 1
+        self._heard: dict[str, dict[str, float]] = {}
         self._session = onnxruntime.InferenceSession(str(find_model()), options, providers=["CPUExecutionProvider"])
 
     def score(self, sounds: Sequence[NDArray[np.float32]]) -> list[dict[str, float]]:
         """Scores of each sound (mono, 16 kHz): means over its windows, by name."""
+        keys = [hash_bytes(np.ascontiguousarray(sound, dtype=np.float32).tobytes()) for sound in sounds]
+        unheard = {key: sound for key, sound in zip(keys, sounds, strict=True) if key not in self._heard}
         with ThreadPoolExecutor(self._num_threads) as pool:
-            heard = [[pool.submit(self._run, window) for window in windows(sound)] for sound in sounds]
-            raw = [np.concatenate([window.result() for window in sound]) for sound in heard]
-        return [_scores(raw_W3, sound) for raw_W3, sound in zip(raw, sounds, strict=True)]
+            waiting = {key: [pool.submit(self._run, part) for part in windows(sound)] for key, sound in unheard.items()}
+            for key, parts in waiting.items():
+                raw_W3 = np.concatenate([part.result() for part in parts])
+                self._heard[key] = _scores(raw_W3, unheard[key])
+        return [dict(self._heard[key]) for key in keys]
 
     def _run(self, window: NDArray[np.float32]) -> NDArray[np.float32]:
         return np.asarray(self._session.run(None, {"input_1": window[None]})[0])
