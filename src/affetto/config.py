@@ -55,20 +55,20 @@ class Config(BaseModel):
     adapter_alpha: Positive | None = None
     target_modules: Names = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
-    ewc_lambda: NotNegative = 5000.0
+    ewc_lambda: NotNegative = 2000.0
     ewc_curvature: Literal["diagonal"] = "diagonal"
     fisher_kind: Literal["true", "empirical"] = "true"
     fisher_clips: Count = 120
 
-    distillation_alpha: Share = 0.5
+    distillation_alpha: Share = 1.0
     temperature: Positive = 1.0
     distill_on: Literal["rehearsal", "emotion", "both"] = "rehearsal"
 
     rehearsal_buffer_size: Whole = 240
     replay_ratio: Annotated[float, _Number, Field(ge=0.0, lt=1.0)] = 0.5
 
-    learning_rate: Positive = 4e-3
-    num_epochs: Count = 4
+    learning_rate: Positive = 6e-3
+    num_epochs: Count = 5
     batch_size: Count = 12
     grad_accumulation_steps: Count = 1
     warmup_ratio: Share = 0.1
