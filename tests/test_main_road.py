@@ -206,9 +206,12 @@ def test_real_recordings_run_to_the_end(tmp_path: Path) -> None:
         for sound in sorted((REAL_DATA / "RAVDESS" / actor).glob(f"{names}.flac")):
             shutil.copy(sound, data / "RAVDESS" / actor)
     (data / "LJSpeech-1.1" / "wavs").mkdir(parents=True)
-    shutil.copy(REAL_DATA / "LJSpeech-1.1" / "metadata.csv", data / "LJSpeech-1.1")
-    for sound in sorted((REAL_DATA / "LJSpeech-1.1" / "wavs").glob("*.flac"))[:12]:
+    sounds = sorted((REAL_DATA / "LJSpeech-1.1" / "wavs").glob("*.flac"))[:12]
+    for sound in sounds:
         shutil.copy(sound, data / "LJSpeech-1.1" / "wavs")
+    lines = (REAL_DATA / "LJSpeech-1.1" / "metadata.csv").read_text(encoding="utf-8").splitlines(keepends=True)
+    kept = [line for line in lines if line.partition("|")[0] in {sound.stem for sound in sounds}]
+    (data / "LJSpeech-1.1" / "metadata.csv").write_text("".join(kept), encoding="utf-8")
     config = _config(tmp_path, data)
     run(config, ["happy"], command="affetto run")
     results = read_results(tmp_path / "evaluation_results" / "happy_results.json")

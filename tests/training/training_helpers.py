@@ -76,6 +76,7 @@ def make_config(base: Path, output: Path, **changes: Any) -> Config:
     values: dict[str, Any] = {
         "emotions": ("happy", "sad"), "base": str(base), "output_dir": output, "adapter_r": 4, "fisher_clips": 4,
         "rehearsal_buffer_size": 6, "num_epochs": 2, "batch_size": 4, "learning_rate": 5e-3, "ewc_lambda": 100.0,
+        "replay_ratio": 0.4, "distillation_alpha": 0.5,
         "depth_frames_share": 0.5, "trackers": (), "validation_clips": 4,
     }  # fmt: skip
     return Config(**(values | changes))
