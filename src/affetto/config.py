@@ -56,7 +56,7 @@ class Config(BaseModel):
     target_modules: Names = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
     ewc_lambda: NotNegative = 2000.0
-    ewc_curvature: Literal["diagonal"] = "diagonal"
+    ewc_curvature: Literal["diagonal", "diagonal_positions", "rank1", "kfac", "sketch", "full"] = "diagonal"
     fisher_kind: Literal["true", "empirical"] = "true"
     fisher_clips: Count = 120
 

@@ -43,5 +43,9 @@ class NonFiniteLossError(AffettoError):
     """A loss became NaN or infinite; carries the ids of the batch's clips."""
 
 
+class CurvatureError(AffettoError):
+    """A curvature can't be estimated; carries the layer and the clip."""
+
+
 class Interrupted(AffettoError):
     """Training was stopped by a signal after its state had been saved."""

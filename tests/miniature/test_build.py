@@ -33,7 +33,7 @@ def shrink(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(build, "RECOGNISER_PLAIN_CLIPS", 8)
     patch.setattr(judges, "RECOGNISER", replace(judges.RECOGNISER, num_epochs=1, hidden_size=32, num_layers=1))
     patch.setattr(judges, "EMOTION", replace(judges.EMOTION, num_epochs=1, hidden_size=32, num_layers=1))
-    recipe = base.BaseRecipe(num_steps=3, positions_per_batch=400)
+    recipe = base.BaseRecipe(cycles=(2, 1), positions_per_batch=400)
     patch.setattr(base, "BaseRecipe", lambda seed: replace(recipe, seed=seed))
 
 

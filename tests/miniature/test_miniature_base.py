@@ -129,7 +129,7 @@ def test_pitfall_05_depth_frames_are_drawn_anew_each_epoch(make_row: Callable[..
 
 
 def test_schedule_rises_stays_and_falls() -> None:
-    recipe = BaseRecipe(num_steps=1000, warmup_steps=100, decay_share=0.4)
+    recipe = BaseRecipe(cycles=(1000,), warmup_steps=100, decay_share=0.4)
     factors = [base._schedule(step, recipe) for step in range(1000)]
     assert factors[0] == pytest.approx(0.01)
     assert factors[99:600] == [1.0] * 501
@@ -138,13 +138,26 @@ def test_schedule_rises_stays_and_falls() -> None:
     assert factors[-1] == 0.02
 
 
-TINY = BaseRecipe(num_steps=8, positions_per_batch=120, warmup_steps=2, seed=1)
+def test_every_cycle_has_the_whole_schedule_and_fresh_optimizers(
+    rows: list[Row], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = replace(TINY, cycles=(4, 6))
+    once = [base._schedule(step, replace(recipe, cycles=(6,))) for step in range(6)]
+    assert [base._schedule(step, recipe) for step in range(4, 10)] == once
+    made: list[object] = []
+    fresh = base._optimizers
+    monkeypatch.setattr(base, "_optimizers", lambda *how: made.append(how) or fresh(*how))
+    train_base(rows, rows, tmp_path, recipe, make_config(**SMALL))
+    assert len(made) == len(recipe.cycles)
+
+
+TINY = BaseRecipe(cycles=(3, 5), positions_per_batch=120, warmup_steps=2, seed=1)
 
 
 def test_training_lowers_the_loss_and_leaves_the_codec_alone(rows: list[Row], tmp_path: Path) -> None:
     config = make_config(**SMALL)
     fresh = make_model(config, TINY.seed)
-    trained = train_base(rows, rows, tmp_path, replace(TINY, num_steps=30, lr=5e-3), config)
+    trained = train_base(rows, rows, tmp_path, replace(TINY, cycles=(30,), lr=5e-3), config)
     before, after = (base.evaluate(CsmNetwork(model), rows[:16]) for model in (fresh, trained))
     assert after[0] < before[0] - 0.2
     assert after[1] < before[1] - 0.1

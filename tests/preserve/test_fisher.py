@@ -41,7 +41,9 @@ class Gradients:
         self.num_codes = 0
         self.num_clips = 0
 
-    def update(self, site: str, inputs_CPI: Sequence[Tensor], gradients_CPO: Sequence[Tensor]) -> None:
+    def update(
+        self, site: str, _clip_ids: Sequence[str], inputs_CPI: Sequence[Tensor], gradients_CPO: Sequence[Tensor]
+    ) -> None:
         products = [g.T @ a for a, g in zip(inputs_CPI, gradients_CPO, strict=True)]
         self.gradients_OI.setdefault(site, []).extend(products)
 
@@ -91,11 +93,11 @@ def test_diagonal_is_autograds_squared_gradient_of_every_dense_weight_clip_by_cl
         for site, gradient in dense_gradients(tiny_base, bank, row, kind).items():
             expected[site] = expected.get(site, torch.zeros_like(gradient)) + gradient**2
     found = estimate_fisher(tiny_base.network, bank.sites, rows, Diagonal(), kind=kind, rows_per_batch=3)
-    assert found.sums_OI.keys() == expected.keys() == bank.sites.keys()
+    assert found.tensors["sums"].keys() == expected.keys() == bank.sites.keys()
     assert any(site.startswith("backbone_model.") for site in expected)
     assert any(site.startswith("depth_decoder.") for site in expected)
     for site, sums in expected.items():
-        assert_close(found.sums_OI[site], sums, site)
+        assert_close(found.tensors["sums"][site], sums, site)
     assert found.num_codes == sum(row.num_frames for row in rows) * tiny_base.num_codebooks
     assert found.num_clips == len(rows)
 
@@ -113,7 +115,7 @@ def test_pitfall_16_a_fisher_over_the_loras_own_factors_protects_nothing_and_our
         assert torch.equal(a_RI.grad, torch.zeros_like(a_RI)), f"{site}: B is 0, so A has no gradient"
         assert b_OR.grad is not None, site
         assert b_OR.grad.abs().max() > 0, site
-        assert fisher.sums_OI[site].mean() > 1e-6, f"{site} is not protected"
+        assert fisher.tensors["sums"][site].mean() > 1e-6, f"{site} is not protected"
 
 
 @pytest.mark.parametrize("rows_per_batch", [1, 3, 7])
@@ -122,8 +124,8 @@ def test_pitfall_17_importance_does_not_depend_on_the_batch_size(
 ) -> None:
     expected = estimate_fisher(tiny_base.network, bank.sites, rows, Diagonal(), rows_per_batch=2)
     found = estimate_fisher(tiny_base.network, bank.sites, rows, Diagonal(), rows_per_batch=rows_per_batch)
-    for site, sums in expected.sums_OI.items():
-        assert_close(found.sums_OI[site], sums, site, tolerance=1e-3)
+    for site, sums in expected.tensors["sums"].items():
+        assert_close(found.tensors["sums"][site], sums, site, tolerance=1e-3)
     assert found.num_codes == expected.num_codes
 
 
@@ -188,8 +190,8 @@ def test_fisher_of_two_halves_adds_up(tiny_base: Base, bank: AdapterBank, rows: 
     parts = Diagonal()
     for part in (rows[:3], rows[3:]):
         estimate_fisher(tiny_base.network, bank.sites, part, parts)
-    for site, sums in whole.sums_OI.items():
-        assert_close(parts.sums_OI[site], sums, site)
+    for site, sums in whole.tensors["sums"].items():
+        assert_close(parts.tensors["sums"][site], sums, site)
     assert (parts.num_codes, parts.num_clips) == (whole.num_codes, whole.num_clips)
 
 
@@ -199,7 +201,7 @@ def test_progress_counts_clips_and_gates_are_ignored(tiny_base: Base, bank: Adap
     assert seen == [3, 3, 1]
     gated = [Row(row.clip_id, row.turns, (1.0,)) for row in rows]
     after = estimate_fisher(tiny_base.network, bank.sites, gated, Diagonal(), rows_per_batch=3)
-    assert all(torch.equal(after.sums_OI[site], sums) for site, sums in before.sums_OI.items())
+    assert all(torch.equal(after.tensors["sums"][site], sums) for site, sums in before.tensors["sums"].items())
 
 
 def test_data_labels_and_drawn_labels_give_different_fishers(
@@ -208,7 +210,7 @@ def test_data_labels_and_drawn_labels_give_different_fishers(
     one = estimate_fisher(tiny_base.network, bank.sites, rows, Diagonal(), kind="true")
     other = estimate_fisher(tiny_base.network, bank.sites, rows, Diagonal(), kind="empirical")
     site = next(iter(bank.sites))
-    assert not torch.allclose(one.sums_OI[site], other.sums_OI[site], rtol=0.05)
+    assert not torch.allclose(one.tensors["sums"][site], other.tensors["sums"][site], rtol=0.05)
 
 
 def test_pitfall_15_a_layer_that_runs_twice_in_a_pass_is_noticed(

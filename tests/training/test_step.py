@@ -93,7 +93,7 @@ def a_diagonal(bank: AdapterBank) -> Diagonal:
     curvature = Diagonal()
     for number, (site, a_RI, b_OR, _) in enumerate(bank.factors("happy")):
         generator = torch.Generator().manual_seed(number)
-        curvature.sums_OI[site] = torch.rand(b_OR.shape[0], a_RI.shape[1], generator=generator)
+        curvature.tensors.setdefault("sums", {})[site] = torch.rand(b_OR.shape[0], a_RI.shape[1], generator=generator)
     curvature.num_codes = 10
     return curvature
 

@@ -141,9 +141,12 @@ def make_model(config: CsmConfig, seed: int) -> CsmForConditionalGeneration:
 
 @dataclass(frozen=True)
 class BaseRecipe:
-    """How the base is trained."""
+    """How the base is trained: cycles of steps, each with the whole schedule of the learning rate and fresh optimizers.
 
-    num_steps: int = 8000
+    A warm restart (Loshchilov & Hutter 2017) lets finished weights learn on.
+    """
+
+    cycles: tuple[int, ...] = (8000, 11000)
     positions_per_batch: int = 1600
     depth_share: float = 0.5
     lr: float = 2.5e-3
@@ -151,6 +154,19 @@ class BaseRecipe:
     warmup_steps: int = 100
     decay_share: float = 0.5
     seed: int = 0
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of all cycles."""
+        return sum(self.cycles)
+
+    def place(self, step: int) -> tuple[int, int]:
+        """(step within its cycle, steps of that cycle)."""
+        for length in self.cycles:
+            if step < length:
+                return step, length
+            step -= length
+        raise AssertionError(f"step {step} past the last cycle")
 
 
 def train_base(
@@ -165,17 +181,13 @@ def train_base(
         part.set_attn_implementation("eager")
     optimizers = _optimizers(model, recipe)
     state = folder / "state.pt"
-    first = 0
-    if state.exists():
-        saved = torch.load(state, map_location=device, weights_only=True)
-        model.load_state_dict(saved["model"], strict=True)
-        for optimizer, values in zip(optimizers, saved["optimizers"], strict=True):
-            optimizer.load_state_dict(values)
-        first = saved["step"]
+    first = _restore(state, model, optimizers)
     batches = _batches(train, recipe, first)
     last_save = last_report = time.monotonic()
     sums = np.zeros(2)
     for step in range(first, recipe.num_steps):
+        if recipe.place(step)[0] == 0 and step:
+            optimizers = _optimizers(model, recipe)
         factor = _schedule(step, recipe)
         for optimizer, peak in zip(optimizers, (recipe.lr, recipe.muon_lr), strict=True):
             for group in optimizer.param_groups:
@@ -201,6 +213,17 @@ def train_base(
             write_atomically(state, lambda path, value=value: torch.save(value, path))  # type: ignore[misc]
             last_save = time.monotonic()
     return cast(CsmForConditionalGeneration, model.cpu())
+
+
+def _restore(state: Path, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> int:
+    """Put a saved state back, where there is one; returns the steps it has behind it."""
+    if not state.exists():
+        return 0
+    saved = torch.load(state, map_location=training_device(), weights_only=True)
+    model.load_state_dict(saved["model"], strict=True)
+    for optimizer, values in zip(optimizers, saved["optimizers"], strict=True):
+        optimizer.load_state_dict(values)
+    return int(saved["step"])
 
 
 @torch.no_grad()
@@ -242,8 +265,9 @@ def _optimizers(model: CsmForConditionalGeneration, recipe: BaseRecipe) -> tuple
 
 def _schedule(step: int, recipe: BaseRecipe) -> float:
     """Warm-up, plateau, linear decay to 2 %."""
-    left = (recipe.num_steps - step) / (recipe.decay_share * recipe.num_steps)
-    return min(1.0, (step + 1) / recipe.warmup_steps, max(left, 0.02))
+    done, length = recipe.place(step)
+    left = (length - done) / (recipe.decay_share * length)
+    return min(1.0, (done + 1) / recipe.warmup_steps, max(left, 0.02))
 
 
 def _batches(rows: Sequence[Row], recipe: BaseRecipe, first: int) -> Iterator[Batch]:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-import torch
 from torch import Tensor
 
 from affetto.model.batch import Row
-from affetto.preserve.curvature import Curvature
+from affetto.preserve.curvature import Curvature, Factor
 
 
-def ewc_penalty(curvature: Curvature, factors: Iterable[tuple[str, Tensor, Tensor, float]]) -> Tensor:
-    """Half of the sum over layers of dW^T F dW, for `AdapterBank.factors`; nats per code, differentiable."""
-    terms = [curvature.penalty(site, a_RI, b_OR, scale) for site, a_RI, b_OR, scale in factors if a_RI.shape[0]]
-    return 0.5 * torch.stack(terms).sum()
+def ewc_penalty(curvature: Curvature, factors: Iterable[Factor], step: int | None = None) -> Tensor:
+    """Half of dW^T F dW, for `AdapterBank.factors`; nats per code, differentiable.
+
+    `step` lets sampled curvatures take a part of their sample, another one each step.
+    """
+    return 0.5 * curvature.form([factor for factor in factors if factor[1].shape[0]], step)
 
 
 def natural_weight(ewc_lambda: float, mean_codes: float) -> float:

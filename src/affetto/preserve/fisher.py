@@ -4,30 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from affetto.files import hash_text
 from affetto.model.batch import Batch, Logits, Row, collate
-from affetto.preserve.curvature import Diagonal
+from affetto.preserve.curvature import Curvature
 from affetto.terms import cross_entropy
 
 FisherKind = Literal["true", "empirical"]
+C = TypeVar("C", bound=Curvature)
 
 
 def estimate_fisher(
     network: Any,
     sites: Mapping[str, nn.Module],
     rows: Sequence[Row],
-    curvature: Diagonal,
+    curvature: C,
     *,
     kind: FisherKind = "true",
     seed: int = 0,
     rows_per_batch: int = 8,
     on_progress: Callable[[int], object] | None = None,
-) -> Diagonal:
+) -> C:
     """Feed `curvature` with every code of `rows`.
 
     `sites` are the adapted layers by path. Labels are sampled per clip from its own generator, so the result does not
@@ -45,7 +46,8 @@ def estimate_fisher(
         assert records.keys() == sites.keys(), f"no gradient at {sorted(sites.keys() - records.keys())}"
         for site, (inputs, gradients) in records.items():
             owner = batch.depth_frames_M2[:, 0] if _is_depth(site) else None
-            curvature.update(site, _by_clip(inputs, owner, len(part)), _by_clip(gradients, owner, len(part)))
+            clips = (_by_clip(values, owner, len(part)) for values in (inputs, gradients))
+            curvature.update(site, batch.clip_ids, *clips)
         curvature.num_codes += c0_N.numel() + depth_MJ.numel()
         curvature.num_clips += len(part)
         if on_progress:

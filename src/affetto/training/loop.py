@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from affetto.config import Config
 from affetto.errors import Interrupted, NonFiniteLossError
 from affetto.files import hash_text
 from affetto.model.base import Base, load_base
-from affetto.preserve.curvature import Diagonal
+from affetto.preserve.curvature import Curvature
 from affetto.preserve.ewc import ewc_penalty
 from affetto.preserve.teacher import TeacherCache
 from affetto.progress import Task, progress, say
@@ -54,7 +55,7 @@ class Run:
     bank: AdapterBank
     streams: Streams
     weights: LossWeights
-    curvature: Diagonal | None
+    curvature: Curvature | None
     teacher: TeacherCache | None
     validation: Validation
     plan: Plan
@@ -62,10 +63,10 @@ class Run:
     log: TrainingLog
     facts: Mapping[str, Any]
 
-    def penalty(self) -> Tensor:
-        """The EWC term of the adapter as it is."""
+    def penalty(self, step: int | None = None) -> Tensor:
+        """The EWC term of the adapter as it is; see `ewc_penalty`."""
         assert self.curvature is not None
-        return ewc_penalty(self.curvature, self.bank.factors(self.emotion))
+        return ewc_penalty(self.curvature, self.bank.factors(self.emotion), step)
 
 
 def train(config: Config, emotion: str, prepared: Prepared, *, resume: bool = False, command: str = "") -> Path:
@@ -163,7 +164,7 @@ def _step(run: Run, step: int) -> tuple[float, dict[str, float]]:
     for group in run.optimizer.param_groups:
         group["lr"] = lr
     micro = _micro_batches(run, step)
-    penalty = run.penalty if run.curvature is not None else None
+    penalty = partial(run.penalty, step) if run.curvature is not None else None
     terms = accumulate_gradients(run.base.network, micro, run.weights, penalty, run.accelerator)
     parameters = list(run.bank.parameters(run.emotion).values())
     terms["gradient_norm"] = finish_gradients(parameters, run.config.max_grad_norm, run.accelerator, micro)

@@ -13,7 +13,7 @@ from affetto.files import cache_root, hash_text
 from affetto.model.base import Base
 from affetto.model.batch import Row
 from affetto.model.rows import PLAIN_TEMPLATE, make_rows
-from affetto.preserve.curvature import CURVATURES, Diagonal
+from affetto.preserve.curvature import CURVATURES, Curvature
 from affetto.preserve.ewc import mean_codes, natural_weight
 from affetto.preserve.fisher import estimate_fisher
 from affetto.preserve.rehearsal import rehearsal_buffer, spread
@@ -114,20 +114,20 @@ def loss_weights(config: Config, streams: Streams, base: Base) -> LossWeights:
     )  # fmt: skip
 
 
-def general_fisher(config: Config, base: Base, sites: Sequence[str], rows: Sequence[Row]) -> Diagonal | None:
+def general_fisher(config: Config, base: Base, sites: Sequence[str], rows: Sequence[Row]) -> Curvature | None:
     """The Fisher at `rows`, estimated once per base and clips; None where the penalty is off."""
     if config.ewc_lambda == 0:
         return None
     curvature = CURVATURES[config.ewc_curvature]
-    key = hash_text("fisher-1", base.hash, curvature.name, config.fisher_kind, ",".join(sites), *map(row_hash, rows))
+    key = hash_text("fisher-2", base.hash, curvature.name, config.fisher_kind, ",".join(sites), *map(row_hash, rows))
     path = cache_root() / "fisher" / f"{key[:24]}.safetensors"
     if not path.is_file():
         modules = {site: base.model.get_submodule(site) for site in sites}
         with progress("Estimating the Fisher", len(rows)) as bar:
             estimate_fisher(
                 base.network, modules, rows, curvature(), kind=config.fisher_kind, on_progress=bar.advance
-            ).save(path)
-    return curvature.load(path, base.device)
+            ).save(path, key)
+    return curvature.load(path, key, base.device)
 
 
 def teacher_answers(config: Config, base: Base, streams: Streams, weights: LossWeights) -> TeacherCache | None:

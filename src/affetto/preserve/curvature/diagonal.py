@@ -1,0 +1,110 @@
+"""The guide's EWC (Kirkpatrick et al. 2017), one importance per weight, and two cheaper ways to it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from affetto.preserve.curvature.form import Curvature, Factor, check_finite, clip_gradient
+
+_BLOCK = 1 << 16
+"""Weights of a layer whose change is looked at together."""
+
+
+class Diagonal(Curvature):
+    """Exact for the diagonal: a clip's gradient is summed over positions before it is squared.
+
+    So positions of one clip may reinforce or cancel each other.
+    """
+
+    name = "diagonal"
+
+    def update(
+        self, site: str, clip_ids: Sequence[str], inputs_CPI: Sequence[Tensor], gradients_CPO: Sequence[Tensor]
+    ) -> None:
+        """Add squared per-clip gradients of one layer, in float32."""
+        for clip_id, inputs_PI, gradients_PO in zip(clip_ids, inputs_CPI, gradients_CPO, strict=True):
+            self._add("sums", site, clip_gradient(site, clip_id, inputs_PI, gradients_PO).square())
+
+    def form(self, factors: Sequence[Factor], step: int | None = None) -> Tensor:  # noqa: ARG002
+        """dW^T F dW, nats per code, a few rows of a layer at a time: a diagonal has no low-rank form."""
+        sums = self.tensors["sums"]
+        terms = [scale**2 * weighted_square(sums[site], a_RI, b_OR) for site, a_RI, b_OR, scale in factors]
+        return self._per_code() * torch.stack(terms).sum()
+
+
+class PositionDiagonal(Diagonal):
+    """The diagonal with a clip's positions taken as independent: one matrix product and no gradient per clip.
+
+    F = sum over positions of g² a², that is (G ∘ G)^T (A ∘ A).
+    """
+
+    name = "diagonal_positions"
+
+    def update(
+        self, site: str, clip_ids: Sequence[str], inputs_CPI: Sequence[Tensor], gradients_CPO: Sequence[Tensor]
+    ) -> None:
+        """Add every position's squared gradient, in float32."""
+        for clip_id, inputs_PI, gradients_PO in zip(clip_ids, inputs_CPI, gradients_CPO, strict=True):
+            squares_OI = gradients_PO.float().square().T @ inputs_PI.float().square()
+            check_finite(site, clip_id, squares_OI)
+            self._add("sums", site, squares_OI)
+
+
+class Rank1(Curvature):
+    """The diagonal's row and column sums, whose outer product stands for it (as in Adafactor, Shazeer & Stern 2018)."""
+
+    name = "rank1"
+
+    def update(
+        self, site: str, clip_ids: Sequence[str], inputs_CPI: Sequence[Tensor], gradients_CPO: Sequence[Tensor]
+    ) -> None:
+        """Add the squared per-clip gradients' sums over rows and over columns."""
+        for clip_id, inputs_PI, gradients_PO in zip(clip_ids, inputs_CPI, gradients_CPO, strict=True):
+            squares_OI = clip_gradient(site, clip_id, inputs_PI, gradients_PO).square()
+            self._add("rows", site, squares_OI.sum(dim=1))
+            self._add("columns", site, squares_OI.sum(dim=0))
+
+    def form(self, factors: Sequence[Factor], step: int | None = None) -> Tensor:  # noqa: ARG002
+        """dW^T F dW, nats per code, through products of rank size."""
+        terms = []
+        for site, a_RI, b_OR, scale in factors:
+            rows_O, columns_I = self.tensors["rows"][site], self.tensors["columns"][site]
+            total = rows_O.sum().clamp(min=torch.finfo(rows_O.dtype).tiny)
+            left_RR = b_OR.T @ (rows_O[:, None].to(b_OR.dtype) * b_OR)
+            right_RR = (a_RI * columns_I.to(a_RI.dtype)) @ a_RI.T
+            terms.append(scale**2 / total * (left_RR * right_RR).sum())
+        return self._per_code() * torch.stack(terms).sum()
+
+
+def weighted_square(weights_OI: Tensor, a_RI: Tensor, b_OR: Tensor) -> Tensor:
+    """Sum of weights * (B A)², differentiable in A and B; B A exists a block of rows at a time, and isn't kept."""
+    value: Tensor = _WeightedSquare.apply(a_RI, b_OR, weights_OI)  # type: ignore[no-untyped-call]
+    return value
+
+
+class _WeightedSquare(torch.autograd.Function):
+    """With its gradients, which need the same blocks: d/dA = 2 B^T G and d/dB = 2 G A^T for G = weights * BA."""
+
+    @staticmethod
+    def forward(ctx: Any, a_RI: Tensor, b_OR: Tensor, weights_OI: Tensor) -> Tensor:
+        a_RI, b_OR = a_RI.detach(), b_OR.detach()
+        size = max(1, _BLOCK // a_RI.shape[1])
+        total, grad_a_RI, grad_b_OR = a_RI.new_zeros(()), torch.zeros_like(a_RI), torch.empty_like(b_OR)
+        for start in range(0, len(b_OR), size):
+            rows = slice(start, start + size)
+            change_OI = b_OR[rows] @ a_RI
+            weighted_OI = change_OI * weights_OI[rows].to(a_RI.dtype)
+            total += (weighted_OI * change_OI).sum()
+            grad_a_RI.addmm_(b_OR[rows].T, weighted_OI, alpha=2.0)
+            torch.mm(weighted_OI, a_RI.T, out=grad_b_OR[rows])
+        ctx.save_for_backward(grad_a_RI, grad_b_OR.mul_(2.0))
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+        grad_a_RI, grad_b_OR = ctx.saved_tensors
+        return grads[0] * grad_a_RI, grads[0] * grad_b_OR, None
