@@ -170,6 +170,52 @@ def speak(
     typer.echo(out)
 
 
+@app.command()
+def calibrate(
+    adapters: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Adapter folders. Default: plain LoRA and the configuration's recipe are trained for it."),
+    ] = None,
+    emotion: Emotion = None, config: ConfigFile = None, base: BaseName = None, data: Data = None, output: Output = None,
+    skip_bad_clips: SkipBad = False,
+) -> None:  # fmt: skip
+    """Hold predicted forgetting against measured, for every curvature: calibration.json and calibration.svg."""
+    from affetto.evaluate.calibration import fit_table
+    from affetto.pipeline import calibrate as calibrate_all
+    from affetto.pipeline import prepare_clips
+    from affetto.progress import console
+
+    settings, emotions = _settings(config, emotion, base=base, data=data, output_dir=output)
+    prepared = prepare_clips(settings, emotions[:1], skip_bad_clips=skip_bad_clips)
+    console.print(fit_table(calibrate_all(settings, emotions[0], prepared, adapters or (), command=_command())))
+
+
+@app.command("predict-forgetting")
+def predict_forgetting(
+    adapter: Annotated[Path, typer.Argument(help="Folder of any LoRA adapter of the base, affetto's or not.")],
+    config: ConfigFile = None, base: BaseName = None, data: Data = None,
+    intensity: Annotated[list[float] | None, typer.Option(help="Strength; repeat for several.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    skip_bad_clips: SkipBad = False,
+) -> None:  # fmt: skip
+    """Tell from an adapter's weights how much the base will forget, without a second of audio."""
+    from affetto.evaluate.calibration import INTENSITIES, forecast_table
+    from affetto.evaluate.calibration import predict_forgetting as predict
+    from affetto.files import to_json
+    from affetto.pipeline import prepare_clips
+    from affetto.progress import console
+
+    if wrong := [value for value in intensity or () if not math.isfinite(value)]:
+        raise ConfigError(f"--intensity {wrong[0]} is not a finite number")
+    settings, _ = _settings(config, None, base=base, data=data)
+    prepared = prepare_clips(settings, (), skip_bad_clips=skip_bad_clips)
+    rows = predict(settings, prepared, adapter, tuple(intensity or INTENSITIES))
+    if as_json:
+        typer.echo(to_json(rows))
+    else:
+        console.print(forecast_table(rows))
+
+
 @miniature_app.command("build")
 def miniature_build(
     work: Annotated[Path, typer.Option("--work", help="Folder for intermediate files; run again to go on.")] = Path(

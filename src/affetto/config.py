@@ -78,6 +78,7 @@ class Config(BaseModel):
     depth_frames_share: Annotated[float, _Number, Field(gt=0.0, le=1.0)] = 1.0
     prompt_template: str = "Say this with emotion: {text}"
 
+    num_checkpoints: Whole = 0
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     trackers: tuple[str, ...] = ("tensorboard",)
 

@@ -7,7 +7,7 @@ import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from affetto.audio.checks import problem_table
 from affetto.codes.prepare import Prepared, prepare
@@ -16,6 +16,9 @@ from affetto.errors import DataError
 from affetto.files import read_json
 from affetto.model.base import MINIATURE, find_base
 from affetto.progress import console, say
+
+if TYPE_CHECKING:
+    from affetto.evaluate.calibration import Fit
 
 
 def prepare_clips(
@@ -103,6 +106,45 @@ def _speak_command(config: Config, emotion: str) -> str:
     if config.output_dir != Path():
         options += ["--models", str(config.output_dir / "emotion_models")]
     return shlex.join([program, "speak", "I found the silver key", "--emotion", emotion, *options, "--out", "key.wav"])
+
+
+def calibrate(
+    config: Config, emotion: str, prepared: Prepared, adapters: Sequence[Path] = (), *, command: str = ""
+) -> list[Fit]:
+    """Hold every curvature's prediction against measured forgetting; `calibration.json` and `calibration.svg`.
+
+    Without `adapters` it trains its own into `calibration/`: plain LoRA and the configuration's recipe, each kept at
+    `NUM_CHECKPOINTS` moments of its run. What was trained before is used again.
+    """
+    from affetto.evaluate.calibration import calibrate as calibrate_adapters
+    from affetto.evaluate.calibration import calibration_picture, fits
+    from affetto.files import write_text
+
+    if adapters:
+        families = {"given": list(adapters)}
+    else:
+        families = {
+            name: _train_kept(config.model_copy(update=changes), emotion, prepared, name, command)
+            for name, changes in {"plain LoRA": PLAIN_LORA, "preserved": {}}.items()
+        }
+    points = calibrate_adapters(config, prepared, families, command)
+    write_text(config.output_dir / "calibration.svg", calibration_picture(points).standalone() + "\n")
+    return fits(points)
+
+
+NUM_CHECKPOINTS = 8
+PLAIN_LORA: dict[str, Any] = {"ewc_lambda": 0.0, "distillation_alpha": 0.0, "replay_ratio": 0.0}
+"""Settings under which nothing is preserved."""
+
+
+def _train_kept(config: Config, emotion: str, prepared: Prepared, name: str, command: str) -> list[Path]:
+    """Train into `calibration/<name>` and return the adapters that were kept on the way."""
+    from affetto.training.loop import train
+
+    output = config.output_dir / "calibration" / name.replace(" ", "_")
+    chosen = config.model_copy(update={"output_dir": output, "num_checkpoints": NUM_CHECKPOINTS})
+    folder = train(chosen, emotion, prepared, resume=True, command=command)
+    return sorted((folder / "checkpoints").glob("step-*"))
 
 
 def report(config: Config, emotion: str) -> Path:

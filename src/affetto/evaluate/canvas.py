@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -41,6 +42,13 @@ class Picture:
 
     svg: str
     alt: str
+
+    def standalone(self) -> str:
+        """The SVG as a file of its own, in the light theme's colours."""
+        theme = (Path(__file__).parent / "templates" / "report.css").read_text(encoding="utf-8")
+        colours = dict(reversed(re.findall(r"(--[\w-]+): (#\w+);", theme)))  # the light theme stands first
+        svg = re.sub(r"var\((--[\w-]+)\)", lambda found: colours[found[1]], self.svg)
+        return svg.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" font-family="sans-serif" ', 1)
 
 
 def system_colour(number: int) -> str:

@@ -7,7 +7,7 @@ both in nats per code, per codebook and over all. Plain prompts, so an adapter t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,9 +17,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from affetto.codes.prepare import Prepared
 from affetto.evaluate import results, statistics
 from affetto.model.base import Base
 from affetto.model.batch import Batch, Logits, Row, collate
+from affetto.model.rows import make_rows
+from affetto.preserve.rehearsal import spread
 
 _ROWS = 12
 
@@ -51,6 +54,18 @@ class Retention:
                 kl=(self.kl_NK.sum(axis=0) / per_code_K).tolist(),
             ),
         )
+
+
+def general_test_rows(
+    base: Base, prepared: Prepared, most: int, seed: int, speakers: Mapping[str, int] | None = None
+) -> list[Row]:
+    """At most `most` general clips that nothing was trained on, spread over speakers and lengths, read plainly.
+
+    `speakers` replaces the base's speaker numbers of some of the data's.
+    """
+    chosen = spread(prepared.select(None, "test"), prepared.num_frames(), most, f"{seed}/retention")
+    by_id = {clip.id: clip for clip in prepared.clips}
+    return make_rows(base, chosen, prepared.codes, {**prepared.speakers, **(speakers or {})}, by_id=by_id)
 
 
 @torch.no_grad()

@@ -15,12 +15,10 @@ from affetto.config import Config
 from affetto.errors import DataError
 from affetto.evaluate.judges import Judges, choose_judges
 from affetto.evaluate.results import FileRow, Prompt, Results, build_results, judge_facts, write_results
-from affetto.evaluate.retention import measure_retention
+from affetto.evaluate.retention import general_test_rows, measure_retention
 from affetto.evaluate.scoring import Item, score_files
 from affetto.evaluate.summary import build_system, compare
 from affetto.files import read_json, write_text
-from affetto.model.rows import make_rows
-from affetto.preserve.rehearsal import spread
 from affetto.progress import progress
 from affetto.speak.generation import Request
 from affetto.speak.voice import Voice
@@ -88,13 +86,10 @@ def evaluate(
     ]
 
     # 4. What was forgotten, teacher-forced on general clips that nothing was trained on.
-    held = prepared.select(None, "test")
-    general = spread(held, prepared.num_frames(), config.evaluation_clips, f"{config.seed}/retention")
+    rows = general_test_rows(voice.base, prepared, config.evaluation_clips, config.seed, facts["speakers"])
     retention = None
-    if general:
+    if rows:
         assert voice.bank is not None
-        by_id = {clip.id: clip for clip in prepared.clips}
-        rows = make_rows(voice.base, general, prepared.codes, {**prepared.speakers, **facts["speakers"]}, by_id=by_id)
         with progress("Measuring retention", len(rows)) as bar:
             gate = tuple(voice.bank.gate({emotion: strength}).tolist())
             retention = measure_retention(voice.base, rows, gate, bar.advance).document()

@@ -38,7 +38,7 @@ from affetto.training.validation import Validation, frontier
 _LOG_EVERY = 5
 _NOT_DECISIVE = {
     "output_dir", "trackers", "judges", "evaluation_sentences", "evaluation_clips", "sampling_temperature",
-    "base", "data", "emotions",
+    "base", "data", "emotions", "num_checkpoints",
 }  # fmt: skip
 """Keys that don't change a run, or do so through the base's and the rows' hashes."""
 
@@ -72,7 +72,8 @@ class Run:
 def train(config: Config, emotion: str, prepared: Prepared, *, resume: bool = False, command: str = "") -> Path:
     """Train the adapter of one emotion; returns the folder `emotion_models/<emotion>`.
 
-    Writes `best/` (the adapter, by validation), `last/` (to resume from) and `training_log.jsonl`. Raises Interrupted
+    Writes `best/` (the adapter, by validation), `last/` (to resume from), `training_log.jsonl` and, where
+    `num_checkpoints` asks for them, `checkpoints/step-…`. Raises Interrupted
     after saving where SIGTERM or Ctrl-C arrives; `resume=True` then goes on as if nothing had happened, and starts
     afresh where nothing was saved. Raises NonFiniteLossError, with the state before that step saved, where a loss or
     gradient is not finite.
@@ -134,6 +135,8 @@ def train(config: Config, emotion: str, prepared: Prepared, *, resume: bool = Fa
 def run_steps(run: Run, state: Progress) -> Progress:
     """The steps from `state` on; returns the final state."""
     before, started = state.training_s, time.monotonic()
+    num_kept = min(run.config.num_checkpoints, run.plan.num_steps)
+    kept = {round(run.plan.num_steps * number / num_kept) for number in range(1, num_kept + 1)}
     with stop_signals() as stop, progress(f"Training {run.emotion}", run.plan.num_steps) as bar:
         bar.advance(state.step)
         for step in range(state.step, run.plan.num_steps):
@@ -149,6 +152,8 @@ def run_steps(run: Run, state: Progress) -> Progress:
             if done in run.plan.epoch_ends:
                 state = _validate(run, state, lr, bar)
                 _save(run, state)
+            if done in kept:
+                _keep(run, done)
             bar.advance(1)
             if received := stop.agreed(run.accelerator):
                 _save(run, state)
@@ -212,6 +217,13 @@ def _validate(run: Run, state: Progress, lr: float, bar: Task) -> Progress:
     return replace(state, best_value=value, best_step=state.step)
 
 
+def _keep(run: Run, step: int) -> None:
+    """The adapter as it is now, beside `best`, for whoever wants to see how it came about."""
+    if run.accelerator.is_main_process:
+        facts = {**run.facts, "recommended_intensity": 1.0, "step": step}
+        save_adapter(run.folder / "checkpoints" / f"step-{step:05d}", run.bank, run.emotion, run.base.id, facts)
+
+
 def _save(run: Run, state: Progress) -> None:
     scaler = run.accelerator.scaler
     if scaler is not None:
@@ -239,7 +251,8 @@ def _start(
     if accelerator.is_main_process:
         if resume:
             say(f"nothing to resume in {last}: starting afresh")
-        shutil.rmtree(last, ignore_errors=True)
+        for old in (last, last.with_name("checkpoints")):
+            shutil.rmtree(old, ignore_errors=True)
     return Progress(0, None, None, run_key)
 
 

@@ -46,14 +46,11 @@ class Streams:
 
 def build_streams(config: Config, emotion: str, prepared: Prepared, base: Base) -> Streams:
     """Choose the clips of a run and make their rows. DataError says what the data lacks."""
-    speakers = dict(prepared.speakers)
-    by_id = {clip.id: clip for clip in prepared.clips}
     emotional, held = _emotional_clips(config, emotion, prepared)
-    buffer, fisher, held_general = _general_clips(config, prepared)
+    buffer, fisher, held_general = general_clips(config, prepared)
 
     def rows(clips: Sequence[Clip], template: str = PLAIN_TEMPLATE) -> list[Row]:
-        made = make_rows(base, clips, prepared.codes, speakers, template=template, by_id=by_id)
-        return [replace(row, gate=(1.0,)) for row in made]
+        return [replace(row, gate=(1.0,)) for row in ungated_rows(base, clips, prepared, template)]
 
     return Streams(
         emotional=rows(emotional, config.prompt_template),
@@ -61,9 +58,15 @@ def build_streams(config: Config, emotion: str, prepared: Prepared, base: Base) 
         fisher=rows(fisher),
         validation_emotional=rows(held, config.prompt_template),
         validation_general=rows(held_general),
-        speakers=speakers,
+        speakers=dict(prepared.speakers),
         trained_speakers=sorted({clip.speaker for clip in emotional}),
     )
+
+
+def ungated_rows(base: Base, clips: Sequence[Clip], prepared: Prepared, template: str = PLAIN_TEMPLATE) -> list[Row]:
+    """Rows of `clips` as the base reads them, adapters off."""
+    by_id = {clip.id: clip for clip in prepared.clips}
+    return make_rows(base, clips, prepared.codes, prepared.speakers, template=template, by_id=by_id)
 
 
 def _emotional_clips(config: Config, emotion: str, prepared: Prepared) -> tuple[list[Clip], list[Clip]]:
@@ -81,7 +84,7 @@ def _emotional_clips(config: Config, emotion: str, prepared: Prepared) -> tuple[
     return clips, held
 
 
-def _general_clips(config: Config, prepared: Prepared) -> tuple[list[Clip], list[Clip], list[Clip]]:
+def general_clips(config: Config, prepared: Prepared) -> tuple[list[Clip], list[Clip], list[Clip]]:
     """Clips to rehearse, clips for the Fisher (others, where there are enough), and clips to measure forgetting on."""
     frames, general = prepared.num_frames(), prepared.select(None, "train")
     if (config.ewc_lambda > 0 or config.replay_ratio > 0) and not general:
