@@ -47,8 +47,9 @@ class ForgettingBudget:
     largest_error: float = 1.0
     lowest_error: float = -0.5
     """Errors are cut off at these: the KL of 0 at the start says little, and being below the budget is no hurry."""
-    start: float = 3.0
-    """The multiplier at the first step: low, so that the emotion is learned first and what it cost is won back then."""
+    start: float = 1.0
+    """The multiplier at the first step: low, so that the emotion is learned first and what it cost is won back then.
+    Started at 3 or 20, Adam knows small gradients only, takes large steps, and the KL stays high (docs/log.md)."""
     lowest: float = 1e-3
     highest: float = 300.0
     """Bounds of the multiplier. Below the lowest the budget doesn't bind. Above the highest the task's gradient is lost
