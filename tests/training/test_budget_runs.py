@@ -39,7 +39,7 @@ def rows_of(folder: Path, split: str) -> list[dict[str, Any]]:
 def test_forgetting_lands_on_the_budget_and_more_of_it_is_more_emotion(config_of: Make, tmp_path: Path) -> None:
     prepared = make_prepared(tmp_path / "many", COUNTS)
     learned = []
-    for budget in (0.02, 0.1):
+    for budget in (0.03, 0.15):
         folder = train(config_of(f"budget-{budget}", **LONG, forgetting_budget=budget), "happy", prepared)
         facts = facts_of(folder)
         as_trained = next(point for point in facts["frontier"] if point["intensity"] == 1.0)
