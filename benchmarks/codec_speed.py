@@ -43,7 +43,7 @@ def main() -> None:
     facts = {
         "command": shlex.join(["python", *sys.argv]),
         "date": date.today().isoformat(),
-        "machine": {"processor": _processor(), "system": platform.system(), "threads": 1},
+        "machine": {"processor": processor(), "system": platform.system(), "threads": 1},
         "versions": versions(),
     }
     write_json(RESULT, facts | {key: np.round(value, 1) for key, value in figures.items()})
@@ -59,7 +59,8 @@ def _best_s(work: Callable[[], object]) -> float:
     return min(took)
 
 
-def _processor() -> str:
+def processor() -> str:
+    """Name of the processor, as far as the system tells it."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -18,6 +18,8 @@ Usage: run_emotion_finetuning.sh [options]
   --resume            go on where an interrupted run stopped
   --help              this text
 
+Exit status 3: all is done and written, but an emotion didn't meet the forgetting_budget of the settings.
+
 The environment is used as it is where affetto can be imported; otherwise .venv is made beside this repository.
 EOF
 }

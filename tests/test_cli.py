@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -315,6 +316,41 @@ def test_run_hands_its_options_on(affetto: Callable[..., Called], monkeypatch: p
         "command": "affetto run --emotion sad --base b --data d -o out --skip-datasets --resume",
         "skip_bad_clips": False, "skip_datasets": True, "resume": True,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("verb", ["train", "run"])
+@pytest.mark.parametrize(("unmet", "expected"), [((), 0), (("sad",), 3), (("happy", "sad"), 3)])
+def test_a_budget_that_was_not_met_is_the_exit_status_after_every_emotion(
+    affetto: Callable[..., Called],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    verb: str,
+    unmet: tuple[str, ...],
+    expected: int,
+) -> None:
+    trained = []
+
+    def train(config: Config, emotion: str, *_: object, **__: object) -> Path:
+        best = config.output_dir / "emotion_models" / emotion / "best"
+        best.mkdir(parents=True)
+        budget = {"budget": 1e-4, "kl": 2e-3, "met": emotion not in unmet, "multiplier": 300.0}
+        facts = {"emotion": emotion, "recommended_intensity": 0.25, "forgetting_budget": budget}
+        (best / "affetto.json").write_text(json.dumps(facts))
+        trained.append(emotion)
+        return best.parent
+
+    monkeypatch.setattr("affetto.training.loop.train", train)
+    monkeypatch.setattr(pipeline, "prepare_clips", lambda *_, **__: None)
+    monkeypatch.setattr(pipeline, "run", lambda config, emotions, **_: [train(config, name) for name in emotions])
+    settings = tmp_path / "settings.yaml"
+    settings.write_text("forgetting_budget: 1.0e-4")
+    status, _, err = affetto(verb, "--config", settings, "-e", "happy", "-e", "sad")
+    assert (status, trained) == (expected, ["happy", "sad"])
+    said = [line.split(":")[0] for line in err.splitlines() if "budget of 0.0001 nats per code was not met" in line]
+    assert said == list(unmet)
+    # What an earlier run with a budget left behind is no concern of a run without one.
+    config = Config(output_dir=tmp_path)
+    assert pipeline.unmet_budgets(config, ["happy", "sad"]) == []
 
 
 def test_skipping_datasets_needs_what_was_prepared(

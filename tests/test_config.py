@@ -151,6 +151,12 @@ WRONG = [
     ("distill_on: all", "distill_on", "'rehearsal'"),
     ("rehearsal_buffer_size: -3", "rehearsal_buffer_size", "greater than or equal to 0"),
     ("replay_ratio: 1.0", "replay_ratio", "less than 1"),
+    ("forgetting_budget: 0", "forgetting_budget", "greater than 0"),
+    ("forgetting_budget: true", "forgetting_budget", "must be a number"),
+    ("forgetting_budget: 0.01\nreplay_ratio: 0", "forgetting_budget", "set replay_ratio (0.5, say)"),
+    ("forgetting_budget: 0.01\nrehearsal_buffer_size: 0", "forgetting_budget", "rehearsal_buffer_size above 0"),
+    ("forgetting_budget: 0.01\ndistill_on: emotion", "forgetting_budget", "set distill_on to rehearsal"),
+    ("forgetting_budget: 0.01\ndistill_on: both", "forgetting_budget", "set distill_on to rehearsal"),
     ("learning_rate: 0", "learning_rate", "greater than 0"),
     ("learning_rate: fast", "learning_rate", "valid number"),
     ("learning_rate: yes", "learning_rate", "must be a number"),
@@ -183,6 +189,12 @@ def test_wrong_values_are_told_with_their_key(tmp_path: Path, text: str, key: st
     assert told.startswith(f"{tmp_path / 'settings.yaml'}: {key}: ")
     assert message in told
     assert "(got " in told
+
+
+def test_a_budget_may_be_given_or_left_empty(tmp_path: Path) -> None:
+    assert load_config(write(tmp_path, "forgetting_budget: 0.01")).forgetting_budget == 0.01
+    empty = load_config(write(tmp_path, "forgetting_budget:\nreplay_ratio: 0\ndistill_on: emotion"))
+    assert empty.forgetting_budget is None
 
 
 def test_every_key_has_a_wrong_value_in_the_table() -> None:

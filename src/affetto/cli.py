@@ -15,6 +15,9 @@ from affetto.errors import AffettoError, ConfigError, Interrupted
 if TYPE_CHECKING:
     from affetto.config import Config
 
+BUDGET_NOT_MET = 3
+"""Exit status of a run that ended well, but forgot more than its budget."""
+
 app = typer.Typer(
     help="Teach a speech language model to speak with emotion, prove that it forgot nothing, and use it.",
     no_args_is_help=True,
@@ -75,7 +78,10 @@ def train(
     emotion: Emotion = None, config: ConfigFile = None, base: BaseName = None, data: Data = None, output: Output = None,
     skip_bad_clips: SkipBad = False, resume: Resume = False,
 ) -> None:  # fmt: skip
-    """Train one adapter per emotion, with EWC, distillation and rehearsal."""
+    """Train one adapter per emotion, with EWC, distillation and rehearsal.
+
+    Exit status 3: all is trained and written, but an emotion didn't meet the forgetting_budget of the configuration.
+    """
     from affetto.pipeline import prepare_clips
     from affetto.progress import say
     from affetto.training.loop import train as train_emotion
@@ -85,6 +91,7 @@ def train(
     for name in emotions:
         folder = train_emotion(settings, name, prepared, resume=resume, command=_command())
         say(f"{name}: {folder / 'best'}")
+    _end_by_budget(settings, emotions)
 
 
 @app.command()
@@ -125,7 +132,10 @@ def run(
     emotion: Emotion = None, config: ConfigFile = None, base: BaseName = None, data: Data = None, output: Output = None,
     judge: Judge = None, skip_bad_clips: SkipBad = False, skip_datasets: SkipDatasets = False, resume: Resume = False,
 ) -> None:  # fmt: skip
-    """Prepare, train, evaluate and report, for one emotion or all. `scripts/run_emotion_finetuning.sh` calls this."""
+    """Prepare, train, evaluate and report, for one emotion or all. `scripts/run_emotion_finetuning.sh` calls this.
+
+    Exit status 3: all is done and written, but an emotion didn't meet the forgetting_budget of the configuration.
+    """
     from affetto.pipeline import run as run_all
 
     judges = _pairs(judge, "--judge")
@@ -134,6 +144,7 @@ def run(
         settings, emotions, command=_command(), skip_bad_clips=skip_bad_clips, skip_datasets=skip_datasets,
         resume=resume,
     )  # fmt: skip
+    _end_by_budget(settings, emotions)
 
 
 @app.command()
@@ -276,6 +287,17 @@ def _settings(config: Path | None, emotion: list[str] | None, **overrides: Any) 
             "Add it to `emotions` in the configuration"
         )
     return settings, wanted
+
+
+def _end_by_budget(settings: Config, emotions: list[str]) -> None:
+    """End with a status of its own where an emotion didn't meet its forgetting budget, and say so once more."""
+    from affetto.pipeline import unmet_budgets
+    from affetto.progress import say
+
+    if warnings := unmet_budgets(settings, emotions):
+        for warning in warnings:
+            say(warning, style="yellow")
+        raise typer.Exit(BUDGET_NOT_MET)
 
 
 def _pairs(values: list[str] | None, option: str) -> dict[str, str] | None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from affetto.errors import ConfigError
 from affetto.types import EMOTIONS
@@ -67,6 +67,8 @@ class Config(BaseModel):
     rehearsal_buffer_size: Whole = 240
     replay_ratio: Annotated[float, _Number, Field(ge=0.0, lt=1.0)] = 0.5
 
+    forgetting_budget: Positive | None = None
+
     learning_rate: Positive = 6e-3
     num_epochs: Count = 5
     batch_size: Count = 12
@@ -100,6 +102,24 @@ class Config(BaseModel):
         if len(set(emotions)) != len(emotions):
             raise ValueError("an emotion is named twice")
         return emotions
+
+    @field_validator("forgetting_budget")
+    @classmethod
+    def _budget(cls, budget: float | None, info: ValidationInfo) -> float | None:
+        # Keys that are wrong by themselves are not in `info.data`, and told by themselves.
+        if budget is None:
+            return None
+        if not info.data.get("replay_ratio", True) or not info.data.get("rehearsal_buffer_size", True):
+            raise ValueError(
+                "it is kept by rehearsing general clips: set replay_ratio (0.5, say) and rehearsal_buffer_size above "
+                "0, or leave forgetting_budget away"
+            )
+        if info.data.get("distill_on", "rehearsal") != "rehearsal":
+            raise ValueError(
+                "it bounds the KL on rehearsed clips and nothing else: set distill_on to rehearsal, or leave "
+                "forgetting_budget away"
+            )
+        return budget
 
     @field_validator("output_dir")
     @classmethod

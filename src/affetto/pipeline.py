@@ -147,6 +147,17 @@ def _train_kept(config: Config, emotion: str, prepared: Prepared, name: str, com
     return sorted((folder / "checkpoints").glob("step-*"))
 
 
+def unmet_budgets(config: Config, emotions: Sequence[str]) -> list[str]:
+    """What to tell of each trained emotion that didn't meet the configuration's forgetting budget."""
+    from affetto.training.facts import unmet_budget
+
+    if config.forgetting_budget is None:
+        return []
+    folders = (config.output_dir / "emotion_models" / emotion for emotion in emotions)
+    told = (unmet_budget(read_json(folder / "best" / "affetto.json")) for folder in folders)
+    return [warning for warning in told if warning]
+
+
 def report(config: Config, emotion: str) -> Path:
     """Draw `emotion_models/<emotion>/report.html`, and the adapter's card, from what training and evaluation wrote."""
     from affetto.evaluate.adapter_card import write_adapter_card
@@ -203,6 +214,8 @@ def _said(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _report_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
+    from affetto.training.facts import unmet_budget
+
     return {
         "command": facts["command"],
         "versions": facts["versions"],
@@ -213,4 +226,6 @@ def _report_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
         "data": facts["data"],
         "recommended_intensity": facts["recommended_intensity"],
         "ewc_natural_weight": facts["ewc_natural_weight"],
+        "forgetting_budget": facts.get("forgetting_budget"),
+        "warnings": [warning] if (warning := unmet_budget(facts)) else [],
     }

@@ -515,3 +515,20 @@ def test_a_browser_shows_it_without_complaint(text: str, tmp_path: Path):
     asked = [e["params"]["request"]["url"] for e in browser.events if e.get("method") == "Network.requestWillBeSent"]
     assert asked[0] == path.as_uri()
     assert all(url.startswith("data:") for url in asked[1:])
+
+
+@pytest.mark.parametrize("met", [True, False])
+def test_a_forgetting_budget_is_a_line_of_the_frontier_and_a_sentence(sounds: Path, tmp_path: Path, met: bool) -> None:
+    told = {"budget": 0.012, "kl": 0.01 if met else 0.02, "met": met, "multiplier": 17.5}
+    facts = FACTS | {"configuration": {"forgetting_budget": 0.012}, "forgetting_budget": told}
+    terms = {"total": 3.0, "multiplier": 17.5, "rehearsal_kl": 0.01, "rehearsal_kl_target": 0.009}
+    log = [{"step": step, "epoch": 1.0, "split": "train", "lr": 1e-3, "terms": terms} for step in (1, 5)]
+    text = written(tmp_path, rows(sounds), facts=facts, training_log=log)
+    said = " ".join(map("".join, Page(text).texts))
+    assert "budget 0.012" in said, "the line in the picture"
+    assert ("It is the largest inside the forgetting budget of 0.012 nats per code" in said) == met
+    assert ("is outside the forgetting budget of 0.012 nats per code, which was not met" in said) != met
+    for words in ("multiplier of rehearsal KL", "rehearsal, KL, target"):
+        assert words in said
+    plain = written(tmp_path, rows(sounds))
+    assert "budget" not in " ".join(map("".join, Page(plain).texts))

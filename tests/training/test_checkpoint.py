@@ -12,6 +12,7 @@ from safetensors import safe_open
 from torch import nn
 
 from affetto.errors import CheckpointError
+from affetto.preserve.budget import BudgetState
 from affetto.training import checkpoint
 from affetto.training.checkpoint import Progress, has_state, load_state, save_state
 
@@ -54,6 +55,14 @@ def test_state_before_the_first_step_and_fp16s_scaler(tmp_path: Path) -> None:
     start = replace(PROGRESS, step=0, best_value=None, best_step=None, loss_scaling={"scale": 65536.0})
     save_state(tmp_path / "last", parameters, optimizer, start)
     assert load_state(tmp_path / "last", *make(1), run_key="key") == start
+
+
+def test_the_budgets_controller_is_part_of_the_state(tmp_path: Path) -> None:
+    parameters, optimizer = make(0)
+    for control in (BudgetState(0.1 + 0.2, -1 / 3, None), BudgetState(0.1 + 0.2, -1 / 3, 1e-9, 0.7, 0.1)):
+        state = replace(PROGRESS, control=control)
+        save_state(tmp_path / "last", parameters, optimizer, state)
+        assert load_state(tmp_path / "last", *make(1), run_key="key") == state
 
 
 def test_state_is_one_file_that_is_replaced_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -136,6 +136,24 @@ def test_another_configuration_or_other_data_cannot_be_resumed(
     train(moved, "happy", prepared, resume=True)
 
 
+@pytest.mark.parametrize("step", [0, 3])
+def test_pitfall_29_a_run_with_a_budget_resumes_to_the_straight_run_bit_for_bit(
+    config_of: Make, prepared: Prepared, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    """Once right after the first step, once between a validation, which corrects the target, and the next."""
+    budget = {**TINY, "forgetting_budget": 1e-3}
+    expected = train(config_of("straight", **budget), "happy", prepared)
+    multipliers = [row["terms"]["multiplier"] for row in results(expected)[2] if row["split"] == "train"]
+    assert len(set(multipliers)) == len(multipliers) == 3, "the controller moved"
+    interrupt(monkeypatch, step, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Interrupted):
+        train(config_of("stopped", **budget), "happy", prepared)
+    found = train(config_of("stopped", **budget), "happy", prepared, resume=True)
+    assert_equal_runs(found, expected)
+    facts = [read_json(folder / "best" / "affetto.json")["forgetting_budget"] for folder in (found, expected)]
+    assert facts[0] == facts[1]
+
+
 def test_accumulated_batches_resume_too(config_of: Make, prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
     odd = {**TINY, "batch_size": 2, "grad_accumulation_steps": 3, "num_epochs": 2, "replay_ratio": 0.5}
     expected = train(config_of("straight", **odd), "happy", prepared)

@@ -17,12 +17,21 @@ from training_helpers import Alone, Group, InBfloat16, Member
 from affetto.adapters.bank import AdapterBank
 from affetto.errors import NonFiniteLossError
 from affetto.model.base import Base, load_base
-from affetto.model.batch import Row
+from affetto.model.batch import Row, collate
 from affetto.preserve.curvature import Diagonal
 from affetto.preserve.ewc import ewc_penalty
 from affetto.preserve.teacher import TeacherCache, teacher_cache
 from affetto.training.batches import TrainBatch, assemble
-from affetto.training.step import TERMS, LossWeights, accumulate_gradients, finish_gradients, term_counts
+from affetto.training.step import (
+    TERMS,
+    BudgetWeights,
+    LossWeights,
+    accumulate_gradients,
+    agreed,
+    finish_gradients,
+    rehearsal_kl,
+    term_counts,
+)
 
 WEIGHTS = LossWeights(replay=0.4, alpha=0.3, temperature=2.0, first_codebook=0.6, ewc=1.5, distill_on="both")
 
@@ -179,6 +188,50 @@ def test_weights_equal_the_written_formula(distill_on: Any, replay: float, alpha
     expected = (1 - replay) * stream("emotion", on_emotion) + replay * stream("rehearsal", on_rehearsal)
     assert sum(weights.of(name) * value for name, value in term.items()) == pytest.approx(expected)
     assert weights.taught == {"emotion": on_emotion, "rehearsal": on_rehearsal}
+
+
+@pytest.mark.parametrize("multiplier", [0.0, 0.5, 40.0])
+def test_weights_under_a_budget_are_the_lagrangians(multiplier: float) -> None:
+    weights = BudgetWeights(multiplier, first_codebook=0.6, num_codebooks=8)
+    term = {name: float(number + 1) for number, name in enumerate(TERMS)}
+    task = 0.6 * term["emotion_ce_c0"] + 0.4 * term["emotion_ce_depth"]
+    kl = (term["rehearsal_kl_c0"] + 7 * term["rehearsal_kl_depth"]) / 8
+    assert rehearsal_kl(term, 8) == pytest.approx(kl)
+    found = sum(weights.of(name) * value for name, value in term.items())
+    assert found == pytest.approx((task + multiplier * kl) / (1 + multiplier))
+    assert weights.taught == {"emotion": False, "rehearsal": True}
+
+
+def test_rehearsal_kl_is_the_mean_over_codes_of_a_step(
+    tiny_base: Base, bank: AdapterBank, rows: tuple[list[Row], list[Row]], teacher: TeacherCache
+) -> None:
+    """Against the live base, all codebooks of the frames that the teacher answered; split as you like."""
+    weights, live = BudgetWeights(2.0, 0.6, 8), []
+    for row in rows[1]:
+        batch = collate([row], 8)
+        with torch.no_grad():
+            before, after = tiny_base.network(batch.with_gate(batch.gate_BE[:, :0])), tiny_base.network(batch)
+        for n in range(row.num_frames):
+            logits = [(before.c0_NV[n], after.c0_NV[n])]
+            if n in teacher[row.clip_id].depth_frames:
+                logits += list(zip(before.depth_MJV[n], after.depth_MJV[n], strict=True))
+            kls = [float((p.softmax(-1) * (p.log_softmax(-1) - q.log_softmax(-1))).sum()) for p, q in logits]
+            live.append((kls[0], kls[1:]))
+    c0, depth = np.mean([first for first, _ in live]), np.mean([kl for _, others in live for kl in others])
+    for num in (1, 2, 8):
+        terms = accumulate_gradients(tiny_base.network, splits(rows, teacher, num), weights, None, Alone())
+        gradients(bank)
+        assert rehearsal_kl(terms, 8) == pytest.approx((c0 + 7 * depth) / 8, rel=1e-3)
+    only_emotional = accumulate_gradients(tiny_base.network, [batch_of(rows[0], [], None)], weights, None, Alone())
+    assert rehearsal_kl(only_emotional, 8) is None
+
+
+def test_processes_agree_on_a_mean() -> None:
+    group = Group(3)
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(lambda index: agreed(float(index), Member(group, index)), range(3)))
+    assert found == [1.0, 1.0, 1.0]
+    assert agreed(0.3, Alone()) == 0.3
 
 
 def test_total_is_the_weighted_sum_and_its_gradient_is_what_is_left(

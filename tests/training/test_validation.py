@@ -13,7 +13,7 @@ import torch
 from affetto.adapters.bank import AdapterBank
 from affetto.model.base import Base
 from affetto.model.batch import Row, collate
-from affetto.training.validation import INTENSITIES, Validation, frontier, recommend
+from affetto.training.validation import INTENSITIES, Validation, fit_intensity, frontier, recommend
 
 
 @pytest.fixture
@@ -115,3 +115,53 @@ def test_recommended_intensity_costs_least() -> None:
     ]
     assert recommend(points) == 1.0
     assert recommend([{**point, "kl": None} for point in points]) == 1.5
+
+
+def test_recommended_intensity_with_a_budget_is_the_largest_inside() -> None:
+    points = [{"intensity": x, "kl": 0.01 * x**2, "emotion_nll": 3.0 + (x - 0.5) ** 2} for x in INTENSITIES]
+    assert recommend(points, 0.0057) == 0.75
+    assert recommend(points, 0.0225) == recommend(points, 9.0) == 1.5
+    assert recommend(points, 1e-5) == INTENSITIES[0], "outside the budget, but less would be nothing"
+    weak = {"intensity": 0.1, "kl": 1e-4, "emotion_nll": 3.5}
+    assert recommend([weak, *points], 2e-4) == INTENSITIES[0]
+
+
+CURVES: dict[str, Callable[[float], float]] = {
+    "square": lambda s: 0.02 * s**2, "gentle": lambda s: 0.02 * s**0.7, "steep": lambda s: 0.02 * s**6,
+    "wall": lambda s: 0.001 * s if s < 0.8 else 5.0, "late": lambda s: max(0.0, s - 0.6) ** 2,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("curve", CURVES)
+@pytest.mark.parametrize("budget", [1e-5, 0.0007, 0.01, 0.03, 3.0])
+@pytest.mark.parametrize("start", [(1.0,), INTENSITIES])
+def test_the_largest_intensity_inside_a_budget_is_found(curve: str, budget: float, start: tuple[float, ...]) -> None:
+    """Against a fine scan; within 2 % of the budget or 0.001 of the intensity, and never outside."""
+    asked: list[float] = []
+
+    def kl_at(intensity: float) -> float:
+        asked.append(intensity)
+        return CURVES[curve](intensity)
+
+    intensity, kl = fit_intensity(kl_at, budget, {s: CURVES[curve](s) for s in start})
+    assert kl == CURVES[curve](intensity) <= budget
+    assert intensity <= INTENSITIES[-1]
+    largest = max(s for s in np.arange(0, 1.5001, 0.0005) if CURVES[curve](s) <= budget)
+    assert kl >= 0.98 * budget or intensity >= largest - 0.002
+    assert len(asked) <= 30
+    if curve == "square":
+        assert len(asked) <= 2, "a square needs no search"
+
+
+def test_frontier_with_a_budget_has_the_largest_intensity_inside_it(validation: Validation) -> None:
+    plain = frontier(validation)
+    assert plain[1]["kl"] is not None
+    budget = 0.5 * (plain[1]["kl"] + plain[2]["kl"])
+    points = frontier(validation, budget)
+    (found,) = [point for point in points if point not in plain]
+    assert points == sorted([*plain, found], key=lambda point: point["intensity"])
+    assert 0.98 * budget <= found["kl"] <= budget
+    assert recommend(points, budget) == found["intensity"]
+    values = validation(found["intensity"])
+    assert (found["kl"], found["emotion_nll"]) == (values["general_kl"], values["emotion_nll"])
+    assert frontier(validation, 1e9) == plain, "the largest intensity is there already"

@@ -47,7 +47,7 @@ _PLACED = (
 _TERM_WORDS = {
     "emotion": "emotion", "rehearsal": "rehearsal", "general": "general", "distillation": "distillation",
     "ce": "cross-entropy", "kl": "KL", "nll": "NLL", "c0": "codebook 0", "depth": "other codebooks", "ewc": "EWC",
-    "value": "value (emotion NLL + general KL)",
+    "value": "value (emotion NLL + general KL)", "target": "target", "multiplier": "multiplier of rehearsal KL",
 }  # fmt: skip
 
 
@@ -219,7 +219,18 @@ def _frontier(rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> di
             for row, point in zip(rows, points, strict=True)
         ],
         "best": None if best is None else f"{best:g}",
+        "budget": _budget(facts.get("forgetting_budget")),
     }  # fmt: skip
+
+
+def _budget(told: Mapping[str, Any] | None) -> str:
+    """What the recommended intensity is to the forgetting budget; empty without one."""
+    if not told:
+        return ""
+    budget = f"the forgetting budget of {told['budget']:g} nats per code"
+    if told["met"]:
+        return f"It is the largest inside {budget}, with a KL of {told['kl']:.3g} on held-out clips."
+    return f"Its KL of {told['kl']:.3g} on held-out clips is outside {budget}, which was not met."
 
 
 def _facts(facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from affetto.errors import CheckpointError
 from affetto.files import write_atomically
+from affetto.preserve.budget import BudgetState
 
 _STATE = "training_state.safetensors"
 """One file, so that no moment of a crash leaves half of it. Facts are JSON in its header."""
@@ -35,6 +36,8 @@ class Progress:
     """Seconds spent in steps and validations, by all processes that had a part in the run one after the other."""
     loss_scaling: Mapping[str, float] | None = None
     """State of fp16's loss scaler."""
+    control: BudgetState | None = None
+    """State of the forgetting budget's controller."""
 
 
 def has_state(folder: Path) -> bool:
@@ -83,7 +86,8 @@ def _read_progress(folder: Path, run_key: str) -> Progress:
     try:
         with safe_open(folder / _STATE, framework="pt") as file:
             facts: dict[str, Any] = json.loads((file.metadata() or {})["progress"])
-        progress = Progress(**facts)
+        control = facts.pop("control", None)
+        progress = Progress(**facts, control=BudgetState(**control) if control else None)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{folder / _STATE} can't be read ({error}); start afresh without --resume") from error
     if progress.run_key != run_key:

@@ -8,17 +8,18 @@ from typing import Any
 from affetto.config import Config
 from affetto.files import hash_text
 from affetto.model.base import Base
+from affetto.preserve.budget import BudgetState, ForgettingBudget
 from affetto.preserve.teacher import row_hash
 from affetto.provenance import versions
 from affetto.training.checkpoint import Progress
 from affetto.training.runtime import peak_memory_mib
-from affetto.training.step import LossWeights
+from affetto.training.step import BudgetWeights, LossWeights
 from affetto.training.streams import Streams
 from affetto.training.validation import recommend
 
 
 def run_facts(
-    config: Config, emotion: str, base: Base, streams: Streams, weights: LossWeights, command: str
+    config: Config, emotion: str, base: Base, streams: Streams, weights: LossWeights | BudgetWeights, command: str
 ) -> dict[str, Any]:
     """What is known before the first step."""
     return {
@@ -28,6 +29,7 @@ def run_facts(
         "prompt_template": config.prompt_template,
         "recommended_intensity": 1.0,
         "frontier": None,
+        "forgetting_budget": None,
         "speakers": streams.speakers,
         "trained_speakers": streams.trained_speakers,
         "data": {
@@ -44,14 +46,45 @@ def run_facts(
 
 
 def final_facts(
-    facts: Mapping[str, Any], state: Progress, points: Sequence[Mapping[str, Any]], timings: Mapping[str, float]
+    facts: Mapping[str, Any],
+    state: Progress,
+    points: Sequence[Mapping[str, Any]],
+    timings: Mapping[str, float],
+    budget: ForgettingBudget | None = None,
 ) -> dict[str, Any]:
-    """`facts` with what the run found."""
+    """`facts` with what the run found; `points` are its frontier."""
+    recommended = recommend(points, budget.budget if budget else None)
     return {
         **facts,
         "frontier": list(points),
-        "recommended_intensity": recommend(points),
+        "recommended_intensity": recommended,
+        "forgetting_budget": _budget_facts(budget, state, points, recommended) if budget else None,
         "validation": {"value": state.best_value, "step": state.best_step},
         "timings_s": dict(timings),
         "peak_memory_mib": peak_memory_mib(),
     }
+
+
+def _budget_facts(
+    budget: ForgettingBudget, state: Progress, points: Sequence[Mapping[str, Any]], recommended: float
+) -> dict[str, Any]:
+    """Whether the budget was met: at the recommended intensity, which is never below the smallest of the frontier's."""
+    kl = next(float(point["kl"]) for point in points if point["intensity"] == recommended)
+    return {
+        "budget": budget.budget,
+        "kl": kl,
+        "met": kl <= budget.budget,
+        "multiplier": budget.multiplier(state.control or BudgetState()),
+    }
+
+
+def unmet_budget(facts: Mapping[str, Any]) -> str | None:
+    """What to tell the user of an adapter that didn't meet its forgetting budget; None where it did, or had none."""
+    told = facts.get("forgetting_budget")
+    if not told or told["met"]:
+        return None
+    return (
+        f"{facts['emotion']}: the forgetting budget of {told['budget']:g} nats per code was not met: even at intensity "
+        f"{facts['recommended_intensity']:g}, the least that is recommended, held-out general clips forget "
+        f"{told['kl']:.3g}. Give it more epochs or a lower learning_rate, or a larger forgetting_budget"
+    )

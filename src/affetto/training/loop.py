@@ -22,16 +22,18 @@ from affetto.config import Config
 from affetto.errors import Interrupted, NonFiniteLossError
 from affetto.files import hash_text
 from affetto.model.base import Base, load_base
+from affetto.preserve.budget import BudgetState, ForgettingBudget
 from affetto.preserve.curvature import Curvature
 from affetto.preserve.ewc import ewc_penalty
 from affetto.preserve.teacher import TeacherCache
 from affetto.progress import Task, progress, say
 from affetto.training.batches import Plan, TrainBatch, assemble, plan_run
 from affetto.training.checkpoint import Progress, has_state, load_state, save_state
-from affetto.training.facts import final_facts, run_facts
+from affetto.training.facts import final_facts, run_facts, unmet_budget
 from affetto.training.log import TrainingLog
 from affetto.training.runtime import accelerated, stop_signals, timed
-from affetto.training.step import LossWeights, accumulate_gradients, finish_gradients
+from affetto.training.steering import after_step, after_validation, step_weights
+from affetto.training.step import BudgetWeights, LossWeights, accumulate_gradients, finish_gradients
 from affetto.training.streams import Streams, build_streams, general_fisher, loss_weights, teacher_answers
 from affetto.training.validation import Validation, frontier
 
@@ -54,7 +56,7 @@ class Run:
     base: Base
     bank: AdapterBank
     streams: Streams
-    weights: LossWeights
+    weights: LossWeights | BudgetWeights
     curvature: Curvature | None
     teacher: TeacherCache | None
     validation: Validation
@@ -62,6 +64,7 @@ class Run:
     optimizer: Any
     log: TrainingLog
     facts: Mapping[str, Any]
+    budget: ForgettingBudget | None
 
     def penalty(self, step: int | None = None) -> Tensor:
         """The EWC term of the adapter as it is; see `ewc_penalty`."""
@@ -117,7 +120,7 @@ def train(config: Config, emotion: str, prepared: Prepared, *, resume: bool = Fa
         # 6. Train; the best adapter so far is always on disk.
         run = Run(
             config, emotion, folder, accelerator, base, bank, streams, weights, curvature, teacher, validation, plan,
-            optimizer, log, facts,
+            optimizer, log, facts, ForgettingBudget(config.forgetting_budget) if config.forgetting_budget else None,
         )  # fmt: skip
         state = run_steps(run, state)
 
@@ -127,7 +130,10 @@ def train(config: Config, emotion: str, prepared: Prepared, *, resume: bool = Fa
             points = _best_frontier(run)
         timings["total"] = round(time.monotonic() - started + earlier.training_s, 2)
         if accelerator.is_main_process:
-            save_adapter(folder / "best", bank, emotion, base.id, final_facts(facts, state, points, timings))
+            facts = final_facts(facts, state, points, timings, run.budget)
+            save_adapter(folder / "best", bank, emotion, base.id, facts)
+            if warning := unmet_budget(facts):
+                say(warning, style="yellow")
         accelerator.wait_for_everyone()
     return folder
 
@@ -141,14 +147,14 @@ def run_steps(run: Run, state: Progress) -> Progress:
         bar.advance(state.step)
         for step in range(state.step, run.plan.num_steps):
             try:
-                lr, terms = _step(run, step)
+                lr, terms, control = _step(run, step, state.control)
             except NonFiniteLossError:
                 _save(run, state)
                 raise
             done = step + 1
             if done % _LOG_EVERY == 0 or done == run.plan.num_steps or step == 0:
                 run.log.write(done, run.plan.epoch(done), "train", lr, terms)
-            state = replace(state, step=done, training_s=before + time.monotonic() - started)
+            state = replace(state, step=done, training_s=before + time.monotonic() - started, control=control)
             if done in run.plan.epoch_ends:
                 state = _validate(run, state, lr, bar)
                 _save(run, state)
@@ -163,19 +169,21 @@ def run_steps(run: Run, state: Progress) -> Progress:
     return state
 
 
-def _step(run: Run, step: int) -> tuple[float, dict[str, float]]:
-    """One optimizer step; returns its learning rate and the terms of its loss."""
+def _step(run: Run, step: int, control: BudgetState | None) -> tuple[float, dict[str, float], BudgetState | None]:
+    """One optimizer step; returns its learning rate, the terms of its loss, and the budget's controller after it."""
     lr = run.config.learning_rate * lr_factor(step, run.plan.num_steps, run.config.warmup_ratio)
     for group in run.optimizer.param_groups:
         group["lr"] = lr
     micro = _micro_batches(run, step)
     penalty = partial(run.penalty, step) if run.curvature is not None else None
-    terms = accumulate_gradients(run.base.network, micro, run.weights, penalty, run.accelerator)
+    weights = step_weights(run.weights, run.budget, control)
+    terms = accumulate_gradients(run.base.network, micro, weights, penalty, run.accelerator)
     parameters = list(run.bank.parameters(run.emotion).values())
     terms["gradient_norm"] = finish_gradients(parameters, run.config.max_grad_norm, run.accelerator, micro)
     run.optimizer.step()
     run.optimizer.zero_grad()
-    return lr, terms
+    control, told = after_step(run.budget, control, terms, run.base.num_codebooks)
+    return lr, terms | told, control
 
 
 def _micro_batches(run: Run, step: int) -> list[TrainBatch]:
@@ -204,10 +212,12 @@ def lr_factor(step: int, num_steps: int, warmup_ratio: float) -> float:
 def _validate(run: Run, state: Progress, lr: float, bar: Task) -> Progress:
     """Validate and log; the adapter is saved where it is the best so far."""
     values = run.validation()
+    control, told = after_validation(run.budget, state.control, values, run.validation, run.accelerator)
+    state, values = replace(state, control=control), values | told
     run.log.write(state.step, run.plan.epoch(state.step), "validation", lr, values)
     forgotten = "unknown" if values["general_kl"] is None else f"{values['general_kl']:.4f}"
     bar.note(f"emotion {values['emotion_nll']:.3f}, forgetting {forgotten} nats/code")
-    value = values["value"]
+    value = values["value" if run.budget is None else "emotion_nll_in_budget"]
     assert value is not None
     if state.best_value is not None and not value < state.best_value:
         return state
@@ -264,7 +274,7 @@ def _best_frontier(run: Run) -> list[dict[str, Any]]:
         for site, a_RI, b_OR, _ in run.bank.factors(run.emotion):
             a_RI.copy_(best.tensors[site][0])
             b_OR.copy_(best.tensors[site][1])
-    return frontier(run.validation)
+    return frontier(run.validation, run.budget.budget if run.budget else None)
 
 
 def _plan(config: Config, streams: Streams) -> Plan:
@@ -283,9 +293,14 @@ def _run_key(config: Config, emotion: str, base: Base, streams: Streams) -> str:
     return hash_text("run-2", config.model_dump_json(exclude=_NOT_DECISIVE), emotion, base.hash, streams.hash)
 
 
-def _say_weights(config: Config, emotion: str, streams: Streams, weights: LossWeights, accelerator: Any) -> None:
+def _say_weights(
+    config: Config, emotion: str, streams: Streams, weights: LossWeights | BudgetWeights, accelerator: Any
+) -> None:
     if accelerator.is_main_process:
-        say(
-            f"{emotion}: {len(streams.emotional)} clips, {len(streams.rehearsal)} rehearsed; "
-            f"ewc_lambda {config.ewc_lambda:g} is {weights.ewc:.3g} in natural units"
-        )
+        said = f"ewc_lambda {config.ewc_lambda:g} is {weights.ewc:.3g} in natural units"
+        if config.forgetting_budget is not None:
+            said = (
+                f"forgetting_budget {config.forgetting_budget:g} nats per code, in place of distillation_alpha, "
+                "temperature and ewc_lambda, which don't apply"
+            )
+        say(f"{emotion}: {len(streams.emotional)} clips, {len(streams.rehearsal)} rehearsed; {said}")

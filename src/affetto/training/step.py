@@ -56,6 +56,45 @@ class LossWeights:
         return weight * ((1 - self.alpha) if kind == "ce" else self.alpha * self.temperature**2)
 
 
+@dataclass(frozen=True)
+class BudgetWeights:
+    """How the terms add up under a forgetting budget (method.md, section 6).
+
+    total = (CE(emotion) + multiplier · KL(rehearsal)) / (1 + multiplier). The KL is what the budget is of: nats per
+    code, every codebook alike and at temperature 1. Divided, the gradient shrinks as the multiplier rises, and Adam,
+    which remembers the larger ones, takes smaller steps, without which the KL does not come down (docs/log.md).
+    """
+
+    multiplier: float
+    first_codebook: float
+    """Weight of codebook zero in the cross-entropy."""
+    num_codebooks: int
+    temperature: float = 1.0
+    ewc: float = 0.0
+
+    @property
+    def taught(self) -> dict[str, bool]:
+        """Which streams need the teacher."""
+        return {"emotion": False, "rehearsal": True}
+
+    def of(self, name: str) -> float:
+        """Weight of the term `name`, such as `rehearsal_kl_c0`."""
+        stream, kind, part = name.split("_")
+        if (stream, kind) not in (("emotion", "ce"), ("rehearsal", "kl")):
+            return 0.0
+        if kind == "ce":
+            return (self.first_codebook if part == "c0" else 1 - self.first_codebook) / (1 + self.multiplier)
+        share = 1 / self.num_codebooks
+        return (share if part == "c0" else 1 - share) * self.multiplier / (1 + self.multiplier)
+
+
+def rehearsal_kl(terms: Mapping[str, float], num_codebooks: int) -> float | None:
+    """KL(base || adapted) of a step's rehearsed clips, nats per code over all codebooks; None where it had none."""
+    if "rehearsal_kl_c0" not in terms or "rehearsal_kl_depth" not in terms:
+        return None
+    return (terms["rehearsal_kl_c0"] + (num_codebooks - 1) * terms["rehearsal_kl_depth"]) / num_codebooks
+
+
 def batch_terms(network: Any, train_batch: TrainBatch, temperature: float) -> dict[str, LossTerm]:
     """Every data term of a micro-batch: {emotion, rehearsal} x {ce, kl} x {c0, depth}."""
     batch = train_batch.batch
@@ -92,7 +131,7 @@ def term_counts(train_batch: TrainBatch, num_codebooks: int) -> dict[str, int]:
 def accumulate_gradients(
     network: Any,
     micro_batches: Sequence[TrainBatch],
-    weights: LossWeights,
+    weights: LossWeights | BudgetWeights,
     ewc: Callable[[], Tensor] | None,
     accelerator: Any,
 ) -> dict[str, float]:
@@ -146,6 +185,11 @@ def finish_gradients(
     if not math.isfinite(norm) and accelerator.scaler is None:
         raise NonFiniteLossError(f"the gradient is not finite {_on_clips(micro_batches)}. {_REMEDY}")
     return norm
+
+
+def agreed(value: float, accelerator: Any) -> float:
+    """The mean of `value` over processes, the same in each: what is decided by it is decided alike."""
+    return _summed({"value": value}, accelerator)["value"] / float(accelerator.num_processes)
 
 
 _REMEDY = "The state before this step is saved; lower learning_rate, or look at these clips"

@@ -13,13 +13,14 @@ from affetto.files import cache_root, hash_text
 from affetto.model.base import Base
 from affetto.model.batch import Row
 from affetto.model.rows import PLAIN_TEMPLATE, make_rows
+from affetto.preserve.budget import BudgetState, ForgettingBudget
 from affetto.preserve.curvature import CURVATURES, Curvature
 from affetto.preserve.ewc import mean_codes, natural_weight
 from affetto.preserve.fisher import estimate_fisher
 from affetto.preserve.rehearsal import rehearsal_buffer, spread
 from affetto.preserve.teacher import TeacherCache, row_hash, teacher_cache
 from affetto.progress import progress
-from affetto.training.step import LossWeights
+from affetto.training.step import BudgetWeights, LossWeights
 from affetto.types import SPLITS, Clip
 
 
@@ -91,6 +92,11 @@ def general_clips(config: Config, prepared: Prepared) -> tuple[list[Clip], list[
         raise DataError(
             "preservation needs general speech (clips without emotion), and the data has none; add LJSpeech, say"
         )
+    if config.forgetting_budget is not None and not prepared.select(None, "validation"):
+        raise DataError(
+            "forgetting_budget is of held-out general speech, and the data has none; "
+            "add general clips with other texts, or mark some of them with split validation"
+        )
     buffer = rehearsal_buffer(general, frames, config.rehearsal_buffer_size, config.seed)
     rehearsed = {clip.id for clip in buffer}
     rest = [clip for clip in general if clip.id not in rehearsed]
@@ -107,8 +113,11 @@ def _held_out(config: Config, emotion: str | None, prepared: Prepared) -> list[C
     return spread(clips, prepared.num_frames(), config.validation_clips, "validation")
 
 
-def loss_weights(config: Config, streams: Streams, base: Base) -> LossWeights:
-    """The configuration's weights, EWC's in natural units."""
+def loss_weights(config: Config, streams: Streams, base: Base) -> LossWeights | BudgetWeights:
+    """The configuration's weights, EWC's in natural units; with a budget those of the first step."""
+    if config.forgetting_budget is not None:
+        budget = ForgettingBudget(config.forgetting_budget)
+        return BudgetWeights(budget.multiplier(BudgetState()), config.first_codebook_weight, base.num_codebooks)
     codes = mean_codes(streams.fisher, base.num_codebooks) if streams.fisher else 1.0
     return LossWeights(
         replay=config.replay_ratio, alpha=config.distillation_alpha, temperature=config.temperature,
@@ -118,8 +127,8 @@ def loss_weights(config: Config, streams: Streams, base: Base) -> LossWeights:
 
 
 def general_fisher(config: Config, base: Base, sites: Sequence[str], rows: Sequence[Row]) -> Curvature | None:
-    """The Fisher at `rows`, estimated once per base and clips; None where the penalty is off."""
-    if config.ewc_lambda == 0:
+    """The Fisher at `rows`, estimated once per base and clips; None where the penalty is off, as with a budget."""
+    if config.ewc_lambda == 0 or config.forgetting_budget is not None:
         return None
     curvature = CURVATURES[config.ewc_curvature]
     key = hash_text("fisher-2", base.hash, curvature.name, config.fisher_kind, ",".join(sites), *map(row_hash, rows))
@@ -133,7 +142,9 @@ def general_fisher(config: Config, base: Base, sites: Sequence[str], rows: Seque
     return curvature.load(path, key, base.device)
 
 
-def teacher_answers(config: Config, base: Base, streams: Streams, weights: LossWeights) -> TeacherCache | None:
+def teacher_answers(
+    config: Config, base: Base, streams: Streams, weights: LossWeights | BudgetWeights
+) -> TeacherCache | None:
     """The base's answers on the streams that are distilled; None where none is."""
     parts = {"emotion": streams.emotional, "rehearsal": streams.rehearsal}
     rows = [row for stream, part in parts.items() if weights.taught[stream] for row in part]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from affetto.terms import LossTerm, code_losses
 
 _ROWS = 16
 INTENSITIES = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
+_MOST_LOOKS, _NEAR, _NARROW = 30, 0.02, 0.001
+"""Of the search for the largest intensity inside a budget: share of the budget, width in intensity."""
 
 
 class Validation:
@@ -42,22 +45,37 @@ class Validation:
     @torch.no_grad()
     def __call__(self, intensity: float = 1.0) -> dict[str, float | None]:
         """`emotion_nll`, `general_nll`, `general_kl` and `value` with the adapter at `intensity`."""
+        emotion_nll = self.emotion_nll(intensity)
+        if self.teacher is None:
+            return {"emotion_nll": emotion_nll, "general_nll": None, "general_kl": None, "value": emotion_nll}
+        general_nll, general_kl = self._general(intensity)
+        return {
+            "emotion_nll": emotion_nll, "general_nll": general_nll, "general_kl": general_kl,
+            "value": emotion_nll + general_kl,
+        }  # fmt: skip
+
+    @torch.no_grad()
+    def emotion_nll(self, intensity: float) -> float:
+        """Negative log likelihood of the emotional clips, nats per code."""
         emotion = LossTerm.zero()
         for part in _parts(_gated(self.emotional, intensity)):
             emotion = emotion + self._answer(part)[2]
-        emotion_nll = emotion.mean.item()
-        if self.teacher is None:
-            return {"emotion_nll": emotion_nll, "general_nll": None, "general_kl": None, "value": emotion_nll}
+        return emotion.mean.item()
+
+    def general_kl(self, intensity: float) -> float:
+        """KL(base || adapted) on the general clips, of which there must be some; nats per code."""
+        return self._general(intensity)[1]
+
+    @torch.no_grad()
+    def _general(self, intensity: float) -> tuple[float, float]:
+        """Negative log likelihood and KL of the general clips."""
+        assert self.teacher is not None, "there is no general clip"
         general, kl = LossTerm.zero(), LossTerm.zero()
         for part in _parts(_gated(self.general, intensity)):
             batch, logits, nll = self._answer(part)
             general = general + nll
             kl = kl + _teacher_kl([self.teacher[row.clip_id] for row in part], batch, logits)
-        general_nll, general_kl = general.mean.item(), kl.mean.item()
-        return {
-            "emotion_nll": emotion_nll, "general_nll": general_nll, "general_kl": general_kl,
-            "value": emotion_nll + general_kl,
-        }  # fmt: skip
+        return general.mean.item(), kl.mean.item()
 
     def _answer(self, rows: Sequence[Row]) -> tuple[Batch, Logits, LossTerm]:
         """The batch of `rows`, its logits, and the negative log likelihood of all its codes."""
@@ -67,18 +85,66 @@ class Validation:
         return batch, logits, _on_cpu(c0 + depth)
 
 
-def frontier(validation: Validation) -> list[dict[str, Any]]:
-    """What each intensity conveys and costs: rows of `intensity`, `kl` (None where unknown), `emotion_nll`."""
-    points = []
+def frontier(validation: Validation, budget: float | None = None) -> list[dict[str, Any]]:
+    """What each intensity conveys and costs: rows of `intensity`, `kl` (None where unknown), `emotion_nll`.
+
+    With a budget (nats per code) also the largest intensity inside it, in its place.
+    """
+    points: list[dict[str, Any]] = []
     for intensity in INTENSITIES:
         values = validation(intensity)
         points.append({"intensity": intensity, "kl": values["general_kl"], "emotion_nll": values["emotion_nll"]})
-    return points
+    if budget is not None:
+        known = {point["intensity"]: point["kl"] for point in points}
+        fitted, kl = fit_intensity(validation.general_kl, budget, known)
+        if fitted not in known:
+            points.append({"intensity": fitted, "kl": kl, "emotion_nll": validation.emotion_nll(fitted)})
+    return sorted(points, key=lambda point: point["intensity"])
 
 
-def recommend(points: Sequence[Mapping[str, Any]]) -> float:
-    """The intensity at which learning and forgetting (where known) together cost least."""
-    return float(min(points, key=lambda point: point["emotion_nll"] + (point["kl"] or 0.0))["intensity"])
+def recommend(points: Sequence[Mapping[str, Any]], budget: float | None = None) -> float:
+    """The intensity at which learning and forgetting (where known) together cost least.
+
+    With a budget it is the largest inside it, but never less than the smallest of INTENSITIES, where so little of the
+    emotion is left that a budget that wants less counts as not met.
+    """
+    if budget is None:
+        return float(min(points, key=lambda point: point["emotion_nll"] + (point["kl"] or 0.0))["intensity"])
+    inside = [float(point["intensity"]) for point in points if point["kl"] <= budget]
+    return max([*inside, INTENSITIES[0]])
+
+
+def fit_intensity(kl_at: Callable[[float], float], budget: float, known: Mapping[float, float]) -> tuple[float, float]:
+    """The largest intensity up to that of INTENSITIES at which `kl_at` is inside `budget`, and the KL there.
+
+    `known` has some KL by intensity. KL is about a power of the intensity (the square of a small one, being half of
+    dW^T F dW), which says where to look next, so two or three looks are the rule; every third one halves the bracket,
+    which no curve can hold up. Ends within 2 % of the budget, or 0.001 of the intensity.
+    """
+    found = {0.0: 0.0, **known}
+    for look in range(_MOST_LOOKS):
+        inside = max(intensity for intensity, kl in found.items() if kl <= budget)
+        outside = min((intensity for intensity in found if intensity > inside), default=math.inf)
+        is_near = found[inside] >= (1 - _NEAR) * budget or outside - inside <= _NARROW
+        if is_near or inside >= INTENSITIES[-1]:
+            break
+        guess = _power_guess(found, inside, outside, (1 - _NEAR / 2) * budget)
+        if look % 3 == 2 or not inside < guess < outside:
+            guess = (inside + min(outside, INTENSITIES[-1])) / 2
+        found[round(guess, 4)] = kl_at(round(guess, 4))
+    inside = max(intensity for intensity, kl in found.items() if kl <= budget)
+    return inside, found[inside]
+
+
+def _power_guess(found: Mapping[float, float], inside: float, outside: float, kl: float) -> float:
+    """Where `kl` is on the power law through both ends of the bracket, or the square through one."""
+    if found[inside] == 0 and outside == math.inf:
+        return INTENSITIES[-1]
+    power, nearest = 2.0, inside if found[inside] > 0 else outside
+    if found[inside] > 0 and outside < math.inf:
+        power = max(math.log(found[outside] / found[inside]) / math.log(outside / inside), 0.1)
+    guess: float = nearest * (kl / found[nearest]) ** (1 / power)
+    return min(guess, INTENSITIES[-1]) if outside == math.inf else guess
 
 
 def _teacher_kl(answers: Sequence[TeacherClip], batch: Batch, logits: Logits) -> LossTerm:
