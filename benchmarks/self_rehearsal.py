@@ -4,21 +4,24 @@
 
 Everything else is the same. Both are measured on the miniature's real general test clips, which neither saw, and on
 held-out happy clips. Writes `benchmarks/results/self_rehearsal.json`; about two minutes of a core for each run.
+Adapters that `--output` holds already, trained to the end, are only measured.
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from facts import run_facts
+from numpy.typing import NDArray
 
 from affetto.codes.prepare import Prepared
 from affetto.config import Config
-from affetto.evaluate.retention import measure_retention
+from affetto.evaluate.retention import Retention, measure_retention
 from affetto.files import read_json, write_json
 from affetto.model.batch import Row
 from affetto.model.rows import PLAIN_TEMPLATE, make_rows
@@ -30,6 +33,9 @@ from affetto.training.validation import Validation
 
 RESULT = Path(__file__).parent / "results" / "self_rehearsal.json"
 EMOTION = "happy"
+_KINDS = (
+    "real_general", "real_general_of_voices_that_act", "real_general_of_other_voices", "self_general",
+)  # fmt: skip
 SOURCES: tuple[Literal["data", "self"], ...] = ("data", "self")
 
 
@@ -37,18 +43,28 @@ def main() -> None:
     """Train and measure every seed and source; print and write the figures after each."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
-    seeds = parser.parse_args().seeds
+    parser.add_argument("--output", type=Path, help="keep the adapters here")
+    options = parser.parse_args()
     facts, runs = run_facts(), []
     prepared = {source: prepare_clips(Config(general=source), [EMOTION]) for source in SOURCES}
     speech = {source: _speech(prepared[source]) for source in SOURCES}
-    with tempfile.TemporaryDirectory() as folder:
-        for seed in seeds:
+    with ExitStack() as stack:
+        folder = options.output or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        for seed in options.seeds:
             for source in SOURCES:
-                config = Config(general=source, seed=seed, output_dir=Path(folder) / f"{source}-{seed}", trackers=())
-                best = train(config, EMOTION, prepared[source], command=facts["command"]) / "best"
+                config = Config(general=source, seed=seed, output_dir=folder / f"{source}-{seed}", trackers=())
+                best = config.output_dir / "emotion_models" / EMOTION / "best"
+                if not _is_finished(best):
+                    train(config, EMOTION, prepared[source], command=facts["command"])
                 runs.append({"general": source, "seed": seed, **_measured(config, best, prepared)})
                 write_json(RESULT, facts | {"speech": speech, "runs": runs, "means": _means(runs)})
     print(RESULT.read_text(encoding="utf-8"))
+
+
+def _is_finished(folder: Path) -> bool:
+    """Whether training came to its end: the timings are written last."""
+    path = folder / "affetto.json"
+    return path.is_file() and "timings_s" in read_json(path)
 
 
 def _speech(prepared: Prepared) -> dict[str, Any]:
@@ -70,15 +86,19 @@ def _measured(config: Config, folder: Path, prepared: dict[Literal["data", "self
     happy = _rows(config, voice, prepared["data"], EMOTION, config.prompt_template)
     general = {source: _rows(config, voice, prepared[source], None, PLAIN_TEMPLATE) for source in SOURCES}
     held = Validation(voice.base, happy, [])
+    speakers = {clip.id: clip.speaker for clip in prepared["data"].clips}
+    acting = np.array([speakers[row.clip_id] in facts["trained_speakers"] for row in general["data"]])
     recommended = float(facts["recommended_intensity"])
 
     def at(intensity: float) -> dict[str, Any]:
-        real, own = (measure_retention(voice.base, general[source], (intensity,)).document() for source in SOURCES)
+        real, own = (measure_retention(voice.base, general[source], (intensity,)) for source in SOURCES)
         return {
             "intensity": intensity,
             "emotion_nll": held(intensity)["emotion_nll"],
-            "real_general": {"kl": real["kl"], "delta_nll": real["delta_nll"], "num_clips": real["num_clips"]},
-            "self_general": {"kl": own["kl"], "delta_nll": own["delta_nll"], "num_clips": own["num_clips"]},
+            "real_general": _forgotten(real),
+            "real_general_of_voices_that_act": _forgotten(_of(real, acting)),
+            "real_general_of_other_voices": _forgotten(_of(real, ~acting)),
+            "self_general": _forgotten(own),
         }
 
     return {
@@ -88,6 +108,16 @@ def _measured(config: Config, folder: Path, prepared: dict[Literal["data", "self
         "timings_s": facts["timings_s"],
         "data": facts["data"],
     }
+
+
+def _of(retention: Retention, is_chosen_N: NDArray[np.bool_]) -> Retention:
+    """The same measure on some of the clips."""
+    return Retention(retention.codes_NK[is_chosen_N], retention.delta_nll_NK[is_chosen_N], retention.kl_NK[is_chosen_N])
+
+
+def _forgotten(retention: Retention) -> dict[str, Any]:
+    document = retention.document()
+    return {"kl": document["kl"], "delta_nll": document["delta_nll"], "num_clips": document["num_clips"]}
 
 
 def _rows(config: Config, voice: Voice, prepared: Prepared, emotion: str | None, template: str) -> list[Row]:
@@ -104,10 +134,11 @@ def _means(runs: list[dict[str, Any]]) -> dict[str, Any]:
         if points:
             means[source] = {
                 "emotion_nll": np.mean([point["emotion_nll"] for point in points]),
-                "real_kl": np.mean([point["real_general"]["kl"]["value"] for point in points]),
-                "real_delta_nll": np.mean([point["real_general"]["delta_nll"]["value"] for point in points]),
-                "self_kl": np.mean([point["self_general"]["kl"]["value"] for point in points]),
-                "self_delta_nll": np.mean([point["self_general"]["delta_nll"]["value"] for point in points]),
+                **{
+                    f"{kind}/{metric}": np.mean([point[kind][metric]["value"] for point in points])
+                    for kind in _KINDS
+                    for metric in ("kl", "delta_nll")
+                },
             }
     return means
 
