@@ -2,7 +2,8 @@
 
     OMP_NUM_THREADS=1 python benchmarks/self_rehearsal.py
 
-Everything else is the same. Both are measured on the miniature's real general test clips, which neither saw, and on
+Everything else is the same. At the first seed a third adapter is trained beside the base's own speech in every voice of
+the real general clips, which tells what the voices cost. All are measured on the miniature's real general test clips, which neither saw, and on
 held-out happy clips. Writes `benchmarks/results/self_rehearsal.json`; about two minutes of a core for each run.
 Adapters that `--output` holds already, trained to the end, are only measured.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +29,7 @@ from affetto.model.batch import Row
 from affetto.model.rows import PLAIN_TEMPLATE, make_rows
 from affetto.pipeline import prepare_clips
 from affetto.preserve.rehearsal import spread
+from affetto.preserve.self_speech import with_self_speech
 from affetto.speak.voice import Voice
 from affetto.training.loop import train
 from affetto.training.validation import Validation
@@ -36,7 +39,7 @@ EMOTION = "happy"
 _KINDS = (
     "real_general", "real_general_of_voices_that_act", "real_general_of_other_voices", "self_general",
 )  # fmt: skip
-SOURCES: tuple[Literal["data", "self"], ...] = ("data", "self")
+SOURCES = ("data", "self")
 
 
 def main() -> None:
@@ -46,19 +49,40 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="keep the adapters here")
     options = parser.parse_args()
     facts, runs = run_facts(), []
-    prepared = {source: prepare_clips(Config(general=source), [EMOTION]) for source in SOURCES}
-    speech = {source: _speech(prepared[source]) for source in SOURCES}
+    prepared: dict[str, Prepared] = {
+        source: prepare_clips(Config(general=_key(source)), [EMOTION]) for source in SOURCES
+    }  # fmt: skip
+    prepared["self, every voice"] = _in_every_voice(prepared["data"])
+    speech = {source: _speech(clips) for source, clips in prepared.items()}
+    plan = [(source, seed) for seed in options.seeds for source in SOURCES]
     with ExitStack() as stack:
         folder = options.output or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        for seed in options.seeds:
-            for source in SOURCES:
-                config = Config(general=source, seed=seed, output_dir=folder / f"{source}-{seed}", trackers=())
-                best = config.output_dir / "emotion_models" / EMOTION / "best"
-                if not _is_finished(best):
-                    train(config, EMOTION, prepared[source], command=facts["command"])
-                runs.append({"general": source, "seed": seed, **_measured(config, best, prepared)})
-                write_json(RESULT, facts | {"speech": speech, "runs": runs, "means": _means(runs)})
+        for source, seed in [*plan, ("self, every voice", options.seeds[0])]:
+            config = Config(general=_key(source), seed=seed, output_dir=folder / f"{source}-{seed}", trackers=())
+            best = config.output_dir / "emotion_models" / EMOTION / "best"
+            if not _is_finished(best):
+                train(config, EMOTION, prepared[source], command=facts["command"])
+            runs.append({"general": source, "seed": seed, **_measured(config, best, prepared)})
+            write_json(RESULT, facts | {"speech": speech, "runs": runs, "means": _means(runs)})
     print(RESULT.read_text(encoding="utf-8"))
+
+
+def _key(source: str) -> Literal["data", "self"]:
+    """The configuration's word for it."""
+    return "data" if source == "data" else "self"
+
+
+def _in_every_voice(prepared: Prepared) -> Prepared:
+    """The base's own speech in the voices of all clips of `prepared`, emotional or not."""
+    config = Config()
+    counts = {
+        "train": config.rehearsal_buffer_size + config.fisher_clips,
+        "validation": config.validation_clips,
+        "test": config.evaluation_clips,
+    }
+    acted = [replace(clip, emotion=clip.emotion or "other") for clip in prepared.clips]
+    spoken = with_self_speech(replace(prepared, clips=tuple(acted)), config.base, counts)
+    return replace(spoken, clips=tuple(clip for clip in spoken.clips if clip.emotion in (None, EMOTION)))
 
 
 def _is_finished(folder: Path) -> bool:
@@ -78,7 +102,7 @@ def _speech(prepared: Prepared) -> dict[str, Any]:
     return found
 
 
-def _measured(config: Config, folder: Path, prepared: dict[Literal["data", "self"], Prepared]) -> dict[str, Any]:
+def _measured(config: Config, folder: Path, prepared: dict[str, Prepared]) -> dict[str, Any]:
     """Figures of one adapter, at full intensity and at the one that its training recommends."""
     voice = Voice.load(config.base)
     voice.load_adapter(EMOTION, folder)
@@ -129,17 +153,17 @@ def _rows(config: Config, voice: Voice, prepared: Prepared, emotion: str | None,
 def _means(runs: list[dict[str, Any]]) -> dict[str, Any]:
     """Over the seeds, at full intensity."""
     means = {}
-    for source in SOURCES:
+    for source in dict.fromkeys(run["general"] for run in runs):
         points = [run["at_1"] for run in runs if run["general"] == source]
-        if points:
-            means[source] = {
-                "emotion_nll": np.mean([point["emotion_nll"] for point in points]),
-                **{
-                    f"{kind}/{metric}": np.mean([point[kind][metric]["value"] for point in points])
-                    for kind in _KINDS
-                    for metric in ("kl", "delta_nll")
-                },
-            }
+        means[source] = {
+            "num_seeds": len(points),
+            "emotion_nll": np.mean([point["emotion_nll"] for point in points]),
+            **{
+                f"{kind}/{metric}": np.mean([point[kind][metric]["value"] for point in points])
+                for kind in _KINDS
+                for metric in ("kl", "delta_nll")
+            },
+        }
     return means
 
 
