@@ -3,9 +3,9 @@
     OMP_NUM_THREADS=1 python benchmarks/self_rehearsal.py
 
 Everything else is the same. At the first seed a third adapter is trained beside the base's own speech in every voice of
-the real general clips, which tells what the voices cost. All are measured on the miniature's real general test clips, which neither saw, and on
-held-out happy clips. Writes `benchmarks/results/self_rehearsal.json`; about two minutes of a core for each run.
-Adapters that `--output` holds already, trained to the end, are only measured.
+the real general clips, which tells what the voices cost. All are measured on the miniature's real general test clips,
+which none saw, and on held-out happy clips. Writes `benchmarks/results/self_rehearsal.json`; about two minutes of a
+core for each run. Adapters that `--output` holds already, trained to the end, are only measured.
 """
 
 from __future__ import annotations
