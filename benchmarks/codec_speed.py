@@ -7,21 +7,17 @@ Writes `benchmarks/results/codec_speed.json`. Processor time counts, not the clo
 
 from __future__ import annotations
 
-import platform
-import shlex
-import sys
 import time
 from collections.abc import Callable
-from datetime import date
 from pathlib import Path
 
 import numpy as np
+from facts import run_facts
 
 from affetto.codes.vocoder import VocoderCodec
 from affetto.files import write_json
 from affetto.miniature.corpus import SAMPLE_RATE, general_lines, render
 from affetto.model.base import MINIATURE, find_base
-from affetto.provenance import versions
 
 RESULT = Path(__file__).parent / "results" / "codec_speed.json"
 NUM_CLIPS = 30
@@ -40,13 +36,7 @@ def main() -> None:
         "encode_times_real_time": speech_s / _best_s(lambda: [codec.encode(sound) for sound in sounds]),
         "decode_times_real_time": speech_s / _best_s(lambda: [codec.decode(item) for item in codes]),
     }
-    facts = {
-        "command": shlex.join(["python", *sys.argv]),
-        "date": date.today().isoformat(),
-        "machine": {"processor": processor(), "system": platform.system(), "threads": 1},
-        "versions": versions(),
-    }
-    write_json(RESULT, facts | {key: np.round(value, 1) for key, value in figures.items()})
+    write_json(RESULT, run_facts() | {key: np.round(value, 1) for key, value in figures.items()})
     print(RESULT.read_text(encoding="utf-8"))
 
 
@@ -57,15 +47,6 @@ def _best_s(work: Callable[[], object]) -> float:
         work()
         took.append(time.process_time() - start)
     return min(took)
-
-
-def processor() -> str:
-    """Name of the processor, as far as the system tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 if __name__ == "__main__":

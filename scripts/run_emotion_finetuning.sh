@@ -10,6 +10,7 @@ Usage: run_emotion_finetuning.sh [options]
   --config FILE       settings (default: configs/emotion_specific_finetuning.yaml)
   --base ID_OR_PATH   base model: miniature, a folder, or a hub id such as sesame/csm-1b
   --data PATH         a manifest (.jsonl) or a folder of clips; may be given again
+  --general SOURCE    general speech: data (its clips without emotion; the default) or self (the base speaks it)
   --output DIR        where emotion_models/ and evaluation_results/ go (default: here)
   --judge KIND=NAME   judge of emotion, words or quality (a hub id, a folder, or none); may be given again
   --gpu N             use this GPU
@@ -36,10 +37,10 @@ options=()
 while (($#)); do
     case "$1" in
         --*=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" && continue ;;
-        --emotion | --base | --data | --output | --config | --judge | --gpu) [[ -n "${2:-}" ]] || wrong "$1 needs a value" ;;
+        --emotion | --base | --data | --general | --output | --config | --judge | --gpu) [[ -n "${2:-}" ]] || wrong "$1 needs a value" ;;
     esac
     case "$1" in
-        --emotion | --base | --data | --output | --judge) options+=("$1" "$2") && shift 2 ;;
+        --emotion | --base | --data | --general | --output | --judge) options+=("$1" "$2") && shift 2 ;;
         --config) config="$2" && shift 2 ;;
         --gpu) export CUDA_VISIBLE_DEVICES="$2" && shift 2 ;;
         --skip-datasets | --skip-bad-clips | --resume) options+=("$1") && shift ;;

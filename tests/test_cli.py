@@ -28,18 +28,21 @@ from affetto.config import Config
 from affetto.errors import AffettoError, ConfigError, DataError, Interrupted
 from affetto.miniature import data as miniature_data
 from affetto.model.base import load_base
+from affetto.preserve import self_speech
+from affetto.speak.generation import Request, Spoken
 from affetto.types import Clip, Problem
 
 VERBS = {
-    ("prepare",): ("--emotion", "--config", "--base", "--data", "--output", "--skip-bad-clips"),
-    ("train",): ("--emotion", "--config", "--base", "--data", "--output", "--skip-bad-clips", "--resume"),
-    ("evaluate",): ("--emotion", "--config", "--base", "--data", "--output", "--judge", "--intensity"),
+    ("prepare",): ("--emotion", "--config", "--base", "--data", "--general", "--output", "--skip-bad-clips"),
+    ("train",): ("--emotion", "--config", "--base", "--data", "--general", "--output", "--skip-bad-clips", "--resume"),
+    ("evaluate",): ("--emotion", "--config", "--base", "--data", "--general", "--output", "--judge", "--intensity"),
     ("report",): ("--emotion", "--config", "--output"),
     ("run",): (
         "--emotion",
         "--config",
         "--base",
         "--data",
+        "--general",
         "--output",
         "--skip-datasets",
         "--skip-bad-clips",
@@ -306,14 +309,28 @@ def test_run_hands_its_options_on(affetto: Callable[..., Called], monkeypatch: p
     calls: list[tuple[Config, list[str], dict[str, Any]]] = []
     monkeypatch.setattr(pipeline, "run", lambda config, emotions, **how: calls.append((config, emotions, how)))
     assert (
-        affetto("run", "--emotion", "sad", "--base", "b", "--data", "d", "-o", "out", "--skip-datasets", "--resume")[0]
+        affetto(
+            "run",
+            "--emotion",
+            "sad",
+            "--base",
+            "b",
+            "--data",
+            "d",
+            "--general",
+            "self",
+            "-o",
+            "out",
+            "--skip-datasets",
+            "--resume",
+        )[0]
         == 0
     )
     config, emotions, how = calls[0]
-    assert (config.base, config.data, config.output_dir) == ("b", ("d",), Path("out"))
+    assert (config.base, config.data, config.general, config.output_dir) == ("b", ("d",), "self", Path("out"))
     assert emotions == ["sad"]
     assert how == {
-        "command": "affetto run --emotion sad --base b --data d -o out --skip-datasets --resume",
+        "command": "affetto run --emotion sad --base b --data d --general self -o out --skip-datasets --resume",
         "skip_bad_clips": False, "skip_datasets": True, "resume": True,
     }  # fmt: skip
 
@@ -368,17 +385,47 @@ def test_skipping_datasets_needs_what_was_prepared(
     assert len(prepared.clips) == 8
 
 
+def test_the_base_may_speak_the_general_clips(
+    affetto: Callable[..., Called], tiny_base_folder: Path, manifest: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """The data's own are neither used nor checked."""
+
+    def spoken(_: Any, requests: list[Request], *, on_progress: Any) -> list[Spoken]:  # noqa: ARG001
+        return [Spoken(np.random.default_rng(one.seed).integers(0, 256, (8, 8)), False) for one in requests]
+
+    monkeypatch.setattr(self_speech, "generate", spoken)
+    (tmp_path / "data" / "None-0.wav").unlink()
+    settings = tmp_path / "few.yaml"
+    settings.write_text("{rehearsal_buffer_size: 5, fisher_clips: 4, validation_clips: 2, evaluation_clips: 3}")
+    options = ("--base", tiny_base_folder, "--data", manifest, "--emotion", "happy", "--config", settings)
+    status, _, err = affetto("prepare", *options, "--general", "self")
+    assert status == 0, err
+    assert "clips ready: 14 general, 4 happy" in err
+    status, _, err = affetto("prepare", *options)
+    assert status == 1
+    assert "None-0" in err
+    status, _, err = affetto("prepare", *options, "--general", "mine")
+    assert status == 1
+    assert "'data' or 'self'" in err
+
+
 def test_skipping_datasets_renders_nothing(affetto: Callable[..., Called], tiny_base_folder: Path) -> None:
     status, _, err = affetto("run", "--base", tiny_base_folder, "--emotion", "happy", "--skip-datasets")
     assert status == 1
     assert "the miniature's clips of general, happy aren't there" in err
+    options = ("--base", tiny_base_folder, "--emotion", "happy", "--skip-datasets", "--general", "self")
+    status, _, err = affetto("run", *options)
+    assert status == 1
+    assert "the miniature's clips of happy aren't there" in err
 
 
 def test_sources(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     asked: list[list[str]] = []
 
-    def sources(emotions: list[str], *, do_render: bool) -> list[Path]:
+    def sources(emotions: list[str], *, do_render: bool, with_general: bool) -> list[Path]:
         assert do_render
+        assert with_general
         asked.append(list(emotions))
         return [Path("general.jsonl")]
 

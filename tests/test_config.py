@@ -130,6 +130,7 @@ WRONG = [
     ("base: [a]", "base", "valid string"),
     ("data: []", "data", "at least 1 item"),
     ("data: clips", "data", "valid tuple"),
+    ("general: none", "general", "'data' or 'self'"),
     ("output_dir: 3", "output_dir", "path"),
     ("seed: -1", "seed", "greater than or equal to 0"),
     ("seed: true", "seed", "must be a number"),
@@ -149,6 +150,9 @@ WRONG = [
     ("distillation_alpha: 1.2", "distillation_alpha", "less than or equal to 1"),
     ("temperature: 0", "temperature", "greater than 0"),
     ("distill_on: all", "distill_on", "'rehearsal'"),
+    ("general: self\ndistill_on: emotion", "distill_on", "rehearsal or both where general is self"),
+    ("teacher_frames_share: 0", "teacher_frames_share", "greater than 0"),
+    ("teacher_frames_share: 1.5", "teacher_frames_share", "less than or equal to 1"),
     ("rehearsal_buffer_size: -3", "rehearsal_buffer_size", "greater than or equal to 0"),
     ("replay_ratio: 1.0", "replay_ratio", "less than 1"),
     ("forgetting_budget: 0", "forgetting_budget", "greater than 0"),
@@ -228,6 +232,11 @@ def test_overrides_replace_what_they_give(tmp_path: Path) -> None:
 def test_configuration_cannot_be_changed() -> None:
     with pytest.raises(ValueError, match="frozen"):
         Config().adapter_r = 3  # type: ignore[misc]
+
+
+def test_the_teachers_share_of_frames_is_the_cross_entropys_unless_given() -> None:
+    assert Config(depth_frames_share=0.25).teacher_share == 0.25
+    assert Config(depth_frames_share=0.25, teacher_frames_share=0.5).teacher_share == 0.5
 
 
 def test_alpha_is_twice_the_rank_unless_given() -> None:

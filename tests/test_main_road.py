@@ -19,6 +19,7 @@ from affetto.files import read_json
 from affetto.miniature import corpus
 from affetto.miniature.build import ASSETS
 from affetto.pipeline import prepare_clips, report, run
+from affetto.preserve import self_speech
 from affetto.speak.voice import Voice
 from affetto.types import Clip
 
@@ -153,6 +154,32 @@ def test_an_emotion_of_ones_own_gets_its_report(tmp_path: Path, clips: Path) -> 
     assert adapter["metrics"]["recall"]["value"] is None
     assert "'proud'" in str(adapter["metrics"]["recall"]["reason"])
     assert adapter["metrics"]["wer"]["value"] is not None
+
+
+def test_without_general_clips_the_base_speaks_its_own(
+    tmp_path: Path, clips: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trained, measured and reported on it; a second run speaks none of it again."""
+    folder = tmp_path / "acted"
+    shutil.copytree(clips.parent, folder)
+    manifest = folder / "manifest.jsonl"
+    acted = [line for line in manifest.read_text(encoding="utf-8").splitlines() if '"happy"' in line]
+    manifest.write_text("\n".join(acted) + "\n", encoding="utf-8")
+    with pytest.raises(DataError, match="--general self"):
+        run(_config(tmp_path, manifest), ["happy"], command="affetto run")
+    config = _config(tmp_path, manifest).model_copy(update={"general": "self"})
+    (page,) = run(config, ["happy"], command="affetto run")
+    facts = read_json(tmp_path / "emotion_models" / "happy" / "best" / "affetto.json")
+    assert (facts["data"]["general"], facts["data"]["rehearsed_clips"], facts["data"]["fisher_clips"]) == ("self", 8, 4)
+    assert "beside 8 general ones that the base spoke itself" in page.read_text(encoding="utf-8")
+    retention = read_results(tmp_path / "evaluation_results" / "happy_results.json")["retention"]
+    assert retention is not None
+    assert retention["num_clips"] == 4
+    value = retention["kl"]["value"]
+    assert value is not None
+    assert value > 0
+    monkeypatch.setattr(self_speech, "generate", lambda *_, **__: pytest.fail("spoken again"))
+    assert len(prepare_clips(config, ["happy"]).select(None, "train")) == 12
 
 
 def test_facts_say_where_the_adapter_comes_from(finished: Path) -> None:

@@ -45,6 +45,13 @@ Data = Annotated[
         "--data", help="A manifest (.jsonl) or a folder of clips; repeat for several. Default: the miniature's clips."
     ),
 ]
+General = Annotated[
+    str | None,
+    typer.Option(
+        "--general",
+        help="General speech: data (its clips without emotion), or self (the base speaks it). Default: data.",
+    ),
+]
 Output = Annotated[
     Path | None,
     typer.Option("--output", "-o", help="Folder for emotion_models/, evaluation_results/ and samples. Default: here."),
@@ -63,19 +70,21 @@ Resume = Annotated[bool, typer.Option("--resume", help="Go on where an interrupt
 
 @app.command()
 def prepare(
-    emotion: Emotion = None, config: ConfigFile = None, base: BaseName = None, data: Data = None, output: Output = None,
+    emotion: Emotion = None, config: ConfigFile = None, base: BaseName = None, data: Data = None,
+    general: General = None, output: Output = None,
     skip_bad_clips: SkipBad = False,
 ) -> None:  # fmt: skip
     """Check the clips and code them for the base (cached: a second time takes seconds)."""
     from affetto.pipeline import prepare_clips
 
-    settings, emotions = _settings(config, emotion, base=base, data=data, output_dir=output)
+    settings, emotions = _settings(config, emotion, base=base, data=data, general=general, output_dir=output)
     prepare_clips(settings, emotions, skip_bad_clips=skip_bad_clips)
 
 
 @app.command()
 def train(
-    emotion: Emotion = None, config: ConfigFile = None, base: BaseName = None, data: Data = None, output: Output = None,
+    emotion: Emotion = None, config: ConfigFile = None, base: BaseName = None, data: Data = None,
+    general: General = None, output: Output = None,
     skip_bad_clips: SkipBad = False, resume: Resume = False,
 ) -> None:  # fmt: skip
     """Train one adapter per emotion, with EWC, distillation and rehearsal.
@@ -86,7 +95,7 @@ def train(
     from affetto.progress import say
     from affetto.training.loop import train as train_emotion
 
-    settings, emotions = _settings(config, emotion, base=base, data=data, output_dir=output)
+    settings, emotions = _settings(config, emotion, base=base, data=data, general=general, output_dir=output)
     prepared = prepare_clips(settings, emotions, skip_bad_clips=skip_bad_clips)
     for name in emotions:
         folder = train_emotion(settings, name, prepared, resume=resume, command=_command())
@@ -96,7 +105,8 @@ def train(
 
 @app.command()
 def evaluate(
-    emotion: Emotion = None, config: ConfigFile = None, base: BaseName = None, data: Data = None, output: Output = None,
+    emotion: Emotion = None, config: ConfigFile = None, base: BaseName = None, data: Data = None,
+    general: General = None, output: Output = None,
     judge: Judge = None,
     intensity: Annotated[
         float | None, typer.Option(help="Strength of the adapter. Default: what its training recommends.")
@@ -110,7 +120,9 @@ def evaluate(
     from affetto.progress import console
 
     judges = _pairs(judge, "--judge")
-    settings, emotions = _settings(config, emotion, base=base, data=data, output_dir=output, judges=judges)
+    settings, emotions = _settings(
+        config, emotion, base=base, data=data, general=general, output_dir=output, judges=judges
+    )
     prepared = prepare_clips(settings, emotions, skip_bad_clips=skip_bad_clips)
     for name in emotions:
         results = evaluate_emotion(settings, name, prepared, intensity=intensity, command=_command())
@@ -129,7 +141,8 @@ def report(emotion: Emotion = None, config: ConfigFile = None, output: Output = 
 
 @app.command()
 def run(
-    emotion: Emotion = None, config: ConfigFile = None, base: BaseName = None, data: Data = None, output: Output = None,
+    emotion: Emotion = None, config: ConfigFile = None, base: BaseName = None, data: Data = None,
+    general: General = None, output: Output = None,
     judge: Judge = None, skip_bad_clips: SkipBad = False, skip_datasets: SkipDatasets = False, resume: Resume = False,
 ) -> None:  # fmt: skip
     """Prepare, train, evaluate and report, for one emotion or all. `scripts/run_emotion_finetuning.sh` calls this.
@@ -139,7 +152,9 @@ def run(
     from affetto.pipeline import run as run_all
 
     judges = _pairs(judge, "--judge")
-    settings, emotions = _settings(config, emotion, base=base, data=data, output_dir=output, judges=judges)
+    settings, emotions = _settings(
+        config, emotion, base=base, data=data, general=general, output_dir=output, judges=judges
+    )
     run_all(
         settings, emotions, command=_command(), skip_bad_clips=skip_bad_clips, skip_datasets=skip_datasets,
         resume=resume,

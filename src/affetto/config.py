@@ -47,6 +47,7 @@ class Config(BaseModel):
     emotions: Names = EMOTIONS
     base: Annotated[str, Field(min_length=1)] = "miniature"
     data: Names = ("miniature",)
+    general: Literal["data", "self"] = "data"
     output_dir: Path = Path()
     seed: Whole = 0
     split_by_speaker: bool = False
@@ -63,6 +64,7 @@ class Config(BaseModel):
     distillation_alpha: Share = 1.0
     temperature: Positive = 1.0
     distill_on: Literal["rehearsal", "emotion", "both"] = "rehearsal"
+    teacher_frames_share: Annotated[float, _Number, Field(gt=0.0, le=1.0)] | None = None
 
     rehearsal_buffer_size: Whole = 240
     replay_ratio: Annotated[float, _Number, Field(ge=0.0, lt=1.0)] = 0.5
@@ -126,6 +128,15 @@ class Config(BaseModel):
     def _output_dir(cls, folder: Path) -> Path:
         return folder.expanduser()
 
+    @field_validator("distill_on")
+    @classmethod
+    def _distilled(cls, distill_on: str, info: ValidationInfo) -> str:
+        if info.data.get("general") == "self" and distill_on == "emotion":
+            raise ValueError(
+                "it must be rehearsal or both where general is self: the base's own samples teach nothing but the KL"
+            )
+        return distill_on
+
     @field_validator("prompt_template")
     @classmethod
     def _template(cls, template: str) -> str:
@@ -144,6 +155,11 @@ class Config(BaseModel):
     def lora_alpha(self) -> float:
         """LoRA's alpha; twice the rank unless given."""
         return self.adapter_alpha if self.adapter_alpha is not None else 2.0 * self.adapter_r
+
+    @property
+    def teacher_share(self) -> float:
+        """Share of the frames whose depth logits the teacher keeps; the cross-entropy's unless given."""
+        return self.depth_frames_share if self.teacher_frames_share is None else self.teacher_frames_share
 
 
 def load_config(path: Path | None, **overrides: Any) -> Config:

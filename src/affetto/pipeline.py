@@ -27,8 +27,10 @@ def prepare_clips(
     """Check and code the clips of `emotions` and the general speech; everything is cached.
 
     Bad clips are listed in one table. They stop the run unless `skip_bad_clips`; the good ones stay coded either way.
-    `skip_datasets` takes what was coded before as it is, and renders, checks and codes nothing.
+    `skip_datasets` takes what was coded before as it is, and renders, checks and codes nothing. With `general: self`
+    the base speaks the general clips, and those of the data are left alone.
     """
+    is_own = config.general == "self"
     prepared = prepare(
         find_sources(config, emotions, do_render=not skip_datasets),
         find_base(config.base),
@@ -36,6 +38,7 @@ def prepare_clips(
         only=emotions,
         by_speaker=config.split_by_speaker,
         use_cached_only=skip_datasets,
+        use_general=not is_own,
     )
     if prepared.problems:
         console.print(problem_table(prepared.problems))
@@ -44,11 +47,35 @@ def prepare_clips(
                 f"{prepared.num_bad} clips can't be used (table above). Mend them, or go on with the good ones: "
                 "--skip-bad-clips. What was coded is kept"
             )
+    if is_own:
+        prepared = speak_general(config, prepared, use_cached_only=skip_datasets)
     counts: dict[str, int] = {}
     for clip in prepared.clips:
-        counts[clip.emotion or "general"] = counts.get(clip.emotion or "general", 0) + 1
+        if clip.split is not None:
+            counts[clip.emotion or "general"] = counts.get(clip.emotion or "general", 0) + 1
     say("clips ready: " + ", ".join(f"{count} {name}" for name, count in sorted(counts.items())))
     return prepared
+
+
+def speak_general(config: Config, prepared: Prepared, *, use_cached_only: bool = False) -> Prepared:
+    """`prepared` with as much of the base's own speech as a run and its evaluation use, whatever the run's seed."""
+    import torch
+
+    from affetto.preserve.self_speech import with_self_speech
+
+    counts = {
+        "train": config.rehearsal_buffer_size + config.fisher_clips,
+        "validation": config.validation_clips,
+        "test": config.evaluation_clips,
+    }
+    return with_self_speech(
+        prepared,
+        config.base,
+        counts,
+        by_speaker=config.split_by_speaker,
+        device="cuda" if torch.cuda.is_available() else "cpu",
+        use_cached_only=use_cached_only,
+    )
 
 
 def find_sources(config: Config, emotions: Sequence[str], *, do_render: bool = True) -> list[Path]:
@@ -63,7 +90,7 @@ def find_sources(config: Config, emotions: Sequence[str], *, do_render: bool = T
 
             has_others = len(config.data) > 1
             acted = [emotion for emotion in emotions if emotion in ACTED] if has_others else emotions
-            sources += miniature_sources(acted, do_render=do_render)
+            sources += miniature_sources(acted, do_render=do_render, with_general=config.general == "data")
         else:
             sources.append(Path(name).expanduser())
     return sources

@@ -379,3 +379,23 @@ def test_select_gives_one_emotion_and_split(data: Callable[..., Path], sounds: P
     assert [clip.id for clip in prepared.select("happy", "train")] == ["happy-0", "happy-1", "happy-2"]
     assert [clip.id for clip in prepared.select(None, "test")] == ["general-0", "general-1"]
     assert prepared.select("happy", "test") == []
+
+
+def test_general_clips_can_be_left_out_but_for_context(
+    data: Callable[..., Path], sounds: Path, codec_folder: Path, coded: list[int]
+) -> None:
+    """Neither checked nor coded nor warned of; splits and speaker numbers are as with them."""
+    general, happy = make_clips(sounds, 2), make_clips(sounds, 12, emotion="happy")
+    happy[0] = replace(happy[0], context=("general-1",))
+    general[0] = replace(general[0], speaker="reader")
+    source = data([*general, *happy])
+    (sounds / "general-0.wav").unlink()
+    prepared = prepare([source], codec_folder, emotions=EMOTIONS, only=["happy"], use_general=False)
+    assert ids(prepared) == {*(clip.id for clip in happy), "general-1"}
+    assert len(coded) == 13
+    assert not [problem for problem in prepared.problems if "general" in problem.where + problem.message]
+    full = prepare([source], codec_folder, emotions=EMOTIONS, only=["happy"])
+    assert any("general speech has no" in problem.message for problem in full.problems)
+    assert prepared.speakers == full.speakers
+    splits = {clip.id: clip.split for clip in full.clips}
+    assert all(splits[clip.id] == clip.split for clip in prepared.clips)

@@ -271,6 +271,8 @@ def test_the_headline_says_what_happened(page: Page):
         "happy recordings in 91.4 %. Word error rate is 6.1 % (base 5.4 %). "
         "General speech became 0.0041 nats per code less likely."
     )
+    facts = FACTS | {"data": {"general": "self", "emotional_clips": 96, "rehearsed_clips": 240}}
+    assert "96 happy clips beside 240 general ones that the base spoke itself on" in headline(result(), facts)[0]
     assert [aspect.verdict for aspect in verdicts(result())] == [
         "raised", "undecided", "no verdict", "no verdict", "preserved"
     ]  # fmt: skip

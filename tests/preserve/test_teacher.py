@@ -17,7 +17,15 @@ from affetto.model.base import Base
 from affetto.model.batch import Batch, Logits, Row, Turn, collate
 from affetto.preserve import teacher as teacher_module
 from affetto.preserve.distillation import distillation_kl
-from affetto.preserve.teacher import TeacherCache, ask_teacher, fixed_frames, row_hash, teacher_cache, teacher_key
+from affetto.preserve.teacher import (
+    TeacherCache,
+    ask_teacher,
+    cache_bytes,
+    fixed_frames,
+    row_hash,
+    teacher_cache,
+    teacher_key,
+)
 
 
 @pytest.fixture
@@ -137,6 +145,26 @@ def test_a_cache_of_something_else_is_refused(rows: list[Row], cache: TeacherCac
     damaged.write_bytes(cache.path.read_bytes()[:100])
     with pytest.raises(CacheError, match="can't be read"):
         TeacherCache(damaged, "key")
+
+
+def test_a_cache_that_lies_in_anothers_place_is_refused(
+    tiny_base: Base, rows: list[Row], cache: TeacherCache, tmp_path: Path
+) -> None:
+    other = tmp_path / f"{teacher_key('another base', rows, 0.5, 0)[:24]}.safetensors"
+    other.write_bytes(cache.path.read_bytes())
+    with pytest.raises(CacheError, match="another base, other clips or another template; delete it"):
+        teacher_cache(tmp_path, tiny_base.network, "another base", rows, depth_share=0.5)
+
+
+def test_bytes_of_a_cache_are_foretold(tiny_base: Base, rows: list[Row], tmp_path: Path) -> None:
+    for share in (1.0, 0.3, 1 / 16):
+        cache = teacher_cache(tmp_path, tiny_base.network, tiny_base.hash, rows, depth_share=share)
+        content = cache.path.read_bytes()
+        header = 8 + int.from_bytes(content[:8], "little")  # safetensors: the header's length, the header, the data
+        foretold = cache_bytes([row.num_frames for row in rows], 8, tiny_base.network.vocab_size, share)
+        assert foretold == len(content) - header
+    # By hand: 2 frames of 3 codebooks and 5 codes, one of them with depth logits.
+    assert cache_bytes([2], 3, 5, 0.5) == 2 * (2 * 5 + 1 * 2 * 5) + 8
 
 
 def test_a_killed_run_leaves_no_half_cache(tiny_base: Base, rows: list[Row], tmp_path: Path) -> None:

@@ -20,8 +20,12 @@ from affetto.codes.prepare import Prepared
 from affetto.config import Config
 from affetto.errors import DataError, NonFiniteLossError
 from affetto.files import read_json
-from affetto.model.base import load_base
-from affetto.model.batch import Batch, Row, collate
+from affetto.model.base import Base, load_base
+from affetto.model.batch import Batch, Logits, Row, collate
+from affetto.model.csm import CsmNetwork
+from affetto.pipeline import speak_general
+from affetto.preserve import self_speech
+from affetto.speak.generation import Request, Spoken, generate
 from affetto.training import loop
 from affetto.training.log import read_log
 from affetto.training.loop import lr_factor, train
@@ -234,3 +238,74 @@ def test_learning_rate_warms_up_and_falls_to_nothing() -> None:
     assert factors[20] == pytest.approx(0.0)
     assert all(later <= earlier for earlier, later in pairwise(factors[4:]))
     assert lr_factor(0, 1, 0.0) == lr_factor(0, 1, 1.0) == 1.0
+
+
+def test_a_run_on_the_bases_own_speech(config_of: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No general clip in the data; the loss on the base's samples is the KL, whatever alpha is."""
+
+    def short(base: Base, requests: list[Request], *, on_progress: Callable[[int], object]) -> list[Spoken]:
+        # A random base never ends by itself, so its frame cap stands for the end.
+        spoken = generate(base, [replace(one, max_frames=5 + one.seed % 4) for one in requests])
+        on_progress(len(requests))
+        return [Spoken(said.codes_TK, False) for said in spoken]
+
+    monkeypatch.setattr(self_speech, "generate", short)
+    few = make_prepared(tmp_path / "few", {key: count for key, count in COUNTS.items() if key[0] is not None})
+    changes = {"distillation_alpha": 0.0, "general": "self", "evaluation_clips": 2, "learning_rate": 1e-2}
+    config = config_of(**TINY | changes)
+    prepared = speak_general(config, few)
+    assert [len(prepared.select(None, split)) for split in ("train", "validation", "test")] == [10, 4, 2]
+    others = speak_general(config_of(**TINY | changes, seed=5), few)
+    assert others.clips == prepared.clips, "runs with other seeds are measured on the same speech"
+    folder = train(config, "happy", prepared)
+    facts = read_json(folder / "best" / "affetto.json")
+    assert facts["data"]["general"] == "self"
+    assert facts["data"]["rehearsed_clips"] == 6
+    log = read_log(folder / "training_log.jsonl")
+    first, last = (next(row["terms"] for row in rows if row["split"] == "train") for rows in (log, log[::-1]))
+    assert first["rehearsal_kl_c0"] == pytest.approx(0.0, abs=1e-5), "the adapter starts as the base"
+    assert last["rehearsal_kl_c0"] > 1e-4
+    for terms in (first, last):
+        emotion = 0.5 * (terms["emotion_ce_c0"] + terms["emotion_ce_depth"])
+        kl = 0.5 * (terms["rehearsal_kl_c0"] + terms["rehearsal_kl_depth"])
+        natural = facts["ewc_natural_weight"]
+        assert terms["total"] == pytest.approx(0.6 * emotion + 0.4 * kl + natural * terms["ewc"], rel=1e-5)
+    validation = [row["terms"] for row in log if row["split"] == "validation"][-1]
+    assert 0 < validation["general_kl"] < 1
+
+
+def test_a_run_on_the_bases_own_speech_is_given_nothing_else(config_of: Make, prepared: Prepared) -> None:
+    with pytest.raises(AssertionError, match="not the base's own speech"):
+        train(config_of(**TINY, general="self"), "happy", prepared)
+
+
+def test_the_default_methods_never_ask_the_teacher_while_training(
+    config_of: Make, prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its answers come from the cache: inside the loop no forward has a row with its gates at zero."""
+    is_inside, seen = [False], []
+    forward, run_steps = CsmNetwork.forward, loop.run_steps
+
+    def watched(self: CsmNetwork, batch: Batch) -> Logits:
+        is_teacher = bool((batch.gate_BE == 0).all(dim=1).any())
+        seen.append((is_inside[0], is_teacher))
+        return forward(self, batch)
+
+    def marked(*arguments: Any) -> Any:
+        is_inside[0] = True
+        try:
+            return run_steps(*arguments)
+        finally:
+            is_inside[0] = False
+
+    monkeypatch.setattr(CsmNetwork, "forward", watched)
+    monkeypatch.setattr(loop, "run_steps", marked)
+    methods = ("ewc_lambda", "distillation_alpha", "temperature", "distill_on", "depth_frames_share", "replay_ratio")
+    config = config_of(**{name: getattr(Config(), name) for name in methods})
+    folder = train(config, "happy", prepared)
+    log = read_log(folder / "training_log.jsonl")
+    assert any("rehearsal_kl_depth" in row["terms"] for row in log)
+    num_steps = max(row["step"] for row in log)
+    # A step's one batch; at each epoch's end one batch of held-out happy clips and one of general ones.
+    assert [item for item in seen if item[0]] == [(True, False)] * (num_steps + 2 * 2)
+    assert (False, True) in seen, "before the loop it was asked"

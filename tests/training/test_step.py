@@ -169,6 +169,21 @@ def test_terms_equal_a_loop_over_codes(
     assert term_counts(made, 8) == {name: len(each) for name, each in sums.items()}
 
 
+@pytest.mark.parametrize("distill_on", ["rehearsal", "both"])
+@pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
+def test_on_the_bases_own_samples_the_loss_is_the_kl_alone(distill_on: Any, alpha: float) -> None:
+    weights = LossWeights(0.25, alpha, 2.0, 0.6, 1.5, distill_on, is_self_speech=True)
+    assert weights.taught == {"emotion": alpha > 0 and distill_on == "both", "rehearsal": True}
+    assert (weights.of("rehearsal_ce_c0"), weights.of("rehearsal_ce_depth")) == (0, 0)
+    assert weights.of("rehearsal_kl_c0") == pytest.approx(0.25 * 0.6 * 2.0**2)
+    assert weights.of("rehearsal_kl_depth") == pytest.approx(0.25 * 0.4 * 2.0**2)
+    usual = LossWeights(0.25, alpha, 2.0, 0.6, 1.5, distill_on)
+    for name in TERMS:
+        if name.startswith("emotion"):
+            assert weights.of(name) == usual.of(name), name
+    assert not LossWeights(0.0, 1.0, 1.0, 0.6, 1.5, distill_on, is_self_speech=True).taught["rehearsal"]
+
+
 @pytest.mark.parametrize("distill_on", ["rehearsal", "emotion", "both"])
 @pytest.mark.parametrize(("replay", "alpha"), [(0.3, 0.5), (0.0, 0.5), (0.3, 0.0), (0.3, 1.0)])
 def test_weights_equal_the_written_formula(distill_on: Any, replay: float, alpha: float) -> None:

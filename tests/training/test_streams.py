@@ -94,7 +94,7 @@ def test_pitfall_20_an_id_in_two_splits_stops_the_run(
     [
         ([("happy", "train")], {}, "no training clip is labelled 'happy'; the data has general, happy, sad"),
         ([("happy", "validation")], {}, "no validation clip is labelled 'happy'.*add clips with other texts"),
-        ([(None, "train")], {}, "preservation needs general speech"),
+        ([(None, "train")], {}, r"preservation needs general speech.*add general clips \(LJSpeech.*--general self"),
         ([(None, "train")], {"ewc_lambda": 0}, "preservation needs general speech"),
         ([(None, "train")], {"replay_ratio": 0}, "preservation needs general speech"),
     ],
@@ -184,3 +184,51 @@ def test_one_teacher_serves_every_emotion(
         paths.add(answers.path)
         assert answers[streams.rehearsal[0].clip_id].c0_TV.shape[0] == streams.rehearsal[0].num_frames
     assert len(paths) == 1
+
+
+def test_the_teacher_is_asked_again_where_base_codes_or_template_change(
+    tiny_base: Base, prepared: Prepared, config_of: Callable[..., Config]
+) -> None:
+    """Each change is another cache; what doesn't reach the teacher's rows changes none."""
+
+    def cached(changed: Prepared = prepared, base: Base = tiny_base, **changes: Any) -> Any:
+        config = config_of(**{"distill_on": "both"} | changes)
+        streams = build_streams(config, "happy", changed, base)
+        answers = teacher_answers(config, base, streams, loss_weights(config, streams, base))
+        assert answers is not None
+        return answers.path
+
+    first = cached()
+    other_codes = replace(prepared, keys={**prepared.keys, "happy-train-0": "key-sad-train-0"})
+    other_texts = tuple(
+        replace(clip, text="something else") if clip.id == "happy-train-0" else clip for clip in prepared.clips
+    )
+    changed = {
+        "base": cached(base=replace(tiny_base, hash="another")),
+        "codes": cached(other_codes),
+        "text": cached(replace(prepared, clips=other_texts)),
+        "template": cached(prompt_template="Feel it: {text}"),
+        "share of frames": cached(teacher_frames_share=0.25),
+        "stream": cached(distill_on="rehearsal"),
+    }
+    assert len({first, *changed.values()}) == 1 + len(changed), changed
+    assert cached(learning_rate=1.0, seed=0, depth_frames_share=0.25, teacher_frames_share=0.5) == first
+    # Rehearsed rows are plain: their teacher never saw the template.
+    assert cached(distill_on="rehearsal", prompt_template="Feel it: {text}") == changed["stream"]
+
+
+def test_the_teachers_frames_have_a_share_of_their_own(
+    tiny_base: Base, prepared: Prepared, config_of: Callable[..., Config]
+) -> None:
+    def kept(**changes: Any) -> dict[str, int]:
+        config = config_of(**changes)
+        streams = build_streams(config, "happy", prepared, tiny_base)
+        answers = teacher_answers(config, tiny_base, streams, loss_weights(config, streams, tiny_base))
+        assert answers is not None
+        return {row.clip_id: len(answers[row.clip_id].depth_frames) for row in streams.rehearsal}
+
+    lengths = {clip.id: len(prepared.codes(clip)) + 1 for clip in prepared.clips}
+    half, quarter = kept(depth_frames_share=0.5), kept(depth_frames_share=1.0, teacher_frames_share=0.25)
+    assert half == {name: round(0.5 * lengths[name]) for name in half}
+    assert quarter == {name: max(1, round(0.25 * lengths[name])) for name in quarter}
+    assert half != quarter

@@ -81,21 +81,25 @@ def prepare(
     by_speaker: bool = False,
     workers: int = 0,
     use_cached_only: bool = False,
+    use_general: bool = True,
 ) -> Prepared:
     """Load, check, split and code the clips of `sources`.
 
     `emotions` are the configured names; `only` restricts coding to some of them and to general speech (splits are the
     same whatever is trained: they are made of all clips; `by_speaker` keeps speakers apart as well as texts). Clips
     with a problem are left out and listed; whether that stops the run is the caller's choice. `use_cached_only` neither
-    checks nor codes: clips that weren't coded before are left out silently. Raises `DataError` where none is left.
+    checks nor codes: clips that weren't coded before are left out silently. Without `use_general` clips without emotion
+    are left out, but for those that others hear as context. Raises `DataError` where none is left.
     """
     clips, problems = load_clips(sources, emotions=emotions)
     labels = {*KNOWN_LABELS, *emotions}
     speakers = speaker_numbers({clip.speaker for clip in clips})
     clips, warnings = assign_splits(clips, seed=seed, by_speaker=by_speaker)
-    if only is not None:
-        clips = _only(clips, [*only, *(clip.emotion for clip in clips if clip.emotion not in labels)])
-        warnings = [warning for warning in warnings if not _is_about(warning, labels - {*only})]
+    unwanted: set[str | None] = set() if only is None else {*(labels - {*only})}
+    if not use_general:
+        unwanted.add(None)
+    clips = _without(clips, unwanted)
+    warnings = [warning for warning in warnings if not _is_about(warning, unwanted)]
     cache = CodeCache(cache_root() / "codes" / codec_hash(base_folder)[:24])
     keys = _keys(clips)
     is_cached = {clip.id: clip.id in keys and keys[clip.id] in cache for clip in clips}
@@ -116,10 +120,10 @@ def prepare(
     return Prepared(tuple(clips), (*problems, *warnings), tuple(warnings), speakers, keys, cache)
 
 
-def _only(clips: Sequence[Clip], emotions: Collection[str | None]) -> list[Clip]:
-    """General speech, the clips of `emotions`, and the turns that these hear as context."""
+def _without(clips: Sequence[Clip], emotions: Collection[str | None]) -> list[Clip]:
+    """Clips but those of `emotions` (None is general speech); of these only turns that others hear as context stay."""
     by_id = {clip.id: clip for clip in clips}
-    wanted = {clip.id for clip in clips if clip.emotion is None or clip.emotion in emotions}
+    wanted = {clip.id for clip in clips if clip.emotion not in emotions}
     waiting = list(wanted)
     while waiting:
         new = set(by_id[waiting.pop()].context) & by_id.keys() - wanted
@@ -128,9 +132,10 @@ def _only(clips: Sequence[Clip], emotions: Collection[str | None]) -> list[Clip]
     return [clip for clip in clips if clip.id in wanted]
 
 
-def _is_about(warning: Problem, emotions: Collection[str]) -> bool:
+def _is_about(warning: Problem, emotions: Collection[str | None]) -> bool:
     """Whether a warning of `assign_splits` is about one of `emotions` alone."""
-    return warning.kind == "missing-split" and warning.message.partition(" has no ")[0] in emotions
+    about = {emotion or "general speech" for emotion in emotions}
+    return warning.kind == "missing-split" and warning.message.partition(" has no ")[0] in about
 
 
 def _check(clips: Sequence[Clip], unseen: Sequence[Clip], labels: Sequence[str], workers: int) -> list[Problem]:

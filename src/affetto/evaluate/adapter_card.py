@@ -36,6 +36,7 @@ def _emotional(rows: list[FileRow]) -> list[FileRow]:
 
 def _card(facts: Mapping[str, Any], results: Results, samples: str) -> str:
     emotion, base, data, settings = facts["emotion"], facts["base"], facts["data"], facts["configuration"]
+    general = "general clips that the base spoke itself," if data.get("general") == "self" else "general clips"
     return f"""---
 base_model: {base["id"]}
 library_name: peft
@@ -57,7 +58,7 @@ PEFT alone loads it too: `PeftModel.from_pretrained(base, THIS_FOLDER)`.
 
 ## Trained on
 
-{data["emotional_clips"]} {emotion} clips; {data["rehearsed_clips"]} general clips rehearsed and distilled,
+{data["emotional_clips"]} {emotion} clips; {data["rehearsed_clips"]} {general} rehearsed and distilled,
 {data["fisher_clips"]} for the Fisher. Rank {settings["adapter_r"]}, learning rate {settings["learning_rate"]:g},
 {settings["num_epochs"]} epochs, `ewc_lambda` {settings["ewc_lambda"]:g} ({facts["ewc_natural_weight"]:.3g} in natural
 units), `distillation_alpha` {settings["distillation_alpha"]:g}, `replay_ratio` {settings["replay_ratio"]:g}.

@@ -65,7 +65,8 @@ def _trained(emotion: str, facts: Mapping[str, Any]) -> str:
     data, base, timings = (facts.get(key) or {} for key in ("data", "base", "timings_s"))
     if not data.get("emotional_clips"):
         return ""
-    beside = f" beside {data['rehearsed_clips']} rehearsed general ones" if data.get("rehearsed_clips") else ""
+    kind = "general ones that the base spoke itself" if data.get("general") == "self" else "rehearsed general ones"
+    beside = f" beside {data['rehearsed_clips']} {kind}" if data.get("rehearsed_clips") else ""
     on = f" on the base {base['id']}" if base.get("id") else ""
     took = f", in {write_duration(timings['total'])}" if timings.get("total") else ""
     return f"An adapter was trained on {data['emotional_clips']} {emotion} clips{beside}{on}{took}."

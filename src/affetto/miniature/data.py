@@ -23,8 +23,8 @@ ACTED_TEXTS = {"train": 120, "validation": 10, "test": 15}
 GENERAL_CLIPS = {"train": 360, "validation": 60, "test": 120}
 
 
-def miniature_sources(emotions: Sequence[str], *, do_render: bool = True) -> list[Path]:
-    """Manifests of general speech and of the given emotions, rendered if they aren't there yet.
+def miniature_sources(emotions: Sequence[str], *, do_render: bool = True, with_general: bool = True) -> list[Path]:
+    """Manifests of the given emotions, and of general speech if asked for, rendered if they aren't there yet.
 
     Raises `ConfigError` for emotions that nobody acts, and `DataError` where a manifest isn't there and `do_render` is
     off.
@@ -34,9 +34,10 @@ def miniature_sources(emotions: Sequence[str], *, do_render: bool = True) -> lis
             f"the miniature's actors don't know {', '.join(unknown)} (they know {', '.join(ACTED)}). "
             "Give clips of it with --data"
         )
-    if not do_render and (missing := [name for name in ("general", *emotions) if not _manifest(name).is_file()]):
+    families = ["general", *emotions] if with_general else list(emotions)
+    if not do_render and (missing := [name for name in families if not _manifest(name).is_file()]):
         raise DataError(f"the miniature's clips of {', '.join(missing)} aren't there: run once without --skip-datasets")
-    return [_rendered("general"), *(_rendered(name) for name in emotions)]
+    return [_rendered(name) for name in families]
 
 
 def _manifest(family: str) -> Path:

@@ -76,8 +76,7 @@ def row_hash(row: Row) -> str:
 def fixed_frames(row: Row, share: float, seed: int) -> NDArray[np.int64]:
     """The teacher's draw of depth frames for a clip: always the same ones."""
     rng = np.random.default_rng(int(hash_text("teacher-frames", str(seed), row.clip_id)[:15], 16))
-    count = max(1, round(share * row.num_frames))
-    return np.sort(rng.permutation(row.num_frames)[:count])
+    return np.sort(rng.permutation(row.num_frames)[: _num_kept(row.num_frames, share)])
 
 
 def teacher_cache(
@@ -103,6 +102,21 @@ def teacher_cache(
                 on_progress(len(part))
         write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata={"key": key}))
     return TeacherCache(path, key)
+
+
+def cache_bytes(num_frames: Sequence[int], num_codebooks: int, vocab_size: int, depth_share: float) -> int:
+    """Bytes of the answers on clips of `num_frames` predicted frames each, the file's header left out.
+
+    Two bytes for each log-probability: `vocab_size` of them for codebook zero of every frame, and for each of the
+    other codebooks of the kept frames, whose places take eight bytes each.
+    """
+    kept = sum(_num_kept(frames, depth_share) for frames in num_frames)
+    return 2 * vocab_size * (sum(num_frames) + kept * (num_codebooks - 1)) + 8 * kept
+
+
+def _num_kept(num_frames: int, share: float) -> int:
+    """Frames of a clip whose depth logits are kept."""
+    return max(1, round(share * num_frames))
 
 
 @torch.no_grad()

@@ -33,6 +33,7 @@ def run_facts(
         "speakers": streams.speakers,
         "trained_speakers": streams.trained_speakers,
         "data": {
+            "general": config.general,
             "emotional_clips": len(streams.emotional),
             "rehearsed_clips": len(streams.rehearsal),
             "fisher_clips": len(streams.fisher),

@@ -26,7 +26,8 @@ class LossWeights:
     """How the terms add up (method.md, sections 2 to 4).
 
     total = (1 - replay) · stream(emotion) + replay · stream(rehearsal) + ewc · EWC, where
-    stream = (1 - alpha) · CE + alpha · T² · KL on the streams that are distilled, and CE elsewhere;
+    stream = (1 - alpha) · CE + alpha · T² · KL on the streams that are distilled, and CE elsewhere; where the base
+    spoke the rehearsed clips itself, alpha is 1 on them: its samples carry no truth that the KL doesn't hold exactly;
     CE and KL are `first_codebook` · codebook zero + (1 - `first_codebook`) · the others, nats per code.
     """
 
@@ -36,6 +37,8 @@ class LossWeights:
     first_codebook: float
     ewc: float
     distill_on: DistillOn
+    is_self_speech: bool = False
+    """Whether the rehearsed clips are the base's own samples."""
 
     @property
     def taught(self) -> dict[str, bool]:
@@ -43,7 +46,8 @@ class LossWeights:
         used = self.alpha > 0
         return {
             "emotion": used and self.distill_on in ("emotion", "both"),
-            "rehearsal": used and self.distill_on in ("rehearsal", "both") and self.replay > 0,
+            "rehearsal": (self.is_self_speech or (used and self.distill_on in ("rehearsal", "both")))
+            and self.replay > 0,
         }
 
     def of(self, name: str) -> float:
@@ -53,7 +57,8 @@ class LossWeights:
         weight *= self.first_codebook if part == "c0" else 1 - self.first_codebook
         if not self.taught[stream]:
             return weight if kind == "ce" else 0.0
-        return weight * ((1 - self.alpha) if kind == "ce" else self.alpha * self.temperature**2)
+        alpha = 1.0 if self.is_self_speech and stream == "rehearsal" else self.alpha
+        return weight * ((1 - alpha) if kind == "ce" else alpha * self.temperature**2)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from affetto.preserve.curvature import CURVATURES, Curvature
 from affetto.preserve.ewc import mean_codes, natural_weight
 from affetto.preserve.fisher import estimate_fisher
 from affetto.preserve.rehearsal import rehearsal_buffer, spread
+from affetto.preserve.self_speech import CORPUS as SELF
 from affetto.preserve.teacher import TeacherCache, row_hash, teacher_cache
 from affetto.progress import progress
 from affetto.training.step import BudgetWeights, LossWeights
@@ -88,9 +89,11 @@ def _emotional_clips(config: Config, emotion: str, prepared: Prepared) -> tuple[
 def general_clips(config: Config, prepared: Prepared) -> tuple[list[Clip], list[Clip], list[Clip]]:
     """Clips to rehearse, clips for the Fisher (others, where there are enough), and clips to measure forgetting on."""
     frames, general = prepared.num_frames(), prepared.select(None, "train")
+    assert config.general == "data" or all(clip.corpus == SELF for clip in general), "not the base's own speech"
     if (config.ewc_lambda > 0 or config.replay_ratio > 0) and not general:
         raise DataError(
-            "preservation needs general speech (clips without emotion), and the data has none; add LJSpeech, say"
+            "preservation needs general speech (clips without emotion), and the data has none: add general clips "
+            "(LJSpeech, say), or let the base speak some itself with --general self"
         )
     if config.forgetting_budget is not None and not prepared.select(None, "validation"):
         raise DataError(
@@ -122,7 +125,7 @@ def loss_weights(config: Config, streams: Streams, base: Base) -> LossWeights | 
     return LossWeights(
         replay=config.replay_ratio, alpha=config.distillation_alpha, temperature=config.temperature,
         first_codebook=config.first_codebook_weight, ewc=natural_weight(config.ewc_lambda, codes),
-        distill_on=config.distill_on,
+        distill_on=config.distill_on, is_self_speech=config.general == "self",
     )  # fmt: skip
 
 
@@ -152,6 +155,6 @@ def teacher_answers(
         return None
     with progress("Asking the teacher", len(rows)) as bar:
         return teacher_cache(
-            cache_root() / "teacher", base.network, base.hash, rows, depth_share=config.depth_frames_share,
+            cache_root() / "teacher", base.network, base.hash, rows, depth_share=config.teacher_share,
             on_progress=bar.advance,
         )  # fmt: skip

@@ -1,0 +1,43 @@
+"""Where a benchmark's figures come from: command, commit, date, machine, versions."""
+
+from __future__ import annotations
+
+import platform
+import shlex
+import subprocess
+import sys
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from affetto.provenance import versions
+
+
+def run_facts() -> dict[str, Any]:
+    """What stands above the figures of every result; `commit` is None outside a checkout, and `+` marks changes."""
+    return {
+        "command": shlex.join(["python", *sys.argv]),
+        "commit": _commit(),
+        "date": date.today().isoformat(),
+        "machine": {"processor": _processor(), "system": platform.system(), "threads": 1},
+        "versions": versions(),
+    }
+
+
+def _commit() -> str | None:
+    try:
+        found = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"],
+            cwd=Path(__file__).parent, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return found.stdout.strip()
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
