@@ -89,7 +89,7 @@ def train(config: Config, emotion: str, prepared: Prepared, *, resume: bool = Fa
         facts = run_facts(config, emotion, base, streams, weights, command)
 
         # 3. The bank: a place for an adapter at every target layer.
-        bank = AdapterBank(base.model, base.network.gates, config.target_modules)
+        bank = AdapterBank(base.model, base.network.gates, config.target_modules, config.adapted_parts)
 
         # 4. What the base must not forget: Fisher and teacher's answers, cached for every emotion and run.
         with accelerator.main_process_first():
