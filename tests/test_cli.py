@@ -34,6 +34,7 @@ VERBS = {
     ("train",): ("--emotion", "--config", "--base", "--data", "--output", "--skip-bad-clips", "--resume"),
     ("evaluate",): ("--emotion", "--config", "--base", "--data", "--output", "--judge", "--intensity"),
     ("report",): ("--emotion", "--config", "--output"),
+    ("doctor",): ("--emotion", "--json"),
     ("run",): (
         "--emotion",
         "--config",
