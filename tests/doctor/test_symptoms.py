@@ -16,6 +16,7 @@ Case = tuple[str, str, dict[str, Any], dict[str, Any], tuple[str | None, Any, An
 """Symptom, check, an ill run, its twin that is well, and (key, old, new) of the change."""
 
 LESS_HEARD: dict[str, Any] = {"adapter": Spoken(recall=0.2)}
+SHORT: dict[str, Any] = {"emotion_nll": (3.9, 3.89), "general_kl": (0.005,) * 2}
 FORGETS: dict[str, Any] = {"delta_nll": (0.03, 0.02, 0.04), "kl": (0.03, 0.02, 0.04)}
 CASES: list[Case] = [
     # Recall 20 % [10, 35] of 40 against real recordings' 75 % [60, 86]; at 50 % [35, 65] the intervals overlap.
@@ -28,6 +29,10 @@ CASES: list[Case] = [
     ("weak expression", "emotional clips hardly better predicted than by the base",
      {"losses": (5.0, 4.7), "is_evaluated": False}, {"losses": (5.0, 4.4), "is_evaluated": False},
      ("learning_rate", 0.006, 0.018)),
+    # 40 steps at any learning rate are few.
+    ("weak expression", "emotional clips hardly better predicted than by the base",
+     {"losses": (5.0, 4.7), "is_evaluated": False, "configuration": {"num_epochs": 2}, **SHORT},
+     {"losses": (5.0, 4.4), "is_evaluated": False, **SHORT}, ("num_epochs", 2, 5)),
     ("weak expression", "still learning when it ended",
      LESS_HEARD | {"emotion_nll": (3.9, 3.8, 3.6, 3.5, 3.43)}, LESS_HEARD, ("num_epochs", 5, 8)),
     ("weak expression", "best at the highest intensity measured",
@@ -154,6 +159,13 @@ def test_a_cause_comes_before_the_sign_it_explains(tmp_path: Path) -> None:
     assert "2.0%" in first.why
 
 
+def test_whole_numbers_are_rounded_away_from_the_old_one(tmp_path: Path) -> None:
+    changes = {"configuration": {"num_epochs": 3}, "emotion_nll": (3.9, 3.7, 3.5), "general_kl": (0.005,) * 3}
+    change = check(diagnose(tmp_path, **changes), "still learning when it ended").change
+    assert change is not None
+    assert (change.old, change.new) == (3, 5), "3 epochs times 1.6 are 4.8"
+
+
 def test_weak_and_forgetting_is_not_told_to_pull_both_ways(tmp_path: Path) -> None:
     diagnosis = diagnose(tmp_path, **LESS_HEARD, **FORGETS, configuration={"distillation_alpha": 0.5})
     weak, lost = (symptom(diagnosis, name).first_change for name in ("weak expression", "lost capabilities"))
@@ -206,6 +218,7 @@ def test_few_files_give_no_verdict(tmp_path: Path) -> None:
     found = check(diagnose(tmp_path / "few", **few), "heard less often than real recordings")
     assert found.answer == "unknown"
     assert found.reason == "19 files are too few for a verdict (at least 20)"
+    assert check(diagnose(tmp_path / "few", **few), "speech that doesn't stop").answer == "unknown"
     enough = {name: replace(spoken, n=20) for name, spoken in few.items()}
     found = check(diagnose(tmp_path / "enough", **enough), "heard less often than real recordings")
     assert found.answer == "shown"

@@ -11,6 +11,7 @@ from affetto.doctor.evidence import Evidence
 from affetto.doctor.findings import Change, Check, Number, Symptom
 from affetto.doctor.forgetting import general_kl
 from affetto.doctor.thresholds import (
+    FEW_STEPS,
     FORGETTING_NATS,
     HEARD_SHARE,
     LEARNED_SHARE,
@@ -92,9 +93,12 @@ def _learned(evidence: Evidence, *, is_sign: bool) -> Check:
     )
     if fall >= LEARNED_SHARE:
         return Check(name, "absent", numbers, is_sign=is_sign)
-    factor = 10 if fall < LEARNED_SHARE / 5 else 3
     why = f"the loss on emotional clips fell by {fall:.1%}, under {LEARNED_SHARE:.0%}"
-    return Check(name, "shown", numbers, change=scaled(evidence, "learning_rate", factor, why), is_sign=is_sign)
+    if (num_steps := rows[-1]["step"]) < FEW_STEPS:
+        why, key, factor = f"{why}, in only {num_steps} steps", "num_epochs", FEW_STEPS / num_steps
+    else:
+        key, factor = "learning_rate", 10.0 if fall < LEARNED_SHARE / 5 else 3.0
+    return Check(name, "shown", numbers, change=scaled(evidence, key, factor, why), is_sign=is_sign)
 
 
 def _loss(evidence: Evidence, row: Mapping[str, Any]) -> float | None:

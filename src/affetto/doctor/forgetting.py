@@ -9,7 +9,7 @@ from typing import Any
 from affetto.doctor.changes import scaled, set_to, to_default
 from affetto.doctor.evidence import Evidence
 from affetto.doctor.findings import Answer, Change, Check, Number, Symptom
-from affetto.doctor.thresholds import FORGETTING_NATS
+from affetto.doctor.thresholds import FORGETTING_NATS, MIN_CLIPS_FOR_A_VERDICT
 from affetto.evaluate.statistics import Estimate, non_inferiority
 from affetto.evaluate.summary import MARGINS, PLAIN_MARGINS
 from affetto.model.rows import PLAIN_TEMPLATE
@@ -108,9 +108,10 @@ def _compared(evidence: Evidence, prompt: str, name: str, title: str, change: Ch
     metric = evidence.compared(prompt, name)
     if metric is None:
         return Check(title, "unknown", (), evidence.why_no_evaluation(), is_sign=is_sign)
-    if metric["difference"] is None:
-        return Check(title, "unknown", (), metric["reason"], is_sign=is_sign)
     is_plain = prompt == "plain"
+    if metric["difference"] is None:
+        own = (evidence.system("adapter").get("plain_metrics" if is_plain else "metrics") or {}).get(name) or {}
+        return Check(title, "unknown", (), own.get("reason") or metric["reason"], is_sign=is_sign)
     sides = {"base": "the base's", "adapter": "the adapter's"} | ({} if is_plain else {"real": "real recordings'"})
     found = {role: evidence.metric(role, name, is_plain=is_plain and role != "real") for role in sides}
     known = [Number.of(sides[role], side) for role, side in found.items() if side is not None]
@@ -142,6 +143,9 @@ def _stops(evidence: Evidence, change: Change) -> Check:
     if ours is None or base is None or None in (ours["low"], base["high"]):
         return Check(name, "unknown", (), evidence.why_no_evaluation())
     numbers = (Number.of("the adapter's stop failures", ours), Number.of("the base's", base))
+    if min(ours["n"], base["n"]) < MIN_CLIPS_FOR_A_VERDICT:
+        few = f"{min(ours['n'], base['n'])} files are too few for a verdict (at least {MIN_CLIPS_FOR_A_VERDICT})"
+        return Check(name, "unknown", numbers, few)
     is_more = ours["low"] > base["high"]
     return Check(name, "shown" if is_more else "absent", numbers, change=change if is_more else None)
 

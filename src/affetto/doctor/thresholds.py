@@ -14,6 +14,8 @@ LEARNED_SHARE = 0.10
 """The loss on emotional clips must fall by this share. At the guide's learning rate of 1e-5 it fell by 1 % between the
 first epoch and the last, and recall was the base's (docs/differences.md); runs whose recall came near its ceiling
 lost 30 % and more. The line between is drawn by hand."""
+FEW_STEPS = 100
+"""Fewer optimizer steps than this can't have learned much at any rate. By hand; the defaults take 405."""
 STILL_FALLING_SHARE = 0.01
 """Of the validation loss within the last epoch. By hand: at 1 % an epoch, half as many epochs again are worth a few
 percent."""
