@@ -20,7 +20,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from codec_speed import processor
+from facts import processor
 
 from affetto.adapters.bank import AdapterBank
 from affetto.adapters.peft_files import insert_adapter, read_adapter

@@ -24,7 +24,9 @@ def tree() -> str:
     return "\n".join([*lines, "```"])
 
 
-_STAGES = ("", "audio", "codes", "model", "adapters", "preserve", "training", "evaluate", "speak", "miniature")
+_STAGES = (
+    "", "audio", "codes", "model", "adapters", "preserve", "training", "evaluate", "doctor", "speak", "miniature",
+)  # fmt: skip
 
 
 def _order(folder: Path) -> tuple[int, str]:

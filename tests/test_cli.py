@@ -37,6 +37,7 @@ VERBS = {
     ("train",): ("--emotion", "--config", "--base", "--data", "--general", "--output", "--skip-bad-clips", "--resume"),
     ("evaluate",): ("--emotion", "--config", "--base", "--data", "--general", "--output", "--judge", "--intensity"),
     ("report",): ("--emotion", "--config", "--output"),
+    ("doctor",): ("--emotion", "--json"),
     ("run",): (
         "--emotion",
         "--config",

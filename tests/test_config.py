@@ -75,6 +75,14 @@ def test_numbers_may_be_written_as_people_do(tmp_path: Path, number: str) -> Non
     assert load_config(write(tmp_path, f"learning_rate: {number}")).learning_rate == 1e-5
 
 
+def test_a_preset_of_targets_may_stand_without_brackets(tmp_path: Path) -> None:
+    assert load_config(write(tmp_path, "target_modules: attention")).target_modules == ("attention",)
+    assert load_config(write(tmp_path, "target_modules: [attention, up_proj]")).target_modules == (
+        "attention",
+        "up_proj",
+    )
+
+
 def test_custom_emotions(tmp_path: Path) -> None:
     config = load_config(write(tmp_path, "emotions: [happy, proud, in_love]"))
     assert config.emotions == ("happy", "proud", "in_love")
@@ -141,6 +149,9 @@ WRONG = [
     ("adapter_r:", "adapter_r", "valid integer"),
     ("adapter_alpha: 0", "adapter_alpha", "greater than 0"),
     ("target_modules: []", "target_modules", "at least 1 item"),
+    ("target_modules: 3", "target_modules", "valid tuple"),
+    ("adapted_parts: codec", "adapted_parts", "'both', 'backbone' or 'depth'"),
+    ("adapted_parts: depth\nfirst_codebook_weight: 1", "first_codebook_weight", "under 1 with adapted_parts: depth"),
     ("ewc_lambda: -1", "ewc_lambda", "greater than or equal to 0"),
     ("ewc_lambda: .nan", "ewc_lambda", "finite"),
     ("ewc_lambda: .inf", "ewc_lambda", "finite"),

@@ -12,6 +12,7 @@ import soundfile
 from affetto.audio.manifest import write_manifest
 from affetto.audio.sound import write_sound
 from affetto.config import Config, load_config
+from affetto.doctor.diagnose import examine
 from affetto.errors import AdapterError, DataError
 from affetto.evaluate.folder import evaluate_folder
 from affetto.evaluate.results import Results, read_results
@@ -188,6 +189,22 @@ def test_facts_say_where_the_adapter_comes_from(finished: Path) -> None:
     assert len(facts["base"]["hash"]) == 64
     assert facts["recommended_intensity"] in [point["intensity"] for point in facts["frontier"]]
     assert facts["data"]["emotional_clips"] == 12
+
+
+def test_the_doctor_reads_the_whole_run(finished: Path) -> None:
+    """Four sentences prove nothing, and twelve clips are few."""
+    [diagnosis] = examine(finished)
+    assert diagnosis.missing == ()
+    checks = {check.name: check for symptom in diagnosis.symptoms for check in symptom.checks}
+    assert [number.value for number in checks["few emotional clips"].numbers] == [12]
+    assert checks["few emotional clips"].answer == "shown"
+    told = {
+        name: checks[name].reason for name in ("heard less often than real recordings", "words lost on plain prompts")
+    }
+    assert all(reason is not None and reason.startswith("4 ") for reason in told.values()), told
+    quality = checks["quality lost on plain prompts"]
+    assert (quality.answer, quality.reason) == ("unknown", "the quality judge was switched off")
+    assert checks["files that couldn't be judged"].numbers[0].n == 20
 
 
 def test_the_adapter_speaks_and_silence_is_the_base(finished: Path) -> None:

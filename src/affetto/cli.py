@@ -140,6 +140,33 @@ def report(emotion: Emotion = None, config: ConfigFile = None, output: Output = 
 
 
 @app.command()
+def doctor(
+    run: Annotated[Path, typer.Argument(help="A run's output folder, or emotion_models/<emotion> in it.")],
+    emotion: Annotated[
+        list[str] | None,
+        typer.Option("--emotion", "-e", help="An emotion of the run; repeat for several. Default: all."),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Strict JSON instead of a table; see docs/doctor.md.")
+    ] = False,
+) -> None:
+    """Say what a run suffers from (weak emotion, forgetting, instability, data), why, and what to change first."""
+    from rich.console import Console
+
+    from affetto.doctor.diagnose import examine
+    from affetto.doctor.findings import to_document
+    from affetto.doctor.table import render
+    from affetto.files import to_json
+
+    diagnoses = examine(run, emotion)
+    if as_json:
+        typer.echo(to_json(to_document(diagnoses)))
+        return
+    for diagnosis in diagnoses:
+        Console().print(render(diagnosis))
+
+
+@app.command()
 def run(
     emotion: Emotion = None, config: ConfigFile = None, base: BaseName = None, data: Data = None,
     general: General = None, output: Output = None,

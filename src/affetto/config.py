@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
+from affetto.adapters.targets import Part
 from affetto.errors import ConfigError
 from affetto.types import EMOTIONS
 
@@ -37,6 +38,8 @@ NotNegative = Annotated[float, _Number, Field(ge=0.0)]
 Count = Annotated[int, _Number, Field(ge=1)]
 Whole = Annotated[int, _Number, Field(ge=0)]
 Names = Annotated[tuple[str, ...], Field(min_length=1)]
+Targets = Annotated[Names, BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
+"""One name may stand without brackets."""
 
 
 class Config(BaseModel):
@@ -54,7 +57,8 @@ class Config(BaseModel):
 
     adapter_r: Count = 16
     adapter_alpha: Positive | None = None
-    target_modules: Names = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    target_modules: Targets = ("both",)
+    adapted_parts: Part = "both"
 
     ewc_lambda: NotNegative = 2000.0
     ewc_curvature: Literal["diagonal", "diagonal_positions", "rank1", "kfac", "sketch", "full"] = "diagonal"
@@ -136,6 +140,13 @@ class Config(BaseModel):
                 "it must be rehearsal or both where general is self: the base's own samples teach nothing but the KL"
             )
         return distill_on
+
+    @field_validator("first_codebook_weight")
+    @classmethod
+    def _something_learns(cls, weight: float, info: ValidationInfo) -> float:
+        if weight == 1 and info.data.get("adapted_parts") == "depth":
+            raise ValueError("it must be under 1 with adapted_parts: depth, which has no say in codebook zero")
+        return weight
 
     @field_validator("prompt_template")
     @classmethod

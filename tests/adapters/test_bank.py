@@ -10,7 +10,8 @@ import pytest
 import torch
 from lora_tools import add_dense, assert_differ, assert_same, dense_deltas, random_adapter
 
-from affetto.adapters.bank import ADAPTED_PARTS, ATTENTION, MLP, AdapterBank, GatedLora, all_targets
+from affetto.adapters.bank import AdapterBank, GatedLora, all_targets
+from affetto.adapters.targets import ADAPTED_PARTS, ATTENTION, MLP
 from affetto.errors import AdapterError
 from affetto.model.base import Base, load_base
 from affetto.model.batch import Batch, Logits, Row, collate

@@ -121,6 +121,21 @@ def test_learning_happens_and_every_term_is_logged(config_of: Make, prepared: Pr
     assert train_rows[-1]["epoch"] == 8.0
 
 
+@pytest.mark.parametrize("part", ["backbone", "depth"])
+def test_one_part_alone_learns(config_of: Make, prepared: Prepared, part: str) -> None:
+    """With every term on; codebook zero can't be learned by the depth decoder, and stays as it is."""
+    folder = train(config_of(**TINY | {"target_modules": "attention", "adapted_parts": part}), "happy", prepared)
+    place = {"backbone": "backbone_model.", "depth": "depth_decoder."}[part]
+    tensors = load_file(folder / "best" / "adapter_model.safetensors")
+    assert len(tensors) == 2 * 8
+    assert all(name.startswith(f"base_model.model.{place}") for name in tensors)
+    log = read_log(folder / "training_log.jsonl")
+    values = [row["terms"]["value"] for row in log if row["split"] == "validation"]
+    assert values[-1] < values[0]
+    moved = [row["terms"]["rehearsal_kl_c0"] for row in log if row["split"] == "train"][-1]
+    assert (moved > 1e-5) == (part == "backbone"), moved
+
+
 def test_preservation_keeps_more_of_the_base(config_of: Make, prepared: Prepared) -> None:
     """Same data and epochs: without any term, with EWC alone, with replay and distillation alone."""
 

@@ -6,23 +6,17 @@ over the stacked A and B. With every gate at zero the result is the base's, bit 
 
 from __future__ import annotations
 
-import difflib
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from affetto.adapters.targets import ADAPTED_PARTS, Part, expand_targets, find_targets
 from affetto.errors import AdapterError
 from affetto.files import hash_text
 from affetto.model.gates import GateSwitch
-
-ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
-MLP = ("gate_proj", "up_proj", "down_proj")
-ADAPTED_PARTS = ("backbone_model", "depth_decoder")
-"""Parts of the checkpoint that may carry adapters; the codec inside CSM has layers of the same names."""
 
 
 class GatedLora(nn.Module):
@@ -78,13 +72,20 @@ def delta_norm(a_RI: Tensor, b_OR: Tensor, scale: float) -> float:
 
 
 class AdapterBank:
-    """All adapters of one base. Adding the first one to a model replaces its adapted layers in place."""
+    """All adapters of one base. Making a bank replaces the adapted layers of the model in place.
 
-    def __init__(self, model: nn.Module, gates: GateSwitch, targets: Sequence[str] = (*ATTENTION, *MLP)) -> None:
-        self.targets = tuple(targets)
+    `targets` are layer names or presets, `part` the part of the network whose layers are adapted.
+    """
+
+    def __init__(
+        self, model: nn.Module, gates: GateSwitch, targets: Sequence[str] = ("both",), part: Part = "both"
+    ) -> None:
+        self.targets = expand_targets(targets)
         self.names: list[str] = []
         self.sites: dict[str, GatedLora] = {}
-        for path, layer in _find_layers(model, self.targets).items():
+        linear = _linear_layers(model)
+        for path in find_targets(targets, part, list(linear)):
+            layer = linear[path]
             parent, _, leaf = path.rpartition(".")
             layer.weight.requires_grad_(False)
             self.sites[path] = GatedLora(layer, gates)
@@ -142,23 +143,6 @@ class AdapterBank:
         return torch.tensor([float(intensities.get(name, 0.0)) for name in self.names])
 
 
-def check_targets(names: Sequence[str], paths: Sequence[str]) -> None:
-    """Raise where a target matches no layer, and say which names come near."""
-    if not names:
-        raise AdapterError("an adapter needs at least one target, such as q_proj")
-    leaves = sorted({path.rpartition(".")[2] for path in paths})
-    for name in names:
-        if name not in leaves:
-            near = difflib.get_close_matches(name, leaves, n=3)
-            hint = f"did you mean {', '.join(near)}?" if near else f"there are {', '.join(leaves)}."
-            raise AdapterError(f"no linear layer of the backbone or depth decoder is named {name!r}; {hint}")
-
-
-def target_pattern(targets: Sequence[str]) -> str:
-    """The regular expression by which PEFT finds the same layers, the codec's excluded."""
-    return rf"({'|'.join(ADAPTED_PARTS)})\..*\.({'|'.join(targets)})"
-
-
 def all_targets(model: nn.Module) -> tuple[str, ...]:
     """Names of all layers that may carry adapters."""
     return tuple(dict.fromkeys(path.rpartition(".")[2] for path in _linear_layers(model)))
@@ -172,10 +156,3 @@ def _linear_layers(model: nn.Module) -> dict[str, nn.Linear]:
         for path, layer in model.named_modules()
         if isinstance(layer, nn.Linear) and path.split(".")[0] in ADAPTED_PARTS
     }
-
-
-def _find_layers(model: nn.Module, targets: Sequence[str]) -> dict[str, nn.Linear]:
-    linear = _linear_layers(model)
-    check_targets(targets, list(linear))
-    pattern = re.compile(target_pattern(targets))
-    return {path: layer for path, layer in linear.items() if pattern.fullmatch(path)}

@@ -20,7 +20,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from affetto.adapters.bank import AdapterBank, delta_norm, target_pattern
+from affetto.adapters.bank import AdapterBank, delta_norm
+from affetto.adapters.targets import parts_of, target_pattern
 from affetto.errors import AdapterError
 from affetto.files import read_json, write_json
 
@@ -195,7 +196,7 @@ def _peft_config(bank: AdapterBank, base_id: str, layers: Mapping[str, tuple[int
     alphas = {site: float(f"{scale * rank:.12g}") for site, (rank, scale) in layers.items()}
     rank, alpha = (Counter(values.values()).most_common(1)[0][0] for values in (ranks, alphas))
     leaves = tuple(dict.fromkeys(site.rpartition(".")[2] for site in layers))
-    pattern = target_pattern(leaves)
+    pattern = target_pattern(leaves, parts_of(list(layers)))
     is_whole = all(site in layers for site in bank.sites if re.fullmatch(pattern, site))
     return {
         "peft_type": "LORA",

@@ -50,6 +50,8 @@ class Prepared:
     keys: Mapping[str, str]
     """Code-cache key by clip id."""
     cache: CodeCache
+    is_checked: bool = True
+    """False where clips that couldn't be used were passed over without a look."""
 
     @property
     def num_bad(self) -> int:
@@ -117,7 +119,9 @@ def prepare(
     _encode_all([clip for clip in clips if not is_cached[clip.id]], keys, cache, base_folder, workers)
     warnings = [*(problem for problem in problems if problem.kind == "mislabelled"), *warnings]
     problems = [problem for problem in problems if problem not in warnings]
-    return Prepared(tuple(clips), (*problems, *warnings), tuple(warnings), speakers, keys, cache)
+    return Prepared(
+        tuple(clips), (*problems, *warnings), tuple(warnings), speakers, keys, cache, is_checked=not use_cached_only
+    )
 
 
 def _without(clips: Sequence[Clip], emotions: Collection[str | None]) -> list[Clip]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from affetto.codes.prepare import Prepared
 from affetto.config import Config
 from affetto.files import hash_text
 from affetto.model.base import Base
@@ -19,13 +20,19 @@ from affetto.training.validation import recommend
 
 
 def run_facts(
-    config: Config, emotion: str, base: Base, streams: Streams, weights: LossWeights | BudgetWeights, command: str
+    config: Config,
+    emotion: str,
+    base: Base,
+    prepared: Prepared,
+    streams: Streams,
+    weights: LossWeights | BudgetWeights,
+    command: str,
 ) -> dict[str, Any]:
     """What is known before the first step."""
     return {
         "format": "affetto.adapter/1",
         "emotion": emotion,
-        "base": {"id": base.id, "hash": base.hash},
+        "base": {"id": base.id, "hash": base.hash, "num_codebooks": base.num_codebooks},
         "prompt_template": config.prompt_template,
         "recommended_intensity": 1.0,
         "frontier": None,
@@ -37,6 +44,9 @@ def run_facts(
             "emotional_clips": len(streams.emotional),
             "rehearsed_clips": len(streams.rehearsal),
             "fisher_clips": len(streams.fisher),
+            "validation_clips": len(streams.validation_emotional),
+            "prepared_clips": len(prepared.clips),
+            "bad_clips": prepared.num_bad if prepared.is_checked else None,
             "hash": hash_text(*(row_hash(row) for row in (*streams.emotional, *streams.rehearsal))),
         },
         "ewc_natural_weight": weights.ewc,

@@ -91,10 +91,10 @@ def train(config: Config, emotion: str, prepared: Prepared, *, resume: bool = Fa
         streams = build_streams(config, emotion, prepared, base)
         weights = loss_weights(config, streams, base)
         _say_weights(config, emotion, streams, weights, accelerator)
-        facts = run_facts(config, emotion, base, streams, weights, command)
+        facts = run_facts(config, emotion, base, prepared, streams, weights, command)
 
         # 3. The bank: a place for an adapter at every target layer.
-        bank = AdapterBank(base.model, base.network.gates, config.target_modules)
+        bank = AdapterBank(base.model, base.network.gates, config.target_modules, config.adapted_parts)
 
         # 4. What the base must not forget: Fisher and teacher's answers, cached for every emotion and run.
         with accelerator.main_process_first():

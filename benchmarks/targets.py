@@ -1,0 +1,185 @@
+"""Which layers should carry adapters, and at which rank: training alone, on the miniature's `happy`, one seed.
+
+    OMP_NUM_THREADS=1 python benchmarks/targets.py
+
+Writes `benchmarks/results/targets.json` after every run and prints its table in Markdown; called again it goes on where
+it stopped. Trains {attention, mlp, both} in {both parts, backbone, depth} at the default rank, then other ranks on all
+layers; everything else is the configuration's default. Held-out numbers are of test clips with the adapter at intensity
+1, in nats per code. Processor time counts, not the clock, so a busy machine does little harm.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import date
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from affetto.adapters.bank import AdapterBank, all_targets
+from affetto.adapters.peft_files import insert_adapter, read_adapter
+from affetto.adapters.targets import PARTS, PRESETS
+from affetto.codes.prepare import Prepared
+from affetto.config import Config
+from affetto.evaluate.retention import measure_retention
+from affetto.files import cache_root, read_json, write_json
+from affetto.model.base import load_base
+from affetto.model.rows import make_rows
+from affetto.pipeline import prepare_clips
+from affetto.preserve.rehearsal import spread
+from affetto.progress import say
+from affetto.provenance import versions
+from affetto.training import loop
+from affetto.training.log import read_log
+from affetto.training.validation import Validation
+
+RESULT = Path(__file__).parent / "results" / "targets.json"
+EMOTION = "happy"
+RANKS = (4, 64)
+"""Beside the default one."""
+GENERAL_CLIPS, EMOTIONAL_CLIPS = 120, 48
+
+
+def settings() -> list[dict[str, Any]]:
+    """What is trained, in the table's order."""
+    rank = Config().adapter_r
+    kinds = [
+        {"target_modules": preset, "adapted_parts": part, "adapter_r": rank} for preset in PRESETS for part in PARTS
+    ]
+    return kinds + [{"target_modules": "both", "adapted_parts": "both", "adapter_r": other} for other in RANKS]
+
+
+def main() -> None:
+    """Train what isn't in the results yet, write it down, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, default=cache_root() / "benchmarks" / "targets", help="for the adapters")
+    options = parser.parse_args()
+    done = read_json(RESULT) if RESULT.is_file() else {"runs": []}
+    prepared = prepare_clips(Config(emotions=(EMOTION,)), [EMOTION])
+    if "base" not in done:
+        done["base"] = _held_out(Config(emotions=(EMOTION,)), prepared, None)
+    for setting in settings():
+        if any(_is_same(run, setting) for run in done["runs"]):
+            continue
+        name = "-".join(map(str, setting.values()))
+        say(name, style="bold")
+        config = Config(emotions=(EMOTION,), output_dir=options.work / name, trackers=(), **setting)
+        done["runs"].append({**setting, **_measure(config, prepared), "commit": _commit()})
+        write_json(RESULT, _facts() | done)
+    print(table(done))
+
+
+def table(done: dict[str, Any]) -> str:
+    """The results in Markdown, one row per run."""
+    lines = [
+        "| layers | parts | rank | parameters | processor time | emotion | KL | ΔNLL | emotion + KL (validation) |",
+        "|---|---|---|---|---|---|---|---|---|",
+        f"| none: the base | | | 0 | | {done['base']['emotion_nll']:.3f} | 0 | 0 | |",
+    ]
+    for run in done["runs"]:
+        kl, delta = (
+            f"{run[name]['value']:.4f} [{run[name]['low']:.4f}, {run[name]['high']:.4f}]"
+            for name in ("kl", "delta_nll")
+        )
+        size = f"{run['parameters'] / 1000:.0f} k | {run['training_processor_s']:.0f} s"
+        lines.append(
+            f"| {run['target_modules']} | {run['adapted_parts']} | {run['adapter_r']} | {size} "
+            f"| {run['emotion_nll']:.3f} | {kl} | {delta} | {run['validation']['value']:.3f} |"
+        )
+    return "\n".join(lines)
+
+
+def _measure(config: Config, prepared: Prepared) -> dict[str, Any]:
+    with _timed_steps() as spent_s:
+        folder = loop.train(config, EMOTION, prepared)
+    facts = read_json(folder / "best" / "affetto.json")
+    adapter = read_adapter(folder / "best")
+    best = [row for row in read_log(folder / "training_log.jsonl") if row["split"] == "validation"]
+    return {
+        "parameters": sum(a_RI.numel() + b_OR.numel() for a_RI, b_OR in adapter.tensors.values()),
+        "training_processor_s": round(sum(spent_s), 1),
+        "validation": next(row["terms"] for row in best if row["step"] == facts["validation"]["step"]),
+        "best_step": facts["validation"]["step"],
+        "recommended_intensity": facts["recommended_intensity"],
+        "frontier": facts["frontier"],
+        **_held_out(config, prepared, folder / "best"),
+    }
+
+
+@contextmanager
+def _timed_steps() -> Iterator[list[float]]:
+    """Processor seconds of the steps and their validations, without the Fisher and the frontier."""
+    spent_s: list[float] = []
+    run_steps = loop.run_steps
+
+    def timed(*arguments: Any) -> Any:
+        start = time.process_time()
+        state = run_steps(*arguments)
+        spent_s.append(time.process_time() - start)
+        return state
+
+    with mock.patch.object(loop, "run_steps", timed):
+        yield spent_s
+
+
+def _held_out(config: Config, prepared: Prepared, adapter: Path | None) -> dict[str, Any]:
+    """Test clips: the emotion's loss, and KL and ΔNLL on general speech. None is the base, whose forgetting is 0."""
+    base = load_base(config.base)
+    bank = AdapterBank(base.model, base.network.gates, all_targets(base.model))
+    by_id = {clip.id: clip for clip in prepared.clips}
+
+    def rows(emotion: str | None, most: int, **template: str) -> list[Any]:
+        clips = spread(prepared.select(emotion, "test"), prepared.num_frames(), most, "targets")
+        return make_rows(base, clips, prepared.codes, dict(prepared.speakers), by_id=by_id, **template)
+
+    emotional = rows(EMOTION, EMOTIONAL_CLIPS, template=config.prompt_template)
+    if adapter is None:
+        return {"emotion_nll": Validation(base, emotional, [])(0.0)["emotion_nll"]}
+    insert_adapter(bank, EMOTION, read_adapter(adapter), base.hash)
+    retention = measure_retention(base, rows(None, GENERAL_CLIPS), (1.0,)).document()
+    return {
+        "emotion_nll": Validation(base, emotional, [])(1.0)["emotion_nll"],
+        "num_emotional_clips": len(emotional),
+        "num_general_clips": retention["num_clips"],
+        "kl": retention["kl"],
+        "delta_nll": retention["delta_nll"],
+        "per_codebook": retention["per_codebook"],
+    }
+
+
+def _is_same(run: dict[str, Any], setting: dict[str, Any]) -> bool:
+    return all(run[key] == value for key, value in setting.items())
+
+
+def _facts() -> dict[str, Any]:
+    return {
+        "command": shlex.join(["python", *sys.argv]),
+        "date": date.today().isoformat(),
+        "machine": {"processor": _processor(), "system": platform.system(), "threads": 1},
+        "versions": versions(),
+        "configuration": Config(emotions=(EMOTION,)).model_dump(mode="json", exclude={"output_dir"}),
+    }
+
+
+def _commit() -> str:
+    asked = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    return asked.stdout.strip() or "unknown"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What a run suffers from: the guide's troubleshooting, read off the run's own files."""

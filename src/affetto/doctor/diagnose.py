@@ -1,0 +1,37 @@
+"""`affetto doctor`: a run's files in, its symptoms out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from affetto.doctor.clips import data_trouble
+from affetto.doctor.evidence import Evidence, find_runs, read_evidence
+from affetto.doctor.expression import weak_expression
+from affetto.doctor.findings import Diagnosis
+from affetto.doctor.forgetting import lost_capabilities
+from affetto.doctor.stability import instability
+
+
+def examine(folder: Path, emotions: Sequence[str] | None = None) -> list[Diagnosis]:
+    """Diagnose every run of `folder` (a run's output folder or one `emotion_models/<emotion>`), or those of `emotions`.
+
+    Raises `DataError` where there is none, or nothing of it can be read.
+    """
+    return [diagnose(read_evidence(run)) for run in find_runs(folder, emotions)]
+
+
+def diagnose(evidence: Evidence) -> Diagnosis:
+    """The guide's three symptoms and the data's, in its order."""
+    weak = weak_expression(evidence)
+    return Diagnosis(
+        emotion=evidence.emotion,
+        folder=str(evidence.folder),
+        symptoms=(
+            weak,
+            lost_capabilities(evidence, is_weak=weak.answer == "shown"),
+            instability(evidence),
+            data_trouble(evidence),
+        ),
+        missing=evidence.missing,
+    )
