@@ -49,11 +49,12 @@ class ForgettingBudget:
     """Errors are cut off at these: the KL of 0 at the start says little, and being below the budget is no hurry."""
     start: float = 1.0
     """The multiplier at the first step: low, so that the emotion is learned first and what it cost is won back then.
-    Started at 3 or 20, Adam knows small gradients only, takes large steps, and the KL stays high (docs/log.md)."""
+    At 3 and at 20 a tight budget was met later or not at all; probably Adam, knowing only small gradients, takes
+    large steps then (docs/log.md)."""
     lowest: float = 1e-3
     highest: float = 300.0
-    """Bounds of the multiplier. Below the lowest the budget doesn't bind. Above the highest the task's gradient is lost
-    in the KL's noise, which Adam blows up to full steps, and the KL rises with the multiplier (docs/log.md)."""
+    """Bounds of the multiplier. Below the lowest the budget doesn't bind. In a run that went above the highest the KL
+    rose with the multiplier; probably Adam makes full steps of a gradient that is mostly noise (docs/log.md)."""
 
     def multiplier(self, state: BudgetState) -> float:
         """The weight of the KL where the task loss has weight 1."""

@@ -66,8 +66,8 @@ class BudgetWeights:
     """How the terms add up under a forgetting budget (method.md, section 6).
 
     total = (CE(emotion) + multiplier · KL(rehearsal)) / (1 + multiplier). The KL is what the budget is of: nats per
-    code, every codebook alike and at temperature 1. Divided, the gradient shrinks as the multiplier rises, and Adam,
-    which remembers the larger ones, takes smaller steps, without which the KL does not come down (docs/log.md).
+    code, every codebook alike and at temperature 1. Divided, the gradient shrinks as the multiplier rises, and
+    Adam, which remembers larger ones, takes smaller steps. Undivided, a tight budget was not met (docs/log.md).
     """
 
     multiplier: float
