@@ -236,8 +236,10 @@ def test_facts_say_where_the_adapter_comes_from(config_of: Make, prepared: Prepa
     folder = train(config, "happy", prepared, command="affetto train --emotion happy")
     facts = read_json(folder / "best" / "affetto.json")
     assert facts["command"] == "affetto train --emotion happy"
-    assert facts["base"] == {"id": config.base, "hash": load_base(config.base).hash}
+    assert facts["base"] == {"id": config.base, "hash": load_base(config.base).hash, "num_codebooks": 8}
     assert facts["data"]["emotional_clips"] == 6
+    assert facts["data"]["validation_clips"] == 2
+    assert (facts["data"]["prepared_clips"], facts["data"]["bad_clips"]) == (len(prepared.clips), 0)
     assert facts["data"]["rehearsed_clips"] == 6
     assert set(facts["timings_s"]) == {"fisher", "teacher", "training", "frontier", "total"}
     assert facts["configuration"]["adapter_r"] == 4

@@ -41,6 +41,7 @@ FAILED_SHARE = 0.05
 GAP_SHARE = 0.15
 """Validation over training loss on emotional clips, as a share of the training loss. By hand."""
 MOST_RANK = 64
-"""No larger rank is proposed: more clips do more (docs/preservation.md)."""
+"""No larger rank is proposed: from 16 to 64 the loss on emotional clips fell by 1 % and the KL rose by 14 %
+(docs/preservation.md, one seed)."""
 STRONGEST = 0.999
 """Share of the highest intensity measured from which on a recommendation counts as being at the edge."""
