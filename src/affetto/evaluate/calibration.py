@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from rich.table import Table
 
@@ -127,7 +128,8 @@ def _points(config: Config, prepared: Prepared, voice: Voice, family: str, name:
         chosen = config.model_copy(update={"ewc_curvature": kind, "ewc_lambda": 1.0})
         curvature = general_fisher(chosen, voice.base, [site for site, *_ in factors], seen)
         assert curvature is not None
-        stored[kind] = float(ewc_penalty(curvature, factors))
+        with torch.no_grad():
+            stored[kind] = float(ewc_penalty(curvature, factors))
     told = forecast(voice.base, seen, 1)
     return [_point(voice, held, told, stored, family, name, intensity) for intensity in INTENSITIES]
 

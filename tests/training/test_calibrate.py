@@ -1,0 +1,32 @@
+"""`affetto calibrate` and `affetto predict-forgetting` on a tiny run that was really trained."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from training_helpers import make_config, make_prepared
+
+from affetto.evaluate.calibration import INTENSITIES, forecast_table, predict_forgetting
+from affetto.pipeline import calibrate
+from affetto.preserve.curvature import CURVATURES
+
+
+def test_a_trained_run_is_predicted(tiny_base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AFFETTO_CACHE", str(tmp_path / "cache"))
+    config = make_config(tiny_base_folder, tmp_path / "out", learning_rate=2e-4, evaluation_clips=4)
+    prepared = make_prepared(tmp_path)
+    lines = calibrate(config, "happy", prepared, command="test")
+    written = json.loads((tmp_path / "out" / "calibration.json").read_text())
+    assert {point["family"] for point in written["points"]} == {"plain LoRA", "preserved"}
+    steps = {point["adapter"] for point in written["points"]}
+    assert len(written["points"]) == 2 * len(steps) * len(INTENSITIES)
+    assert (tmp_path / "out" / "calibration.svg").stat().st_size > 5000
+    assert len(lines) == 3 * (1 + len(CURVATURES))
+    adapter = tmp_path / "out" / "calibration" / "plain_LoRA" / "emotion_models" / "happy" / "best"
+    rows = predict_forgetting(config, prepared, adapter, (0.5, 1.0))
+    by_intensity = {row["intensity"]: row["kl"] for row in rows}
+    assert by_intensity[1.0] == pytest.approx(4 * by_intensity[0.5])
+    assert all(row["low"] <= row["kl"] <= row["high"] for row in rows)
+    assert forecast_table(rows).row_count == len(rows)
