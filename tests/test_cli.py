@@ -181,10 +181,12 @@ def test_emotions_must_be_configured(affetto: Callable[..., Called]) -> None:
 
 def test_settings_come_from_file_and_options(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("emotions: [happy, proud]\nbase: one\nnum_epochs: 2\n")
-    settings, wanted = cli._settings(tmp_path / "mine.yaml", None, base="two", data=["a", "b"], output_dir=None)
+    settings, wanted = cli_options.settings_of(
+        tmp_path / "mine.yaml", None, base="two", data=["a", "b"], output_dir=None
+    )
     assert wanted == ["happy", "proud"]
     assert (settings.base, settings.data, settings.num_epochs) == ("two", ("a", "b"), 2)
-    assert cli._settings(tmp_path / "mine.yaml", ["proud"])[1] == ["proud"]
+    assert cli_options.settings_of(tmp_path / "mine.yaml", ["proud"])[1] == ["proud"]
 
 
 @pytest.mark.parametrize(
@@ -207,11 +209,11 @@ def test_wrong_blends_are_errors(text: str) -> None:
 
 
 def test_judges() -> None:
-    assert cli._pairs(None, "--judge") is None
-    assert cli._pairs(["words=a/b@1", "emotion=x=y"], "--judge") == {"words": "a/b@1", "emotion": "x=y"}
+    assert cli_options.pairs_of(None, "--judge") is None
+    assert cli_options.pairs_of(["words=a/b@1", "emotion=x=y"], "--judge") == {"words": "a/b@1", "emotion": "x=y"}
     for wrong in ("words", "words=", "=a"):
         with pytest.raises(ConfigError, match="KIND=ID_OR_FOLDER"):
-            cli._pairs([wrong], "--judge")
+            cli_options.pairs_of([wrong], "--judge")
 
 
 @pytest.fixture(scope="module")

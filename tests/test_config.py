@@ -185,6 +185,7 @@ WRONG = [
     ("depth_frames_share: 0", "depth_frames_share", "greater than 0"),
     ("prompt_template: plain", "prompt_template", "{text} once"),
     ("prompt_template: '{text} {mood}'", "prompt_template", "no other braces"),
+    ("num_checkpoints: -1", "num_checkpoints", "greater than or equal to 0"),
     ("precision: fp8", "precision", "'fp32', 'bf16' or 'fp16'"),
     ("trackers: tensorboard", "trackers", "valid tuple"),
     ("validation_clips: 0", "validation_clips", "greater than or equal to 1"),

@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 import math
-import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from affetto.cli_forgetting import app as preserve_app
+from affetto.cli_options import (
+    BaseName,
+    ConfigFile,
+    Data,
+    Emotion,
+    General,
+    Judge,
+    Output,
+    Resume,
+    SkipBad,
+    SkipDatasets,
+    command_line,
+    pairs_of,
+    settings_of,
+)
 from affetto.errors import AffettoError, ConfigError, Interrupted
 
 if TYPE_CHECKING:
-    from affetto.config import Config
+    pass
 
 BUDGET_NOT_MET = 3
 """Exit status of a run that ended well, but forgot more than its budget."""
@@ -28,44 +43,7 @@ miniature_app = typer.Typer(
     help="The small world that affetto ships: corpus, codec, base and judges.", no_args_is_help=True
 )
 app.add_typer(miniature_app, name="miniature")
-
-Emotion = Annotated[
-    list[str] | None,
-    typer.Option("--emotion", "-e", help="An emotion of the configuration; repeat for several. Default: all."),
-]
-ConfigFile = Annotated[
-    Path | None, typer.Option("--config", "-c", help="YAML file with the run's settings.", exists=True, dir_okay=False)
-]
-BaseName = Annotated[
-    str | None, typer.Option("--base", help="Base model: miniature, a folder, or a hub id such as sesame/csm-1b.")
-]
-Data = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--data", help="A manifest (.jsonl) or a folder of clips; repeat for several. Default: the miniature's clips."
-    ),
-]
-General = Annotated[
-    str | None,
-    typer.Option(
-        "--general",
-        help="General speech: data (its clips without emotion), or self (the base speaks it). Default: data.",
-    ),
-]
-Output = Annotated[
-    Path | None,
-    typer.Option("--output", "-o", help="Folder for emotion_models/, evaluation_results/ and samples. Default: here."),
-]
-SkipBad = Annotated[bool, typer.Option("--skip-bad-clips", help="Go on with the good clips where some are bad.")]
-SkipDatasets = Annotated[
-    bool,
-    typer.Option("--skip-datasets", help="Don't touch or check the data again: use what was prepared before."),
-]
-Judge = Annotated[
-    list[str] | None,
-    typer.Option("--judge", help="emotion=ID_OR_FOLDER, words=… or quality=…; `none` switches one off."),
-]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")]
+app.add_typer(preserve_app)
 
 
 @app.command()
@@ -77,7 +55,7 @@ def prepare(
     """Check the clips and code them for the base (cached: a second time takes seconds)."""
     from affetto.pipeline import prepare_clips
 
-    settings, emotions = _settings(config, emotion, base=base, data=data, general=general, output_dir=output)
+    settings, emotions = settings_of(config, emotion, base=base, data=data, general=general, output_dir=output)
     prepare_clips(settings, emotions, skip_bad_clips=skip_bad_clips)
 
 
@@ -95,10 +73,10 @@ def train(
     from affetto.progress import say
     from affetto.training.loop import train as train_emotion
 
-    settings, emotions = _settings(config, emotion, base=base, data=data, general=general, output_dir=output)
+    settings, emotions = settings_of(config, emotion, base=base, data=data, general=general, output_dir=output)
     prepared = prepare_clips(settings, emotions, skip_bad_clips=skip_bad_clips)
     for name in emotions:
-        folder = train_emotion(settings, name, prepared, resume=resume, command=_command())
+        folder = train_emotion(settings, name, prepared, resume=resume, command=command_line())
         say(f"{name}: {folder / 'best'}")
     _end_by_budget(settings, emotions)
 
@@ -119,13 +97,13 @@ def evaluate(
     from affetto.pipeline import prepare_clips
     from affetto.progress import console
 
-    judges = _pairs(judge, "--judge")
-    settings, emotions = _settings(
+    judges = pairs_of(judge, "--judge")
+    settings, emotions = settings_of(
         config, emotion, base=base, data=data, general=general, output_dir=output, judges=judges
     )
     prepared = prepare_clips(settings, emotions, skip_bad_clips=skip_bad_clips)
     for name in emotions:
-        results = evaluate_emotion(settings, name, prepared, intensity=intensity, command=_command())
+        results = evaluate_emotion(settings, name, prepared, intensity=intensity, command=command_line())
         console.print(terminal_table([results]))
 
 
@@ -134,7 +112,7 @@ def report(emotion: Emotion = None, config: ConfigFile = None, output: Output = 
     """Draw the report of trained and evaluated emotions: one self-contained page each."""
     from affetto.pipeline import report as report_emotion
 
-    settings, emotions = _settings(config, emotion, output_dir=output)
+    settings, emotions = settings_of(config, emotion, output_dir=output)
     for name in emotions:
         typer.echo(report_emotion(settings, name))
 
@@ -178,12 +156,12 @@ def run(
     """
     from affetto.pipeline import run as run_all
 
-    judges = _pairs(judge, "--judge")
-    settings, emotions = _settings(
+    judges = pairs_of(judge, "--judge")
+    settings, emotions = settings_of(
         config, emotion, base=base, data=data, general=general, output_dir=output, judges=judges
     )
     run_all(
-        settings, emotions, command=_command(), skip_bad_clips=skip_bad_clips, skip_datasets=skip_datasets,
+        settings, emotions, command=command_line(), skip_bad_clips=skip_bad_clips, skip_datasets=skip_datasets,
         resume=resume,
     )  # fmt: skip
     _end_by_budget(settings, emotions)
@@ -221,52 +199,6 @@ def speak(
         temperature=temperature,
     )  # fmt: skip
     typer.echo(out)
-
-
-@app.command()
-def calibrate(
-    adapters: Annotated[
-        list[Path] | None,
-        typer.Argument(help="Adapter folders. Default: plain LoRA and the configuration's recipe are trained for it."),
-    ] = None,
-    emotion: Emotion = None, config: ConfigFile = None, base: BaseName = None, data: Data = None, output: Output = None,
-    skip_bad_clips: SkipBad = False,
-) -> None:  # fmt: skip
-    """Hold predicted forgetting against measured, for every curvature: calibration.json and calibration.svg."""
-    from affetto.evaluate.calibration import fit_table
-    from affetto.pipeline import calibrate as calibrate_all
-    from affetto.pipeline import prepare_clips
-    from affetto.progress import console
-
-    settings, emotions = _settings(config, emotion, base=base, data=data, output_dir=output)
-    prepared = prepare_clips(settings, emotions[:1], skip_bad_clips=skip_bad_clips)
-    console.print(fit_table(calibrate_all(settings, emotions[0], prepared, adapters or (), command=_command())))
-
-
-@app.command("predict-forgetting")
-def predict_forgetting(
-    adapter: Annotated[Path, typer.Argument(help="Folder of any LoRA adapter of the base, affetto's or not.")],
-    config: ConfigFile = None, base: BaseName = None, data: Data = None,
-    intensity: Annotated[list[float] | None, typer.Option(help="Strength; repeat for several.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
-    skip_bad_clips: SkipBad = False,
-) -> None:  # fmt: skip
-    """Tell from an adapter's weights how much the base will forget, without a second of audio."""
-    from affetto.evaluate.calibration import INTENSITIES, forecast_table
-    from affetto.evaluate.calibration import predict_forgetting as predict
-    from affetto.files import to_json
-    from affetto.pipeline import prepare_clips
-    from affetto.progress import console
-
-    if wrong := [value for value in intensity or () if not math.isfinite(value)]:
-        raise ConfigError(f"--intensity {wrong[0]} is not a finite number")
-    settings, _ = _settings(config, None, base=base, data=data)
-    prepared = prepare_clips(settings, (), skip_bad_clips=skip_bad_clips)
-    rows = predict(settings, prepared, adapter, tuple(intensity or INTENSITIES))
-    if as_json:
-        typer.echo(to_json(rows))
-    else:
-        console.print(forecast_table(rows))
 
 
 @miniature_app.command("build")
@@ -316,21 +248,6 @@ def main() -> NoReturn:
     sys.exit(status or 0)
 
 
-def _settings(config: Path | None, emotion: list[str] | None, **overrides: Any) -> tuple[Config, list[str]]:
-    """The configuration with the command line's values in it, and the emotions that are meant."""
-    from affetto.config import load_config
-
-    values = {key: tuple(value) if isinstance(value, list) else value for key, value in overrides.items()}
-    settings = load_config(config, **values)
-    wanted = list(emotion or settings.emotions)
-    if unknown := [name for name in wanted if name not in settings.emotions]:
-        raise ConfigError(
-            f"unknown emotion {unknown[0]!r}; configured: {', '.join(settings.emotions)}. "
-            "Add it to `emotions` in the configuration"
-        )
-    return settings, wanted
-
-
 def _end_by_budget(settings: Config, emotions: list[str]) -> None:
     """End with a status of its own where an emotion didn't meet its forgetting budget, and say so once more."""
     from affetto.pipeline import unmet_budgets
@@ -340,15 +257,6 @@ def _end_by_budget(settings: Config, emotions: list[str]) -> None:
         for warning in warnings:
             say(warning, style="yellow")
         raise typer.Exit(BUDGET_NOT_MET)
-
-
-def _pairs(values: list[str] | None, option: str) -> dict[str, str] | None:
-    if not values:
-        return None
-    pairs = [item.partition("=") for item in values]
-    if wrong := ["".join(pair) for pair in pairs if not all(pair)]:
-        raise ConfigError(f"{option} {wrong[0]}: write it as KIND=ID_OR_FOLDER")
-    return {key: value for key, _, value in pairs}
 
 
 def _blend(emotion: str | None) -> dict[str, float]:
@@ -369,10 +277,6 @@ def _blend(emotion: str | None) -> dict[str, float]:
         if not math.isfinite(blend[name]):
             raise ConfigError(f"--emotion {emotion!r}: {share!r} is not a finite number")
     return blend
-
-
-def _command() -> str:
-    return shlex.join(["affetto", *sys.argv[1:]])
 
 
 if __name__ == "__main__":

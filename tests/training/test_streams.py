@@ -152,7 +152,7 @@ def test_one_fisher_serves_every_emotion(
     happy = build_streams(config_of(), "happy", prepared, tiny_base)
     first = general_fisher(config_of(), tiny_base, sites, happy.fisher)
     assert first is not None
-    assert set(first.sums_OI) == set(sites)
+    assert set(first.tensors["sums"]) == set(sites)
 
     def unexpected(*_: Any, **__: Any) -> None:
         raise AssertionError("estimated again")
@@ -161,7 +161,7 @@ def test_one_fisher_serves_every_emotion(
     sad = build_streams(config_of(learning_rate=1.0), "sad", prepared, tiny_base)
     second = general_fisher(config_of(learning_rate=1.0), tiny_base, sites, sad.fisher)
     assert second is not None
-    assert all(torch.equal(first.sums_OI[site], second.sums_OI[site]) for site in sites)
+    assert all(torch.equal(first.tensors["sums"][site], second.tensors["sums"][site]) for site in sites)
     assert len(list((cache_root() / "fisher").iterdir())) == 1
     for changed in (
         lambda: general_fisher(config_of(fisher_kind="empirical"), tiny_base, sites, happy.fisher),

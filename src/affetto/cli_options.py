@@ -1,0 +1,83 @@
+"""Options that several verbs share, and how they become settings."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from affetto.errors import ConfigError
+
+if TYPE_CHECKING:
+    from affetto.config import Config
+
+Emotion = Annotated[
+    list[str] | None,
+    typer.Option("--emotion", "-e", help="An emotion of the configuration; repeat for several. Default: all."),
+]
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", "-c", help="YAML file with the run's settings.", exists=True, dir_okay=False)
+]
+BaseName = Annotated[
+    str | None, typer.Option("--base", help="Base model: miniature, a folder, or a hub id such as sesame/csm-1b.")
+]
+Data = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--data", help="A manifest (.jsonl) or a folder of clips; repeat for several. Default: the miniature's clips."
+    ),
+]
+General = Annotated[
+    str | None,
+    typer.Option(
+        "--general",
+        help="General speech: data (its clips without emotion), or self (the base speaks it). Default: data.",
+    ),
+]
+Output = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", help="Folder for emotion_models/, evaluation_results/ and samples. Default: here."),
+]
+SkipBad = Annotated[bool, typer.Option("--skip-bad-clips", help="Go on with the good clips where some are bad.")]
+SkipDatasets = Annotated[
+    bool,
+    typer.Option("--skip-datasets", help="Don't touch or check the data again: use what was prepared before."),
+]
+Judge = Annotated[
+    list[str] | None,
+    typer.Option("--judge", help="emotion=ID_OR_FOLDER, words=… or quality=…; `none` switches one off."),
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")]
+
+
+def settings_of(config: Path | None, emotion: list[str] | None, **overrides: Any) -> tuple[Config, list[str]]:
+    """The configuration with the command line's values in it, and the emotions that are meant."""
+    from affetto.config import load_config
+
+    values = {key: tuple(value) if isinstance(value, list) else value for key, value in overrides.items()}
+    settings = load_config(config, **values)
+    wanted = list(emotion or settings.emotions)
+    if unknown := [name for name in wanted if name not in settings.emotions]:
+        raise ConfigError(
+            f"unknown emotion {unknown[0]!r}; configured: {', '.join(settings.emotions)}. "
+            "Add it to `emotions` in the configuration"
+        )
+    return settings, wanted
+
+
+def pairs_of(values: list[str] | None, option: str) -> dict[str, str] | None:
+    """`KIND=VALUE` options as a dictionary; None where there are none."""
+    if not values:
+        return None
+    pairs = [item.partition("=") for item in values]
+    if wrong := ["".join(pair) for pair in pairs if not all(pair)]:
+        raise ConfigError(f"{option} {wrong[0]}: write it as KIND=ID_OR_FOLDER")
+    return {key: value for key, _, value in pairs}
+
+
+def command_line() -> str:
+    """The command as the user gave it."""
+    return shlex.join(["affetto", *sys.argv[1:]])
