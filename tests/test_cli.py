@@ -17,7 +17,7 @@ import pytest
 import soundfile
 import torch
 
-from affetto import cli, pipeline
+from affetto import cli, cli_options, pipeline
 from affetto.adapters.bank import AdapterBank
 from affetto.adapters.peft_files import save_adapter
 from affetto.audio.manifest import write_manifest
