@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 BUDGET_NOT_MET = 3
 """Exit status of a run that ended well, but forgot more than its budget."""
 
+if TYPE_CHECKING:
+    from affetto.config import Config
+
 app = typer.Typer(
     help="Teach a speech language model to speak with emotion, prove that it forgot nothing, and use it.",
     no_args_is_help=True,
