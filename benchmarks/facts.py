@@ -17,14 +17,15 @@ def run_facts() -> dict[str, Any]:
     """What stands above the figures of every result; `commit` is None outside a checkout, and `+` marks changes."""
     return {
         "command": shlex.join(["python", *sys.argv]),
-        "commit": _commit(),
+        "commit": commit(),
         "date": date.today().isoformat(),
         "machine": {"processor": _processor(), "system": platform.system(), "threads": 1},
         "versions": versions(),
     }
 
 
-def _commit() -> str | None:
+def commit() -> str | None:
+    """The checkout's commit, `+` where it has changes; None outside one."""
     try:
         found = subprocess.run(
             ["git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"],

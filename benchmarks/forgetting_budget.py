@@ -10,17 +10,12 @@ was stopped goes on.
 from __future__ import annotations
 
 import argparse
-import platform
-import shlex
-import subprocess
-import sys
 import time
 from dataclasses import replace
-from datetime import date
 from pathlib import Path
 from typing import Any
 
-from facts import processor
+from facts import commit, run_facts
 
 from affetto.adapters.bank import AdapterBank
 from affetto.adapters.peft_files import insert_adapter, read_adapter
@@ -31,7 +26,6 @@ from affetto.model.base import load_base
 from affetto.model.rows import make_rows
 from affetto.pipeline import prepare_clips
 from affetto.preserve.rehearsal import spread
-from affetto.provenance import versions
 from affetto.training.loop import train
 from affetto.training.validation import Validation
 
@@ -46,7 +40,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("budget_runs"), help="folder for the adapters")
     work = parser.parse_args().work
-    document = read_json(RESULT) if RESULT.is_file() else _facts() | {"runs": []}
+    document = read_json(RESULT) if RESULT.is_file() else run_facts() | {"runs": []}
     for seed in SEEDS:
         for budget in BUDGETS:
             if any((run["seed"], run["budget"]) == (seed, budget) for run in document["runs"]):
@@ -72,7 +66,7 @@ def _run(folder: Path, budget: float, seed: int) -> dict[str, Any]:
         "intensity": facts["recommended_intensity"], "validation_kl": facts["forgetting_budget"]["kl"],
         "validation_kl_as_trained": as_trained["kl"], "multiplier": facts["forgetting_budget"]["multiplier"],
         "met": facts["forgetting_budget"]["met"], "best_step": facts["validation"]["step"],
-        "processor_s": round(spent_s, 1), "commit": _commit(),
+        "processor_s": round(spent_s, 1), "commit": commit(),
     }  # fmt: skip
 
 
@@ -91,24 +85,6 @@ def _test_clips(config: Config, prepared: Prepared, best: Path) -> Validation:
     measured = Validation(base, *rows)
     insert_adapter(bank, EMOTION, read_adapter(best), base.hash)
     return measured
-
-
-def _facts() -> dict[str, Any]:
-    return {
-        "command": shlex.join(["python", *sys.argv]),
-        "date": date.today().isoformat(),
-        "machine": {"processor": processor(), "system": platform.system(), "threads": 1},
-        "versions": versions(),
-    }
-
-
-def _commit() -> str:
-    """The commit that was run; `+` where files had been changed."""
-    told = subprocess.run(
-        ["git", "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"],
-        cwd=Path(__file__).parent, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    return told.stdout.strip() or "unknown"
 
 
 if __name__ == "__main__":

@@ -12,18 +12,15 @@ Processor time counts, not the clock, so a busy machine does little harm.
 from __future__ import annotations
 
 import argparse
-import platform
-import shlex
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import date
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from unittest import mock
+
+from facts import commit, run_facts
 
 from affetto.adapters.bank import AdapterBank, all_targets
 from affetto.adapters.peft_files import insert_adapter, read_adapter
@@ -37,7 +34,6 @@ from affetto.model.rows import make_rows
 from affetto.pipeline import prepare_clips
 from affetto.preserve.rehearsal import spread
 from affetto.progress import say
-from affetto.provenance import versions
 from affetto.training import loop
 from affetto.training.log import read_log
 from affetto.training.validation import Validation
@@ -75,7 +71,7 @@ def main() -> None:
         name = "-".join(map(str, setting.values()))
         say(name, style="bold")
         config = Config(emotions=(EMOTION,), output_dir=options.work / name, trackers=(), **setting)
-        done["runs"].append({**setting, **_measure(config, prepared), "commit": _commit()})
+        done["runs"].append({**setting, **_measure(config, prepared), "commit": commit()})
         write_json(RESULT, _facts() | done)
     print(table(done))
 
@@ -174,26 +170,8 @@ def _is_same(run: dict[str, Any], setting: dict[str, Any]) -> bool:
 
 
 def _facts() -> dict[str, Any]:
-    return {
-        "command": shlex.join(["python", *sys.argv]),
-        "date": date.today().isoformat(),
-        "machine": {"processor": _processor(), "system": platform.system(), "threads": 1},
-        "versions": versions(),
-        "configuration": Config(emotions=(EMOTION,)).model_dump(mode="json", exclude={"output_dir"}),
-    }
-
-
-def _commit() -> str:
-    asked = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    return asked.stdout.strip() or "unknown"
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+    configuration = Config(emotions=(EMOTION,)).model_dump(mode="json", exclude={"output_dir"})
+    return run_facts() | {"configuration": configuration}
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from affetto.audio.checks import problem_table
 from affetto.codes.prepare import Prepared, prepare
 from affetto.config import Config
-from affetto.errors import DataError
+from affetto.errors import CheckpointError, DataError
 from affetto.files import read_json
 from affetto.model.base import MINIATURE, find_base
 from affetto.progress import console, say
@@ -160,7 +160,9 @@ def calibrate(
 
 
 NUM_CHECKPOINTS = 8
-PLAIN_LORA: dict[str, Any] = {"ewc_lambda": 0.0, "distillation_alpha": 0.0, "replay_ratio": 0.0}
+PLAIN_LORA: dict[str, Any] = {
+    "ewc_lambda": 0.0, "distillation_alpha": 0.0, "replay_ratio": 0.0, "forgetting_budget": None
+}  # fmt: skip
 """Settings under which nothing is preserved."""
 
 
@@ -170,7 +172,11 @@ def _train_kept(config: Config, emotion: str, prepared: Prepared, name: str, com
 
     output = config.output_dir / "calibration" / name.replace(" ", "_")
     chosen = config.model_copy(update={"output_dir": output, "num_checkpoints": NUM_CHECKPOINTS})
-    folder = train(chosen, emotion, prepared, resume=True, command=command)
+    try:
+        folder = train(chosen, emotion, prepared, resume=True, command=command)
+    except CheckpointError:
+        say(f"{output} is of other settings, another base or other clips: trained anew")
+        folder = train(chosen, emotion, prepared, command=command)
     return sorted((folder / "checkpoints").glob("step-*"))
 
 

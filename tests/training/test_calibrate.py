@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from training_helpers import make_config, make_prepared
 
+from affetto.errors import DataError
 from affetto.evaluate.calibration import INTENSITIES, forecast_table, predict_forgetting
 from affetto.pipeline import calibrate
 from affetto.preserve.curvature import CURVATURES
@@ -30,3 +31,29 @@ def test_a_trained_run_is_predicted(tiny_base_folder: Path, tmp_path: Path, monk
     assert by_intensity[1.0] == pytest.approx(4 * by_intensity[0.5])
     assert all(row["low"] <= row["kl"] <= row["high"] for row in rows)
     assert forecast_table(rows).row_count == len(rows)
+
+
+def test_a_budget_calibrates_too_and_changed_settings_train_anew(
+    tiny_base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AFFETTO_CACHE", str(tmp_path / "cache"))
+    prepared = make_prepared(tmp_path)
+    for budget in (0.01, 0.03):
+        config = make_config(
+            tiny_base_folder, tmp_path / "out", learning_rate=2e-4, evaluation_clips=4, num_epochs=1,
+            forgetting_budget=budget,
+        )  # fmt: skip
+        lines = calibrate(config, "happy", prepared, command="test")
+        assert {line.curvature for line in lines} > set(CURVATURES)
+    adapter = tmp_path / "out" / "calibration" / "preserved" / "emotion_models" / "happy" / "best"
+    assert json.loads((adapter / "affetto.json").read_text())["configuration"]["forgetting_budget"] == 0.03
+
+
+def test_without_general_speech_the_error_says_what_to_add(tiny_base_folder: Path, tmp_path: Path) -> None:
+    prepared = make_prepared(tmp_path, {("happy", "train"): 4, ("happy", "validation"): 2})
+    config = make_config(
+        tiny_base_folder, tmp_path / "out", evaluation_clips=4, ewc_lambda=0.0, replay_ratio=0.0,
+        distillation_alpha=0.0,
+    )  # fmt: skip
+    with pytest.raises(DataError, match="data lacks it; add LJSpeech, say, or let the base speak some"):
+        calibrate(config, "happy", prepared, command="test")

@@ -20,6 +20,7 @@ from rich.table import Table
 from affetto.adapters.peft_files import read_adapter
 from affetto.codes.prepare import Prepared
 from affetto.config import Config
+from affetto.errors import DataError
 from affetto.evaluate.retention import general_test_rows, measure_retention
 from affetto.evaluate.statistics import bootstrap_ratio
 from affetto.files import write_json
@@ -42,6 +43,10 @@ MOST_KL = 0.05
 """Beyond this the quadratic is not expected to hold, and points don't enter the fit."""
 FORECAST = "forecast"
 _RESAMPLES = 1000
+_NO_GENERAL = (
+    "forgetting is predicted and measured on general speech (clips without emotion, of splits train and test), and the "
+    "data lacks it; add LJSpeech, say, or let the base speak some: general: self"
+)
 
 
 @dataclass(frozen=True)
@@ -107,6 +112,8 @@ def predict_forgetting(
     voice.load_adapter("adapter", folder)
     _, fisher_clips, _ = general_clips(config, prepared)
     rows = ungated_rows(voice.base, fisher_clips, prepared)
+    if not rows:
+        raise DataError(_NO_GENERAL)
     with progress("Predicting", len(rows)) as bar:
         told = forecast(voice.base, rows, 1, bar.advance)
     clips = [row.clip_id for row in rows]
@@ -123,9 +130,11 @@ def _points(config: Config, prepared: Prepared, voice: Voice, family: str, name:
     _, fisher_clips, _ = general_clips(config, prepared)
     seen = ungated_rows(voice.base, fisher_clips, prepared)
     held = general_test_rows(voice.base, prepared, config.evaluation_clips, config.seed)
+    if not (seen and held):
+        raise DataError(_NO_GENERAL)
     stored = {}
     for kind in CURVATURES:
-        chosen = config.model_copy(update={"ewc_curvature": kind, "ewc_lambda": 1.0})
+        chosen = config.model_copy(update={"ewc_curvature": kind, "ewc_lambda": 1.0, "forgetting_budget": None})
         curvature = general_fisher(chosen, voice.base, [site for site, *_ in factors], seen)
         assert curvature is not None
         with torch.no_grad():
