@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from affetto import cli
 from affetto.codes.vocoder import VocoderCodec
 from affetto.miniature.base import CODEBOOK_SIZE, NUM_CODEBOOKS, make_config, make_model, make_processor
 from affetto.model.base import Base, load_base
@@ -103,3 +105,27 @@ def _assert_has_signal(base: Base) -> None:
         if not name.startswith("codec_model."):
             assert weight.grad is not None, f"{name} has no gradient"
             assert weight.grad.abs().max() > 1e-3, f"{name} has hardly any gradient: {weight.grad.abs().max():.2e}"
+
+
+Called = tuple[int, str, str]
+
+
+@pytest.fixture
+def affetto(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Callable[..., Called]:
+    """Call the command: affetto("speak", "hello") gives (exit status, standard output, standard error)."""
+    monkeypatch.setenv("AFFETTO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: object) -> Called:
+        monkeypatch.setattr(sys, "argv", ["affetto", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        said = capsys.readouterr()
+        return int(stopped.value.code or 0), said.out, said.err
+
+    return call

@@ -56,27 +56,6 @@ VERBS = {
 Called = tuple[int, str, str]
 
 
-@pytest.fixture
-def affetto(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> Callable[..., Called]:
-    """Call the command: affetto("speak", "hello") gives (exit status, standard output, standard error)."""
-    monkeypatch.setenv("AFFETTO_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setenv("TERM", "dumb")
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: object) -> Called:
-        monkeypatch.setattr(sys, "argv", ["affetto", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        said = capsys.readouterr()
-        return int(stopped.value.code or 0), said.out, said.err
-
-    return call
-
-
 def make_clips(folder: Path, count: int, emotion: str | None = None, **fields: Any) -> list[Clip]:
     clips = []
     for index in range(count):

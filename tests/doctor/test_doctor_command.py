@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from doctor_runs import Made, Spoken, write_run
 
-from affetto import cli
 from affetto.doctor.findings import Change
 from affetto.doctor.table import write_change
 
@@ -18,23 +16,10 @@ Called = tuple[int, str, str]
 
 
 @pytest.fixture
-def doctor(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> Callable[..., Called]:
+def doctor(affetto: Callable[..., Called], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Called]:
     """doctor(folder, "--json") gives (exit status, standard output, standard error)."""
     monkeypatch.setenv("COLUMNS", "220")
-    monkeypatch.setenv("TERM", "dumb")
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: object) -> Called:
-        monkeypatch.setattr(sys, "argv", ["affetto", "doctor", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        said = capsys.readouterr()
-        return int(stopped.value.code or 0), said.out, said.err
-
-    return call
+    return lambda *arguments: affetto("doctor", *arguments)
 
 
 def strict(text: str) -> dict[str, object]:
