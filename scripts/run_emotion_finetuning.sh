@@ -6,7 +6,8 @@ usage() {
     cat <<'EOF'
 Usage: run_emotion_finetuning.sh [options]
 
-  --emotion NAME      train this emotion (default: all in the configuration); may be given again
+  --emotion NAME      train this emotion (default: all in the configuration, one by one); may be given again.
+                      all: every one in one run; base: the expressive base that expressive_base builds on
   --config FILE       settings (default: configs/emotion_specific_finetuning.yaml)
   --base ID_OR_PATH   base model: miniature, a folder, or a hub id such as sesame/csm-1b
   --data PATH         a manifest (.jsonl) or a folder of clips; may be given again

@@ -313,7 +313,7 @@ def test_run_hands_its_options_on(affetto: Callable[..., Called], monkeypatch: p
     assert emotions == ["sad"]
     assert how == {
         "command": "affetto run --emotion sad --base b --data d --general self -o out --skip-datasets --resume",
-        "skip_bad_clips": False, "skip_datasets": True, "resume": True,
+        "skip_bad_clips": False, "skip_datasets": True, "together": False, "resume": True,
     }  # fmt: skip
 
 
@@ -432,3 +432,40 @@ def test_report_says_what_has_to_be_run_first(affetto: Callable[..., Called], tm
     status, _, err = affetto("report", "--emotion", "happy")
     assert status == 1
     assert "affetto evaluate --emotion happy" in err
+
+
+@pytest.mark.parametrize(
+    ("asked", "emotions", "together"),
+    [
+        (["all"], ["happy", "sad"], True),
+        ([], ["happy", "sad"], False),
+        (["sad", "base"], ["base", "sad"], False),
+    ],
+)
+def test_all_is_one_run_and_the_expressive_base_comes_first(
+    affetto: Callable[..., Called], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, asked: list[str],
+    emotions: list[str], together: bool,
+) -> None:  # fmt: skip
+    """One after the other by default; the expressive base where it is named, before those that build on it."""
+    trained: list[list[str]] = []
+
+    def train_together(config: Config, names: list[str], *_: object, **__: object) -> list[Path]:
+        trained.append(list(names))
+        return [config.output_dir / "emotion_models" / name for name in names]
+
+    monkeypatch.setattr("affetto.training.loop.train_together", train_together)
+    monkeypatch.setattr("affetto.training.loop.train", lambda config, name, *_, **__: train_together(config, [name])[0])
+    monkeypatch.setattr(pipeline, "prepare_clips", lambda *_, **__: None)
+    settings = tmp_path / "settings.yaml"
+    settings.write_text("emotions: [happy, sad]")
+    options = [option for name in asked for option in ("--emotion", name)]
+    status, _, _ = affetto("train", "--config", settings, "--output", tmp_path, *options)
+    assert status == 0
+    assert trained == ([emotions] if together else [[name] for name in emotions])
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "report"])
+def test_the_expressive_base_has_no_emotion_to_be_judged_by(affetto: Callable[..., Called], verb: str) -> None:
+    status, _, err = affetto(verb, "--emotion", "base")
+    assert status == 1
+    assert "expressive_base: true" in err

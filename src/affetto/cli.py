@@ -22,6 +22,7 @@ from affetto.cli_options import (
     SkipBad,
     SkipDatasets,
     command_line,
+    is_together,
     pairs_of,
     settings_of,
 )
@@ -58,7 +59,9 @@ def prepare(
     """Check the clips and code them for the base (cached: a second time takes seconds)."""
     from affetto.pipeline import prepare_clips
 
-    settings, emotions = settings_of(config, emotion, base=base, data=data, general=general, output_dir=output)
+    settings, emotions = settings_of(
+        config, emotion, with_base=True, base=base, data=data, general=general, output_dir=output
+    )
     prepare_clips(settings, emotions, skip_bad_clips=skip_bad_clips)
 
 
@@ -70,17 +73,22 @@ def train(
 ) -> None:  # fmt: skip
     """Train one adapter per emotion, with EWC, distillation and rehearsal.
 
+    `--emotion base` trains the expressive base, one adapter over all emotions, for those whose configuration says
+    expressive_base.
+
     Exit status 3: all is trained and written, but an emotion didn't meet the forgetting_budget of the configuration.
     """
-    from affetto.pipeline import prepare_clips
+    from affetto.pipeline import prepare_clips, train_emotions
     from affetto.progress import say
-    from affetto.training.loop import train as train_emotion
 
-    settings, emotions = settings_of(config, emotion, base=base, data=data, general=general, output_dir=output)
+    settings, emotions = settings_of(
+        config, emotion, with_base=True, base=base, data=data, general=general, output_dir=output
+    )
     prepared = prepare_clips(settings, emotions, skip_bad_clips=skip_bad_clips)
-    for name in emotions:
-        folder = train_emotion(settings, name, prepared, resume=resume, command=command_line())
-        say(f"{name}: {folder / 'best'}")
+    for folder in train_emotions(
+        settings, emotions, prepared, together=is_together(emotion), resume=resume, command=command_line()
+    ):
+        say(f"{folder.name}: {folder / 'best'}")
     _end_by_budget(settings, emotions)
 
 
@@ -161,11 +169,11 @@ def run(
 
     judges = pairs_of(judge, "--judge")
     settings, emotions = settings_of(
-        config, emotion, base=base, data=data, general=general, output_dir=output, judges=judges
+        config, emotion, with_base=True, base=base, data=data, general=general, output_dir=output, judges=judges
     )
     run_all(
         settings, emotions, command=command_line(), skip_bad_clips=skip_bad_clips, skip_datasets=skip_datasets,
-        resume=resume,
+        together=is_together(emotion), resume=resume,
     )  # fmt: skip
     _end_by_budget(settings, emotions)
 
@@ -211,11 +219,15 @@ def miniature_build(
     ),
     install: Annotated[bool, typer.Option("--install", help="Replace the weights inside the package.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Of first weights and the order of batches.")] = 0,
+    earlier: Annotated[
+        Path | None,
+        typer.Option("--from", help="An earlier miniature's assets: base and recogniser go on from them.", exists=True),
+    ] = None,
 ) -> None:
     """Make corpus, codec, base and judges anew (CPU hours), and the model card that measures them."""
     from affetto.miniature.build import build
 
-    build(work, install=install, seed=seed)
+    build(work, install=install, seed=seed, earlier=earlier)
 
 
 @miniature_app.command("measure")

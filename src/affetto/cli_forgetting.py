@@ -1,4 +1,4 @@
-"""The command line's verbs that foretell forgetting."""
+"""The command line's verbs about forgetting: what foretells it, and what prevents it."""
 
 from __future__ import annotations
 
@@ -67,3 +67,32 @@ def predict_forgetting(
         typer.echo(to_json(rows))
     else:
         console.print(forecast_table(rows))
+
+
+@app.command()
+def ablate(
+    emotion: Emotion = None, config: ConfigFile = None, base: BaseName = None, data: Data = None,
+    method: Annotated[
+        list[str] | None, typer.Option("--method", "-m", help="A method by name; repeat for several. Default: all.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs per method and emotion.")] = 3,
+    folder: Annotated[
+        Path, typer.Option("--folder", help="Where runs and rows go; run again, or several at once, to go on.")
+    ] = Path("ablation"),
+    table_only: Annotated[bool, typer.Option("--table", help="Run nothing: show what is done.")] = False,
+    skip_bad_clips: SkipBad = False,
+) -> None:  # fmt: skip
+    """Compare methods of preservation at matched expressivity: ablation.json, ablation.md and ablation.svg."""
+    from affetto.laboratory.ablation import ablate as run_ablation
+    from affetto.laboratory.ablation import cells, read_rows, write_comparison
+    from affetto.laboratory.methods import METHODS
+    from affetto.pipeline import prepare_clips
+
+    if table_only:
+        rows = read_rows(folder)
+    else:
+        settings, emotions = settings_of(config, emotion, base=base, data=data)
+        wanted = cells(method or list(METHODS), emotions, seeds)
+        prepared = prepare_clips(settings, emotions, skip_bad_clips=skip_bad_clips)
+        rows = run_ablation(settings, wanted, prepared, folder, command_line())
+    typer.echo(write_comparison(rows, folder))

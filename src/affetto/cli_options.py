@@ -16,8 +16,11 @@ if TYPE_CHECKING:
 
 Emotion = Annotated[
     list[str] | None,
-    typer.Option("--emotion", "-e", help="An emotion of the configuration; repeat for several. Default: all."),
-]
+    typer.Option(
+        "--emotion", "-e",
+        help="An emotion of the configuration; repeat for several. Default: each in turn. all: every one in one run.",
+    ),
+]  # fmt: skip
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", "-c", help="YAML file with the run's settings.", exists=True, dir_okay=False)
 ]
@@ -53,19 +56,37 @@ Judge = Annotated[
 Resume = Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")]
 
 
-def settings_of(config: Path | None, emotion: list[str] | None, **overrides: Any) -> tuple[Config, list[str]]:
-    """The configuration with the command line's values in it, and the emotions that are meant."""
-    from affetto.config import load_config
+def settings_of(
+    config: Path | None, emotion: list[str] | None, *, with_base: bool = False, **overrides: Any
+) -> tuple[Config, list[str]]:
+    """The configuration with the command line's values in it, and the emotions that are meant.
+
+    `all` alone is every emotion. `base`, the expressive base, may be named where `with_base` is given.
+    """
+    from affetto.config import EVERY, EXPRESSIVE, load_config
 
     values = {key: tuple(value) if isinstance(value, list) else value for key, value in overrides.items()}
     settings = load_config(config, **values)
-    wanted = list(emotion or settings.emotions)
-    if unknown := [name for name in wanted if name not in settings.emotions]:
+    wanted = list(settings.emotions if emotion in (None, [], [EVERY]) else emotion or ())
+    known = (*settings.emotions, EXPRESSIVE) if with_base else settings.emotions
+    if unknown := [name for name in wanted if name not in known]:
+        if unknown[0] == EXPRESSIVE:
+            raise ConfigError(
+                "base is the expressive base over all emotions: there is no one emotion to judge it by. "
+                "Train emotions on it (expressive_base: true) and evaluate these"
+            )
         raise ConfigError(
             f"unknown emotion {unknown[0]!r}; configured: {', '.join(settings.emotions)}. "
             "Add it to `emotions` in the configuration"
         )
     return settings, wanted
+
+
+def is_together(emotion: list[str] | None) -> bool:
+    """Whether the emotions are to be trained in one run."""
+    from affetto.config import EVERY
+
+    return emotion == [EVERY]
 
 
 def pairs_of(values: list[str] | None, option: str) -> dict[str, str] | None:

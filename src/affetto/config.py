@@ -19,7 +19,11 @@ from affetto.errors import ConfigError
 from affetto.types import EMOTIONS
 
 JUDGE_KINDS = ("emotion", "words", "quality")
-RESERVED = ("base", "general", "plain", "none", "real", "files")
+EXPRESSIVE = "base"
+"""Name of the adapter over all emotions that the emotions' own may build upon."""
+EVERY = "all"
+"""Stands for every emotion of the configuration, trained in one run."""
+RESERVED = (EXPRESSIVE, EVERY, "general", "plain", "none", "real", "files")
 """Names that mean something else beside emotions."""
 RESERVED_ENDINGS = ("_base", "_plain")
 """Of the folders of spoken sentences beside each emotion's own."""
@@ -55,13 +59,16 @@ class Config(BaseModel):
     seed: Whole = 0
     split_by_speaker: bool = False
 
+    expressive_base: bool = False
     adapter_r: Count = 16
     adapter_alpha: Positive | None = None
     target_modules: Targets = ("both",)
     adapted_parts: Part = "both"
 
     ewc_lambda: NotNegative = 2000.0
-    ewc_curvature: Literal["diagonal", "diagonal_positions", "rank1", "kfac", "sketch", "full"] = "diagonal"
+    ewc_curvature: Literal[
+        "diagonal", "diagonal_positions", "rank1", "kfac", "sketch", "full", "factors", "factors_batch"
+    ] = "diagonal"
     fisher_kind: Literal["true", "empirical"] = "true"
     fisher_clips: Count = 120
 
@@ -171,6 +178,12 @@ class Config(BaseModel):
     def teacher_share(self) -> float:
         """Share of the frames whose depth logits the teacher keeps; the cross-entropy's unless given."""
         return self.depth_frames_share if self.teacher_frames_share is None else self.teacher_frames_share
+
+
+PLAIN_LORA: dict[str, Any] = {
+    "ewc_lambda": 0.0, "distillation_alpha": 0.0, "replay_ratio": 0.0, "forgetting_budget": None
+}  # fmt: skip
+"""Settings under which nothing is preserved."""
 
 
 def load_config(path: Path | None, **overrides: Any) -> Config:

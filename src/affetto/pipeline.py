@@ -5,13 +5,13 @@ from __future__ import annotations
 import shlex
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from affetto.audio.checks import problem_table
 from affetto.codes.prepare import Prepared, prepare
-from affetto.config import Config
+from affetto.config import EXPRESSIVE, PLAIN_LORA, Config
 from affetto.errors import CheckpointError, DataError
 from affetto.files import read_json
 from affetto.model.base import MINIATURE, find_base
@@ -31,11 +31,12 @@ def prepare_clips(
     the base speaks the general clips, and those of the data are left alone.
     """
     is_own = config.general == "self"
+    labels = _labels(config, emotions)
     prepared = prepare(
-        find_sources(config, emotions, do_render=not skip_datasets),
+        find_sources(config, labels, do_render=not skip_datasets),
         find_base(config.base),
         emotions=config.emotions,
-        only=emotions,
+        only=labels,
         by_speaker=config.split_by_speaker,
         use_cached_only=skip_datasets,
         use_general=not is_own,
@@ -55,6 +56,12 @@ def prepare_clips(
             counts[clip.emotion or "general"] = counts.get(clip.emotion or "general", 0) + 1
     say("clips ready: " + ", ".join(f"{count} {name}" for name, count in sorted(counts.items())))
     return prepared
+
+
+def _labels(config: Config, emotions: Sequence[str]) -> Sequence[str]:
+    """Whose clips are needed: every emotion's where the expressive base is to be trained."""
+    is_missing = config.expressive_base and not (config.output_dir / "emotion_models" / EXPRESSIVE / "best").is_dir()
+    return config.emotions if EXPRESSIVE in emotions or (emotions and is_missing) else emotions
 
 
 def speak_general(config: Config, prepared: Prepared, *, use_cached_only: bool = False) -> Prepared:
@@ -103,26 +110,56 @@ def run(
     command: str,
     skip_bad_clips: bool = False,
     skip_datasets: bool = False,
+    together: bool = False,
     resume: bool = False,
 ) -> list[Path]:
-    """Everything for each emotion in turn; returns the reports."""
+    """Everything for each emotion in turn; returns the reports. `together` trains all of them in one run first."""
     from affetto.evaluate.judges import check_choices
     from affetto.evaluate.report import terminal_table
     from affetto.evaluate.suite import evaluate
-    from affetto.training.loop import train
 
-    check_choices(config.judges, emotions)
+    check_choices(config.judges, [emotion for emotion in emotions if emotion != EXPRESSIVE])
     prepared = prepare_clips(config, emotions, skip_bad_clips=skip_bad_clips, skip_datasets=skip_datasets)
     reports = []
-    for emotion in emotions:
-        say(emotion, style="bold")
-        train(config, emotion, prepared, resume=resume, command=command)
+    for folder in train_emotions(config, emotions, prepared, together=together, resume=resume, command=command):
+        emotion = folder.name
+        if emotion == EXPRESSIVE:
+            say(f"the expressive base is in {folder}; emotions build on it where expressive_base is on")
+            continue
         results = evaluate(config, emotion, prepared, command=command)
         reports.append(report(config, emotion))
         console.print(terminal_table([results]))
         say(f"report: {reports[-1]}")
         say(f"hear more: {_speak_command(config, emotion)}")
     return reports
+
+
+def train_emotions(
+    config: Config,
+    emotions: Sequence[str],
+    prepared: Prepared,
+    *,
+    together: bool = False,
+    resume: bool = False,
+    command: str = "",
+) -> Iterator[Path]:
+    """Train each of `emotions` in turn, or all in one run; the folder of each as soon as it is trained.
+
+    Where `expressive_base` is on and there is none yet, it is trained first.
+    """
+    from affetto.training.expressive import expressive_folder
+    from affetto.training.loop import train, train_together
+
+    if config.expressive_base and EXPRESSIVE not in emotions and not expressive_folder(config).is_dir():
+        say(f"{EXPRESSIVE} (the expressive base, once for all emotions)", style="bold")
+        train(config, EXPRESSIVE, prepared, resume=True, command=command)
+    if together:
+        say(", ".join(emotions), style="bold")
+        yield from train_together(config, emotions, prepared, resume=resume, command=command)
+        return
+    for emotion in sorted(emotions, key=lambda name: name != EXPRESSIVE):
+        say(emotion, style="bold")
+        yield train(config, emotion, prepared, resume=resume, command=command)
 
 
 def _speak_command(config: Config, emotion: str) -> str:
@@ -160,10 +197,6 @@ def calibrate(
 
 
 NUM_CHECKPOINTS = 8
-PLAIN_LORA: dict[str, Any] = {
-    "ewc_lambda": 0.0, "distillation_alpha": 0.0, "replay_ratio": 0.0, "forgetting_budget": None
-}  # fmt: skip
-"""Settings under which nothing is preserved."""
 
 
 def _train_kept(config: Config, emotion: str, prepared: Prepared, name: str, command: str) -> list[Path]:

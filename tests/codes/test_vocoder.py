@@ -14,7 +14,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from affetto.codes.vocoder import FRAME_SAMPLES, NUM_CEPSTRA, NUM_FEATURES, VocoderCodec, _kmeans, analyse, synthesise
+from affetto.codes.vocoder import (
+    FRAME_SAMPLES,
+    NUM_CEPSTRA,
+    NUM_FEATURES,
+    VocoderCodec,
+    _kmeans,
+    _weights,
+    analyse,
+    synthesise,
+)
 from affetto.errors import BaseModelError
 
 
@@ -112,15 +121,47 @@ def test_decoding_is_a_function_of_the_codes(codec: VocoderCodec) -> None:
     np.testing.assert_array_equal(codec.decode(codes), first)
 
 
-def test_quantise_equals_the_definition(codec: VocoderCodec) -> None:
+def test_quantise_equals_a_beam_search_in_loops(codec: VocoderCodec) -> None:
     features = analyse(vowel(170.0, 0.6, name="u", semitones=3))
     codes = codec.quantise(features)
     for block, row in zip(features.reshape(len(codes), -1), codes, strict=True):
-        residual = ((block - codec.mean_D) / codec.scale_D) @ codec.basis_DP
-        for book, code in zip(codec.codebooks_KVP, row, strict=True):
-            distances = [float(np.sum((residual - centroid) ** 2)) for centroid in book]
-            assert distances[code] == pytest.approx(min(distances), rel=1e-9)
-            residual = residual - book[code]
+        beam = [((), ((block - codec.mean_D) / codec.scale_D) @ codec.basis_DP)]
+        for book in codec.codebooks_KVP:
+            longer = [((*begun, code), left - centroid) for begun, left in beam for code, centroid in enumerate(book)]
+            beam = sorted(longer, key=lambda item: float(np.sum(item[1] ** 2)))[:8]
+        assert tuple(row) == beam[0][0]
+
+
+def test_searching_is_closer_than_taking_the_nearest_of_each_book(codec: VocoderCodec) -> None:
+    features = analyse(vowel(170.0, 1.2, name="u", semitones=3))
+    points = ((features.reshape(-1, 8 * NUM_FEATURES) - codec.mean_D) / codec.scale_D) @ codec.basis_DP
+    codes = codec.quantise(features)
+    found = points - sum(book[codes[:, k]] for k, book in enumerate(codec.codebooks_KVP))
+    greedy = points
+    for book in codec.codebooks_KVP:
+        greedy = greedy - book[((greedy[:, None] - book) ** 2).sum(axis=-1).argmin(axis=1)]
+    assert np.mean(found**2) < 0.97 * np.mean(greedy**2)
+
+
+def test_refining_brings_the_codebooks_closer_to_what_they_code() -> None:
+    features = [analyse(vowel(hertz, 1.2, semitones=3)) for hertz in (100, 130, 170, 210)]
+    how = {"num_components": 8, "num_codebooks": 3, "codebook_size": 8, "iterations": 3}
+    errors = []
+    for refinements in (0, 1, 4):
+        codec = VocoderCodec.fit(features, refinements=refinements, **how)
+        blocks = np.concatenate(features).reshape(-1, 8 * NUM_FEATURES)
+        points = (blocks - codec.mean_D) / codec.scale_D @ codec.basis_DP
+        coded = codec.features(codec.quantise(np.concatenate(features))).reshape(blocks.shape) - codec.mean_D
+        errors.append(np.mean((points - coded / codec.scale_D @ codec.basis_DP) ** 2))
+    assert errors[0] > errors[1] > errors[2], errors
+
+
+def test_pitch_and_voicing_weigh_most_and_fine_structure_least() -> None:
+    weights = _weights(np.linspace(4.0, 0.5, NUM_FEATURES))
+    assert np.mean(weights[:NUM_CEPSTRA] ** 2) == pytest.approx(1.0)
+    assert weights[0] / weights[NUM_CEPSTRA - 1] == pytest.approx(np.sqrt(4.0 / np.linspace(4.0, 0.5, 26)[23]))
+    assert weights[NUM_CEPSTRA] == 3.0
+    assert weights[NUM_CEPSTRA + 1] == 2.0
 
 
 def test_every_codebook_brings_the_features_closer(codec: VocoderCodec) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from affetto.miniature.base import make_config, make_model
 from affetto.model.base import Base
-from affetto.model.batch import Batch, Logits, Row, Turn, collate
+from affetto.model.batch import Batch, Logits, Row, Turn, collate, join
 from affetto.model.csm import CsmNetwork
 from affetto.terms import code_losses
 
@@ -296,3 +296,19 @@ def test_pitfall_19_heads_run_in_float32_under_autocast(tiny_base: Base, make_ro
         assert ours.dtype == torch.float32
         assert (ours != ours.bfloat16().float()).float().mean() > 0.9
         assert (ours - full).abs().max() > 1e-4, "autocast did nothing, so this test says nothing"
+
+
+def test_joined_batches_say_what_each_says_alone(tiny_base: Base, make_row: Callable[..., Row]) -> None:
+    parts = [
+        collate([make_row(1, frames=(4,)), make_row(2, frames=(7,))], 8, [np.array([1, 3]), np.array([0])]),
+        collate([make_row(3, frames=(2,))], 8),
+        collate([make_row(4, frames=(5, 3), words=(3, 9)), make_row(5, frames=(1,))], 8),
+    ]
+    joined = join(parts)
+    assert joined.clip_ids == tuple(name for part in parts for name in part.clip_ids)
+    assert torch.equal(joined.c0_targets_N, torch.cat([part.c0_targets_N for part in parts]))
+    assert torch.equal(joined.depth_targets_MJ, torch.cat([part.depth_targets_MJ for part in parts]))
+    with torch.no_grad():
+        for part, logits in zip(parts, tiny_base.network(joined).split(parts), strict=True):
+            _assert_same(logits, tiny_base.network(part), rtol=1e-4, atol=1e-4)
+    assert join(parts[:1]) is parts[0]

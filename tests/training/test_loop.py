@@ -189,14 +189,14 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_last_good_state(
 ) -> None:
     """Every good step is on disk, also in the middle of an epoch."""
     config = config_of(**TINY)
-    real = loop.accumulate_gradients
+    real = loop.accumulate_together
     steps = []
 
-    def spoilt(network: Any, micro: Any, *others: Any) -> Any:
-        steps.append(micro)
+    def spoilt(network: Any, shares: Any, *others: Any) -> Any:
+        steps.append(shares)
         if len(steps) == good_steps + 1:
-            return real(lambda_network(network), micro, *others)
-        return real(network, micro, *others)
+            return real(lambda_network(network), shares, *others)
+        return real(network, shares, *others)
 
     def lambda_network(network: Any) -> Any:
         class Spoilt:
@@ -209,7 +209,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_last_good_state(
 
         return Spoilt()
 
-    monkeypatch.setattr(loop, "accumulate_gradients", spoilt)
+    monkeypatch.setattr(loop, "accumulate_together", spoilt)
     with pytest.raises(NonFiniteLossError, match="happy-train-"):
         train(config, "happy", prepared)
     state = config.output_dir / "emotion_models" / "happy" / "last" / "training_state.safetensors"

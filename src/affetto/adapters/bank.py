@@ -131,6 +131,20 @@ class AdapterBank:
         for path, site in self.sites.items():
             yield path, site.A[name], site.B[name], site.scale[name]
 
+    def summed(self, names: Sequence[str]) -> Iterator[tuple[str, Tensor, Tensor, float]]:
+        """(site, A, B, scale) of the exact sum of adapters as one: their ranks side by side.
+
+        The scale is the first one's; the other B are rescaled where theirs differs.
+        """
+        for path, site in self.sites.items():
+            first = site.scale[names[0]]
+            parts = [(site.A[name], site.B[name], site.scale[name] / first) for name in names]
+            if len(parts) == 1:
+                yield path, parts[0][0], parts[0][1], first
+            else:
+                b_OR = torch.cat([b if ratio == 1 else ratio * b for _, b, ratio in parts], dim=1)
+                yield path, torch.cat([a for a, _, _ in parts]), b_OR, first
+
     def delta_norm(self, name: str) -> float:
         """Frobenius norm of the change of all weights, from products of rank size only."""
         return math.hypot(*(delta_norm(a_RI, b_OR, scale) for _, a_RI, b_OR, scale in self.factors(name)))

@@ -11,7 +11,7 @@ import re
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,13 +76,16 @@ class AdapterFile:
         return 1.0 if value is None else float(value)
 
 
-def save_adapter(folder: Path, bank: AdapterBank, name: str, base_id: str, facts: Mapping[str, Any]) -> None:
-    """Write adapter `name` as `folder`, which replaces an older one as a whole.
+def save_adapter(
+    folder: Path, bank: AdapterBank, names: str | Sequence[str], base_id: str, facts: Mapping[str, Any]
+) -> None:
+    """Write an adapter, or the exact sum of several, as `folder`, which replaces an older one as a whole.
 
     Layers that the adapter doesn't have are left out, layers of other ranks or scales are written as PEFT's patterns.
     """
-    layers = {site: (a_RI, b_OR, scale) for site, a_RI, b_OR, scale in bank.factors(name) if a_RI.shape[0]}
-    assert layers, f"adapter {name!r} has no layers"
+    factors = bank.summed([names] if isinstance(names, str) else names)
+    layers = {site: (a_RI, b_OR, scale) for site, a_RI, b_OR, scale in factors if a_RI.shape[0]}
+    assert layers, f"adapter {names!r} has no layers"
     tensors = {}
     for site, (a_RI, b_OR, _) in layers.items():
         tensors[f"{_PREFIX}{site}.lora_A.weight"] = a_RI.detach().cpu().float().contiguous()

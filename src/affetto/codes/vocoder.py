@@ -1,9 +1,11 @@
 """The miniature's codec: vocoder features, residually quantised at Mimi's frame rate.
 
 Every 10 ms WORLD (Morise et al. 2016) gives 24 coded cepstra, log F0 and voicing; eight such frames make
-one 80 ms block of 208 numbers, standardised and weighted, projected to 96 principal components and coded
-by eight residual codebooks of 256 (RVQ, Zeghidour et al. 2021). Decoding runs the same road back, with the
-aperiodicity set by the voicing. No network, so encoding a clip alone or beside others is the same.
+one 80 ms block of 208 numbers, centred and weighted, projected to 96 principal components and coded
+by eight residual codebooks of 256 (RVQ, Zeghidour et al. 2021). Cepstra count by the root of their deviation: all
+alike would spend the codes on fine structure that carries no words, their natural scale on loudness (docs/log.md).
+The codes are searched by a beam (Chen et al. 2010) and the codebooks fitted to what it finds. Decoding runs the same
+road back, with the aperiodicity set by the voicing. No network: a clip alone or beside others is coded the same.
 """
 
 from __future__ import annotations
@@ -32,6 +34,8 @@ FFT_SIZE = 1024
 _FRAME_MS = 1000.0 * HOP / SAMPLE_RATE
 _F0_FLOOR, _F0_CEIL = 60.0, 640.0
 _F0_WEIGHT, _VOICING_WEIGHT = 3.0, 2.0
+_BEAM = 8
+_FRAMES_AT_ONCE = 2048
 
 
 def analyse(samples: FloatArray) -> FloatArray:
@@ -112,13 +116,8 @@ class VocoderCodec:
         return synthesise(self.features(codes_TK))
 
     def quantise(self, features: FloatArray) -> NDArray[np.int64]:
-        """Codes (T, K) of features (8 T, 26): the nearest centroid of what the codebooks before it left."""
-        residual = (_blocks(features) - self.mean_D) / self.scale_D @ self.basis_DP
-        codes = np.empty((len(residual), self.num_codebooks), dtype=np.int64)
-        for k, book in enumerate(self.codebooks_KVP):
-            codes[:, k] = _nearest(residual, book)
-            residual = residual - book[codes[:, k]]
-        return codes
+        """Codes (T, K) of features (8 T, 26): the nearest sum of centroids that a beam search finds."""
+        return _search((_blocks(features) - self.mean_D) / self.scale_D @ self.basis_DP, self.codebooks_KVP)
 
     def features(self, codes_TK: NDArray[np.integer]) -> FloatArray:
         """Features (8 T, 26) that codes (T, K) stand for."""
@@ -148,27 +147,85 @@ class VocoderCodec:
     @classmethod
     def fit(
         cls, clips: Iterable[FloatArray], *, num_components: int = 96, num_codebooks: int = 8,
-        codebook_size: int = 256, seed: int = 0, iterations: int = 25,
+        codebook_size: int = 256, seed: int = 0, iterations: int = 25, refinements: int = 4,
     ) -> VocoderCodec:  # fmt: skip
         """Fit the codec to the features of many clips (each from `analyse`)."""
         blocks = np.concatenate([_blocks(features) for features in clips])
         mean = blocks.mean(axis=0)
-        weight = np.ones(NUM_FEATURES)
-        weight[NUM_CEPSTRA], weight[NUM_CEPSTRA + 1] = _F0_WEIGHT, _VOICING_WEIGHT
         # One scale per feature, not per place in the block: the eight frames are alike.
         deviation = np.sqrt(((blocks - mean) ** 2).reshape(len(blocks), BLOCK, NUM_FEATURES).mean(axis=(0, 1)))
-        scale = np.tile(np.maximum(deviation, 1e-6) / weight, BLOCK)
+        deviation = np.maximum(deviation, 1e-6)
+        scale = np.tile(deviation / _weights(deviation), BLOCK)
         standard = (blocks - mean) / scale
         values, vectors = np.linalg.eigh(standard.T @ standard / len(standard))
         basis = vectors[:, np.argsort(values)[::-1][:num_components]]
-        residual = standard @ basis
+        points = standard @ basis
+        # Book by book first, each on what the ones before it left; then all of them together.
+        residual = points
         rng = np.random.default_rng(seed)
         books = []
         for _ in range(num_codebooks):
             book = _kmeans(residual, codebook_size, iterations, rng)
             residual = residual - book[_nearest(residual, book)]
             books.append(book)
-        return cls(mean, scale, basis, np.stack(books))
+        codebooks = np.stack(books)
+        for _ in range(refinements):
+            codebooks = _refined(points, codebooks)
+        return cls(mean, scale, basis, codebooks)
+
+
+def _weights(deviation: FloatArray) -> FloatArray:
+    """How much a standard deviation of each feature (26,) counts."""
+    weight = np.sqrt(deviation)
+    weight[:NUM_CEPSTRA] /= np.sqrt((weight[:NUM_CEPSTRA] ** 2).mean())
+    weight[NUM_CEPSTRA], weight[NUM_CEPSTRA + 1] = _F0_WEIGHT, _VOICING_WEIGHT
+    return weight
+
+
+def _search(points_TP: NDArray[np.floating], codebooks_KVP: NDArray[np.floating]) -> NDArray[np.int64]:
+    """Codes (T, K) whose centroids nearly add up to each point; the `_BEAM` best beginnings are kept at every book."""
+    num_books, size = codebooks_KVP.shape[:2]
+    codes = np.empty((len(points_TP), num_books), dtype=np.int64)
+    points_TP, codebooks_KVP = points_TP.astype(np.float32), codebooks_KVP.astype(np.float32)
+    for start in range(0, len(points_TP), _FRAMES_AT_ONCE):
+        left = points_TP[start : start + _FRAMES_AT_ONCE, None, :]
+        found = np.empty((len(left), 1, 0), dtype=np.int64)
+        for book in codebooks_KVP:
+            errors = (left**2).sum(axis=-1, keepdims=True) - 2.0 * left @ book.T + (book**2).sum(axis=1)
+            errors = errors.reshape(len(left), -1)
+            width = min(_BEAM, errors.shape[1])
+            best = np.argpartition(errors, width - 1, axis=1)[:, :width]
+            # In a fixed order, so that ties fall the same way wherever a clip stands.
+            best.sort(axis=1)
+            parents, code = best // size, best % size
+            found = np.concatenate([np.take_along_axis(found, parents[..., None], axis=1), code[..., None]], axis=2)
+            left = np.take_along_axis(left, parents[..., None], axis=1) - book[code]
+        winner = (left**2).sum(axis=-1).argmin(axis=1)
+        codes[start : start + len(left)] = found[np.arange(len(left)), winner]
+    return codes
+
+
+def _refined(points: FloatArray, codebooks: FloatArray) -> FloatArray:
+    """Codebooks moved to where the codes that the search finds want them, one book after the other."""
+    codes = _search(points, codebooks)
+    books = codebooks.copy()
+    residual = points - sum(book[codes[:, k]] for k, book in enumerate(books))
+    for k in range(len(books)):
+        residual += books[k][codes[:, k]]
+        books[k] = _means(residual, codes[:, k], books[k])
+        residual -= books[k][codes[:, k]]
+    return books
+
+
+def _means(points: FloatArray, nearest: NDArray[np.int64], book: FloatArray) -> FloatArray:
+    """Mean of the points of each code; a code without any stays where `book` has it."""
+    counts = np.bincount(nearest, minlength=len(book))
+    order = np.argsort(nearest, kind="stable")
+    alive = counts > 0
+    starts = np.cumsum(counts[alive]) - counts[alive]
+    means = book.copy()
+    means[alive] = np.add.reduceat(points[order], starts, axis=0) / counts[alive, None]
+    return means
 
 
 def _blocks(features: FloatArray) -> FloatArray:
@@ -188,11 +245,8 @@ def _kmeans(points: FloatArray, size: int, iterations: int, rng: np.random.Gener
     book = points[rng.choice(len(points), size, replace=False)].copy()
     for _ in range(iterations):
         nearest = _nearest(points, book)
-        counts = np.bincount(nearest, minlength=size)
-        order = np.argsort(nearest, kind="stable")
-        alive = counts > 0
-        starts = np.cumsum(counts[alive]) - counts[alive]
-        book[alive] = np.add.reduceat(points[order], starts, axis=0) / counts[alive, None]
-        if not alive.all():
-            book[~alive] = points[rng.choice(len(points), int((~alive).sum()), replace=False)]
+        book = _means(points, nearest, book)
+        dead = np.bincount(nearest, minlength=size) == 0
+        if dead.any():
+            book[dead] = points[rng.choice(len(points), int(dead.sum()), replace=False)]
     return book

@@ -6,7 +6,7 @@ import copy
 import logging
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import (
     CsmConfig,
     CsmDepthDecoderConfig,
@@ -146,7 +146,7 @@ class BaseRecipe:
     A warm restart (Loshchilov & Hutter 2017) lets finished weights learn on.
     """
 
-    cycles: tuple[int, ...] = (8000, 11000)
+    cycles: tuple[int, ...] = (8000, 11000, 12000)
     positions_per_batch: int = 1600
     depth_share: float = 0.5
     lr: float = 2.5e-3
@@ -170,11 +170,18 @@ class BaseRecipe:
 
 
 def train_base(
-    train: Sequence[Row], validation: Sequence[Row], folder: Path, recipe: BaseRecipe, config: CsmConfig | None = None
-) -> CsmForConditionalGeneration:
-    """Train on plain speech; state is saved in `folder` every few minutes and picked up again. Returned on the CPU."""
+    train: Sequence[Row], validation: Sequence[Row], folder: Path, recipe: BaseRecipe, config: CsmConfig | None = None,
+    start: Mapping[str, Tensor] | None = None,
+) -> CsmForConditionalGeneration:  # fmt: skip
+    """Train on plain speech; state is saved in `folder` every few minutes and picked up again. Returned on the CPU.
+
+    `start` are first weights, random where it is None.
+    """
     device = training_device()
-    model: Any = make_model(config or make_config(), recipe.seed).to(device)
+    model: Any = make_model(config or make_config(), recipe.seed)
+    if start is not None:
+        model.load_state_dict(start, strict=True)
+    model.to(device)
     network = CsmNetwork(model)
     # On a CPU the fused attention's backward pass is the slower one for sequences this short.
     for part in (model.backbone_model, model.depth_decoder):

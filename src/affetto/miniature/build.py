@@ -33,17 +33,20 @@ T = TypeVar("T")
 ASSETS = Path(__file__).parent / "assets"
 
 CODEC_CLIPS = {"plain": 1400, "acted by judging voices": 1100, "acted texts": 6}
-BASE_CLIPS, BASE_VALIDATION_CLIPS = 40_000, 600
+BASE_CLIPS, BASE_VALIDATION_CLIPS = 30_000, 600
 JUDGING_CLIPS, JUDGING_PLAIN_SHARE = 6_600, 0.2
 JUDGING_VALIDATION_CLIPS, JUDGING_VALIDATION_PLAIN_SHARE = 480, 0.2
-RECOGNISER_PLAIN_CLIPS = 10_000
+RECOGNISER_PLAIN_CLIPS = 6_000
 """The base's clips of voices that don't act: plain speech for the recogniser at a quarter of the price."""
 ACTED_TIMES = 2
 """How often the recogniser hears each judging clip in an epoch."""
 
 
-def build(work: Path, *, install: bool = False, seed: int = 0) -> None:
+def build(work: Path, *, install: bool = False, seed: int = 0, earlier: Path | None = None) -> None:
     """Run every stage whose result isn't in `work` yet; `install` then replaces the package's weights.
+
+    `earlier` is the folder of another miniature's weights (an `assets` folder): base and recogniser then go on from
+    these, the base for its last cycle alone.
 
     `seed` decides first weights and the order of batches; the corpus has its own (`corpus.SEED`), which users' clips
     share.
@@ -54,10 +57,10 @@ def build(work: Path, *, install: bool = False, seed: int = 0) -> None:
     fit_codec(work)
     # 2. Plain speech in codes, and the base that learns to continue it.
     code_base_clips(work)
-    train_base(work, seed)
+    train_base(work, seed, earlier)
     # 3. Speech through the codec, as the judges hear it, and the judges.
     make_features(work)
-    train_judges(work, seed)
+    train_judges(work, seed, earlier)
     # 4. Into the package, and measured.
     if install:
         install_assets(work)
@@ -98,9 +101,10 @@ def code_base_clips(work: Path) -> None:
         cache.add(waiting)
 
 
-def train_base(work: Path, seed: int = 0) -> None:
+def train_base(work: Path, seed: int = 0, earlier: Path | None = None) -> None:
     """Train the base and save it with its codec (`work/base/model`)."""
     from affetto.miniature import base
+    from affetto.miniature.carry import carried_weights
 
     target = work / "base" / "model"
     if (target / "config.json").is_file():
@@ -110,12 +114,15 @@ def train_base(work: Path, seed: int = 0) -> None:
     for line in _base_lines():
         ids = tuple(tokenizer(f"[{line.speaker}]{corpus.prompt(line)}")["input_ids"])
         rows[line.split].append(Row(line.id, (Turn(ids, cache[line.id]),)))
-    recipe = base.BaseRecipe(seed=seed)
-    model = base.train_base(rows["train"], rows["validation"], work / "base", recipe)
+    recipe, start = base.BaseRecipe(seed=seed), None
+    codec = VocoderCodec.load(work / "codec")
+    if earlier:
+        recipe, start = replace(recipe, cycles=recipe.cycles[-1:]), carried_weights(earlier / "base", codec)
+    model = base.train_base(rows["train"], rows["validation"], work / "base", recipe, start=start)
     c0, depth = base.evaluate(CsmNetwork(model), rows["validation"])
     facts = {"recipe": recipe.__dict__, "clips": BASE_CLIPS, "held_out_nats_c0": c0, "held_out_nats_depth": depth}
     base.save_base(model, target, facts)
-    VocoderCodec.load(work / "codec").save(target)
+    codec.save(target)
 
 
 def make_features(work: Path) -> None:
@@ -133,7 +140,7 @@ def make_features(work: Path) -> None:
             bar.advance(1)
 
 
-def train_judges(work: Path, seed: int = 0) -> None:
+def train_judges(work: Path, seed: int = 0, earlier: Path | None = None) -> None:
     """Train both judges (`work/judges/words`, `work/judges/emotion`)."""
     from affetto.miniature import judges
 
@@ -142,7 +149,11 @@ def train_judges(work: Path, seed: int = 0) -> None:
     if not (folder / "words" / "config.json").is_file():
         features, places = (_for_recogniser(work / "features" / name) for name in ("words", "places"))
         texts = {key: lines[key.partition("/")[0]].text for key in features}
-        judges.train_recogniser(features, texts, places, replace(judges.RECOGNISER, seed=seed), folder / "words")
+        recipe, start = judges.RECOGNISER, None
+        if earlier:
+            recipe, start = judges.RECOGNISER_AGAIN, earlier / "judges" / "words"
+        recipe = replace(recipe, seed=seed)
+        judges.train_recogniser(features, texts, places, recipe, folder / "words", start)
     if not (folder / "emotion" / "config.json").is_file():
         features = read_features(work / "features" / "emotion", "train")
         pitches = read_features(work / "features" / "pitch", "train")

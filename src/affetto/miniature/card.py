@@ -12,6 +12,7 @@ import soxr
 from numpy.typing import NDArray
 
 from affetto.codes.codec import load_codec
+from affetto.config import PLAIN_LORA
 from affetto.evaluate.judges import EmotionJudge, WordJudge, default_judge
 from affetto.evaluate.words import score_words, word_error_rate
 from affetto.files import write_text
@@ -26,8 +27,6 @@ _TEXTS = 15
 """Held-out acted texts; two actors and two strengths each."""
 _SENTENCES = 120
 _RATE = 16_000
-NAIVE = {"ewc_lambda": 0.0, "distillation_alpha": 0.0, "replay_ratio": 0.0}
-"""Plain LoRA: nothing that preserves."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +102,7 @@ def measure(output: Path) -> Figures:
 
     # 3. What the laboratory is for: with and without what preserves.
     with tempfile.TemporaryDirectory() as folder:
-        preserved, naive = _trained(Path(folder) / "preserved", {}), _trained(Path(folder) / "naive", NAIVE)
+        preserved, naive = _trained(Path(folder) / "preserved", {}), _trained(Path(folder) / "naive", PLAIN_LORA)
 
     figures = Figures(
         wer_codec_plain=_wer(words, [line.text for line in plain], coded_plain),
@@ -173,7 +172,7 @@ def _trained(output: Path, settings: dict[str, Any]) -> Trained:
     from affetto.evaluate.results import read_results
     from affetto.pipeline import run
 
-    config = load_config(None, emotions=("happy",), output_dir=output, trackers=(), **settings)
+    config = load_config(None, emotions=("happy",), output_dir=output, trackers=()).model_copy(update=settings)
     run(config, ["happy"], command="affetto miniature measure")
     results = read_results(output / "evaluation_results" / "happy_results.json")
     base, happy = (next(item for item in results["systems"] if item["role"] == role) for role in ("base", "adapter"))

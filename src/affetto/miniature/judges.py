@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import (
     SeamlessM4TFeatureExtractor,
@@ -72,13 +73,17 @@ class JudgeRecipe:
     """Frames of features, padding included."""
     lr: float = 1.5e-3
     muon_lr: float = 0.012
+    aligned_share: float = 0.0
+    """Share of the training on the synthesiser's alignment; CTC alone begins with a long spell of blanks."""
     seed: int = 0
 
 
-RECOGNISER = JudgeRecipe(num_epochs=5, hidden_size=192, num_layers=4, frames_per_batch=2000)
+RECOGNISER = JudgeRecipe(num_epochs=5, hidden_size=192, num_layers=4, frames_per_batch=2000, aligned_share=0.25)
+RECOGNISER_AGAIN = JudgeRecipe(
+    num_epochs=3, hidden_size=192, num_layers=4, frames_per_batch=2000, lr=0.8e-3, muon_lr=0.007
+)
+"""For a recogniser that knows its letters."""
 EMOTION = JudgeRecipe(num_epochs=10, hidden_size=96, num_layers=3, frames_per_batch=12_800)
-_ALIGNED_SHARE = 0.25
-"""Share of the recogniser's training on the synthesiser's alignment; CTC alone begins with a long spell of blanks."""
 _LEVEL_SPREAD = 0.05
 """In the pitch extractor's units, where 0.25 is 10 dB."""
 _PITCH_HZ, _PITCH_SCALE_ST = 150.0, 6.0
@@ -117,11 +122,11 @@ def letter_places(rendered: Rendered, text: str, num_frames: int) -> NDArray[np.
 
 def train_recogniser(
     features: Mapping[str, NDArray[np.float16]], texts: Mapping[str, str],
-    places: Mapping[str, NDArray[np.int16]], recipe: JudgeRecipe, folder: Path,
+    places: Mapping[str, NDArray[np.int16]], recipe: JudgeRecipe, folder: Path, start: Path | None = None,
 ) -> Wav2Vec2BertForCTC:  # fmt: skip
     """Train the word recogniser on features (frames, 240) by clip id, and save it to `folder` with its processor.
 
-    `places` are the clips' `letter_places` (frames,).
+    `places` are the clips' `letter_places` (frames,). `start` is the folder of a recogniser to go on from.
     """
     set_seed(recipe.seed)
     config = Wav2Vec2BertConfig(
@@ -134,12 +139,14 @@ def train_recogniser(
         vocab_size=len(VOCABULARY), pad_token_id=_BLANK,
     )  # fmt: skip
     model = Wav2Vec2BertForCTC(config)
+    if start is not None:
+        model.load_state_dict({name: value.float() for name, value in load_file(start / "model.safetensors").items()})
     spelled = {key: _spelled(text) for key, text in texts.items()}
 
     def loss(inputs: Tensor, mask: Tensor, keys: Sequence[str], done: float) -> Tensor:
         with fast_products():
             logits = model(input_features=inputs, attention_mask=mask).logits.float()
-        if done < _ALIGNED_SHARE:
+        if done < recipe.aligned_share:
             aligned = torch.full(mask.shape, _BLANK)
             for row, key in enumerate(keys):
                 heard = np.where(places[key] < 0, _BLANK, spelled[key].by_letter[places[key]])

@@ -106,6 +106,12 @@ class Logits:
     c0_NV: Tensor
     depth_MJV: Tensor
 
+    def split(self, batches: Sequence[Batch]) -> list[Logits]:
+        """What is said of each of `batches`, of whose `join` these logits are."""
+        c0 = torch.split(self.c0_NV, [len(batch.frames_N2) for batch in batches])
+        depth = torch.split(self.depth_MJV, [len(batch.depth_M) for batch in batches])
+        return [Logits(*pair) for pair in zip(c0, depth, strict=True)]
+
 
 def collate(
     rows: Sequence[Row], num_codebooks: int, depth_choice: Sequence[NDArray[np.integer]] | None = None
@@ -145,6 +151,38 @@ def collate(
         gate_BE=stack_gates([row.gate for row in rows]),
         clip_ids=tuple(row.clip_id for row in rows),
     )
+
+
+def join(batches: Sequence[Batch]) -> Batch:
+    """One batch of all rows, with the predicted frames in the batches' order. Their gates must be equally wide."""
+    if len(batches) == 1:
+        return batches[0]
+    width = max(batch.text_BS.shape[1] for batch in batches)
+
+    def padded(name: str) -> Tensor:
+        values = [getattr(batch, name) for batch in batches]
+        return torch.cat([pad_positions(value, width) for value in values])
+
+    rows = np.cumsum([0, *(len(batch.clip_ids) for batch in batches)])
+    frames = np.cumsum([0, *(len(batch.frames_N2) for batch in batches)])
+    shifted = []
+    for batch, first in zip(batches, rows[:-1].tolist(), strict=True):
+        shifted.append(batch.frames_N2 + torch.tensor([first, 0], device=batch.frames_N2.device))
+    return Batch(
+        text_BS=padded("text_BS"),
+        codes_BSK=padded("codes_BSK"),
+        is_audio_BS=padded("is_audio_BS"),
+        frames_N2=torch.cat(shifted),
+        depth_M=torch.cat([batch.depth_M + first for batch, first in zip(batches, frames[:-1].tolist(), strict=True)]),
+        gate_BE=torch.cat([batch.gate_BE for batch in batches]),
+        clip_ids=tuple(name for batch in batches for name in batch.clip_ids),
+    )
+
+
+def pad_positions(values_BS: Tensor, width: int) -> Tensor:
+    """`values_BS` (B, S, …) with zeros on the right up to `width` positions."""
+    missing = values_BS.new_zeros((len(values_BS), width - values_BS.shape[1], *values_BS.shape[2:]))
+    return torch.cat([values_BS, missing], dim=1)
 
 
 def stack_gates(gates: Sequence[Sequence[float]]) -> Tensor:

@@ -27,12 +27,14 @@ def run_facts(
     streams: Streams,
     weights: LossWeights | BudgetWeights,
     command: str,
+    expressive: str | None = None,
 ) -> dict[str, Any]:
-    """What is known before the first step."""
+    """What is known before the first step; `expressive` is the hash of the expressive base that it builds upon."""
     return {
         "format": "affetto.adapter/1",
         "emotion": emotion,
         "base": {"id": base.id, "hash": base.hash, "num_codebooks": base.num_codebooks},
+        "expressive_base": expressive,
         "prompt_template": config.prompt_template,
         "recommended_intensity": 1.0,
         "frontier": None,

@@ -14,11 +14,13 @@ class TrainingLog:
     """Lines of `training_log.jsonl`, written by the main process.
 
     Opening it at a step drops what a killed run had written beyond it. `ewc_weight` is the natural value of
-    `ewc_lambda`: what the `ewc` term, in nats per code, is multiplied by.
+    `ewc_lambda`: what the `ewc` term, in nats per code, is multiplied by. `prefix` stands before what trackers, who may
+    follow several runs at once, are told.
     """
 
-    def __init__(self, path: Path, first_step: int, accelerator: Any, ewc_weight: float) -> None:
+    def __init__(self, path: Path, first_step: int, accelerator: Any, ewc_weight: float, prefix: str = "") -> None:
         self.path = path
+        self.prefix = prefix
         self.ewc_weight = ewc_weight
         self.accelerator = accelerator
         if accelerator.is_main_process:
@@ -34,7 +36,8 @@ class TrainingLog:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row, allow_nan=False) + "\n")
         told = {f"{split}/{name}": value for name, value in finite.items() if value is not None}
-        self.accelerator.log({**told, "lr": lr, "ewc_weight": self.ewc_weight}, step=step)
+        told |= {"lr": lr, "ewc_weight": self.ewc_weight}
+        self.accelerator.log({f"{self.prefix}{name}": value for name, value in told.items()}, step=step)
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

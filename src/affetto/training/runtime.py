@@ -113,10 +113,10 @@ def stop_signals() -> Iterator[Stop]:
 
 @contextmanager
 def timed(timings: dict[str, float], name: str) -> Iterator[None]:
-    """Note the seconds that the block takes."""
+    """Add the seconds that the block takes."""
     before = time.monotonic()
     yield
-    timings[name] = round(time.monotonic() - before, 2)
+    timings[name] = round(timings.get(name, 0.0) + time.monotonic() - before, 2)
 
 
 def peak_memory_mib() -> float:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from affetto.errors import NonFiniteLossError
+from affetto.model.batch import Logits, join
 from affetto.preserve.distillation import distillation_kl
 from affetto.terms import LossTerm, cross_entropy
 from affetto.training.batches import TrainBatch
@@ -100,10 +102,9 @@ def rehearsal_kl(terms: Mapping[str, float], num_codebooks: int) -> float | None
     return (terms["rehearsal_kl_c0"] + (num_codebooks - 1) * terms["rehearsal_kl_depth"]) / num_codebooks
 
 
-def batch_terms(network: Any, train_batch: TrainBatch, temperature: float) -> dict[str, LossTerm]:
+def batch_terms(logits: Logits, train_batch: TrainBatch, temperature: float) -> dict[str, LossTerm]:
     """Every data term of a micro-batch: {emotion, rehearsal} x {ce, kl} x {c0, depth}."""
     batch = train_batch.batch
-    logits = network(batch)
     terms: dict[str, LossTerm] = {}
     for stream in STREAMS:
         in_N = train_batch.general_N if stream == "rehearsal" else ~train_batch.general_N
@@ -133,6 +134,15 @@ def term_counts(train_batch: TrainBatch, num_codebooks: int) -> dict[str, int]:
     return counts
 
 
+@dataclass(frozen=True)
+class Share:
+    """One adapter's share of a step: its own rows, its own weights, its own penalty."""
+
+    micro_batches: Sequence[TrainBatch]
+    weights: LossWeights | BudgetWeights
+    ewc: Callable[[], Tensor] | None
+
+
 def accumulate_gradients(
     network: Any,
     micro_batches: Sequence[TrainBatch],
@@ -140,37 +150,62 @@ def accumulate_gradients(
     ewc: Callable[[], Tensor] | None,
     accelerator: Any,
 ) -> dict[str, float]:
-    """Backward of one whole step; returns every term in nats per code, `ewc` unweighted, and `total`.
+    """Backward of one whole step of one adapter; see `accumulate_together`."""
+    return accumulate_together(network, [Share(micro_batches, weights, ewc)], accelerator)[0]
 
-    Counts are summed over micro-batches and processes first, so 2 x 4 rows, 8 x 1 and 1 x 8 give the same gradient.
-    Gradients are left as each process's part of the sum (`finish_gradients` adds them up), the penalty's included.
+
+def accumulate_together(network: Any, shares: Sequence[Share], accelerator: Any) -> list[dict[str, float]]:
+    """Backward of one whole step of several adapters; for each every term in nats per code, and `total`.
+
+    Rows of all adapters go through the network together, each under its own gate, and every adapter's loss is divided
+    by its own counts: what it learns is what it would learn alone. Counts are summed over micro-batches and processes
+    first, so 2 x 4 rows, 8 x 1 and 1 x 8 give the same gradient. Gradients are left as each process's part of the sum
+    (`finish_gradients` adds them up), the penalty's included. `ewc` is told unweighted.
     """
-    counts = _total_counts(micro_batches, network.num_codebooks, accelerator)
-    sums = {name: 0.0 for name, count in counts.items() if count}
+    counts = [_total_counts(share.micro_batches, network.num_codebooks, accelerator) for share in shares]
+    sums = [{name: 0.0 for name, count in mine.items() if count} for mine in counts]
     failure = ""
-    for train_batch in micro_batches:
+    for group in zip_longest(*(share.micro_batches for share in shares)):
+        present = [(place, made.to(accelerator.device)) for place, made in enumerate(group) if made is not None]
+        batches = [made.batch for _, made in present]
+        used = []
+        terms: dict[int, dict[str, LossTerm]] = {}
         with accelerator.autocast():
-            terms = batch_terms(network, train_batch.to(accelerator.device), weights.temperature)
-        used = [weights.of(name) / counts[name] * term.total for name, term in terms.items() if name in sums]
+            for (place, made), logits in zip(present, network(join(batches)).split(batches), strict=True):
+                terms[place] = batch_terms(logits, made, shares[place].weights.temperature)
+        for place, mine in terms.items():
+            weights = shares[place].weights
+            used += [weights.of(name) / counts[place][name] * mine[name].total for name in mine if name in sums[place]]
         loss = torch.stack(used).sum()
         if not torch.isfinite(loss):
-            failure = _not_finite_terms(terms, train_batch)
+            failure = "; ".join(filter(None, (_not_finite_terms(terms[place], made) for place, made in present)))
+            failure = failure or f"the loss is not finite. {_REMEDY}"
             break
         accelerator.backward(loss)
-        for name in sums.keys() & terms.keys():
-            sums[name] += terms[name].total.item()
+        for place, mine in terms.items():
+            for name in sums[place].keys() & mine.keys():
+                sums[place][name] += mine[name].total.item()
     # All processes stop together: one that raised alone would leave the others waiting for its sums.
     if _summed({"failures": float(bool(failure))}, accelerator)["failures"]:
         raise NonFiniteLossError(failure or f"another process met a loss that is not finite. {_REMEDY}")
+    return [
+        _step_values(share, mine, totals, accelerator) for share, mine, totals in zip(shares, counts, sums, strict=True)
+    ]
+
+
+def _step_values(
+    share: Share, counts: Mapping[str, int], sums: Mapping[str, float], accelerator: Any
+) -> dict[str, float]:
+    """One adapter's terms; its penalty's backward, too."""
     values = {name: total / counts[name] for name, total in _summed(sums, accelerator).items()}
-    if ewc is not None:
-        penalty = ewc()
+    if share.ewc is not None:
+        penalty = share.ewc()
         if not torch.isfinite(penalty):
-            raise NonFiniteLossError(f"the EWC penalty is {penalty.item()} {_on_clips(micro_batches)}. {_REMEDY}")
-        accelerator.backward(weights.ewc / accelerator.num_processes * penalty)
+            raise NonFiniteLossError(f"the EWC penalty is {penalty.item()} {_on_clips(share.micro_batches)}. {_REMEDY}")
+        accelerator.backward(share.weights.ewc / accelerator.num_processes * penalty)
         values["ewc"] = penalty.item()
-    values["total"] = sum(weights.of(name) * value for name, value in values.items() if name != "ewc")
-    values["total"] += weights.ewc * values.get("ewc", 0.0)
+    values["total"] = sum(share.weights.of(name) * value for name, value in values.items() if name != "ewc")
+    values["total"] += share.weights.ewc * values.get("ewc", 0.0)
     return values
 
 
@@ -222,5 +257,7 @@ def _summed(values: Mapping[str, float], accelerator: Any) -> dict[str, float]:
 
 
 def _not_finite_terms(terms: Mapping[str, LossTerm], train_batch: TrainBatch) -> str:
-    bad = [name for name, term in terms.items() if not torch.isfinite(term.total)] or ["their sum"]
+    """Which terms of a micro-batch aren't finite, on which clips; nothing where all are."""
+    if not (bad := [name for name, term in terms.items() if not torch.isfinite(term.total)]):
+        return ""
     return f"the loss is not finite ({', '.join(bad)}) on clips {', '.join(train_batch.batch.clip_ids)}. {_REMEDY}"

@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from affetto.audio.splits import assert_disjoint
 from affetto.codes.prepare import Prepared
 from affetto.config import Config
 from affetto.errors import DataError
-from affetto.files import cache_root, hash_text
+from affetto.files import cache_root, hash_bytes, hash_text
 from affetto.model.base import Base
 from affetto.model.batch import Row
 from affetto.model.rows import PLAIN_TEMPLATE, make_rows
 from affetto.preserve.budget import BudgetState, ForgettingBudget
-from affetto.preserve.curvature import CURVATURES, Curvature
+from affetto.preserve.curvature import CONTROLS, CURVATURES, Anchor, Curvature
 from affetto.preserve.ewc import mean_codes, natural_weight
 from affetto.preserve.fisher import estimate_fisher
 from affetto.preserve.rehearsal import rehearsal_buffer, spread
 from affetto.preserve.self_speech import CORPUS as SELF
 from affetto.preserve.teacher import TeacherCache, row_hash, teacher_cache
 from affetto.progress import progress
+from affetto.training.expressive import EXPRESSIVE
 from affetto.training.step import BudgetWeights, LossWeights
 from affetto.types import SPLITS, Clip
 
 
 @dataclass(frozen=True)
 class Streams:
-    """The rows of a run, every gate at 1."""
+    """The rows of a run, each under the gate of its adapter."""
 
     emotional: list[Row]
     rehearsal: list[Row]
@@ -46,13 +48,15 @@ class Streams:
         return hash_text(*(hash_text(*map(row_hash, part)) for part in parts))
 
 
-def build_streams(config: Config, emotion: str, prepared: Prepared, base: Base) -> Streams:
-    """Choose the clips of a run and make their rows. DataError says what the data lacks."""
+def build_streams(
+    config: Config, emotion: str, prepared: Prepared, base: Base, gate: tuple[float, ...] = (1.0,)
+) -> Streams:
+    """Choose the clips of a run and make their rows, under `gate`. DataError says what the data lacks."""
     emotional, held = _emotional_clips(config, emotion, prepared)
     buffer, fisher, held_general = general_clips(config, prepared)
 
     def rows(clips: Sequence[Clip], template: str = PLAIN_TEMPLATE) -> list[Row]:
-        return [replace(row, gate=(1.0,)) for row in ungated_rows(base, clips, prepared, template)]
+        return [replace(row, gate=gate) for row in ungated_rows(base, clips, prepared, template)]
 
     return Streams(
         emotional=rows(emotional, config.prompt_template),
@@ -73,11 +77,11 @@ def ungated_rows(base: Base, clips: Sequence[Clip], prepared: Prepared, template
 
 def _emotional_clips(config: Config, emotion: str, prepared: Prepared) -> tuple[list[Clip], list[Clip]]:
     """Clips to train on, and clips to choose the best adapter by."""
-    clips = prepared.select(emotion, "train")
+    clips = [clip for name in _labels(config, emotion) for clip in prepared.select(name, "train")]
     if not clips:
         found = sorted({clip.emotion or "general" for clip in prepared.clips})
         raise DataError(f"no training clip is labelled {emotion!r}; the data has {', '.join(found)}")
-    held = _held_out(config, emotion, prepared)
+    held = _held_out(config, _labels(config, emotion), prepared)
     if not held:
         raise DataError(
             f"no validation clip is labelled {emotion!r}, so the best adapter can't be told; "
@@ -108,11 +112,16 @@ def general_clips(config: Config, prepared: Prepared) -> tuple[list[Clip], list[
     held = [clip for clip in prepared.clips if clip.split in SPLITS[1:]]
     for by in ("id", "text"):
         assert_disjoint({"rehearsal and Fisher clips": [*buffer, *fisher], "validation and test clips": held}, by)
-    return buffer, fisher, _held_out(config, None, prepared)
+    return buffer, fisher, _held_out(config, [None], prepared)
 
 
-def _held_out(config: Config, emotion: str | None, prepared: Prepared) -> list[Clip]:
-    clips = prepared.select(emotion, "validation")
+def _labels(config: Config, emotion: str) -> list[str]:
+    """The clips' labels that an adapter learns: its own emotion's, or every one's for the expressive base."""
+    return list(config.emotions) if emotion == EXPRESSIVE else [emotion]
+
+
+def _held_out(config: Config, emotions: Sequence[str | None], prepared: Prepared) -> list[Clip]:
+    clips = [clip for emotion in emotions for clip in prepared.select(emotion, "validation")]
     return spread(clips, prepared.num_frames(), config.validation_clips, "validation")
 
 
@@ -129,18 +138,29 @@ def loss_weights(config: Config, streams: Streams, base: Base) -> LossWeights | 
     )  # fmt: skip
 
 
-def general_fisher(config: Config, base: Base, sites: Sequence[str], rows: Sequence[Row]) -> Curvature | None:
-    """The Fisher at `rows`, estimated once per base and clips; None where the penalty is off, as with a budget."""
+def general_fisher(
+    config: Config, base: Base, sites: Sequence[str], rows: Sequence[Row], anchors: Mapping[str, Anchor] | None = None
+) -> Curvature | None:
+    """The Fisher at `rows`, estimated once per base and clips; None where the penalty is off, as with a budget.
+
+    `anchors` are the fresh adapter's A and scale by site, which the controls (EWC on A and B) look at.
+    """
     if config.ewc_lambda == 0 or config.forgetting_budget is not None:
         return None
-    curvature = CURVATURES[config.ewc_curvature]
+    curvature: type[Curvature] = CURVATURES.get(config.ewc_curvature) or CONTROLS[config.ewc_curvature]
     key = hash_text("fisher-2", base.hash, curvature.name, config.fisher_kind, ",".join(sites), *map(row_hash, rows))
+    empty: Callable[[], Curvature] = curvature
+    if config.ewc_curvature in CONTROLS:
+        assert anchors is not None, "EWC on A and B is of a fresh adapter"
+        empty = partial(CONTROLS[config.ewc_curvature], anchors)
+        parts = (part for a_RI, scale in anchors.values() for part in (a_RI.numpy(force=True).tobytes(), b"%r" % scale))
+        key = hash_text(key, hash_bytes(*parts))
     path = cache_root() / "fisher" / f"{key[:24]}.safetensors"
     if not path.is_file():
         modules = {site: base.model.get_submodule(site) for site in sites}
         with progress("Estimating the Fisher", len(rows)) as bar:
             estimate_fisher(
-                base.network, modules, rows, curvature(), kind=config.fisher_kind, on_progress=bar.advance
+                base.network, modules, rows, empty(), kind=config.fisher_kind, on_progress=bar.advance
             ).save(path, key)
     return curvature.load(path, key, base.device)
 

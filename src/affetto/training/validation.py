@@ -27,14 +27,17 @@ class Validation:
     """Emotion learned and general speech forgotten, in nats per code over all codebooks.
 
     `value`, which the best checkpoint minimises, is their sum: one nat forgotten for one nat learned. Without general
-    clips forgetting can't be measured; it is None then, and `value` is the emotion's alone.
+    clips forgetting can't be measured; it is None then, and `value` is the emotion's alone. `gate` is the adapter's at
+    intensity 1.
     """
 
     def __init__(
-        self, base: Base, emotional: Sequence[Row], general: Sequence[Row], folder: Path | None = None
-    ) -> None:
+        self, base: Base, emotional: Sequence[Row], general: Sequence[Row], folder: Path | None = None,
+        gate: tuple[float, ...] = (1.0,),
+    ) -> None:  # fmt: skip
         assert emotional, "validation needs emotional clips"
         self.base = base
+        self.gate = gate
         self.emotional = list(emotional)
         self.general = list(general)
         self.teacher: TeacherCache | None = None
@@ -58,7 +61,7 @@ class Validation:
     def emotion_nll(self, intensity: float) -> float:
         """Negative log likelihood of the emotional clips, nats per code."""
         emotion = LossTerm.zero()
-        for part in _parts(_gated(self.emotional, intensity)):
+        for part in _parts(self._gated(self.emotional, intensity)):
             emotion = emotion + self._answer(part)[2]
         return emotion.mean.item()
 
@@ -71,11 +74,14 @@ class Validation:
         """Negative log likelihood and KL of the general clips."""
         assert self.teacher is not None, "there is no general clip"
         general, kl = LossTerm.zero(), LossTerm.zero()
-        for part in _parts(_gated(self.general, intensity)):
+        for part in _parts(self._gated(self.general, intensity)):
             batch, logits, nll = self._answer(part)
             general = general + nll
             kl = kl + _teacher_kl([self.teacher[row.clip_id] for row in part], batch, logits)
         return general.mean.item(), kl.mean.item()
+
+    def _gated(self, rows: Sequence[Row], intensity: float) -> list[Row]:
+        return [replace(row, gate=tuple(intensity * value for value in self.gate)) for row in rows]
 
     def _answer(self, rows: Sequence[Row]) -> tuple[Batch, Logits, LossTerm]:
         """The batch of `rows`, its logits, and the negative log likelihood of all its codes."""
@@ -157,10 +163,6 @@ def _teacher_kl(answers: Sequence[TeacherClip], batch: Batch, logits: Logits) ->
 
 def _on_cpu(term: LossTerm) -> LossTerm:
     return LossTerm(term.total.cpu(), term.count)
-
-
-def _gated(rows: Sequence[Row], intensity: float) -> list[Row]:
-    return [replace(row, gate=(intensity,)) for row in rows]
 
 
 def _parts(rows: Sequence[Row]) -> list[list[Row]]:

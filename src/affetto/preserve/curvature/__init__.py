@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from affetto.preserve.curvature.diagonal import Diagonal, PositionDiagonal, Rank1
+from affetto.preserve.curvature.factors import CONTROLS, Anchor
 from affetto.preserve.curvature.form import Curvature, Factor
 from affetto.preserve.curvature.kronecker import Kfac
 from affetto.preserve.curvature.sampled import Full, Sketch
 
 __all__ = [
-    "CURVATURES", "Curvature", "Diagonal", "Factor", "Full", "Kfac", "PositionDiagonal", "Rank1", "Sketch",
+    "CONTROLS", "CURVATURES", "Anchor", "Curvature", "Diagonal", "Factor", "Full", "Kfac", "PositionDiagonal", "Rank1",
+    "Sketch",
 ]  # fmt: skip
 
 CURVATURES: dict[str, type[Curvature]] = {

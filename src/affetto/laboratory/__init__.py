@@ -1,0 +1,1 @@
+"""Methods of preservation compared: many runs of the same clips, at matched expressivity"""

@@ -1,0 +1,224 @@
+"""`affetto ablate`: one training run per method, emotion and seed, each measured on test clips; resumable.
+
+A cell of that table is a file, written when it is done. Any number of processes may work on one folder: a cell is
+taken by a lock that its process's end releases, however it ends.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from affetto.adapters.bank import AdapterBank, all_targets
+from affetto.adapters.peft_files import insert_adapter, read_adapter
+from affetto.codes.prepare import Prepared
+from affetto.config import Config
+from affetto.errors import CheckpointError, ConfigError, DataError
+from affetto.evaluate.judges import choose_judges
+from affetto.evaluate.scoring import Item, score_files
+from affetto.evaluate.suite import held_out_sentences
+from affetto.evaluate.summary import build_system
+from affetto.files import hash_text, read_json, write_json, write_text
+from affetto.laboratory.methods import METHODS
+from affetto.model.base import Base, load_base
+from affetto.preserve.rehearsal import spread
+from affetto.progress import progress, say
+from affetto.provenance import versions
+from affetto.speak.voice import Voice
+from affetto.training.loop import train
+from affetto.training.streams import ungated_rows
+from affetto.training.validation import INTENSITIES, Validation
+
+SCHEMA = "affetto.ablation/1"
+HEARD = ("recall", "posterior", "wer")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run."""
+
+    method: str
+    emotion: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Of its files."""
+        return f"{self.method}-{self.emotion}-{self.seed}"
+
+    def config(self, config: Config, folder: Path) -> Config:
+        """`config` with the method's changes, training into a folder of its own."""
+        changes = {**METHODS[self.method].changes, "seed": self.seed, "output_dir": folder / "runs" / self.name}
+        return config.model_copy(update={**changes, "trackers": ()})
+
+
+def cells(methods: Sequence[str], emotions: Sequence[str], num_seeds: int) -> list[Cell]:
+    """All of them, seed by seed: a stopped ablation has whole comparisons. ConfigError for an unknown method."""
+    if unknown := [name for name in methods if name not in METHODS]:
+        raise ConfigError(f"unknown method {unknown[0]!r}; there are {', '.join(METHODS)}")
+    return [Cell(name, emotion, seed) for seed in range(num_seeds) for emotion in emotions for name in methods]
+
+
+def ablate(
+    config: Config, wanted: Sequence[Cell], prepared: Prepared, folder: Path, command: str = ""
+) -> list[dict[str, Any]]:
+    """Run every one of `wanted` that isn't done or being done elsewhere; returns the rows of those that are done."""
+    base = load_base(config.base)
+    with progress("Ablation", len(wanted)) as bar:
+        for cell in wanted:
+            path = _path(folder, cell)
+            key = _key(cell.config(config, folder), cell, base, prepared)
+            if _done(path, key) is None:
+                with _taken(folder / "locks" / f"{cell.name}.lock") as is_ours:
+                    # Another process may have finished it since.
+                    if is_ours and _done(path, key) is None:
+                        write_json(path, {"key": key, "command": command, **_run(config, cell, prepared, folder)})
+            bar.advance(1)
+    found = [_done(_path(folder, cell), _key(cell.config(config, folder), cell, base, prepared)) for cell in wanted]
+    rows = [row for row in found if row is not None]
+    if len(rows) < len(wanted):
+        say(f"{len(wanted) - len(rows)} runs are another process's; the table has what is done", style="yellow")
+    return rows
+
+
+def read_rows(folder: Path) -> list[dict[str, Any]]:
+    """Every finished run in `folder`, whatever it is of; DataError where there is none."""
+    rows = [read_json(path) for path in sorted((folder / "rows").glob("*.json"))]
+    if not rows:
+        raise DataError(f"{folder / 'rows'} holds no finished run: affetto ablate makes them")
+    return rows
+
+
+def write_comparison(rows: Sequence[Mapping[str, Any]], folder: Path) -> str:
+    """Write `ablation.json` (all rows), `ablation.md` and `ablation.svg` into `folder`; returns the table."""
+    from affetto.laboratory.comparison import markdown
+    from affetto.laboratory.picture import ablation_picture
+
+    table = markdown(rows)
+    write_json(folder / "ablation.json", {"schema": SCHEMA, "rows": list(rows)})
+    write_text(folder / "ablation.md", table + "\n")
+    write_text(folder / "ablation.svg", ablation_picture(rows).standalone() + "\n")
+    return table
+
+
+def _run(config: Config, cell: Cell, prepared: Prepared, folder: Path) -> dict[str, Any]:
+    own = cell.config(config, folder)
+    say(f"{METHODS[cell.method].title}, {cell.emotion}, seed {cell.seed}", style="bold")
+    try:
+        trained = train(own, cell.emotion, prepared, resume=True)
+    except CheckpointError:
+        trained = train(own, cell.emotion, prepared)
+    facts = read_json(trained / "best" / "affetto.json")
+    return {
+        "schema": SCHEMA,
+        "method": cell.method,
+        "emotion": cell.emotion,
+        "seed": cell.seed,
+        "settings": dict(METHODS[cell.method].changes),
+        "ewc_natural_weight": facts["ewc_natural_weight"],
+        "recommended_intensity": facts["recommended_intensity"],
+        "training_s": facts["timings_s"]["training"],
+        "points": frontier_on_test(own, cell.emotion, prepared, trained / "best"),
+        "heard": _heard(own, cell.emotion, prepared, trained / "best"),
+        "base": facts["base"],
+        "date": date.today().isoformat(),
+        "versions": versions(),
+    }
+
+
+def frontier_on_test(config: Config, emotion: str, prepared: Prepared, adapter: Path) -> list[dict[str, Any]]:
+    """What each intensity conveys and costs on test clips, which neither training nor the choice of the best saw.
+
+    Rows of `intensity` (0 is the base), `emotion_nll`, `general_nll` and `kl`, in nats per code.
+    """
+    base = load_base(config.base)
+    bank = AdapterBank(base.model, base.network.gates, all_targets(base.model))
+    insert_adapter(bank, emotion, read_adapter(adapter), base.hash)
+    frames = prepared.num_frames()
+
+    def rows(name: str | None, most: int, **template: str) -> list[Any]:
+        clips = spread(prepared.select(name, "test"), frames, most, "ablation")
+        return ungated_rows(base, clips, prepared, **template)
+
+    emotional = rows(emotion, config.validation_clips, template=config.prompt_template)
+    general = rows(None, config.evaluation_clips)
+    if not (emotional and general):
+        raise DataError(f"the ablation is measured on test clips, {emotion} ones and general ones; the data lacks some")
+    look = Validation(base, emotional, general)
+    found = []
+    for intensity in (0.0, *INTENSITIES):
+        values = look(intensity)
+        found.append(
+            {
+                "intensity": intensity, "emotion_nll": values["emotion_nll"], "general_nll": values["general_nll"],
+                "kl": values["general_kl"],
+            }
+        )  # fmt: skip
+    return found
+
+
+def _heard(config: Config, emotion: str, prepared: Prepared, adapter: Path) -> dict[str, dict[str, float | None]]:
+    """What judges hear at intensity 1: `base`, `emotional` and `plain` prompts, each with `HEARD`; null without one."""
+    voice = Voice.load(config.base)
+    voice.load_adapter(emotion, adapter)
+    facts = read_json(adapter / "affetto.json")
+    judges = choose_judges({**config.judges, "quality": "none"}, emotion)
+    sentences = held_out_sentences(config, emotion, prepared, facts["trained_speakers"], facts["speakers"])
+    found: dict[str, dict[str, float | None]] = {}
+    for kind, intensity in (("base", 0.0), ("emotional", 1.0), ("plain", 1.0)):
+        requests = [
+            voice.request(
+                item.text, emotion, intensity=intensity, speaker=item.number, seed=item.seed,
+                temperature=config.sampling_temperature, cued=kind == "emotional",
+            )
+            for item in sentences
+        ]  # fmt: skip
+        items = [
+            Item(
+                f"{number:03d}", voice.decode(said), voice.codec.sample_rate, text=sentence.text,
+                speaker=sentence.speaker, seed=sentence.seed, hit_cap=said.hit_cap,
+            )
+            for number, (sentence, said) in enumerate(zip(sentences, voice.generate(requests), strict=True))
+        ]  # fmt: skip
+        metrics = build_system(kind, "adapter", score_files(items, judges, emotion), judges)["metrics"]
+        found[kind] = {name: metrics[name]["value"] for name in HEARD}
+    return found
+
+
+def _path(folder: Path, cell: Cell) -> Path:
+    return folder / "rows" / f"{cell.name}.json"
+
+
+def _done(path: Path, key: str) -> dict[str, Any] | None:
+    """The row, where it is there and of the same settings, base and clips."""
+    if not path.is_file():
+        return None
+    row: dict[str, Any] = read_json(path)
+    return row if row.get("key") == key else None
+
+
+def _key(config: Config, cell: Cell, base: Base, prepared: Prepared) -> str:
+    settings = config.model_dump_json(exclude={"output_dir", "trackers", "base", "data"})
+    clips = (f"{clip.id}:{prepared.keys.get(clip.id)}:{clip.split}" for clip in prepared.clips)
+    return hash_text(SCHEMA, settings, cell.name, base.hash, *clips)
+
+
+@contextmanager
+def _taken(path: Path) -> Iterator[bool]:
+    """Whether this process holds the lock at `path` while the block runs; it doesn't wait for another."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle = os.open(path, os.O_RDWR | os.O_CREAT)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        yield False
+    else:
+        yield True
+    finally:
+        os.close(handle)

@@ -1,0 +1,169 @@
+"""Methods at matched expressivity: what each forgets where it has learned nearly as much as plain LoRA.
+
+A run's frontier (intensities from 0 up) says what it conveys and costs on test clips. The gain at an intensity is the
+fall of the emotion's loss from the base's, nats per code. The mark is a share of plain LoRA's own gain at intensity 1,
+with the same emotion and seed; a method's forgetting there is read off its frontier, straight between intensities. So
+plain LoRA's own row is the cheap baseline that scales it down (WiSE-FT, Wortsman et al. 2022).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from scipy.special import stdtrit
+
+from affetto.laboratory.methods import METHODS, PLAIN
+
+MARK = 0.9
+"""Of plain LoRA's gain at intensity 1."""
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean over runs with its 95 % interval (Student's t); None with fewer than two runs."""
+
+    mean: float
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class Line:
+    """One method over its runs."""
+
+    method: str
+    title: str
+    num_runs: int
+    gain: Interval
+    """At intensity 1, nats per code."""
+    kl: Interval
+    delta_nll: Interval
+    """Both at intensity 1, of general speech."""
+    num_matched: int
+    """Runs whose frontier reaches the mark."""
+    matched_kl: Interval | None
+    """KL at the mark, over the runs that reach it."""
+    share: Interval | None
+    """`matched_kl` over plain LoRA's KL at intensity 1, geometric mean."""
+    heard: Mapping[str, float | None]
+    """Means over runs of `recall`, `wer`, `plain_wer`, `base_wer`."""
+
+
+def gains(row: Row) -> list[tuple[float, float, float]]:
+    """(intensity, gain, KL) of a run, by intensity."""
+    points = sorted(row["points"], key=lambda point: point["intensity"])
+    base = next(point["emotion_nll"] for point in points if point["intensity"] == 0)
+    return [(point["intensity"], base - point["emotion_nll"], point["kl"]) for point in points]
+
+
+def kl_at(row: Row, gain: float) -> float | None:
+    """KL at the weakest intensity whose gain is `gain`; None where no intensity reaches it."""
+    for (_, before, kl_before), (_, after, kl_after) in pairwise(gains(row)):
+        if before < gain <= after:
+            return float(kl_before + (gain - before) / (after - before) * (kl_after - kl_before))
+    return None
+
+
+def compare_methods(rows: Sequence[Row]) -> list[Line]:
+    """A line per method, in the order of `METHODS`."""
+    plain = {(row["emotion"], row["seed"]): row for row in rows if row["method"] == PLAIN}
+    lines = []
+    for name, method in METHODS.items():
+        mine = [row for row in rows if row["method"] == name]
+        if mine:
+            lines.append(_line(name, method.title, mine, plain))
+    return lines
+
+
+def _line(name: str, title: str, rows: Sequence[Row], plain: Mapping[tuple[str, int], Row]) -> Line:
+    full = [_at_one(row) for row in rows]
+    matched, shares = [], []
+    for row in rows:
+        reference = plain.get((row["emotion"], row["seed"]))
+        if reference is None:
+            continue
+        mark = _at_one(reference)
+        kl = kl_at(row, MARK * mark["gain"])
+        if kl is not None:
+            matched.append(kl)
+            shares.append(math.log(max(kl, 1e-12) / mark["kl"]))
+    share = interval(shares) if shares else None
+    gain, kl_full, delta_nll = (interval([point[key] for point in full]) for key in ("gain", "kl", "delta_nll"))
+    return Line(
+        name, title, len(rows), gain, kl_full, delta_nll, len(matched), interval(matched) if matched else None,
+        _exp(share) if share else None, _heard(rows),
+    )  # fmt: skip
+
+
+def _at_one(row: Row) -> dict[str, float]:
+    """Gain, KL and ΔNLL at intensity 1."""
+    points = {point["intensity"]: point for point in row["points"]}
+    base, full = points[0.0], points[1.0]
+    return {
+        "gain": base["emotion_nll"] - full["emotion_nll"],
+        "kl": full["kl"],
+        "delta_nll": full["general_nll"] - base["general_nll"],
+    }
+
+
+def _heard(rows: Sequence[Row]) -> dict[str, float | None]:
+    wanted = {
+        "recall": ("emotional", "recall"), "wer": ("emotional", "wer"), "plain_wer": ("plain", "wer"),
+        "base_wer": ("base", "wer"), "plain_recall": ("plain", "recall"),
+    }  # fmt: skip
+    found: dict[str, float | None] = {}
+    for name, (kind, metric) in wanted.items():
+        values = [row["heard"][kind][metric] for row in rows]
+        known = [value for value in values if value is not None]
+        found[name] = float(np.mean(known)) if len(known) == len(values) else None
+    return found
+
+
+def interval(values: Sequence[float]) -> Interval:
+    """Mean of one value per run, and its 95 % t-interval."""
+    mean = float(np.mean(values))
+    if len(values) < 2:
+        return Interval(mean, None, None)
+    half = float(stdtrit(len(values) - 1, 0.975)) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    return Interval(mean, mean - half, mean + half)
+
+
+def _exp(logs: Interval) -> Interval:
+    low, high = (None if bound is None else math.exp(bound) for bound in (logs.low, logs.high))
+    return Interval(math.exp(logs.mean), low, high)
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """The table, a row per method."""
+    lines = [
+        "| method | runs | emotion learned | KL | ΔNLL | recall | WER | WER, plain prompts | KL at the mark "
+        "| of plain LoRA's |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for line in compare_methods(rows):
+        reached = "" if line.num_matched == line.num_runs else f" ({line.num_matched} of {line.num_runs} runs)"
+        matched = "not reached" if line.matched_kl is None else _written(line.matched_kl, "{:.4f}") + reached
+        share = "" if line.share is None else _written(line.share, "{:.0%}")
+        heard = [_percent(line.heard[name]) for name in ("recall", "wer", "plain_wer")]
+        lines.append(
+            f"| {line.title} | {line.num_runs} | {_written(line.gain, '{:.3f}')} | {_written(line.kl, '{:.4f}')} "
+            f"| {_written(line.delta_nll, '{:.4f}')} | {' | '.join(heard)} | {matched} | {share} |"
+        )
+    return "\n".join(lines)
+
+
+def _written(value: Interval, form: str) -> str:
+    written = form.format(value.mean)
+    if value.low is None or value.high is None:
+        return written
+    return f"{written} [{form.format(value.low)}, {form.format(value.high)}]"
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{value:.1%}"

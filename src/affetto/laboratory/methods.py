@@ -1,0 +1,64 @@
+"""The methods that the ablation compares, each as changes to the configuration.
+
+Every one names all that preserves, so that none leans on the defaults but `all`, which is them. EWC's weights are the
+guide's `ewc_lambda`; the run says what they are in natural units.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from affetto.config import PLAIN_LORA
+from affetto.preserve.curvature import CONTROLS, CURVATURES
+
+PLAIN = "plain"
+"""The method that every other is held against."""
+EWC_LAMBDAS = (3e3, 3e4)
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to train an adapter."""
+
+    title: str
+    changes: Mapping[str, Any]
+    group: str
+    """Methods of a group share a colour in the picture."""
+
+
+def _ewc(name: str, ewc_lambda: float) -> Method:
+    changes = {**PLAIN_LORA, "ewc_curvature": name, "ewc_lambda": ewc_lambda}
+    if name in CONTROLS:
+        kinds = {"factors": "A and B", "factors_batch": "A and B, Avalanche's recipe"}
+        if name == "factors_batch":
+            changes["fisher_kind"] = "empirical"
+        return Method(f"EWC on {kinds[name]}, {ewc_lambda:g}", changes, "EWC on A and B")
+    return Method(f"EWC {name}, {ewc_lambda:g}", changes, "EWC on ΔW")
+
+
+METHODS: dict[str, Method] = {
+    PLAIN: Method("plain LoRA", PLAIN_LORA, "plain"),
+    "rate_third": Method("plain, a third of the rate", {**PLAIN_LORA, "learning_rate": 2e-3}, "plain"),
+    "rate_tenth": Method("plain, a tenth of the rate", {**PLAIN_LORA, "learning_rate": 6e-4}, "plain"),
+    "decay": Method("plain, weight decay 0.1", {**PLAIN_LORA, "weight_decay": 0.1}, "plain"),
+    "replay_ce": Method("replay, cross-entropy", {**PLAIN_LORA, "replay_ratio": 0.5}, "replay"),
+    "replay_kl": Method(
+        "replay, KL to the base", {**PLAIN_LORA, "replay_ratio": 0.5, "distillation_alpha": 1.0}, "replay"
+    ),
+    "distil_emotion": Method(
+        "distillation on the emotion's clips",
+        {**PLAIN_LORA, "distillation_alpha": 0.5, "distill_on": "emotion"},
+        "distillation",
+    ),
+    **{
+        f"ewc_{name}_{ewc_lambda:g}": _ewc(name, ewc_lambda)
+        for name in (*CURVATURES, *CONTROLS)
+        for ewc_lambda in EWC_LAMBDAS
+    },
+    "all": Method("all together (the defaults)", {}, "all"),
+    "all_budget": Method("budget of 0.03", {"forgetting_budget": 0.03}, "all"),
+    "all_tight_budget": Method("budget of 0.01", {"forgetting_budget": 0.01}, "all"),
+}
+"""By the name that `affetto ablate --method` takes."""

@@ -1,0 +1,66 @@
+"""EWC on A and B, as the field does it: negative controls, for comparison only.
+
+A fresh adapter has B = 0, so the gradient of A is zero and a Fisher taken there says that A doesn't matter. Only B is
+held, and only in the directions that A happened to start with: as A turns away, dW is free. Both stay in natural units,
+so that their weights compare with those of the curvatures of dW.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from affetto.preserve.curvature.form import Curvature, Factor, clip_gradient
+
+Anchor = tuple[Tensor, float]
+"""(A (R, in) of the fresh adapter, scale) of one layer."""
+
+
+class FactorDiagonal(Curvature):
+    """Diagonal Fisher of B at the fresh adapter, per clip: (s · G A0^T)², G being a clip's gradient at the weight."""
+
+    name = "factors"
+    is_of_batches: ClassVar[bool] = False
+
+    def __init__(self, anchors: Mapping[str, Anchor] | None = None) -> None:
+        super().__init__()
+        self.anchors = anchors or {}
+        """By site; needed to `update`, not to use what was saved."""
+
+    def update(
+        self, site: str, clip_ids: Sequence[str], inputs_CPI: Sequence[Tensor], gradients_CPO: Sequence[Tensor]
+    ) -> None:
+        """Add squared gradients of one layer's B, in float32."""
+        a_RI, scale = self.anchors[site]
+        gradients_OR = [
+            scale * clip_gradient(site, clip_id, inputs_PI, gradients_PO) @ a_RI.float().T
+            for clip_id, inputs_PI, gradients_PO in zip(clip_ids, inputs_CPI, gradients_CPO, strict=True)
+        ]
+        if self.is_of_batches:
+            gradients_OR = [torch.stack(gradients_OR).sum(dim=0) / len(gradients_OR) ** 0.5]
+        for gradient_OR in gradients_OR:
+            self._add("sums", site, gradient_OR.square())
+
+    def form(self, factors: Sequence[Factor], step: int | None = None) -> Tensor:  # noqa: ARG002
+        """Sum of F_B · B², nats per code; A is free."""
+        terms = [(self.tensors["sums"][site].to(b_OR.dtype) * b_OR.square()).sum() for site, _, b_OR, _ in factors]
+        return self._per_code() * torch.stack(terms).sum()
+
+
+class BatchFactorDiagonal(FactorDiagonal):
+    """The recipe of `avalanche-lib`'s EWC plugin on LoRA's parameters: the gradient of a batch's loss, squared.
+
+    There the importance is the mean over batches of the squared gradient of the batch's mean loss, with the data's own
+    labels (`fisher_kind: empirical`). Here a batch's summed gradient is divided by the root of its clips: the units are
+    those of the others, and what differs in kind remains, that clips of a batch reinforce or cancel each other.
+    """
+
+    name = "factors_batch"
+    is_of_batches = True
+
+
+CONTROLS: dict[str, type[FactorDiagonal]] = {kind.name: kind for kind in (FactorDiagonal, BatchFactorDiagonal)}
+"""By the name that `ewc_curvature` takes in the configuration."""

@@ -1,0 +1,44 @@
+"""The expressive base: one adapter over all emotions, which the emotions' own adapters may build upon.
+
+Its gate is 1 wherever theirs is. What is written for an emotion is the sum of both as one LoRA, the ranks side by side,
+so that it loads on the untouched base like any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from affetto.adapters.bank import AdapterBank
+from affetto.adapters.peft_files import WEIGHTS, insert_adapter, read_adapter
+from affetto.config import EXPRESSIVE, Config
+from affetto.errors import CheckpointError
+from affetto.files import hash_file
+from affetto.model.base import Base
+
+__all__ = ["EXPRESSIVE", "add_expressive_base", "expressive_folder", "own_gate"]
+
+
+def expressive_folder(config: Config) -> Path:
+    """Where `affetto train --emotion base` leaves the expressive base's adapter."""
+    return config.output_dir / "emotion_models" / EXPRESSIVE / "best"
+
+
+def add_expressive_base(bank: AdapterBank, config: Config, emotions: Sequence[str], base: Base) -> str | None:
+    """Put the expressive base, frozen, into the bank where `emotions` build upon it; returns its weights' hash."""
+    if not config.expressive_base or EXPRESSIVE in emotions:
+        return None
+    folder = expressive_folder(config)
+    if not folder.is_dir():
+        raise CheckpointError(
+            f"expressive_base is on, and there is none in {folder}: affetto train --emotion {EXPRESSIVE}"
+        )
+    insert_adapter(bank, EXPRESSIVE, read_adapter(folder), base.hash)
+    for parameter in bank.parameters(EXPRESSIVE).values():
+        parameter.requires_grad_(False)
+    return hash_file(folder / WEIGHTS)
+
+
+def own_gate(bank: AdapterBank, emotion: str) -> tuple[float, ...]:
+    """The gate under which an adapter is trained: 1 for itself and the expressive base, 0 for every other."""
+    return tuple(float(name in (emotion, EXPRESSIVE)) for name in bank.names)

@@ -1,0 +1,169 @@
+"""One adapter's run: what its steps need, how it is set up, and where an earlier run stopped."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from affetto.adapters.bank import AdapterBank
+from affetto.codes.prepare import Prepared
+from affetto.config import Config
+from affetto.errors import ConfigError
+from affetto.files import hash_text
+from affetto.model.base import Base
+from affetto.preserve.budget import ForgettingBudget
+from affetto.preserve.curvature import Curvature
+from affetto.preserve.ewc import ewc_penalty
+from affetto.preserve.teacher import TeacherCache
+from affetto.progress import say
+from affetto.training.batches import Plan, plan_run
+from affetto.training.checkpoint import Progress, has_state, load_state
+from affetto.training.expressive import EXPRESSIVE, own_gate
+from affetto.training.facts import run_facts
+from affetto.training.log import TrainingLog
+from affetto.training.runtime import timed
+from affetto.training.step import BudgetWeights, LossWeights
+from affetto.training.streams import Streams, loss_weights, teacher_answers
+from affetto.training.validation import Validation
+
+_NOT_DECISIVE = {
+    "output_dir", "trackers", "judges", "evaluation_sentences", "evaluation_clips", "sampling_temperature",
+    "base", "data", "emotions", "num_checkpoints",
+}  # fmt: skip
+"""Keys that don't change a run, or do so through the base's and the rows' hashes."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What every step of one adapter needs. Adapters that are trained together share the first five."""
+
+    config: Config
+    accelerator: Any
+    base: Base
+    bank: AdapterBank
+    curvature: Curvature | None
+    emotion: str
+    folder: Path
+    streams: Streams
+    weights: LossWeights | BudgetWeights
+    teacher: TeacherCache | None
+    validation: Validation
+    plan: Plan
+    optimizer: Any
+    log: TrainingLog
+    facts: Mapping[str, Any]
+    budget: ForgettingBudget | None
+
+    @property
+    def adapters(self) -> list[str]:
+        """What speaks: the adapter in training and, where it has one, the expressive base below it."""
+        return [name for name in self.bank.names if name in (EXPRESSIVE, self.emotion)]
+
+    def penalty(self, step: int | None = None) -> Tensor:
+        """The EWC term of the adapter as it is; see `ewc_penalty`."""
+        assert self.curvature is not None
+        return ewc_penalty(self.curvature, self.bank.summed(self.adapters), step)
+
+
+def prepared_run(
+    config: Config, accelerator: Any, base: Base, bank: AdapterBank, curvature: Curvature | None, emotion: str,
+    streams: Streams, prepared: Prepared, timings: dict[str, float], expressive: str | None, *, resume: bool,
+    command: str, is_alone: bool,
+) -> tuple[Run, Progress]:  # fmt: skip
+    """One adapter's run, and the state that it starts from."""
+    weights = loss_weights(config, streams, base)
+    _say_weights(config, emotion, streams, weights, accelerator)
+    facts = run_facts(config, emotion, base, prepared, streams, weights, command, expressive)
+    with accelerator.main_process_first(), timed(timings, "teacher"):
+        teacher = teacher_answers(config, base, streams, weights)
+        validation = Validation(
+            base, streams.validation_emotional, streams.validation_general, gate=own_gate(bank, emotion)
+        )
+    plan = _plan(config, streams)
+    parameters = bank.parameters(emotion)
+    optimizer = accelerator.prepare_optimizer(
+        torch.optim.AdamW(
+            parameters.values(), config.learning_rate, betas=(0.9, 0.99), weight_decay=config.weight_decay
+        )
+    )
+    folder = config.output_dir / "emotion_models" / emotion
+    key = _run_key(config, emotion, base, streams, expressive)
+    state = _start(folder / "last", parameters, optimizer, key, accelerator, resume)
+    log = TrainingLog(
+        folder / "training_log.jsonl", state.step, accelerator, weights.ewc, "" if is_alone else f"{emotion}/"
+    )
+    budget = ForgettingBudget(config.forgetting_budget) if config.forgetting_budget else None
+    run = Run(
+        config, accelerator, base, bank, curvature, emotion, folder, streams, weights, teacher, validation, plan,
+        optimizer, log, facts, budget,
+    )  # fmt: skip
+    return run, state
+
+
+def _start(
+    last: Path,
+    parameters: Mapping[str, torch.nn.Parameter],
+    optimizer: Any,
+    run_key: str,
+    accelerator: Any,
+    resume: bool,
+) -> Progress:
+    """The state to start from. A run that starts afresh removes an earlier one's, which isn't its own to resume."""
+    if resume and has_state(last):
+        state = load_state(last, parameters, optimizer, run_key)
+        if accelerator.scaler is not None and state.loss_scaling is not None:
+            accelerator.scaler.load_state_dict(dict(state.loss_scaling))
+        if accelerator.is_main_process:
+            say(f"resuming after step {state.step}")
+        return state
+    if accelerator.is_main_process:
+        if resume:
+            say(f"nothing to resume in {last}: starting afresh")
+        for old in (last, last.with_name("checkpoints")):
+            shutil.rmtree(old, ignore_errors=True)
+    return Progress(0, None, None, run_key)
+
+
+def _plan(config: Config, streams: Streams) -> Plan:
+    return plan_run(
+        [row.num_frames for row in streams.emotional],
+        [row.num_frames for row in streams.rehearsal],
+        batch_size=config.batch_size,
+        accumulation=config.grad_accumulation_steps,
+        replay_ratio=config.replay_ratio,
+        num_epochs=config.num_epochs,
+        seed=config.seed,
+    )
+
+
+def _run_key(config: Config, emotion: str, base: Base, streams: Streams, expressive: str | None) -> str:
+    parts = ("run-2", config.model_dump_json(exclude=_NOT_DECISIVE), emotion, base.hash, streams.hash)
+    return hash_text(*parts, *([expressive] if expressive else []))
+
+
+def check_scaling(accelerator: Any, emotions: Sequence[str]) -> None:
+    """Raise ConfigError where fp16's loss scaling would couple adapters that train together."""
+    if accelerator.scaler is not None and len(emotions) > 1:
+        raise ConfigError(
+            "precision fp16 scales the loss by what one adapter's gradients overflow at, so it trains one emotion at a "
+            "time: name one with --emotion, or use bf16"
+        )
+
+
+def _say_weights(
+    config: Config, emotion: str, streams: Streams, weights: LossWeights | BudgetWeights, accelerator: Any
+) -> None:
+    if accelerator.is_main_process:
+        said = f"ewc_lambda {config.ewc_lambda:g} is {weights.ewc:.3g} in natural units"
+        if config.forgetting_budget is not None:
+            said = (
+                f"forgetting_budget {config.forgetting_budget:g} nats per code, in place of distillation_alpha, "
+                "temperature and ewc_lambda, which don't apply"
+            )
+        say(f"{emotion}: {len(streams.emotional)} clips, {len(streams.rehearsal)} rehearsed; {said}")
