@@ -143,6 +143,7 @@ WRONG = [
     ("seed: -1", "seed", "greater than or equal to 0"),
     ("seed: true", "seed", "must be a number"),
     ("split_by_speaker: 3", "split_by_speaker", "valid boolean"),
+    ("use_adapters: 3", "use_adapters", "valid boolean"),
     ("expressive_base: 3", "expressive_base", "valid boolean"),
     ("adapter_r: 0", "adapter_r", "greater than or equal to 1"),
     ("adapter_r: 16.5", "adapter_r", "valid integer"),

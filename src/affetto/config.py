@@ -59,6 +59,7 @@ class Config(BaseModel):
     seed: Whole = 0
     split_by_speaker: bool = False
 
+    use_adapters: bool = True
     expressive_base: bool = False
     adapter_r: Count = 16
     adapter_alpha: Positive | None = None
@@ -168,6 +169,13 @@ class Config(BaseModel):
         if unknown := sorted(judges.keys() - set(JUDGE_KINDS)):
             raise ValueError(f"unknown judge {unknown[0]!r}: there are {', '.join(JUDGE_KINDS)}")
         return judges
+
+    @field_validator("expressive_base")
+    @classmethod
+    def _built_upon(cls, expressive_base: bool, info: ValidationInfo) -> bool:
+        if expressive_base and not info.data.get("use_adapters", True):
+            raise ValueError("it is an adapter below others: leave use_adapters on, or expressive_base off")
+        return expressive_base
 
     @property
     def lora_alpha(self) -> float:

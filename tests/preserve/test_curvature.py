@@ -14,6 +14,7 @@ from torch import Tensor
 
 from affetto.errors import CacheError, CurvatureError
 from affetto.preserve.curvature import (
+    CONTROLS,
     CURVATURES,
     Curvature,
     Diagonal,
@@ -320,4 +321,23 @@ def test_curvatures_go_by_the_configurations_names() -> None:
 
     from affetto.config import Config
 
-    assert set(get_args(Config.model_fields["ewc_curvature"].annotation)) == set(CURVATURES)
+    assert set(get_args(Config.model_fields["ewc_curvature"].annotation)) == {*CURVATURES, *CONTROLS}
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_change_of_full_rank_has_the_form_of_its_product_with_the_identity(name: str) -> None:
+    curvature = fed(CURVATURES[name]())
+    full, product = [], []
+    for number, (site, (out, into)) in enumerate(SITES.items()):
+        change = draw(out, into, seed=70 + number).requires_grad_()
+        full.append((site, change, None, 1.3))
+        product.append((site, change, torch.eye(out, dtype=change.dtype), 1.3))
+    found, expected = curvature.form(full), curvature.form(product)
+    assert expected.item() > 0
+    torch.testing.assert_close(found, expected)
+    for one, other in zip(
+        torch.autograd.grad(found, [factor[1] for factor in full]),
+        torch.autograd.grad(expected, [factor[1] for factor in product]),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other)

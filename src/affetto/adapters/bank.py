@@ -1,7 +1,8 @@
-"""The bank: many LoRA adapters on one frozen base, blended row by row by gates (method.md, section 1).
+"""The bank: many LoRA adapters on one frozen base, blended row by row by gates.
 
 For a frozen linear layer W the bank computes  y = W x + sum_e gate_e * s_e * B_e (A_e x)  in two matrix products
-over the stacked A and B. With every gate at zero the result is the base's, bit for bit.
+over the stacked A and B. With every gate at zero the result is the base's, bit for bit. An adapter of full rank, as
+full fine-tuning makes it, has the change of W itself in A's place and no B.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ from affetto.errors import AdapterError
 from affetto.files import hash_text
 from affetto.model.gates import GateSwitch
 
+Change = tuple[Tensor, Tensor | None]
+"""(A, B) of one layer, or (change, None)."""
+
 
 class GatedLora(nn.Module):
     """One adapted layer."""
@@ -27,14 +31,16 @@ class GatedLora(nn.Module):
         self.layer = layer
         self.gates = gates
         self.A = nn.ParameterDict()
-        """By adapter: (R, in)."""
+        """By adapter: (R, in); of full rank (out, in)."""
         self.B = nn.ParameterDict()
-        """By adapter: (out, R)."""
+        """By adapter of low rank: (out, R)."""
         self.scale: dict[str, float] = {}
 
-    def add(self, name: str, a_RI: Tensor, b_OR: Tensor, scale: float) -> None:
+    def add(self, name: str, a_RI: Tensor, b_OR: Tensor | None, scale: float) -> None:
         """Put an adapter into the last place."""
-        self.A[name], self.B[name], self.scale[name] = nn.Parameter(a_RI), nn.Parameter(b_OR), scale
+        self.A[name], self.scale[name] = nn.Parameter(a_RI), scale
+        if b_OR is not None:
+            self.B[name] = nn.Parameter(b_OR)
 
     def forward(self, x: Tensor) -> Tensor:
         """x (rows, S, in) → (rows, S, out)."""
@@ -42,30 +48,37 @@ class GatedLora(nn.Module):
         gate_BE = self.gates.rows_BE
         if gate_BE is None:
             return y
-        if not any(a_RI.shape[0] for a_RI in self.A.values()):
-            return y
-        low = functional.linear(x, self._stacked(self.A, 0).to(x.dtype)) * self._per_rank(gate_BE, x)
-        return y + functional.linear(low, self._stacked(self.B, 1).to(x.dtype))
-
-    def _stacked(self, weights: nn.ParameterDict, dim: int) -> Tensor:
-        parts = list(weights.values())
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=dim)
-
-    def _per_rank(self, gate_BE: Tensor, x: Tensor) -> Tensor:
-        """Gate times scale for every rank: (rows, 1, sum of R)."""
         assert gate_BE.shape == (len(x), len(self.A)), (
             f"gate {tuple(gate_BE.shape)} for {len(x)} rows, {len(self.A)} adapters"
         )
+        for e, name in enumerate(self.A):
+            if name not in self.B:
+                gate_B11 = (gate_BE[:, e] * self.scale[name])[:, None, None].to(x.dtype)
+                y = y + gate_B11 * functional.linear(x, self.A[name].to(x.dtype))
+        if not any(self.A[name].shape[0] for name in self.B):
+            return y
+        low = functional.linear(x, _stacked([self.A[name] for name in self.B], 0).to(x.dtype))
+        return y + functional.linear(low * self._per_rank(gate_BE, x), _stacked(list(self.B.values()), 1).to(x.dtype))
+
+    def _per_rank(self, gate_BE: Tensor, x: Tensor) -> Tensor:
+        """Gate times scale for every rank of the low-rank adapters: (rows, 1, sum of R)."""
         columns = [
             (gate_BE[:, e : e + 1] * self.scale[name]).expand(-1, a_RI.shape[0])
             for e, (name, a_RI) in enumerate(self.A.items())
+            if name in self.B
         ]
         return torch.cat(columns, dim=1)[:, None].to(x.dtype)
 
 
+def _stacked(parts: Sequence[Tensor], dim: int) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim=dim)
+
+
 @torch.no_grad()
-def delta_norm(a_RI: Tensor, b_OR: Tensor, scale: float) -> float:
+def delta_norm(a_RI: Tensor, b_OR: Tensor | None, scale: float) -> float:
     """Frobenius norm of scale * B A, from products of rank size only; NaN where a factor isn't finite."""
+    if b_OR is None:
+        return abs(scale) * float(a_RI.double().norm())
     a_RI, b_OR = a_RI.double(), b_OR.double()
     square: float = ((b_OR.T @ b_OR) * (a_RI @ a_RI.T)).sum().item()
     return abs(scale) * math.sqrt(max(square, 0.0))
@@ -103,7 +116,11 @@ class AdapterBank:
             tensors[path] = (a_RI, torch.zeros(weight.shape[0], rank))
         self.insert(name, tensors, dict.fromkeys(self.sites, alpha / rank))
 
-    def insert(self, name: str, tensors: Mapping[str, tuple[Tensor, Tensor]], scales: Mapping[str, float]) -> None:
+    def add_full(self, name: str) -> None:
+        """A fresh adapter of full rank: the change of every weight, zero, so that it starts as the base."""
+        self.insert(name, {path: (torch.zeros_like(site.layer.weight), None) for path, site in self.sites.items()}, {})
+
+    def insert(self, name: str, tensors: Mapping[str, Change], scales: Mapping[str, float]) -> None:
         """An adapter from given (A, B) by site, copied. A site that it doesn't have gets rank 0."""
         if name in self.names:
             raise AdapterError(f"there is already an adapter named {name!r}; choose another name")
@@ -114,36 +131,49 @@ class AdapterBank:
         for path, site in self.sites.items():
             weight = site.layer.weight
             a_RI, b_OR = tensors.get(path, (torch.zeros(0, weight.shape[1]), torch.zeros(weight.shape[0], 0)))
-            assert (b_OR.shape[0], a_RI.shape[1], a_RI.shape[0]) == (*weight.shape, b_OR.shape[1]), f"shapes at {path}"
-            a_RI, b_OR = (factor.detach().to(weight.device, torch.float32, copy=True) for factor in (a_RI, b_OR))
-            site.add(name, a_RI, b_OR, scales.get(path, 1.0))
+            outer = a_RI.shape if b_OR is None else (b_OR.shape[0], a_RI.shape[1])
+            assert outer == weight.shape, f"shapes at {path}"
+            assert b_OR is None or b_OR.shape[1] == a_RI.shape[0], f"ranks at {path}"
+            copied = [
+                factor if factor is None else factor.detach().to(weight.device, torch.float32, copy=True)
+                for factor in (a_RI, b_OR)
+            ]
+            assert copied[0] is not None
+            site.add(name, copied[0], copied[1], scales.get(path, 1.0))
         self.names.append(name)
 
     def parameters(self, name: str) -> dict[str, nn.Parameter]:
         """Trainable tensors of one adapter, by a stable name."""
         found = {}
         for path, site in self.sites.items():
-            found[f"{path}.lora_A"], found[f"{path}.lora_B"] = site.A[name], site.B[name]
+            if name in site.B:
+                found[f"{path}.lora_A"], found[f"{path}.lora_B"] = site.A[name], site.B[name]
+            else:
+                found[f"{path}.change"] = site.A[name]
         return found
 
-    def factors(self, name: str) -> Iterator[tuple[str, Tensor, Tensor, float]]:
-        """(site, A, B, scale) of one adapter."""
-        for path, site in self.sites.items():
-            yield path, site.A[name], site.B[name], site.scale[name]
+    def is_full(self, name: str) -> bool:
+        """Whether an adapter is of full rank."""
+        return not any(name in site.B for site in self.sites.values())
 
-    def summed(self, names: Sequence[str]) -> Iterator[tuple[str, Tensor, Tensor, float]]:
-        """(site, A, B, scale) of the exact sum of adapters as one: their ranks side by side.
+    def factors(self, name: str) -> Iterator[tuple[str, Tensor, Tensor | None, float]]:
+        """(site, A, B, scale) of one adapter; of full rank (site, change, None, scale)."""
+        for path, site in self.sites.items():
+            yield path, site.A[name], site.B.get(name, None), site.scale[name]
+
+    def summed(self, names: Sequence[str]) -> Iterator[tuple[str, Tensor, Tensor | None, float]]:
+        """(site, A, B, scale) of the exact sum of adapters of low rank as one: their ranks side by side.
 
         The scale is the first one's; the other B are rescaled where theirs differs.
         """
+        if len(names) == 1:
+            yield from self.factors(names[0])
+            return
         for path, site in self.sites.items():
             first = site.scale[names[0]]
-            parts = [(site.A[name], site.B[name], site.scale[name] / first) for name in names]
-            if len(parts) == 1:
-                yield path, parts[0][0], parts[0][1], first
-            else:
-                b_OR = torch.cat([b if ratio == 1 else ratio * b for _, b, ratio in parts], dim=1)
-                yield path, torch.cat([a for a, _, _ in parts]), b_OR, first
+            ratios = [site.scale[name] / first for name in names]
+            b_OR = torch.cat([ratio * site.B[name] for name, ratio in zip(names, ratios, strict=True)], dim=1)
+            yield path, torch.cat([site.A[name] for name in names]), b_OR, first
 
     def delta_norm(self, name: str) -> float:
         """Frobenius norm of the change of all weights, from products of rank size only."""

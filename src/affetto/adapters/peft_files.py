@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from affetto.adapters.bank import AdapterBank, delta_norm
+from affetto.adapters.bank import AdapterBank, Change, delta_norm
 from affetto.adapters.targets import parts_of, target_pattern
 from affetto.errors import AdapterError
 from affetto.files import read_json, write_json
@@ -54,8 +54,8 @@ class AdapterFile:
     """An adapter as read from disk."""
 
     folder: Path
-    tensors: dict[str, tuple[Tensor, Tensor]]
-    """(A (R, in), B (out, R)) by site."""
+    tensors: dict[str, Change]
+    """(A (R, in), B (out, R)) by site; (change, None) of a whole checkpoint."""
     scales: dict[str, float]
     config: dict[str, Any] = field(default_factory=dict)
     """`adapter_config.json`."""
@@ -88,6 +88,7 @@ def save_adapter(
     assert layers, f"adapter {names!r} has no layers"
     tensors = {}
     for site, (a_RI, b_OR, _) in layers.items():
+        assert b_OR is not None, f"adapter {names!r} is of full rank: it is written as a checkpoint"
         tensors[f"{_PREFIX}{site}.lora_A.weight"] = a_RI.detach().cpu().float().contiguous()
         tensors[f"{_PREFIX}{site}.lora_B.weight"] = b_OR.detach().cpu().float().contiguous()
     config = _peft_config(bank, base_id, {site: (a_RI.shape[0], scale) for site, (a_RI, _, scale) in layers.items()})
@@ -149,8 +150,29 @@ def read_adapter(folder: Path) -> AdapterFile:
     tensors = {site: (pair["A"], pair["B"]) for site, pair in halves.items()}
     _check_ranks(folder, config, tensors)
     scales = {site: _scale(config, site, a_RI.shape[0]) for site, (a_RI, _) in tensors.items()}
-    facts = _read_object(folder / FACTS) if (folder / FACTS).is_file() else {}
-    return AdapterFile(folder, tensors, scales, config, facts)
+    return AdapterFile(folder, dict(tensors), scales, config, read_facts(folder))
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """`affetto.json` of an adapter's folder; empty where there is none."""
+    return _read_object(folder / FACTS) if (folder / FACTS).is_file() else {}
+
+
+def check_base(adapter: AdapterFile, base_hash: str, allow_other_base: bool) -> None:
+    """Raise AdapterError where the adapter says that it is of another base, unless that is allowed."""
+    if adapter.base_hash is not None and adapter.base_hash != base_hash and not allow_other_base:
+        base = adapter.facts.get("base")
+        trained = base.get("id", "another base") if isinstance(base, dict) else "another base"
+        raise AdapterError(
+            f"{adapter.folder} was trained on {trained} with weights {adapter.base_hash[:12]}, but the loaded base has "
+            f"{base_hash[:12]}. Load that base, or allow another base explicitly"
+        )
+
+
+def check_change(folder: Path, site: str, found: Sequence[int], expected: Sequence[int]) -> None:
+    """Raise AdapterError where a layer's weights are of another shape than the base's."""
+    if tuple(found) != tuple(expected):
+        raise AdapterError(f"{folder}: {site} is {tuple(found)}, the base's layer {tuple(expected)}: another base")
 
 
 def insert_adapter(
@@ -158,15 +180,11 @@ def insert_adapter(
 ) -> None:
     """Put `adapter` into the bank as `name`, or say exactly why it doesn't fit."""
     where = adapter.folder
-    if adapter.base_hash is not None and adapter.base_hash != base_hash and not allow_other_base:
-        trained = adapter.facts.get("base", {}).get("id", "another base")
-        raise AdapterError(
-            f"{where} was trained on {trained} with weights {adapter.base_hash[:12]}, but the loaded base has "
-            f"{base_hash[:12]}. Load that base, or allow another base explicitly"
-        )
+    check_base(adapter, base_hash, allow_other_base)
     # PEFT's plain target names adapt the codec inside CSM too, which no training reaches: those layers change nothing.
-    dead = {site for site, (a, b) in adapter.tensors.items() if site.startswith(_CODEC) and not (a.any() and b.any())}
-    tensors = {site: pair for site, pair in adapter.tensors.items() if site not in dead}
+    factors = {site: (a, b) for site, (a, b) in adapter.tensors.items() if b is not None}
+    dead = {site for site, (a, b) in factors.items() if site.startswith(_CODEC) and not (a.any() and b.any())}
+    tensors = {site: pair for site, pair in factors.items() if site not in dead}
     outside = sorted(set(tensors) - set(bank.sites))
     if outside:
         raise AdapterError(

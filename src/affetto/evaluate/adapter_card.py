@@ -34,23 +34,30 @@ def _emotional(rows: list[FileRow]) -> list[FileRow]:
     return [row for row in rows if row["prompt"] == "emotional"]
 
 
+_LORA = "PEFT alone loads it too: `PeftModel.from_pretrained(base, THIS_FOLDER)`."
+_CHECKPOINT = "transformers alone loads it as it loads the base, and `affetto --base THIS_FOLDER` takes it for one."
+
+
 def _card(facts: Mapping[str, Any], results: Results, samples: str) -> str:
     emotion, base, data, settings = facts["emotion"], facts["base"], facts["data"], facts["configuration"]
     general = "general clips that the base spoke itself," if data.get("general") == "self" else "general clips"
+    is_lora = settings.get("use_adapters", True)
+    kind, loads = ("a LoRA adapter", _LORA) if is_lora else ("a fully fine-tuned checkpoint", _CHECKPOINT)
+    rank = f"Rank {settings['adapter_r']}" if is_lora else "Every weight of the target layers"
     return f"""---
 base_model: {base["id"]}
-library_name: peft
-tags: [lora, text-to-speech, emotion, {emotion}]
+library_name: {"peft" if is_lora else "transformers"}
+tags: [{"lora, " if is_lora else ""}text-to-speech, emotion, {emotion}]
 ---
 
-# {emotion}: a LoRA adapter made by affetto
+# {emotion}: {kind} made by affetto
 
 It makes `{base["id"]}` speak {emotion} when the prompt is wrapped as `{facts["prompt_template"]}`, at the
 recommended intensity {facts["recommended_intensity"]:g} (1 is how it was trained).
 
     affetto speak "I found the silver key" --emotion {emotion} --out key.wav
 
-PEFT alone loads it too: `PeftModel.from_pretrained(base, THIS_FOLDER)`.
+{loads}
 
 ## Measured
 
@@ -59,7 +66,7 @@ PEFT alone loads it too: `PeftModel.from_pretrained(base, THIS_FOLDER)`.
 ## Trained on
 
 {data["emotional_clips"]} {emotion} clips; {data["rehearsed_clips"]} {general} rehearsed and distilled,
-{data["fisher_clips"]} for the Fisher. Rank {settings["adapter_r"]}, learning rate {settings["learning_rate"]:g},
+{data["fisher_clips"]} for the Fisher. {rank}, learning rate {settings["learning_rate"]:g},
 {settings["num_epochs"]} epochs, `ewc_lambda` {settings["ewc_lambda"]:g} ({facts["ewc_natural_weight"]:.3g} in natural
 units), `distillation_alpha` {settings["distillation_alpha"]:g}, `replay_ratio` {settings["replay_ratio"]:g}.
 Command: `{facts["command"]}`.

@@ -17,7 +17,6 @@ import torch
 from numpy.typing import NDArray
 from rich.table import Table
 
-from affetto.adapters.peft_files import read_adapter
 from affetto.codes.prepare import Prepared
 from affetto.config import Config
 from affetto.errors import DataError
@@ -118,7 +117,7 @@ def predict_forgetting(
         told = forecast(voice.base, rows, 1, bar.advance)
     clips = [row.clip_id for row in rows]
     found = []
-    for intensity in sorted({*intensities, read_adapter(folder).recommended_intensity}):
+    for intensity in sorted({*intensities, voice.recommended_intensity("adapter")}):
         estimate = bootstrap_ratio(0.5 * intensity**2 * told.forms_CE[:, 0], told.codes_C, clips)
         found.append({"intensity": intensity, "kl": estimate.value, "low": estimate.low, "high": estimate.high})
     return found

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from affetto.adapters.bank import AdapterBank, all_targets
-from affetto.adapters.peft_files import insert_adapter, read_adapter
+from affetto.adapters.checkpoints import load_adapter
 from affetto.codes.prepare import Prepared
 from affetto.config import Config
 from affetto.errors import CheckpointError, ConfigError, DataError
@@ -139,7 +139,7 @@ def frontier_on_test(config: Config, emotion: str, prepared: Prepared, adapter: 
     """
     base = load_base(config.base)
     bank = AdapterBank(base.model, base.network.gates, all_targets(base.model))
-    insert_adapter(bank, emotion, read_adapter(adapter), base.hash)
+    load_adapter(bank, emotion, adapter, base.hash)
     frames = prepared.num_frames()
 
     def rows(name: str | None, most: int, **template: str) -> list[Any]:

@@ -68,7 +68,7 @@ def load_base(name: str, *, device: torch.device | str = "cpu", dtype: torch.dty
     if kind not in BASES:
         raise BaseModelError(f"{name}: model_type {kind!r} is not supported; supported: {', '.join(BASES)}")
     try:
-        with _quiet():
+        with quiet_transformers():
             model, tokenizer = BASES[kind](folder, dtype)
     # What transformers, safetensors and tokenizers raise for missing, damaged or unfitting files.
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
@@ -138,7 +138,7 @@ def _model_type(folder: Path) -> Any:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """No progress bars and remarks of transformers: what the user must know is raised instead."""
     from transformers.utils import logging
 

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from affetto.adapters.bank import AdapterBank, all_targets
-from affetto.adapters.peft_files import insert_adapter, read_adapter
+from affetto.adapters.checkpoints import load_adapter
 from affetto.audio.sound import write_sound
 from affetto.codes.codec import load_codec
 from affetto.errors import AdapterError
@@ -48,13 +48,19 @@ class Voice:
         """Names of the loaded adapters."""
         return tuple(self.bank.names) if self.bank else ()
 
+    def recommended_intensity(self, name: str) -> float:
+        """At which a loaded adapter speaks unless told otherwise."""
+        return self._intensities[name]
+
     def load_adapter(self, name: str, folder: Path, *, allow_other_base: bool = False) -> None:
-        """Load the adapter in `folder` under `name`; see `affetto.adapters.peft_files` for what is refused."""
-        adapter = read_adapter(folder)
+        """Load the adapter, or fully fine-tuned checkpoint, in `folder` under `name`.
+
+        See `affetto.adapters.peft_files` for what is refused.
+        """
         if self.bank is None:
             # Adapters may change different layers, so the bank covers all; one without adapters costs nothing.
             self.bank = AdapterBank(self.base.model, self.base.network.gates, all_targets(self.base.model))
-        insert_adapter(self.bank, name, adapter, self.base.hash, allow_other_base)
+        adapter = load_adapter(self.bank, name, folder, self.base.hash, allow_other_base)
         self._templates[name] = str(adapter.facts.get("prompt_template", PLAIN_TEMPLATE))
         self._intensities[name] = adapter.recommended_intensity
 

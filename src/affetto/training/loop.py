@@ -11,10 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from affetto.adapters.bank import AdapterBank
-from affetto.adapters.peft_files import AdapterFile, read_adapter, save_adapter
 from affetto.codes.prepare import Prepared
 from affetto.config import Config
 from affetto.errors import Interrupted, NonFiniteLossError
@@ -25,7 +23,7 @@ from affetto.training.batches import TrainBatch, assemble
 from affetto.training.checkpoint import Progress, save_state
 from affetto.training.expressive import add_expressive_base, own_gate
 from affetto.training.facts import final_facts, unmet_budget
-from affetto.training.run import Run, check_scaling, prepared_run
+from affetto.training.run import Run, check_scaling, prepared_run, restore_run, save_run
 from affetto.training.runtime import accelerated, stop_signals, timed
 from affetto.training.steering import after_step, after_validation, step_weights
 from affetto.training.step import Share, accumulate_together, finish_gradients
@@ -62,7 +60,10 @@ def train_together(
         bank = AdapterBank(base.model, base.network.gates, config.target_modules, config.adapted_parts)
         expressive = add_expressive_base(bank, config, emotions, base)
         for emotion in emotions:
-            bank.add(emotion, config.adapter_r, config.lora_alpha, config.seed)
+            if config.use_adapters:
+                bank.add(emotion, config.adapter_r, config.lora_alpha, config.seed)
+            else:
+                bank.add_full(emotion)
 
         # 3. Rows of codes in the base's own template, each under its own adapter's gate.
         streams = {
@@ -104,7 +105,7 @@ def _finish(run: Run, state: Progress, points: list[dict[str, Any]], timings: Ma
     """Put what the run found beside the best adapter, which the bank holds."""
     if run.accelerator.is_main_process:
         facts = final_facts(run.facts, state, points, timings, run.budget)
-        save_adapter(run.folder / "best", run.bank, run.adapters, run.base.id, facts)
+        save_run(run, run.folder / "best", facts)
         if warning := unmet_budget(facts):
             say(warning, style="yellow")
 
@@ -232,7 +233,7 @@ def _validate(run: Run, state: Progress, lr: float, bar: Task) -> Progress:
         return state
     if run.accelerator.is_main_process:
         facts = {**run.facts, "validation": {**values, "step": state.step}}
-        save_adapter(run.folder / "best", run.bank, run.adapters, run.base.id, facts)
+        save_run(run, run.folder / "best", facts)
     return replace(state, best_value=value, best_step=state.step)
 
 
@@ -240,7 +241,7 @@ def _keep(run: Run, step: int) -> None:
     """The adapter as it is now, beside `best`, for whoever wants to see how it came about."""
     if run.accelerator.is_main_process:
         facts = {**run.facts, "recommended_intensity": 1.0, "step": step}
-        save_adapter(run.folder / "checkpoints" / f"step-{step:05d}", run.bank, run.adapters, run.base.id, facts)
+        save_run(run, run.folder / "checkpoints" / f"step-{step:05d}", facts)
 
 
 def _save(run: Run, state: Progress) -> None:
@@ -254,15 +255,5 @@ def _save(run: Run, state: Progress) -> None:
 def _best_frontier(run: Run) -> list[dict[str, Any]]:
     """The best adapter, read back from disk, at several intensities."""
     run.accelerator.wait_for_everyone()
-    _restore_best(run, read_adapter(run.folder / "best"))
+    restore_run(run, run.folder / "best")
     return frontier(run.validation, run.budget.budget if run.budget else None)
-
-
-@torch.no_grad()
-def _restore_best(run: Run, best: AdapterFile) -> None:
-    """Put the best adapter's own factors, which stand last in its file, back into the bank."""
-    for site, a_RI, b_OR, scale in run.bank.factors(run.emotion):
-        stored_a, stored_b = best.tensors[site]
-        rank = len(a_RI)
-        a_RI.copy_(stored_a[-rank:])
-        b_OR.copy_(stored_b[:, -rank:] * (best.scales[site] / scale))

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from affetto.adapters.bank import AdapterBank
+from affetto.adapters.checkpoints import read_checkpoint, save_checkpoint
+from affetto.adapters.peft_files import read_adapter, save_adapter
 from affetto.codes.prepare import Prepared
 from affetto.config import Config
 from affetto.errors import ConfigError
@@ -104,6 +106,26 @@ def prepared_run(
         optimizer, log, facts, budget,
     )  # fmt: skip
     return run, state
+
+
+def save_run(run: Run, folder: Path, facts: Mapping[str, Any]) -> None:
+    """Write the adapter as it is, with the expressive base below it; of full rank as a checkpoint."""
+    if run.bank.is_full(run.emotion):
+        save_checkpoint(folder, run.bank, run.emotion, run.base.model, run.base.folder, facts)
+    else:
+        save_adapter(folder, run.bank, run.adapters, run.base.id, facts)
+
+
+@torch.no_grad()
+def restore_run(run: Run, folder: Path) -> None:
+    """Put the adapter in `folder` back into the bank: its own factors, which stand last in its file."""
+    stored = read_checkpoint(folder, run.bank) if run.bank.is_full(run.emotion) else read_adapter(folder)
+    for site, a_RI, b_OR, scale in run.bank.factors(run.emotion):
+        stored_a, stored_b = stored.tensors[site]
+        rank = len(a_RI)
+        a_RI.copy_(stored_a[-rank:])
+        if b_OR is not None and stored_b is not None:
+            b_OR.copy_(stored_b[:, -rank:] * (stored.scales[site] / scale))
 
 
 def _start(

@@ -74,14 +74,20 @@ class Rank1(Curvature):
         for site, a_RI, b_OR, scale in factors:
             rows_O, columns_I = self.tensors["rows"][site], self.tensors["columns"][site]
             total = rows_O.sum().clamp(min=torch.finfo(rows_O.dtype).tiny)
+            if b_OR is None:
+                weighted_O = rows_O.to(a_RI.dtype) * (a_RI.square() @ columns_I.to(a_RI.dtype))
+                terms.append(scale**2 / total * weighted_O.sum())
+                continue
             left_RR = b_OR.T @ (rows_O[:, None].to(b_OR.dtype) * b_OR)
             right_RR = (a_RI * columns_I.to(a_RI.dtype)) @ a_RI.T
             terms.append(scale**2 / total * (left_RR * right_RR).sum())
         return self._per_code() * torch.stack(terms).sum()
 
 
-def weighted_square(weights_OI: Tensor, a_RI: Tensor, b_OR: Tensor) -> Tensor:
+def weighted_square(weights_OI: Tensor, a_RI: Tensor, b_OR: Tensor | None) -> Tensor:
     """Sum of weights * (B A)², differentiable in A and B; B A exists a block of rows at a time, and isn't kept."""
+    if b_OR is None:
+        return (weights_OI.to(a_RI.dtype) * a_RI.square()).sum()
     value: Tensor = _WeightedSquare.apply(a_RI, b_OR, weights_OI)  # type: ignore[no-untyped-call]
     return value
 

@@ -46,7 +46,10 @@ class FactorDiagonal(Curvature):
 
     def form(self, factors: Sequence[Factor], step: int | None = None) -> Tensor:  # noqa: ARG002
         """Sum of F_B · B², nats per code; A is free."""
-        terms = [(self.tensors["sums"][site].to(b_OR.dtype) * b_OR.square()).sum() for site, _, b_OR, _ in factors]
+        terms = []
+        for site, _, b_OR, _ in factors:
+            assert b_OR is not None, "EWC on A and B is of low-rank adapters"
+            terms.append((self.tensors["sums"][site].to(b_OR.dtype) * b_OR.square()).sum())
         return self._per_code() * torch.stack(terms).sum()
 
 

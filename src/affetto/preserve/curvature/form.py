@@ -21,8 +21,11 @@ from torch import Tensor
 from affetto.errors import CacheError, CurvatureError
 from affetto.files import write_atomically
 
-Factor = tuple[str, Tensor, Tensor, float]
-"""(site, A (R, in), B (out, R), scale) of one adapted layer: its weights change by scale * B A."""
+Factor = tuple[str, Tensor, Tensor | None, float]
+"""(site, A (R, in), B (out, R), scale) of one adapted layer: its weights change by scale * B A.
+
+Without B, as where every weight is trained, A (out, in) is the change itself.
+"""
 
 
 class Curvature(ABC):
@@ -118,6 +121,11 @@ def clip_gradient(site: str, clip_id: str, inputs_PI: Tensor, gradients_PO: Tens
     gradient_OI = gradients_PO.float().T @ inputs_PI.float()
     check_finite(site, clip_id, gradient_OI)
     return gradient_OI
+
+
+def along(values: Tensor, b_OR: Tensor | None) -> Tensor:
+    """`values` (…, out) times B (…, R); without B as they are."""
+    return values if b_OR is None else values @ b_OR
 
 
 def check_finite(site: str, clip_id: str, *values: Tensor) -> None:

@@ -32,6 +32,7 @@ class Kfac(Curvature):
         terms = []
         for site, a_RI, b_OR, scale in factors:
             inputs_II, gradients_OO = (self.tensors[kind][site].to(a_RI.dtype) for kind in ("inputs", "gradients"))
-            left_RR, right_RR = b_OR.T @ (gradients_OO @ b_OR), (a_RI @ inputs_II) @ a_RI.T
+            left_RR = gradients_OO if b_OR is None else b_OR.T @ (gradients_OO @ b_OR)
+            right_RR = (a_RI @ inputs_II) @ a_RI.T
             terms.append(scale**2 / self.tensors["positions"][site][0].clamp(min=1.0) * (left_RR * right_RR).sum())
         return self._per_code() * torch.stack(terms).sum()

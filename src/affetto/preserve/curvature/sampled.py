@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from affetto.files import hash_text
-from affetto.preserve.curvature.form import Curvature, Factor, active, check_finite, clip_gradient
+from affetto.preserve.curvature.form import Curvature, Factor, active, along, check_finite, clip_gradient
 
 PAIRS_PER_CLIP = 12
 PAIRS_PER_STEP = 256
@@ -52,7 +52,7 @@ class Sketch(Curvature):
             weights_N = self.tensors["weights"][site]
             chosen_N, share = _subset(len(weights_N), PAIRS_PER_STEP, "pairs", site, step)
             gradients_NO, inputs_NI = (self.tensors[kind][site][chosen_N] for kind in ("gradients", "inputs"))
-            changes_N = ((gradients_NO.to(b_OR.dtype) @ b_OR) * (inputs_NI.to(a_RI.dtype) @ a_RI.T)).sum(dim=1)
+            changes_N = (along(gradients_NO.to(a_RI.dtype), b_OR) * (inputs_NI.to(a_RI.dtype) @ a_RI.T)).sum(dim=1)
             terms.append(scale**2 / share * (weights_N[chosen_N].to(a_RI.dtype) * changes_N.square()).sum())
         return self._per_code() * torch.stack(terms).sum()
 
@@ -88,8 +88,8 @@ class Full(Curvature):
             left_CKO, right_CKI, values_CK = (
                 self.tensors[kind][site][chosen_C].to(a_RI.dtype) for kind in ("left", "right", "values")
             )
-            along_CK = ((left_CKO @ b_OR) * (right_CKI @ a_RI.T)).sum(dim=-1)
-            changes.append(scale * (values_CK * along_CK).sum(dim=1))
+            moved_CK = (along(left_CKO, b_OR) * (right_CKI @ a_RI.T)).sum(dim=-1)
+            changes.append(scale * (values_CK * moved_CK).sum(dim=1))
         return self._per_code() / share * torch.stack(changes).sum(dim=0).square().sum()
 
 

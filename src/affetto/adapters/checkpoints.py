@@ -1,0 +1,115 @@
+"""Adapters of full rank on disk: a whole checkpoint, which transformers loads as it loads the base.
+
+Its change against the base is what a bank takes up, so a fully fine-tuned emotion is spoken at any strength and blended
+like every other (weights between base and checkpoint: WiSE-FT, Wortsman et al. 2022).
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from affetto.adapters.bank import AdapterBank, Change, delta_norm
+from affetto.adapters.peft_files import (
+    CONFIG,
+    FACTS,
+    AdapterFile,
+    check_base,
+    check_change,
+    insert_adapter,
+    read_adapter,
+    read_facts,
+    replace_folder,
+)
+from affetto.errors import AdapterError
+from affetto.files import write_json
+from affetto.model.base import quiet_transformers
+
+_NOT_COPIED = ("*.safetensors.index.json", "model*.safetensors", "*.bin", "README.md", ".*", FACTS)
+
+
+def save_checkpoint(
+    folder: Path, bank: AdapterBank, name: str, model: Any, base_folder: Path, facts: Mapping[str, Any]
+) -> None:
+    """Write base plus adapter `name` as `folder`, which replaces an older one as a whole.
+
+    In float32, so that small changes aren't rounded away; tokenizer, processor and codec are the base's own files.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        shutil.copytree(base_folder, temporary, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*_NOT_COPIED))
+        with quiet_transformers():
+            model.save_pretrained(temporary, state_dict=dict(merged_weights(model, bank, name)))
+        for path in temporary.glob("*.safetensors"):
+            path.chmod(0o644)
+        write_json(temporary / FACTS, dict(facts))
+        temporary.chmod(0o755)
+        replace_folder(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@torch.no_grad()
+def merged_weights(model: Any, bank: AdapterBank, name: str) -> Iterator[tuple[str, Tensor]]:
+    """(name, value) of every tensor of the checkpoint with adapter `name` at intensity 1, as the base names them."""
+    changes = {site: scale * change for site, change, none, scale in bank.factors(name) if none is None}
+    inside = tuple(f"{site}." for site in bank.sites)
+    for key, value in model.state_dict().items():
+        if not key.startswith(inside):
+            yield key, value.float() if value.is_floating_point() else value
+            continue
+        site, _, leaf = key.rpartition(".layer.")
+        if site in bank.sites:
+            yield f"{site}.{leaf}", value.float() + changes[site] if leaf == "weight" else value.float()
+
+
+def is_checkpoint(folder: Path) -> bool:
+    """Whether `folder` holds a whole checkpoint rather than a LoRA adapter."""
+    return (folder / "config.json").is_file() and not (folder / CONFIG).is_file()
+
+
+def read_checkpoint(folder: Path, bank: AdapterBank) -> AdapterFile:
+    """What the checkpoint in `folder` changes at the bank's layers. AdapterError where it can't be read."""
+    tensors: dict[str, Change] = {}
+    paths = sorted(folder.glob("*.safetensors"))
+    try:
+        for path in paths:
+            with safe_open(path, framework="pt") as file:
+                names = set(file.keys())
+                for site, layer in bank.sites.items():
+                    if f"{site}.weight" in names:
+                        stored = file.get_tensor(f"{site}.weight").float()
+                        check_change(folder, site, stored.shape, layer.layer.weight.shape)
+                        tensors[site] = (stored - layer.layer.weight.detach().cpu().float(), None)
+    except (OSError, SafetensorError) as error:
+        raise AdapterError(f"{folder} can't be read ({error}); copy or train it again") from error
+    if missing := [site for site in bank.sites if site not in tensors]:
+        raise AdapterError(f"{folder}: {len(missing)} layers have no weights, {missing[0]} first; train it again")
+    return AdapterFile(folder, tensors, dict.fromkeys(tensors, 1.0), {}, read_facts(folder))
+
+
+def load_adapter(
+    bank: AdapterBank, name: str, folder: Path, base_hash: str, allow_other_base: bool = False
+) -> AdapterFile:
+    """Put what `folder` holds, LoRA or a whole checkpoint, into the bank as `name`; or say why it doesn't fit."""
+    if not is_checkpoint(folder):
+        adapter = read_adapter(folder)
+        insert_adapter(bank, name, adapter, base_hash, allow_other_base)
+        return adapter
+    adapter = read_checkpoint(folder, bank)
+    check_base(adapter, base_hash, allow_other_base)
+    changes = {site: change for site, (change, _) in adapter.tensors.items()}
+    if not all(torch.isfinite(change).all() for change in changes.values()):
+        raise AdapterError(f"{folder}: some of its weights are NaN or infinite; train or copy it again")
+    if not any(delta_norm(change, None, 1.0) for change in changes.values()):
+        raise AdapterError(f"{folder}: this checkpoint is the base itself; it was never trained")
+    bank.insert(name, adapter.tensors, adapter.scales)
+    return adapter
