@@ -11,6 +11,7 @@ from safetensors.numpy import load_file
 from affetto.codes.cache import CodeCache
 from affetto.evaluate.judges import load_judge
 from affetto.miniature import base, build, corpus, judges
+from affetto.model.packed import unpacked
 from affetto.speak.voice import Voice
 
 
@@ -93,5 +94,10 @@ def test_installing_replaces_what_was_there(built: Path, tmp_path: Path, monkeyp
     stale.write_text("{}")
     build.install_assets(built)
     assert not stale.exists()
-    names = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("model.safetensors")}
-    assert names == {"base/model.safetensors", "judges/words/model.safetensors", "judges/emotion/model.safetensors"}
+    names = {path.parent.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("model.*safetensors")}
+    assert names == {"base", "judges/words", "judges/emotion"}
+    monkeypatch.setenv("AFFETTO_CACHE", str(tmp_path / "cache"))
+    assert load_judge("words", str(unpacked(tmp_path / "judges" / "words"))).transcribe([]) == []
+    before = load_file(built / "base" / "model" / "model.safetensors")
+    after = load_file(unpacked(tmp_path / "base") / "model.safetensors")
+    assert before.keys() == after.keys()

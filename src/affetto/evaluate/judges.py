@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from affetto.errors import JudgeError, MissingDependencyError
 from affetto.evaluate.labels import to_affetto
 from affetto.files import hash_folder
+from affetto.model.packed import unpacked
 
 Kind = Literal["emotion", "words", "quality"]
 KINDS: tuple[Kind, ...] = ("emotion", "words", "quality")
@@ -183,6 +184,7 @@ def default_judge(kind: Kind, device: str = "cpu") -> EmotionJudge | WordJudge |
         raise MissingDependencyError(
             f"the miniature's {kind} judge isn't in this installation; name one with --judge {kind}=ID_OR_FOLDER"
         )
+    folder = unpacked(folder)
     name = f"miniature/{kind}@{_weights_hash(folder)}"
     return _load(kind, Source(str(folder), name, "miniature", "Apache-2.0"), device)
 

@@ -27,10 +27,12 @@ from affetto.files import write_atomically
 from affetto.miniature import corpus
 from affetto.model.batch import Row, Turn
 from affetto.model.csm import CsmNetwork
+from affetto.model.packed import pack, unpacked
 from affetto.progress import progress, say
 
 T = TypeVar("T")
 ASSETS = Path(__file__).parent / "assets"
+JUDGES = ("words", "emotion")
 
 CODEC_CLIPS = {"plain": 1400, "acted by judging voices": 1100, "acted texts": 6}
 BASE_CLIPS, BASE_VALIDATION_CLIPS = 30_000, 600
@@ -117,7 +119,7 @@ def train_base(work: Path, seed: int = 0, earlier: Path | None = None) -> None:
     recipe, start = base.BaseRecipe(seed=seed), None
     codec = VocoderCodec.load(work / "codec")
     if earlier:
-        recipe, start = replace(recipe, cycles=recipe.cycles[-1:]), carried_weights(earlier / "base", codec)
+        recipe, start = replace(recipe, cycles=recipe.cycles[-1:]), carried_weights(unpacked(earlier / "base"), codec)
     model = base.train_base(rows["train"], rows["validation"], work / "base", recipe, start=start)
     c0, depth = base.evaluate(CsmNetwork(model), rows["validation"])
     facts = {"recipe": recipe.__dict__, "clips": BASE_CLIPS, "held_out_nats_c0": c0, "held_out_nats_depth": depth}
@@ -151,7 +153,7 @@ def train_judges(work: Path, seed: int = 0, earlier: Path | None = None) -> None
         texts = {key: lines[key.partition("/")[0]].text for key in features}
         recipe, start = judges.RECOGNISER, None
         if earlier:
-            recipe, start = judges.RECOGNISER_AGAIN, earlier / "judges" / "words"
+            recipe, start = judges.RECOGNISER_AGAIN, unpacked(earlier / "judges" / "words")
         recipe = replace(recipe, seed=seed)
         judges.train_recogniser(features, texts, places, recipe, folder / "words", start)
     if not (folder / "emotion" / "config.json").is_file():
@@ -170,10 +172,11 @@ def _for_recogniser(folder: Path) -> dict[str, NDArray[Any]]:
 
 
 def install_assets(work: Path) -> None:
-    """Copy the finished weights into the package."""
-    for source, target in ((work / "base" / "model", ASSETS / "base"), (work / "judges", ASSETS / "judges")):
-        shutil.rmtree(target, ignore_errors=True)
-        shutil.copytree(source, target)
+    """Put the finished weights, packed, into the package."""
+    sources = {"base": work / "base" / "model", **{f"judges/{kind}": work / "judges" / kind for kind in JUDGES}}
+    for name, source in sources.items():
+        shutil.rmtree(ASSETS / name, ignore_errors=True)
+        pack(source, ASSETS / name)
 
 
 def read_features(folder: Path, split: str) -> dict[str, NDArray[Any]]:

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from affetto.errors import BaseModelError
 from affetto.files import hash_folder, hash_text, read_json
 from affetto.model.csm import CsmNetwork
+from affetto.model.packed import unpacked
 
 MINIATURE = "miniature"
 MINIATURE_FOLDER = Path(__file__).parent.parent / "miniature" / "assets" / "base"
@@ -86,7 +87,7 @@ def find_base(name: str) -> Path:
     if name == MINIATURE:
         if not (MINIATURE_FOLDER / "config.json").is_file():
             raise BaseModelError("the miniature's weights are not installed; run `affetto miniature build`")
-        return MINIATURE_FOLDER
+        return unpacked(MINIATURE_FOLDER)
     folder = Path(name).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
