@@ -181,7 +181,8 @@ def calibrate(
     `NUM_CHECKPOINTS` moments of its run. What was trained before is used again.
     """
     from affetto.evaluate.calibration import calibrate as calibrate_adapters
-    from affetto.evaluate.calibration import calibration_picture, fits
+    from affetto.evaluate.calibration import fits
+    from affetto.evaluate.calibration_picture import calibration_picture
     from affetto.files import write_text
 
     if adapters:
@@ -192,7 +193,8 @@ def calibrate(
             for name, changes in {"plain LoRA": PLAIN_LORA, "preserved": {}}.items()
         }
     points = calibrate_adapters(config, prepared, families, command)
-    write_text(config.output_dir / "calibration.svg", calibration_picture(points).standalone() + "\n")
+    written = read_json(config.output_dir / "calibration.json")
+    write_text(config.output_dir / "calibration.svg", calibration_picture(written).standalone() + "\n")
     return fits(points)
 
 
@@ -266,7 +268,15 @@ def report(config: Config, emotion: str) -> Path:
         training_log=read_log(folder / "training_log.jsonl"),
         facts=_report_facts(facts),
         frontier=facts["frontier"],
+        calibration=_calibration(config, facts),
     )
+
+
+def _calibration(config: Config, facts: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """What `affetto calibrate` found in the same folder, where it is of the adapter's base."""
+    path = config.output_dir / "calibration.json"
+    found: Mapping[str, Any] | None = read_json(path) if path.is_file() else None
+    return found if found and found["base"].get("hash") == facts["base"]["hash"] else None
 
 
 _PLAYERS = 8

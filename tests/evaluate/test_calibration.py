@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from affetto.evaluate.calibration import (
     FORECAST,
     Point,
-    calibration_picture,
+    document,
     fit,
     fit_table,
     fits,
 )
+from affetto.evaluate.calibration_picture import calibration_picture
+from affetto.evaluate.report import write_report
 from affetto.preserve.curvature import CURVATURES
 
 
@@ -66,8 +70,22 @@ def test_families_stand_apart_and_together() -> None:
 
 
 def test_picture_has_a_panel_for_every_curvature() -> None:
-    drawn = calibration_picture(made_up(0.5)).standalone()
+    drawn = calibration_picture(document(made_up(0.5), {}, "test")).standalone()
     assert drawn.startswith('<svg xmlns="http://www.w3.org/2000/svg"')
     assert "var(" not in drawn
     for kind in (FORECAST, *CURVATURES):
         assert f">{kind}  slope 0.50<" in drawn
+
+
+def test_a_calibration_stands_in_the_report(tmp_path: Path) -> None:
+    found = document(made_up(0.5), {"hash": "h"}, "affetto calibrate")
+    pages = [
+        write_report(
+            tmp_path / f"{name}.html", [], title="t", audio=[], training_log=None, facts={}, calibration=value
+        ).read_text(encoding="utf-8")
+        for name, value in (("with", found), ("without", None))
+    ]
+    assert "Can forgetting be foretold?" in pages[0]
+    assert pages[0].count(">kfac<") >= 3, "a row per family and over all"
+    assert "0.50 ± " in pages[0]
+    assert "foretold" not in pages[1]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,11 +31,6 @@ from affetto.progress import progress
 from affetto.provenance import versions
 from affetto.speak.voice import Voice
 from affetto.training.streams import general_clips, general_fisher, ungated_rows
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-    from affetto.evaluate.canvas import Picture
 
 INTENSITIES = (0.25, 0.5, 0.75, 1.0)
 MOST_KL = 0.05
@@ -223,56 +218,6 @@ def forecast_table(rows: Sequence[Mapping[str, Any]]) -> Table:
         beyond = " (beyond what the quadratic can tell)" if row["kl"] > MOST_KL else ""
         table.add_row(f"{row['intensity']:g}", f"{row['kl']:.4g}{beyond}", f"{row['low']:.3g} to {row['high']:.3g}")
     return table
-
-
-def calibration_picture(points: Sequence[Point]) -> Picture:
-    """Predicted against measured KL on logarithmic axes: a panel per curvature, a marker per family."""
-    from affetto.evaluate.canvas import FAINT, INK, marker, picture, plot_area, system_colour
-
-    kinds, families = (FORECAST, *CURVATURES), list(dict.fromkeys(point.family for point in points))
-    shown = [point for point in points if point.measured > 0]
-    lines = {line.curvature: line for line in fits(points) if line.family in ("all", *families[:1])}
-    values = [value for point in shown for value in (point.measured, *point.predicted.values()) if value > 0]
-    low, high = min(values, default=1e-4) / 1.5, max(values, default=1.0) * 1.5
-
-    def draw(figure: Figure) -> None:
-        for number, kind in enumerate(kinds):
-            column, row = number % _COLUMNS, number // _COLUMNS
-            axes = plot_area(
-                figure, 48 + column * _PANEL, 12 + (_COLUMNS - 1 - column) * _PANEL,
-                26 + row * _PANEL, 40 + (_rows(kinds) - 1 - row) * _PANEL,
-            )  # fmt: skip
-            axes.plot([low, high], [low, high], color=FAINT, linewidth=1)
-            for place, family in enumerate(families):
-                mine = [point for point in shown if point.family == family and point.predicted[kind] > 0]
-                axes.plot(
-                    [point.measured for point in mine], [point.predicted[kind] for point in mine], marker(place + 1),
-                    color=system_colour(place + 1), markersize=4.5, label=family, linestyle="none",
-                )  # fmt: skip
-            axes.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high))
-            axes.minorticks_off()
-            line = lines.get(kind)
-            said = f"  slope {line.slope:.2f}" if line and line.slope is not None else ""
-            axes.set_title(kind + said, color=INK, fontsize=10.5, loc="left")
-            if not number:
-                axes.legend(frameon=False, fontsize=9, labelcolor=INK, loc="upper left", handletextpad=0.2)
-            if row == _rows(kinds) - 1:
-                axes.set_xlabel("measured KL, nats/code", color=FAINT, fontsize=9.5)
-            if not column:
-                axes.set_ylabel("predicted", color=FAINT, fontsize=9.5)
-
-    alt = "; ".join(f"{line.curvature}: slope {line.slope:.2f}" for line in lines.values() if line.slope is not None)
-    return picture(
-        60 + _COLUMNS * _PANEL, 66 + _rows(kinds) * _PANEL, draw, name="calibration",
-        alt=f"Predicted against measured KL by curvature. {alt}.",
-    )  # fmt: skip
-
-
-_COLUMNS, _PANEL = 4, 190
-
-
-def _rows(kinds: Sequence[str]) -> int:
-    return -(-len(kinds) // _COLUMNS)
 
 
 def _slope(predicted_P: NDArray[np.float64], measured_P: NDArray[np.float64]) -> float:

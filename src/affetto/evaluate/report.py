@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from affetto.evaluate import pictures
+from affetto.evaluate.calibration_picture import calibration_picture
 from affetto.evaluate.canvas import NUM_SYSTEM_COLOURS, Picture
 from affetto.evaluate.report_audio import AudioCell, AudioRow, player_rows
 from affetto.evaluate.report_headline import headline, verdicts
@@ -60,13 +61,15 @@ def write_report(
     training_log: Sequence[Mapping[str, Any]] | None,
     facts: Mapping[str, Any],
     frontier: Sequence[Mapping[str, Any]] | None = None,
+    calibration: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write the page to `output` and return it.
 
     `results` are evaluations (docs/results.md), `training_log` the rows of `training_log.jsonl`, `frontier` rows of
     `intensity`, `kl` and what was expressed (`recall`, `posterior` or `emotion_nll`, perhaps `wer`). `facts` may hold
     command, versions, configuration, timings_s, peak_memory_mib, base, data, warnings and recommended_intensity;
-    whatever is missing is left out. A sound that can't be read is shown with the reason.
+    whatever is missing is left out. `calibration` is `calibration.json`'s. A sound that can't be read is shown with the
+    reason.
     """
     import jinja2
 
@@ -87,6 +90,7 @@ def write_report(
         rows=player_rows(audio, numbers),
         curves=_training_curves(training_log or ()),
         frontier=_frontier(frontier or (), facts),
+        calibration=_calibration(calibration),
         facts=_facts(facts),
         numbers=numbers,
         tiers=_TIERS,
@@ -221,6 +225,20 @@ def _frontier(rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> di
         "best": None if best is None else f"{best:g}",
         "budget": _budget(facts.get("forgetting_budget")),
     }  # fmt: skip
+
+
+def _calibration(document: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    if document is None:
+        return None
+    lines = [
+        (
+            line["curvature"], line["family"],
+            ABSENT if line["slope"] is None else f"{line['slope']:.2f} ± {line['slope_se']:.2f}",
+            ABSENT if line["r2"] is None else f"{line['r2']:.2f}", line["n"],
+        )
+        for line in document["fits"]
+    ]  # fmt: skip
+    return {"picture": calibration_picture(document), "lines": lines, "most_kl": f"{document['most_kl']:g}"}
 
 
 def _budget(told: Mapping[str, Any] | None) -> str:
