@@ -11,8 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from affetto.audio.corpora import folder, ljspeech, ravdess
+from affetto.audio.corpora import emns, emov_db, esd, expresso, folder, iemocap, ljspeech, meld, ravdess
+from affetto.audio.corpora.acted import CREMA_D, JL_CORPUS, SAVEE, TESS
 from affetto.audio.corpora.files import sound_files, subfolders
+from affetto.audio.corpora.general import LIBRITTS, VCTK
 from affetto.audio.manifest import read_manifest
 from affetto.errors import DataError
 from affetto.types import EMOTIONS, Clip, Problem
@@ -25,8 +27,10 @@ _DEPTH = 3
 class CorpusReader(Protocol):
     """One layout of folders; modules fit."""
 
-    LAYOUT: str
-    """The layout in one line, for error messages."""
+    @property
+    def LAYOUT(self) -> str:
+        """The layout in one line, for error messages."""
+        ...
 
     def recognises(self, folder: Path, /) -> bool:
         """Whether the folder's contents have this layout."""
@@ -40,7 +44,11 @@ class CorpusReader(Protocol):
         ...
 
 
-CORPORA: dict[str, CorpusReader] = {"ravdess": ravdess, "ljspeech": ljspeech, "folder": folder}
+CORPORA: dict[str, CorpusReader] = {
+    "ravdess": ravdess, "crema-d": CREMA_D, "esd": esd, "emov-db": emov_db, "expresso": expresso, "iemocap": iemocap,
+    "meld": meld, "tess": TESS, "savee": SAVEE, "emns": emns, "jl-corpus": JL_CORPUS, "ljspeech": ljspeech,
+    "libritts": LIBRITTS, "vctk": VCTK, "folder": folder,
+}  # fmt: skip
 """Asked in this order; `folder` takes what no other recognises."""
 
 

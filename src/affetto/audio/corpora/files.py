@@ -35,6 +35,29 @@ def files(folder: Path) -> list[Path]:
     return [path for path in _listed(folder) if path.is_file()]
 
 
+def text_beside(path: Path) -> str | None:
+    """What `name.txt` (or LibriTTS's `name.normalized.txt`) beside `name.wav` says; None where there is neither."""
+    for suffix in (".txt", ".normalized.txt"):
+        sidecar = path.with_suffix(suffix)
+        if sidecar.is_file():
+            words = sidecar.read_bytes().removeprefix(b"\xef\xbb\xbf").decode("utf-8", errors="replace").split()
+            return " ".join(words) or None
+    return None
+
+
+def read_lines(path: Path) -> list[str]:
+    """Lines of a text file in UTF-8, UTF-16 (with its mark) or GB 18030; empty if it isn't there."""
+    if not path.is_file():
+        return []
+    content = path.read_bytes()
+    for encoding in ("utf-16",) if content[:2] in (b"\xff\xfe", b"\xfe\xff") else ("utf-8-sig", "gb18030"):
+        try:
+            return content.decode(encoding).splitlines()
+        except UnicodeDecodeError:
+            continue
+    raise DataError(f"{path}: not text in UTF-8, UTF-16 or GB 18030; save it as UTF-8")
+
+
 def _listed(folder: Path) -> list[Path]:
     try:
         return sorted(path for path in folder.iterdir() if not path.name.startswith("."))

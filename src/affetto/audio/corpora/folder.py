@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from affetto.audio.corpora.files import files, sound_files, tree
+from affetto.audio.corpora.files import files, sound_files, text_beside, tree
 from affetto.audio.hints import did_you_mean
 from affetto.audio.labels import LABELS
 from affetto.audio.manifest import DEFAULT_SPEAKER
@@ -76,18 +76,9 @@ def _clip(name: str, path: Path, folder: Path, row: _Row | None, names: Mapping[
     emotion = next((names[part.casefold()] for part in parents if part.casefold() in names), None)
     if row is not None and row.emotion:
         emotion = names.get(row.emotion.casefold(), row.emotion)
-    text = row.text if row is not None and row.text else _text_beside(path)
+    text = row.text if row is not None and row.text else text_beside(path)
     speaker = row.speaker if row is not None and row.speaker else DEFAULT_SPEAKER
     return Clip(name, path.absolute(), text, emotion, speaker, folder.name or "folder")
-
-
-def _text_beside(path: Path) -> str | None:
-    for suffix in (".txt", ".normalized.txt"):
-        sidecar = path.with_suffix(suffix)
-        if sidecar.is_file():
-            words = sidecar.read_bytes().removeprefix(b"\xef\xbb\xbf").decode("utf-8", errors="replace").split()
-            return " ".join(words) or None
-    return None
 
 
 def _unused(name: str, taken: Collection[str]) -> str:

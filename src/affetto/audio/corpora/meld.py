@@ -1,0 +1,55 @@
+"""MELD (Poria et al. 2019, ACL; GPL-3 repository, television's recordings): `train_sent_emo.csv` and `dia0_utt0.wav`.
+
+It is published as videos; their sound has to be taken out first (`ffmpeg -i dia0_utt0.mp4 -vn dia0_utt0.wav`). Each
+`PART_sent_emo.csv` lists the utterances in the folders beside it whose name begins with `PART`.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Collection
+from pathlib import Path
+
+from affetto.audio.corpora.files import files, read_lines, sound_files, subfolders, tree
+from affetto.audio.corpora.named import Said, add_clip
+from affetto.types import Clip, Problem
+
+LAYOUT = "MELD: train_sent_emo.csv and train_splits/dia0_utt0.wav"
+_LIST = "_sent_emo.csv"
+_COLUMNS = ("Utterance", "Speaker", "Emotion", "Dialogue_ID", "Utterance_ID")
+
+
+def recognises(folder: Path) -> bool:
+    """Whether `folder` has one of the three lists."""
+    return any(path.name.endswith(_LIST) for path in files(folder))
+
+
+def read(folder: Path, _emotions: Collection[str] = ()) -> tuple[list[Clip], list[Problem]]:
+    """The utterances that the lists name; rows without a sound file and lists without the columns are reported."""
+    clips: dict[str, Clip] = {}
+    problems: list[Problem] = []
+    for listed in (path for path in files(folder) if path.name.endswith(_LIST)):
+        part = listed.name.removesuffix(_LIST)
+        sounds = {
+            path.stem: path
+            for child in subfolders(folder)
+            if child.name.startswith(part)
+            for place in tree(child)
+            for path in sound_files(place)
+        }
+        table = csv.DictReader(io.StringIO("\n".join(read_lines(listed)), newline=""))
+        where = f"{folder.name}/{listed.name}"
+        if missing := [name for name in _COLUMNS if name not in (table.fieldnames or ())]:
+            problems.append(Problem(f"{where}:1", "bad-row", f"columns missing: {', '.join(missing)}"))
+            continue
+        for row in table:
+            name = f"dia{row['Dialogue_ID']}_utt{row['Utterance_ID']}"
+            if name not in sounds:
+                message = f"no sound file {name}; take it out of the video: ffmpeg -i {name}.mp4 -vn {name}.wav"
+                problems.append(Problem(f"{where}:{table.line_num}", "missing-file", message))
+                continue
+            said = Said(row["Speaker"].strip(), row["Emotion"].strip(), row["Utterance"].strip() or None)
+            problem = add_clip(clips, "meld", sounds[name], said, f"{where}:{table.line_num}", part)
+            problems += [problem] if problem else []
+    return list(clips.values()), problems

@@ -1,0 +1,73 @@
+"""Corpora whose file names say everything: speaker, emotion and, by a table or a file beside, the text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from affetto.audio.corpora.files import sound_files
+from affetto.audio.labels import LABELS, emotion_of
+from affetto.types import Clip, Problem
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a file's name and surroundings say of it."""
+
+    speaker: str
+    """As the corpus names it; the clip's speaker has the corpus's name in front."""
+    code: str | None
+    """Of the emotion, in the corpus's own letters; None is general speech."""
+    text: str | None
+
+
+@dataclass(frozen=True)
+class NamedFiles:
+    """A reader (`CorpusReader`) of files that are told by their names."""
+
+    corpus: str
+    LAYOUT: str
+    name: re.Pattern[str]
+    """Of whole stems. Files of other names are reported, unless `is_other` knows them."""
+    places: Callable[[Path], Iterable[Path]]
+    """Folders of a corpus's root that hold its files."""
+    say: Callable[[Path, re.Match[str]], Said]
+    is_other: Callable[[Path], bool] = lambda _: False
+    """Files that belong to the corpus and aren't speech to be read: passed over."""
+
+    def recognises(self, folder: Path) -> bool:
+        """Whether a place of `folder` holds a file with such a name."""
+        return any(self.name.fullmatch(path.stem) for place in self.places(folder) for path in sound_files(place))
+
+    def read(self, folder: Path, _emotions: Collection[str] = ()) -> tuple[list[Clip], list[Problem]]:
+        """The clips, ids being the corpus's name and the file's, and files that couldn't be placed."""
+        clips: dict[str, Clip] = {}
+        problems: list[Problem] = []
+        for place in self.places(folder):
+            for path in sound_files(place):
+                where = path.relative_to(folder.parent).as_posix()
+                match = self.name.fullmatch(path.stem)
+                if match is None:
+                    if not self.is_other(path):
+                        problems.append(Problem(where, "bad-row", f"the name isn't {self.LAYOUT}; rename or move it"))
+                    continue
+                found = add_clip(clips, self.corpus, path, self.say(path, match), where)
+                problems += [found] if found else []
+        return list(clips.values()), problems
+
+
+def add_clip(clips: dict[str, Clip], corpus: str, path: Path, said: Said, where: str, part: str = "") -> Problem | None:
+    """Put the clip of `path` into `clips`, or say why not: an unknown emotion, a name that is taken.
+
+    `part` goes into the id where file names repeat from part to part of the corpus.
+    """
+    if said.code is not None and said.code not in LABELS[corpus]:
+        return Problem(where, "unknown-emotion", f"{corpus} has no emotion {said.code!r}; rename it or leave it out")
+    emotion = None if said.code is None else emotion_of(corpus, said.code)
+    name = "-".join(filter(None, (corpus, part, path.stem)))
+    if name in clips:
+        return Problem(where, "duplicate-id", f"{clips[name].audio.name} is already clip {name!r}; remove one of them")
+    clips[name] = Clip(name, path.absolute(), said.text, emotion, f"{corpus}-{said.speaker}", corpus)
+    return None

@@ -1,0 +1,267 @@
+"""The other corpus readers, each on a small folder laid out as published, with the quirks that are known of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from affetto.audio.corpora import CORPORA, load_clips
+from affetto.audio.labels import LABELS
+from affetto.audio.splits import assign_splits
+
+Tone = Callable[..., Path]
+Told = tuple[str | None, str, str | None]
+"""(emotion, speaker, text)."""
+
+
+def _write(tmp_path: Path, name: str, text: str, encoding: str = "utf-8") -> None:
+    path = tmp_path / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(text.encode(encoding))
+
+
+def _crema_d(tone: Tone, _: Path) -> dict[str, Told]:
+    for name in ("1001_IEO_HAP_HI", "1002_WSI_NEU_XX", "1091_DFA_ANG_MD"):
+        tone(f"CREMA-D/AudioWAV/{name}.wav", duration_s=0.1)
+    return {
+        "1001_IEO_HAP_HI": ("happy", "crema-d-1001", "It's eleven o'clock."),
+        "1002_WSI_NEU_XX": ("neutral", "crema-d-1002", "We'll stop in a couple of minutes."),
+        "1091_DFA_ANG_MD": ("angry", "crema-d-1091", "Don't forget a jacket."),
+    }
+
+
+def _tess(tone: Tone, _: Path) -> dict[str, Told]:
+    for name in ("OAF_angry/OAF_back_angry", "YAF_pleasant_surprised/YAF_dog_ps", "OAF_neutral/OA_bite_neutral"):
+        tone(f"TESS/{name}.wav", duration_s=0.1)
+    return {
+        "OAF_back_angry": ("angry", "tess-OAF", "Say the word back."),
+        "YAF_dog_ps": ("surprised", "tess-YAF", "Say the word dog."),
+        "OA_bite_neutral": ("neutral", "tess-OAF", "Say the word bite."),
+    }
+
+
+def _savee(tone: Tone, tmp_path: Path) -> dict[str, Told]:
+    for name in ("DC_sa07", "DC_a01", "KL_su15", "KL_f02"):
+        tone(f"SAVEE/ALL/{name}.wav", duration_s=0.1)
+    _write(tmp_path, "SAVEE/ALL/DC_a01.txt", "She had your dark suit")
+    return {
+        "DC_sa07": ("sad", "savee-DC", None),
+        "DC_a01": ("angry", "savee-DC", "She had your dark suit"),
+        "KL_su15": ("surprised", "savee-KL", None),
+        "KL_f02": ("fearful", "savee-KL", None),
+    }
+
+
+def _savee_by_speaker(tone: Tone, _: Path) -> dict[str, Told]:
+    for name in ("DC/sa07", "JE/s01", "JE/h03"):
+        tone(f"SAVEE/AudioData/{name}.wav", duration_s=0.1)
+    return {"sa07": ("sad", "savee-DC", None), "h03": ("happy", "savee-JE", None)}
+
+
+def _jl_corpus(tone: Tone, tmp_path: Path) -> dict[str, Told]:
+    for name in ("male2_concerned_6b_1", "female1_excited_10a_2"):
+        tone(f"JL/wav/{name}.wav", duration_s=0.1)
+    _write(tmp_path, "JL/wav/male2_concerned_6b_1.txt", "Jack views an art piece\n")
+    return {
+        "male2_concerned_6b_1": ("concerned", "jl-corpus-male2", "Jack views an art piece"),
+        "female1_excited_10a_2": ("happy", "jl-corpus-female1", None),
+    }
+
+
+def _esd(tone: Tone, tmp_path: Path) -> dict[str, Told]:
+    for name in ("0011/Happy/0011_000701", "0011/Surprise/test/0011_001401", "0003/Sad/train/0003_001051"):
+        tone(f"ESD/{name}.wav", duration_s=0.1)
+    _write(tmp_path, "ESD/0011/0011.txt", "0011_000701\tThe nine the eggs.\tHappy\n0011_001401\tOh no.\tSurprise\n")
+    # Speaker 3's list is in another encoding, its emotions in Chinese.
+    _write(tmp_path, "ESD/0003/0003.txt", "0003_001051\t打远一看\t伤心\n", "gb18030")
+    return {
+        "0011_000701": ("happy", "esd-0011", "The nine the eggs."),
+        "0011_001401": ("surprised", "esd-0011", "Oh no."),
+        "0003_001051": ("sad", "esd-0003", "打远一看"),
+    }
+
+
+def _emov_db(tone: Tone, tmp_path: Path) -> dict[str, Told]:
+    for name in ("bea_Angry/anger_1-28_0011", "josh_Sleepy/sleepiness_1-28_0011", "sam_Amused/amused_1-15_0002"):
+        tone(f"EmoV-DB/{name}.wav", duration_s=0.1)
+    listed = '( arctic_a0002 "Not at this particular case, Tom, apologized Whittemore." )\n( arctic_a0011 "He was." )\n'
+    _write(tmp_path, "EmoV-DB/cmuarctic.data", listed)
+    return {
+        "anger_1-28_0011": ("angry", "emov-db-bea", "He was."),
+        "sleepiness_1-28_0011": ("sleepy", "emov-db-josh", "He was."),
+        "amused_1-15_0002": (
+            "amused", "emov-db-sam", "Not at this particular case, Tom, apologized Whittemore.",
+        ),
+    }  # fmt: skip
+
+
+def _expresso(tone: Tone, tmp_path: Path) -> dict[str, Told]:
+    for name in ("ex04/happy/base/ex04_happy_00085", "ex01/default/ex01_default_00001", "ex02/sing/ex02_singing_01"):
+        tone(f"expresso/audio_48khz/read/{name}.wav", duration_s=0.1)
+    tone("expresso/audio_48khz/conversational/ex01-ex02/happy-sad/ex01-ex02_happy-sad_001.wav", duration_s=0.1)
+    _write(tmp_path, "expresso/read_transcriptions.txt", "ex04_happy_00085\tSo fun!\nex01_default_00001\tSo.\n")
+    return {
+        "ex04_happy_00085": ("happy", "expresso-ex04", "So fun!"),
+        "ex01_default_00001": ("neutral", "expresso-ex01", "So."),
+    }
+
+
+def _iemocap(tone: Tone, tmp_path: Path) -> dict[str, Told]:
+    for name in ("Ses01F_impro01_F000", "Ses01F_impro01_M001", "Ses01F_impro01_M002"):
+        tone(f"IEMOCAP/Session1/sentences/wav/Ses01F_impro01/{name}.wav", duration_s=0.1)
+    rows = [
+        "% [START_TIME - END_TIME] TURN_NAME EMOTION [V, A, D]", "",
+        "[6.2901 - 8.2357]\tSes01F_impro01_F000\tneu\t[2.5000, 2.5000, 2.5000]", "C-E2:\tNeutral;\t()",
+        "[8.30 - 9.10]\tSes01F_impro01_M001\texc\t[4.0, 4.0, 3.0]", "[9.30 - 9.50]\tSes01F_impro01_M002\txxx\t[3, 3, 3]",
+    ]  # fmt: skip
+    _write(tmp_path, "IEMOCAP/Session1/dialog/EmoEvaluation/Ses01F_impro01.txt", "\n".join(rows))
+    said = "Ses01F_impro01_F000 [006.2901-008.2357]: Excuse me.\nSes01F_impro01_M001 [008.3000-009.1000]: Do you?\n"
+    _write(tmp_path, "IEMOCAP/Session1/dialog/transcriptions/Ses01F_impro01.txt", said)
+    return {
+        "Ses01F_impro01_F000": ("neutral", "iemocap-01F", "Excuse me."),
+        "Ses01F_impro01_M001": ("happy", "iemocap-01M", "Do you?"),
+        "Ses01F_impro01_M002": ("other", "iemocap-01M", None),
+    }
+
+
+def _meld(tone: Tone, tmp_path: Path) -> dict[str, Told]:
+    header = "Sr No.,Utterance,Speaker,Emotion,Sentiment,Dialogue_ID,Utterance_ID\n"
+    for part, words in (("train", '"also I was the point person, you know"'), ("dev", "Oh my God!")):
+        tone(f"MELD/{part}_splits_wav/dia0_utt0.wav", duration_s=0.1, hertz=200 + len(part))
+        _write(tmp_path, f"MELD/{part}_sent_emo.csv", f"{header}1,{words},Chandler,joy,positive,0,0\n")
+    return {}
+
+
+def _emns(tone: Tone, tmp_path: Path) -> dict[str, Told]:
+    for number in (1, 2):
+        tone(f"EMNS/wavs/{number}.wav", duration_s=0.1)
+    header = "id|user_id|gender|emotion|level|utterance|description|date|status|audio_recording|age"
+    rows = [f"{n}|3|Female|{e}|9|Words {n}.|d|t|ok|wavs/{n}.webm|20s" for n, e in ((1, "Excited"), (2, "Sarcastic"))]
+    _write(tmp_path, "EMNS/metadata.csv", "\n".join([header, *rows]))
+    return {"1": ("happy", "emns-narrator", "Words 1."), "2": ("sarcastic", "emns-narrator", "Words 2.")}
+
+
+def _libritts(tone: Tone, tmp_path: Path) -> dict[str, Told]:
+    for subset, name in (("dev-clean", "84/121123/84_121123_000007_000001"), ("train", "19/198/19_198_000000_000000")):
+        tone(f"LibriTTS/{subset}/{name}.wav", duration_s=0.1)
+        _write(tmp_path, f"LibriTTS/{subset}/{name}.normalized.txt", f"Words of {subset}.")
+    return {
+        "84_121123_000007_000001": (None, "libritts-84", "Words of dev-clean."),
+        "19_198_000000_000000": (None, "libritts-19", "Words of train."),
+    }
+
+
+def _vctk(tone: Tone, tmp_path: Path) -> dict[str, Told]:
+    for microphone in (1, 2):
+        tone(f"VCTK-Corpus-0.92/wav48_silence_trimmed/p225/p225_001_mic{microphone}.flac", duration_s=0.1)
+    _write(tmp_path, "VCTK-Corpus-0.92/txt/p225/p225_001.txt", "Please call Stella.\n")
+    return {"p225_001_mic1": (None, "vctk-p225", "Please call Stella.")}
+
+
+LAYOUTS: dict[str, tuple[str, Callable[[Tone, Path], dict[str, Told]]]] = {
+    "CREMA-D": ("crema-d", _crema_d), "TESS": ("tess", _tess), "SAVEE/ALL": ("savee", _savee),
+    "JL": ("jl-corpus", _jl_corpus), "ESD": ("esd", _esd), "EmoV-DB": ("emov-db", _emov_db),
+    "expresso": ("expresso", _expresso), "IEMOCAP": ("iemocap", _iemocap), "EMNS": ("emns", _emns),
+    "LibriTTS": ("libritts", _libritts), "VCTK-Corpus-0.92": ("vctk", _vctk),
+}  # fmt: skip
+"""By the folder that a user gives."""
+
+
+@pytest.mark.parametrize("root", LAYOUTS)
+def test_labels_speakers_and_texts_are_the_corpus_own(tone: Tone, tmp_path: Path, root: str) -> None:
+    corpus, build = LAYOUTS[root]
+    expected = build(tone, tmp_path)
+    clips, problems = load_clips([tmp_path / root])
+    assert problems == []
+    assert {clip.audio.stem: (clip.emotion, clip.speaker, clip.text) for clip in clips} == expected
+    assert {clip.corpus for clip in clips} == {corpus}
+    assert len({clip.id for clip in clips}) == len(clips)
+    assert all(clip.split is None for clip in clips)
+
+
+@pytest.mark.parametrize("root", LAYOUTS)
+def test_pitfall_23_no_text_and_where_asked_no_speaker_in_two_splits(tone: Tone, tmp_path: Path, root: str) -> None:
+    LAYOUTS[root][1](tone, tmp_path)
+    clips, _ = load_clips([tmp_path / root])
+    for by_speaker in (False, True):
+        placed, _ = assign_splits(clips, by_speaker=by_speaker)
+        assert placed
+        for key in ("text", "speaker") if by_speaker else ("text",):
+            splits: dict[str, set[str | None]] = {}
+            for clip in placed:
+                if getattr(clip, key) is not None and clip.split is not None:
+                    splits.setdefault(re.sub(r"\W+", " ", getattr(clip, key)).casefold(), set()).add(clip.split)
+            assert all(len(found) == 1 for found in splits.values()), (key, splits)
+
+
+def test_all_corpora_in_one_folder_are_told_apart(tone: Tone, tmp_path: Path) -> None:
+    expected = 0
+    for corpus, build in LAYOUTS.values():
+        expected += len(build(tone, tmp_path))
+        assert corpus in CORPORA
+    clips, problems = load_clips([tmp_path])
+    assert problems == []
+    assert len(clips) == expected
+    assert {clip.corpus for clip in clips} == {corpus for corpus, _ in LAYOUTS.values()}
+
+
+def test_savee_by_speakers_folders_and_a_name_that_is_none(tone: Tone, tmp_path: Path) -> None:
+    expected = _savee_by_speaker(tone, tmp_path)
+    clips, problems = load_clips([tmp_path / "SAVEE"])
+    assert {clip.audio.stem: (clip.emotion, clip.speaker, clip.text) for clip in clips} == expected
+    assert [(problem.kind, problem.where) for problem in problems] == [("bad-row", "SAVEE/AudioData/JE/s01.wav")]
+
+
+def test_melds_parts_number_their_dialogues_alike(tone: Tone, tmp_path: Path) -> None:
+    _meld(tone, tmp_path)
+    (tmp_path / "MELD/test_splits").mkdir()
+    _write(tmp_path, "MELD/test_sent_emo.csv", "Utterance,Speaker,Emotion,Dialogue_ID,Utterance_ID\nHi,Ross,fear,3,1\n")
+    clips, problems = load_clips([tmp_path / "MELD"])
+    told = {clip.id: (clip.emotion, clip.speaker, clip.text) for clip in clips}
+    assert told == {
+        "meld-train-dia0_utt0": ("happy", "meld-Chandler", "also I was the point person, you know"),
+        "meld-dev-dia0_utt0": ("happy", "meld-Chandler", "Oh my God!"),
+    }
+    assert [(problem.kind, "ffmpeg" in problem.message) for problem in problems] == [("missing-file", True)]
+
+
+BAD: dict[str, tuple[Callable[[Tone, Path], dict[str, Told]], str, Callable[[Tone, Path], object], str]] = {
+    "a name of another kind": (_crema_d, "CREMA-D", lambda tone, _: tone("CREMA-D/AudioWAV/song.wav"), "bad-row"),
+    "an emotion that the corpus lacks": (
+        _crema_d, "CREMA-D", lambda tone, _: tone("CREMA-D/AudioWAV/1001_IEO_SUR_HI.wav"), "unknown-emotion",
+    ),
+    "the same clip twice": (_tess, "TESS", lambda tone, _: tone("TESS/OAF_sad/OAF_back_angry.wav"), "duplicate-id"),
+    "an utterance without a label": (
+        _iemocap, "IEMOCAP", lambda tone, _: tone("IEMOCAP/Session1/sentences/wav/x/Ses01F_impro09_F000.wav"),
+        "bad-row",
+    ),
+    "a folder that is no emotion": (
+        _esd, "ESD", lambda tone, _: tone("ESD/0011/Tired/0011_000999.wav"), "unknown-emotion",
+    ),
+    "a recording without a sound file": (
+        _emns, "EMNS", lambda _, folder: (folder / "EMNS/wavs/2.wav").unlink(), "missing-file",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_is_wrong_is_named_and_the_rest_is_read(tone: Tone, tmp_path: Path, case: str) -> None:
+    build, root, spoil, kind = BAD[case]
+    expected = build(tone, tmp_path)
+    spoil(tone, tmp_path)
+    clips, problems = load_clips([tmp_path / root])
+    assert [problem.kind for problem in problems] == [kind]
+    assert len(clips) >= len(expected) - 1
+
+
+def test_pitfall_24_letters_that_collide_mean_each_corpus_own(tone: Tone, tmp_path: Path) -> None:
+    _savee(tone, tmp_path)
+    clips, _ = load_clips([tmp_path / "SAVEE/ALL"])
+    heard = {clip.audio.stem: clip.emotion for clip in clips}
+    assert heard["DC_sa07"] == "sad"
+    assert heard["DC_a01"] == "angry"
+    assert LABELS["msp-podcast"]["S"] == "sad" != LABELS["savee"]["su"]
+    assert "surprised" not in LABELS["crema-d"].values()
