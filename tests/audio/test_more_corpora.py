@@ -115,7 +115,8 @@ def _iemocap(tone: Tone, tmp_path: Path) -> dict[str, Told]:
     rows = [
         "% [START_TIME - END_TIME] TURN_NAME EMOTION [V, A, D]", "",
         "[6.2901 - 8.2357]\tSes01F_impro01_F000\tneu\t[2.5000, 2.5000, 2.5000]", "C-E2:\tNeutral;\t()",
-        "[8.30 - 9.10]\tSes01F_impro01_M001\texc\t[4.0, 4.0, 3.0]", "[9.30 - 9.50]\tSes01F_impro01_M002\txxx\t[3, 3, 3]",
+        "[8.30 - 9.10]\tSes01F_impro01_M001\texc\t[4.0, 4.0, 3.0]",
+        "[9.30 - 9.50]\tSes01F_impro01_M002\txxx\t[3, 3, 3]",
     ]  # fmt: skip
     _write(tmp_path, "IEMOCAP/Session1/dialog/EmoEvaluation/Ses01F_impro01.txt", "\n".join(rows))
     said = "Ses01F_impro01_F000 [006.2901-008.2357]: Excuse me.\nSes01F_impro01_M001 [008.3000-009.1000]: Do you?\n"
