@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from affetto.cli_data import app as data_app
 from affetto.cli_forgetting import app as preserve_app
 from affetto.cli_options import (
     BaseName,
@@ -28,9 +29,6 @@ from affetto.cli_options import (
 )
 from affetto.errors import AffettoError, ConfigError, Interrupted
 
-if TYPE_CHECKING:
-    pass
-
 BUDGET_NOT_MET = 3
 """Exit status of a run that ended well, but forgot more than its budget."""
 
@@ -47,6 +45,7 @@ miniature_app = typer.Typer(
     help="The small world that affetto ships: corpus, codec, base and judges.", no_args_is_help=True
 )
 app.add_typer(miniature_app, name="miniature")
+app.add_typer(data_app, name="data")
 app.add_typer(preserve_app)
 
 

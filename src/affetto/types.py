@@ -49,7 +49,7 @@ class Problem:
     kind: str
     """Short constant: missing-file, unreadable, empty, silent, clipped, too-long, too-short, not-finite, missing-text,
     wrong-text, unknown-emotion, mislabelled (the clip is kept, with the right labels), duplicate-id, bad-row,
-    bad-context, bad-segment, split-overlap, missing-split, unplaced."""
+    bad-context, bad-segment, split-overlap, missing-split, unplaced, odd-tempo (a doubt: the clip is kept)."""
     message: str
 
 
