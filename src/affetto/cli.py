@@ -11,6 +11,7 @@ import typer
 
 from affetto.cli_data import app as data_app
 from affetto.cli_forgetting import app as preserve_app
+from affetto.cli_listen import app as listen_app
 from affetto.cli_options import (
     BaseName,
     ConfigFile,
@@ -46,6 +47,7 @@ miniature_app = typer.Typer(
 )
 app.add_typer(miniature_app, name="miniature")
 app.add_typer(data_app, name="data")
+app.add_typer(listen_app, name="listen")
 app.add_typer(preserve_app)
 
 

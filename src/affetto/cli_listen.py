@@ -1,0 +1,52 @@
+"""The command line's verbs about listening tests with people."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from affetto.cli_options import ConfigFile, Output, pairs_of, settings_of
+from affetto.errors import ConfigError
+
+app = typer.Typer(help="Listening tests with people: export one, score the votes.", no_args_is_help=True)
+
+
+@app.command()
+def export(
+    emotion: Annotated[str, typer.Option("--emotion", "-e", help="The emotion that was asked for.")],
+    out: Annotated[Path, typer.Option(help="Folder for the test; the key goes beside it.")] = Path("listening"),
+    system: Annotated[
+        list[str] | None,
+        typer.Option("--system", help="NAME=FOLDER of sounds; repeat. Default: base and adapter of the evaluation."),
+    ] = None,
+    sentences: Annotated[int, typer.Option(min=1, help="How many.")] = 8,
+    seed: Annotated[int, typer.Option(min=0, help="Of the choice, the sides and the names.")] = 0,
+    config: ConfigFile = None, output: Output = None,
+) -> None:  # fmt: skip
+    """Write a blinded test: naturalness, emotion, preference; one page (test.html), and webmushra.yaml beside it."""
+    from affetto.evaluate.listening import export_test
+
+    settings, _ = settings_of(config, [emotion], output_dir=output)
+    samples = settings.output_dir / "evaluation" / "test_samples"
+    folders = {name: Path(folder) for name, folder in (pairs_of(system, "--system") or {}).items()}
+    folders = folders or {"base": samples / f"{emotion}_base", emotion: samples / emotion}
+    if missing := [folder for folder in folders.values() if not folder.is_dir()]:
+        raise ConfigError(f"there is no folder {missing[0]}: affetto evaluate --emotion {emotion}, or name --system")
+    key = export_test(folders, out, settings.emotions, num_sentences=sentences, seed=seed)
+    typer.echo(f"{out / 'test.html'} is for the listeners; keep {key} to yourself")
+
+
+@app.command()
+def score(
+    votes: Annotated[list[Path], typer.Argument(help="Votes that listeners sent back (.json), or tables (.csv).")],
+    key: Annotated[Path, typer.Option("--key", help="The key that export wrote.", exists=True, dir_okay=False)],
+    target: Annotated[str | None, typer.Option("--emotion", "-e", help="The emotion that was asked for.")] = None,
+) -> None:
+    """Mean opinion, heard emotions and preferences with intervals, as JSON."""
+    from affetto.evaluate.listening_votes import read_votes, score_votes
+    from affetto.files import read_json, to_json
+
+    known = read_json(key)
+    typer.echo(to_json(score_votes(known, read_votes(votes, str(known.get("test"))), target)))
