@@ -25,8 +25,8 @@ def tree() -> str:
 
 
 _STAGES = (
-    "", "audio", "codes", "model", "adapters", "preserve", "training", "evaluate", "laboratory", "doctor", "speak",
-    "miniature",
+    "", "commands", "audio", "codes", "model", "adapters", "preserve", "training", "evaluate", "laboratory", "doctor",
+    "speak", "miniature",
 )  # fmt: skip
 
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from affetto.cli_data import app as data_app
-from affetto.cli_forgetting import app as preserve_app
-from affetto.cli_listen import app as listen_app
-from affetto.cli_options import (
+from affetto.commands.data import app as data_app
+from affetto.commands.forgetting import app as preserve_app
+from affetto.commands.listen import app as listen_app
+from affetto.commands.options import (
     BaseName,
     ConfigFile,
     Data,

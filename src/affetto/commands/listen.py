@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from affetto.cli_options import ConfigFile, Output, pairs_of, settings_of
+from affetto.commands.options import ConfigFile, Output, pairs_of, settings_of
 from affetto.errors import ConfigError
 
 app = typer.Typer(help="Listening tests with people: export one, score the votes.", no_args_is_help=True)

@@ -17,13 +17,14 @@ import pytest
 import soundfile
 import torch
 
-from affetto import cli, cli_options, pipeline
+from affetto import cli, pipeline
 from affetto.adapters.bank import AdapterBank
 from affetto.adapters.peft_files import save_adapter
 from affetto.audio.manifest import write_manifest
 from affetto.audio.sound import write_sound
 from affetto.codes.cache import CodeCache
 from affetto.codes.prepare import Prepared
+from affetto.commands.options import pairs_of, settings_of
 from affetto.config import Config
 from affetto.errors import AffettoError, ConfigError, DataError, Interrupted
 from affetto.miniature import data as miniature_data
@@ -160,12 +161,10 @@ def test_emotions_must_be_configured(affetto: Callable[..., Called]) -> None:
 
 def test_settings_come_from_file_and_options(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("emotions: [happy, proud]\nbase: one\nnum_epochs: 2\n")
-    settings, wanted = cli_options.settings_of(
-        tmp_path / "mine.yaml", None, base="two", data=["a", "b"], output_dir=None
-    )
+    settings, wanted = settings_of(tmp_path / "mine.yaml", None, base="two", data=["a", "b"], output_dir=None)
     assert wanted == ["happy", "proud"]
     assert (settings.base, settings.data, settings.num_epochs) == ("two", ("a", "b"), 2)
-    assert cli_options.settings_of(tmp_path / "mine.yaml", ["proud"])[1] == ["proud"]
+    assert settings_of(tmp_path / "mine.yaml", ["proud"])[1] == ["proud"]
 
 
 @pytest.mark.parametrize(
@@ -188,11 +187,11 @@ def test_wrong_blends_are_errors(text: str) -> None:
 
 
 def test_judges() -> None:
-    assert cli_options.pairs_of(None, "--judge") is None
-    assert cli_options.pairs_of(["words=a/b@1", "emotion=x=y"], "--judge") == {"words": "a/b@1", "emotion": "x=y"}
+    assert pairs_of(None, "--judge") is None
+    assert pairs_of(["words=a/b@1", "emotion=x=y"], "--judge") == {"words": "a/b@1", "emotion": "x=y"}
     for wrong in ("words", "words=", "=a"):
         with pytest.raises(ConfigError, match="KIND=ID_OR_FOLDER"):
-            cli_options.pairs_of([wrong], "--judge")
+            pairs_of([wrong], "--judge")
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from affetto.cli_options import (
+from affetto.commands.options import (
     BaseName,
     ConfigFile,
     Data,
