@@ -11,7 +11,7 @@ Tempo is left to the synthesiser; everything else is done on WORLD parameters (M
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyworld
@@ -48,6 +48,11 @@ class ActingRule:
     ending_st: float = 0.0
     """Rise (+) or fall (-) over the last third, in semitones."""
 
+    @property
+    def is_lively(self) -> bool:
+        """Whether it changes how a voice speaks, tempo excepted."""
+        return replace(self, rate=1.0) != ActingRule(1.0, 0.0, 1.0, 0.0, 0.0, jitter_st=0.0)
+
 
 RULES: dict[str, ActingRule] = {
     "happy": ActingRule(1.10, 5.0, 1.6, 2.0, 1.0, formants=1.05, wave_st=1.6, glide_st=1.0),
@@ -81,6 +86,23 @@ def varied(rule: ActingRule, strength: float, rng: np.random.Generator) -> Actin
         tremor_st=draw(rule.tremor_st, 0.05),
         glide_st=draw(rule.glide_st, 0.5),
         ending_st=draw(rule.ending_st, 0.6),
+    )
+
+
+def lively(rng: np.random.Generator) -> ActingRule:
+    """A reader who isn't dull: every parameter drawn by itself, over what the emotions span together; no tempo."""
+    return ActingRule(
+        rate=1.0,
+        level_st=rng.normal(2.0, 3.0),
+        span=float(np.exp(rng.normal(0.1, 0.4))),
+        gain_db=rng.normal(1.0, 3.0),
+        tilt_db=rng.normal(0.5, 1.5),
+        formants=float(np.exp(rng.normal(0.02, 0.025))),
+        jitter_st=abs(rng.normal(0.0, 0.25)),
+        wave_st=abs(rng.normal(0.0, 1.2)),
+        tremor_st=abs(rng.normal(0.0, 0.4)),
+        glide_st=rng.normal(0.0, 2.0),
+        ending_st=rng.normal(0.0, 4.0),
     )
 
 

@@ -2,7 +2,8 @@
 
 Three families of clips, with disjoint texts throughout:
   general   six voices read plainly; the base is trained on these, and other ones serve as general speech. Those of
-            them that don't act vary in pitch, melody, tempo, size, level and colour as a crowd's recordings do
+            them that don't act vary in pitch, melody, tempo, size, level and colour as a crowd's recordings do, and
+            some of their readers are lively
   acted     two of the voices act six emotions at two strengths on a small set of sentences
   judging   eighteen voices, none of them an actor, act at other strengths; only the judges hear these
 """
@@ -12,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import soxr
@@ -39,6 +40,10 @@ JUDGING_STRENGTHS = (0.85, 1.15, 1.5)
 _RMS = 0.055
 _EDGE_SECONDS = 0.04
 _DIRECTED_SHARE = 0.15
+_WORDS_PER_MINUTE = 150
+"""Of plain reading: what audio books are read at."""
+_LIVELY_SHARE = 0.3
+"""Share of the crowd's clips whose prosody is drawn anew, each parameter by itself: it belongs to no emotion."""
 
 
 @dataclass(frozen=True)
@@ -114,8 +119,10 @@ def render_timed(line: Line) -> Rendered:
     if manner.tilt_db:
         samples = acting.colour(samples, SAMPLE_RATE, 0.0, manner.tilt_db)
     samples = samples * (_RMS * 10.0 ** (manner.gain_db / 20.0) / np.sqrt(np.mean(samples**2)))
-    if line.emotion != PLAIN or line.voice_shift_st:
-        moved = acting.ActingRule(**{**rule.__dict__, "level_st": rule.level_st + line.voice_shift_st})
+    if line.is_crowd and rng.random() < _LIVELY_SHARE:
+        rule = acting.lively(rng)
+    if line.emotion != PLAIN or line.voice_shift_st or rule.is_lively:
+        moved = replace(rule, level_st=rule.level_st + line.voice_shift_st)
         samples = acting.act(samples, SAMPLE_RATE, moved, rng)
     edge = np.zeros(int(_EDGE_SECONDS * SAMPLE_RATE))
     samples = np.concatenate([edge, samples, edge, edge])
@@ -126,17 +133,18 @@ def render_timed(line: Line) -> Rendered:
 
 
 def _own_manner(rng: np.random.Generator) -> _Manner:
-    return _Manner(rate=172 * rng.normal(1.0, 0.015), pitch=rng.normal(50, 1.5), pitch_range=rng.normal(50, 2))
+    rate = _WORDS_PER_MINUTE * rng.normal(1.0, 0.015)
+    return _Manner(rate, pitch=rng.normal(50, 1.5), pitch_range=rng.normal(50, 2))
 
 
 def _crowd_manner(rng: np.random.Generator) -> _Manner:
     return _Manner(
-        rate=172 * np.exp(rng.normal(0.0, 0.12)),
-        pitch=rng.normal(52, 15),
-        pitch_range=rng.normal(58, 24),
-        size=np.exp(rng.normal(0.0, 0.03)),
-        gain_db=rng.normal(0.0, 2.5),
-        tilt_db=rng.normal(0.0, 1.2),
+        rate=_WORDS_PER_MINUTE * np.exp(rng.normal(0.03, 0.15)),
+        pitch=rng.normal(54, 17),
+        pitch_range=rng.normal(60, 26),
+        size=np.exp(rng.normal(0.0, 0.04)),
+        gain_db=rng.normal(0.0, 3.0),
+        tilt_db=rng.normal(0.0, 1.6),
         ending=("", "?", "!")[rng.choice(3, p=(0.7, 0.2, 0.1))],
     )
 

@@ -16,7 +16,7 @@ from affetto.miniature import corpus
 from affetto.progress import progress
 from affetto.types import Clip
 
-VERSION = "3"
+VERSION = "4"
 ACTED = corpus.EMOTIONS
 """Emotions that the miniature's actors know."""
 ACTED_TEXTS = {"train": 120, "validation": 10, "test": 15}

@@ -1,7 +1,8 @@
 """Weights in eight bits, as the package ships them, and their unpacking into the cache.
 
 Matrices are stored as int8 with one scale per row (absolute maximum over 127), which costs the miniature 0.0005
-nats per code; everything else in float16. Unpacked they are a plain transformers checkpoint in float16, made once.
+nats per code; everything else in float16. A row is the last dimension, or the last ones of a convolution's kernel, so
+that a scale serves 16 weights or more. Unpacked they are a plain transformers checkpoint in float16, made once.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from affetto.errors import BaseModelError
 from affetto.files import cache_root, hash_folder, write_atomically
 
 PACKED, PLAIN = "model.q8.safetensors", "model.safetensors"
+_SHORTEST_ROW = 16
 _SCALE = "@scale"
 """After the name of a packed matrix; no parameter of torch is named so."""
 
@@ -34,11 +36,20 @@ def pack(source: Path, target: Path) -> None:
         if value.ndim < 2 or not value.is_floating_point():
             stored[name] = value.half() if value.is_floating_point() else value
             continue
-        largest = value.float().abs().amax(dim=-1, keepdim=True)
-        scale = (largest / 127).clamp(min=torch.finfo(torch.float32).tiny)
-        stored[name] = (value.float() / scale).round().clamp(-127, 127).to(torch.int8)
-        stored[f"{name}{_SCALE}"] = scale
+        rows_RC = value.float().reshape(-1, _row_length(value))
+        scale_R = (rows_RC.abs().amax(dim=1) / 127).clamp(min=torch.finfo(torch.float32).tiny)
+        stored[name] = (rows_RC / scale_R[:, None]).round().clamp(-127, 127).to(torch.int8).reshape(value.shape)
+        stored[f"{name}{_SCALE}"] = scale_R
     write_atomically(target / PACKED, lambda path: save_file(stored, path, metadata={"format": "pt"}))
+
+
+def _row_length(value: Tensor) -> int:
+    length = 1
+    for size in reversed(value.shape[1:]):
+        length *= size
+        if length >= _SHORTEST_ROW:
+            break
+    return length
 
 
 def unpacked(folder: Path) -> Path:
@@ -75,7 +86,11 @@ def _unpack(folder: Path, target: Path) -> None:
     for name, value in stored.items():
         if name.endswith(_SCALE):
             continue
-        scale = stored.get(f"{name}{_SCALE}")
-        weights[name] = value if scale is None else (value.float() * scale).half()
+        scale_R = stored.get(f"{name}{_SCALE}")
+        if scale_R is None:
+            weights[name] = value
+        else:
+            rows_RC = value.float().reshape(len(scale_R), -1)
+            weights[name] = (rows_RC * scale_R[:, None]).half().reshape(value.shape)
     save_file(weights, target / PLAIN, metadata={"format": "pt"})
     (target / PLAIN).chmod(0o644)
