@@ -84,7 +84,7 @@ class Config(BaseModel):
     forgetting_budget: Positive | None = None
 
     learning_rate: Positive = 6e-3
-    num_epochs: Count = 5
+    num_epochs: Count = 3
     batch_size: Count = 12
     grad_accumulation_steps: Count = 1
     warmup_ratio: Share = 0.1

@@ -56,7 +56,7 @@ def _hear(shipped: VocoderCodec, line: Line) -> NDArray[np.float32]:
 
 def test_recogniser_hears_words_through_the_codec(shipped: VocoderCodec, words: WordJudge) -> None:
     lines = list(general_lines(24, "general", "test"))
-    assert _wer(words, [line.text for line in lines], [_hear(shipped, line) for line in lines]) < 0.1
+    assert _wer(words, [line.text for line in lines], [_hear(shipped, line) for line in lines]) < 0.06
 
 
 def test_emotion_judge_hears_unseen_actors(shipped: VocoderCodec) -> None:
@@ -65,7 +65,7 @@ def test_emotion_judge_hears_unseen_actors(shipped: VocoderCodec) -> None:
     for emotion in EMOTIONS:
         sounds = [_hear(shipped, line) for line in acted_lines(emotion, {"test": 3})]
         recalls[emotion] = np.mean(judge.posteriors(sounds).argmax(axis=1) == judge.labels.index(emotion))
-    assert np.mean(list(recalls.values())) > 0.8, recalls
+    assert np.mean(list(recalls.values())) > 0.84, recalls
 
 
 def test_base_speaks_clearly_and_stops(words: WordJudge) -> None:
@@ -77,4 +77,4 @@ def test_base_speaks_clearly_and_stops(words: WordJudge) -> None:
         np.asarray(soxr.resample(voice.decode(item), SAMPLE_RATE, 16_000, quality="HQ"), dtype=np.float32)
         for item in spoken
     ]
-    assert _wer(words, texts, sounds) < 0.45
+    assert _wer(words, texts, sounds) < 0.12

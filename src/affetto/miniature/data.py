@@ -16,10 +16,10 @@ from affetto.miniature import corpus
 from affetto.progress import progress
 from affetto.types import Clip
 
-VERSION = "4"
+VERSION = "5"
 ACTED = corpus.EMOTIONS
 """Emotions that the miniature's actors know."""
-ACTED_TEXTS = {"train": 120, "validation": 10, "test": 15}
+ACTED_TEXTS = {"train": 200, "validation": 10, "test": 15}
 GENERAL_CLIPS = {"train": 360, "validation": 60, "test": 120}
 
 
