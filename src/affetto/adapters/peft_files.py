@@ -96,6 +96,8 @@ def save_adapter(
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         save_file(tensors, temporary / WEIGHTS, metadata={"format": "pt"})
+        # safetensors makes files that only their owner can read; adapters are handed on.
+        (temporary / WEIGHTS).chmod(0o644)
         write_json(temporary / CONFIG, config)
         write_json(temporary / FACTS, dict(facts))
         temporary.chmod(0o755)
