@@ -16,12 +16,18 @@ from affetto.provenance import versions
 def run_facts() -> dict[str, Any]:
     """What stands above the figures of every result; `commit` is None outside a checkout, and `+` marks changes."""
     return {
-        "command": shlex.join(["python", *sys.argv]),
+        "command": shlex.join(["python", _script(), *sys.argv[1:]]),
         "commit": commit(),
         "date": date.today().isoformat(),
         "machine": {"processor": _processor(), "system": platform.system(), "threads": 1},
         "versions": versions(),
     }
+
+
+def _script() -> str:
+    """The script as seen from the checkout: where that lies is nobody's concern."""
+    script, root = Path(sys.argv[0]).resolve(), Path(__file__).resolve().parents[1]
+    return script.relative_to(root).as_posix() if script.is_relative_to(root) else script.name
 
 
 def commit() -> str | None:
