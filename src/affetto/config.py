@@ -177,6 +177,18 @@ class Config(BaseModel):
             raise ValueError("it is an adapter below others: leave use_adapters on, or expressive_base off")
         return expressive_base
 
+    @field_validator("ewc_curvature")
+    @classmethod
+    def _of_factors(cls, ewc_curvature: str, info: ValidationInfo) -> str:
+        if ewc_curvature.startswith("factors") and not info.data.get("use_adapters", True):
+            raise ValueError("it is of LoRA's A and B: leave use_adapters on, or choose another curvature")
+        return ewc_curvature
+
+    @property
+    def expressive_folder(self) -> Path:
+        """Where `affetto train --emotion base` leaves the expressive base's adapter."""
+        return self.output_dir / "emotion_models" / EXPRESSIVE / "best"
+
     @property
     def lora_alpha(self) -> float:
         """LoRA's alpha; twice the rank unless given."""

@@ -60,7 +60,7 @@ def prepare_clips(
 
 def _labels(config: Config, emotions: Sequence[str]) -> Sequence[str]:
     """Whose clips are needed: every emotion's where the expressive base is to be trained."""
-    is_missing = config.expressive_base and not (config.output_dir / "emotion_models" / EXPRESSIVE / "best").is_dir()
+    is_missing = config.expressive_base and not config.expressive_folder.is_dir()
     return config.emotions if EXPRESSIVE in emotions or (emotions and is_missing) else emotions
 
 
@@ -147,10 +147,9 @@ def train_emotions(
 
     Where `expressive_base` is on and there is none yet, it is trained first.
     """
-    from affetto.training.expressive import expressive_folder
     from affetto.training.loop import train, train_together
 
-    if config.expressive_base and EXPRESSIVE not in emotions and not expressive_folder(config).is_dir():
+    if config.expressive_base and EXPRESSIVE not in emotions and not config.expressive_folder.is_dir():
         say(f"{EXPRESSIVE} (the expressive base, once for all emotions)", style="bold")
         train(config, EXPRESSIVE, prepared, resume=True, command=command)
     if together:

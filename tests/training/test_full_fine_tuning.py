@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from training_helpers import TINY, read_log
+from training_helpers import TINY, read_log, stop_at_step
 from transformers import CsmForConditionalGeneration
 
 from affetto.adapters.bank import AdapterBank
@@ -24,7 +22,6 @@ from affetto.model.batch import collate
 from affetto.model.csm import CsmNetwork
 from affetto.speak.voice import Voice
 from affetto.terms import code_losses
-from affetto.training import loop
 from affetto.training.loop import train
 from affetto.training.streams import build_streams
 
@@ -128,15 +125,7 @@ def test_it_resumes_as_if_nothing_had_happened(
     config_of: Make, prepared: Prepared, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     straight = train(config_of("straight", **FULL), "happy", prepared)
-    real, calls = loop._step, []
-
-    def interrupted(runs: Any, states: Any) -> Any:
-        calls.append(states)
-        if len(calls) == 3:
-            signal.raise_signal(signal.SIGTERM)
-        return real(runs, states)
-
-    monkeypatch.setattr(loop, "_step", interrupted)
+    stop_at_step(monkeypatch, 3)
     with pytest.raises(Interrupted):
         train(config_of("stopped", **FULL), "happy", prepared)
     monkeypatch.undo()
@@ -174,3 +163,10 @@ def test_it_does_not_build_on_an_expressive_base() -> None:
 
     with pytest.raises(ConfigError, match="an adapter below others"):
         load_config(None, use_adapters=False, expressive_base=True)
+
+
+def test_controls_are_of_low_rank_adapters() -> None:
+    from affetto.config import load_config
+
+    with pytest.raises(ConfigError, match="of LoRA's A and B"):
+        load_config(None, use_adapters=False, ewc_curvature="factors")

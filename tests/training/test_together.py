@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from training_helpers import COUNTS, TINY, assert_equal_runs, make_prepared, results
+from training_helpers import COUNTS, TINY, assert_equal_runs, make_prepared, results, stop_at_step
 
 from affetto.adapters.bank import AdapterBank
 from affetto.adapters.peft_files import insert_adapter, read_adapter
@@ -66,15 +65,7 @@ def test_a_run_of_several_goes_on_where_it_stopped(
     straight = config_of("straight", **TINY)
     expected = train_together(straight, EMOTIONS, prepared)
     stopped = config_of("stopped", **TINY)
-    real, calls = loop._step, []
-
-    def interrupted(runs: Any, states: Any) -> Any:
-        calls.append(states)
-        if len(calls) == 3:
-            signal.raise_signal(signal.SIGTERM)
-        return real(runs, states)
-
-    monkeypatch.setattr(loop, "_step", interrupted)
+    stop_at_step(monkeypatch, 3)
     with pytest.raises(Interrupted, match="SIGTERM"):
         train_together(stopped, EMOTIONS, prepared)
     monkeypatch.undo()

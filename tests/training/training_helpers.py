@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
@@ -18,6 +20,7 @@ from affetto.audio.speakers import speaker_numbers
 from affetto.codes.cache import CodeCache
 from affetto.codes.prepare import Prepared
 from affetto.config import Config
+from affetto.training import loop
 from affetto.training.log import read_log
 from affetto.types import Clip
 
@@ -148,6 +151,19 @@ def assert_equal_runs(found: Path, expected: Path) -> None:
         assert one.keys() == other.keys()
         assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
     assert results(found)[2] == results(expected)[2]
+
+
+def stop_at_step(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """SIGTERM arrives while the run is in its step of that number."""
+    real, calls = loop._step, []
+
+    def interrupted(runs: Any, states: Any) -> Any:
+        calls.append(states)
+        if len(calls) == number:
+            signal.raise_signal(signal.SIGTERM)
+        return real(runs, states)
+
+    monkeypatch.setattr(loop, "_step", interrupted)
 
 
 def read_scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:

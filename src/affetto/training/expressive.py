@@ -7,7 +7,6 @@ so that it loads on the untouched base like any other.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from affetto.adapters.bank import AdapterBank
 from affetto.adapters.peft_files import WEIGHTS, insert_adapter, read_adapter
@@ -16,19 +15,14 @@ from affetto.errors import CheckpointError
 from affetto.files import hash_file
 from affetto.model.base import Base
 
-__all__ = ["EXPRESSIVE", "add_expressive_base", "expressive_folder", "own_gate"]
-
-
-def expressive_folder(config: Config) -> Path:
-    """Where `affetto train --emotion base` leaves the expressive base's adapter."""
-    return config.output_dir / "emotion_models" / EXPRESSIVE / "best"
+__all__ = ["EXPRESSIVE", "add_expressive_base", "own_gate"]
 
 
 def add_expressive_base(bank: AdapterBank, config: Config, emotions: Sequence[str], base: Base) -> str | None:
     """Put the expressive base, frozen, into the bank where `emotions` build upon it; returns its weights' hash."""
     if not config.expressive_base or EXPRESSIVE in emotions:
         return None
-    folder = expressive_folder(config)
+    folder = config.expressive_folder
     if not folder.is_dir():
         raise CheckpointError(
             f"expressive_base is on, and there is none in {folder}: affetto train --emotion {EXPRESSIVE}"

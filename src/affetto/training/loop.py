@@ -73,8 +73,7 @@ def train_together(
         # 4. What the base must not forget: the Fisher, cached for every emotion and run.
         general = next(iter(streams.values())).fisher
         with accelerator.main_process_first(), timed(timings, "fisher"):
-            fresh = {site: (a_RI.detach().clone(), scale) for site, a_RI, _, scale in bank.factors(emotions[0])}
-            curvature = general_fisher(config, base, list(bank.sites), general, fresh)
+            curvature = general_fisher(config, base, list(bank.sites), general, bank.factors(emotions[0]))
 
         # 5. Teacher's answers, every step's plan, where an earlier run stopped.
         runs, states = [], []
@@ -176,24 +175,21 @@ def _step(runs: Sequence[Run], states: Sequence[Progress]) -> list[Outcome]:
         weights = step_weights(run.weights, run.budget, state.control)
         shares.append(Share(_micro_batches(run, state.step), weights, penalty))
         rates.append(lr)
-    network, accelerator = runs[0].base.network, runs[0].accelerator
-    outcomes = []
-    found = accumulate_together(network, shares, accelerator)
-    for run, state, share, terms, lr in zip(runs, states, shares, found, rates, strict=True):
+    accelerator = runs[0].accelerator
+    found = accumulate_together(runs[0].base.network, shares, accelerator)
+    for run, share, terms in zip(runs, shares, found, strict=True):
         parameters = list(run.bank.parameters(run.emotion).values())
         terms["gradient_norm"] = finish_gradients(
             parameters, run.config.max_grad_norm, accelerator, share.micro_batches
         )
-        outcomes.append((state, terms, lr))
     # No adapter moves before every gradient is known to be finite.
-    for run in runs:
+    outcomes = []
+    for run, state, terms, lr in zip(runs, states, found, rates, strict=True):
         run.optimizer.step()
         run.optimizer.zero_grad()
-    made = []
-    for run, (state, terms, lr) in zip(runs, outcomes, strict=True):
         control, told = after_step(run.budget, state.control, terms, run.base.num_codebooks)
-        made.append(Outcome(lr, terms | told, control))
-    return made
+        outcomes.append(Outcome(lr, terms | told, control))
+    return outcomes
 
 
 def _micro_batches(run: Run, step: int) -> list[TrainBatch]:

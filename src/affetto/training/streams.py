@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -15,7 +15,7 @@ from affetto.model.base import Base
 from affetto.model.batch import Row
 from affetto.model.rows import PLAIN_TEMPLATE, make_rows
 from affetto.preserve.budget import BudgetState, ForgettingBudget
-from affetto.preserve.curvature import CONTROLS, CURVATURES, Anchor, Curvature
+from affetto.preserve.curvature import CONTROLS, CURVATURES, Curvature, Factor
 from affetto.preserve.ewc import mean_codes, natural_weight
 from affetto.preserve.fisher import estimate_fisher
 from affetto.preserve.rehearsal import rehearsal_buffer, spread
@@ -139,11 +139,11 @@ def loss_weights(config: Config, streams: Streams, base: Base) -> LossWeights | 
 
 
 def general_fisher(
-    config: Config, base: Base, sites: Sequence[str], rows: Sequence[Row], anchors: Mapping[str, Anchor] | None = None
+    config: Config, base: Base, sites: Sequence[str], rows: Sequence[Row], fresh: Iterable[Factor] = ()
 ) -> Curvature | None:
     """The Fisher at `rows`, estimated once per base and clips; None where the penalty is off, as with a budget.
 
-    `anchors` are the fresh adapter's A and scale by site, which the controls (EWC on A and B) look at.
+    `fresh` are the factors of the adapter as it starts, which the controls (EWC on A and B) look at.
     """
     if config.ewc_lambda == 0 or config.forgetting_budget is not None:
         return None
@@ -151,7 +151,8 @@ def general_fisher(
     key = hash_text("fisher-2", base.hash, curvature.name, config.fisher_kind, ",".join(sites), *map(row_hash, rows))
     empty: Callable[[], Curvature] = curvature
     if config.ewc_curvature in CONTROLS:
-        assert anchors is not None, "EWC on A and B is of a fresh adapter"
+        anchors = {site: (a_RI.detach().clone(), scale) for site, a_RI, _, scale in fresh}
+        assert anchors, "EWC on A and B is of a fresh adapter"
         empty = partial(CONTROLS[config.ewc_curvature], anchors)
         parts = (part for a_RI, scale in anchors.values() for part in (a_RI.numpy(force=True).tobytes(), b"%r" % scale))
         key = hash_text(key, hash_bytes(*parts))

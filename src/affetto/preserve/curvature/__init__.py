@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from affetto.preserve.curvature.diagonal import Diagonal, PositionDiagonal, Rank1
-from affetto.preserve.curvature.factors import CONTROLS, Anchor
+from affetto.preserve.curvature.factors import CONTROLS
 from affetto.preserve.curvature.form import Curvature, Factor
 from affetto.preserve.curvature.kronecker import Kfac
 from affetto.preserve.curvature.sampled import Full, Sketch
 
 __all__ = [
-    "CONTROLS", "CURVATURES", "Anchor", "Curvature", "Diagonal", "Factor", "Full", "Kfac", "PositionDiagonal", "Rank1",
+    "CONTROLS", "CURVATURES", "Curvature", "Diagonal", "Factor", "Full", "Kfac", "PositionDiagonal", "Rank1",
     "Sketch",
 ]  # fmt: skip
 
