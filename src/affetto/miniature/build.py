@@ -25,6 +25,7 @@ from affetto.codes.cache import CodeCache
 from affetto.codes.vocoder import VocoderCodec, analyse
 from affetto.files import write_atomically
 from affetto.miniature import corpus
+from affetto.model.base import weights_hash
 from affetto.model.batch import Row, Turn
 from affetto.model.csm import CsmNetwork
 from affetto.model.packed import pack, unpacked
@@ -122,7 +123,10 @@ def train_base(work: Path, seed: int = 0, earlier: Path | None = None) -> None:
         recipe, start = replace(recipe, cycles=recipe.cycles[-1:]), carried_weights(unpacked(earlier / "base"), codec)
     model = base.train_base(rows["train"], rows["validation"], work / "base", recipe, start=start)
     c0, depth = base.evaluate(CsmNetwork(model), rows["validation"])
-    facts = {"recipe": recipe.__dict__, "clips": BASE_CLIPS, "held_out_nats_c0": c0, "held_out_nats_depth": depth}
+    facts = {
+        "recipe": recipe.__dict__, "clips": BASE_CLIPS, "held_out_nats_c0": c0, "held_out_nats_depth": depth,
+        "went_on_from": weights_hash(unpacked(earlier / "base"))[:16] if earlier else None,
+    }  # fmt: skip
     base.save_base(model, target, facts)
     codec.save(target)
 

@@ -15,7 +15,7 @@ from affetto.codes.codec import load_codec
 from affetto.config import PLAIN_LORA
 from affetto.evaluate.judges import EmotionJudge, WordJudge, default_judge
 from affetto.evaluate.words import score_words, word_error_rate
-from affetto.files import write_text
+from affetto.files import read_json, write_text
 from affetto.miniature import corpus
 from affetto.model.base import MINIATURE, find_base
 from affetto.progress import progress, say
@@ -27,11 +27,6 @@ _TEXTS = 15
 """Held-out acted texts; two actors and two strengths each."""
 _SENTENCES = 120
 _RATE = 16_000
-CARRIED = """
-Base and recogniser go on from the weights of an earlier miniature (`affetto miniature build --from` with the assets of
-commit f04c2c230b4e), whose base had learned 19,000 steps on an earlier corpus and codec (docs/log.md).
-"""
-"""Where the shipped weights come from, beyond the recipe."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +56,8 @@ class Figures:
     heard_on_base: dict[str, float]
     """Of the two voices that act, reading plainly."""
     parameters_m: float
+    went_on_from: str | None
+    """Hash of the earlier base's weights that training began with; None where it began from nothing."""
     preserved: Trained
     naive: Trained
 
@@ -121,6 +118,7 @@ def measure(output: Path) -> Figures:
         recall_real={name: _heard(emotion, coded[name]).get(name, 0.0) for name in acted},
         heard_on_base=_heard(emotion, [said[index] for index in by_actors]),
         parameters_m=sum(p.numel() for n, p in voice.base.model.named_parameters() if "codec" not in n) / 1e6,
+        went_on_from=read_json(find_base(MINIATURE) / "miniature.json").get("went_on_from"),
         preserved=preserved,
         naive=naive,
     )
@@ -158,11 +156,12 @@ espeak-ng renders with published emotional prosody rules. Apache-2.0. It speaks 
 voices, and nothing else: it is a laboratory and a default that runs anywhere, not a voice for people.
 
 - **Codec**: WORLD features in 80 ms blocks, 8 residual codebooks of 256, 12.5 frames per second, 24 kHz.
-- **Base**: a `CsmForConditionalGeneration` of {figures.parameters_m:.1f} M parameters, trained on plain reading only.
+- **Base**: a `CsmForConditionalGeneration` of {figures.parameters_m:.1f} M parameters, trained on general
+  speech only: a fifth of it lively, none of it by rule of an emotion.
 - **Judges**: `Wav2Vec2BertForCTC` and `WhisperForAudioClassification`, trained on other voices, texts and
   strengths than any adapter's acted clips. Two thirds of what they heard went through the codec. The recogniser also
   heard the base's four voices that don't act, on other texts than it is tested on.
-{CARRIED}
+{_carried(figures.went_on_from)}
 Measured by `affetto miniature measure` with {libraries}:
 
 | figure | measured | aim |
@@ -172,6 +171,15 @@ Measured by `affetto miniature measure` with {libraries}:
 The corpus is spoken by espeak-ng (GPL-3.0), called as a separate program library when clips are rendered; nothing of
 it is inside these weights or this package.
 """
+
+
+def _carried(earlier: str | None) -> str:
+    if earlier is None:
+        return ""
+    return (
+        "\nBase and recogniser went on from an earlier miniature's weights (`affetto miniature build --from`;\n"
+        f"its base's begin with {earlier}), so the recipe alone doesn't lead to them: docs/log.md.\n"
+    )
 
 
 def _trained(output: Path, settings: dict[str, Any]) -> Trained:
