@@ -150,6 +150,8 @@ WRONG = [
     ("adapter_r: many", "adapter_r", "valid integer"),
     ("adapter_r:", "adapter_r", "valid integer"),
     ("adapter_alpha: 0", "adapter_alpha", "greater than 0"),
+    ("adapter_dropout: 1", "adapter_dropout", "less than 1"),
+    ("use_adapters: false\nadapter_dropout: 0.1", "adapter_dropout", "leave use_adapters on"),
     ("target_modules: []", "target_modules", "at least 1 item"),
     ("target_modules: 3", "target_modules", "valid tuple"),
     ("adapted_parts: codec", "adapted_parts", "'both', 'backbone' or 'depth'"),

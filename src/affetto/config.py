@@ -63,6 +63,7 @@ class Config(BaseModel):
     expressive_base: bool = False
     adapter_r: Count = 16
     adapter_alpha: Positive | None = None
+    adapter_dropout: Annotated[float, _Number, Field(ge=0.0, lt=1.0)] = 0.0
     target_modules: Targets = ("both",)
     adapted_parts: Part = "both"
 
@@ -169,6 +170,13 @@ class Config(BaseModel):
         if unknown := sorted(judges.keys() - set(JUDGE_KINDS)):
             raise ValueError(f"unknown judge {unknown[0]!r}: there are {', '.join(JUDGE_KINDS)}")
         return judges
+
+    @field_validator("adapter_dropout")
+    @classmethod
+    def _dropped(cls, adapter_dropout: float, info: ValidationInfo) -> float:
+        if adapter_dropout and not info.data.get("use_adapters", True):
+            raise ValueError("it is LoRA's: leave use_adapters on, or adapter_dropout at 0")
+        return adapter_dropout
 
     @field_validator("expressive_base")
     @classmethod

@@ -51,6 +51,36 @@ def test_gate_zero_is_the_base_bit_for_bit(tiny_base: Base, rows: list[Row]) -> 
 
 
 @torch.no_grad()
+def test_dropout_is_torch_s_in_distribution_drawn_by_its_seed_and_only_inside_the_block(tiny_base: Base) -> None:
+    bank = _bank(tiny_base, "happy")
+    gates = tiny_base.network.gates
+    site = next(iter(bank.sites.values()))
+    x = torch.randn(1, 3, site.layer.weight.shape[1])
+    clean = site.layer(x)
+    with gates.set(torch.tensor([[1.0]])):
+        whole = site(x)
+        draws = []
+        for seed in range(4000):
+            with gates.dropout(0.25, seed):
+                draws.append(site(x) - clean)
+        with gates.dropout(0.25, 7):
+            first, second = site(x) - clean, site(x) - clean
+        assert torch.equal(first, draws[7])
+        assert not torch.equal(first, second), "every layer draws a mask of its own"
+        assert torch.equal(site(x), whole)
+    torch.testing.assert_close(torch.stack(draws).mean(0), whole - clean, atol=0.02, rtol=0.05)
+    # One input element at a time: its contribution is there, scaled by 1 / 0.75, or gone.
+    low = site.A["happy"].T * site.scale["happy"]
+    alone = torch.zeros_like(x)
+    alone[..., 0] = 1.0
+    with gates.set(torch.tensor([[1.0]])), gates.dropout(0.25, 3):
+        got = site(alone) - site.layer(alone)
+    kept = low[0] @ site.B["happy"].T / 0.75
+    for row in got[0]:
+        assert torch.allclose(row, kept, atol=1e-5) or torch.allclose(row, torch.zeros_like(row), atol=1e-6)
+
+
+@torch.no_grad()
 def test_a_fresh_adapter_starts_as_the_base(tiny_base: Base, rows: list[Row]) -> None:
     before = tiny_base.network(collate(rows, 8))
     bank = AdapterBank(tiny_base.model, tiny_base.network.gates)

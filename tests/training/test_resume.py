@@ -161,3 +161,17 @@ def test_accumulated_batches_resume_too(config_of: Make, prepared: Prepared, mon
     with pytest.raises(Interrupted, match="SIGINT"):
         train(config_of("stopped", **odd), "happy", prepared)
     assert_equal_runs(train(config_of("stopped", **odd), "happy", prepared, resume=True), expected)
+
+
+def test_dropout_resumes_too_and_changes_what_is_learnt(
+    config_of: Make, prepared: Prepared, straight: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dropping = {**TINY, "adapter_dropout": 0.2}
+    expected = train(config_of("dropping", **dropping), "happy", prepared)
+    with pytest.raises(AssertionError):
+        assert_equal_runs(expected, straight)
+    interrupt(monkeypatch, 2, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Interrupted):
+        train(config_of("stopped", **dropping), "happy", prepared)
+    torch.manual_seed(12345)
+    assert_equal_runs(train(config_of("stopped", **dropping), "happy", prepared, resume=True), expected)

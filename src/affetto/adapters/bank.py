@@ -57,7 +57,7 @@ class GatedLora(nn.Module):
                 y = y + gate_B11 * functional.linear(x, self.A[name].to(x.dtype))
         if not any(self.A[name].shape[0] for name in self.B):
             return y
-        low = functional.linear(x, _stacked([self.A[name] for name in self.B], 0).to(x.dtype))
+        low = functional.linear(self.gates.dropped(x), _stacked([self.A[name] for name in self.B], 0).to(x.dtype))
         return y + functional.linear(low * self._per_rank(gate_BE, x), _stacked(list(self.B.values()), 1).to(x.dtype))
 
     def _per_rank(self, gate_BE: Tensor, x: Tensor) -> Tensor:

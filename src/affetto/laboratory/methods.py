@@ -43,6 +43,7 @@ METHODS: dict[str, Method] = {
     "rate_third": Method("plain, a third of the rate", {**PLAIN_LORA, "learning_rate": 2e-3}, "plain"),
     "rate_tenth": Method("plain, a tenth of the rate", {**PLAIN_LORA, "learning_rate": 6e-4}, "plain"),
     "decay": Method("plain, weight decay 0.1", {**PLAIN_LORA, "weight_decay": 0.1}, "plain"),
+    "dropout": Method("plain, LoRA dropout 0.1", {**PLAIN_LORA, "adapter_dropout": 0.1}, "plain"),
     "replay_ce": Method("replay, cross-entropy", {**PLAIN_LORA, "replay_ratio": 0.5}, "replay"),
     "replay_kl": Method(
         "replay, KL to the base", {**PLAIN_LORA, "replay_ratio": 0.5, "distillation_alpha": 1.0}, "replay"
@@ -58,6 +59,10 @@ METHODS: dict[str, Method] = {
         for ewc_lambda in EWC_LAMBDAS
     },
     "all": Method("all together (the defaults)", {}, "all"),
+    **{
+        f"all_{name}": Method(f"all together, EWC {name}", {"ewc_curvature": name}, "all")
+        for name in ("kfac", "sketch", "full")
+    },
     "all_budget": Method("budget of 0.03", {"forgetting_budget": 0.03}, "all"),
     "all_tight_budget": Method("budget of 0.01", {"forgetting_budget": 0.01}, "all"),
 }

@@ -1,10 +1,11 @@
-"""Which adapters are on, row by row, while a network runs."""
+"""Which adapters are on, row by row, while a network runs; and the dropout in front of them while they are trained."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import Tensor
 
 
@@ -16,6 +17,9 @@ class GateSwitch:
 
     def __init__(self) -> None:
         self.rows_BE: Tensor | None = None
+        self._dropped_share = 0.0
+        self._seed = 0
+        self._generator: torch.Generator | None = None
 
     @contextmanager
     def set(self, rows_BE: Tensor | None) -> Iterator[None]:
@@ -26,3 +30,25 @@ class GateSwitch:
             yield
         finally:
             self.rows_BE = before
+
+    @contextmanager
+    def dropout(self, share: float, seed: int) -> Iterator[None]:
+        """Inside the block adapters of low rank see their input with `share` of its elements dropped.
+
+        Every layer draws a mask of its own, as LoRA's dropout does (Hu et al. 2021, and PEFT's `lora_dropout`). The
+        masks follow from `seed`, so that a resumed run drops what an unbroken one does.
+        """
+        self._dropped_share, self._seed, self._generator = share, seed, None
+        try:
+            yield
+        finally:
+            self._dropped_share, self._generator = 0.0, None
+
+    def dropped(self, x: Tensor) -> Tensor:
+        """x with elements dropped and the others scaled up to keep its mean; x itself outside of `dropout`."""
+        if not self._dropped_share:
+            return x
+        if self._generator is None:
+            self._generator = torch.Generator(x.device).manual_seed(self._seed)
+        kept = torch.rand(x.shape, generator=self._generator, device=x.device) >= self._dropped_share
+        return x * kept / (1 - self._dropped_share)

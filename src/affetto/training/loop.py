@@ -176,7 +176,10 @@ def _step(runs: Sequence[Run], states: Sequence[Progress]) -> list[Outcome]:
         shares.append(Share(_micro_batches(run, state.step), weights, penalty))
         rates.append(lr)
     accelerator = runs[0].accelerator
-    found = accumulate_together(runs[0].base.network, shares, accelerator)
+    config = runs[0].config
+    drawn = np.random.default_rng((config.seed, 3, states[0].step, accelerator.process_index)).integers(2**63)
+    with runs[0].base.network.gates.dropout(config.adapter_dropout, int(drawn)):
+        found = accumulate_together(runs[0].base.network, shares, accelerator)
     for run, share, terms in zip(runs, shares, found, strict=True):
         parameters = list(run.bank.parameters(run.emotion).values())
         terms["gradient_norm"] = finish_gradients(
