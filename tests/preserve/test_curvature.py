@@ -244,13 +244,14 @@ def test_a_draw_of_positions_is_unbiased(monkeypatch: pytest.MonkeyPatch) -> Non
 @settings(max_examples=30, deadline=None)
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 1000))
 def test_leading_directions_are_the_singular_ones(out: int, into: int, seed: int) -> None:
-    matrix = draw(out, into, seed=seed)
-    left_KO, values_K, right_KI = _leading_directions(matrix, 3, sampled._generator("test"))
+    matrices = torch.stack([draw(out, into, seed=seed), draw(out, into, seed=seed + 5000)])
+    together = _leading_directions(matrices, 3, sampled._generator("test"))
     kept = min(3, out, into)
-    torch.testing.assert_close(values_K[:kept], torch.linalg.svdvals(matrix)[:kept], rtol=1e-6, atol=1e-9)
-    assert not values_K[kept:].any()
-    for k in range(kept):
-        torch.testing.assert_close(matrix @ right_KI[k], values_K[k] * left_KO[k], rtol=1e-5, atol=1e-6)
+    for matrix, left_KO, values_K, right_KI in zip(matrices, *together, strict=True):
+        torch.testing.assert_close(values_K[:kept], torch.linalg.svdvals(matrix)[:kept], rtol=1e-6, atol=1e-9)
+        assert not values_K[kept:].any()
+        for k in range(kept):
+            torch.testing.assert_close(matrix @ right_KI[k], values_K[k] * left_KO[k], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("block", [1, 8, 1 << 16])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,20 +20,46 @@ class Kfac(Curvature):
         self, site: str, clip_ids: Sequence[str], inputs_CPI: Sequence[Tensor], gradients_CPO: Sequence[Tensor]
     ) -> None:
         """Add the second moments of one layer's inputs and gradients, in float32."""
-        for clip_id, inputs_PI, gradients_PO in zip(clip_ids, inputs_CPI, gradients_CPO, strict=True):
-            kept_PI, kept_PO = active(inputs_PI, gradients_PO)
-            inputs_II, gradients_OO = kept_PI.T @ kept_PI, kept_PO.T @ kept_PO
-            check_finite(site, clip_id, inputs_II, gradients_OO)
-            self._add("inputs", site, inputs_II)
-            self._add("gradients", site, gradients_OO)
-            self._add("positions", site, torch.tensor([float(len(kept_PI))], device=kept_PI.device))
+        kept = [active(*pair) for pair in zip(inputs_CPI, gradients_CPO, strict=True)]
+        # Positions just add up: all clips' in one product.
+        inputs_PI, gradients_PO = (torch.cat(values) for values in zip(*kept, strict=True))
+        inputs_II, gradients_OO = inputs_PI.T @ inputs_PI, gradients_PO.T @ gradients_PO
+        if not (torch.isfinite(inputs_II).all() and torch.isfinite(gradients_OO).all()):
+            for clip_id, (own_PI, own_PO) in zip(clip_ids, kept, strict=True):
+                check_finite(site, clip_id, own_PI.T @ own_PI, own_PO.T @ own_PO)
+            check_finite(site, ", ".join(clip_ids), inputs_II, gradients_OO)
+        self._add("inputs", site, inputs_II)
+        self._add("gradients", site, gradients_OO)
+        self._add("positions", site, torch.tensor([float(len(inputs_PI))], device=inputs_PI.device))
 
     def form(self, factors: Sequence[Factor], step: int | None = None) -> Tensor:  # noqa: ARG002
         """dW^T F dW = s² tr[(B^T C_g B)(A C_a A^T)], nats per code: products of rank size only."""
         terms = []
         for site, a_RI, b_OR, scale in factors:
             inputs_II, gradients_OO = (self.tensors[kind][site].to(a_RI.dtype) for kind in ("inputs", "gradients"))
-            left_RR = gradients_OO if b_OR is None else b_OR.T @ (gradients_OO @ b_OR)
-            right_RR = (a_RI @ inputs_II) @ a_RI.T
-            terms.append(scale**2 / self.tensors["positions"][site][0].clamp(min=1.0) * (left_RR * right_RR).sum())
+            if b_OR is None:
+                value = (gradients_OO * ((a_RI @ inputs_II) @ a_RI.T)).sum()
+            else:
+                value = _KroneckerSquare.apply(a_RI, b_OR, inputs_II, gradients_OO)  # type: ignore[no-untyped-call]
+            terms.append(scale**2 / self.tensors["positions"][site][0].clamp(min=1.0) * value)
         return self._per_code() * torch.stack(terms).sum()
+
+
+class _KroneckerSquare(torch.autograd.Function):
+    """tr[(B^T G B)(A C A^T)] with its gradients, which need the same wide products: 2 (B^T G B) A C and 2 G B A C A^T.
+
+    G and C are symmetric. Autograd would do their products three times over.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, a_RI: Tensor, b_OR: Tensor, inputs_II: Tensor, gradients_OO: Tensor) -> Tensor:
+        a_RI, b_OR = a_RI.detach(), b_OR.detach()
+        right_RI, left_OR = a_RI @ inputs_II, gradients_OO @ b_OR
+        left_RR, right_RR = b_OR.T @ left_OR, right_RI @ a_RI.T
+        ctx.save_for_backward(2.0 * left_RR @ right_RI, 2.0 * left_OR @ right_RR)
+        return (left_RR * right_RR).sum()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        grad_a_RI, grad_b_OR = ctx.saved_tensors
+        return grads[0] * grad_a_RI, grads[0] * grad_b_OR, None, None
