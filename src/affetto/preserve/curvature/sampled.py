@@ -117,7 +117,8 @@ def _leading_directions(matrices_COI: Tensor, count: int, rng: np.random.Generat
 
 
 def _orthonormal(rows_CWN: Tensor) -> Tensor:
-    return torch.linalg.qr(rows_CWN.mT)[0].mT.contiguous()
+    basis_CNW: Tensor = torch.linalg.qr(rows_CWN.mT)[0]
+    return basis_CNW.mT.contiguous()
 
 
 def _unit(vectors_ND: Tensor) -> Tensor:
