@@ -11,6 +11,7 @@ import torch
 from lora_tools import add_dense, assert_differ, assert_same, dense_deltas, random_adapter
 
 from affetto.adapters.bank import AdapterBank, GatedLora, all_targets
+from affetto.adapters.gated import gated_linear
 from affetto.adapters.targets import ADAPTED_PARTS, ATTENTION, MLP
 from affetto.errors import AdapterError
 from affetto.model.base import Base, load_base
@@ -309,3 +310,38 @@ def test_a_layer_that_an_adapter_lacks_is_the_bases(tiny_base: Base, tiny_base_f
     dense = load_base(str(tiny_base_folder))
     add_dense(dense, {chosen: 2.0 * delta[1] @ delta[0]})
     assert_same(tiny_base.network(_batch(rows, *[(1.0,)] * 3)), dense.network(collate(rows, 8)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_the_one_operation_equals_autograd_s_own_road(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(3)
+    layer = torch.nn.Linear(6, 5).to(dtype).requires_grad_(False)
+    x, a_RI, b_OR = (
+        torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype).requires_grad_()
+        for shape in ((4, 3, 6), (7, 6), (5, 7))
+    )
+    gate_B1R = torch.rand(4, 1, 7, generator=generator).to(dtype)
+    upstream = torch.randn(4, 3, 5, generator=generator).to(dtype)
+    plain = layer(x) + ((x @ a_RI.T) * gate_B1R) @ b_OR.T
+    ours = gated_linear(x, layer, a_RI, b_OR, gate_B1R)
+    tolerance = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 0.1}[dtype]
+    torch.testing.assert_close(ours, plain, atol=tolerance, rtol=tolerance)
+    inputs = (x, a_RI, b_OR)
+    expected = torch.autograd.grad(plain, inputs, upstream)
+    for found, wanted in zip(torch.autograd.grad(ours, inputs, upstream), expected, strict=True):
+        assert found.dtype == wanted.dtype
+        torch.testing.assert_close(found, wanted, atol=4 * tolerance, rtol=4 * tolerance)
+
+
+def test_autocast_computes_in_its_own_type_and_leaves_gradients_in_the_parameters() -> None:
+    layer = torch.nn.Linear(6, 5).requires_grad_(False)
+    x, a_RI, b_OR = (torch.randn(shape, requires_grad=True) for shape in ((4, 3, 6), (7, 6), (5, 7)))
+    with torch.autocast("cpu", torch.bfloat16):
+        y = gated_linear(x, layer, a_RI, b_OR, torch.ones(4, 1, 7))
+    assert y.dtype == torch.bfloat16
+    y.float().sum().backward()
+    for leaf in (x, a_RI, b_OR):
+        assert leaf.grad is not None
+        assert leaf.grad.dtype == torch.float32
+    whole = layer(x) + (x @ a_RI.T) @ b_OR.T
+    torch.testing.assert_close(y.float(), whole, atol=0.2, rtol=0.05)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from affetto.adapters.gated import gated_linear
 from affetto.adapters.targets import ADAPTED_PARTS, Part, expand_targets, find_targets
 from affetto.errors import AdapterError
 from affetto.files import hash_text
@@ -44,30 +45,35 @@ class GatedLora(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (rows, S, in) → (rows, S, out)."""
-        y = functional.linear(x, self.layer.weight, self.layer.bias)
         gate_BE = self.gates.rows_BE
         if gate_BE is None:
-            return y
+            return functional.linear(x, self.layer.weight, self.layer.bias)
         assert gate_BE.shape == (len(x), len(self.A)), (
             f"gate {tuple(gate_BE.shape)} for {len(x)} rows, {len(self.A)} adapters"
         )
+        low_rank = [name for name in self.B if self.A[name].shape[0]]
+        if low_rank and not self.gates.is_dropping:
+            factors = _stacked([self.A[name] for name in low_rank], 0), _stacked([self.B[name] for name in low_rank], 1)
+            y = gated_linear(x, self.layer, *factors, self._per_rank(gate_BE, low_rank))
+        else:
+            y = functional.linear(x, self.layer.weight, self.layer.bias)
+            for name in low_rank:
+                low = functional.linear(self.gates.dropped(x), self.A[name].to(x.dtype))
+                y = y + functional.linear(low * self._per_rank(gate_BE, [name]).to(x.dtype), self.B[name].to(x.dtype))
         for e, name in enumerate(self.A):
             if name not in self.B:
                 gate_B11 = (gate_BE[:, e] * self.scale[name])[:, None, None].to(x.dtype)
                 y = y + gate_B11 * functional.linear(x, self.A[name].to(x.dtype))
-        if not any(self.A[name].shape[0] for name in self.B):
-            return y
-        low = functional.linear(self.gates.dropped(x), _stacked([self.A[name] for name in self.B], 0).to(x.dtype))
-        return y + functional.linear(low * self._per_rank(gate_BE, x), _stacked(list(self.B.values()), 1).to(x.dtype))
+        return y
 
-    def _per_rank(self, gate_BE: Tensor, x: Tensor) -> Tensor:
-        """Gate times scale for every rank of the low-rank adapters: (rows, 1, sum of R)."""
+    def _per_rank(self, gate_BE: Tensor, names: Sequence[str]) -> Tensor:
+        """Gate times scale for every rank of `names`: (rows, 1, sum of R)."""
         columns = [
             (gate_BE[:, e : e + 1] * self.scale[name]).expand(-1, a_RI.shape[0])
             for e, (name, a_RI) in enumerate(self.A.items())
-            if name in self.B
+            if name in names
         ]
-        return torch.cat(columns, dim=1)[:, None].to(x.dtype)
+        return torch.cat(columns, dim=1)[:, None]
 
 
 def _stacked(parts: Sequence[Tensor], dim: int) -> Tensor:

@@ -44,9 +44,14 @@ class GateSwitch:
         finally:
             self._dropped_share, self._generator = 0.0, None
 
+    @property
+    def is_dropping(self) -> bool:
+        """Whether this is inside of `dropout`."""
+        return self._dropped_share > 0
+
     def dropped(self, x: Tensor) -> Tensor:
         """x with elements dropped and the others scaled up to keep its mean; x itself outside of `dropout`."""
-        if not self._dropped_share:
+        if not self.is_dropping:
             return x
         if self._generator is None:
             self._generator = torch.Generator(x.device).manual_seed(self._seed)
