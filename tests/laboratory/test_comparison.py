@@ -103,8 +103,17 @@ def test_table_and_picture_show_every_method_that_ran() -> None:
     svg = ablation_picture(rows).svg
     assert all(METHODS[name].title in svg for name in (PLAIN, "all", "ewc_kfac_3000"))
     assert METHODS["decay"].title not in svg
-    assert mean_curve(rows[:1])[3] == pytest.approx((2.0, 0.4))
-    assert mean_curve([]) == []
+    assert "mathdefault" not in svg
+    assert mean_curve(rows, PLAIN)[3] == pytest.approx((1.0, 0.4))
+    assert mean_curve(rows, "all")[3] == pytest.approx((0.95, 0.03))
+    assert mean_curve(rows[1:], "all") == [], "nothing to count in"
+
+
+def test_the_picture_shows_a_familys_best_alone() -> None:
+    rows = [row(PLAIN, 2.0, 0.4), row("ewc_kfac_3000", 2.0, 0.2), row("ewc_kfac_30000", 2.0, 0.1)]
+    svg = ablation_picture(rows).svg
+    assert METHODS["ewc_kfac_30000"].title in svg
+    assert METHODS["ewc_kfac_3000"].title + "<" not in svg
 
 
 def test_cells_come_seed_by_seed_and_unknown_methods_are_named() -> None:

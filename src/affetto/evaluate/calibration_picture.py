@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from affetto.evaluate.canvas import FAINT, INK, Picture, marker, picture, plot_area, system_colour
+from affetto.evaluate.canvas import FAINT, INK, Picture, marker, picture, plain_ticks, plot_area, system_colour
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -43,7 +43,8 @@ def calibration_picture(document: Mapping[str, Any]) -> Picture:
                     marker(place + 1), color=system_colour(place + 1), markersize=4.5, label=family, linestyle="none",
                 )  # fmt: skip
             axes.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high))
-            axes.minorticks_off()
+            for axis in (axes.xaxis, axes.yaxis):
+                plain_ticks(axis)
             said = f"  slope {slopes[kind]:.2f}" if kind in slopes else ""
             axes.set_title(kind + said, color=INK, fontsize=10.5, loc="left")
             if not number:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 INK, FAINT, RULE, PAPER, FILL = "#010101", "#010102", "#010103", "#010104", "#010105"
@@ -90,6 +91,14 @@ def plot_area(figure: Figure, left: int, right: int, top: int, bottom: int) -> A
     axes.tick_params(which="both", length=0, pad=5, colors=FAINT, labelcolor=FAINT, labelsize=10)
     axes.grid(color=RULE, linewidth=0.8)
     return axes
+
+
+def plain_ticks(axis: Axis) -> None:
+    """Decades of a logarithmic axis as plain numbers, without minor ticks: mathematics isn't parsed here."""
+    from matplotlib.ticker import FuncFormatter, NullLocator
+
+    axis.set_major_formatter(FuncFormatter(lambda value, _place: f"{value:g}"))
+    axis.set_minor_locator(NullLocator())
 
 
 def _inline(svg: str, width: int, height: int, alt: str) -> str:

@@ -82,13 +82,13 @@ def compare_methods(rows: Sequence[Row]) -> list[Line]:
 
 
 def _line(name: str, title: str, rows: Sequence[Row], plain: Mapping[tuple[str, int], Row]) -> Line:
-    full = [_at_one(row) for row in rows]
+    full = [at_one(row) for row in rows]
     matched, shares = [], []
     for row in rows:
         reference = plain.get((row["emotion"], row["seed"]))
         if reference is None:
             continue
-        mark = _at_one(reference)
+        mark = at_one(reference)
         kl = kl_at(row, MARK * mark["gain"])
         if kl is not None:
             matched.append(kl)
@@ -101,7 +101,7 @@ def _line(name: str, title: str, rows: Sequence[Row], plain: Mapping[tuple[str, 
     )  # fmt: skip
 
 
-def _at_one(row: Row) -> dict[str, float]:
+def at_one(row: Row) -> dict[str, float]:
     """Gain, KL and ΔNLL at intensity 1."""
     points = {point["intensity"]: point for point in row["points"]}
     base, full = points[0.0], points[1.0]

@@ -26,6 +26,8 @@ class Method:
     changes: Mapping[str, Any]
     group: str
     """Methods of a group share a colour in the picture."""
+    family: str = ""
+    """Methods that differ by one weight alone: the picture shows a family's best. Empty for one alone."""
 
 
 def _ewc(name: str, ewc_lambda: float) -> Method:
@@ -34,8 +36,8 @@ def _ewc(name: str, ewc_lambda: float) -> Method:
         kinds = {"factors": "A and B", "factors_batch": "A and B, Avalanche's recipe"}
         if name == "factors_batch":
             changes["fisher_kind"] = "empirical"
-        return Method(f"EWC on {kinds[name]}, {ewc_lambda:g}", changes, "EWC on A and B")
-    return Method(f"EWC {name}, {ewc_lambda:g}", changes, "EWC on ΔW")
+        return Method(f"EWC on {kinds[name]}, {ewc_lambda:g}", changes, "EWC on A and B", f"EWC on {kinds[name]}")
+    return Method(f"EWC {name}, {ewc_lambda:g}", changes, "EWC on ΔW", f"EWC {name}")
 
 
 METHODS: dict[str, Method] = {

@@ -2,62 +2,84 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from affetto.evaluate.canvas import FAINT, INK, MARKERS, Picture, picture, plot_area, system_colour
-from affetto.laboratory.comparison import Row, gains
-from affetto.laboratory.methods import METHODS
+from affetto.evaluate.canvas import FAINT, INK, MARKERS, Picture, picture, plain_ticks, plot_area, system_colour
+from affetto.laboratory.comparison import MARK, Line, Row, at_one, compare_methods, gains
+from affetto.laboratory.methods import METHODS, PLAIN
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_WIDTH, _HEIGHT, _LEGEND = 760, 460, 230
+_WIDTH, _HEIGHT, _LEGEND = 820, 480, 250
 
 
-def ablation_picture(rows: Sequence[Row], methods: Sequence[str] = ()) -> Picture:
-    """Curves of `methods` (all that have runs, if empty): mean gain and KL over runs, by intensity."""
-    curves = {name: mean_curve([row for row in rows if row["method"] == name]) for name in methods or METHODS}
-    curves = {name: curve for name, curve in curves.items() if curve}
-    groups = list(dict.fromkeys(METHODS[name].group for name in curves))
+def ablation_picture(rows: Sequence[Row]) -> Picture:
+    """Means over runs by intensity, for every method that has runs; of a family the one that forgets least at the mark.
+
+    What is learned counts in plain LoRA's own gain at intensity 1 with the same emotion and seed.
+    """
+    shown = _best_of_families(compare_methods(rows))
+    curves = {name: curve for name in shown if (curve := mean_curve(rows, name))}
+    groups = list(dict.fromkeys(METHODS[name].group for name in METHODS if name in curves))
 
     def draw(figure: Figure) -> None:
         axes = plot_area(figure, 56, _LEGEND, 16, 44)
+        axes.axhline(100 * MARK, color=FAINT, linewidth=1, linestyle=(0, (2, 3)))
         for name, curve in curves.items():
-            axes.plot([kl for _, kl in curve], [gain for gain, _ in curve], **_style(name, list(curves), groups))
+            learned, forgotten = zip(*curve, strict=True)
+            axes.plot(forgotten, [100 * share for share in learned], **_style(name, list(curves), groups))
         axes.set_xscale("log")
-        axes.minorticks_off()
+        plain_ticks(axes.xaxis)
+        axes.set_ylim(bottom=20)
         axes.set_xlabel("forgotten: KL(base || adapted) on general speech, nats per code", color=FAINT, fontsize=10)
-        axes.set_ylabel("learned: fall of the emotion's loss, nats per code", color=FAINT, fontsize=10)
+        axes.set_ylabel("learned: % of what plain LoRA learns", color=FAINT, fontsize=10)
+        axes.annotate(
+            "the mark", (0.01, 100 * MARK), xycoords=("axes fraction", "data"), xytext=(0, 4),
+            textcoords="offset points", color=FAINT, fontsize=9,
+        )  # fmt: skip
         axes.legend(
-            frameon=False, fontsize=9, labelcolor=INK, loc="upper left", bbox_to_anchor=(1.01, 1.02), handlelength=2.2
-        )
+            frameon=False, fontsize=9, labelcolor=INK, loc="upper left", bbox_to_anchor=(1.01, 1.02), handlelength=2.2,
+            title="least forgotten at the mark first", title_fontproperties={"size": 9}, alignment="left",
+        ).get_title().set_color(FAINT)  # fmt: skip
 
-    shown = ", ".join(METHODS[name].title for name in curves)
-    alt = f"Emotion learned against general speech forgotten, by intensity, for {shown}."
+    named = ", ".join(METHODS[name].title for name in curves)
+    alt = f"Emotion learned against general speech forgotten, by intensity, for {named}."
     return picture(_WIDTH, _HEIGHT, draw, name="ablation", alt=alt)
 
 
-def mean_curve(rows: Sequence[Row]) -> list[tuple[float, float]]:
-    """(gain, KL) by intensity above 0, means over runs; empty without any."""
-    if not rows:
-        return []
+def mean_curve(rows: Sequence[Row], method: str) -> list[tuple[float, float]]:
+    """(share of plain LoRA's gain, KL) by intensity above 0, means over the runs that have a plain one beside them."""
+    plain = {(row["emotion"], row["seed"]): at_one(row)["gain"] for row in rows if row["method"] == PLAIN}
     by_intensity: dict[float, list[tuple[float, float]]] = {}
     for row in rows:
-        for intensity, gain, kl in gains(row):
-            if intensity > 0:
-                by_intensity.setdefault(intensity, []).append((gain, kl))
+        reference = plain.get((row["emotion"], row["seed"]))
+        if row["method"] == method and reference is not None:
+            for intensity, gain, kl in gains(row):
+                if intensity > 0:
+                    by_intensity.setdefault(intensity, []).append((gain / reference, kl))
     found = (np.mean(by_intensity[intensity], axis=0) for intensity in sorted(by_intensity))
-    return [(float(gain), float(kl)) for gain, kl in found]
+    return [(float(share), float(kl)) for share, kl in found]
+
+
+def _best_of_families(lines: Sequence[Line]) -> list[str]:
+    """Methods by what they forget at the mark, those that don't reach it last; one of a family."""
+    ordered = sorted(lines, key=lambda line: math.inf if line.share is None else line.share.mean)
+    best: dict[str, str] = {}
+    for line in ordered:
+        best.setdefault(METHODS[line.method].family or line.method, line.method)
+    return list(best.values())
 
 
 def _style(name: str, names: Sequence[str], groups: Sequence[str]) -> Mapping[str, Any]:
     group = METHODS[name].group
-    place = [other for other in names if METHODS[other].group == group].index(name)
+    place = [other for other in METHODS if other in names and METHODS[other].group == group].index(name)
     return {
         "color": system_colour(groups.index(group)), "marker": MARKERS[place % len(MARKERS)], "markersize": 4,
-        "linewidth": 2.0 if group in ("all", "plain") else 1.1, "label": METHODS[name].title,
-        "linestyle": ("-", "--", ":", "-.")[place // len(MARKERS) % 4],
+        "linewidth": 2.0 if group in ("all", "plain") and place == 0 else 1.1, "label": METHODS[name].title,
+        "linestyle": ("-", "--", ":", "-.")[place % 4],
     }  # fmt: skip
