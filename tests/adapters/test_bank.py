@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from lora_tools import add_dense, assert_differ, assert_same, dense_deltas, random_adapter
+from transformers import CsmForConditionalGeneration
 
 from affetto.adapters.bank import AdapterBank, GatedLora, all_targets
 from affetto.adapters.targets import ADAPTED_PARTS, ATTENTION, MLP
@@ -223,22 +224,23 @@ def test_checkpointing_computes_nothing_twice_in_eval_mode(tiny_base: Base, rows
 
 
 def test_pitfall_03_only_backbone_and_depth_decoder_carry_adapters(tiny_base: Base) -> None:
-    codec = {name for name, _ in tiny_base.model.codec_model.named_modules()}
+    model = CsmForConditionalGeneration.from_pretrained(tiny_base.folder).requires_grad_(False)
+    codec = {name for name, _ in model.codec_model.named_modules()}
     assert any(name.endswith("q_proj") for name in codec), "the codec has no such layer, so this test says nothing"
     linear = [
         name
-        for name, module in tiny_base.model.named_modules()
+        for name, module in model.named_modules()
         if isinstance(module, torch.nn.Linear)
         and name.endswith((*ATTENTION, *MLP))
         and not name.startswith("codec_model.")
     ]
-    bank = AdapterBank(tiny_base.model, tiny_base.network.gates)
+    bank = AdapterBank(model, tiny_base.network.gates)
     bank.add("happy", rank=2, alpha=2.0, seed=0)
     assert sorted(bank.sites) == sorted(linear)
     assert len(linear) == 7 * 4
     assert {site.split(".")[0] for site in bank.sites} == set(ADAPTED_PARTS)
-    assert not any(isinstance(module, GatedLora) for module in tiny_base.model.codec_model.modules())
-    trainable = {name for name, parameter in tiny_base.model.named_parameters() if parameter.requires_grad}
+    assert not any(isinstance(module, GatedLora) for module in model.codec_model.modules())
+    trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert len(trainable) == 2 * len(linear) == len(bank.parameters("happy"))
 
 
