@@ -22,6 +22,8 @@ from affetto.model.random_base import RANDOM, random_base
 from affetto.tensors import check_tensors, stored_tensors, weight_files
 
 MINIATURE = "miniature"
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+"""By the configuration's names."""
 MINIATURE_FOLDER = Path(__file__).parent.parent / "miniature" / "assets" / "base"
 _WEIGHTS = ("*.safetensors", "*.bin")
 
@@ -50,6 +52,11 @@ class Base:
         return self.network.num_codebooks
 
     @property
+    def window(self) -> int:
+        """Positions that the base can look back over."""
+        return int(self.model.config.max_position_embeddings)
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return next(self.network.parameters()).device
@@ -59,10 +66,20 @@ class Base:
         ids = self.tokenizer(f"[{speaker}]{text}", add_special_tokens=True)["input_ids"]
         return tuple(ids)
 
+    @property
+    def answers_hash(self) -> str:
+        """What caches of this base's answers are bound to: its weights, and the precision that they are computed in."""
+        dtype = self.network.c0_head.weight.dtype
+        return self.hash if dtype == torch.float32 else f"{self.hash}/{dtype}"
+
     def to(self, device: torch.device | str) -> Base:
-        """The base on another device."""
-        self.model.to(device)
-        self.network.to(device)
+        """The base on another device, but for the text's embeddings.
+
+        A batch reads a few hundred of their rows (CSM-1B's take 0.5 GB in bfloat16), so they stay where they are.
+        """
+        for part in self.model.children():
+            if part is not self.network.embed_text:
+                part.to(device)
         return replace(self)
 
 

@@ -46,7 +46,8 @@ class CsmNetwork(nn.Module):
     def embed(self, batch: Batch) -> Tensor:
         """Input embeddings (B, S, D): a text token's, or the sum over the codebooks of a frame."""
         audio_BSD = self.backbone.embed_tokens(batch.codes_BSK)
-        text_BSD = self.embed_text(batch.text_BS)
+        # The table may be elsewhere (`Base.to`): only the rows that are read travel.
+        text_BSD = self.embed_text(batch.text_BS.to(self.embed_text.weight.device)).to(audio_BSD.device)
         return torch.where(batch.is_audio_BS[..., None], audio_BSD, text_BSD)
 
     def c0_logits(self, states_ND: Tensor) -> Tensor:
@@ -77,18 +78,32 @@ class CsmNetwork(nn.Module):
             return torch.matmul(hidden_MD.float(), self.depth.codebooks_head.weight[k - 1].float())
 
     def enable_checkpointing(self) -> None:
-        """Keep no activations inside the layers: backward computes them again, under the gates of their own forward.
+        """Keep no activations inside the layers: backward computes them again, under the same gates and masks.
 
         It works while the network is in train mode. In eval mode, as for the Fisher pass, nothing is computed twice.
         """
 
         def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-            return nullcontext(), self.gates.set(self.gates.rows_BE)
+            return nullcontext(), self.gates.again()
 
         for part in (self.backbone, self.depth.model):
             part.gradient_checkpointing_enable({"use_reentrant": False, "context_fn": contexts})
             # transformers makes the embeddings ask for gradients, which only reentrant checkpointing needs.
             part.disable_input_require_grads()
+            for module in part.modules():
+                if hasattr(module, "attention_dropout"):
+                    # Train mode would turn it on, where a checkpoint asks for it.
+                    module.attention_dropout = 0.0
+
+    def frame_bytes(self, *, with_gradient: bool = False) -> int:
+        """About what the depth decoder needs for one frame, in bytes: a layer's activations (all layers', where they
+        are kept for a gradient) and its logits in three copies. Frames are by far the most of what a row needs.
+        """
+        config, weight = self.depth.config, self.c0_head.weight
+        # Six of the layer's width, norms and sums included; gate, up, their product and activation of the wider one.
+        layer = self.num_codebooks * (6 * config.hidden_size + 4 * config.intermediate_size) * weight.element_size()
+        logits = 3 * (self.num_codebooks - 1) * self.vocab_size * 4
+        return int(layer * (config.num_hidden_layers if with_gradient else 1) + logits)
 
 
 def _full_precision(like: Tensor) -> torch.autocast:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from affetto.files import hash_text
 from affetto.model.batch import Batch, Logits, Row, collate
+from affetto.model.rows_at_once import rows_at_once
 from affetto.preserve.curvature import Curvature
 from affetto.terms import cross_entropy
 
@@ -35,8 +36,9 @@ def estimate_fisher(
     depend on the batch size; `kind="empirical"` takes the data's labels, for comparison only.
     """
     network.eval()
-    for start in range(0, len(rows), rows_per_batch):
-        part = rows[start : start + rows_per_batch]
+    at_once = rows_at_once(network, rows, rows_per_batch, with_gradient=True)
+    for start in range(0, len(rows), at_once):
+        part = rows[start : start + at_once]
         batch = collate([Row(row.clip_id, row.turns) for row in part], network.num_codebooks).to(_device(network))
         with _recorded(sites) as records, torch.enable_grad():
             logits = network(batch)
