@@ -13,7 +13,7 @@ from transformers import CsmForConditionalGeneration
 from affetto.model import rows_at_once as module
 from affetto.model.base import Base
 from affetto.model.batch import Row, Turn, collate
-from affetto.model.csm import CsmNetwork
+from affetto.model.csm import CsmNetwork, float32_heads
 from affetto.model.random_base import random_config
 from affetto.model.rows_at_once import rows_at_once
 from affetto.preserve.curvature import CURVATURES
@@ -80,3 +80,30 @@ def test_fewer_rows_give_the_same_answers_and_fisher(
     assert rows_at_once(tiny_base.network, rows, 16) == 1
     for one, other in zip(results("alone"), together, strict=True):
         torch.testing.assert_close(one, other, rtol=2e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_heads_of_frozen_weights_are_computed_as_ever_but_keep_no_copy(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(7, 16, 33, generator=generator).to(dtype)
+    hidden = torch.randn(5, 7, 16, generator=generator).to(dtype)
+    results, kept = [], []
+    for compute in (float32_heads, lambda h, w: torch.einsum("mjd,jdv->mjv", h.float(), w.float())):
+        given = hidden.clone().requires_grad_()
+        saved: list[torch.Tensor] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, saved=saved: saved.append(t) or t, lambda t: t):
+            logits = compute(given, weight)
+        (logits.sin().sum()).backward()
+        results.append((logits.detach(), given.grad))
+        kept.append(max((t.numel() for t in saved if t.dtype == torch.float32), default=0))
+    torch.testing.assert_close(results[0][0], results[1][0], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(results[0][1], results[1][1], rtol=0.01, atol=0.01)
+    assert results[0][0].dtype == torch.float32
+    assert kept[0] == 0
+    assert kept[1] == weight.numel(), "the plain way keeps the copy that this is about"
+
+
+def test_heads_that_are_trained_get_their_gradient() -> None:
+    weight = torch.randn(3, 4, 5, dtype=torch.bfloat16, requires_grad=True)
+    float32_heads(torch.randn(2, 3, 4, dtype=torch.bfloat16), weight).sum().backward()
+    assert weight.grad is not None

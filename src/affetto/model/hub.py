@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from affetto.errors import BaseModelError
@@ -17,18 +19,48 @@ def fetch(hub_id: str, revision: str | None = None) -> Path:
     fetched. Raises BaseModelError.
     """
     from huggingface_hub import snapshot_download
+
+    with _told(hub_id, revision):
+        try:
+            weights = _weights_pattern(hub_id, revision)
+            return Path(snapshot_download(hub_id, revision=revision, allow_patterns=[*_FACTS, weights]))
+        except OSError as error:
+            if _is_refusal(error):
+                raise
+            # A pinned commit isn't looked for in the cache by itself where there is no network (huggingface_hub 1.33).
+            try:
+                return Path(snapshot_download(hub_id, revision=revision, local_files_only=True))
+            except OSError:
+                raise error from None
+
+
+def fetch_config(hub_id: str, revision: str | None = None) -> Path:
+    """config.json of a hub model, alone. Raises BaseModelError."""
+    from huggingface_hub import hf_hub_download
+
+    with _told(hub_id, revision):
+        return Path(hf_hub_download(hub_id, "config.json", revision=revision))
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether the hub was reached and said no."""
+    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+
+    return isinstance(error, (RepositoryNotFoundError, RevisionNotFoundError))
+
+
+@contextmanager
+def _told(hub_id: str, revision: str | None) -> Iterator[None]:
+    """What the hub raises, as BaseModelError with a remedy."""
     from huggingface_hub.errors import (
         GatedRepoError,
-        HfHubHTTPError,
         HFValidationError,
-        LocalEntryNotFoundError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
 
     try:
-        weights = _weights_pattern(hub_id, revision)
-        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=[*_FACTS, weights]))
+        yield
     except GatedRepoError as error:
         raise BaseModelError(
             f"{hub_id} is gated: accept its licence at https://huggingface.co/{hub_id} with your account, then log in "
@@ -44,15 +76,11 @@ def fetch(hub_id: str, revision: str | None = None) -> Path:
         ) from error
     except HFValidationError as error:
         raise BaseModelError(f"there is no folder {hub_id!r}, and it can't be a hub id: {error}") from error
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        # A pinned commit isn't looked for in the cache by itself where there is no network (huggingface_hub 1.33).
-        try:
-            return Path(snapshot_download(hub_id, revision=revision, local_files_only=True))
-        except OSError:
-            at = f" at revision {revision}" if revision else ""
-            raise BaseModelError(
-                f"{hub_id}{at} is not in the hub's local cache and can't be fetched now: {error}"
-            ) from error
+    except OSError as error:
+        at = f" at revision {revision}" if revision else ""
+        raise BaseModelError(
+            f"{hub_id}{at} is not in the hub's local cache and can't be fetched now: {error}"
+        ) from error
 
 
 def _weights_pattern(hub_id: str, revision: str | None) -> str:

@@ -17,8 +17,12 @@ def rows_at_once(network: Any, rows: Sequence[Row], most: int, *, with_gradient:
     The teacher's answers, the Fisher and validation look at every frame of a row, which CSM-1B's depth decoder makes
     32 positions of.
     """
-    if not rows or not hasattr(network, "frame_bytes"):
+    return frames_at_once(network, max((row.num_frames for row in rows), default=0), most, with_gradient=with_gradient)
+
+
+def frames_at_once(network: Any, longest: int, most: int, *, with_gradient: bool = False) -> int:
+    """`rows_at_once` for rows of up to `longest` frames."""
+    if not hasattr(network, "frame_bytes"):
         return most
-    longest = max(row.num_frames for row in rows)
     needed = longest * int(network.frame_bytes(with_gradient=with_gradient))
     return max(1, min(most, MOST_BYTES // max(1, needed)))
