@@ -184,7 +184,7 @@ def _step(runs: Sequence[Run], states: Sequence[Progress]) -> list[Outcome]:
     network = runs[0].base.network
     with (
         network.gates.dropout(config.adapter_dropout, int(drawn)),
-        _train_mode(network, config.activation_checkpointing),
+        train_mode(network, config.activation_checkpointing),
     ):
         found = accumulate_together(network, shares, accelerator)
     for run, share, terms in zip(runs, shares, found, strict=True):
@@ -203,7 +203,7 @@ def _step(runs: Sequence[Run], states: Sequence[Progress]) -> list[Outcome]:
 
 
 @contextmanager
-def _train_mode(network: Any, is_on: bool) -> Iterator[None]:
+def train_mode(network: Any, is_on: bool) -> Iterator[None]:
     """Activations are computed again in train mode alone, which changes nothing else."""
     network.train(is_on)
     try:
