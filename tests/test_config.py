@@ -191,6 +191,8 @@ WRONG = [
     ("prompt_template: '{text} {mood}'", "prompt_template", "no other braces"),
     ("num_checkpoints: -1", "num_checkpoints", "greater than or equal to 0"),
     ("precision: fp8", "precision", "'fp32', 'bf16' or 'fp16'"),
+    ("base_precision: fp16", "base_precision", "'fp32' or 'bf16'"),
+    ("activation_checkpointing: sometimes", "activation_checkpointing", "valid boolean"),
     ("trackers: tensorboard", "trackers", "valid tuple"),
     ("validation_clips: 0", "validation_clips", "greater than or equal to 1"),
     ("evaluation_sentences: 0", "evaluation_sentences", "greater than or equal to 1"),

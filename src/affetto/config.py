@@ -97,6 +97,8 @@ class Config(BaseModel):
 
     num_checkpoints: Whole = 0
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    base_precision: Literal["fp32", "bf16"] = "fp32"
+    activation_checkpointing: bool = False
     trackers: tuple[str, ...] = ("tensorboard",)
 
     validation_clips: Count = 48

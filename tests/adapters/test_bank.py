@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from lora_tools import add_dense, assert_differ, assert_same, dense_deltas, random_adapter
+from transformers import CsmForConditionalGeneration
 
 from affetto.adapters.bank import AdapterBank, GatedLora, all_targets
 from affetto.adapters.gated import gated_linear
@@ -183,30 +184,32 @@ def test_pitfall_22_adapters_trained_in_one_batch_get_the_gradients_of_their_own
 
 
 @pytest.mark.parametrize("gates", [[(1.0, 0.0)] * 3, [(0.0, 1.0), (0.0, 0.0), (0.4, 0.6)]])
+@pytest.mark.parametrize("dropped", [0.0, 0.3])
 def test_pitfall_15_checkpointing_leaves_the_gradients_alone(
-    tiny_base: Base, rows: list[Row], gates: list[tuple[float, float]]
+    tiny_base: Base, rows: list[Row], gates: list[tuple[float, float]], dropped: float
 ) -> None:
-    """Also when another forward, under another gate, runs between a forward and its backward."""
+    """Also when another forward, under another gate and masks, runs between a forward and its backward."""
     bank = _bank(tiny_base, "happy", "sad")
     batch = _batch(rows, *gates)
     other = _batch(rows, *[gate[::-1] for gate in gates])
-    kept = _gradients(tiny_base, bank, batch, other)
+    kept = _gradients(tiny_base, bank, batch, other, dropped)
     tiny_base.network.enable_checkpointing()
     tiny_base.network.train()
     layers = [layer for layer in tiny_base.network.modules() if type(layer).__name__ == "CsmDecoderLayer"]
     runs = [0]
     for layer in layers:
         layer.mlp.register_forward_pre_hook(lambda *_: runs.__setitem__(0, runs[0] + 1))
-    computed_again = _gradients(tiny_base, bank, batch, other)
+    computed_again = _gradients(tiny_base, bank, batch, other, dropped)
     assert runs[0] == 3 * len(layers), "forward of the batch, of the other one, and one recomputation"
     assert max(gradient.abs().max() for gradient in kept.values()) > 1e-3
     for name, gradient in kept.items():
         torch.testing.assert_close(computed_again[name], gradient, rtol=0, atol=1e-5 * float(gradient.abs().max() + 1))
 
 
-def _gradients(base: Base, bank: AdapterBank, batch: Batch, other: Batch) -> dict[str, torch.Tensor]:
-    c0, depth = code_losses(base.network(batch), batch)
-    base.network(other)
+def _gradients(base: Base, bank: AdapterBank, batch: Batch, other: Batch, dropped: float) -> dict[str, torch.Tensor]:
+    with base.network.gates.dropout(dropped, seed=3):
+        c0, depth = code_losses(base.network(batch), batch)
+        base.network(other)
     (c0.total + depth.total).backward()
     named = {f"{name} {key}": p for name in bank.names for key, p in bank.parameters(name).items()}
     gradients = {key: p.grad.clone() for key, p in named.items()}
@@ -224,22 +227,23 @@ def test_checkpointing_computes_nothing_twice_in_eval_mode(tiny_base: Base, rows
 
 
 def test_pitfall_03_only_backbone_and_depth_decoder_carry_adapters(tiny_base: Base) -> None:
-    codec = {name for name, _ in tiny_base.model.codec_model.named_modules()}
+    model = CsmForConditionalGeneration.from_pretrained(tiny_base.folder).requires_grad_(False)
+    codec = {name for name, _ in model.codec_model.named_modules()}
     assert any(name.endswith("q_proj") for name in codec), "the codec has no such layer, so this test says nothing"
     linear = [
         name
-        for name, module in tiny_base.model.named_modules()
+        for name, module in model.named_modules()
         if isinstance(module, torch.nn.Linear)
         and name.endswith((*ATTENTION, *MLP))
         and not name.startswith("codec_model.")
     ]
-    bank = AdapterBank(tiny_base.model, tiny_base.network.gates)
+    bank = AdapterBank(model, tiny_base.network.gates)
     bank.add("happy", rank=2, alpha=2.0, seed=0)
     assert sorted(bank.sites) == sorted(linear)
     assert len(linear) == 7 * 4
     assert {site.split(".")[0] for site in bank.sites} == set(ADAPTED_PARTS)
-    assert not any(isinstance(module, GatedLora) for module in tiny_base.model.codec_model.modules())
-    trainable = {name for name, parameter in tiny_base.model.named_parameters() if parameter.requires_grad}
+    assert not any(isinstance(module, GatedLora) for module in model.codec_model.modules())
+    trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert len(trainable) == 2 * len(linear) == len(bank.parameters("happy"))
 
 

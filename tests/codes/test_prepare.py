@@ -74,6 +74,18 @@ def test_codes_are_those_of_the_codec(data: Callable[..., Path], sounds: Path, c
     assert len(prepared.codes(cut)) < len(prepared.codes(clips[0]))
 
 
+def test_the_codec_does_not_stay_for_the_training(
+    data: Callable[..., Path], sounds: Path, codec_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`affetto train` prepares in its own process, where Mimi would hold a third of a gigabyte."""
+    held = []
+    real = stage._work
+    monkeypatch.setattr(stage, "_work", lambda clips: held.append(stage._codec) or real(clips))
+    prepare([data(make_clips(sounds, 2))], codec_folder, emotions=EMOTIONS)
+    assert held[0] is not None
+    assert stage._codec is None
+
+
 def test_second_run_does_no_coding(
     data: Callable[..., Path], sounds: Path, codec_folder: Path, coded: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:

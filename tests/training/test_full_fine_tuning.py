@@ -67,6 +67,7 @@ def test_the_checkpoint_is_the_base_plus_the_change_and_transformers_loads_it(
     changed = {name for name, value in original.items() if not torch.equal(stored[name].float(), value.float())}
     bank = AdapterBank(base.model, base.network.gates)
     assert changed == {f"{site}.weight" for site in bank.sites}
+    assert any(name.startswith("codec_model.") for name in stored), "transformers wants the codec, too"
     # As a checkpoint of its own it says what the bank says with its change at gate 1.
     load_adapter(bank, "happy", best, base.hash)
     batch = collate(build_streams(config, "happy", prepared, base).emotional, 8)

@@ -236,7 +236,8 @@ def test_facts_say_where_the_adapter_comes_from(config_of: Make, prepared: Prepa
     folder = train(config, "happy", prepared, command="affetto train --emotion happy")
     facts = read_json(folder / "best" / "affetto.json")
     assert facts["command"] == "affetto train --emotion happy"
-    assert facts["base"] == {"id": config.base, "hash": load_base(config.base).hash, "num_codebooks": 8}
+    base = {"id": config.base, "hash": load_base(config.base).hash, "revision": None, "num_codebooks": 8}
+    assert facts["base"] == base
     assert facts["data"]["emotional_clips"] == 6
     assert facts["data"]["validation_clips"] == 2
     assert (facts["data"]["prepared_clips"], facts["data"]["bad_clips"]) == (len(prepared.clips), 0)
@@ -326,3 +327,28 @@ def test_the_default_methods_never_ask_the_teacher_while_training(
     # A step's one batch; at each epoch's end one batch of held-out happy clips and one of general ones.
     assert [item for item in seen if item[0]] == [(True, False)] * (num_steps + 2 * 2)
     assert (False, True) in seen, "before the loop it was asked"
+
+
+@pytest.mark.parametrize("dropped", [0.0, 0.2])
+def test_activation_checkpointing_changes_nothing(config_of: Make, prepared: Prepared, dropped: float) -> None:
+    short = {**TINY, "num_epochs": 1, "adapter_dropout": dropped}
+    straight = train(config_of("straight", **short), "happy", prepared)
+    again = train(config_of("again", **short, activation_checkpointing=True), "happy", prepared)
+    assert_equal_runs(again, straight)
+
+
+def test_a_base_in_bfloat16_learns_the_same_and_has_its_own_teacher(config_of: Make, prepared: Prepared) -> None:
+    exact = train(config_of("exact", **TINY), "happy", prepared)
+    half = train(config_of("half", **TINY, base_precision="bf16"), "happy", prepared)
+    logs = [read_log(run / "training_log.jsonl") for run in (exact, half)]
+    losses = [[row["terms"]["emotion_nll"] for row in log if row["split"] == "validation"] for log in logs]
+    learned = losses[0][0] - losses[0][-1]
+    assert learned > 0.05
+    assert losses[1] == pytest.approx(losses[0], abs=learned / 4)
+    assert losses[1] != losses[0]
+    assert {tensor.dtype for tensor in load_file(half / "best" / "adapter_model.safetensors").values()} == {
+        torch.float32
+    }
+    assert read_json(half / "best" / "affetto.json")["base"]["hash"] == load_base(config_of().base).hash
+    base = load_base(config_of().base, dtype=torch.bfloat16)
+    assert base.answers_hash != base.hash == load_base(config_of().base).answers_hash

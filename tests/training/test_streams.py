@@ -232,3 +232,29 @@ def test_the_teachers_frames_have_a_share_of_their_own(
     assert half == {name: round(0.5 * lengths[name]) for name in half}
     assert quarter == {name: max(1, round(0.25 * lengths[name])) for name in quarter}
     assert half != quarter
+
+
+def test_a_manifests_context_is_heard_and_what_is_too_long_is_said_once(
+    tiny_base: Base, prepared: Prepared, config_of: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two emotional clips and a general one answer earlier turns; only the last turns' frames are predicted."""
+    context = {"happy-train-0": ("general-train-0", "general-train-1"), "happy-train-1": ("general-train-2",)}
+    context["general-train-5"] = ("general-train-3",)
+    clips = tuple(replace(clip, context=context.get(clip.id, ())) for clip in prepared.clips)
+    talking = replace(prepared, clips=clips)
+    told: list[str] = []
+    monkeypatch.setattr(streams_module, "say", told.append)
+    streams = build_streams(config_of(rehearsal_buffer_size=10), "happy", talking, tiny_base)
+    alone = build_streams(config_of(rehearsal_buffer_size=10), "happy", prepared, tiny_base)
+    assert told == []
+    before = {row.clip_id: row for row in [*alone.emotional, *alone.rehearsal]}
+    for row in [*streams.emotional, *streams.rehearsal]:
+        assert len(row.turns) == 1 + len(context.get(row.clip_id, ()))
+        assert row.num_frames == before[row.clip_id].num_frames
+        assert row.turns[-1].text_ids == before[row.clip_id].turns[-1].text_ids
+    assert streams.hash != alone.hash, "what is heard belongs to the run's key"
+    longest = max(row.num_positions for row in [*streams.emotional, *streams.rehearsal])
+    monkeypatch.setattr(tiny_base.model.config, "max_position_embeddings", longest - 1)
+    build_streams(config_of(rehearsal_buffer_size=10), "happy", talking, tiny_base)
+    assert len(told) == 1
+    assert told[0].startswith("1 of the conversations exceed")

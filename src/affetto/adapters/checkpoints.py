@@ -28,9 +28,10 @@ from affetto.adapters.peft_files import (
     read_facts,
     replace_folder,
 )
+from affetto.codes.codec import codec_tensors
 from affetto.errors import AdapterError
 from affetto.files import write_json
-from affetto.model.base import quiet_transformers
+from affetto.model.quiet import quiet_transformers
 
 _NOT_COPIED = ("*.safetensors.index.json", "model*.safetensors", "*.bin", "README.md", ".*", FACTS)
 
@@ -47,7 +48,8 @@ def save_checkpoint(
     try:
         shutil.copytree(base_folder, temporary, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*_NOT_COPIED))
         with quiet_transformers():
-            model.save_pretrained(temporary, state_dict=dict(merged_weights(model, bank, name)))
+            state = dict(merged_weights(model, bank, name)) | codec_tensors(base_folder)
+            model.save_pretrained(temporary, state_dict=state)
         for path in temporary.glob("*.safetensors"):
             path.chmod(0o644)
         write_json(temporary / FACTS, dict(facts))

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from affetto.codes.vocoder import VocoderCodec
 from affetto.errors import BaseModelError
 from affetto.files import hash_folder, hash_text, read_json
+from affetto.tensors import weight_files
 from affetto.types import Codec
 
 
@@ -74,7 +75,7 @@ def _load_mimi(folder: Path) -> MimiCodec:
     if not hasattr(config, "codec_config"):
         raise BaseModelError(f"{folder}: a checkpoint of type {config.model_type!r} has no Mimi inside that is known")
     model = MimiModel(config.codec_config)
-    state = _codec_weights(folder, getattr(config, "transformers_weights", None))
+    state = {name.removeprefix(_INSIDE): value for name, value in codec_tensors(folder).items()}
     missing, unexpected = model.load_state_dict(state, strict=False)
     if missing or unexpected:
         wrong = [*(f"{key} is missing" for key in missing), *(f"{key} is unknown" for key in unexpected)]
@@ -82,30 +83,23 @@ def _load_mimi(folder: Path) -> MimiCodec:
     return MimiCodec(model, int(config.num_codebooks))
 
 
-def _codec_weights(folder: Path, named: str | None) -> dict[str, Any]:
-    """The tensors of the codec inside a checkpoint, in float32.
+_INSIDE = "codec_model."
+"""Begins the names of the codec's tensors inside a checkpoint."""
 
-    `named` is the file or index that the configuration names (`transformers_weights`: the hub's CSM-1B keeps weights of
-    another format under the usual name); otherwise the usual names are tried in transformers' order.
-    """
+
+def codec_tensors(folder: Path) -> dict[str, Any]:
+    """The tensors of the codec inside a checkpoint, by the checkpoint's names, in float32."""
     import torch
     from safetensors import SafetensorError, safe_open
 
-    prefix, state = "codec_model.", {}
+    state = {}
     try:
-        for file_name in _weight_files(folder, named):
-            with safe_open(folder / file_name, framework="pt") as file:
+        for path in weight_files(folder, read_json(folder / "config.json").get("transformers_weights")):
+            with safe_open(path, framework="pt") as file:
                 for key in file.keys():  # noqa: SIM118
-                    if key.startswith(prefix):
-                        state[key.removeprefix(prefix)] = file.get_tensor(key).to(torch.float32)
+                    if key.startswith(_INSIDE):
+                        value = file.get_tensor(key)
+                        state[key] = value.to(torch.float32) if value.is_floating_point() else value
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise BaseModelError(f"{folder}: the checkpoint's weights can't be read ({error}); get them again") from error
     return state
-
-
-def _weight_files(folder: Path, named: str | None) -> list[str]:
-    names = (named,) if named else ("model.safetensors", "model.safetensors.index.json")
-    name = next((name for name in names if (folder / name).is_file()), None)
-    if name is None:
-        raise BaseModelError(f"{folder} holds none of {', '.join(names)}; give a checkpoint in safetensors")
-    return sorted(set(read_json(folder / name)["weight_map"].values())) if name.endswith(".json") else [name]

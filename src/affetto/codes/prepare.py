@@ -201,10 +201,17 @@ def _encode_all(
             parts = run(_work, list(_chunks(shard, 16)))
             cache.add({keys[name]: codes for part in parts for name, codes in part})
             bar.advance(len(shard))
+    # Mimi would stay in memory while the same process trains.
+    _end_worker()
 
 
 _codec: Codec | None = None
 """The worker's codec."""
+
+
+def _end_worker() -> None:
+    global _codec
+    _codec = None
 
 
 def _start_worker(base_folder: Path) -> None:

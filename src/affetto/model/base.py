@@ -5,8 +5,6 @@ Nothing outside this folder knows whether a base is the miniature or CSM-1B.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,9 +15,15 @@ from safetensors import SafetensorError
 from affetto.errors import BaseModelError
 from affetto.files import hash_folder, hash_text, read_json
 from affetto.model.csm import CsmNetwork
+from affetto.model.hub import fetch
 from affetto.model.packed import unpacked
+from affetto.model.quiet import quiet_transformers
+from affetto.model.random_base import RANDOM, random_base
+from affetto.tensors import check_tensors, stored_tensors, weight_files
 
 MINIATURE = "miniature"
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+"""By the configuration's names."""
 MINIATURE_FOLDER = Path(__file__).parent.parent / "miniature" / "assets" / "base"
 _WEIGHTS = ("*.safetensors", "*.bin")
 
@@ -37,6 +41,8 @@ class Base:
     """The transformers model, in eval mode, without gradients."""
     network: CsmNetwork
     tokenizer: Any
+    revision: str | None = None
+    """The hub's commit, where it comes from there."""
     sample_rate: int = 24_000
     frame_rate: float = 12.5
 
@@ -44,6 +50,11 @@ class Base:
     def num_codebooks(self) -> int:
         """Codebooks per frame, K."""
         return self.network.num_codebooks
+
+    @property
+    def window(self) -> int:
+        """Positions that the base can look back over."""
+        return int(self.model.config.max_position_embeddings)
 
     @property
     def device(self) -> torch.device:
@@ -55,10 +66,20 @@ class Base:
         ids = self.tokenizer(f"[{speaker}]{text}", add_special_tokens=True)["input_ids"]
         return tuple(ids)
 
+    @property
+    def answers_hash(self) -> str:
+        """What caches of this base's answers are bound to: its weights, and the precision that they are computed in."""
+        dtype = self.network.c0_head.weight.dtype
+        return self.hash if dtype == torch.float32 else f"{self.hash}/{dtype}"
+
     def to(self, device: torch.device | str) -> Base:
-        """The base on another device."""
-        self.model.to(device)
-        self.network.to(device)
+        """The base on another device, but for the text's embeddings.
+
+        A batch reads a few hundred of their rows (CSM-1B's take 0.5 GB in bfloat16), so they stay where they are.
+        """
+        for part in self.model.children():
+            if part is not self.network.embed_text:
+                part.to(device)
         return replace(self)
 
 
@@ -78,16 +99,24 @@ def load_base(name: str, *, device: torch.device | str = "cpu", dtype: torch.dty
         ) from error
     model.eval().requires_grad_(False)
     network = CsmNetwork(model).eval()
-    base = Base(id=name, folder=folder, hash=weights_hash(folder), model=model, network=network, tokenizer=tokenizer)
+    base = Base(
+        id=name, folder=folder, hash=weights_hash(folder), model=model, network=network, tokenizer=tokenizer,
+        revision=folder.name if folder.parent.name == "snapshots" else None,
+    )  # fmt: skip
     return base.to(device)
 
 
 def find_base(name: str) -> Path:
-    """The folder of a base; a hub id is fetched into the hub's cache (or found there, offline)."""
+    """The folder of a base; a hub id is fetched into the hub's cache (or found there, offline).
+
+    A hub id may be pinned to a commit, branch or tag: `owner/name@REVISION`. `random:NAME` is a base of random weights.
+    """
     if name == MINIATURE:
         if not (MINIATURE_FOLDER / "config.json").is_file():
             raise BaseModelError("the miniature's weights are not installed; run `affetto miniature build`")
         return unpacked(MINIATURE_FOLDER)
+    if name.startswith(RANDOM):
+        return random_base(name)
     folder = Path(name).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
@@ -95,75 +124,64 @@ def find_base(name: str) -> Path:
         return folder
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise BaseModelError(f"there is no folder {name!r}, and it is not a hub id (owner/name) or {MINIATURE!r}")
-    return _fetch(name)
+    hub_id, _, revision = name.partition("@")
+    return fetch(hub_id, revision or None)
 
 
 def weights_hash(folder: Path) -> str:
-    """SHA-256 that names the weights in `folder`."""
-    return hash_text(hash_folder(folder, _WEIGHTS), (folder / "config.json").read_text())
-
-
-def _fetch(name: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-    )
-
-    try:
-        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.model"]))
-    except GatedRepoError as error:
-        raise BaseModelError(
-            f"{name} is gated: accept its licence at https://huggingface.co/{name}, then log in with `hf auth login`"
-        ) from error
-    except RepositoryNotFoundError as error:
-        raise BaseModelError(
-            f"the hub has no model {name!r}, or it is private: check the id and `hf auth login`"
-        ) from error
-    except HFValidationError as error:
-        raise BaseModelError(f"there is no folder {name!r}, and it can't be a hub id: {error}") from error
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        raise BaseModelError(f"{name} is not in the hub's local cache and can't be fetched now: {error}") from error
+    """SHA-256 that names the weights in `folder`: of the files that are loaded, where config.json names them."""
+    config = _config(folder)
+    named = config.get("transformers_weights") if isinstance(config, dict) else None
+    patterns = [path.name for path in weight_files(folder, named)] if named else _WEIGHTS
+    return hash_text(hash_folder(folder, patterns), (folder / "config.json").read_text())
 
 
 def _model_type(folder: Path) -> Any:
-    path = folder / "config.json"
-    try:
-        config = read_json(path)
-    except (OSError, ValueError) as error:
-        raise BaseModelError(f"{path} can't be read ({error}); copy or fetch the checkpoint again") from error
+    config = _config(folder)
     return config.get("model_type") if isinstance(config, dict) else None
 
 
-@contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """No progress bars and remarks of transformers: what the user must know is raised instead."""
-    from transformers.utils import logging
-
-    verbosity, had_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+def _config(folder: Path) -> Any:
+    path = folder / "config.json"
     try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if had_bars:
-            logging.enable_progress_bar()
+        return read_json(path)
+    except (OSError, ValueError) as error:
+        raise BaseModelError(f"{path} can't be read ({error}); copy or fetch the checkpoint again") from error
 
 
 def _load_csm(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
-    from transformers import AutoTokenizer, CsmForConditionalGeneration
+    from transformers import AutoTokenizer, CsmConfig, CsmForConditionalGeneration
 
-    model, report = CsmForConditionalGeneration.from_pretrained(folder, dtype=dtype, output_loading_info=True)
-    report["missing_keys"] = _tie_codes(model, set(report["missing_keys"]))
-    # Missing weights would be drawn at random, unexpected ones dropped.
-    for what in ("missing_keys", "unexpected_keys"):
-        if keys := sorted(report[what]):
-            raise BaseModelError(f"{folder}: {len(keys)} {what.replace('_', ' ')}: {', '.join(keys[:6])}")
+    class WithoutCodec(CsmForConditionalGeneration):  # type: ignore[misc]
+        """Mimi codes sound and nothing else: the process that trains doesn't even read it."""
+
+        _keys_to_ignore_on_load_unexpected = (r"^codec_model\.",)
+
+        def __init__(self, config: Any) -> None:
+            super().__init__(config)
+            del self.codec_model
+
+    config = CsmConfig.from_pretrained(folder)
+    with torch.device("meta"):
+        model = WithoutCodec(config)
+    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    stored = {
+        name: tensor
+        for name, tensor in stored_tensors(folder, getattr(config, "transformers_weights", None)).items()
+        if not name.startswith("codec_model.")
+    }
+    is_tied = config.tie_codebooks_embeddings and bool({_HEARD, _SPOKEN} & stored.keys())
+    check_tensors(folder, stored, expected, "CSM", may_lack=(_HEARD, _SPOKEN) if is_tied else ())
+    model, report = WithoutCodec.from_pretrained(folder, dtype=dtype, output_loading_info=True)
+    # What is saved or copied from here on is transformers' own class.
+    model.__class__ = CsmForConditionalGeneration
+    left = _tie_codes(model, set(report["missing_keys"])) | set(report["unexpected_keys"])
+    assert not left, f"weights that would be drawn at random or dropped: {sorted(left)}"
     return model, AutoTokenizer.from_pretrained(folder)
+
+
+_HEARD, _SPOKEN = "backbone_model.embed_tokens.embed_audio_tokens.weight", "depth_decoder.model.embed_tokens.weight"
+"""CSM's two tables of code embeddings."""
 
 
 def _tie_codes(model: Any, missing: set[str]) -> set[str]:
@@ -174,20 +192,16 @@ def _tie_codes(model: Any, missing: set[str]) -> set[str]:
     if not model.config.tie_codebooks_embeddings:
         return missing
     heard, spoken = model.backbone_model.embed_tokens.embed_audio_tokens, model.depth_decoder.model.embed_tokens
-    heard_key, spoken_key = (
-        "backbone_model.embed_tokens.embed_audio_tokens.weight",
-        "depth_decoder.model.embed_tokens.weight",
-    )
-    if heard_key in missing and spoken_key not in missing:
+    if _HEARD in missing and _SPOKEN not in missing:
         heard.weight = spoken.weight
-    elif spoken_key in missing and heard_key not in missing:
+    elif _SPOKEN in missing and _HEARD not in missing:
         spoken.weight = heard.weight
     elif torch.equal(heard.weight, spoken.weight):
         heard.weight = spoken.weight
     else:
         # Two different tables are stored: they were trained apart, whatever the configuration says.
         return missing
-    return missing - {heard_key, spoken_key}
+    return missing - {_HEARD, _SPOKEN}
 
 
 BASES = {"csm": _load_csm}

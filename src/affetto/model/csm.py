@@ -46,7 +46,8 @@ class CsmNetwork(nn.Module):
     def embed(self, batch: Batch) -> Tensor:
         """Input embeddings (B, S, D): a text token's, or the sum over the codebooks of a frame."""
         audio_BSD = self.backbone.embed_tokens(batch.codes_BSK)
-        text_BSD = self.embed_text(batch.text_BS)
+        # The table may be elsewhere (`Base.to`): only the rows that are read travel.
+        text_BSD = self.embed_text(batch.text_BS.to(self.embed_text.weight.device)).to(audio_BSD.device)
         return torch.where(batch.is_audio_BS[..., None], audio_BSD, text_BSD)
 
     def c0_logits(self, states_ND: Tensor) -> Tensor:
@@ -69,7 +70,7 @@ class CsmNetwork(nn.Module):
             inputs_embeds=inputs_MKD, attention_mask=mask_MK, use_cache=False
         ).last_hidden_state
         with _full_precision(hidden_MKD):
-            return torch.einsum("mjd,jdv->mjv", hidden_MKD[:, 1:].float(), self.depth.codebooks_head.weight.float())
+            return float32_heads(hidden_MKD[:, 1:], self.depth.codebooks_head.weight)
 
     def next_logits(self, hidden_MD: Tensor, k: int) -> Tensor:
         """Logits (M, V) of codebook k >= 1, from the depth decoder's state at that codebook's place; float32."""
@@ -77,18 +78,71 @@ class CsmNetwork(nn.Module):
             return torch.matmul(hidden_MD.float(), self.depth.codebooks_head.weight[k - 1].float())
 
     def enable_checkpointing(self) -> None:
-        """Keep no activations inside the layers: backward computes them again, under the gates of their own forward.
+        """Keep no activations inside the layers: backward computes them again, under the same gates and masks.
 
         It works while the network is in train mode. In eval mode, as for the Fisher pass, nothing is computed twice.
         """
 
         def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-            return nullcontext(), self.gates.set(self.gates.rows_BE)
+            return nullcontext(), self.gates.again()
 
         for part in (self.backbone, self.depth.model):
             part.gradient_checkpointing_enable({"use_reentrant": False, "context_fn": contexts})
             # transformers makes the embeddings ask for gradients, which only reentrant checkpointing needs.
             part.disable_input_require_grads()
+            for module in part.modules():
+                if hasattr(module, "attention_dropout"):
+                    # Train mode would turn it on, where a checkpoint asks for it.
+                    module.attention_dropout = 0.0
+
+    def frame_bytes(self, *, with_gradient: bool = False) -> int:
+        """About what the depth decoder needs for one frame, in bytes: a layer's activations (all layers', where they
+        are kept for a gradient) and its logits in three copies. Frames are by far the most of what a row needs.
+        """
+        config, weight = self.depth.config, self.c0_head.weight
+        # Six of the layer's width, norms and sums included; gate, up, their product and activation of the wider one.
+        layer = self.num_codebooks * (6 * config.hidden_size + 4 * config.intermediate_size) * weight.element_size()
+        logits = 3 * (self.num_codebooks - 1) * self.vocab_size * 4
+        return int(layer * (config.num_hidden_layers if with_gradient else 1) + logits)
+
+
+def float32_heads(hidden_MJD: Tensor, weight_JDV: Tensor) -> Tensor:
+    """Logits (M, J, V) of J heads in float32, with no float32 copy of weights that are frozen in fewer bits.
+
+    CSM-1B's heads would take 0.26 GB so, from the forward pass to the backward pass.
+    """
+    if weight_JDV.dtype == torch.float32 or weight_JDV.requires_grad:
+        return torch.einsum("mjd,jdv->mjv", hidden_MJD.float(), weight_JDV.float())
+    logits: Tensor = _FrozenHeads.apply(hidden_MJD, weight_JDV)  # type: ignore[no-untyped-call]
+    return logits
+
+
+class _FrozenHeads(torch.autograd.Function):
+    """The product of `float32_heads`, a few heads at a time in both directions."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden_MJD: Tensor, weight_JDV: Tensor) -> Tensor:
+        ctx.save_for_backward(weight_JDV)
+        ctx.dtype = hidden_MJD.dtype
+        logits_MJV = hidden_MJD.new_empty((*hidden_MJD.shape[:2], weight_JDV.shape[-1]), dtype=torch.float32)
+        for part in _heads(len(weight_JDV)):
+            hidden_JMD = hidden_MJD[:, part].float().transpose(0, 1)
+            logits_MJV[:, part] = torch.bmm(hidden_JMD, weight_JDV[part].float()).transpose(0, 1)
+        return logits_MJV
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        (gradient_MJV,), (weight_JDV,) = gradients, ctx.saved_tensors
+        hidden_MJD = gradient_MJV.new_empty((*gradient_MJV.shape[:2], weight_JDV.shape[1]), dtype=ctx.dtype)
+        for part in _heads(len(weight_JDV)):
+            gradient_JMV = gradient_MJV[:, part].transpose(0, 1)
+            moved_JMD = torch.bmm(gradient_JMV, weight_JDV[part].float().transpose(1, 2))
+            hidden_MJD[:, part] = moved_JMD.transpose(0, 1).to(ctx.dtype)
+        return hidden_MJD, None
+
+
+def _heads(count: int, at_once: int = 4) -> list[slice]:
+    return [slice(start, start + at_once) for start in range(0, count, at_once)]
 
 
 def _full_precision(like: Tensor) -> torch.autocast:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from torch import Tensor
@@ -48,6 +48,26 @@ class GateSwitch:
     def is_dropping(self) -> bool:
         """Whether this is inside of `dropout`."""
         return self._dropped_share > 0
+
+    def again(self) -> AbstractContextManager[None]:
+        """A block, for later, in which gate and masks are those of now: what is computed again is the same again."""
+        drawn = None if self._generator is None else (self._generator.device, self._generator.get_state())
+        return self._as_it_was(self.rows_BE, self._dropped_share, self._seed, drawn)
+
+    @contextmanager
+    def _as_it_was(
+        self, rows_BE: Tensor | None, share: float, seed: int, drawn: tuple[torch.device, Tensor] | None
+    ) -> Iterator[None]:
+        before = self._dropped_share, self._seed, self._generator
+        self._dropped_share, self._seed, self._generator = share, seed, None
+        if drawn is not None:
+            self._generator = torch.Generator(drawn[0])
+            self._generator.set_state(drawn[1])
+        try:
+            with self.set(rows_BE):
+                yield
+        finally:
+            self._dropped_share, self._seed, self._generator = before
 
     def dropped(self, x: Tensor) -> Tensor:
         """x with elements dropped and the others scaled up to keep its mean; x itself outside of `dropout`."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from affetto.errors import DataError
 from affetto.model.base import Base
 from affetto.model.batch import Row, Turn
 from affetto.types import Clip
@@ -23,7 +25,11 @@ def make_rows(
     template: str = PLAIN_TEMPLATE,
     by_id: Mapping[str, Clip] | None = None,
 ) -> list[Row]:
-    """One row per clip. `template` wraps the text of the clip itself; earlier turns (`context`) are read plainly."""
+    """One row per clip. `template` wraps the text of the clip itself; earlier turns (`context`) are read plainly.
+
+    What doesn't fit into the base's window is cut from the oldest turn on, turn by turn. DataError where a clip doesn't
+    fit even without its context.
+    """
 
     def turn(clip: Clip, wording: str) -> Turn:
         assert clip.text is not None, f"{clip.id} has no text"
@@ -32,6 +38,26 @@ def make_rows(
 
     known = by_id or {}
     return [
-        Row(clip.id, (*(turn(known[earlier], PLAIN_TEMPLATE) for earlier in clip.context), turn(clip, template)))
+        windowed(
+            Row(clip.id, (*(turn(known[earlier], PLAIN_TEMPLATE) for earlier in clip.context), turn(clip, template))),
+            base.window,
+        )
         for clip in clips
     ]
+
+
+def windowed(row: Row, window: int) -> Row:
+    """`row` without as many of its oldest turns as its window asks for: a turn half heard would have no text.
+
+    DataError where the last turn alone is longer.
+    """
+    turns = list(row.turns)
+    while len(turns) > 1 and replace(row, turns=tuple(turns)).num_positions > window:
+        turns.pop(0)
+    fitting = replace(row, turns=tuple(turns))
+    if fitting.num_positions > window:
+        raise DataError(
+            f"{row.clip_id} takes {fitting.num_positions} positions ({fitting.num_frames} frames and its text), and "
+            f"the base's window is {window}: cut the clip, or leave it out"
+        )
+    return fitting

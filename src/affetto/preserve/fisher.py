@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from affetto.files import hash_text
 from affetto.model.batch import Batch, Logits, Row, collate
+from affetto.model.rows_at_once import rows_at_once
 from affetto.preserve.curvature import Curvature
 from affetto.terms import cross_entropy
 
@@ -35,10 +36,11 @@ def estimate_fisher(
     depend on the batch size; `kind="empirical"` takes the data's labels, for comparison only.
     """
     network.eval()
-    for start in range(0, len(rows), rows_per_batch):
-        part = rows[start : start + rows_per_batch]
+    at_once = rows_at_once(network, rows, rows_per_batch, with_gradient=True)
+    for start in range(0, len(rows), at_once):
+        part = rows[start : start + at_once]
         batch = collate([Row(row.clip_id, row.turns) for row in part], network.num_codebooks).to(_device(network))
-        with _recorded(sites) as records, torch.enable_grad():
+        with recorded(sites) as records, torch.enable_grad():
             logits = network(batch)
             c0_N, depth_MJ = _labels(logits, batch, kind, seed)
             loss = cross_entropy(logits.c0_NV, c0_N).total + cross_entropy(logits.depth_MJV, depth_MJ).total
@@ -77,7 +79,7 @@ def _sample(logits: Tensor, generator: torch.Generator) -> Tensor:
 
 
 @contextmanager
-def _recorded(sites: Mapping[str, nn.Module]) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
+def recorded(sites: Mapping[str, nn.Module]) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
     """Collect each site's input and the gradient at its output while the block runs."""
     records: dict[str, tuple[Tensor, Tensor]] = {}
     seen: set[str] = set()

@@ -22,6 +22,7 @@ from torch import Tensor
 from affetto.errors import CacheError
 from affetto.files import hash_bytes, hash_text, write_atomically
 from affetto.model.batch import Row, collate
+from affetto.model.rows_at_once import rows_at_once
 
 VERSION = "1"
 
@@ -95,8 +96,9 @@ def teacher_cache(
     path = folder / f"{key[:24]}.safetensors"
     if not path.is_file():
         tensors: dict[str, Tensor] = {}
-        for start in range(0, len(rows), rows_per_batch):
-            part = rows[start : start + rows_per_batch]
+        at_once = rows_at_once(network, rows, rows_per_batch)
+        for start in range(0, len(rows), at_once):
+            part = rows[start : start + at_once]
             tensors |= ask_teacher(network, part, [fixed_frames(row, depth_share, seed) for row in part])
             if on_progress:
                 on_progress(len(part))

@@ -33,7 +33,12 @@ def run_facts(
     return {
         "format": "affetto.adapter/1",
         "emotion": emotion,
-        "base": {"id": base.id, "hash": base.hash, "num_codebooks": base.num_codebooks},
+        "base": {
+            "id": base.id,
+            "hash": base.hash,
+            "revision": base.revision,
+            "num_codebooks": base.num_codebooks,
+        },
         "expressive_base": expressive,
         "prompt_template": config.prompt_template,
         "recommended_intensity": 1.0,

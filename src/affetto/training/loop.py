@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ from affetto.adapters.bank import AdapterBank
 from affetto.codes.prepare import Prepared
 from affetto.config import Config
 from affetto.errors import Interrupted, NonFiniteLossError
-from affetto.model.base import load_base
+from affetto.model.base import DTYPES, load_base
 from affetto.preserve.budget import BudgetState
 from affetto.progress import Task, progress, say
 from affetto.training.batches import TrainBatch, assemble
@@ -56,7 +57,9 @@ def train_together(
     with accelerated(config, "_and_".join(emotions)) as accelerator:
         check_scaling(accelerator, emotions)
         # 2. The frozen base, and a bank with a fresh adapter for every emotion, which starts as the base.
-        base = load_base(config.base, device=accelerator.device)
+        base = load_base(config.base, device=accelerator.device, dtype=DTYPES[config.base_precision])
+        if config.activation_checkpointing:
+            base.network.enable_checkpointing()
         bank = AdapterBank(base.model, base.network.gates, config.target_modules, config.adapted_parts)
         expressive = add_expressive_base(bank, config, emotions, base)
         for emotion in emotions:
@@ -178,8 +181,12 @@ def _step(runs: Sequence[Run], states: Sequence[Progress]) -> list[Outcome]:
     accelerator = runs[0].accelerator
     config = runs[0].config
     drawn = np.random.default_rng((config.seed, 3, states[0].step, accelerator.process_index)).integers(2**63)
-    with runs[0].base.network.gates.dropout(config.adapter_dropout, int(drawn)):
-        found = accumulate_together(runs[0].base.network, shares, accelerator)
+    network = runs[0].base.network
+    with (
+        network.gates.dropout(config.adapter_dropout, int(drawn)),
+        train_mode(network, config.activation_checkpointing),
+    ):
+        found = accumulate_together(network, shares, accelerator)
     for run, share, terms in zip(runs, shares, found, strict=True):
         parameters = list(run.bank.parameters(run.emotion).values())
         terms["gradient_norm"] = finish_gradients(
@@ -193,6 +200,16 @@ def _step(runs: Sequence[Run], states: Sequence[Progress]) -> list[Outcome]:
         control, told = after_step(run.budget, state.control, terms, run.base.num_codebooks)
         outcomes.append(Outcome(lr, terms | told, control))
     return outcomes
+
+
+@contextmanager
+def train_mode(network: Any, is_on: bool) -> Iterator[None]:
+    """Activations are computed again in train mode alone, which changes nothing else."""
+    network.train(is_on)
+    try:
+        yield
+    finally:
+        network.eval()
 
 
 def _micro_batches(run: Run, step: int) -> list[TrainBatch]:

@@ -119,9 +119,22 @@ def timed(timings: dict[str, float], name: str) -> Iterator[None]:
     timings[name] = round(timings.get(name, 0.0) + time.monotonic() - before, 2)
 
 
+def resident_bytes() -> int:
+    """Memory that the process has in use now; its most so far where the system doesn't tell."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except (OSError, ValueError, IndexError):
+        return int(_most_resident_bytes())
+    return pages * resource.getpagesize()
+
+
+def _most_resident_bytes() -> int:
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
 def peak_memory_mib() -> float:
     """The most memory in use so far: the accelerator's, else the process's."""
     if torch.cuda.is_available():
         return round(torch.cuda.max_memory_allocated() / 2**20, 1)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20, 1)
+    return round(_most_resident_bytes() / 2**20, 1)

@@ -21,7 +21,7 @@ from affetto.preserve.fisher import estimate_fisher
 from affetto.preserve.rehearsal import rehearsal_buffer, spread
 from affetto.preserve.self_speech import CORPUS as SELF
 from affetto.preserve.teacher import TeacherCache, row_hash, teacher_cache
-from affetto.progress import progress
+from affetto.progress import progress, say
 from affetto.training.expressive import EXPRESSIVE
 from affetto.training.step import BudgetWeights, LossWeights
 from affetto.types import SPLITS, Clip
@@ -55,10 +55,14 @@ def build_streams(
     emotional, held = _emotional_clips(config, emotion, prepared)
     buffer, fisher, held_general = general_clips(config, prepared)
 
-    def rows(clips: Sequence[Clip], template: str = PLAIN_TEMPLATE) -> list[Row]:
-        return [replace(row, gate=gate) for row in ungated_rows(base, clips, prepared, template)]
+    shortened: set[str] = set()
 
-    return Streams(
+    def rows(clips: Sequence[Clip], template: str = PLAIN_TEMPLATE) -> list[Row]:
+        found = [replace(row, gate=gate) for row in ungated_rows(base, clips, prepared, template)]
+        shortened.update(clip.id for clip, row in zip(clips, found, strict=True) if len(row.turns) <= len(clip.context))
+        return found
+
+    streams = Streams(
         emotional=rows(emotional, config.prompt_template),
         rehearsal=rows(buffer),
         fisher=rows(fisher),
@@ -67,6 +71,12 @@ def build_streams(
         speakers=dict(prepared.speakers),
         trained_speakers=sorted({clip.speaker for clip in emotional}),
     )
+    if shortened:
+        say(
+            f"{len(shortened)} of the conversations exceed the base's window of {base.window} positions: their "
+            "oldest turns are left out"
+        )
+    return streams
 
 
 def ungated_rows(base: Base, clips: Sequence[Clip], prepared: Prepared, template: str = PLAIN_TEMPLATE) -> list[Row]:
@@ -148,7 +158,9 @@ def general_fisher(
     if config.ewc_lambda == 0 or config.forgetting_budget is not None:
         return None
     curvature: type[Curvature] = CURVATURES.get(config.ewc_curvature) or CONTROLS[config.ewc_curvature]
-    key = hash_text("fisher-2", base.hash, curvature.name, config.fisher_kind, ",".join(sites), *map(row_hash, rows))
+    key = hash_text(
+        "fisher-2", base.answers_hash, curvature.name, config.fisher_kind, ",".join(sites), *map(row_hash, rows)
+    )
     empty: Callable[[], Curvature] = curvature
     if config.ewc_curvature in CONTROLS:
         anchors = {site: (a_RI.detach().clone(), scale) for site, a_RI, _, scale in fresh}
@@ -176,6 +188,6 @@ def teacher_answers(
         return None
     with progress("Asking the teacher", len(rows)) as bar:
         return teacher_cache(
-            cache_root() / "teacher", base.network, base.hash, rows, depth_share=config.teacher_share,
+            cache_root() / "teacher", base.network, base.answers_hash, rows, depth_share=config.teacher_share,
             on_progress=bar.advance,
         )  # fmt: skip

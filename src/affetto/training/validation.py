@@ -13,6 +13,7 @@ import torch
 from affetto.files import cache_root
 from affetto.model.base import Base
 from affetto.model.batch import Batch, Logits, Row, collate
+from affetto.model.rows_at_once import rows_at_once
 from affetto.preserve.distillation import distillation_kl
 from affetto.preserve.teacher import TeacherCache, TeacherClip, teacher_cache
 from affetto.terms import LossTerm, code_losses
@@ -43,7 +44,7 @@ class Validation:
         self.teacher: TeacherCache | None = None
         if self.general:
             where = folder or cache_root() / "teacher"
-            self.teacher = teacher_cache(where, base.network, base.hash, self.general, depth_share=1.0)
+            self.teacher = teacher_cache(where, base.network, base.answers_hash, self.general, depth_share=1.0)
 
     @torch.no_grad()
     def __call__(self, intensity: float = 1.0) -> dict[str, float | None]:
@@ -61,7 +62,7 @@ class Validation:
     def emotion_nll(self, intensity: float) -> float:
         """Negative log likelihood of the emotional clips, nats per code."""
         emotion = LossTerm.zero()
-        for part in _parts(self._gated(self.emotional, intensity)):
+        for part in self._parts(self._gated(self.emotional, intensity)):
             emotion = emotion + self._answer(part)[2]
         return emotion.mean.item()
 
@@ -74,11 +75,15 @@ class Validation:
         """Negative log likelihood and KL of the general clips."""
         assert self.teacher is not None, "there is no general clip"
         general, kl = LossTerm.zero(), LossTerm.zero()
-        for part in _parts(self._gated(self.general, intensity)):
+        for part in self._parts(self._gated(self.general, intensity)):
             batch, logits, nll = self._answer(part)
             general = general + nll
             kl = kl + _teacher_kl([self.teacher[row.clip_id] for row in part], batch, logits)
         return general.mean.item(), kl.mean.item()
+
+    def _parts(self, rows: Sequence[Row]) -> list[list[Row]]:
+        at_once = rows_at_once(self.base.network, rows, _ROWS)
+        return [list(rows[start : start + at_once]) for start in range(0, len(rows), at_once)]
 
     def _gated(self, rows: Sequence[Row], intensity: float) -> list[Row]:
         return [replace(row, gate=tuple(intensity * value for value in self.gate)) for row in rows]
@@ -163,7 +168,3 @@ def _teacher_kl(answers: Sequence[TeacherClip], batch: Batch, logits: Logits) ->
 
 def _on_cpu(term: LossTerm) -> LossTerm:
     return LossTerm(term.total.cpu(), term.count)
-
-
-def _parts(rows: Sequence[Row]) -> list[list[Row]]:
-    return [list(rows[start : start + _ROWS]) for start in range(0, len(rows), _ROWS)]

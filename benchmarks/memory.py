@@ -1,0 +1,181 @@
+"""Memory that a run really takes, beside what `affetto plan` says.
+
+    OMP_NUM_THREADS=1 python benchmarks/memory.py miniature csm-1b-small          # CPU: resident memory
+    python benchmarks/memory.py csm-1b-guide csm-1b-full-fine-tuning              # GPU: what torch allocates
+
+Every case runs in a process of its own: the base is loaded (`random:csm-1b` has CSM-1B's shape and random weights),
+then come the Fisher pass, the teacher's answers, two training steps with everything on and a look at held-out clips,
+all by the library's own functions on random codes. The peak after each stage is written to
+`benchmarks/results/memory.json` beside the plan of the same configuration; cases that aren't run stay as they were.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from facts import run_facts
+
+from affetto.config import Config
+from affetto.files import read_json, write_json
+
+RESULT = Path(__file__).parent / "results" / "memory.json"
+_LARGE = {"base": "random:csm-1b", "base_precision": "bf16", "ewc_curvature": "rank1", "depth_frames_share": 0.0625}
+CASES: dict[str, tuple[str, dict[str, Any], float]] = {
+    "miniature": ("cpu", {}, 3.2),
+    "miniature-large-batch": ("cpu", {"batch_size": 48}, 6.0),
+    "miniature-checkpointed": ("cpu", {"batch_size": 24, "activation_checkpointing": True}, 8.0),
+    "miniature-wide-adapter": ("cpu", {"batch_size": 8, "adapter_r": 64, "ewc_curvature": "rank1"}, 5.0),
+    "csm-1b-small": ("cpu", _LARGE | {"batch_size": 2, "activation_checkpointing": True}, 1.0),
+    "csm-1b-guide": ("cuda", _LARGE | {"batch_size": 8, "activation_checkpointing": True}, 10.0),
+    "csm-1b-full-fine-tuning": (
+        "cuda", _LARGE | {"batch_size": 8, "activation_checkpointing": True, "use_adapters": False}, 10.0
+    ),
+}  # fmt: skip
+"""Device, what differs from the default configuration, seconds of a clip."""
+CLIPS = 200
+
+
+def main() -> None:
+    """Run the cases that are named, write and print."""
+    if sys.argv[1] == "--case":
+        print(json.dumps(_measured(sys.argv[2])))
+        return
+    names = sys.argv[1:] or ["miniature"]
+    if unknown := [name for name in names if name not in CASES]:
+        sys.exit(f"there is no case {unknown[0]!r}; there are {', '.join(CASES)}")
+    known = read_json(RESULT)["cases"] if RESULT.is_file() else {}
+    for name in names:
+        known[name] = _compared(name) | {"facts": run_facts()}
+        write_json(RESULT, {"cases": known})
+    print(table(known))
+
+
+def table(cases: dict[str, Any]) -> str:
+    """Plan and measurement of every case and stage, in Markdown."""
+    lines = ["| case | stage | plan, MiB | measured, MiB | plan over measured |", "|---|---|---|---|---|"]
+    for name, case in cases.items():
+        for stage in case["stages"]:
+            told, found = stage["planned_mib"], stage["measured_mib"]
+            lines.append(f"| {name} | {stage['stage']} | {told:.0f} | {found:.0f} | {told / found:.2f} |")
+    return "\n".join(lines)
+
+
+def _compared(name: str) -> dict[str, Any]:
+    device, changes, clip_s = CASES[name]
+    child = [sys.executable, __file__, "--case", name]
+    run = subprocess.run(child, capture_output=True, text=True, check=False)
+    if run.returncode:
+        sys.exit(f"{name}: {run.stderr[-2000:]}")
+    measured = json.loads(run.stdout.splitlines()[-1])
+    planned = _planned(name)
+    stages, most = [], {"planned": 0.0, "measured": 0.0}
+    for stage, peak in measured.items():
+        # The most so far, on both sides: a process's resident peak never falls.
+        most = {"planned": max(most["planned"], planned.get(stage, 0.0)), "measured": max(most["measured"], peak)}
+        if stage in planned:
+            stages.append({"stage": stage, **{f"{key}_mib": round(value, 1) for key, value in most.items()}})
+    return {"device": device, "configuration": changes, "clip_s": clip_s, "stages": stages}
+
+
+def _planned(name: str) -> dict[str, float]:
+    from affetto.planning.plan import plan
+    from affetto.planning.workload import Data
+
+    device, changes, clip_s = CASES[name]
+    made = plan(Config(**changes), Data(CLIPS, clip_s), device=device, tflops=1.0)
+    return {stage.name: stage.peak_bytes / 2**20 for stage in made.stages}
+
+
+def _measured(name: str) -> dict[str, float]:
+    """Peak after each stage in MiB, in this process."""
+    from affetto.adapters.bank import AdapterBank
+    from affetto.model.base import DTYPES, load_base
+    from affetto.model.rows_at_once import rows_at_once
+    from affetto.planning.plan import FRAME_RATE
+    from affetto.planning.workload import Data, workload
+    from affetto.preserve.curvature import CURVATURES
+    from affetto.preserve.ewc import ewc_penalty
+    from affetto.preserve.fisher import estimate_fisher
+    from affetto.preserve.teacher import teacher_cache
+    from affetto.training import loop
+    from affetto.training.batches import assemble
+    from affetto.training.runtime import accelerated
+    from affetto.training.step import LossWeights, accumulate_gradients
+    from affetto.training.validation import Validation
+
+    device, changes, clip_s = CASES[name]
+    config = Config(**changes, emotions=("happy",), trackers=(), output_dir=Path(tempfile.mkdtemp()))
+    work = workload(config, Data(CLIPS, clip_s), FRAME_RATE)
+    peaks: dict[str, float] = {}
+    with accelerated(config, "happy") as accelerator:
+        assert accelerator.device.type == device, f"{name} is for {device}, and this is {accelerator.device.type}"
+        base = load_base(config.base, device=accelerator.device, dtype=DTYPES[config.base_precision])
+        if config.activation_checkpointing:
+            base.network.enable_checkpointing()
+        bank = AdapterBank(base.model, base.network.gates, config.target_modules, config.adapted_parts)
+        if config.use_adapters:
+            bank.add("happy", config.adapter_r, config.lora_alpha, 0)
+        else:
+            bank.add_full("happy")
+        _note(peaks, "loading")
+        rows = _rows(base, work)
+        # One pass of each kind, as large as the library makes it: more of them take no more memory.
+        looks = rows_at_once(base.network, rows, 16)
+        modules = {site: base.model.get_submodule(site) for site in bank.sites}
+        seen = rows[: rows_at_once(base.network, rows, 8, with_gradient=True)]
+        curvature = estimate_fisher(base.network, modules, seen, CURVATURES[config.ewc_curvature]())
+        _note(peaks, "fisher")
+        general = rows[: max(1, round(work.rows * config.replay_ratio))]
+        folder = Path(tempfile.mkdtemp())
+        teacher = teacher_cache(folder, base.network, base.answers_hash, general, depth_share=config.teacher_share)
+        validation = Validation(base, rows[:looks], rows[:looks], folder)
+        _note(peaks, "teacher")
+        optimizer = torch.optim.AdamW(bank.parameters("happy").values(), 1e-4)
+        weights = LossWeights(config.replay_ratio, 1.0, 1.0, 0.5, 1.0, "rehearsal")
+        for step in range(2):
+            batch = assemble(
+                rows[len(general) : work.rows], general, teacher, weights.taught, base.num_codebooks,
+                config.depth_frames_share, np.random.default_rng(step),
+            )  # fmt: skip
+            with loop.train_mode(base.network, config.activation_checkpointing):
+                accumulate_gradients(
+                    base.network, [batch], weights, lambda: ewc_penalty(curvature, bank.factors("happy")), accelerator
+                )
+            optimizer.step()
+            optimizer.zero_grad()
+        _note(peaks, "training")
+        validation()
+        _note(peaks, "validation")
+    return peaks
+
+
+def _note(peaks: dict[str, float], stage: str) -> None:
+    """The most so far, after `stage`."""
+    from affetto.training.runtime import peak_memory_mib
+
+    peaks[stage] = peak_memory_mib()
+    print(f"{stage}: {peaks[stage]:.0f} MiB", file=sys.stderr, flush=True)
+
+
+def _rows(base: Any, work: Any) -> list[Any]:
+    """Rows of random codes, of the workload's size."""
+    from affetto.model.batch import Row, Turn
+
+    rng = np.random.default_rng(0)
+    rows = []
+    for number in range(max(work.rows, 16)):
+        ids = tuple(rng.integers(5, 60, work.text_tokens).tolist())
+        codes = rng.integers(0, base.network.codebook_size, (work.frames - 1, base.num_codebooks))
+        rows.append(Row(f"clip-{number}", (Turn(ids, codes),), (1.0,)))
+    return rows
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""Checkpoints from the hub, or from its cache without a network; what stands in the way is said with the remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from affetto.errors import BaseModelError
+from affetto.files import read_json
+
+_FACTS = ["*.json", "*.jinja", "*.model"]
+
+
+def fetch(hub_id: str, revision: str | None = None) -> Path:
+    """The folder of a hub model's snapshot, of `revision` (commit, branch or tag) or the newest.
+
+    Where its config.json says which weights are transformers' (CSM-1B stores each of its formats), only those are
+    fetched. Raises BaseModelError.
+    """
+    from huggingface_hub import snapshot_download
+
+    with _told(hub_id, revision):
+        try:
+            weights = _weights_pattern(hub_id, revision)
+            return Path(snapshot_download(hub_id, revision=revision, allow_patterns=[*_FACTS, weights]))
+        except OSError as error:
+            if _is_refusal(error):
+                raise
+            # A pinned commit isn't looked for in the cache by itself where there is no network (huggingface_hub 1.33).
+            try:
+                return Path(snapshot_download(hub_id, revision=revision, local_files_only=True))
+            except OSError:
+                raise error from None
+
+
+def fetch_config(hub_id: str, revision: str | None = None) -> Path:
+    """config.json of a hub model, alone. Raises BaseModelError."""
+    from huggingface_hub import hf_hub_download
+
+    with _told(hub_id, revision):
+        return Path(hf_hub_download(hub_id, "config.json", revision=revision))
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether the hub was reached and said no."""
+    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+
+    return isinstance(error, (RepositoryNotFoundError, RevisionNotFoundError))
+
+
+@contextmanager
+def _told(hub_id: str, revision: str | None) -> Iterator[None]:
+    """What the hub raises, as BaseModelError with a remedy."""
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HFValidationError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    try:
+        yield
+    except GatedRepoError as error:
+        raise BaseModelError(
+            f"{hub_id} is gated: accept its licence at https://huggingface.co/{hub_id} with your account, then log in "
+            "with `hf auth login` (or set HF_TOKEN) and run this again. A folder that holds the checkpoint does, too"
+        ) from error
+    except RevisionNotFoundError as error:
+        raise BaseModelError(
+            f"{hub_id} has no revision {revision!r}: take one from https://huggingface.co/{hub_id}/commits/main"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise BaseModelError(
+            f"the hub has no model {hub_id!r}, or it is private: check the id and `hf auth login`"
+        ) from error
+    except HFValidationError as error:
+        raise BaseModelError(f"there is no folder {hub_id!r}, and it can't be a hub id: {error}") from error
+    except OSError as error:
+        at = f" at revision {revision}" if revision else ""
+        raise BaseModelError(
+            f"{hub_id}{at} is not in the hub's local cache and can't be fetched now: {error}"
+        ) from error
+
+
+def _weights_pattern(hub_id: str, revision: str | None) -> str:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    try:
+        config = read_json(Path(hf_hub_download(hub_id, "config.json", revision=revision)))
+    except LocalEntryNotFoundError:
+        raise
+    except (EntryNotFoundError, ValueError):
+        # Other formats have none; what can't be read is told when it is loaded.
+        return "*.safetensors"
+    named = config.get("transformers_weights") if isinstance(config, dict) else None
+    return f"{str(named).partition('.')[0]}*.safetensors" if named else "*.safetensors"

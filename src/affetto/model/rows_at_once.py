@@ -1,0 +1,28 @@
+"""How many rows a network is shown together where that changes nothing but memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from affetto.model.batch import Row
+
+MOST_BYTES = 2**29
+"""What the frames of such a batch may take; one row always may."""
+
+
+def rows_at_once(network: Any, rows: Sequence[Row], most: int, *, with_gradient: bool = False) -> int:
+    """Up to `most` rows, fewer where the longest of `rows` are so large that as many would take over `MOST_BYTES`.
+
+    The teacher's answers, the Fisher and validation look at every frame of a row, which CSM-1B's depth decoder makes
+    32 positions of.
+    """
+    return frames_at_once(network, max((row.num_frames for row in rows), default=0), most, with_gradient=with_gradient)
+
+
+def frames_at_once(network: Any, longest: int, most: int, *, with_gradient: bool = False) -> int:
+    """`rows_at_once` for rows of up to `longest` frames."""
+    if not hasattr(network, "frame_bytes"):
+        return most
+    needed = longest * int(network.frame_bytes(with_gradient=with_gradient))
+    return max(1, min(most, MOST_BYTES // max(1, needed)))

@@ -1,0 +1,236 @@
+"""`affetto plan`: memory, disk and time of a run of one emotion, before anything is loaded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from affetto.config import Config
+from affetto.errors import BaseModelError, ConfigError
+from affetto.model.base import DTYPES, find_base
+from affetto.model.hub import fetch_config
+from affetto.model.quiet import quiet_transformers
+from affetto.model.random_base import RANDOM, random_config
+from affetto.model.rows_at_once import frames_at_once
+from affetto.planning.rate import Rate, measured_rate, stated_rate
+from affetto.planning.storage import (
+    adapter_parameters,
+    codes_bytes_per_hour,
+    curvature_bytes,
+    teacher_bytes,
+    weight_bytes,
+)
+from affetto.planning.tracing import Cost, ShapeOnly, answering_cost, fisher_cost, shape_only, training_cost
+from affetto.planning.workload import Data, Workload, workload
+from affetto.training.runtime import resident_bytes
+
+FRAME_RATE = 12.5
+_TEXT = "embed_text_tokens."
+_HEAP_SLACK, _KERNELS = 1.45, 40 * 2**20
+"""On a CPU glibc's heap holds more than what is alive in it, and the first products load their kernels.
+
+Fitted to the miniature's default and large batch (benchmarks/memory.py; with every tensor mapped by itself the former's
+peak is within 5 % of what is alive); the other cases there are held out.
+"""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One part of a run."""
+
+    name: str
+    peak_bytes: int
+    """The most in use while it runs, with everything that stays."""
+    flops: float
+    time_s: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run needs; all figures are of one process and one emotion."""
+
+    base: str
+    device: str
+    """cpu: resident memory of the process; cuda: what torch allocates on the GPU."""
+    work: Workload
+    stages: tuple[Stage, ...]
+    parts: Mapping[str, int]
+    """Bytes that stay, by what they are."""
+    disk: Mapping[str, int]
+    """Bytes on disk, by what they are; `codes_per_hour` is of an hour of speech."""
+    rate: Rate
+    assumptions: tuple[str, ...]
+
+    @property
+    def peak_bytes(self) -> int:
+        """The most memory at any time."""
+        return max(stage.peak_bytes for stage in self.stages)
+
+    @property
+    def time_s(self) -> float:
+        """Seconds of all stages."""
+        return sum(stage.time_s for stage in self.stages)
+
+    def to_document(self) -> dict[str, Any]:
+        """Strict JSON."""
+        return {
+            "schema": "affetto.plan/1",
+            **asdict(self),
+            "peak_bytes": self.peak_bytes,
+            "time_s": self.time_s,
+            "disk_bytes": sum(size for name, size in self.disk.items() if name != "codes_per_hour"),
+        }
+
+
+def base_config(name: str) -> Any:
+    """The transformers configuration of a CSM base; of a hub id only config.json is fetched."""
+    from transformers import CsmConfig
+
+    if name.startswith(RANDOM):
+        return random_config(name)
+    if "/" in name and not Path(name).expanduser().is_dir():
+        path = fetch_config(*name.split("@", 1))
+    else:
+        path = find_base(name) / "config.json"
+    values = json.loads(path.read_text(encoding="utf-8"))
+    if values.get("model_type") != "csm":
+        raise BaseModelError(f"{name}: plans are made for CSM, and this is {values.get('model_type')!r}")
+    with quiet_transformers():
+        return CsmConfig.from_dict(_without_dtype(values))
+
+
+def _without_dtype(values: Any) -> Any:
+    """The parts of a model would be made in the precision that a configuration says they are stored in."""
+    if not isinstance(values, dict):
+        return values
+    return {key: _without_dtype(value) for key, value in values.items() if key not in ("dtype", "torch_dtype")}
+
+
+def plan(config: Config, data: Data, *, device: str = "cpu", tflops: float | None = None) -> Plan:
+    """Plan a run of one emotion of `config` over such `data`.
+
+    `device` is cpu or cuda. The time comes from `tflops` (10^12 products and additions a second) where it is given,
+    else from a short measurement on this machine's device. ConfigError where that device isn't here to be measured.
+    """
+    if device == "cuda" and tflops is None and not torch.cuda.is_available():
+        raise ConfigError("there is no GPU here to be timed: say how fast yours computes with --tflops (an H100: 150)")
+    runtime = _runtime_bytes() if device == "cpu" else 0
+    base = base_config(config.base)
+    dtype = DTYPES[config.base_precision]
+    rank = config.adapter_r if config.use_adapters else None
+    shape = shape_only(
+        base, dtype, config.target_modules, config.adapted_parts, rank, checkpointing=config.activation_checkpointing
+    )
+    work = workload(config, data, FRAME_RATE)
+    stays = {"runtime": runtime, **_what_stays(config, shape, work, rank, device)}
+    costs = _costs(config, shape, work)
+    rate = stated_rate(tflops) if tflops is not None else measured_rate(base, config, work, device)
+    stages = tuple(
+        Stage(name, before + _resident(cost, device), cost.flops * times, cost.flops * times / rate.flops_per_s)
+        for name, (cost, times, before) in _stages(costs, stays, work).items()
+    )
+    return Plan(
+        base=config.base, device=device, work=work, stages=stages, parts=stays, disk=_disk(config, shape, work, rank),
+        rate=rate, assumptions=_assumptions(data, device, rate),
+    )  # fmt: skip
+
+
+def _resident(cost: Cost, device: str) -> int:
+    """What a pass takes of the device's memory, where `cost` says what is alive."""
+    return cost.peak_bytes if device == "cuda" else round(_KERNELS + _HEAP_SLACK * cost.peak_bytes)
+
+
+def _runtime_bytes() -> int:
+    """What Python and the libraries that a run imports take in this process."""
+    import accelerate  # noqa: F401
+    from transformers import CsmForConditionalGeneration  # noqa: F401
+
+    from affetto.training import loop  # noqa: F401
+
+    return resident_bytes()
+
+
+def _what_stays(config: Config, shape: ShapeOnly, work: Workload, rank: int | None, device: str) -> dict[str, int]:
+    """Bytes that stay, in the order in which they come."""
+    shapes = _shapes(shape)
+    trained = adapter_parameters(shapes, rank)
+    left_out = (_TEXT,) if device == "cuda" else ()
+    frozen = weight_bytes(shape.model, left_out) - 4 * trained
+    return {
+        "weights": frozen,
+        "curvature": curvature_bytes(config.ewc_curvature, shapes, work.fisher_clips, config.adapter_r),
+        "adapter": 4 * trained,
+        "optimizer": 8 * trained,
+    }
+
+
+def _shapes(shape: ShapeOnly) -> dict[str, tuple[int, ...]]:
+    return {path: tuple(site.layer.weight.shape) for path, site in shape.bank.sites.items()}
+
+
+def _costs(config: Config, shape: ShapeOnly, work: Workload) -> dict[str, tuple[Cost, int]]:
+    """Each pass of a run, and how many rows it takes at once."""
+    frames, text = work.frames, work.text_tokens
+    fisher = frames_at_once(shape.network, frames, 8, with_gradient=True)
+    answer = frames_at_once(shape.network, frames, 16)
+    autocast = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(config.precision)
+    step = shape.batch(work.rows, frames, text, work.depth_frames)
+    costs = {
+        "training": (training_cost(shape, step, work.taught_share, autocast=autocast), work.rows),
+        "answers": (answering_cost(shape, shape.batch(answer, frames, text, answer * frames)), answer),
+    }
+    if work.fisher_clips:
+        costs["fisher"] = fisher_cost(shape, shape.batch(fisher, frames, text, fisher * frames)), fisher
+    return costs
+
+
+def _stages(
+    costs: Mapping[str, tuple[Cost, int]], stays: Mapping[str, int], work: Workload
+) -> dict[str, tuple[Cost, float, int]]:
+    """Cost of a pass, how many there are, and what is there before it; by stage."""
+    loaded = stays["runtime"] + stays["weights"] + stays["adapter"]
+    answer, at_once = costs["answers"]
+    stages: dict[str, tuple[Cost, float, int]] = {}
+    if "fisher" in costs:
+        cost, rows = costs["fisher"]
+        stages["fisher"] = (cost, work.fisher_clips / rows, loaded + stays["curvature"])
+    loaded += stays["curvature"]
+    if work.teacher_clips or work.held_clips:
+        stages["teacher"] = (answer, (work.teacher_clips + work.held_clips) / at_once, loaded)
+    stages["training"] = (costs["training"][0], work.micro_batches, loaded + stays["optimizer"])
+    looks = work.validations * 2 * work.held_clips / at_once
+    stages["validation"] = (answer, looks, loaded + stays["optimizer"])
+    return stages
+
+
+def _disk(config: Config, shape: ShapeOnly, work: Workload, rank: int | None) -> dict[str, int]:
+    network, shapes = shape.network, _shapes(shape)
+    trained = adapter_parameters(shapes, rank)
+    size = 4 * trained if rank is not None else 2 * weight_bytes(shape.model)
+    sizes = (work.frames, network.num_codebooks, network.vocab_size)
+    return {
+        "codes_per_hour": codes_bytes_per_hour(network.num_codebooks, FRAME_RATE),
+        "teacher": teacher_bytes(work.teacher_clips, *sizes, config.teacher_share)
+        + teacher_bytes(work.held_clips, *sizes, 1.0),
+        "fisher": curvature_bytes(config.ewc_curvature, shapes, work.fisher_clips, config.adapter_r),
+        "best": size,
+        "last": 12 * trained,
+        "checkpoints": config.num_checkpoints * size,
+    }
+
+
+def _assumptions(data: Data, device: str, rate: Rate) -> tuple[str, ...]:
+    told = [
+        f"{data.clips} clips of {data.clip_s:g} s, every batch of mean clips; longer ones need more",
+        "one process, one emotion; evaluation, speech and the coding of clips are not in it",
+        f"time at {rate.flops_per_s / 1e12:.3g} TFLOP/s, {rate.source}",
+    ]
+    if device == "cuda":
+        told.append("GPU memory as torch allocates it; the CUDA context takes 0.3 to 0.6 GB more")
+        told.append("the text's embeddings stay in the host's memory")
+    return tuple(told)

@@ -1,0 +1,53 @@
+"""Bytes that stay: weights, adapters, curvatures, caches and what a run writes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from affetto.preserve.curvature.sampled import DIRECTIONS_PER_CLIP, PAIRS_PER_CLIP
+from affetto.preserve.teacher import cache_bytes
+
+Shapes = Mapping[str, Sequence[int]]
+"""(out, in) of every adapted layer."""
+CODE_BYTES = 2
+"""Codes are kept in 16 bits."""
+
+
+def weight_bytes(model: Any, left_out: Sequence[str] = ()) -> int:
+    """Bytes of a model's parameters and buffers, what is shared counted once; `left_out` begin names of others."""
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    kept = {id(tensor): tensor.nbytes for name, tensor in tensors if not name.startswith(tuple(left_out))}
+    return sum(kept.values())
+
+
+def adapter_parameters(shapes: Shapes, rank: int | None) -> int:
+    """Trained numbers of an adapter; None is of full rank."""
+    return sum(o * i if rank is None else rank * (o + i) for o, i in shapes.values())
+
+
+def curvature_bytes(name: str, shapes: Shapes, num_clips: int, rank: int) -> int:
+    """Bytes of a curvature of the layers, as `Curvature.site_memory` counts them."""
+    if not num_clips:
+        return 0
+    per_layer = {
+        "diagonal": lambda o, i: 4 * o * i,
+        "diagonal_positions": lambda o, i: 4 * o * i,
+        "rank1": lambda o, i: 4 * (o + i),
+        "kfac": lambda o, i: 4 * (o * o + i * i + 1),
+        "sketch": lambda o, i: num_clips * PAIRS_PER_CLIP * (2 * (o + i) + 4),
+        "full": lambda o, i: num_clips * DIRECTIONS_PER_CLIP * (2 * (o + i) + 4),
+        "factors": lambda o, i: 4 * o * rank,  # noqa: ARG005
+        "factors_batch": lambda o, i: 4 * o * rank,  # noqa: ARG005
+    }
+    return sum(per_layer[name](o, i) for o, i in shapes.values())
+
+
+def teacher_bytes(num_clips: int, frames: int, num_codebooks: int, vocab_size: int, share: float) -> int:
+    """Disk of the answers on as many clips of `frames` predicted frames."""
+    return cache_bytes([frames] * num_clips, num_codebooks, vocab_size, share)
+
+
+def codes_bytes_per_hour(num_codebooks: int, frame_rate: float) -> int:
+    """Disk of an hour's codes."""
+    return round(3600 * frame_rate * num_codebooks * CODE_BYTES)

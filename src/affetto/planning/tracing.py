@@ -1,0 +1,194 @@
+"""A network without numbers: its real code runs on tensors that have shapes only, while bytes and products are counted.
+
+So the figures hold for what the code does, adapters, checkpointing and float32 heads included, and not for a formula
+that somebody wrote about it.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+from affetto.adapters.bank import AdapterBank
+from affetto.adapters.targets import Part
+from affetto.model.batch import Batch
+from affetto.model.csm import CsmNetwork
+from affetto.model.quiet import quiet_transformers
+from affetto.preserve.distillation import distillation_kl
+from affetto.terms import cross_entropy
+
+ADAPTER = "planned"
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one pass takes beside what is there before it."""
+
+    peak_bytes: int
+    flops: int
+    """Of matrix products and attention, a multiplication and an addition counted as two."""
+
+
+class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Follows every tensor that is made while it is on: how many bytes are alive, and the most so far.
+
+    Products are counted by torch's own formulas; its `FlopCounterMode` would keep tensors alive.
+    """
+
+    def __init__(self, known: Sequence[Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.now = self.peak = self.flops = 0
+        self._alive: dict[int, Any] = {}
+        for tensor in known:
+            self._watch(tensor, counted=False)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run the operation and look at what it made."""
+        made = func(*args, **(kwargs or {}))
+        if (products := flop_registry.get(func._overloadpacket)) is not None:
+            self.flops += int(products(*args, **(kwargs or {}), out_val=made))
+        for item in tree_leaves(made):
+            if isinstance(item, Tensor):
+                self._watch(item, counted=True)
+        return made
+
+    def _watch(self, tensor: Tensor, *, counted: bool) -> None:
+        storage = tensor.untyped_storage()
+        key, size = id(storage), storage.nbytes() if counted else 0
+        if key not in self._alive:
+            self._alive[key] = weakref.ref(storage, lambda _: self._forget(key, size))
+            self.now += size
+            self.peak = max(self.peak, self.now)
+
+    def _forget(self, key: int, size: int) -> None:
+        self._alive.pop(key, None)
+        self.now -= size
+
+
+@dataclass(frozen=True)
+class ShapeOnly:
+    """A base's network with a fresh adapter in its bank, all of it without numbers."""
+
+    mode: FakeTensorMode
+    model: Any
+    network: CsmNetwork
+    bank: AdapterBank
+
+    def batch(self, rows: int, frames: int, text_tokens: int, depth_frames: int) -> Batch:
+        """A batch of `rows` rows of `frames` predicted frames each, `depth_frames` of them all for the decoder."""
+        positions, codebooks = text_tokens + frames, self.network.num_codebooks
+        with self.mode:
+            return Batch(
+                text_BS=torch.zeros(rows, positions, dtype=torch.long),
+                codes_BSK=torch.zeros(rows, positions, codebooks, dtype=torch.long),
+                is_audio_BS=torch.zeros(rows, positions, dtype=torch.bool),
+                frames_N2=torch.zeros(rows * frames, 2, dtype=torch.long),
+                depth_M=torch.zeros(depth_frames, dtype=torch.long),
+                gate_BE=torch.ones(rows, 1),
+                clip_ids=(),
+            )
+
+    def cost(self, work: Callable[[], object]) -> Cost:
+        """What `work` takes; it runs on shapes alone."""
+        live = LiveBytes(list(self.model.parameters()))
+        with self.mode, live:
+            work()
+        return Cost(live.peak, live.flops)
+
+
+def shape_only(
+    config: Any, dtype: torch.dtype, targets: Sequence[str], part: Part, rank: int | None, *, checkpointing: bool
+) -> ShapeOnly:
+    """The network of a CSM configuration, with an adapter of `rank` (None is full rank)."""
+    from transformers import CsmForConditionalGeneration
+
+    mode = FakeTensorMode()
+    with quiet_transformers(), mode, _default(dtype):
+        model: Any = CsmForConditionalGeneration(config).requires_grad_(False)
+    del model.codec_model
+    if config.tie_codebooks_embeddings:
+        model.backbone_model.embed_tokens.embed_audio_tokens.weight = model.depth_decoder.model.embed_tokens.weight
+    network = CsmNetwork(model).eval()
+    with mode:
+        bank = AdapterBank(model, network.gates, targets, part)
+        shapes = {path: site.layer.weight.shape for path, site in bank.sites.items()}
+        if rank is None:
+            bank.insert(ADAPTER, {path: (torch.zeros(shape), None) for path, shape in shapes.items()}, {})
+        else:
+            factors = {path: (torch.zeros(rank, i), torch.zeros(o, rank)) for path, (o, i) in shapes.items()}
+            bank.insert(ADAPTER, factors, {})
+    if checkpointing:
+        network.enable_checkpointing()
+    return ShapeOnly(mode, model, network, bank)
+
+
+@contextmanager
+def _default(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def training_cost(shape: ShapeOnly, batch: Batch, taught_share: float, *, autocast: torch.dtype | None) -> Cost:
+    """Forward, losses and backward of a step; on `taught_share` of the frames there is a teacher's answer, too."""
+
+    def step() -> None:
+        network = shape.network.train()
+        with torch.autocast("cpu", autocast or torch.bfloat16, enabled=autocast is not None):
+            logits = network(batch)
+        terms = [
+            cross_entropy(logits.c0_NV, batch.c0_targets_N).total,
+            cross_entropy(logits.depth_MJV, batch.depth_targets_MJ).total,
+        ]
+        for part in (logits.c0_NV, logits.depth_MJV) if taught_share else ():
+            taught = part[: round(taught_share * len(part))]
+            terms.append(distillation_kl(torch.empty(taught.shape), taught).total)
+        # As in a step, where the logits are alive until its end.
+        torch.autograd.backward(torch.stack(terms).sum())
+        network.eval()
+
+    return shape.cost(step)
+
+
+def answering_cost(shape: ShapeOnly, batch: Batch) -> Cost:
+    """Forward alone and a KL against kept answers, as teacher and validation have it."""
+
+    @torch.no_grad()
+    def answer() -> None:
+        logits = shape.network(batch)
+        for values in (logits.c0_NV, logits.depth_MJV):
+            distillation_kl(torch.empty(values.shape), values)
+
+    return shape.cost(answer)
+
+
+def fisher_cost(shape: ShapeOnly, batch: Batch) -> Cost:
+    """The Fisher's pass: base alone, all layers' inputs and gradients kept until its end."""
+    from affetto.preserve.fisher import recorded
+
+    plain = batch.with_gate(batch.gate_BE[:, :0])
+
+    def look() -> None:
+        with recorded(shape.bank.sites) as records:
+            logits = shape.network(plain)
+            loss = cross_entropy(logits.c0_NV, batch.c0_targets_N).total
+            loss = loss + cross_entropy(logits.depth_MJV, batch.depth_targets_MJ).total
+            # Labels are drawn in double precision.
+            logits.depth_MJV.detach().double().softmax(dim=-1)
+            torch.autograd.backward(loss)
+        assert records
+
+    return shape.cost(look)

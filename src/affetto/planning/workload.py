@@ -1,0 +1,82 @@
+"""How much a run does: clips, steps and batches, from a configuration and what the data is like."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from affetto.config import Config
+from affetto.training.validation import INTENSITIES
+
+TOKENS_PER_S, TEMPLATE_TOKENS = 4.0, 12
+"""Text tokens of a second of speech (about 14 characters), and of the marks and the prompt's own words. Assumed."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """What is assumed of the data."""
+
+    clips: int
+    """Emotional clips to train on."""
+    clip_s: float
+    """Length of a mean clip in seconds, emotional or general."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """The shapes and counts of one emotion's run."""
+
+    rows: int
+    """Rows of a batch."""
+    frames: int
+    """Predicted frames of a row, the end frame included."""
+    text_tokens: int
+    depth_frames: int
+    """Frames of a batch that the depth decoder is trained on: those drawn and the teacher's."""
+    taught_share: float
+    """Share of a batch's frames that have a teacher's answer."""
+    num_steps: int
+    micro_batches: int
+    """Batches of the whole run."""
+    fisher_clips: int
+    teacher_clips: int
+    """Whose answers are cached with `teacher_share` of the frames."""
+    held_clips: int
+    """General clips that are held out, whose answers are cached with all frames; as many emotional ones."""
+    validations: int
+    """Looks at the held-out clips of both kinds, the frontier's included."""
+
+
+def workload(config: Config, data: Data, frame_rate: float) -> Workload:
+    """Lay out a run of one emotion as `plan_run` would, with every clip of mean length."""
+    frames = math.ceil(data.clip_s * frame_rate) + 1
+    replay = config.replay_ratio
+    is_budget = config.forgetting_budget is not None
+    taught = replay if is_budget or config.general == "self" else _taught_share(config)
+    drawn, kept = config.depth_frames_share, config.teacher_share
+    share = drawn + taught * kept * (1 - drawn)
+    micro = math.ceil(data.clips / (config.batch_size * (1 - replay)))
+    steps = math.ceil(micro / config.grad_accumulation_steps)
+    has_rehearsal = replay > 0 and taught > 0
+    rehearsed = config.rehearsal_buffer_size if has_rehearsal and (config.distill_on != "emotion" or is_budget) else 0
+    asked = data.clips if config.distill_on != "rehearsal" and not is_budget and config.distillation_alpha else 0
+    has_fisher = config.ewc_lambda > 0 and not is_budget
+    return Workload(
+        rows=config.batch_size,
+        frames=frames,
+        text_tokens=round(TOKENS_PER_S * data.clip_s) + TEMPLATE_TOKENS,
+        depth_frames=max(1, round(share * frames * config.batch_size)),
+        taught_share=taught,
+        num_steps=steps * config.num_epochs,
+        micro_batches=micro * config.num_epochs,
+        fisher_clips=config.fisher_clips if has_fisher else 0,
+        teacher_clips=rehearsed + asked,
+        held_clips=config.validation_clips,
+        validations=config.num_epochs + len(INTENSITIES) + (3 * (1 + config.num_epochs) if is_budget else 0),
+    )
+
+
+def _taught_share(config: Config) -> float:
+    if config.distillation_alpha == 0:
+        return 0.0
+    return {"rehearsal": config.replay_ratio, "emotion": 1 - config.replay_ratio, "both": 1.0}[config.distill_on]

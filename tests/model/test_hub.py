@@ -1,0 +1,136 @@
+"""Bases from the hub: what is asked for, and what is said where the hub says no. Nothing here has a network."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import huggingface_hub
+import pytest
+from huggingface_hub import constants
+from huggingface_hub.errors import (
+    GatedRepoError,
+    LocalEntryNotFoundError,
+    RemoteEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from affetto.errors import BaseModelError
+from affetto.model.base import find_base, load_base
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def _answer(kind: type[Exception], code: int) -> Exception:
+    request = httpx.Request("GET", "https://huggingface.co/sesame/csm-1b/resolve/main/config.json")
+    if kind is LocalEntryNotFoundError:
+        return kind("nothing is cached and there is no network")
+    return kind("the hub says no", response=httpx.Response(code, request=request))  # type: ignore[call-arg]
+
+
+@pytest.fixture
+def hub(tiny_base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
+    """Play the hub: hub(error) refuses, hub() has one model. Returns the list of what is asked for."""
+
+    def play(error: Exception | None = None, on: str = "both", **config: Any) -> list[Any]:
+        asked: list[Any] = []
+        snapshot = tmp_path / "models--sesame--csm-1b" / "snapshots" / COMMIT
+        shutil.copytree(tiny_base_folder, snapshot)
+        path = snapshot / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | config))
+
+        def one_file(hub_id: str, name: str, revision: str | None = None) -> str:
+            asked.append((hub_id, name, revision))
+            if error is not None and on != "snapshot":
+                raise error
+            return str(path)
+
+        def everything(hub_id: str, revision: str | None = None, allow_patterns: Any = None, **_: Any) -> str:
+            asked.append((hub_id, allow_patterns, revision))
+            if error is not None and on != "config":
+                raise error
+            return str(snapshot)
+
+        monkeypatch.setattr(huggingface_hub, "hf_hub_download", one_file)
+        monkeypatch.setattr(huggingface_hub, "snapshot_download", everything)
+        return asked
+
+    return play
+
+
+def test_a_gated_model_says_what_to_accept_and_how_to_log_in(hub: Callable[..., list[Any]]) -> None:
+    hub(_answer(GatedRepoError, 403))
+    with pytest.raises(BaseModelError) as caught:
+        load_base("sesame/csm-1b")
+    said = str(caught.value)
+    assert "sesame/csm-1b is gated" in said
+    assert "https://huggingface.co/sesame/csm-1b" in said
+    assert "hf auth login" in said
+    assert "HF_TOKEN" in said
+
+
+def test_the_weights_alone_may_be_gated(hub: Callable[..., list[Any]]) -> None:
+    hub(_answer(GatedRepoError, 403), on="snapshot")
+    with pytest.raises(BaseModelError, match="is gated"):
+        load_base("sesame/csm-1b")
+
+
+@pytest.mark.parametrize(
+    ("kind", "code", "said"),
+    [
+        (RepositoryNotFoundError, 404, "no model 'sesame/csm-1b', or it is private.*hf auth login"),
+        (RevisionNotFoundError, 404, "no revision 'v9'.*commits/main"),
+        (LocalEntryNotFoundError, 0, "csm-1b at revision v9 is not in the hub's local cache and can't be fetched now"),
+    ],
+)
+def test_what_the_hub_lacks_is_said(hub: Callable[..., list[Any]], kind: Any, code: int, said: str) -> None:
+    hub(_answer(kind, code))
+    with pytest.raises(BaseModelError, match=said):
+        find_base("sesame/csm-1b@v9")
+
+
+def test_a_pinned_revision_is_asked_for_and_the_commit_is_known(hub: Callable[..., list[Any]]) -> None:
+    asked = hub()
+    base = load_base(f"sesame/csm-1b@{COMMIT}")
+    assert [item[::2] for item in asked] == [("sesame/csm-1b", COMMIT)] * 2
+    assert (base.id, base.revision) == (f"sesame/csm-1b@{COMMIT}", COMMIT)
+
+
+def test_a_folders_revision_is_unknown(tiny_base_folder: Path) -> None:
+    assert load_base(str(tiny_base_folder)).revision is None
+
+
+def test_only_the_weights_that_the_config_names_are_fetched(hub: Callable[..., list[Any]]) -> None:
+    asked = hub(transformers_weights="transformers.safetensors.index.json")
+    find_base("sesame/csm-1b")
+    assert asked[1][1][-1] == "transformers*.safetensors"
+    assert not any("pt" in pattern.split(".") or pattern == "*.safetensors" for pattern in asked[1][1])
+
+
+def test_without_a_config_every_safetensors_file_is_fetched(hub: Callable[..., list[Any]]) -> None:
+    asked = hub(_answer(RemoteEntryNotFoundError, 404), on="config")
+    find_base("kyutai/moshiko-pytorch-bf16")
+    assert asked[1][1][-1] == "*.safetensors"
+
+
+def test_the_hubs_cache_serves_without_a_network(
+    tiny_base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The real huggingface_hub, offline, on a cache laid out as it lays it out."""
+    model = tmp_path / "models--sesame--csm-1b"
+    shutil.copytree(tiny_base_folder, model / "snapshots" / COMMIT)
+    (model / "refs").mkdir()
+    (model / "refs" / "main").write_text(COMMIT)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    base = load_base("sesame/csm-1b")
+    assert base.folder.resolve() == (model / "snapshots" / COMMIT).resolve()
+    assert base.revision == COMMIT
+    assert load_base(f"sesame/csm-1b@{COMMIT}").hash == base.hash
+    with pytest.raises(BaseModelError, match=r"at revision other is not in the hub's local cache"):
+        load_base("sesame/csm-1b@other")

@@ -1,0 +1,157 @@
+"""A plan against a run, and what the command says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import pytest
+
+from affetto.config import Config
+from affetto.errors import BaseModelError, ConfigError
+from affetto.planning import plan as plan_module
+from affetto.planning.plan import Plan, base_config, plan
+from affetto.planning.rate import measured_rate, stated_rate
+from affetto.planning.table import duration, size
+from affetto.planning.workload import Data, workload
+
+
+@pytest.fixture(scope="module")
+def made(tiny_base_folder: Path) -> Plan:
+    config = Config(base=str(tiny_base_folder), fisher_clips=4, rehearsal_buffer_size=6, validation_clips=4)
+    return plan(config, Data(20, 1.0), device="cpu", tflops=0.01)
+
+
+def test_stages_hold_what_stays_and_what_they_need(made: Plan) -> None:
+    assert [stage.name for stage in made.stages] == ["fisher", "teacher", "training", "validation"]
+    there = made.parts["runtime"] + made.parts["weights"]
+    assert all(stage.peak_bytes > there for stage in made.stages)
+    assert made.peak_bytes == max(stage.peak_bytes for stage in made.stages)
+    assert made.parts["runtime"] > 2e8, "torch and transformers alone take more"
+    assert made.parts["optimizer"] == 2 * made.parts["adapter"]
+    training = made.stages[2]
+    assert training.time_s == pytest.approx(training.flops / 1e10)
+    assert made.time_s == pytest.approx(sum(stage.time_s for stage in made.stages))
+
+
+def test_the_document_is_strict_json(made: Plan) -> None:
+    document = json.loads(json.dumps(made.to_document(), allow_nan=False))
+    assert document["schema"] == "affetto.plan/1"
+    assert document["peak_bytes"] == made.peak_bytes
+    assert document["disk_bytes"] == sum(v for k, v in made.disk.items() if k != "codes_per_hour")
+    assert any("evaluation" in told for told in document["assumptions"])
+
+
+def test_csm_1b_as_the_guide_promises_it_is_planned_without_its_weights(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Layers are made fewer, for time; what is left out scales."""
+    monkeypatch.setenv("AFFETTO_CACHE", str(tmp_path))
+    full = plan_module.random_config("random:csm-1b")
+    full.num_hidden_layers = full.depth_decoder_config.num_hidden_layers = 1
+    monkeypatch.setattr(plan_module, "random_config", lambda _: full)
+    settings: dict[str, Any] = {
+        "base": "random:csm-1b", "base_precision": "bf16", "activation_checkpointing": True, "batch_size": 2,
+        "depth_frames_share": 1 / 16, "ewc_curvature": "rank1",
+    }  # fmt: skip
+    on_gpu = plan(Config(**settings), Data(10, 2.0), device="cuda", tflops=100.0)
+    backbone = 2048 * (2048 + 512 + 512 + 2048) + 3 * 2048 * 8192 + 3 * 2048
+    depth = 1024 * (1024 + 256 + 256 + 1024) + 3 * 1024 * 8192 + 3 * 1024 + 1024 * 2048
+    codes, heads = 32 * 2051 * 2048, 31 * 1024 * 2051 + 2048 * 2051
+    assert on_gpu.parts["weights"] == pytest.approx(2 * (backbone + depth + codes + heads), rel=1e-3)
+    assert on_gpu.parts["runtime"] == 0
+    assert any("text's embeddings" in told for told in on_gpu.assumptions)
+    on_cpu = plan(Config(**settings), Data(10, 2.0), device="cpu", tflops=1.0)
+    assert on_cpu.parts["weights"] - on_gpu.parts["weights"] == 2 * 128256 * 2048
+    assert list(tmp_path.iterdir()) == [], "no weights were made"
+
+
+def test_disk_is_what_a_run_writes(tiny_base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from affetto.codes.cache import CodeCache
+    from affetto.codes.prepare import Prepared
+    from affetto.training.loop import train
+    from affetto.types import Clip
+
+    monkeypatch.setenv("AFFETTO_CACHE", str(tmp_path / "cache"))
+    config = Config(
+        emotions=("happy",), base=str(tiny_base_folder), output_dir=tmp_path, fisher_clips=4, rehearsal_buffer_size=6,
+        validation_clips=4, num_epochs=1, trackers=(), num_checkpoints=1,
+    )  # fmt: skip
+    import numpy as np
+
+    clips, codes = [], {}
+    counts = {("happy", "train"): 8, ("happy", "validation"): 4, (None, "train"): 10, (None, "validation"): 4}
+    for (emotion, split), count in counts.items():
+        for n in range(count):
+            name = f"{emotion}-{split}-{n}"
+            clips.append(Clip(name, tmp_path / "x.wav", f"text {name}", emotion, "a", "made-up", split))
+            codes[name] = np.random.default_rng(n).integers(0, 256, (25, 8))
+    cache = CodeCache(tmp_path / "codes")
+    cache.add(codes)
+    prepared = Prepared(tuple(clips), (), (), {"a": 0}, {clip.id: clip.id for clip in clips}, cache)
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    folder = train(config, "happy", prepared)
+    told = plan(config, Data(8, 2.0), device="cpu", tflops=1.0).disk
+
+    def bytes_of(place: Path, pattern: str) -> int:
+        return sum(path.stat().st_size for path in place.rglob(pattern))
+
+    assert told["best"] == pytest.approx(bytes_of(folder / "best", "*.safetensors"), rel=0.15)
+    assert told["checkpoints"] == pytest.approx(bytes_of(folder / "checkpoints", "*.safetensors"), rel=0.15)
+    assert told["last"] == pytest.approx(bytes_of(folder / "last", "*.safetensors"), rel=0.15)
+    assert told["fisher"] == pytest.approx(bytes_of(tmp_path / "cache" / "fisher", "*"), rel=0.15)
+    assert told["teacher"] == pytest.approx(bytes_of(tmp_path / "cache" / "teacher", "*"), rel=0.15)
+
+
+def test_a_measured_rate_is_a_machines(tiny_base_folder: Path) -> None:
+    config = Config(base=str(tiny_base_folder))
+    found = measured_rate(base_config(config.base), config, workload(config, Data(20, 1.0), 12.5), "cpu")
+    assert 1e7 < found.flops_per_s < 1e14
+    assert "measured" in found.source
+    assert stated_rate(2.0).flops_per_s == 2e12
+
+
+def test_of_a_hub_id_only_the_configuration_is_fetched(tiny_base_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def one_file(hub_id: str, name: str, revision: str | None = None) -> str:
+        asked.append((hub_id, name, revision))
+        return str(tiny_base_folder / name)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", one_file)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: pytest.fail("weights were asked for"))
+    assert base_config("sesame/csm-1b@v1").num_codebooks == 8
+    assert asked == [("sesame/csm-1b", "config.json", "v1")]
+
+
+def test_what_cannot_be_planned_is_said(tiny_base_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    with pytest.raises(BaseModelError, match="plans are made for CSM, and this is 'llama'"):
+        base_config(str(tmp_path))
+    with pytest.raises(ConfigError, match=r"no GPU here to be timed.*--tflops"):
+        plan(Config(base=str(tiny_base_folder)), Data(10, 1.0), device="cuda")
+
+
+def test_sizes_and_durations_for_people() -> None:
+    assert [size(n) for n in (1_500_000, 3.25e9)] == ["1.5 MB", "3.25 GB"]
+    assert [duration(s) for s in (45, 600, 7300)] == ["45 s", "10 min", "2.0 h"]
+
+
+def test_the_command_prints_a_table_or_json(
+    affetto: Callable[..., tuple[int, str, str]], tiny_base_folder: Path
+) -> None:
+    options = ("--base", tiny_base_folder, "--clips", 20, "--seconds", 1, "--device", "cpu", "--tflops", 0.01)
+    status, out, _ = affetto("plan", *options)
+    assert status == 0
+    for word in ("resident memory", "peak: training", "EWC's curvature", "codes of an hour", "evaluation"):
+        assert word in out
+    status, out, _ = affetto("plan", *options, "--json")
+    assert status == 0
+    assert json.loads(out)["work"]["num_steps"] == 3 * 4
+    status, _, err = affetto("plan", "--device", "tpu")
+    assert (status, "cpu or cuda" in err) == (1, True)
