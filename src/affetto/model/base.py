@@ -14,8 +14,10 @@ from safetensors import SafetensorError
 
 from affetto.errors import BaseModelError
 from affetto.files import hash_folder, hash_text, read_json
+from affetto.model.conversion.moshi import converted
 from affetto.model.csm import CsmNetwork
 from affetto.model.hub import fetch
+from affetto.model.moshi import MoshiNetwork, load_moshi
 from affetto.model.packed import unpacked
 from affetto.model.quiet import quiet_transformers
 from affetto.model.random_base import RANDOM, random_base
@@ -24,6 +26,7 @@ from affetto.tensors import check_tensors, stored_tensors, weight_files
 MINIATURE = "miniature"
 MINIATURE_FOLDER = Path(__file__).parent.parent / "miniature" / "assets" / "base"
 _WEIGHTS = ("*.safetensors", "*.bin")
+Network = CsmNetwork | MoshiNetwork
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class Base:
     """SHA-256 over the files of its weights; adapters and caches are bound to it."""
     model: Any
     """The transformers model, in eval mode, without gradients."""
-    network: CsmNetwork
+    network: Network
     tokenizer: Any
     revision: str | None = None
     """The hub's commit, where it comes from there."""
@@ -81,7 +84,7 @@ def load_base(name: str, *, device: torch.device | str = "cpu", dtype: torch.dty
             f"{name}: the checkpoint in {folder} can't be loaded; copy or fetch it again. {error}"
         ) from error
     model.eval().requires_grad_(False)
-    network = CsmNetwork(model).eval()
+    network = NETWORKS[kind](model).eval()
     base = Base(
         id=name, folder=folder, hash=weights_hash(folder), model=model, network=network, tokenizer=tokenizer,
         revision=folder.name if folder.parent.name == "snapshots" else None,
@@ -93,6 +96,7 @@ def find_base(name: str) -> Path:
     """The folder of a base; a hub id is fetched into the hub's cache (or found there, offline).
 
     A hub id may be pinned to a commit, branch or tag: `owner/name@REVISION`. `random:NAME` is a base of random weights.
+    A checkpoint of the `moshi` package is converted into the cache, once.
     """
     if name == MINIATURE:
         if not (MINIATURE_FOLDER / "config.json").is_file():
@@ -102,13 +106,14 @@ def find_base(name: str) -> Path:
         return random_base(name)
     folder = Path(name).expanduser()
     if folder.is_dir():
+        folder = converted(folder)
         if not (folder / "config.json").is_file():
             raise BaseModelError(f"{folder} has no config.json; give the folder of a transformers checkpoint")
         return folder
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise BaseModelError(f"there is no folder {name!r}, and it is not a hub id (owner/name) or {MINIATURE!r}")
     hub_id, _, revision = name.partition("@")
-    return fetch(hub_id, revision or None)
+    return converted(fetch(hub_id, revision or None))
 
 
 def weights_hash(folder: Path) -> str:
@@ -187,5 +192,7 @@ def _tie_codes(model: Any, missing: set[str]) -> set[str]:
     return missing - {_HEARD, _SPOKEN}
 
 
-BASES = {"csm": _load_csm}
+BASES = {"csm": _load_csm, "moshi": load_moshi}
 """Loaders by transformers' `model_type`."""
+NETWORKS: dict[str, type[CsmNetwork] | type[MoshiNetwork]] = {"csm": CsmNetwork, "moshi": MoshiNetwork}
+"""The road through the loaded model."""
