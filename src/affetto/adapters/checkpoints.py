@@ -96,11 +96,11 @@ def read_checkpoint(folder: Path, bank: AdapterBank) -> AdapterFile:
             with safe_open(path, framework="pt") as file:
                 names = set(file.keys())
                 for site, layer in bank.sites.items():
-                    path, _, number = site.rpartition(".")
-                    name = f"{path if path in bank.stacks else site}.weight"
+                    stack, _, number = site.rpartition(".")
+                    name = f"{stack if stack in bank.stacks else site}.weight"
                     if name in names:
                         stored = file.get_tensor(name).float()
-                        stored = stored[int(number)] if path in bank.stacks else stored
+                        stored = stored[int(number)] if stack in bank.stacks else stored
                         check_change(folder, site, stored.shape, layer.layer.weight.shape)
                         tensors[site] = (stored - layer.layer.weight.detach().cpu().float(), None)
     except (OSError, SafetensorError) as error:

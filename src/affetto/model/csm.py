@@ -43,6 +43,10 @@ class CsmNetwork(nn.Module):
             depth_MJV = self.depth_logits(states_ND[batch.depth_M], batch.depth_codes_MK)
         return Logits(c0_NV, depth_MJV)
 
+    def depth_rows(self, batch: Batch) -> Tensor:
+        """Which row of the batch each row that the depth decoder's layers see belongs to."""
+        return batch.depth_frames_M2[:, 0]
+
     def embed(self, batch: Batch) -> Tensor:
         """Input embeddings (B, S, D): a text token's, or the sum over the codebooks of a frame."""
         audio_BSD = self.backbone.embed_tokens(batch.codes_BSK)
