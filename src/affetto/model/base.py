@@ -57,8 +57,18 @@ class Base:
         """Where the weights are."""
         return next(self.network.parameters()).device
 
+    @property
+    def has_text_stream(self) -> bool:
+        """Whether its text is what is said, beside the frames (Moshi), and not a prompt before them (CSM)."""
+        return self.network.has_text_stream
+
     def prompt_ids(self, text: str, speaker: int) -> tuple[int, ...]:
-        """Token ids of one turn's text, begin and end tokens included, as the processor's chat template gives them."""
+        """Token ids of one turn's text, begin and end tokens included, as the processor's chat template gives them.
+
+        Where the text runs beside the frames: those of the words to be said, whoever speaks.
+        """
+        if self.has_text_stream:
+            return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
         ids = self.tokenizer(f"[{speaker}]{text}", add_special_tokens=True)["input_ids"]
         return tuple(ids)
 

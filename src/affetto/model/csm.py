@@ -20,6 +20,8 @@ from affetto.model.gates import GateSwitch
 class CsmNetwork(nn.Module):
     """Teacher-forced logits of a `CsmForConditionalGeneration`, through its own modules and weights."""
 
+    has_text_stream = False
+
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.gates = GateSwitch()

@@ -25,8 +25,6 @@ from affetto.model.hub import fetch
 from affetto.progress import progress, say
 
 SHARD_BYTES = 1 << 30
-END_PADDING, PADDING = 0, 3
-"""Text tokens of the inner monologue between words: the last one before a word, and every other."""
 _TYPES = dict(zip(FLOATS, (torch.bfloat16, torch.float16, torch.float32), strict=True))
 
 
