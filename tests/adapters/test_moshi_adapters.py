@@ -161,3 +161,30 @@ def test_a_fully_tuned_moshi_is_a_checkpoint_of_its_own(tiny_moshi: Base, moshi_
     load_adapter(again, "happy", tmp_path / "best", other.hash, allow_other_base=True)
     back = other.network(collate([moshi_row(4, frames=8, gate=(1.0,))], 4))
     torch.testing.assert_close(mine.depth_MJV, back.depth_MJV, rtol=1e-4, atol=1e-4)
+
+
+def test_pitfall_15_checkpointing_changes_no_gradient(tiny_moshi: Base) -> None:
+    """Backward computes the layers again, under the gates of their own forward: B rows, and a row per depth step."""
+    bank = trained_bank(tiny_moshi)
+    bank.add("sad", rank=2, alpha=2.0, seed=1)
+    rows = [moshi_row(5, frames=6, gate=(1.0, 0.0)), moshi_row(6, frames=4, gate=(0.0, 0.5))]
+    found = []
+    for is_checkpointed in (False, True):
+        if is_checkpointed:
+            tiny_moshi.network.enable_checkpointing()
+        tiny_moshi.network.train()
+        for parameter in bank.parameters("happy").values():
+            parameter.grad = None
+        said = tiny_moshi.network(collate(rows, 4))
+        assert said.text_NW is not None
+        (said.text_NW.square().sum() + said.c0_NV.square().sum() + said.depth_MJV.square().sum()).backward()
+        found.append({name: parameter.grad.clone() for name, parameter in bank.parameters("happy").items()})  # type: ignore[union-attr]
+    assert all(gradient.abs().max() > 0 for gradient in found[0].values())
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(gradient, found[1][name], rtol=1e-4, atol=1e-5)
+
+
+def test_pitfall_22_a_zero_gate_gives_exactly_zero_gradient(tiny_moshi: Base) -> None:
+    bank = trained_bank(tiny_moshi)
+    tiny_moshi.network(collate([moshi_row(7, frames=5, gate=(0.0,))], 4)).c0_NV.square().sum().backward()
+    assert all(parameter.grad is None or not parameter.grad.any() for parameter in bank.parameters("happy").values())
