@@ -33,6 +33,7 @@ from affetto.files import write_json  # noqa: E402
 from affetto.model.base import Base, load_base  # noqa: E402
 from affetto.model.batch import Row, Streams, Turn, collate  # noqa: E402
 from affetto.model.conversion.moshi import convert  # noqa: E402
+from affetto.speak.dialogue import continue_dialogue  # noqa: E402
 
 RESULT = HERE.parent / "results" / "moshi_parity.json"
 TOLERANCE = 1e-4
@@ -78,6 +79,7 @@ def compare(reference: Path, folder: Path) -> dict[str, dict[str, Any]]:
     with safe_open(reference, framework="pt") as file:
         facts = file.metadata()
     found = logits(theirs, model.eval()) | network(theirs, base) | mimi(theirs, model.audio_encoder)
+    found["greedy dialogue, text and codes"] = dialogue(theirs, base)
     texts = json.loads(facts["texts"])
     same = [base.tokenizer(text)["input_ids"] == theirs[f"text/{n}"].tolist() for n, text in enumerate(texts)]
     found["tokens of texts"] = {"compared": len(texts), "is_equal": all(same)}
@@ -118,6 +120,15 @@ def network(theirs: dict[str, Tensor], base: Base) -> dict[str, dict[str, Any]]:
         "network: first codes' logits": difference(said.c0_NV, audio[:, :, 0].flatten(0, 1)),
         "network: acoustic codes' logits": difference(said.depth_MJV, audio[:, :, 1:].flatten(0, 1)),
     }
+
+
+def dialogue(theirs: dict[str, Tensor], base: Base) -> dict[str, Any]:
+    """What affetto says greedily to the user whom the package's `LMGen` heard, token by token."""
+    same = []
+    for user_KT, spoken_CT in zip(theirs["user"], theirs["spoken"], strict=True):
+        text_T, codes_TK = continue_dialogue(base, user_KT.T.numpy(), temperature=0, text_temperature=0)
+        same.append(np.array_equal(text_T, spoken_CT[0]) and np.array_equal(codes_TK.T, spoken_CT[1:]))
+    return {"compared": theirs["spoken"].numel(), "is_equal": all(same)}
 
 
 def delayed(codes_BKT: Tensor, num_codebooks: int, audio_start: int, text_start: int) -> Tensor:
