@@ -63,7 +63,8 @@ def main() -> None:
                 path = work / name if (work / name).is_file() else work / "checkpoint" / name
                 shutil.copyfile(path, chosen.keep / name)
     with torch.inference_mode():
-        write_json(RESULT, run_facts() | {"tolerance": TOLERANCE, "differences": found})
+        facts = run_facts() | {"command": "python benchmarks/parity/moshi_parity.py --python ENVIRONMENT/bin/python"}
+        write_json(RESULT, facts | {"tolerance": TOLERANCE, "differences": found})
     print(json.dumps(found, indent=2))
     if wrong := [name for name, item in found.items() if not item["is_equal"]]:
         raise SystemExit(f"differs from the moshi package: {', '.join(wrong)}")
