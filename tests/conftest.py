@@ -17,8 +17,10 @@ from affetto.codes.vocoder import VocoderCodec
 from affetto.miniature.base import CODEBOOK_SIZE, NUM_CODEBOOKS, make_config, make_model, make_processor
 from affetto.model.base import Base, load_base
 from affetto.model.batch import Row, Turn, collate
+from affetto.model.conversion.moshi import convert
 from affetto.model.csm import CsmNetwork
 from affetto.terms import code_losses
+from moshi_checkpoint import write_authors_checkpoint
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -105,6 +107,24 @@ def _assert_has_signal(base: Base) -> None:
         if not name.startswith("codec_model."):
             assert weight.grad is not None, f"{name} has no gradient"
             assert weight.grad.abs().max() > 1e-3, f"{name} has hardly any gradient: {weight.grad.abs().max():.2e}"
+
+
+@pytest.fixture(scope="session")
+def authors_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Moshi in the files of Kyutai's package. Read only: tests copy it to change it."""
+    return write_authors_checkpoint(tmp_path_factory.mktemp("moshi") / "authors")
+
+
+@pytest.fixture(scope="session")
+def moshi_folder(authors_folder: Path) -> Path:
+    """The same in transformers' format. Read only."""
+    return convert(authors_folder, authors_folder.parent / "converted")
+
+
+@pytest.fixture
+def tiny_moshi(moshi_folder: Path) -> Base:
+    """The tiny Moshi as a base, freshly loaded: tests may put adapters into it."""
+    return load_base(str(moshi_folder))
 
 
 Called = tuple[int, str, str]

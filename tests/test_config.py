@@ -260,3 +260,10 @@ def test_the_teachers_share_of_frames_is_the_cross_entropys_unless_given() -> No
 def test_alpha_is_twice_the_rank_unless_given() -> None:
     assert Config(adapter_r=8).lora_alpha == 16
     assert Config(adapter_r=8, adapter_alpha=5).lora_alpha == 5
+
+
+def test_moshis_settings_are_read() -> None:
+    config = load_config(SHIPPED.with_name("moshi.yaml"))
+    assert config.base == "kyutai/moshiko-pytorch-bf16"
+    # 100 against seven others that count 1 each (moshi-finetune).
+    assert config.first_codebook_weight == pytest.approx(100 / 107, abs=1e-4)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from affetto.commands.convert import app as convert_app
 from affetto.commands.data import app as data_app
 from affetto.commands.forgetting import app as preserve_app
 from affetto.commands.listen import app as listen_app
@@ -51,6 +52,7 @@ app.add_typer(data_app, name="data")
 app.add_typer(listen_app, name="listen")
 app.add_typer(preserve_app)
 app.add_typer(plan_app)
+app.add_typer(convert_app)
 
 
 @app.command()

@@ -17,7 +17,7 @@ class LossTerm:
 
     total: Tensor
     """Scalar, float32, differentiable."""
-    count: int
+    count: float
 
     @property
     def mean(self) -> Tensor:
@@ -26,6 +26,10 @@ class LossTerm:
 
     def __add__(self, other: LossTerm) -> LossTerm:
         return LossTerm(self.total + other.total, self.count + other.count)
+
+    def beside(self, other: LossTerm) -> LossTerm:
+        """This term with `other` on top and the same count: what runs beside the codes is told per code, too."""
+        return LossTerm(self.total + other.total, self.count)
 
     @staticmethod
     def zero(device: torch.device | str = "cpu") -> LossTerm:
@@ -37,6 +41,19 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> LossTerm:
     """Summed negative log likelihood of `targets` (…) under logits (…, V), in float32."""
     total = functional.cross_entropy(logits.float().flatten(0, -2), targets.flatten(), reduction="sum")
     return LossTerm(total, targets.numel())
+
+
+def text_loss(logits: Logits, batch: Batch, in_N: Tensor | None = None) -> LossTerm:
+    """Negative log likelihood of the text beside the frames (`in_N`, or all), each token by its weight.
+
+    The count is the sum of the weights; the empty term where the base's text stands before its frames.
+    """
+    if logits.text_NW is None:
+        return LossTerm.zero(logits.c0_NV.device)
+    chosen_N = torch.ones_like(batch.text_targets_N, dtype=torch.bool) if in_N is None else in_N
+    targets_N, weights_N = batch.text_targets_N[chosen_N], batch.text_weights_N[chosen_N]
+    losses_N = functional.cross_entropy(logits.text_NW[chosen_N].float(), targets_N, reduction="none")
+    return LossTerm((losses_N * weights_N).sum(), float(weights_N.sum()))
 
 
 def code_losses(logits: Logits, batch: Batch) -> tuple[LossTerm, LossTerm]:

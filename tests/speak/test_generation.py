@@ -108,9 +108,9 @@ def test_pitfall_10_sampling_settings_do_not_stick(tiny_base: Base) -> None:
     assert again[::-1] == alone
 
 
-def _sampling(base: Base, num_draws: int, **fields: object) -> generation._Sampling:
+def _sampling(base: Base, num_draws: int, **fields: object) -> generation.Sampling:
     requests = [Request((0, 1), max_frames=1, **fields)] * num_draws  # type: ignore[arg-type]
-    return generation._Sampling(requests, base.network, base.device)
+    return generation.Sampling(requests, base.network, base.device)
 
 
 @pytest.mark.parametrize(("temperature", "top_k"), [(1.0, 0), (0.6, 0), (1.7, 5)])
@@ -197,7 +197,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[int, int]], None
     def script(ends: dict[int, int]) -> None:
         state = {"frame": 0}
 
-        def frame(_network: object, _state_BD: Tensor, sampling: generation._Sampling) -> Tensor:
+        def frame(_network: object, _state_BD: Tensor, sampling: generation.Sampling) -> Tensor:
             seeds = [die.initial_seed() for die in sampling.dice]
             codes = torch.full((len(seeds), 8), 9)
             for b, seed in enumerate(seeds):

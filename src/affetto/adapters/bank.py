@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from affetto.adapters.gated import gated_linear
-from affetto.adapters.targets import ADAPTED_PARTS, Part, expand_targets, find_targets
+from affetto.adapters.targets import ADAPTED_PARTS, Part, find_targets, leaf_name
 from affetto.errors import AdapterError
 from affetto.files import hash_text
 from affetto.model.gates import GateSwitch
@@ -27,7 +28,7 @@ Change = tuple[Tensor, Tensor | None]
 class GatedLora(nn.Module):
     """One adapted layer."""
 
-    def __init__(self, layer: nn.Linear, gates: GateSwitch) -> None:
+    def __init__(self, layer: Any, gates: GateSwitch) -> None:
         super().__init__()
         self.layer = layer
         self.gates = gates
@@ -76,6 +77,30 @@ class GatedLora(nn.Module):
         return torch.cat(columns, dim=1)[:, None]
 
 
+class StackedLora(nn.ModuleList):
+    """A stack of matrices, one per codebook (Moshi's depth transformer), each of which is adapted by itself."""
+
+    def __init__(self, layer: Any, gates: GateSwitch) -> None:
+        super().__init__()
+        self.matrices = [GatedLora(_Matrix(weight_OI), gates) for weight_OI in layer.weight.data.unbind()]
+        self.extend(self.matrices)
+
+    def forward(self, x: Tensor, layer_idx: Tensor | None = None) -> Tensor:
+        """x (rows, L, in), or (rows, 1, in) for all, through the matrices `layer_idx` (L,), or all → (rows, L, out)."""
+        places = range(len(self)) if layer_idx is None else layer_idx.tolist()
+        return torch.cat([self[k](x if x.shape[1] == 1 else x[:, [n]]) for n, k in enumerate(places)], dim=1)
+
+
+class _Matrix(nn.Module):
+    """One matrix of a stack, as a linear layer without bias."""
+
+    bias = None
+
+    def __init__(self, weight_OI: Tensor) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight_OI, requires_grad=False)
+
+
 def _stacked(parts: Sequence[Tensor], dim: int) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim=dim)
 
@@ -99,16 +124,24 @@ class AdapterBank:
     def __init__(
         self, model: nn.Module, gates: GateSwitch, targets: Sequence[str] = ("both",), part: Part = "both"
     ) -> None:
-        self.targets = expand_targets(targets)
         self.names: list[str] = []
         self.sites: dict[str, GatedLora] = {}
+        """By path; a stack of matrices has one site for each, `path.0` and on."""
+        self.stacks: dict[str, int] = {}
+        """How many matrices each adapted stack has."""
         linear = _linear_layers(model)
         for path in find_targets(targets, part, list(linear)):
             layer = linear[path]
             parent, _, leaf = path.rpartition(".")
             layer.weight.requires_grad_(False)
-            self.sites[path] = GatedLora(layer, gates)
-            setattr(model.get_submodule(parent), leaf, self.sites[path])
+            made = StackedLora(layer, gates) if _is_stack(layer) else GatedLora(layer, gates)
+            setattr(model.get_submodule(parent), leaf, made)
+            if isinstance(made, StackedLora):
+                self.stacks[path] = len(made)
+                self.sites |= {f"{path}.{k}": site for k, site in enumerate(made.matrices)}
+            else:
+                self.sites[path] = made
+        self.targets = tuple(dict.fromkeys(map(leaf_name, self.sites)))
 
     def add(self, name: str, rank: int, alpha: float, seed: int) -> None:
         """A fresh adapter: A as PEFT draws it (Kaiming uniform), B zero, so that it starts as the base."""
@@ -195,14 +228,25 @@ class AdapterBank:
 
 def all_targets(model: nn.Module) -> tuple[str, ...]:
     """Names of all layers that may carry adapters."""
-    return tuple(dict.fromkeys(path.rpartition(".")[2] for path in _linear_layers(model)))
+    return tuple(dict.fromkeys(leaf_name(path) for path in _linear_layers(model)))
 
 
-def _linear_layers(model: nn.Module) -> dict[str, nn.Linear]:
+_NOT_LAYERS = ("lm_head", "lm_heads", "input_projections")
+"""Moshi's heads and the way into its depth transformer, whose bare weights the network reads."""
+
+
+def _is_stack(layer: nn.Module) -> bool:
+    """Whether it is transformers' `MoshiFlexibleLinear`, by name: that spares every other base the import."""
+    return type(layer).__name__ == "MoshiFlexibleLinear"
+
+
+def _linear_layers(model: nn.Module) -> dict[str, Any]:
     if any(isinstance(module, GatedLora) for module in model.modules()):
         raise AdapterError("this base carries a bank of adapters already; load the base again, or use that bank")
     return {
         path: layer
         for path, layer in model.named_modules()
-        if isinstance(layer, nn.Linear) and path.split(".")[0] in ADAPTED_PARTS
+        if (isinstance(layer, nn.Linear) or _is_stack(layer))
+        and path.split(".")[0] in ADAPTED_PARTS
+        and leaf_name(path) not in _NOT_LAYERS
     }

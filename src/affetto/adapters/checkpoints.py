@@ -64,13 +64,22 @@ def merged_weights(model: Any, bank: AdapterBank, name: str) -> Iterator[tuple[s
     """(name, value) of every tensor of the checkpoint with adapter `name` at intensity 1, as the base names them."""
     changes = {site: scale * change for site, change, none, scale in bank.factors(name) if none is None}
     inside = tuple(f"{site}." for site in bank.sites)
+    stacks: dict[str, list[Tensor]] = {path: [] for path in bank.stacks}
     for key, value in model.state_dict().items():
         if not key.startswith(inside):
             yield key, value.float() if value.is_floating_point() else value
             continue
         site, _, leaf = key.rpartition(".layer.")
-        if site in bank.sites:
-            yield f"{site}.{leaf}", value.float() + changes[site] if leaf == "weight" else value.float()
+        if site not in bank.sites:
+            continue
+        whole = value.float() + changes[site] if leaf == "weight" else value.float()
+        path = site.rpartition(".")[0]
+        if path in stacks:
+            stacks[path].append(whole)
+        else:
+            yield f"{site}.{leaf}", whole
+    for path, parts in stacks.items():
+        yield f"{path}.weight", torch.stack(parts)
 
 
 def is_checkpoint(folder: Path) -> bool:
@@ -87,8 +96,11 @@ def read_checkpoint(folder: Path, bank: AdapterBank) -> AdapterFile:
             with safe_open(path, framework="pt") as file:
                 names = set(file.keys())
                 for site, layer in bank.sites.items():
-                    if f"{site}.weight" in names:
-                        stored = file.get_tensor(f"{site}.weight").float()
+                    stack, _, number = site.rpartition(".")
+                    name = f"{stack if stack in bank.stacks else site}.weight"
+                    if name in names:
+                        stored = file.get_tensor(name).float()
+                        stored = stored[int(number)] if stack in bank.stacks else stored
                         check_change(folder, site, stored.shape, layer.layer.weight.shape)
                         tensors[site] = (stored - layer.layer.weight.detach().cpu().float(), None)
     except (OSError, SafetensorError) as error:

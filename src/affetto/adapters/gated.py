@@ -9,13 +9,14 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
-def gated_linear(x: Tensor, layer: nn.Linear, a_RI: Tensor, b_OR: Tensor, gate_B1R: Tensor) -> Tensor:
+def gated_linear(x: Tensor, layer: Any, a_RI: Tensor, b_OR: Tensor, gate_B1R: Tensor) -> Tensor:
     """x (rows, S, in) → (rows, S, out); `gate_B1R` scales every rank, row by row, and gets no gradient.
 
-    It computes in x's type, or in autocast's where that is on.
+    `layer` has a frozen `weight` (out, in) and a `bias` or None. The computation is in x's type, or in autocast's where
+    that is on.
     """
     kind = x.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype

@@ -21,7 +21,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from affetto.adapters.bank import AdapterBank, Change, delta_norm
-from affetto.adapters.targets import parts_of, target_pattern
+from affetto.adapters.stacks import stacked_for_peft, unstacked
+from affetto.adapters.targets import modules_pattern
 from affetto.errors import AdapterError
 from affetto.files import read_json, write_json
 
@@ -40,11 +41,12 @@ _OTHER_METHODS = {
     "monteclora_config": "MonteCLoRA",
     "arrow_config": "Arrow",
     "trainable_token_indices": "trained tokens",
-    "target_parameters": "bare parameters",
     "layer_replication": "replicated layers",
 }
 """PEFT's keys whose change of the weights isn't s·B·A of linear layers."""
-_CODEC = "codec_model."
+_CODEC = ("codec_model.", "audio_encoder.")
+_STACKED = "depth_decoder."
+"""Where the stacks of Moshi are, which PEFT adapts as bare parameters."""
 _PEFT_DEFAULT = 8
 """Of both rank and alpha."""
 
@@ -91,6 +93,7 @@ def save_adapter(
         assert b_OR is not None, f"adapter {names!r} is of full rank: it is written as a checkpoint"
         tensors[f"{_PREFIX}{site}.lora_A.weight"] = a_RI.detach().cpu().float().contiguous()
         tensors[f"{_PREFIX}{site}.lora_B.weight"] = b_OR.detach().cpu().float().contiguous()
+    tensors = stacked_for_peft(tensors, bank.stacks, _PREFIX)
     config = _peft_config(bank, base_id, {site: (a_RI.shape[0], scale) for site, (a_RI, _, scale) in layers.items()})
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
@@ -150,6 +153,7 @@ def read_adapter(folder: Path) -> AdapterFile:
     if unknown:
         raise AdapterError(f"{folder}: {len(unknown)} tensors are not LoRA of linear layers: {_listed(unknown)}")
     tensors = {site: (pair["A"], pair["B"]) for site, pair in halves.items()}
+    tensors = unstacked(tensors, config, lambda site: _rank(config, site))
     _check_ranks(folder, config, tensors)
     scales = {site: _scale(config, site, a_RI.shape[0]) for site, (a_RI, _) in tensors.items()}
     return AdapterFile(folder, dict(tensors), scales, config, read_facts(folder))
@@ -218,8 +222,9 @@ def _peft_config(bank: AdapterBank, base_id: str, layers: Mapping[str, tuple[int
     # Twelve digits undo the rounding of alpha / rank · rank.
     alphas = {site: float(f"{scale * rank:.12g}") for site, (rank, scale) in layers.items()}
     rank, alpha = (Counter(values.values()).most_common(1)[0][0] for values in (ranks, alphas))
-    leaves = tuple(dict.fromkeys(site.rpartition(".")[2] for site in layers))
-    pattern = target_pattern(leaves, parts_of(list(layers)))
+    stacks = [path for path in bank.stacks if f"{path}.0" in layers]
+    plain = [site for site in layers if site.rpartition(".")[0] not in stacks]
+    pattern = modules_pattern(plain)
     is_whole = all(site in layers for site in bank.sites if re.fullmatch(pattern, site))
     return {
         "peft_type": "LORA",
@@ -236,8 +241,9 @@ def _peft_config(bank: AdapterBank, base_id: str, layers: Mapping[str, tuple[int
         "init_lora_weights": True,
         "use_rslora": False,
         "use_dora": False,
-        "target_modules": pattern if is_whole else list(layers),
+        "target_modules": (pattern if is_whole else plain) if plain else None,
         "modules_to_save": None,
+        **({"target_parameters": [f"{path}.weight" for path in stacks]} if stacks else {}),
     }
 
 
@@ -263,6 +269,8 @@ def _refuse_other_methods(folder: Path, config: Mapping[str, Any]) -> None:
     for key, name in _OTHER_METHODS.items():
         if config.get(key):
             raise AdapterError(f"{folder}: it carries {name}, which is not s·B·A; merge it or train plain LoRA")
+    if any(not name.startswith(_STACKED) for name in config.get("target_parameters") or ()):
+        raise AdapterError(f"{folder}: it carries bare parameters, which is not s·B·A; merge it or train plain LoRA")
     if config.get("bias", "none") != "none":
         raise AdapterError(f"{folder}: it trained biases too (bias={config['bias']!r}), which the bank doesn't blend")
 
@@ -271,11 +279,16 @@ def _check_ranks(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, 
     """PEFT divides alpha by the rank that the configuration names, so tensors of another one would speak too loudly."""
     wrong = []
     for site, (a_RI, b_OR) in tensors.items():
-        rank = _by_pattern(config.get("rank_pattern") or {}, site, config.get("r", _PEFT_DEFAULT))
+        rank = _rank(config, site)
         if a_RI.ndim != 2 or b_OR.ndim != 2 or not a_RI.shape[0] == b_OR.shape[1] == rank:
             wrong.append(f"{site}: A {tuple(a_RI.shape)}, B {tuple(b_OR.shape)} for rank {rank}")
     if wrong:
         raise AdapterError(f"{folder}: {len(wrong)} layers don't have the rank that {CONFIG} says: {_listed(wrong)}")
+
+
+def _rank(config: Mapping[str, Any], site: str) -> int:
+    rank: int = _by_pattern(config.get("rank_pattern") or {}, site, config.get("r", _PEFT_DEFAULT))
+    return rank
 
 
 def _scale(config: Mapping[str, Any], site: str, rank: int) -> float:
@@ -285,6 +298,8 @@ def _scale(config: Mapping[str, Any], site: str, rank: int) -> float:
 
 def _is_target(config: Mapping[str, Any], site: str) -> bool:
     """Whether PEFT would adapt the layer; one that isn't stored then was lost."""
+    if f"{site.rpartition('.')[0]}.weight" in (config.get("target_parameters") or ()):
+        return True
     from peft import LoraConfig
     from peft.tuners.tuners_utils import check_target_module_exists
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Literal
 
 from affetto.errors import AdapterError
@@ -13,12 +13,17 @@ ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 MLP = ("gate_proj", "up_proj", "down_proj")
 PRESETS: Mapping[str, tuple[str, ...]] = {"attention": ATTENTION, "mlp": MLP, "both": (*ATTENTION, *MLP)}
 """Names that may stand for several layers' names."""
+_ELSEWHERE: Mapping[str, tuple[str, ...]] = {"mlp": ("fc1", "fc2"), "both": (*ATTENTION, "fc1", "fc2")}
+"""What they stand for in a base whose layers are named otherwise (Moshi, whose first matrix holds gate and up)."""
+_INSIDE = r"(\.linear)?(\.\d+)?"
+"""Moshi's layers are named one level above the linear layer itself; stacked ones have a number per codebook."""
 
 Part = Literal["both", "backbone", "depth"]
-ADAPTED_PARTS = ("backbone_model", "depth_decoder")
-"""Parts of the checkpoint that may carry adapters; the codec inside CSM has layers of the same names."""
+ADAPTED_PARTS = ("backbone_model", "decoder", "depth_decoder")
+"""Parts of the checkpoint (CSM's backbone, Moshi's, the depth decoder of either) that may carry adapters; the codec
+inside has layers of the same names."""
 PARTS: Mapping[Part, tuple[str, ...]] = {
-    "both": ADAPTED_PARTS, "backbone": ADAPTED_PARTS[:1], "depth": ADAPTED_PARTS[1:],
+    "both": ADAPTED_PARTS, "backbone": ADAPTED_PARTS[:2], "depth": ADAPTED_PARTS[2:],
 }  # fmt: skip
 """What the configuration calls them."""
 _CALLED: Mapping[Part, str] = {
@@ -26,14 +31,30 @@ _CALLED: Mapping[Part, str] = {
 }  # fmt: skip
 
 
-def expand_targets(names: Sequence[str]) -> tuple[str, ...]:
-    """Layer names, each once, with presets replaced by what they stand for."""
-    return tuple(dict.fromkeys(layer for name in names for layer in PRESETS.get(name, (name,))))
+def expand_targets(names: Sequence[str], leaves: Collection[str] = ()) -> tuple[str, ...]:
+    """Layer names, each once, with presets replaced by what they stand for in a base with layers named `leaves`."""
+    return tuple(dict.fromkeys(layer for name in names for layer in _meant(name, leaves)))
+
+
+def _meant(name: str, leaves: Collection[str]) -> tuple[str, ...]:
+    other = _ELSEWHERE.get(name, ())
+    return other if other and set(other) <= set(leaves) else PRESETS.get(name, (name,))
 
 
 def target_pattern(targets: Sequence[str], parts: Sequence[str] = ADAPTED_PARTS) -> str:
     """The regular expression by which PEFT finds the same layers, the codec's excluded."""
     return rf"({'|'.join(parts)})\..*\.({'|'.join(targets)})"
+
+
+def modules_pattern(sites: Sequence[str]) -> str:
+    """The regular expression by which PEFT finds linear layers named like `sites`, Moshi's a level deeper."""
+    leaves = (leaf_name(site) + (r"\.linear" if site.endswith(".linear") else "") for site in sites)
+    return target_pattern(tuple(dict.fromkeys(leaves)), parts_of(sites))
+
+
+def leaf_name(path: str) -> str:
+    """What a layer is called in `target_modules`."""
+    return re.sub(rf"{_INSIDE}$", "", path).rpartition(".")[2]
 
 
 def find_targets(names: Sequence[str], part: Part, paths: Sequence[str]) -> list[str]:
@@ -43,15 +64,16 @@ def find_targets(names: Sequence[str], part: Part, paths: Sequence[str]) -> list
     """
     if not names:
         raise AdapterError("an adapter needs at least one target, such as q_proj or attention")
-    parts, targets = PARTS[part], expand_targets(names)
+    parts = PARTS[part]
     inside = [path for path in paths if path.split(".")[0] in parts]
-    leaves = sorted({_leaf(path) for path in inside})
+    leaves = sorted({leaf_name(path) for path in inside})
+    targets = expand_targets(names, leaves)
     for name in targets:
         if name not in leaves:
             near = difflib.get_close_matches(name, [*leaves, *PRESETS], n=3)
             hint = f"did you mean {', '.join(near)}?" if near else f"there are {', '.join([*leaves, *PRESETS])}."
             raise AdapterError(f"no linear layer of the {_CALLED[part]} is named {name!r}; {hint}")
-    pattern = re.compile(target_pattern(targets, parts))
+    pattern = re.compile(target_pattern(targets, parts) + _INSIDE)
     return [path for path in inside if pattern.fullmatch(path)]
 
 
@@ -59,7 +81,3 @@ def parts_of(paths: Sequence[str]) -> tuple[str, ...]:
     """Parts of the checkpoint that `paths` lie in, in `ADAPTED_PARTS`' order."""
     found = {path.split(".")[0] for path in paths}
     return tuple(part for part in ADAPTED_PARTS if part in found)
-
-
-def _leaf(path: str) -> str:
-    return path.rpartition(".")[2]

@@ -72,10 +72,11 @@ def _load_mimi(folder: Path) -> MimiCodec:
     config = AutoConfig.from_pretrained(folder)
     if config.model_type == "mimi":
         return MimiCodec(MimiModel.from_pretrained(folder), int(config.num_quantizers))
-    if not hasattr(config, "codec_config"):
+    inside = getattr(config, "codec_config", None) or getattr(config, "audio_encoder_config", None)
+    if inside is None:
         raise BaseModelError(f"{folder}: a checkpoint of type {config.model_type!r} has no Mimi inside that is known")
-    model = MimiModel(config.codec_config)
-    state = {name.removeprefix(_INSIDE): value for name, value in codec_tensors(folder).items()}
+    model = MimiModel(inside)
+    state = {name.partition(".")[2]: value for name, value in codec_tensors(folder).items()}
     missing, unexpected = model.load_state_dict(state, strict=False)
     if missing or unexpected:
         wrong = [*(f"{key} is missing" for key in missing), *(f"{key} is unknown" for key in unexpected)]
@@ -83,8 +84,8 @@ def _load_mimi(folder: Path) -> MimiCodec:
     return MimiCodec(model, int(config.num_codebooks))
 
 
-_INSIDE = "codec_model."
-"""Begins the names of the codec's tensors inside a checkpoint."""
+_INSIDE = ("codec_model.", "audio_encoder.")
+"""Begin the names of the codec's tensors inside a checkpoint of CSM or Moshi."""
 
 
 def codec_tensors(folder: Path) -> dict[str, Any]:

@@ -14,8 +14,10 @@ from safetensors import SafetensorError
 
 from affetto.errors import BaseModelError
 from affetto.files import hash_folder, hash_text, read_json
+from affetto.model.conversion.moshi import converted
 from affetto.model.csm import CsmNetwork
 from affetto.model.hub import fetch
+from affetto.model.moshi import MoshiNetwork, load_moshi
 from affetto.model.packed import unpacked
 from affetto.model.quiet import quiet_transformers
 from affetto.model.random_base import RANDOM, random_base
@@ -26,6 +28,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 """By the configuration's names."""
 MINIATURE_FOLDER = Path(__file__).parent.parent / "miniature" / "assets" / "base"
 _WEIGHTS = ("*.safetensors", "*.bin")
+Network = CsmNetwork | MoshiNetwork
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class Base:
     """SHA-256 over the files of its weights; adapters and caches are bound to it."""
     model: Any
     """The transformers model, in eval mode, without gradients."""
-    network: CsmNetwork
+    network: Network
     tokenizer: Any
     revision: str | None = None
     """The hub's commit, where it comes from there."""
@@ -61,15 +64,25 @@ class Base:
         """Where the weights are."""
         return next(self.network.parameters()).device
 
+    @property
+    def has_text_stream(self) -> bool:
+        """Whether its text is what is said, beside the frames (Moshi), and not a prompt before them (CSM)."""
+        return self.network.has_text_stream
+
     def prompt_ids(self, text: str, speaker: int) -> tuple[int, ...]:
-        """Token ids of one turn's text, begin and end tokens included, as the processor's chat template gives them."""
+        """Token ids of one turn's text, begin and end tokens included, as the processor's chat template gives them.
+
+        Where the text runs beside the frames: those of the words to be said, whoever speaks.
+        """
+        if self.has_text_stream:
+            return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
         ids = self.tokenizer(f"[{speaker}]{text}", add_special_tokens=True)["input_ids"]
         return tuple(ids)
 
     @property
     def answers_hash(self) -> str:
         """What caches of this base's answers are bound to: its weights, and the precision that they are computed in."""
-        dtype = self.network.c0_head.weight.dtype
+        dtype = self.model.dtype
         return self.hash if dtype == torch.float32 else f"{self.hash}/{dtype}"
 
     def to(self, device: torch.device | str) -> Base:
@@ -78,7 +91,7 @@ class Base:
         A batch reads a few hundred of their rows (CSM-1B's take 0.5 GB in bfloat16), so they stay where they are.
         """
         for part in self.model.children():
-            if part is not self.network.embed_text:
+            if part is not getattr(self.network, "embed_text", None):
                 part.to(device)
         return replace(self)
 
@@ -98,7 +111,7 @@ def load_base(name: str, *, device: torch.device | str = "cpu", dtype: torch.dty
             f"{name}: the checkpoint in {folder} can't be loaded; copy or fetch it again. {error}"
         ) from error
     model.eval().requires_grad_(False)
-    network = CsmNetwork(model).eval()
+    network = NETWORKS[kind](model).eval()
     base = Base(
         id=name, folder=folder, hash=weights_hash(folder), model=model, network=network, tokenizer=tokenizer,
         revision=folder.name if folder.parent.name == "snapshots" else None,
@@ -110,6 +123,7 @@ def find_base(name: str) -> Path:
     """The folder of a base; a hub id is fetched into the hub's cache (or found there, offline).
 
     A hub id may be pinned to a commit, branch or tag: `owner/name@REVISION`. `random:NAME` is a base of random weights.
+    A checkpoint of the `moshi` package is converted into the cache, once.
     """
     if name == MINIATURE:
         if not (MINIATURE_FOLDER / "config.json").is_file():
@@ -119,13 +133,14 @@ def find_base(name: str) -> Path:
         return random_base(name)
     folder = Path(name).expanduser()
     if folder.is_dir():
+        folder = converted(folder)
         if not (folder / "config.json").is_file():
             raise BaseModelError(f"{folder} has no config.json; give the folder of a transformers checkpoint")
         return folder
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise BaseModelError(f"there is no folder {name!r}, and it is not a hub id (owner/name) or {MINIATURE!r}")
     hub_id, _, revision = name.partition("@")
-    return fetch(hub_id, revision or None)
+    return converted(fetch(hub_id, revision or None))
 
 
 def weights_hash(folder: Path) -> str:
@@ -204,5 +219,7 @@ def _tie_codes(model: Any, missing: set[str]) -> set[str]:
     return missing - {_HEARD, _SPOKEN}
 
 
-BASES = {"csm": _load_csm}
+BASES = {"csm": _load_csm, "moshi": load_moshi}
 """Loaders by transformers' `model_type`."""
+NETWORKS: dict[str, type[CsmNetwork] | type[MoshiNetwork]] = {"csm": CsmNetwork, "moshi": MoshiNetwork}
+"""The road through the loaded model."""

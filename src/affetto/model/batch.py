@@ -17,6 +17,18 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
+class Streams:
+    """What runs beside a turn's frames, frame by frame, in a base that listens while it speaks (Moshi)."""
+
+    text_T: NDArray[np.integer]
+    """The inner monologue: the words' tokens where they are said, padding elsewhere."""
+    text_weights_T: NDArray[np.floating]
+    """What each of them counts in the text's loss."""
+    user_TK: NDArray[np.integer]
+    """The other speaker's codes."""
+
+
+@dataclass(frozen=True)
 class Turn:
     """Text and what was said."""
 
@@ -24,6 +36,16 @@ class Turn:
     """Token ids as the base's own template gives them, begin and end tokens included."""
     codes_TK: NDArray[np.integer] | None
     """Frames of codes; None for the turn that is to be spoken."""
+    streams: Streams | None = None
+    """Given where the base's text runs beside its frames instead of before them; there is no end-of-audio frame then,
+    and the last frame is only heard: its text and first code stand beside the others' late acoustic codes."""
+
+    @property
+    def num_positions(self) -> int:
+        """Positions that the turn takes in the backbone."""
+        if self.codes_TK is None:
+            return len(self.text_ids)
+        return len(self.codes_TK) if self.streams else len(self.text_ids) + len(self.codes_TK) + 1
 
 
 @dataclass(frozen=True)
@@ -40,13 +62,12 @@ class Row:
     def num_frames(self) -> int:
         """Predicted frames, the end-of-audio frame included."""
         codes = self.turns[-1].codes_TK
-        return 0 if codes is None else len(codes) + 1
+        return 0 if codes is None else len(codes) + (-1 if self.turns[-1].streams else 1)
 
     @property
     def num_positions(self) -> int:
         """Positions of the row in the backbone."""
-        frames = sum(len(turn.codes_TK) + 1 for turn in self.turns if turn.codes_TK is not None)
-        return sum(len(turn.text_ids) for turn in self.turns) + frames
+        return sum(turn.num_positions for turn in self.turns)
 
 
 @dataclass(frozen=True)
@@ -65,6 +86,21 @@ class Batch:
     gate_BE: Tensor
     """Adapter gates, one row each; (B, 0) is the base."""
     clip_ids: tuple[str, ...]
+    text_weights_BS: Tensor | None = None
+    """Of a base whose text runs beside its frames (`Streams`): what the text of a frame counts in the loss."""
+    user_BSK: Tensor | None = None
+    """Of such a base: the other speaker's codes."""
+
+    @property
+    def text_targets_N(self) -> Tensor:
+        """The text of the predicted frames, where it runs beside them."""
+        return self.text_BS[self.frames_N2[:, 0], self.frames_N2[:, 1]]
+
+    @property
+    def text_weights_N(self) -> Tensor:
+        """What it counts."""
+        assert self.text_weights_BS is not None, "this base's text stands before its frames"
+        return self.text_weights_BS[self.frames_N2[:, 0], self.frames_N2[:, 1]]
 
     @property
     def c0_targets_N(self) -> Tensor:
@@ -105,12 +141,17 @@ class Logits:
 
     c0_NV: Tensor
     depth_MJV: Tensor
+    text_NW: Tensor | None = None
+    """The text of N frames, in a base whose text runs beside them."""
 
     def split(self, batches: Sequence[Batch]) -> list[Logits]:
         """What is said of each of `batches`, of whose `join` these logits are."""
         c0 = torch.split(self.c0_NV, [len(batch.frames_N2) for batch in batches])
         depth = torch.split(self.depth_MJV, [len(batch.depth_M) for batch in batches])
-        return [Logits(*pair) for pair in zip(c0, depth, strict=True)]
+        text: Sequence[Tensor | None] = [None] * len(batches)
+        if self.text_NW is not None:
+            text = torch.split(self.text_NW, [len(batch.frames_N2) for batch in batches])
+        return [Logits(*parts) for parts in zip(c0, depth, text, strict=True)]
 
 
 def collate(
@@ -124,24 +165,35 @@ def collate(
     text_BS = np.zeros((num_rows, width), dtype=np.int64)
     codes_BSK = np.zeros((num_rows, width, num_codebooks), dtype=np.int64)
     is_audio_BS = np.zeros((num_rows, width), dtype=bool)
+    has_streams = any(turn.streams for row in rows for turn in row.turns)
+    text_weights_BS = np.zeros((num_rows, width), dtype=np.float32)
+    user_BSK = np.zeros_like(codes_BSK)
     frames: list[NDArray[np.int64]] = []
     depth: list[NDArray[np.int64]] = []
     for b, row in enumerate(rows):
         assert row.num_frames > 0, f"{row.clip_id}: the last turn has no codes to predict"
         place = 0
         for turn in row.turns:
-            text_BS[b, place : place + len(turn.text_ids)] = turn.text_ids
-            place += len(turn.text_ids)
+            assert bool(turn.streams) == has_streams, f"{row.clip_id}: text beside and before frames in one batch"
+            if not turn.streams:
+                text_BS[b, place : place + len(turn.text_ids)] = turn.text_ids
+                place += len(turn.text_ids)
             if turn.codes_TK is None:
                 continue
             assert turn.codes_TK.shape[1:] == (num_codebooks,), f"{row.clip_id}: codes {turn.codes_TK.shape}"
             start = place
             codes_BSK[b, place : place + len(turn.codes_TK)] = turn.codes_TK
-            place += len(turn.codes_TK) + 1
+            if turn.streams:
+                place += len(turn.codes_TK)
+                text_BS[b, start:place] = turn.streams.text_T
+                text_weights_BS[b, start:place] = turn.streams.text_weights_T
+                user_BSK[b, start:place] = turn.streams.user_TK
+            else:
+                place += len(turn.codes_TK) + 1
             is_audio_BS[b, start:place] = True
         chosen = np.arange(row.num_frames) if depth_choice is None else np.sort(depth_choice[b])
         depth.append(chosen + sum(len(places) for places in frames))
-        frames.append(np.stack([np.full(row.num_frames, b), np.arange(start, place)], axis=1))
+        frames.append(np.stack([np.full(row.num_frames, b), start + np.arange(row.num_frames)], axis=1))
     return Batch(
         text_BS=torch.from_numpy(text_BS),
         codes_BSK=torch.from_numpy(codes_BSK),
@@ -150,6 +202,8 @@ def collate(
         depth_M=torch.from_numpy(np.concatenate(depth).astype(np.int64)),
         gate_BE=stack_gates([row.gate for row in rows]),
         clip_ids=tuple(row.clip_id for row in rows),
+        text_weights_BS=torch.from_numpy(text_weights_BS) if has_streams else None,
+        user_BSK=torch.from_numpy(user_BSK) if has_streams else None,
     )
 
 
@@ -176,6 +230,8 @@ def join(batches: Sequence[Batch]) -> Batch:
         depth_M=torch.cat([batch.depth_M + first for batch, first in zip(batches, frames[:-1].tolist(), strict=True)]),
         gate_BE=torch.cat([batch.gate_BE for batch in batches]),
         clip_ids=tuple(name for batch in batches for name in batch.clip_ids),
+        text_weights_BS=padded("text_weights_BS") if batches[0].text_weights_BS is not None else None,
+        user_BSK=padded("user_BSK") if batches[0].user_BSK is not None else None,
     )
 
 

@@ -6,7 +6,6 @@ the others by the depth decoder, which starts from that state (Sesame's CSM; tra
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -15,10 +14,13 @@ from torch.nn import functional
 
 from affetto.model.batch import Batch, Logits
 from affetto.model.gates import GateSwitch
+from affetto.model.recompute import checkpoint_layers
 
 
 class CsmNetwork(nn.Module):
     """Teacher-forced logits of a `CsmForConditionalGeneration`, through its own modules and weights."""
+
+    has_text_stream = False
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -42,6 +44,10 @@ class CsmNetwork(nn.Module):
         with self.gates.set(batch.gate_BE[rows[batch.depth_M]]):
             depth_MJV = self.depth_logits(states_ND[batch.depth_M], batch.depth_codes_MK)
         return Logits(c0_NV, depth_MJV)
+
+    def depth_rows(self, batch: Batch) -> Tensor:
+        """Which row of the batch each row that the depth decoder's layers see belongs to."""
+        return batch.depth_frames_M2[:, 0]
 
     def embed(self, batch: Batch) -> Tensor:
         """Input embeddings (B, S, D): a text token's, or the sum over the codebooks of a frame."""
@@ -78,22 +84,8 @@ class CsmNetwork(nn.Module):
             return torch.matmul(hidden_MD.float(), self.depth.codebooks_head.weight[k - 1].float())
 
     def enable_checkpointing(self) -> None:
-        """Keep no activations inside the layers: backward computes them again, under the same gates and masks.
-
-        It works while the network is in train mode. In eval mode, as for the Fisher pass, nothing is computed twice.
-        """
-
-        def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-            return nullcontext(), self.gates.again()
-
-        for part in (self.backbone, self.depth.model):
-            part.gradient_checkpointing_enable({"use_reentrant": False, "context_fn": contexts})
-            # transformers makes the embeddings ask for gradients, which only reentrant checkpointing needs.
-            part.disable_input_require_grads()
-            for module in part.modules():
-                if hasattr(module, "attention_dropout"):
-                    # Train mode would turn it on, where a checkpoint asks for it.
-                    module.attention_dropout = 0.0
+        """See `checkpoint_layers`."""
+        checkpoint_layers((self.backbone, self.depth.model), self.gates)
 
     def frame_bytes(self, *, with_gradient: bool = False) -> int:
         """About what the depth decoder needs for one frame, in bytes: a layer's activations (all layers', where they

@@ -8,9 +8,11 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from affetto.codes.silence import silence_codes
 from affetto.errors import DataError
 from affetto.model.base import Base
 from affetto.model.batch import Row, Turn
+from affetto.model.monologue import TAIL_FRAMES, monologue_turn
 from affetto.types import Clip
 
 PLAIN_TEMPLATE = "{text}"
@@ -27,21 +29,30 @@ def make_rows(
 ) -> list[Row]:
     """One row per clip. `template` wraps the text of the clip itself; earlier turns (`context`) are read plainly.
 
+    In a base whose text runs beside its frames it is what is said, word by word, and no template can wrap it.
     What doesn't fit into the base's window is cut from the oldest turn on, turn by turn. DataError where a clip doesn't
     fit even without its context.
     """
+
+    def stream(clip: Clip) -> Turn:
+        codes_TK = codes_of(clip)
+        silence_TK = silence_codes(base.folder, len(codes_TK) + TAIL_FRAMES)
+        return monologue_turn(clip, codes_TK, silence_TK, base.tokenizer, base.frame_rate)
 
     def turn(clip: Clip, wording: str) -> Turn:
         assert clip.text is not None, f"{clip.id} has no text"
         ids = base.prompt_ids(wording.replace("{text}", clip.text), speakers[clip.speaker])
         return Turn(ids, codes_of(clip))
 
+    def last(clip: Clip) -> Turn:
+        return stream(clip) if base.has_text_stream else turn(clip, template)
+
+    def earlier(clip: Clip) -> Turn:
+        return stream(clip) if base.has_text_stream else turn(clip, PLAIN_TEMPLATE)
+
     known = by_id or {}
     return [
-        windowed(
-            Row(clip.id, (*(turn(known[earlier], PLAIN_TEMPLATE) for earlier in clip.context), turn(clip, template))),
-            base.window,
-        )
+        windowed(Row(clip.id, (*(earlier(known[name]) for name in clip.context), last(clip))), base.window)
         for clip in clips
     ]
 

@@ -30,7 +30,7 @@ def estimate_fisher(
     rows_per_batch: int = 8,
     on_progress: Callable[[int], object] | None = None,
 ) -> C:
-    """Feed `curvature` with every code of `rows`.
+    """Feed `curvature` with every code of `rows`, and the text beside them where the base has one.
 
     `sites` are the adapted layers by path. Labels are sampled per clip from its own generator, so the result does not
     depend on the batch size; `kind="empirical"` takes the data's labels, for comparison only.
@@ -44,10 +44,12 @@ def estimate_fisher(
             logits = network(batch)
             c0_N, depth_MJ = _labels(logits, batch, kind, seed)
             loss = cross_entropy(logits.c0_NV, c0_N).total + cross_entropy(logits.depth_MJV, depth_MJ).total
+            if logits.text_NW is not None:
+                loss = loss + cross_entropy(logits.text_NW, _text_labels(logits.text_NW, batch, kind, seed)).total
             torch.autograd.backward(loss)
         assert records.keys() == sites.keys(), f"no gradient at {sorted(sites.keys() - records.keys())}"
         for site, (inputs, gradients) in records.items():
-            owner = batch.depth_frames_M2[:, 0] if _is_depth(site) else None
+            owner = network.depth_rows(batch) if _is_depth(site) else None
             clips = (_by_clip(values, owner, len(part)) for values in (inputs, gradients))
             curvature.update(site, batch.clip_ids, *clips)
         curvature.num_codes += c0_N.numel() + depth_MJ.numel()
@@ -69,6 +71,17 @@ def _labels(logits: Logits, batch: Batch, kind: FisherKind, seed: int) -> tuple[
         c0_N[rows_N == b] = _sample(logits.c0_NV[rows_N == b], generator)
         depth_MJ[rows_M == b] = _sample(logits.depth_MJV[rows_M == b], generator)
     return c0_N, depth_MJ
+
+
+def _text_labels(text_NW: Tensor, batch: Batch, kind: FisherKind, seed: int) -> Tensor:
+    """Labels (N,) of the text beside the frames."""
+    if kind == "empirical":
+        return batch.text_targets_N
+    rows_N, text_N = batch.frames_N2[:, 0], torch.empty_like(batch.text_targets_N)
+    for b, clip_id in enumerate(batch.clip_ids):
+        generator = torch.Generator().manual_seed(int(hash_text(str(seed), clip_id, "text")[:15], 16))
+        text_N[rows_N == b] = _sample(text_NW[rows_N == b], generator)
+    return text_N
 
 
 def _sample(logits: Tensor, generator: torch.Generator) -> Tensor:

@@ -35,6 +35,8 @@ class TeacherClip:
     depth_frames: NDArray[np.int64]
     """Which frames, ascending."""
     depth_FJV: Tensor
+    text_TW: Tensor | None = None
+    """On the text beside the frames, where the base has one."""
 
 
 class TeacherCache:
@@ -54,7 +56,11 @@ class TeacherCache:
         if f"{clip_id}/frames" not in self._names:
             raise CacheError(f"the teacher cache {self.path} has no clip {clip_id!r}")
         frames = self._file.get_tensor(f"{clip_id}/frames").numpy()
-        return TeacherClip(self._file.get_tensor(f"{clip_id}/c0"), frames, self._file.get_tensor(f"{clip_id}/depth"))
+        text = f"{clip_id}/text"
+        return TeacherClip(
+            self._file.get_tensor(f"{clip_id}/c0"), frames, self._file.get_tensor(f"{clip_id}/depth"),
+            self._file.get_tensor(text) if text in self._names else None,
+        )  # fmt: skip
 
 
 def teacher_key(base_hash: str, rows: Sequence[Row], depth_share: float, seed: int) -> str:
@@ -63,7 +69,7 @@ def teacher_key(base_hash: str, rows: Sequence[Row], depth_share: float, seed: i
 
 
 def row_hash(row: Row) -> str:
-    """Hash of a row's id, prompt and codes."""
+    """Hash of a row's id, prompt and codes, and of what runs beside them."""
     parts = [row.clip_id.encode()]
     for turn in row.turns:
         codes = np.zeros((0, 0)) if turn.codes_TK is None else turn.codes_TK
@@ -71,6 +77,12 @@ def row_hash(row: Row) -> str:
             np.asarray(turn.text_ids, dtype=np.int64).tobytes(),
             np.ascontiguousarray(codes, dtype=np.int64).tobytes(),
         ]
+        if turn.streams is not None:
+            parts += [
+                np.ascontiguousarray(turn.streams.text_T, dtype=np.int64).tobytes(),
+                np.ascontiguousarray(turn.streams.text_weights_T, dtype=np.float64).tobytes(),
+                np.ascontiguousarray(turn.streams.user_TK, dtype=np.int64).tobytes(),
+            ]
     return hash_bytes(*parts)
 
 
@@ -123,7 +135,7 @@ def _num_kept(num_frames: int, share: float) -> int:
 
 @torch.no_grad()
 def ask_teacher(network: Any, rows: Sequence[Row], frames: Sequence[NDArray[np.int64]]) -> dict[str, Tensor]:
-    """Log-probabilities of the base on `rows`, by `clip/c0`, `clip/depth` and `clip/frames`."""
+    """Log-probabilities of the base on `rows`, by `clip/c0`, `clip/depth` and `clip/frames`; `clip/text` of Moshi."""
     plain = [Row(row.clip_id, row.turns) for row in rows]
     batch = collate(plain, network.num_codebooks, frames).to(next(network.parameters()).device)
     logits = network(batch)
@@ -133,6 +145,8 @@ def ask_teacher(network: Any, rows: Sequence[Row], frames: Sequence[NDArray[np.i
     for row, chosen in zip(rows, frames, strict=True):
         answers[f"{row.clip_id}/c0"] = c0_NV[n : n + row.num_frames].clone()
         answers[f"{row.clip_id}/depth"] = depth_MJV[m : m + len(chosen)].clone()
+        if logits.text_NW is not None:
+            answers[f"{row.clip_id}/text"] = _half(logits.text_NW[n : n + row.num_frames])
         answers[f"{row.clip_id}/frames"] = torch.from_numpy(np.asarray(chosen, dtype=np.int64))
         n, m = n + row.num_frames, m + len(chosen)
     return answers

@@ -21,6 +21,7 @@ from affetto.errors import ConfigError
 from affetto.model.base import Base
 from affetto.model.batch import Row, Turn, collate, stack_gates
 from affetto.model.csm import CsmNetwork
+from affetto.model.moshi import MoshiNetwork
 
 
 @dataclass(frozen=True)
@@ -79,14 +80,19 @@ def generate(
 
 
 def _generate_batch(base: Base, requests: Sequence[Request]) -> list[Spoken]:
+    if base.has_text_stream:
+        from affetto.speak.dialogue import say_words
+
+        return say_words(base, requests)
     network, device = base.network, base.device
+    assert isinstance(network, CsmNetwork)
     embeds_BSD, mask_BS = _prompts(base, requests)
-    sampling = _Sampling(requests, network, device)
+    sampling = Sampling(requests, network, device)
     cache = DynamicCache(config=base.model.config)
     frames: list[Tensor] = []
     caps = torch.tensor([request.max_frames for request in requests])
     lengths = torch.full((len(requests),), -1)
-    with _eval_mode(network), network.gates.set(stack_gates([request.gate for request in requests]).to(device)):
+    with eval_mode(network), network.gates.set(stack_gates([request.gate for request in requests]).to(device)):
         while bool(((lengths < 0) & (len(frames) < caps)).any()):
             positions = mask_BS.long().cumsum(dim=1)[:, -embeds_BSD.shape[1] :] - 1
             hidden_BSD = network.backbone(
@@ -128,10 +134,10 @@ def _prompts(base: Base, requests: Sequence[Request]) -> tuple[Tensor, Tensor]:
     return embeds, mask
 
 
-class _Sampling:
+class Sampling:
     """How the rows of a batch draw their codes; on the device, so that drawing a code never waits for the host."""
 
-    def __init__(self, requests: Sequence[Request], network: CsmNetwork, device: torch.device) -> None:
+    def __init__(self, requests: Sequence[Request], network: CsmNetwork | MoshiNetwork, device: torch.device) -> None:
         self.dice = [torch.Generator().manual_seed(request.seed) for request in requests]
         self.num_codebooks = network.num_codebooks
         self.codebook_size = network.codebook_size
@@ -170,7 +176,7 @@ class _Sampling:
         return torch.where(self.temperature_B1.squeeze(1) == 0, greedy_B, drawn_B)
 
 
-def _frame(network: CsmNetwork, state_BD: Tensor, sampling: _Sampling) -> Tensor:
+def _frame(network: CsmNetwork, state_BD: Tensor, sampling: Sampling) -> Tensor:
     """All codebooks (B, K) of the next frame, from the backbone's last state."""
     uniform_BK = sampling.uniform()
     codes = [sampling.pick(network.c0_logits(state_BD), uniform_BK[:, 0])]
@@ -186,7 +192,7 @@ def _frame(network: CsmNetwork, state_BD: Tensor, sampling: _Sampling) -> Tensor
 
 
 @contextmanager
-def _eval_mode(network: CsmNetwork) -> Iterator[None]:
+def eval_mode(network: CsmNetwork | MoshiNetwork) -> Iterator[None]:
     """In train mode activation checkpointing would drop the key-value cache."""
     was_training = network.training
     network.eval()

@@ -91,7 +91,7 @@ class Voice:
         }
         gate = tuple(self.bank.gate(strengths).tolist()) if self.bank else ()
         template = PLAIN_TEMPLATE
-        if cued and any(strengths.values()):
+        if cued and any(strengths.values()) and not self.base.has_text_stream:
             template = self._templates.get(max(strengths, key=lambda name: strengths[name]), PLAIN_TEMPLATE)
         ids = self.base.prompt_ids(template.replace("{text}", text), speaker)
         cap = frame_cap(text, self.base.frame_rate)

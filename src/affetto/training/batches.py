@@ -38,6 +38,8 @@ class TrainBatch:
     """Log-probabilities (sum of kl_N, V)."""
     teacher_depth: Tensor
     """Log-probabilities (sum of kl_M, J, V)."""
+    teacher_text: Tensor | None = None
+    """Log-probabilities (sum of kl_N, W), where the text runs beside the frames."""
 
     @property
     def general_M(self) -> Tensor:
@@ -46,7 +48,7 @@ class TrainBatch:
 
     def to(self, device: torch.device | str) -> TrainBatch:
         """The batch on `device`."""
-        moved = {name: value.to(device) for name, value in self.__dict__.items()}
+        moved = {name: value.to(device) for name, value in self.__dict__.items() if value is not None}
         return replace(self, **moved)
 
 
@@ -169,6 +171,7 @@ def assemble(
     is_general = [False] * len(emotional) + [True] * len(general)
     given = [answer for answer in answers if answer]
     vocabulary = given[0].c0_TV.shape[-1] if given else 1
+    texts = [answer.text_TW for answer in given if answer.text_TW is not None]
     return TrainBatch(
         batch=batch,
         general_N=torch.from_numpy(np.repeat(is_general, lengths)),
@@ -179,6 +182,7 @@ def assemble(
         teacher_depth=torch.cat([answer.depth_FJV for answer in given])
         if given
         else torch.zeros(0, num_codebooks - 1, vocabulary),
+        teacher_text=torch.cat(texts) if texts else None,
     )
 
 

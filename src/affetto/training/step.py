@@ -14,13 +14,15 @@ from torch import Tensor, nn
 from affetto.errors import NonFiniteLossError
 from affetto.model.batch import Logits, join
 from affetto.preserve.distillation import distillation_kl
-from affetto.terms import LossTerm, cross_entropy
+from affetto.terms import LossTerm, cross_entropy, text_loss
 from affetto.training.batches import TrainBatch
 
 DistillOn = Literal["rehearsal", "emotion", "both"]
 STREAMS = ("emotion", "rehearsal")
 TERMS = tuple(f"{stream}_{kind}_{part}" for stream in STREAMS for kind in ("ce", "kl") for part in ("c0", "depth"))
 """Names of the data terms, as they stand in the log."""
+TEXT_TERMS = tuple(f"{stream}_{kind}_text" for stream in STREAMS for kind in ("ce", "kl"))
+"""Those of a base whose text runs beside its frames."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,8 @@ class LossWeights:
     total = (1 - replay) · stream(emotion) + replay · stream(rehearsal) + ewc · EWC, where
     stream = (1 - alpha) · CE + alpha · T² · KL on the streams that are distilled, and CE elsewhere; where the base
     spoke the rehearsed clips itself, alpha is 1 on them: its samples carry no truth that the KL doesn't hold exactly;
-    CE and KL are `first_codebook` · codebook zero + (1 - `first_codebook`) · the others, nats per code.
+    CE and KL are `first_codebook` · codebook zero + (1 - `first_codebook`) · the others, nats per code, and beside
+    them the text's, nats per token, where it runs beside the frames (moshi-finetune adds them up so, too).
     """
 
     replay: float
@@ -56,7 +59,7 @@ class LossWeights:
         """Weight of the term `name`, such as `rehearsal_kl_c0`."""
         stream, kind, part = name.split("_")
         weight = self.replay if stream == "rehearsal" else 1 - self.replay
-        weight *= self.first_codebook if part == "c0" else 1 - self.first_codebook
+        weight *= _part_share(part, self.first_codebook)
         if not self.taught[stream]:
             return weight if kind == "ce" else 0.0
         alpha = 1.0 if self.is_self_speech and stream == "rehearsal" else self.alpha
@@ -90,20 +93,29 @@ class BudgetWeights:
         if (stream, kind) not in (("emotion", "ce"), ("rehearsal", "kl")):
             return 0.0
         if kind == "ce":
-            return (self.first_codebook if part == "c0" else 1 - self.first_codebook) / (1 + self.multiplier)
+            return _part_share(part, self.first_codebook) / (1 + self.multiplier)
         share = 1 / self.num_codebooks
-        return (share if part == "c0" else 1 - share) * self.multiplier / (1 + self.multiplier)
+        # A frame has one token of text, which counts beside its codes as one of them.
+        return (1 - share if part == "depth" else share) * self.multiplier / (1 + self.multiplier)
+
+
+def _part_share(part: str, first_codebook: float) -> float:
+    return {"c0": first_codebook, "depth": 1 - first_codebook, "text": 1.0}[part]
 
 
 def rehearsal_kl(terms: Mapping[str, float], num_codebooks: int) -> float | None:
-    """KL(base || adapted) of a step's rehearsed clips, nats per code over all codebooks; None where it had none."""
+    """KL(base || adapted) of a step's rehearsed clips, nats per code over all codebooks; None where it had none.
+
+    The text beside a frame counts with the frame's codes.
+    """
     if "rehearsal_kl_c0" not in terms or "rehearsal_kl_depth" not in terms:
         return None
-    return (terms["rehearsal_kl_c0"] + (num_codebooks - 1) * terms["rehearsal_kl_depth"]) / num_codebooks
+    codes = terms["rehearsal_kl_c0"] + (num_codebooks - 1) * terms["rehearsal_kl_depth"]
+    return (codes + terms.get("rehearsal_kl_text", 0.0)) / num_codebooks
 
 
 def batch_terms(logits: Logits, train_batch: TrainBatch, temperature: float) -> dict[str, LossTerm]:
-    """Every data term of a micro-batch: {emotion, rehearsal} x {ce, kl} x {c0, depth}."""
+    """Every data term of a micro-batch: {emotion, rehearsal} x {ce, kl} x {c0, depth, text}."""
     batch = train_batch.batch
     terms: dict[str, LossTerm] = {}
     for stream in STREAMS:
@@ -112,18 +124,24 @@ def batch_terms(logits: Logits, train_batch: TrainBatch, temperature: float) -> 
         ce_M = in_M & train_batch.ce_M
         terms[f"{stream}_ce_c0"] = cross_entropy(logits.c0_NV[in_N], batch.c0_targets_N[in_N])
         terms[f"{stream}_ce_depth"] = cross_entropy(logits.depth_MJV[ce_M], batch.depth_targets_MJ[ce_M])
+        if logits.text_NW is not None:
+            terms[f"{stream}_ce_text"] = text_loss(logits, batch, in_N)
         kl_N, kl_M = in_N & train_batch.kl_N, in_M & train_batch.kl_M
         if kl_N.any():
             taught_c0 = train_batch.teacher_c0[kl_N[train_batch.kl_N]]
             taught_depth = train_batch.teacher_depth[kl_M[train_batch.kl_M]]
             terms[f"{stream}_kl_c0"] = distillation_kl(taught_c0, logits.c0_NV[kl_N], temperature)
             terms[f"{stream}_kl_depth"] = distillation_kl(taught_depth, logits.depth_MJV[kl_M], temperature)
+            if logits.text_NW is not None and train_batch.teacher_text is not None:
+                taught_text = train_batch.teacher_text[kl_N[train_batch.kl_N]]
+                terms[f"{stream}_kl_text"] = distillation_kl(taught_text, logits.text_NW[kl_N], temperature)
     return terms
 
 
-def term_counts(train_batch: TrainBatch, num_codebooks: int) -> dict[str, int]:
-    """How many codes each term of a micro-batch sums over, known before anything is computed."""
-    batch, counts = train_batch.batch, {}
+def term_counts(train_batch: TrainBatch, num_codebooks: int) -> dict[str, float]:
+    """How many codes (of text: how much weight) each term of a micro-batch sums over, before anything is computed."""
+    batch = train_batch.batch
+    counts: dict[str, float] = {}
     for stream in STREAMS:
         in_N = train_batch.general_N if stream == "rehearsal" else ~train_batch.general_N
         in_M = in_N[batch.depth_M]
@@ -131,6 +149,9 @@ def term_counts(train_batch: TrainBatch, num_codebooks: int) -> dict[str, int]:
         counts[f"{stream}_ce_depth"] = int((in_M & train_batch.ce_M).sum()) * (num_codebooks - 1)
         counts[f"{stream}_kl_c0"] = int((in_N & train_batch.kl_N).sum())
         counts[f"{stream}_kl_depth"] = int((in_M & train_batch.kl_M).sum()) * (num_codebooks - 1)
+        if batch.text_weights_BS is not None:
+            counts[f"{stream}_ce_text"] = float(batch.text_weights_N[in_N].sum())
+            counts[f"{stream}_kl_text"] = counts[f"{stream}_kl_c0"]
     return counts
 
 
@@ -194,7 +215,7 @@ def accumulate_together(network: Any, shares: Sequence[Share], accelerator: Any)
 
 
 def _step_values(
-    share: Share, counts: Mapping[str, int], sums: Mapping[str, float], accelerator: Any
+    share: Share, counts: Mapping[str, float], sums: Mapping[str, float], accelerator: Any
 ) -> dict[str, float]:
     """One adapter's terms; its penalty's backward, too."""
     values = {name: total / counts[name] for name, total in _summed(sums, accelerator).items()}
@@ -240,13 +261,13 @@ def _on_clips(micro_batches: Sequence[TrainBatch]) -> str:
     return f"on clips {', '.join(clips)}"
 
 
-def _total_counts(micro_batches: Sequence[TrainBatch], num_codebooks: int, accelerator: Any) -> dict[str, int]:
+def _total_counts(micro_batches: Sequence[TrainBatch], num_codebooks: int, accelerator: Any) -> dict[str, float]:
     """Codes per term over micro-batches and processes. Every process names every term, though it has no batch of it."""
-    counts = dict.fromkeys(TERMS, 0)
+    counts = dict.fromkeys((*TERMS, *TEXT_TERMS), 0.0)
     for train_batch in micro_batches:
         for name, count in term_counts(train_batch, num_codebooks).items():
             counts[name] += count
-    return {name: int(count) for name, count in _summed(counts, accelerator).items()}
+    return _summed(counts, accelerator)
 
 
 def _summed(values: Mapping[str, float], accelerator: Any) -> dict[str, float]:

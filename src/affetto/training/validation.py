@@ -16,7 +16,7 @@ from affetto.model.batch import Batch, Logits, Row, collate
 from affetto.model.rows_at_once import rows_at_once
 from affetto.preserve.distillation import distillation_kl
 from affetto.preserve.teacher import TeacherCache, TeacherClip, teacher_cache
-from affetto.terms import LossTerm, code_losses
+from affetto.terms import LossTerm, code_losses, text_loss
 
 _ROWS = 16
 INTENSITIES = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
@@ -25,7 +25,7 @@ _MOST_LOOKS, _NEAR, _NARROW = 30, 0.02, 0.001
 
 
 class Validation:
-    """Emotion learned and general speech forgotten, in nats per code over all codebooks.
+    """Emotion learned and general speech forgotten, in nats per code over all codebooks (the text beside included).
 
     `value`, which the best checkpoint minimises, is their sum: one nat forgotten for one nat learned. Without general
     clips forgetting can't be measured; it is None then, and `value` is the emotion's alone. `gate` is the adapter's at
@@ -93,7 +93,7 @@ class Validation:
         batch = collate(rows, self.base.num_codebooks).to(self.base.device)
         logits = self.base.network(batch)
         c0, depth = code_losses(logits, batch)
-        return batch, logits, _on_cpu(c0 + depth)
+        return batch, logits, _on_cpu((c0 + depth).beside(text_loss(logits, batch)))
 
 
 def frontier(validation: Validation, budget: float | None = None) -> list[dict[str, Any]]:
@@ -163,7 +163,11 @@ def _teacher_kl(answers: Sequence[TeacherClip], batch: Batch, logits: Logits) ->
     device = batch.codes_BSK.device
     c0 = distillation_kl(torch.cat([answer.c0_TV for answer in answers]).to(device), logits.c0_NV)
     depth = distillation_kl(torch.cat([answer.depth_FJV for answer in answers]).to(device), logits.depth_MJV)
-    return _on_cpu(c0 + depth)
+    total = c0 + depth
+    if logits.text_NW is not None:
+        texts = [answer.text_TW for answer in answers if answer.text_TW is not None]
+        total = total.beside(distillation_kl(torch.cat(texts).to(device), logits.text_NW))
+    return _on_cpu(total)
 
 
 def _on_cpu(term: LossTerm) -> LossTerm:

@@ -1,0 +1,1 @@
+"""Checkpoints of the `moshi` package to transformers' format, tensor by tensor."""

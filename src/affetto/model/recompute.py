@@ -1,0 +1,28 @@
+"""Activation checkpointing (Chen et al. 2016) of a base's layers, under the gates and masks of their own forward."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+from affetto.model.gates import GateSwitch
+
+
+def checkpoint_layers(parts: Iterable[Any], gates: GateSwitch) -> None:
+    """Keep no activations inside the layers of transformers' models: backward computes them again.
+
+    It works while the network is in train mode. In eval mode, as for the Fisher pass, nothing is computed twice.
+    """
+
+    def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        return nullcontext(), gates.again()
+
+    for part in parts:
+        part.gradient_checkpointing_enable({"use_reentrant": False, "context_fn": contexts})
+        # transformers makes the embeddings ask for gradients, which only reentrant checkpointing needs.
+        part.disable_input_require_grads()
+        for module in part.modules():
+            if hasattr(module, "attention_dropout"):
+                # Train mode would turn it on, where a checkpoint asks for it.
+                module.attention_dropout = 0.0

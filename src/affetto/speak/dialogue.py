@@ -1,0 +1,184 @@
+"""Speaking with Moshi, step by step: words that it is given, or what it says to a user by itself.
+
+Each step of 80 ms hears the frame before and says the next one: a token of the inner monologue, the first code, and
+the acoustic codes of the frame before (`affetto.model.moshi`). All rows of a batch begin together: nothing is padded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import DynamicCache
+
+from affetto.codes.silence import silence_codes
+from affetto.model.base import Base
+from affetto.model.batch import stack_gates
+from affetto.model.monologue import END_PADDING, PADDING
+from affetto.model.moshi import MoshiNetwork
+from affetto.speak.generation import Request, Sampling, Spoken, eval_mode
+
+PATIENCE_FRAMES = 12
+"""A second: as long as a given word waits for Moshi to begin it by itself."""
+END_FRAMES = 12
+"""Frames after the last word that belong to it."""
+PickText = Callable[[Tensor, int], Tensor]
+"""Tokens (B,) of step s from their logits (B, W)."""
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a batch said: the inner monologue (B, T) and its codes (B, T, K)."""
+
+    text_BT: Tensor
+    codes_BTK: Tensor
+
+
+@torch.inference_mode()
+def converse(
+    base: Base, user_BTK: Tensor, pick_text: PickText, sampling: Sampling, gate_BE: Tensor,
+    is_over: Callable[[], bool] = lambda: False,
+) -> Said:  # fmt: skip
+    """Speak while the user is heard, for as many frames as the user's codes (B, T, K) have or until `is_over`."""
+    network = base.network
+    assert isinstance(network, MoshiNetwork)
+    num_rows, num_frames, num_codebooks = user_BTK.shape
+    start_B1 = torch.full((num_rows, 1), network.audio_start, device=base.device)
+    heard_BC = start_B1.expand(-1, 2 * num_codebooks)
+    text_B = torch.full((num_rows,), network.text_start, device=base.device)
+    late_user_BJ = late_own_BJ = start_B1.expand(-1, num_codebooks - 1)
+    cache = DynamicCache()
+    texts: list[Tensor] = []
+    frames: list[Tensor] = []
+    with eval_mode(network), network.gates.set(gate_BE.to(base.device)):
+        # One step more than there are frames: the last one's acoustic codes come late.
+        for step in range(num_frames + 1):
+            embeds_B1D = network.embed_step(text_B[:, None], heard_BC[:, None])
+            state_BD = network.backbone(
+                inputs_embeds=embeds_B1D, past_key_values=cache, use_cache=True
+            ).last_hidden_state[:, -1]
+            text_B = pick_text(network.text_logits(state_BD), step)
+            codes_BK = _codes(network, state_BD, text_B, sampling)
+            if step > 0:
+                frames[-1][:, 1:] = late_own_BJ = codes_BK[:, 1:]
+            if step == num_frames or is_over():
+                break
+            texts.append(text_B)
+            frames.append(codes_BK.clone())
+            user_BK = user_BTK[:, step].to(base.device)
+            heard_BC = torch.cat([codes_BK[:, :1], late_own_BJ, user_BK[:, :1], late_user_BJ], dim=1)
+            late_user_BJ = user_BK[:, 1:]
+    return Said(torch.stack(texts, dim=1).cpu(), torch.stack(frames, dim=1).cpu())
+
+
+def _codes(network: MoshiNetwork, state_BD: Tensor, text_B: Tensor, sampling: Sampling) -> Tensor:
+    """All codes (B, K) of a step: its first one, and the acoustic ones of the frame before."""
+    uniform_BK, cache, before_B = sampling.uniform(), DynamicCache(), text_B
+    codes = []
+    for k in range(network.num_codebooks):
+        hidden_B1D = network.depth_states(state_BD, before_B[:, None], first=k, cache=cache)
+        before_B = sampling.pick(network.code_logits(hidden_B1D, range(k, k + 1))[:, 0], uniform_BK[:, k])
+        codes.append(before_B)
+    return torch.stack(codes, dim=1)
+
+
+def say_words(base: Base, requests: Sequence[Request]) -> list[Spoken]:
+    """Say the words of each request to a silent user; the inner monologue is given, when a word begins is Moshi's."""
+    longest = max(request.max_frames for request in requests)
+    assert not any(request.context for request in requests), "earlier turns are not spoken to yet"
+    assert isinstance(base.network, MoshiNetwork)
+    readers = [_Reader(_words(base, request.text_ids), request.max_frames) for request in requests]
+
+    def pick(logits_BW: Tensor, step: int) -> Tensor:
+        wanted = logits_BW.argmax(dim=1).tolist()
+        tokens = [reader.next(token, step) for reader, token in zip(readers, wanted, strict=True)]
+        return torch.tensor(tokens, device=logits_BW.device)
+
+    silence_TK = torch.from_numpy(silence_codes(base.folder, max(1, longest)))
+    said = converse(
+        base, silence_TK.expand(len(requests), -1, -1), pick, Sampling(requests, base.network, base.device),
+        stack_gates([request.gate for request in requests]),
+        is_over=lambda: all(reader.end is not None for reader in readers),
+    )  # fmt: skip
+    results = []
+    for codes_TK, reader in zip(said.codes_BTK.numpy(), readers, strict=True):
+        results.append(Spoken(codes_TK[: reader.end], reader.hit_cap))
+    return results
+
+
+def continue_dialogue(
+    base: Base, user_TK: NDArray[np.integer], *, seed: int = 0, temperature: float = 0.8, top_k: int = 250,
+    text_temperature: float = 0.7, text_top_k: int = 25, gate: tuple[float, ...] = (),
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:  # fmt: skip
+    """What Moshi thinks (T,) and says (T, K) while it hears the user's codes (T, K). Temperatures of 0 are greedy.
+
+    The defaults are those of the `moshi` package's `LMGen`.
+    """
+    assert isinstance(base.network, MoshiNetwork)
+    request = Request((), len(user_TK), gate, seed=seed, temperature=temperature, top_k=top_k)
+    dice = torch.Generator().manual_seed(seed + 1)
+
+    def pick(logits_BW: Tensor, _: int) -> Tensor:
+        if text_temperature == 0:
+            return logits_BW.argmax(dim=1)
+        best, places = (logits_BW.double().cpu() / text_temperature).topk(min(text_top_k or 10**9, logits_BW.shape[1]))
+        drawn = torch.multinomial(best.softmax(dim=1), 1, generator=dice)
+        return places.gather(1, drawn)[:, 0].to(logits_BW.device)
+
+    user_BTK = torch.from_numpy(np.asarray(user_TK, dtype=np.int64))[None]
+    said = converse(base, user_BTK, pick, Sampling([request], base.network, base.device), stack_gates([gate]))
+    return said.text_BT[0].numpy(), said.codes_BTK[0].numpy()
+
+
+@dataclass
+class _Reader:
+    """Where a row is in its words."""
+
+    words: list[list[int]]
+    max_frames: int
+    pending: list[int] = field(default_factory=list)
+    waited: int = 0
+    after: int = 0
+    """Frames since the last word."""
+    before: int = PADDING
+    end: int | None = None
+    """Frames that were said, once that is known."""
+    hit_cap: bool = False
+
+    def next(self, wanted: int, step: int) -> int:
+        """The token of step `step`, where Moshi wants `wanted`: the next that is due, or a pause if it makes one."""
+        if self.end is None and step >= self.max_frames:
+            self.end, self.hit_cap = self.max_frames, bool(self.words or self.pending)
+        if not self.words and not self.pending:
+            self.after += 1
+        token = self._token(wanted)
+        if self.after > END_FRAMES and self.end is None:
+            self.end = step
+        self.before = token
+        return token
+
+    def _token(self, wanted: int) -> int:
+        if self.pending:
+            return self.pending.pop(0)
+        if not self.words:
+            return PADDING
+        is_pause = wanted == PADDING or (wanted == END_PADDING and self.before != END_PADDING)
+        if is_pause and self.waited < PATIENCE_FRAMES:
+            self.waited += 1
+            return wanted
+        self.waited, self.pending = 0, self.words.pop(0)
+        return self.pending.pop(0)
+
+
+def _words(base: Base, ids: Sequence[int]) -> list[list[int]]:
+    """Tokens word by word: SentencePiece begins each with its mark for a space."""
+    words: list[list[int]] = []
+    for token, piece in zip(ids, base.tokenizer.convert_ids_to_tokens(list(ids)), strict=True):
+        if piece.startswith("▁") or not words:
+            words.append([])
+        words[-1].append(token)
+    return words

@@ -1,0 +1,297 @@
+"""`affetto convert`: what Kyutai's package says of a checkpoint, transformers says of the converted one."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import AutoFeatureExtractor, AutoTokenizer, GenerationConfig, MoshiForConditionalGeneration
+
+from affetto.codes.codec import load_codec
+from affetto.errors import BaseModelError
+from affetto.model.base import find_base, load_base
+from affetto.model.conversion.moshi import convert
+from affetto.model.conversion.names import halves
+from moshi_checkpoint import REFERENCE
+
+MIMI = "tokenizer-e351c8d8-checkpoint125.safetensors"
+
+
+@pytest.fixture
+def copied(authors_folder: Path, tmp_path: Path) -> Path:
+    """The authors' files, to be damaged."""
+    return Path(shutil.copytree(authors_folder, tmp_path / "authors"))
+
+
+def _change(path: Path, change: Callable[[dict[str, Tensor]], object]) -> None:
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path)
+
+
+def _change_config(folder: Path, **values: object) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+@torch.no_grad()
+def test_transformers_says_what_the_authors_package_says(moshi_folder: Path) -> None:
+    """Logits of every stream, laid out step by step by hand: start tokens first, acoustic codes one step late."""
+    model = MoshiForConditionalGeneration.from_pretrained(moshi_folder, dtype=torch.float32).eval()
+    theirs = load_file(REFERENCE / "reference.safetensors")
+    codes_BCT, num = theirs["codes"], model.num_codebooks
+    batch, streams, frames = codes_BCT.shape
+    steps_BCT = torch.full((batch, streams, frames + 1), model.config.audio_vocab_size)
+    steps_BCT[:, 0] = model.config.vocab_size
+    for stream in range(streams):
+        late = 1 if stream not in (0, 1, 1 + num) else 0
+        steps_BCT[:, stream, 1 + late :] = codes_BCT[:, stream, : frames - late]
+    heard, said = steps_BCT[..., :-1], steps_BCT[..., 1:]
+    out = model(input_ids=heard[:, 0], moshi_audio_codes=heard[:, 1 : 1 + num], user_audio_codes=heard[:, 1 + num :])
+    assert theirs["text_logits"].std() > 0.5
+    torch.testing.assert_close(out.logits, theirs["text_logits"], rtol=0, atol=1e-4)
+    depth_UKV = model.depth_decoder(
+        input_ids=said[:, :num].transpose(1, 2).reshape(-1, num),
+        last_hidden_state=out.last_hidden_state.reshape(batch * frames, 1, -1), use_cache=False,
+    ).logits  # fmt: skip
+    logits_BKTV = depth_UKV.view(batch, frames, num, -1).transpose(1, 2)
+    for k in range(num):
+        late = min(k, 1)
+        torch.testing.assert_close(logits_BKTV[:, k, late:], theirs["logits"][:, k, : frames - late], rtol=0, atol=1e-4)
+
+
+def test_mimi_codes_and_sounds_as_the_authors_package_does(moshi_folder: Path) -> None:
+    theirs, codec = load_file(REFERENCE / "reference.safetensors"), load_codec(moshi_folder)
+    codes_TK = theirs["mimi_codes"][0].T.numpy()
+    np.testing.assert_array_equal(codec.encode(theirs["samples"][0, 0].numpy()), codes_TK)
+    np.testing.assert_allclose(codec.decode(codes_TK), theirs["mimi_sound"][0, 0].numpy(), atol=1e-4)
+    assert (codec.sample_rate, codec.frame_rate) == (24_000, 12.5)
+
+
+def test_shards_are_bounded_and_hold_the_same(authors_folder: Path, moshi_folder: Path, tmp_path: Path) -> None:
+    convert(authors_folder, tmp_path / "sharded", shard_bytes=100_000)
+    whole, files = load_file(moshi_folder / "model.safetensors"), sorted((tmp_path / "sharded").glob("*.safetensors"))
+    assert len(files) > 3
+    found: dict[str, Tensor] = {}
+    for file in files:
+        part = load_file(file)
+        assert sum(value.nbytes for value in part.values()) <= 100_000
+        found |= part
+    index = json.loads((tmp_path / "sharded" / "model.safetensors.index.json").read_text())
+    assert set(index["weight_map"]) == set(found) == set(whole)
+    assert all(torch.equal(found[name], whole[name]) for name in whole)
+    assert index["metadata"]["total_size"] == sum(value.nbytes for value in whole.values())
+    assert load_base(str(tmp_path / "sharded")).num_codebooks == 4
+
+
+def test_numbers_keep_their_kind(moshi_folder: Path) -> None:
+    """As published: the language model in bfloat16, Mimi in float32."""
+    for name, value in load_file(moshi_folder / "model.safetensors").items():
+        assert value.dtype == (torch.float32 if name.startswith("audio_encoder.") else torch.bfloat16), name
+    assert json.loads((moshi_folder / "config.json").read_text())["dtype"] == "bfloat16"
+
+
+def test_files_that_store_one_matrix_per_step_are_read_too(copied: Path, moshi_folder: Path, tmp_path: Path) -> None:
+    """The package's own state_dict, as moshi-finetune saves it, against the published files' fused matrices."""
+
+    def split(tensors: dict[str, Tensor]) -> None:
+        for name in [name for name in tensors if name.endswith(("in_proj_weight", "out_proj.weight"))]:
+            steps = 4 if name.startswith("depformer.") else 1
+            stem = name.removesuffix("_weight").removesuffix(".weight")
+            for k, part in enumerate(tensors.pop(name).chunk(steps)):
+                tensors[f"{stem}s.{k}.weight"] = part.clone()
+
+    _change(copied / "model.safetensors", split)
+    _change(copied / MIMI, split)
+    again = load_file(convert(copied, tmp_path / "new") / "model.safetensors")
+    whole = load_file(moshi_folder / "model.safetensors")
+    assert again.keys() == whole.keys()
+    assert all(torch.equal(again[name], whole[name]) for name in whole)
+
+
+def test_rows_of_rotary_projections_change_from_pairs_to_halves() -> None:
+    rows = torch.arange(12.0)[:, None].expand(12, 5)
+    assert halves(rows, 2)[:, 0].tolist() == [0, 2, 4, 1, 3, 5, 6, 8, 10, 7, 9, 11]
+
+
+def test_what_stands_beside_the_weights(moshi_folder: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(moshi_folder)
+    words = tokenizer("hello the silver key")["input_ids"]
+    assert tokenizer.convert_ids_to_tokens(words) == ["▁hello", "▁the", "▁silver", "▁key"]
+    assert tokenizer("  hello   the silver  key ")["input_ids"] == words
+    assert (tokenizer.unk_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id) == (
+        0,
+        1,
+        2,
+        3,
+    )
+    assert AutoFeatureExtractor.from_pretrained(moshi_folder).sampling_rate == 24_000
+    generation = GenerationConfig.from_pretrained(moshi_folder)
+    assert (generation.temperature, generation.top_k) == (0.7, 25)
+    assert generation.depth_decoder_config["max_length"] == 5
+
+
+def test_base_takes_either_form(
+    authors_folder: Path, moshi_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AFFETTO_CACHE", str(tmp_path / "cache"))
+    folder = find_base(str(authors_folder))
+    assert folder.is_relative_to(tmp_path / "cache")
+    assert find_base(str(authors_folder)) == folder
+    assert find_base(str(moshi_folder)) == moshi_folder
+    assert load_base(str(authors_folder)).hash == load_base(str(moshi_folder)).hash
+
+
+def test_the_command(affetto: Callable[..., tuple[int, str, str]], authors_folder: Path, tmp_path: Path) -> None:
+    status, said, _ = affetto("convert", authors_folder, tmp_path / "new")
+    assert (status, said.strip()) == (0, str(tmp_path / "new"))
+    assert load_base(str(tmp_path / "new")).num_codebooks == 4
+    status, _, errors = affetto("convert", authors_folder, tmp_path / "new")
+    assert status == 1
+    assert "is there already" in errors
+
+
+def test_no_folder_and_no_hub_id(affetto: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+    status, _, errors = affetto("convert", "nowhere", tmp_path / "new")
+    assert status == 1
+    assert "not a hub id" in errors
+
+
+def test_a_hub_model_without_access_offline(
+    affetto: Callable[..., tuple[int, str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    status, _, errors = affetto("convert", "kyutai/moshiko-pytorch-bf16", tmp_path / "new")
+    assert status == 1
+    assert "kyutai/moshiko-pytorch-bf16" in errors
+    assert "can't be fetched" in errors
+
+
+def _refused(folder: Path, match: str) -> None:
+    target = folder.parent / "new"
+    with pytest.raises(BaseModelError, match=match):
+        convert(folder, target)
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name], "something was left behind"
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", MIMI, "tokenizer_spm_32k_3.model", "mimi.json"])
+def test_a_missing_file_is_named(copied: Path, name: str) -> None:
+    (copied / name).unlink()
+    _refused(copied, rf"{name.split('-')[0].split('_')[0]}.*which should hold")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", MIMI])
+def test_a_truncated_file_is_named(copied: Path, name: str) -> None:
+    content = (copied / name).read_bytes()
+    (copied / name).write_bytes(content[: len(content) * 2 // 3])
+    _refused(copied, rf"{name}.*wasn't fetched to its end")
+
+
+def test_a_text_model_that_is_none(copied: Path) -> None:
+    (copied / "tokenizer_spm_32k_3.model").write_bytes(b"version https://git-lfs.github.com/spec/v1\n" * 3)
+    _refused(copied, r"tokenizer_spm_32k_3\.model is no SentencePiece model")
+
+
+@pytest.mark.parametrize("name", ["transformer.layers.1.norm2.alpha", "depformer.layers.0.gating.2.linear_in.weight",
+                                  "transformer.layers.0.self_attn.in_proj_weight"])  # fmt: skip
+def test_a_missing_tensor_is_named(copied: Path, name: str) -> None:
+    _change(copied / "model.safetensors", lambda tensors: tensors.pop(name))
+    _refused(copied, rf"model\.safetensors lacks {name}")
+
+
+def test_a_missing_tensor_of_mimi_is_named(copied: Path) -> None:
+    _change(copied / MIMI, lambda tensors: tensors.pop("quantizer.rvq_rest.vq.layers.2._codebook.embedding_sum"))
+    _refused(copied, rf"{MIMI} doesn't make.*layers\.2\.codebook\.embed_sum")
+
+
+def test_an_extra_tensor_is_named(copied: Path) -> None:
+    _change(
+        copied / "model.safetensors", lambda tensors: tensors.update({"condition_provider.x.weight": torch.ones(2)})
+    )
+    _change(copied / "model.safetensors", lambda tensors: tensors.update(
+        {name: value.bfloat16() for name, value in tensors.items()}))  # fmt: skip
+    _refused(copied, r"no place for: condition_provider\.x\.weight")
+
+
+def test_a_tensor_of_another_shape_is_named(copied: Path) -> None:
+    name = "transformer.layers.1.gating.linear_in.weight"
+    _change(copied / "model.safetensors", lambda tensors: tensors.update({name: tensors[name][:-2].clone()}))
+    _refused(copied, rf"{name} would make decoder\.model\.layers\.1\.mlp\.fc1")
+
+
+def test_quantised_and_mixed_numbers_are_refused(copied: Path) -> None:
+    name = "transformer.layers.1.gating.linear_in.weight"
+    _change(copied / "model.safetensors", lambda tensors: tensors.update({name: tensors[name].to(torch.int8)}))
+    _refused(copied, rf"quantised.*{name} is I8")
+
+
+def test_mixed_numbers_are_refused(copied: Path) -> None:
+    _change(
+        copied / "model.safetensors",
+        lambda tensors: tensors.update({"text_emb.weight": tensors["text_emb.weight"].float()}),
+    )
+    _refused(copied, r"mixes BF16, F32")
+
+
+def test_a_checkpoint_of_another_kind_is_refused(copied: Path, tiny_base_folder: Path) -> None:
+    shutil.copyfile(tiny_base_folder / "model.safetensors", copied / "model.safetensors")
+    _refused(copied, r"is not Moshi's: it has no text_emb\.weight \(it has backbone_model")
+
+
+def test_a_transformers_checkpoint_is_no_source(tiny_base_folder: Path, moshi_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(BaseModelError, match=r"of a 'csm' model, not of the moshi package"):
+        convert(tiny_base_folder, tmp_path / "new")
+    with pytest.raises(BaseModelError, match=r"transformers' format already"):
+        convert(moshi_folder, tmp_path / "new")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("delays", [0, 0, 2, 2, 2, 0, 2, 2, 2]), ("norm", "layer_norm"), ("depformer_weights_per_step_schedule", [0] * 4),
+     ("model_type", "hibiki")],
+)  # fmt: skip
+def test_what_transformers_cannot_express_is_named(copied: Path, key: str, value: object) -> None:
+    _change_config(copied, **{key: value})
+    _refused(copied, rf"config\.json: {key} is")
+
+
+def test_lora_beside_the_model_must_be_merged(copied: Path) -> None:
+    _change_config(copied, lora_name="lora.safetensors")
+    _refused(copied, "merge them first")
+
+
+def test_without_a_config_only_the_published_size_is_known(copied: Path) -> None:
+    (copied / "config.json").unlink()
+    _refused(copied, r"32 wide.*not Moshi 7B.*config\.json")
+
+
+def test_a_broken_config_is_named(copied: Path) -> None:
+    (copied / "config.json").write_text('{"dep_q": 4,')
+    _refused(copied, r"config\.json can't be read")
+
+
+def test_a_quantised_checkpoint_by_its_name(copied: Path) -> None:
+    (copied / "model.safetensors").rename(copied / "model.q8.safetensors")
+    (copied / "config.json").unlink()
+    _refused(copied, r"has no model\.safetensors.*quantised weights")
+
+
+def test_a_full_disk_is_told(authors_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from affetto.model.conversion import moshi
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(moshi, "save_file", full)
+    with pytest.raises(BaseModelError, match=r"No space left on device.*free disk"):
+        convert(authors_folder, tmp_path / "new")
+    assert not list(tmp_path.iterdir())
