@@ -150,7 +150,8 @@ def _sound_problems(levels: _Levels, min_s: float, max_s: float) -> list[tuple[s
 
 def _text_problems(text: str | None, duration_s: float | None) -> list[tuple[str, str]]:
     if text is None or not text.strip():
-        return [("missing-text", "nobody wrote down what is said; add the text, or use the clip for scoring only")]
+        message = "nobody wrote down what is said; add the text (`affetto data transcribe`), or use it for scoring only"
+        return [("missing-text", message)]
     if not any(letter.isalpha() for letter in text):
         return [("wrong-text", f"text {text!r} has no letters; write numbers and signs as words")]
     if not duration_s:
