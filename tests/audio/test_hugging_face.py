@@ -154,6 +154,20 @@ def test_audio_folder_needs_no_package(tone: Tone, tmp_path: Path, monkeypatch: 
     assert clips[0].audio == tmp_path / "set/data/test/wavs/a.wav", "files stay where they are"
 
 
+def test_a_table_whose_columns_nobody_could_guess(tone: Tone, tmp_path: Path) -> None:
+    tone("mine/a.wav", duration_s=0.1)
+    (tmp_path / "mine/list.csv").write_text("clip,words,mood\na.wav,Hello,joy\n")
+    (clip,), problems = read(f"hf:{tmp_path / 'mine/list.csv'}?audio=clip&text=words&emotion=mood", tmp_path / "sounds")
+    assert (problems, clip.text, clip.emotion) == ([], "Hello", "joy")
+    with pytest.raises(DataError, match="no column names the sound"):
+        read(f"hf:{tmp_path / 'mine/list.csv'}", tmp_path)
+    (tmp_path / "mine/list.csv").write_text("clip,words\na.wav,Hello,there\n")
+    with pytest.raises(DataError, match=r"can't be read: mine/list[.]csv:2: need 2 cells, got 3"):
+        read(f"hf:{tmp_path / 'mine/list.csv'}?audio=clip", tmp_path)
+    with pytest.raises(DataError, match="a data set is a folder, or a file with one of"):
+        read(f"hf:{tmp_path / 'mine/a.wav'}", tmp_path)
+
+
 def forbid(monkeypatch: pytest.MonkeyPatch, *packages: str) -> None:
     """Let imports of `packages` fail, as where they aren't installed."""
     real = builtins.__import__

@@ -72,7 +72,7 @@ def test_judges_that_cannot_judge_this_say_so(clips: Path) -> None:
     assert status == 0
     judges = json.loads(said)["judges"]
     assert "doesn't understand these voices" in judges["words"]["reason"]
-    assert "can't be told from guessing" in judges["emotion"]["reason"]
+    assert "it isn't believed about" in judges["emotion"]["reason"]
     assert judges["words"]["num_clips"] == judges["emotion"]["num_clips"] == 12
     assert CliRunner().invoke(app, ["data", "check", str(clips), "--judge", "quality=dnsmos"]).exit_code == 1
 

@@ -83,11 +83,11 @@ def good_clips(clips: Iterable[Clip], problems: Iterable[Problem]) -> list[Clip]
     return [clip for clip in clips if clip.id not in bad]
 
 
-def problem_table(problems: Sequence[Problem]) -> Table:
-    """A rich table of all problems; the caption counts them by kind."""
+def problem_table(problems: Sequence[Problem], noun: str = "problems") -> Table:
+    """A rich table of all problems; the title calls them `noun`, the caption counts them by kind."""
     counts = Counter(problem.kind for problem in problems)
     told = ", ".join(f"{count} {kind}" for kind, count in counts.most_common())
-    table = Table("where", "kind", "what to do", title=f"{len(problems)} problems", caption=Text(told))
+    table = Table("where", "kind", "what to do", title=f"{len(problems)} {noun}", caption=Text(told))
     for problem in problems:
         table.add_row(Text(problem.where, overflow="fold"), Text(problem.kind), Text(problem.message, overflow="fold"))
     return table

@@ -82,7 +82,7 @@ def check(
         typer.echo(to_json(_document(found, hearings, doubts, by_speaker)))
         raise typer.Exit(int(is_bad))
     if told := [*found.problems, *found.leaks, *doubts]:
-        console.print(problem_table(told))
+        console.print(problem_table(told, "problems and doubts"))
     console.print(statistics_table(statistics(found.clips)))
     for kind, hearing in hearings.items():
         typer.echo(_told(kind, hearing))

@@ -1,7 +1,7 @@
 """Clips whose text or emotion a judge doubts, and whether that judge is to be believed.
 
 A judge is first held against all the clips: most texts and labels of a collection are right, so one that misses most of
-them doesn't understand these voices. Then it is said so, and no clip is doubted for it.
+them, or most of an emotion's, doesn't understand these voices. Then that is said, and no clip is doubted for it.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ MISMATCH = 0.5
 """Character error rate from which a text is doubted: another sentence has 0.7 and more."""
 UNDERSTOOD = 0.3
 """Median character error rate up to which a recogniser understands the voices."""
+BELIEVED = 0.5
+"""Share of an emotion's clips that a judge must hear as such."""
 SURE, UNLIKELY = 0.8, 0.05
 """A label is doubted where the judge is so sure of another and finds its own so unlikely."""
 
@@ -76,41 +78,40 @@ def doubt_texts(clips: Sequence[Clip], judge: WordJudge) -> Hearing:
 def doubt_labels(clips: Sequence[Clip], judge: EmotionJudge) -> Hearing:
     """Clips in which `judge` is sure of another emotion. Emotions that it doesn't know aren't judged.
 
-    It is believed where the mean over the classes of recall's lower bounds (Wilson, 95 %) is better than guessing
-    among its labels.
+    It is believed about an emotion where it hears at least half of its clips (`BELIEVED`) and, by the lower end of
+    Wilson's interval, more than guessing among its labels would; a doubt needs that of both emotions.
     """
     wanted = [clip for clip in clips if clip.emotion in judge.labels]
     unknown = sorted({clip.emotion for clip in clips if clip.emotion is not None} - {*judge.labels})
-    missing = f"it has no label for {', '.join(unknown)}" if unknown else None
-    if not wanted:
-        return Hearing(judge.id, 0, None, (), missing or "no clip has an emotion")
-    choices: dict[str, str] = {}
-    doubts = []
+    reasons = [f"it has no label for {', '.join(unknown)}"] if unknown else []
+    heard: dict[str, tuple[str, float, float]] = {}
     for batch, sounds in heard_batches(wanted, judge.sample_rate, [], "Comparing emotions with what is heard"):
         found_NL = judge.posteriors(sounds)
         for clip, choice, row_L in zip(batch, first_choices(found_NL, judge.labels), found_NL, strict=True):
-            choices[clip.id] = choice
-            own = float(row_L[judge.labels.index(str(clip.emotion))])
-            if float(row_L.max()) >= SURE and own <= UNLIKELY:
-                message = f"labelled {clip.emotion} ({own:.2f}), but heard as {choice} ({row_L.max():.2f}); listen"
-                doubts.append(Problem(clip.id, "label-doubt", message))
-    recalls, lows = [], []
-    for emotion in {clip.emotion for clip in wanted}:
-        hits = [choices[clip.id] == emotion for clip in wanted if clip.emotion == emotion and clip.id in choices]
-        if hits:
-            recalls.append(sum(hits) / len(hits))
-            lows.append(wilson_interval(sum(hits), len(hits))[0])
-    recall = float(np.mean(recalls)) if recalls else None
-    if recall is None or float(np.mean(lows)) <= 1 / len(judge.labels):
-        told = (
-            "nothing could be heard"
-            if recall is None
-            else f"mean recall {recall:.2f}, guessing {1 / len(judge.labels):.2f}"
-        )
-        return Hearing(
-            judge.id, len(choices), recall, (), f"it can't be told from guessing ({told}), so no label is doubted"
-        )
-    return Hearing(judge.id, len(choices), recall, tuple(doubts), missing)
+            heard[clip.id] = choice, float(row_L.max()), float(row_L[judge.labels.index(str(clip.emotion))])
+    judged = [clip for clip in wanted if clip.id in heard]
+    if not judged:
+        return Hearing(judge.id, 0, None, (), "; ".join(reasons) or "no clip has an emotion")
+    hits: dict[str, list[bool]] = {}
+    for clip in judged:
+        hits.setdefault(str(clip.emotion), []).append(heard[clip.id][0] == clip.emotion)
+    believed = {emotion for emotion, found in hits.items() if _is_believed(found, len(judge.labels))}
+    if deaf := sorted(hits.keys() - believed):
+        told = ", ".join(f"{emotion} ({sum(hits[emotion])} of {len(hits[emotion])})" for emotion in deaf)
+        reasons.append(f"it isn't believed about {told}")
+    doubts = []
+    for clip in judged:
+        choice, sure, own = heard[clip.id]
+        if {choice, clip.emotion} <= believed and sure >= SURE and own <= UNLIKELY:
+            message = f"labelled {clip.emotion} ({own:.2f}), but heard as {choice} ({sure:.2f}); listen"
+            doubts.append(Problem(clip.id, "label-doubt", message))
+    recall = float(np.mean([np.mean(found) for found in hits.values()]))
+    return Hearing(judge.id, len(judged), recall, tuple(doubts), "; ".join(reasons) or None)
+
+
+def _is_believed(hits: Sequence[bool], num_labels: int) -> bool:
+    low, _ = wilson_interval(sum(hits), len(hits))
+    return sum(hits) >= BELIEVED * len(hits) and low > 1 / num_labels
 
 
 def _short(text: str) -> str:

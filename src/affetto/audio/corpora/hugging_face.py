@@ -1,8 +1,9 @@
 """Audio data sets of Hugging Face, on disk or by hub id: `hf:ID_OR_PATH?audio=audio&emotion=label&split=train`.
 
 On disk three forms are read without the package: AudioFolder (`metadata.csv` or `metadata.jsonl` with `file_name`),
-Parquet shards and what `save_to_disk` writes (both with pyarrow). Hub ids, and folders in any other form, are left to
-`datasets`. Encoded sounds are written to files as they are, so neither torchcodec nor torchaudio is needed.
+Parquet shards and what `save_to_disk` writes (both with pyarrow); and a table alone, whose columns have names that
+nobody could guess. Hub ids, and folders in any other form, are left to `datasets`. Encoded sounds are written to files
+as they are, so neither torchcodec nor torchaudio is needed.
 
 After the question mark stand, joined by `&`: the columns by field (`audio`, `text`, `emotion`, `speaker`, `id`,
 `start_s`, `end_s`, `duration_s`; with nothing after `=` the field isn't read; columns that aren't named are guessed),
@@ -23,6 +24,7 @@ from affetto.audio.columns import COLUMNS, Columns, choose_columns
 from affetto.audio.corpora.files import files, tree
 from affetto.audio.corpora.rows import SPLIT_NAMES, RowReader, sound_finder
 from affetto.audio.corpora.shards import Shard, arrow_shards, hub_shards, parquet_shards, table_shards
+from affetto.audio.corpora.tables import SUFFIXES
 from affetto.audio.hints import did_you_mean
 from affetto.audio.labels import LABELS
 from affetto.errors import DataError
@@ -156,10 +158,10 @@ def _shards(asked: DatasetSource) -> list[Shard]:
             raise DataError(f"there is no folder {asked.where} to read a data set from")
         return hub_shards(asked.where, asked.config, asked.revision)
     if place.is_file():
-        if place.suffix not in (".parquet", ".arrow"):
-            raise DataError(f"{place}: a data set is a folder, or a .parquet or .arrow file")
-        kind = parquet_shards if place.suffix == ".parquet" else arrow_shards
-        return kind([(_split_of(place, place.parent), place)])
+        kinds = {".parquet": parquet_shards, ".arrow": arrow_shards, **dict.fromkeys(SUFFIXES, table_shards)}
+        if place.suffix not in kinds:
+            raise DataError(f"{place}: a data set is a folder, or a file with one of {', '.join(kinds)}")
+        return kinds[place.suffix]([(_split_of(place, place.parent), place)])
     places = [found for found in tree(place) if asked.config is None or asked.config in _parts(found, place)]
     inside = [path for found in places for path in files(found)]
     if saved := [path for path in inside if path.name == "state.json"]:

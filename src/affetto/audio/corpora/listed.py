@@ -42,17 +42,15 @@ def is_table(path: Path) -> bool:
     return "id" not in row or not foreign.isdisjoint(row)
 
 
-def read(
-    path: Path, emotions: Collection[str], sounds: Path, wanted: dict[str, str] | None = None
-) -> tuple[list[Clip], list[Problem]]:
+def read(path: Path, emotions: Collection[str], sounds: Path) -> tuple[list[Clip], list[Problem]]:
     """The clips that the table lists, and what of it couldn't be used. Raises `DataError` where no column is a sound.
 
-    `wanted` names columns by field; `emotions` are names that count as emotions in any case.
+    `emotions` are names that count as emotions in any case; sounds that lie in the rows are written to `sounds`.
     """
     folder = path.absolute().parent
     where = f"{folder.name}/{path.name}"
     table = read_table(path, where)
-    columns = choose_columns(table.columns, wanted, where)
+    columns = choose_columns(table.columns, where=where)
     reader = RowReader(
         corpus=folder.name or "table",
         columns=columns,

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from affetto.audio.columns import names_sound
 from affetto.audio.corpora.tables import read_table
 from affetto.errors import DataError, MissingDependencyError
 
@@ -36,17 +35,13 @@ class Shard:
 
 
 def table_shards(listed: Sequence[tuple[str, Path]]) -> list[Shard]:
-    """Shards of AudioFolder's tables, (split, table) each. Raises `DataError` for tables without a column of sounds."""
+    """Shards of AudioFolder's tables, or anybody's, (split, table) each. Raises `DataError` for torn rows."""
     shards = []
     for split, path in listed:
         table = read_table(path, f"{path.parent.name}/{path.name}")
         if table.problems:
             told = "; ".join(f"{problem.where}: {problem.message}" for problem in table.problems[:5])
             raise DataError(f"{path} has {len(table.problems)} rows that can't be read: {told}")
-        if not names_sound(table.columns):
-            raise DataError(
-                f"{path}: AudioFolder's tables have a column file_name; this has {', '.join(table.columns)}"
-            )
         rows = [row for _, row in table.rows]
         shards.append(Shard(split, table.columns, lambda _, rows=rows: rows, path.absolute().parent))  # type: ignore[misc]
     return shards
@@ -102,7 +97,7 @@ def hub_shards(where: str, config: str | None, revision: str | None) -> list[Sha
     except ImportError as error:
         raise MissingDependencyError(
             f"{where}: hub ids, and folders that are neither AudioFolder nor Parquet nor of save_to_disk, need the "
-            "package `datasets`: pip install datasets"
+            "package `datasets`: pip install datasets. A plain folder of sound files is given without hf:"
         ) from error
     try:
         loaded = datasets.load_dataset(where, config, revision=revision)
