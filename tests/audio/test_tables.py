@@ -129,8 +129,18 @@ def test_a_manifest_stays_a_manifest(tone: Tone, tmp_path: Path) -> None:
     clips, problems = load_clips([path])
     assert [clip.id for clip in clips] == ["b"]
     assert "unknown key 'txt'" in problems[0].message
+    own = {"id": "a", "audio": "a.wav", "duration": 0.1, "corpus": "mine"}
+    clips, problems = load_clips([write_rows(tmp_path / "t/m.jsonl", own)])
+    assert (clips, ["unknown key 'duration'" in problem.message for problem in problems]) == ([], [True])
     clips, problems = load_clips([write_rows(tmp_path / "t/n.jsonl", {"audio": "a.wav", "text": "No id."})])
     assert ([clip.text for clip in clips], problems) == (["No id."], [])
+
+
+def test_a_folders_manifest_may_be_somebody_elses(tone: Tone, tmp_path: Path) -> None:
+    tone("t/a.wav", duration_s=0.1)
+    write_rows(tmp_path / "t/manifest.jsonl", {"audio_filepath": "a.wav", "duration": 0.1, "text": "Hi."})
+    clips, problems = load_clips([tmp_path / "t"])
+    assert ([(clip.id, clip.text) for clip in clips], problems) == ([("t-a", "Hi.")], [])
 
 
 def test_a_table_without_a_sound_names_its_columns(tmp_path: Path) -> None:

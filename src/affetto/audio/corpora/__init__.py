@@ -110,8 +110,10 @@ def _parts(source: Path) -> list[tuple[str, Path]]:
         if source.suffix.lower() != ".jsonl":
             raise DataError(f"{source}: a file must be a manifest (.jsonl) or a table. {_known_layouts()}")
         return [("manifest", source)]
+    if _kind(source) == "manifest":
+        return [("table" if listed.is_table(source / MANIFEST) else "manifest", source / MANIFEST)]
     if kind := _kind(source):
-        return [(kind, source / MANIFEST if kind == "manifest" else source)]
+        return [(kind, source)]
     if _holds_corpora(source, _DEPTH):
         return [("loose", source), *(part for child in subfolders(source) for part in _parts(child))]
     return [("folder", source)] if CORPORA["folder"].recognises(source) else []

@@ -20,6 +20,7 @@ from affetto.audio.labels import LABELS
 from affetto.audio.manifest import KEYS
 from affetto.types import Clip, Problem
 
+_OWN = frozenset({"context", "corpus", "transcribed_by"})
 LAYOUT = "a table (.csv, .tsv, .json, .jsonl) with a column for the sound: file, path, audio_filepath, …"
 
 
@@ -27,6 +28,7 @@ def is_table(path: Path) -> bool:
     """Whether `path` is a table that isn't affetto's own manifest.
 
     JSON lines are a manifest unless the first row names its sound and either has no `id` or uses other people's names.
+    With a key that only a manifest has they are one in any case: a table would lose it.
     """
     if path.suffix.lower() != ".jsonl":
         return path.suffix.lower() in SUFFIXES
@@ -36,7 +38,7 @@ def is_table(path: Path) -> bool:
         row = json.loads(first.removeprefix(b"\xef\xbb\xbf"))
     except ValueError:
         return False
-    if not isinstance(row, dict) or not names_sound(row):
+    if not isinstance(row, dict) or not names_sound(row) or not _OWN.isdisjoint(row):
         return False
     foreign = {name for names in COLUMNS.values() for name in names} - {*KEYS}
     return "id" not in row or not foreign.isdisjoint(row)
