@@ -21,7 +21,6 @@ from affetto.types import Clip, Problem
 
 LAYOUT = "MELD: train_sent_emo.csv and train_splits/dia0_utt0.wav"
 _LIST = "_sent_emo.csv"
-_NAME = re.compile(r"dia\d+_utt\d+")
 _COLUMNS = ("Utterance", "Speaker", "Emotion", "Dialogue_ID", "Utterance_ID")
 
 
@@ -62,7 +61,6 @@ def _sounds(folder: Path, part: str) -> dict[str, Path]:
         for place in tree(folder)
         if part in {word for name in place.relative_to(folder).parts for word in re.split(r"[\W_]", name)}
         for path in sound_files(place)
-        if _NAME.fullmatch(path.stem)
     }
 
 
