@@ -38,6 +38,8 @@ class Clip:
     """Segment of the file; None is its start or end."""
     context: tuple[str, ...] = ()
     """Ids of earlier turns of the same conversation, oldest first; heard by the model, never trained on."""
+    transcribed_by: str | None = None
+    """Judge that wrote the text down; None is people."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,8 @@ class Problem:
     kind: str
     """Short constant: missing-file, unreadable, empty, silent, clipped, too-long, too-short, not-finite, missing-text,
     wrong-text, unknown-emotion, mislabelled (the clip is kept, with the right labels), duplicate-id, bad-row,
-    bad-context, bad-segment, split-overlap, missing-split, unplaced, odd-tempo (a doubt: the clip is kept)."""
+    bad-context, bad-segment, split-overlap, missing-split, unplaced; and doubts, which cost no clip: odd-tempo,
+    odd-duration, duplicate-sound, unbalanced, confounded, text-mismatch, label-doubt."""
     message: str
 
 

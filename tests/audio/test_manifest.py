@@ -116,6 +116,7 @@ _BAD_ROWS: list[tuple[str, object, list[tuple[str, str]]]] = [
     ("no such turn", {"id": "x", "audio": "a.wav", "context": ["okk"]}, [("bad-context", "did you mean 'ok'")]),
     ("a turn twice", {"id": "x", "audio": "a.wav", "context": ["ok", "ok"]}, [("bad-context", "twice")]),
     ("corpora mixed", {"id": "x", "audio": "a.wav", "corpus": "b", "context": ["ok"]}, [("bad-context", "corpus 'c'")]),
+    ("nobody's text", {"id": "x", "audio": "a.wav", "transcribed_by": "m"}, [("bad-row", "a text that isn't there")]),
     ("id taken", {"id": "ok", "audio": "b.wav"}, [("duplicate-id", "line 1")]),
     ("two things", {"id": 1, "audio": "a.wav", "split": "dev"}, [("bad-row", "string"), ("bad-row", "'dev'")]),
 ]

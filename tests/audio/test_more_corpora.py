@@ -24,12 +24,13 @@ def _write(tmp_path: Path, name: str, text: str, encoding: str = "utf-8") -> Non
 
 
 def _crema_d(tone: Tone, _: Path) -> dict[str, Told]:
-    for name in ("1001_IEO_HAP_HI", "1002_WSI_NEU_XX", "1091_DFA_ANG_MD"):
+    for name in ("1001_IEO_HAP_HI", "1002_WSI_NEU_XX", "1091_DFA_ANG_MD", "1040_ITH_SAD_X"):
         tone(f"CREMA-D/AudioWAV/{name}.wav", duration_s=0.1)
     return {
         "1001_IEO_HAP_HI": ("happy", "crema-d-1001", "It's eleven o'clock."),
         "1002_WSI_NEU_XX": ("neutral", "crema-d-1002", "We'll stop in a couple of minutes."),
         "1091_DFA_ANG_MD": ("angry", "crema-d-1091", "Don't forget a jacket."),
+        "1040_ITH_SAD_X": ("sad", "crema-d-1040", "I think I have a doctor's appointment."),
     }
 
 
@@ -62,9 +63,10 @@ def _savee_by_speaker(tone: Tone, _: Path) -> dict[str, Told]:
 
 
 def _jl_corpus(tone: Tone, tmp_path: Path) -> dict[str, Told]:
+    place = "JL/Raw JL corpus (unchecked and unannotated)/JL(wav+txt)"
     for name in ("male2_concerned_6b_1", "female1_excited_10a_2"):
-        tone(f"JL/wav/{name}.wav", duration_s=0.1)
-    _write(tmp_path, "JL/wav/male2_concerned_6b_1.txt", "Jack views an art piece\n")
+        tone(f"{place}/{name}.wav", duration_s=0.1)
+    _write(tmp_path, f"{place}/male2_concerned_6b_1.txt", "Jack views an art piece\n")
     return {
         "male2_concerned_6b_1": ("concerned", "jl-corpus-male2", "Jack views an art piece"),
         "female1_excited_10a_2": ("happy", "jl-corpus-female1", None),
@@ -266,3 +268,68 @@ def test_pitfall_24_letters_that_collide_mean_each_corpus_own(tone: Tone, tmp_pa
     assert heard["DC_a01"] == "angry"
     assert LABELS["msp-podcast"]["S"] == "sad" != LABELS["savee"]["su"]
     assert "surprised" not in LABELS["crema-d"].values()
+
+
+def test_emov_db_sorted_by_speaker_and_with_numbers_for_them(tone: Tone, tmp_path: Path) -> None:
+    for name in ("jenie/Angry/anger_393-420_0397", "josh/Neutral/neutral_1-28_0001", "3/Disgusted/disgust_1-28_0002"):
+        tone(f"EmoV-DB_sorted/{name}.wav", duration_s=0.1)
+    _write(tmp_path, "EmoV-DB_sorted/cmuarctic.data", '( arctic_a0397 "It was." )\n( arctic_b0001 "Not this." )\n')
+    clips, problems = load_clips([tmp_path / "EmoV-DB_sorted"])
+    assert problems == []
+    assert {clip.id: (clip.emotion, clip.speaker, clip.text) for clip in clips} == {
+        "emov-db-jenie-anger_393-420_0397": ("angry", "emov-db-jenie", "It was."),
+        "emov-db-josh-neutral_1-28_0001": ("neutral", "emov-db-josh", None),
+        "emov-db-3-disgust_1-28_0002": ("disgusted", "emov-db-3", None),
+    }
+
+
+def test_meld_as_it_is_unpacked(tone: Tone, tmp_path: Path) -> None:
+    """One list inside its part, the others above; the test's folder has a name of its own; code page 1252."""
+    header = "Sr No.,Utterance,Speaker,Emotion,Sentiment,Dialogue_ID,Utterance_ID\n"
+    places = {
+        "train": ("train/train_sent_emo.csv", "train/train_splits"),
+        "dev": ("dev_sent_emo.csv", "dev/dev_splits_complete"),
+        "test": ("test_sent_emo.csv", "test/output_repeated_splits_test"),
+    }
+    for number, (part, (listed, sounds)) in enumerate(places.items()):
+        tone(f"MELD.Raw/{sounds}/dia1_utt{number}.wav", duration_s=0.1, hertz=200 + 10 * number)
+        _write(tmp_path, f"MELD.Raw/{listed}", f"{header}1,my company\x92s {part},Joey,anger,negative,1,{number}\n")
+    tone("MELD.Raw/test/output_repeated_splits_test/final_videos_testdia1_utt2.wav", duration_s=0.1)
+    clips, problems = load_clips([tmp_path / "MELD.Raw"])
+    assert problems == []
+    assert {clip.id: clip.text for clip in clips} == {
+        "meld-train-dia1_utt0": "my company’s train", "meld-dev-dia1_utt1": "my company’s dev",
+        "meld-test-dia1_utt2": "my company’s test",
+    }  # fmt: skip
+
+
+def test_vctk_before_its_second_microphone(tone: Tone, tmp_path: Path) -> None:
+    tone("VCTK-Corpus/wav48/p226/p226_002.wav", duration_s=0.1)
+    _write(tmp_path, "VCTK-Corpus/txt/p226/p226_002.txt", "Ask her to bring these things.\n")
+    ((clip,), problems) = load_clips([tmp_path / "VCTK-Corpus"])
+    assert (problems, clip.id, clip.speaker) == ([], "vctk-p226_002", "vctk-p226")
+    assert clip.text == "Ask her to bring these things."
+
+
+def test_libritts_r_from_its_root(tone: Tone, tmp_path: Path) -> None:
+    name = "LibriTTS_R/dev-clean/1272/128104/1272_128104_000001_000000"
+    tone(f"{name}.wav", duration_s=0.1)
+    _write(tmp_path, f"{name}.normalized.txt", "A normalised text.")
+    _write(tmp_path, f"{name}.original.txt", "An original text.")
+    ((clip,), problems) = load_clips([tmp_path / "LibriTTS_R"])
+    assert (problems, clip.text, clip.speaker) == ([], "A normalised text.", "libritts-1272")
+
+
+def test_expresso_variants_of_the_default_style_and_long_recordings(tone: Tone, tmp_path: Path) -> None:
+    names = (
+        "base/ex03_default_emphasis_00010",
+        "base/ex03_default_essentials_00005",
+        "longform/ex03_default_longform_00001",
+    )
+    for name in names:
+        tone(f"expresso/audio_48khz/read/ex03/default/{name}.wav", duration_s=0.1)
+    _write(tmp_path, "expresso/read_transcriptions.txt", "ex03_default_emphasis_00010\tIt *is*.\n")
+    clips, problems = load_clips([tmp_path / "expresso"])
+    assert problems == []
+    assert {(clip.emotion, clip.speaker) for clip in clips} == {("neutral", "expresso-ex03")}
+    assert [clip.text for clip in clips] == ["It *is*.", None, None]

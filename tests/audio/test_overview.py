@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from affetto.audio.doubts import odd_tempos
 from affetto.audio.manifest import read_manifest
-from affetto.audio.overview import examine, odd_tempos, statistics
+from affetto.audio.overview import examine, statistics
 from affetto.cli import app
 from affetto.types import EMOTIONS, Clip
 

@@ -164,3 +164,11 @@ def test_cut_off_file_is_an_error_not_a_shorter_sound(tmp_path: Path, name: str)
     with pytest.raises(SoundError, match=name) as caught:
         read_sound(tmp_path / name, 24_000)
     assert caught.value.kind == "unreadable"
+
+
+def test_a_pointer_of_git_lfs_is_called_one(tmp_path: Path) -> None:
+    path = tmp_path / "1001_IEO_HAP_HI.wav"
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 77000\n")
+    with pytest.raises(SoundError, match="git lfs pull") as caught:
+        read_sound(path, 16_000)
+    assert caught.value.kind == "unreadable"

@@ -83,11 +83,11 @@ def good_clips(clips: Iterable[Clip], problems: Iterable[Problem]) -> list[Clip]
     return [clip for clip in clips if clip.id not in bad]
 
 
-def problem_table(problems: Sequence[Problem]) -> Table:
-    """A rich table of all problems; the caption counts them by kind."""
+def problem_table(problems: Sequence[Problem], noun: str = "problems") -> Table:
+    """A rich table of all problems; the title calls them `noun`, the caption counts them by kind."""
     counts = Counter(problem.kind for problem in problems)
     told = ", ".join(f"{count} {kind}" for kind, count in counts.most_common())
-    table = Table("where", "kind", "what to do", title=f"{len(problems)} problems", caption=Text(told))
+    table = Table("where", "kind", "what to do", title=f"{len(problems)} {noun}", caption=Text(told))
     for problem in problems:
         table.add_row(Text(problem.where, overflow="fold"), Text(problem.kind), Text(problem.message, overflow="fold"))
     return table
@@ -150,7 +150,8 @@ def _sound_problems(levels: _Levels, min_s: float, max_s: float) -> list[tuple[s
 
 def _text_problems(text: str | None, duration_s: float | None) -> list[tuple[str, str]]:
     if text is None or not text.strip():
-        return [("missing-text", "nobody wrote down what is said; add the text, or use the clip for scoring only")]
+        message = "nobody wrote down what is said; add the text (`affetto data transcribe`), or use it for scoring only"
+        return [("missing-text", message)]
     if not any(letter.isalpha() for letter in text):
         return [("wrong-text", f"text {text!r} has no letters; write numbers and signs as words")]
     if not duration_s:

@@ -1,11 +1,13 @@
 """Manifests: JSON lines, one clip a line, paths relative to the manifest's folder.
 
     {"id": "a-1", "audio": "wavs/a-1.wav", "text": "Hello.", "emotion": "happy", "speaker": "0", "corpus": "mine",
-     "split": "train", "start_s": 0.5, "end_s": 2.25, "context": ["a-0"]}
+     "split": "train", "start_s": 0.5, "end_s": 2.25, "context": ["a-0"],
+     "transcribed_by": "openai/whisper-base.en@911407f"}
 
-Only `id` and `audio` are required. Without `text` a clip can be scored but not trained on; without `emotion` it is
-general speech; `speaker` is "0" (CSM's first speaker number), `corpus` is the manifest's folder name, `split` is left
-to `affetto.audio.splits`. null means absent.
+Only `id` and `audio` are required. Without `text` a clip can be scored but not trained on; `transcribed_by` marks a
+text that a model wrote (`affetto data transcribe`); without `emotion` it is general speech; `speaker` is "0" (CSM's
+first speaker number), `corpus` is the manifest's folder name, `split` is left to `affetto.audio.splits`. null means
+absent.
 """
 
 from __future__ import annotations
@@ -22,10 +24,12 @@ from affetto.errors import DataError
 from affetto.files import write_text
 from affetto.types import SPLITS, Clip, Problem
 
-KEYS = ("id", "audio", "text", "emotion", "speaker", "corpus", "split", "start_s", "end_s", "context")
+KEYS = (
+    "id", "audio", "text", "emotion", "speaker", "corpus", "split", "start_s", "end_s", "context", "transcribed_by",
+)  # fmt: skip
 DEFAULT_SPEAKER = "0"
 _REQUIRED = ("id", "audio")
-_STRINGS = ("id", "audio", "text", "emotion", "speaker", "corpus", "split")
+_STRINGS = ("id", "audio", "text", "emotion", "speaker", "corpus", "split", "transcribed_by")
 _TIMES = ("start_s", "end_s")
 
 
@@ -148,8 +152,10 @@ def _row_problems(row: Mapping[str, Any], where: str) -> list[Problem]:
             said.append(f"{key!r} must be a string, got {value!r}")
         elif value is not None and "\0" in value:
             said.append(f"{key!r} contains a NUL character")
-        elif value == "" and key in ("speaker", "corpus", "emotion"):
+        elif value == "" and key in ("speaker", "corpus", "emotion", "transcribed_by"):
             said.append(f"{key!r} is an empty string; leave the key out or give a name")
+    if row.get("transcribed_by") and not row.get("text"):
+        said.append("'transcribed_by' says who wrote a text that isn't there; leave both out, or neither")
     split, context = row.get("split"), row.get("context")
     if isinstance(split, str) and split not in SPLITS:
         said.append(f"unknown split {split!r}{did_you_mean(split, SPLITS)}; splits are {', '.join(SPLITS)}")
@@ -183,6 +189,7 @@ def _clip(row: Mapping[str, Any], path: Path) -> Clip:
         start_s=_seconds(row.get("start_s")),
         end_s=_seconds(row.get("end_s")),
         context=tuple(row.get("context") or ()),
+        transcribed_by=row.get("transcribed_by"),
     )
 
 
@@ -190,7 +197,7 @@ def _row(clip: Clip, path: Path) -> dict[str, Any]:
     audio = os.path.relpath(clip.audio, path.absolute().parent)
     row: dict[str, Any] = {"id": clip.id, "audio": Path(audio).as_posix()}
     row |= {key: getattr(clip, key) for key in ("text", "emotion", "speaker", "corpus", "split")}
-    row |= {key: getattr(clip, key) for key in _TIMES if getattr(clip, key) is not None}
+    row |= {key: getattr(clip, key) for key in (*_TIMES, "transcribed_by") if getattr(clip, key) is not None}
     return row | ({"context": list(clip.context)} if clip.context else {})
 
 

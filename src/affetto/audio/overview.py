@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,15 +13,11 @@ from rich.table import Table
 
 from affetto.audio.checks import check_clips, good_clips
 from affetto.audio.corpora import load_clips
+from affetto.audio.doubts import balance, duplicate_doubts, duplicates, odd_durations, odd_tempos
 from affetto.audio.manifest import write_manifest
 from affetto.audio.sound import SoundError, sound_info
-from affetto.audio.splits import assign_splits
+from affetto.audio.splits import assign_splits, overlaps
 from affetto.types import SPLITS, Clip, Problem
-
-OUTLIER = 6.0
-"""Robust standard deviations (1.4826 MAD) of log seconds per letter within a speaker; beyond, a clip is doubtful."""
-_FEW = 8
-"""A speaker with fewer clips has no usual tempo."""
 
 
 @dataclass(frozen=True)
@@ -31,15 +27,26 @@ class Examined:
     clips: tuple[Clip, ...]
     """The good ones, with their splits."""
     problems: tuple[Problem, ...]
+    """What costs a clip."""
+    leaks: tuple[Problem, ...]
+    """What splits share that were given with the clips: evaluation on them would measure memory."""
     doubts: tuple[Problem, ...]
-    """Clips that are kept: splits that overlap or are missing, tempos out of the ordinary."""
+    """Clips that are kept: splits that can't be kept apart or filled, and what `affetto.audio.doubts` finds."""
+
+
+def sounds_beside(manifest: Path) -> Path:
+    """Where sounds go that came inside a data set's rows: `NAME_sounds` beside `NAME.jsonl`."""
+    return manifest.absolute().with_name(f"{manifest.stem}_sounds")
 
 
 def import_clips(
     sources: Sequence[Path], manifest: Path, emotions: Collection[str]
 ) -> tuple[list[Clip], list[Problem]]:
-    """Write the clips of published layouts, folders or manifests as one manifest; their sounds stay where they are."""
-    clips, problems = load_clips(sources, emotions=emotions)
+    """Write the clips of published layouts, folders, tables, data sets or manifests as one manifest.
+
+    Sound files stay where they are; sounds inside a data set's rows are written to `sounds_beside`.
+    """
+    clips, problems = load_clips(sources, emotions=emotions, sounds=sounds_beside(manifest))
     write_manifest(manifest, clips)
     return clips, problems
 
@@ -49,12 +56,33 @@ def examine(
 ) -> Examined:
     """Open every sound, check every row, split: everything that a run would meet, and more, at once."""
     clips, problems = load_clips(sources, emotions=emotions)
+    leaks = overlaps(clips, by_speaker=by_speaker)
     placed, doubts = assign_splits(clips, by_speaker=by_speaker)
+    if leaks:
+        doubts = [doubt for doubt in doubts if doubt.kind != "split-overlap"]
     problems = [*problems, *check_clips(placed, emotions=None, workers=workers)]
     warnings = [problem for problem in problems if problem.kind == "mislabelled"]
     problems = [problem for problem in problems if problem not in warnings]
     good = good_clips(placed, problems)
-    return Examined(tuple(good), tuple(problems), (*warnings, *doubts, *odd_tempos(good, durations_s(good))))
+    seconds = durations_s(good)
+    groups = duplicates(good)
+    leaks += _shared_sounds(groups, {clip.id: clip.split for clip in clips})
+    tempos = odd_tempos(good, seconds)
+    is_told = {doubt.where for doubt in tempos}
+    lengths = [doubt for doubt in odd_durations(good, seconds) if doubt.where not in is_told]
+    odd = [*tempos, *lengths, *duplicate_doubts(groups), *balance(good, seconds)]
+    return Examined(tuple(good), tuple(problems), tuple(leaks), (*warnings, *doubts, *odd))
+
+
+def _shared_sounds(groups: Iterable[Sequence[Clip]], given: dict[str, str | None]) -> list[Problem]:
+    """Sounds that lie in two of the splits that clips came with."""
+    found = []
+    for group in groups:
+        splits = sorted({split for clip in group if (split := given[clip.id])}, key=SPLITS.index)
+        if len(splits) > 1:
+            message = f"{' and '.join(splits)} share a sound: {', '.join(clip.id for clip in group)}"
+            found.append(Problem("splits", "split-overlap", message))
+    return found
 
 
 def durations_s(clips: Sequence[Clip]) -> dict[str, float]:
@@ -74,30 +102,6 @@ def durations_s(clips: Sequence[Clip]) -> dict[str, float]:
         return {clip.id: value for clip, value in found if value is not None}
 
 
-def odd_tempos(clips: Sequence[Clip], seconds: dict[str, float]) -> list[Problem]:
-    """Clips much slower or faster than their speaker usually reads: often another text, or silence left in."""
-    by_speaker: dict[tuple[str, str], list[Clip]] = {}
-    for clip in clips:
-        if clip.text and seconds.get(clip.id, 0.0) > 0:
-            by_speaker.setdefault((clip.corpus, clip.speaker), []).append(clip)
-    found = []
-    for mine in by_speaker.values():
-        if len(mine) < _FEW:
-            continue
-        tempo = np.log([seconds[clip.id] / max(1, len(clip.text or "")) for clip in mine])
-        centre = float(np.median(tempo))
-        spread = max(1.4826 * float(np.median(np.abs(tempo - centre))), 0.05)
-        for clip, value in zip(mine, tempo, strict=True):
-            if abs(value - centre) > OUTLIER * spread:
-                how = "slower" if value > centre else "faster"
-                factor = float(np.exp(abs(value - centre)))
-                message = (
-                    f"{factor:.1f} times {how} than {clip.speaker} usually reads; listen whether text and sound fit"
-                )
-                found.append(Problem(clip.id, "odd-tempo", message))
-    return found
-
-
 def statistics(clips: Sequence[Clip]) -> list[dict[str, Any]]:
     """A row per emotion (`general` is none): clips, minutes, speakers, texts, clips by split, seconds of a clip."""
     seconds = durations_s(clips)
@@ -112,6 +116,8 @@ def statistics(clips: Sequence[Clip]) -> list[dict[str, Any]]:
                 "minutes": round(sum(lengths) / 60, 2),
                 "speakers": len({clip.speaker for clip in mine}),
                 "texts": len({clip.text for clip in mine if clip.text}),
+                "without_text": sum(not clip.text for clip in mine),
+                "machine_texts": sum(clip.transcribed_by is not None for clip in mine),
                 **{split: sum(clip.split == split for clip in mine) for split in SPLITS},
                 "shortest_s": round(min(lengths), 2) if lengths else None,
                 "median_s": round(float(np.median(lengths)), 2) if lengths else None,

@@ -44,6 +44,7 @@ SEGMENT_TOLERANCE_S = 0.05
 """A segment may end this far behind its file's last sample: transcripts round."""
 _UNKNOWN_LENGTH = 0x7FFF_F000
 """Data sizes from here on are place-holders of programs that wrote to a pipe (ffmpeg, sox)."""
+_POINTER = b"version https://git-lfs.github.com/spec/"
 _CONVERT = "convert it with `ffmpeg -i IN -ac 1 OUT.wav`, or leave it out"
 
 
@@ -111,6 +112,9 @@ def write_sound(path: Path, samples: NDArray[np.floating], sample_rate: int) -> 
 def open_sound(path: Path) -> Iterator[soundfile.SoundFile]:
     """An open sound file that holds samples; decoding errors inside the block become `SoundError`."""
     _require_file(path)
+    if _is_pointer(path):
+        message = f"{path}: git-lfs left a pointer in the place of the sound; run `git lfs pull` in its repository"
+        raise SoundError("unreadable", message)
     if _is_cut_off(path):
         raise SoundError("unreadable", f"{path}: the file ends before its header says; copy or download it again")
     try:
@@ -156,6 +160,12 @@ def _require_file(path: Path) -> None:
             raise SoundError("empty", f"{path}: the file has no bytes; record or copy it again, or leave it out")
     except (OSError, ValueError) as error:
         raise SoundError("unreadable", f"{path}: can't be opened ({error}); mend the path") from error
+
+
+def _is_pointer(path: Path) -> bool:
+    """Whether git-lfs keeps the file's contents elsewhere (CREMA-D is published so)."""
+    with path.open("rb") as file:
+        return file.read(len(_POINTER)) == _POINTER
 
 
 def _is_cut_off(path: Path) -> bool:

@@ -71,8 +71,20 @@ def assign_splits(
         clip if clip.split else replace(clip, split=first_split(allowed[clip.id]) if allowed[clip.id] else None)
         for clip in clips
     ]
-    problems = _gaps(clips, placed, tuple(shares)) + _overlaps(placed, by_speaker)
+    problems = _gaps(clips, placed, tuple(shares)) + overlaps(placed, by_speaker=by_speaker)
     return placed, problems
+
+
+def overlaps(placed: Sequence[Clip], *, by_speaker: bool) -> list[Problem]:
+    """Pairs of splits that share texts, and where asked speakers; clips without a split don't count."""
+    sets = {split: [clip for clip in placed if clip.split == split] for split in SPLITS}
+    problems = []
+    for by in ("text", "speaker") if by_speaker else ("text",):
+        for one, two, shared in _shared(sets, by):
+            listed = ", ".join(repr(value) for value in shared[:3]) + (", …" if len(shared) > 3 else "")
+            message = f"{one} and {two} share {len(shared)} {by}s ({listed}): too few {by}s, or the splits were given"
+            problems.append(Problem(_WHERE, "split-overlap", message))
+    return problems
 
 
 def assert_disjoint(clips_by_split: Mapping[str, Iterable[Clip]], by: By) -> None:
@@ -159,17 +171,6 @@ def _gaps(clips: Sequence[Clip], placed: Sequence[Clip], splits: Sequence[str]) 
             "split without by_speaker to use them"
         )
         problems.append(Problem(_WHERE, "unplaced", message))
-    return problems
-
-
-def _overlaps(placed: Sequence[Clip], by_speaker: bool) -> list[Problem]:
-    sets = {split: [clip for clip in placed if clip.split == split] for split in SPLITS}
-    problems = []
-    for by in ("text", "speaker") if by_speaker else ("text",):
-        for one, two, shared in _shared(sets, by):
-            listed = ", ".join(repr(value) for value in shared[:3]) + (", …" if len(shared) > 3 else "")
-            message = f"{one} and {two} share {len(shared)} {by}s ({listed}): too few {by}s, or the splits were given"
-            problems.append(Problem(_WHERE, "split-overlap", message))
     return problems
 
 

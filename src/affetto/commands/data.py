@@ -1,30 +1,42 @@
-"""The command line's verbs about clips alone: importing, checking and counting them."""
+"""The command line's verbs about clips alone: importing, checking, transcribing and counting them."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-app = typer.Typer(help="Clips before any training: import, check, count.", no_args_is_help=True)
+from affetto.commands.options import pairs_of
+from affetto.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from affetto.audio.overview import Examined
+    from affetto.evaluate.clip_doubts import Hearing
+
+app = typer.Typer(help="Clips before any training: import, check, transcribe, count.", no_args_is_help=True)
+
+SCHEMA = "affetto.data-check/1"
 
 Sources = Annotated[
-    list[Path], typer.Argument(help="Manifests (.jsonl), folders in a published layout, or plain folders.")
+    list[Path],
+    typer.Argument(
+        help="Manifests (.jsonl), tables (.csv, .tsv, .json), folders in a published layout, plain folders, or "
+        "hf:ID_OR_PATH?audio=COLUMN&text=COLUMN&emotion=COLUMN."
+    ),
 ]
 BySpeaker = Annotated[bool, typer.Option("--split-by-speaker", help="Keep the speakers of the splits apart, too.")]
+SkipBad = Annotated[bool, typer.Option("--skip-bad-clips", help="Status 0 though some can't be read.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Manifest to write.")]
 
 
 @app.command("import")
-def import_(
-    sources: Sources,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Manifest to write.")] = Path("manifest.jsonl"),
-    skip_bad_clips: Annotated[
-        bool, typer.Option("--skip-bad-clips", help="Status 0 though some can't be read.")
-    ] = False,
-) -> None:
-    """Write one manifest of clips in published layouts (RAVDESS, CREMA-D, ESD, VCTK, …); no sound is moved."""
+def import_(sources: Sources, out: Out = Path("manifest.jsonl"), skip_bad_clips: SkipBad = False) -> None:
+    """Write one manifest of clips in published layouts, tables or data sets; no sound file is moved.
+
+    Sounds that lie inside a data set's rows are written to a folder beside the manifest.
+    """
     from affetto.audio.checks import problem_table
     from affetto.audio.overview import import_clips
     from affetto.progress import console
@@ -39,20 +51,85 @@ def import_(
 
 
 @app.command()
-def check(sources: Sources, by_speaker: BySpeaker = False) -> None:
-    """Open every clip and tell all that is wrong or doubtful at once; exit status 1 where a clip can't be used."""
+def check(
+    sources: Sources,
+    by_speaker: BySpeaker = False,
+    judge: Annotated[
+        list[str] | None,
+        typer.Option("--judge", help="words=ID_OR_FOLDER doubts texts, emotion=… doubts labels; repeat for both."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Strict JSON instead of tables; see docs/data.md.")] = False,
+) -> None:
+    """Open every clip and tell all that is wrong or doubtful at once.
+
+    Exit status 1 where a clip can't be used, or where splits that came with the clips share texts, sounds or (with
+    --split-by-speaker) speakers. Doubts don't change the status.
+    """
     from affetto.audio.checks import problem_table
     from affetto.audio.overview import examine, statistics, statistics_table
+    from affetto.files import to_json
     from affetto.progress import console
     from affetto.types import EMOTIONS
 
+    choices = pairs_of(judge, "--judge") or {}
+    if unknown := sorted(choices.keys() - {"words", "emotion"}):
+        raise ConfigError(f"--judge {unknown[0]}: clips are checked by a judge of words or of emotion")
     found = examine(sources, EMOTIONS, by_speaker=by_speaker, workers=os.cpu_count() or 1)
-    if told := [*found.problems, *found.doubts]:
-        console.print(problem_table(told))
+    hearings = _hearings(found, choices)
+    doubts = [*found.doubts, *(doubt for hearing in hearings.values() if hearing for doubt in hearing.doubts)]
+    is_bad = bool(found.problems or found.leaks)
+    if as_json:
+        typer.echo(to_json(_document(found, hearings, doubts, by_speaker)))
+        raise typer.Exit(int(is_bad))
+    if told := [*found.problems, *found.leaks, *doubts]:
+        console.print(problem_table(told, "problems and doubts"))
     console.print(statistics_table(statistics(found.clips)))
+    for kind, hearing in hearings.items():
+        typer.echo(_told(kind, hearing))
     bad = len({problem.where for problem in found.problems})
-    typer.echo(f"{len(found.clips)} clips are good, {bad} are not, {len(found.doubts)} doubts")
-    if found.problems:
+    typer.echo(f"{len(found.clips)} clips are good, {bad} are not, {len(found.leaks)} leaks, {len(doubts)} doubts")
+    raise typer.Exit(int(is_bad))
+
+
+@app.command()
+def transcribe(
+    sources: Sources,
+    words: Annotated[str, typer.Option("--words", help="Recogniser: a hub id (Whisper, CTC), a folder, or miniature.")],
+    out: Out = Path("manifest.jsonl"),
+    device: Annotated[str, typer.Option("--device", help="cpu, cuda, … Default: cuda where there is one.")] = "",
+    skip_bad_clips: SkipBad = False,
+) -> None:
+    """Write down what is said in clips without a text; texts that are there stay as they are.
+
+    Each text gets `transcribed_by` in the manifest. A run that was stopped goes on where it was.
+    """
+    from affetto.audio.checks import problem_table
+    from affetto.audio.corpora import load_clips
+    from affetto.audio.manifest import write_manifest
+    from affetto.audio.overview import sounds_beside
+    from affetto.evaluate.judges import load_judge
+    from affetto.evaluate.transcription import journal_of, transcribe
+    from affetto.progress import console
+    from affetto.types import EMOTIONS
+
+    clips, problems = load_clips(sources, emotions=EMOTIONS, sounds=sounds_beside(out))
+    if problems and any(source.absolute() == out.absolute() for source in sources):
+        console.print(problem_table(problems))
+        raise DataError(
+            f"{out} has rows that can't be read (table above) and would be lost; mend them, or name another --out"
+        )
+    done = transcribe(clips, load_judge("words", words, device or _device()), journal_of(out))
+    write_manifest(out, done.clips)
+    journal_of(out).unlink(missing_ok=True)
+    problems = [*problems, *done.problems]
+    if problems:
+        console.print(problem_table(problems))
+    given = sum(clip.text is not None and clip.text.strip() != "" for clip in clips)
+    resumed = f" ({done.num_resumed} heard by an earlier run)" if done.num_resumed else ""
+    typer.echo(
+        f"{out}: {done.num_written} texts written{resumed}, {given} were there, {len(done.problems)} not written"
+    )
+    if problems and not skip_bad_clips:
         raise typer.Exit(1)
 
 
@@ -61,6 +138,13 @@ def stats(
     sources: Sources,
     by_speaker: BySpeaker = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    page: Annotated[
+        Path | None,
+        typer.Option("--page", help="Write a page with pictures: durations, speakers, pitch, level (.html)."),
+    ] = None,
+    measured: Annotated[
+        int, typer.Option(min=1, help="Clips of each emotion whose pitch and level are measured.")
+    ] = 60,
 ) -> None:
     """Count clips, minutes, speakers, texts and splits by emotion; nothing is checked."""
     from affetto.audio.corpora import load_clips
@@ -69,9 +153,76 @@ def stats(
     from affetto.progress import console
     from affetto.types import EMOTIONS
 
-    clips, _ = load_clips(sources, emotions=EMOTIONS)
-    rows = statistics(placed(clips, by_speaker=by_speaker))
+    if page is not None and page.suffix.lower() not in (".html", ".htm"):
+        raise ConfigError(f"--page {page}: the page is HTML; name it {page.with_suffix('.html')}")
+    clips = placed(load_clips(sources, emotions=EMOTIONS)[0], by_speaker=by_speaker)
+    rows = statistics(clips)
     if as_json:
         typer.echo(to_json(rows))
     else:
         console.print(statistics_table(rows))
+    if page is not None:
+        from affetto.evaluate.data_page import write_data_page
+
+        title = ", ".join(dict.fromkeys(clip.corpus for clip in clips))
+        write_data_page(clips, page, title=title, measured=measured)
+        typer.echo(page, err=as_json)
+
+
+def _hearings(found: Examined, choices: dict[str, str]) -> dict[str, Hearing | None]:
+    """What the chosen judges say, by kind; None where there is none."""
+    hearings: dict[str, Hearing | None] = {"words": None, "emotion": None}
+    if choices.get("words", "none") != "none":
+        from affetto.evaluate.clip_doubts import doubt_texts
+        from affetto.evaluate.judges import load_judge
+
+        hearings["words"] = doubt_texts(found.clips, load_judge("words", choices["words"], _device()))
+    if choices.get("emotion", "none") != "none":
+        from affetto.evaluate.clip_doubts import doubt_labels
+        from affetto.evaluate.judges import load_judge
+
+        hearings["emotion"] = doubt_labels(found.clips, load_judge("emotion", choices["emotion"], _device()))
+    return hearings
+
+
+_CHECKED = {"words": "texts", "emotion": "labels"}
+_MEASURE = {"words": "median character error rate", "emotion": "mean recall"}
+
+
+def _told(kind: str, hearing: Hearing | None) -> str:
+    if hearing is None:
+        return f"{_CHECKED[kind]} not checked by ear: no --judge {kind}=ID_OR_FOLDER"
+    measure = "" if hearing.measure is None else f", {_MEASURE[kind]} {hearing.measure:.2f}"
+    reason = f"; {hearing.reason}" if hearing.reason else ""
+    doubts = f"{len(hearing.doubts)} doubts{reason}"
+    return f"{_CHECKED[kind]}: {hearing.judge} heard {hearing.num_clips} clips{measure}, {doubts}"
+
+
+def _document(
+    found: Examined, hearings: dict[str, Hearing | None], doubts: list[Any], by_speaker: bool
+) -> dict[str, Any]:
+    """`affetto data check --json`."""
+    from affetto.audio.overview import statistics
+
+    def rows(problems: Any) -> list[dict[str, str]]:
+        return [{"where": item.where, "kind": item.kind, "message": item.message} for item in problems]
+
+    return {
+        "schema": SCHEMA,
+        "good": len(found.clips),
+        "problems": rows(found.problems),
+        "leaks": rows(found.leaks),
+        "doubts": rows(doubts),
+        "by_speaker": by_speaker,
+        "judges": {
+            kind: {"reason": f"not checked: no --judge {kind}=ID_OR_FOLDER"} if hearing is None else hearing.to_json()
+            for kind, hearing in hearings.items()
+        },
+        "statistics": statistics(found.clips),
+    }
+
+
+def _device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"

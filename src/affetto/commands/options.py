@@ -30,7 +30,9 @@ BaseName = Annotated[
 Data = Annotated[
     list[str] | None,
     typer.Option(
-        "--data", help="A manifest (.jsonl) or a folder of clips; repeat for several. Default: the miniature's clips."
+        "--data",
+        help="A manifest (.jsonl), a folder of clips, a table, or hf:ID_OR_PATH (docs/data.md); repeat for several. "
+        "Default: the miniature's clips.",
     ),
 ]
 General = Annotated[

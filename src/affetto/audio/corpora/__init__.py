@@ -1,7 +1,8 @@
 """Sources to clips: what kind of data a folder holds is told by its contents.
 
 A source is a manifest (`*.jsonl`), a folder with a `manifest.jsonl`, one corpus's folder, a folder of corpus folders,
-or a plain folder of sound files.
+a plain folder of sound files, somebody's table (`.csv`, `.tsv`, `.json`, `.jsonl`), or a data set of Hugging Face
+(`hf:ID_OR_PATH?audio=COLUMN&…`, see `hugging_face`).
 """
 
 from __future__ import annotations
@@ -11,12 +12,25 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from affetto.audio.corpora import emns, emov_db, esd, expresso, folder, iemocap, ljspeech, meld, ravdess
+from affetto.audio.corpora import (
+    emns,
+    emov_db,
+    esd,
+    expresso,
+    folder,
+    hugging_face,
+    iemocap,
+    listed,
+    ljspeech,
+    meld,
+    ravdess,
+)
 from affetto.audio.corpora.acted import CREMA_D, JL_CORPUS, SAVEE, TESS
 from affetto.audio.corpora.files import sound_files, subfolders
 from affetto.audio.corpora.general import LIBRITTS, VCTK
 from affetto.audio.manifest import read_manifest
 from affetto.errors import DataError
+from affetto.files import cache_root
 from affetto.types import EMOTIONS, Clip, Problem
 
 MANIFEST = "manifest.jsonl"
@@ -52,13 +66,17 @@ CORPORA: dict[str, CorpusReader] = {
 """Asked in this order; `folder` takes what no other recognises."""
 
 
-def load_clips(sources: Sequence[Path], *, emotions: Collection[str] = EMOTIONS) -> tuple[list[Clip], list[Problem]]:
+def load_clips(
+    sources: Sequence[Path], *, emotions: Collection[str] = EMOTIONS, sounds: Path | None = None
+) -> tuple[list[Clip], list[Problem]]:
     """The clips of all sources and every problem met, ids unique over all of them.
 
-    `emotions` are names that count as emotions when a plain folder has them. Where two sources use the same ids for
-    different recordings, the later source's ids get its folder's name in front. A recording that two sources list is
-    taken from the first. Raises `DataError` for a source that doesn't exist or holds nothing that is known.
+    `emotions` are names that count as emotions when a plain folder has them. Sounds that lie inside a data set's rows
+    are written to the folder `sounds` (default: in the cache). Where two sources use the same ids for different
+    recordings, the later source's ids get its folder's name in front. A recording that two sources list is taken from
+    the first. Raises `DataError` for a source that doesn't exist or holds nothing that is known.
     """
+    sounds = sounds or cache_root() / "sounds"
     if not sources:
         raise DataError(f"no data given; give a folder or a manifest. {_known_layouts()}")
     clips: dict[str, Clip] = {}
@@ -69,9 +87,11 @@ def load_clips(sources: Sequence[Path], *, emotions: Collection[str] = EMOTIONS)
             raise DataError(f"{source}: no clips found. {_known_layouts()}")
         found_any = False
         for reader, place in parts:
-            found, said = _read(reader, place, emotions)
+            found, said = _read(reader, place, emotions, sounds)
             found_any = found_any or bool(found or said)
             name = place.absolute().parent.name if place.is_file() else place.absolute().name
+            if reader == "dataset":
+                name = hugging_face.parse_source(str(place)).name
             problems += said + _merge(clips, found, name)
         if not found_any:
             raise DataError(f"{source}: no clips found. {_known_layouts()}")
@@ -80,14 +100,20 @@ def load_clips(sources: Sequence[Path], *, emotions: Collection[str] = EMOTIONS)
 
 def _parts(source: Path) -> list[tuple[str, Path]]:
     """What to read of a source: (reader's name, "manifest" or "loose", file or folder)."""
+    if hugging_face.is_dataset(source):
+        return [("dataset", source)]
     if not source.exists():
         raise DataError(f"{source}: no such file or folder. {_known_layouts()}")
     if source.is_file():
+        if listed.is_table(source):
+            return [("table", source)]
         if source.suffix.lower() != ".jsonl":
-            raise DataError(f"{source}: a file must be a manifest (.jsonl). {_known_layouts()}")
+            raise DataError(f"{source}: a file must be a manifest (.jsonl) or a table. {_known_layouts()}")
         return [("manifest", source)]
+    if _kind(source) == "manifest":
+        return [("table" if listed.is_table(source / MANIFEST) else "manifest", source / MANIFEST)]
     if kind := _kind(source):
-        return [(kind, source / MANIFEST if kind == "manifest" else source)]
+        return [(kind, source)]
     if _holds_corpora(source, _DEPTH):
         return [("loose", source), *(part for child in subfolders(source) for part in _parts(child))]
     return [("folder", source)] if CORPORA["folder"].recognises(source) else []
@@ -103,7 +129,11 @@ def _holds_corpora(place: Path, depth: int) -> bool:
     return depth > 0 and any(_kind(child) or _holds_corpora(child, depth - 1) for child in subfolders(place))
 
 
-def _read(reader: str, place: Path, emotions: Collection[str]) -> tuple[list[Clip], list[Problem]]:
+def _read(reader: str, place: Path, emotions: Collection[str], sounds: Path) -> tuple[list[Clip], list[Problem]]:
+    if reader == "dataset":
+        return hugging_face.read(str(place), emotions, sounds)
+    if reader == "table":
+        return listed.read(place, emotions, sounds)
     if reader == "loose":
         message = "lies beside folders of corpora and isn't read; move it into a folder of its own"
         return [], [Problem(f"{place.name}/{path.name}", "bad-row", message) for path in sound_files(place)]
@@ -142,4 +172,7 @@ def _recording(clip: Clip) -> tuple[Path, float | None, float | None]:
 
 def _known_layouts() -> str:
     layouts = "; ".join(reader.LAYOUT for reader in CORPORA.values())
-    return f"Known: a manifest (.jsonl, or {MANIFEST} in its folder); {layouts}; a folder of such folders"
+    return (
+        f"Known: a manifest (.jsonl, or {MANIFEST} in its folder); {layouts}; a folder of such folders; "
+        f"{listed.LAYOUT}; {hugging_face.LAYOUT}"
+    )

@@ -1,11 +1,13 @@
 """Acted corpora in which a file's name says speaker, emotion and sentence: CREMA-D, TESS, SAVEE, JL-Corpus.
 
 CREMA-D (Cao et al. 2014, IEEE TAC 5(4); ODbL): `AudioWAV/1001_IEO_HAP_HI.wav`, twelve sentences by code, no surprise.
+One file is published as `1040_ITH_SAD_X.wav` (general knowledge, not checked on a copy).
 TESS (Dupuis & Pichora-Fuller 2010; licence to be confirmed, CC BY-NC by a mirror): `OAF_back_angry.wav`, two women, who
 say "Say the word ___"; `ps` is pleasant surprise. One file is published as `OA_bite_neutral.wav`.
 SAVEE (Haq & Jackson 2009; licence not confirmed): `DC_sa07.wav`, or `sa07.wav` in the speaker's folder; four men. Its
 texts are taken from files beside.
-JL-Corpus (James et al. 2018, Interspeech; licence not confirmed): `male2_concerned_6b_1.wav` with its text beside.
+JL-Corpus (James et al. 2018, Interspeech; licence not confirmed): `male2_concerned_6b_1.wav` with its text beside, in
+`Raw JL corpus (unchecked and unannotated)/JL(wav+txt)/`.
 """
 
 from __future__ import annotations
@@ -66,7 +68,7 @@ def _jl_corpus(path: Path, match: re.Match[str]) -> Said:
 
 CREMA_D = NamedFiles(
     "crema-d", "CREMA-D: AudioWAV/1001_IEO_HAP_HI.wav",
-    re.compile(rf"(?P<speaker>\d{{4}})_(?P<sentence>{'|'.join(CREMA_D_SENTENCES)})_(?P<code>[A-Z]{{3}})_(LO|MD|HI|XX)"),
+    re.compile(rf"(?P<speaker>\d{{4}})_(?P<sentence>{'|'.join(CREMA_D_SENTENCES)})_(?P<code>[A-Z]{{3}})_(LO|MD|HI|XX?)"),
     _crema_d_places, _crema_d,
 )  # fmt: skip
 TESS = NamedFiles(

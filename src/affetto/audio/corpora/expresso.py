@@ -1,7 +1,9 @@
 """Expresso (Nguyen et al. 2023, Interspeech; CC BY-NC 4.0), its read part: `audio_48khz/read/ex04/happy/base/…`.
 
-`read_transcriptions.txt` is `id TAB text`. The conversations are stereo, two speakers in two styles, without texts, and
-are passed over, as is singing. Styles keep their names where they are no emotion (`whisper`, `laughing`, …).
+`read_transcriptions.txt` is `id TAB text`. The conversations (`audio_48khz/conversational`) are stereo, a speaker and a
+style on each channel, minutes long, and are passed over, as is singing: so there is no anger, fear or disgust, which
+only the conversations have. Recordings called `longform` are listed; most are too long to be a clip, and checks say so.
+Styles keep their names where they are no emotion (`whisper`, `laughing`, …).
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """A user's own folder of sound files, with texts beside them.
 
-Text comes from a `metadata.csv` in the file's folder or above `wavs/`, else from `name.txt` (or LibriTTS's
-`name.normalized.txt`) beside `name.wav`, else it is None. Two kinds of `metadata.csv` are read:
-  - with a header that has `file` (or `file_name`) and any of `text`, `emotion`, `speaker`; comma, semicolon or tab
+Text comes from a `metadata.csv` (`.tsv`, `.jsonl`) in the file's folder or above `wavs/`, else from `name.txt` (or
+LibriTTS's `name.normalized.txt`) beside `name.wav`, else it is None. Two kinds of `metadata.csv` are read:
+  - with a header that has `file` (or `file_name`, `path`, …) and any of `text`, `emotion`, `speaker`, under any of the
+    names in `affetto.audio.columns`; comma, semicolon, bar or tab
   - LJSpeech's: `file|text`, or `file|text|normalised text`, no header
 The emotion comes from that column, else from the nearest folder whose name is one (`happy/`, `Anger/`). The speaker is
 "0" where no column says. Ids are the path inside the folder, joined by `-`, after the folder's name.
@@ -10,22 +11,22 @@ The emotion comes from that column, else from the nearest folder whose name is o
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from affetto.audio.columns import choose_columns, label_of, misspelt
 from affetto.audio.corpora.files import files, sound_files, text_beside, tree
+from affetto.audio.corpora.tables import delimiter_of, read_table, read_text
 from affetto.audio.hints import did_you_mean
 from affetto.audio.labels import LABELS
 from affetto.audio.manifest import DEFAULT_SPEAKER
 from affetto.audio.sound import FOREIGN_SUFFIXES, SOUND_SUFFIXES
+from affetto.errors import DataError
 from affetto.types import Clip, Problem
 
 LAYOUT = "plain folder: sound files with name.txt beside name.wav or a metadata.csv (file,text,emotion,speaker)"
-_FILE_KEYS = ("file", "file_name")
-_KEYS = (*_FILE_KEYS, "text", "emotion", "speaker")
+_TABLES = ("metadata.csv", "metadata.tsv", "metadata.jsonl")
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def read(folder: Path, emotions: Collection[str] = ()) -> tuple[list[Clip], list
     `emotions` are names that count as emotions beside those of `affetto.audio.labels`, in any case.
     """
     names = {**LABELS["folder"], **{name.casefold(): name for name in emotions}}
-    rows, problems = _metadata(folder)
+    rows, problems = _metadata(folder, names)
     clips: dict[str, Clip] = {}
     for place in tree(folder):
         stems: dict[str, Path] = {}
@@ -75,7 +76,7 @@ def _clip(name: str, path: Path, folder: Path, row: _Row | None, names: Mapping[
     parents = reversed(path.relative_to(folder.parent).parts[:-1])
     emotion = next((names[part.casefold()] for part in parents if part.casefold() in names), None)
     if row is not None and row.emotion:
-        emotion = names.get(row.emotion.casefold(), row.emotion)
+        emotion = row.emotion
     text = row.text if row is not None and row.text else text_beside(path)
     speaker = row.speaker if row is not None and row.speaker else DEFAULT_SPEAKER
     return Clip(name, path.absolute(), text, emotion, speaker, folder.name or "folder")
@@ -88,24 +89,23 @@ def _unused(name: str, taken: Collection[str]) -> str:
     return free
 
 
-def _metadata(folder: Path) -> tuple[dict[Path, _Row], list[Problem]]:
+def _metadata(folder: Path, names: Mapping[str, str]) -> tuple[dict[Path, _Row], list[Problem]]:
     rows: dict[Path, _Row] = {}
     problems: list[Problem] = []
-    for place in tree(folder):
-        table = place / "metadata.csv"
+    for table in (place / name for place in tree(folder) for name in _TABLES):
         if not table.is_file():
             continue
         where = table.relative_to(folder.parent).as_posix()
+        known = _known_files(table.parent)
         try:
-            content = table.read_bytes().removeprefix(b"\xef\xbb\xbf").decode("utf-8")
-        except UnicodeDecodeError as error:
-            problems.append(Problem(where, "bad-row", f"not UTF-8 ({error}); save it as UTF-8"))
+            listed = list(_rows(table, where, names, problems))
+        except DataError as error:
+            problems.append(Problem(where, "bad-row", str(error)))
             continue
-        known = _known_files(place)
-        for name, row in _rows(content, where, problems):
+        for name, row in listed:
             path = known.get(Path(name).as_posix())
             if path is None:
-                message = f"no sound file {name!r} beside metadata.csv or in wavs/{did_you_mean(name, known)}"
+                message = f"no sound file {name!r} beside {table.name} or in wavs/{did_you_mean(name, known)}"
                 problems.append(Problem(row.where, "missing-file", message))
             elif path in rows:
                 problems.append(Problem(row.where, "bad-row", f"{name!r} has a row already ({rows[path].where})"))
@@ -126,14 +126,28 @@ def _known_files(place: Path) -> dict[str, Path]:
     return known
 
 
-def _rows(content: str, where: str, problems: list[Problem]) -> Iterator[tuple[str, _Row]]:
+def _rows(table: Path, where: str, names: Mapping[str, str], problems: list[Problem]) -> Iterator[tuple[str, _Row]]:
     """(file as written, row) of each good line; bad ones go to `problems`."""
-    first = content.split("\n", 1)[0].strip().casefold()
-    for delimiter in ",;\t|":
-        header = [cell.strip().strip('"') for cell in first.split(delimiter)]
-        if any(key in header for key in _FILE_KEYS):
-            return _headed_rows(content, delimiter, header, where, problems)
-    return _piped_rows(content, where, problems)
+    if table.suffix == ".csv":
+        content = read_text(table)
+        if delimiter_of(content) is None:
+            yield from _piped_rows(content, where, problems)
+            return
+    found = read_table(table, where)
+    columns = choose_columns(found.columns, where=where)
+    problems += found.problems
+    problems += [Problem(f"{where}:1", "bad-row", message) for message in misspelt(found.columns, columns)]
+    for line, row in found.rows:
+        place, name = f"{where}:{line}", columns.text(row, "audio")
+        if name is None:
+            problems.append(Problem(place, "bad-row", "the row names no file"))
+            continue
+        try:
+            emotion = label_of(columns.value(row, "emotion"), names)
+        except DataError as error:
+            problems.append(Problem(place, "bad-row", str(error)))
+            continue
+        yield name, _Row(place, columns.text(row, "text"), emotion, columns.text(row, "speaker"))
 
 
 def _piped_rows(content: str, where: str, problems: list[Problem]) -> Iterator[tuple[str, _Row]]:
@@ -145,27 +159,3 @@ def _piped_rows(content: str, where: str, problems: list[Problem]) -> Iterator[t
         elif cells != [""]:
             message = "expected `file|text`, or a header line with file,text,emotion,speaker"
             problems.append(Problem(f"{where}:{number}", "bad-row", message))
-
-
-def _headed_rows(
-    content: str, delimiter: str, header: list[str], where: str, problems: list[Problem]
-) -> Iterator[tuple[str, _Row]]:
-    for key in header:
-        if key not in _KEYS:
-            message = f"column {key!r} isn't read{did_you_mean(key, _KEYS)}; columns are {', '.join(_KEYS)}"
-            problems.append(Problem(f"{where}:1", "bad-row", message))
-    table = csv.reader(io.StringIO(content, newline=""), delimiter=delimiter, strict=True)
-    try:
-        next(table)
-        for cells in table:
-            place = f"{where}:{table.line_num}"
-            row = {key: cell.strip() or None for key, cell in zip(header, cells, strict=False)}
-            name = next((row[key] for key in _FILE_KEYS if row.get(key)), None)
-            if name is not None and len(cells) == len(header):
-                yield name, _Row(place, row.get("text"), row.get("emotion"), row.get("speaker"))
-            elif cells:
-                message = f"need {len(header)} cells and a file name, got {len(cells)} cells; quote texts with commas"
-                problems.append(Problem(place, "bad-row", message))
-    except csv.Error as error:
-        message = f"not CSV ({error}); rows from here on are not read"
-        problems.append(Problem(f"{where}:{table.line_num}", "bad-row", message))

@@ -1,8 +1,8 @@
 """IEMOCAP (Busso et al. 2008; by request form): ten speakers in five sessions, `Session1/sentences/wav/DIALOG/UTT.wav`.
 
 Labels stand in `Session1/dialog/EmoEvaluation/DIALOG.txt`, in lines that begin with `[`: span, utterance, label,
-values. Texts stand in `Session1/dialog/transcriptions/DIALOG.txt` as `UTT [span]: words` (from general knowledge, not
-checked on a copy). The table follows the four-class convention: excitement counts as happy; `xxx` is no agreement.
+values. Texts stand in `Session1/dialog/transcriptions/DIALOG.txt` as `UTT [span]: words` (as public loaders read it,
+not checked on a copy). The table follows the four-class convention: excitement counts as happy; `xxx` is no agreement.
 """
 
 from __future__ import annotations

@@ -1,13 +1,17 @@
 """MELD (Poria et al. 2019, ACL; GPL-3 repository, television's recordings): `train_sent_emo.csv` and `dia0_utt0.wav`.
 
 It is published as videos; their sound has to be taken out first (`ffmpeg -i dia0_utt0.mp4 -vn dia0_utt0.wav`). Each
-`PART_sent_emo.csv` lists the utterances in the folders beside it whose name begins with `PART`.
+`PART_sent_emo.csv` (in the corpus's folder or in `PART/`) lists the utterances in folders with PART as a word of their
+name: `train/train_splits`, `dev/dev_splits_complete`, `test/output_repeated_splits_test`. Doubles in the last, which
+are called `final_videos_test…`, aren't read. Apostrophes and dashes that are published as control characters (Windows'
+code page 1252 read as Latin-1) are put right.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Collection
 from pathlib import Path
 
@@ -29,17 +33,12 @@ def read(folder: Path, _emotions: Collection[str] = ()) -> tuple[list[Clip], lis
     """The utterances that the lists name; rows without a sound file and lists without the columns are reported."""
     clips: dict[str, Clip] = {}
     problems: list[Problem] = []
-    for listed in (path for path in files(folder) if path.name.endswith(_LIST)):
+    lists = [path for place in (folder, *subfolders(folder)) for path in files(place) if path.name.endswith(_LIST)]
+    for listed in lists:
         part = listed.name.removesuffix(_LIST)
-        sounds = {
-            path.stem: path
-            for child in subfolders(folder)
-            if child.name.startswith(part)
-            for place in tree(child)
-            for path in sound_files(place)
-        }
+        sounds = _sounds(folder, part)
         table = csv.DictReader(io.StringIO("\n".join(read_lines(listed)), newline=""))
-        where = f"{folder.name}/{listed.name}"
+        where = listed.relative_to(folder.parent).as_posix()
         if missing := [name for name in _COLUMNS if name not in (table.fieldnames or ())]:
             problems.append(Problem(f"{where}:1", "bad-row", f"columns missing: {', '.join(missing)}"))
             continue
@@ -49,7 +48,22 @@ def read(folder: Path, _emotions: Collection[str] = ()) -> tuple[list[Clip], lis
                 message = f"no sound file {name}; take it out of the video: ffmpeg -i {name}.mp4 -vn {name}.wav"
                 problems.append(Problem(f"{where}:{table.line_num}", "missing-file", message))
                 continue
-            said = Said(row["Speaker"].strip(), row["Emotion"].strip(), row["Utterance"].strip() or None)
+            said = Said(row["Speaker"].strip(), row["Emotion"].strip(), _mended(row["Utterance"]).strip() or None)
             problem = add_clip(clips, "meld", sounds[name], said, f"{where}:{table.line_num}", part)
             problems += [problem] if problem else []
     return list(clips.values()), problems
+
+
+def _sounds(folder: Path, part: str) -> dict[str, Path]:
+    """Utterances of a part by name."""
+    return {
+        path.stem: path
+        for place in tree(folder)
+        if part in {word for name in place.relative_to(folder).parts for word in re.split(r"[\W_]", name)}
+        for path in sound_files(place)
+    }
+
+
+def _mended(text: str) -> str:
+    """`text` with the control characters U+0080 to U+009F as code page 1252 means them."""
+    return re.sub("[\x80-\x9f]", lambda found: found[0].encode("latin-1").decode("cp1252", errors="ignore"), text)

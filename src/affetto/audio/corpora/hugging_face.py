@@ -1,0 +1,199 @@
+"""Audio data sets of Hugging Face, on disk or by hub id: `hf:ID_OR_PATH?audio=audio&emotion=label&split=train`.
+
+On disk three forms are read without the package: AudioFolder (`metadata.csv` or `metadata.jsonl` with `file_name`),
+Parquet shards and what `save_to_disk` writes (both with pyarrow); and a table alone, whose columns have names that
+nobody could guess. Hub ids, and folders in any other form, are left to `datasets`. Encoded sounds are written to files
+as they are, so neither torchcodec nor torchaudio is needed.
+
+After the question mark stand, joined by `&`: the columns by field (`audio`, `text`, `emotion`, `speaker`, `id`,
+`start_s`, `end_s`, `duration_s`; with nothing after `=` the field isn't read; columns that aren't named are guessed),
+`split` (`train`, `train+test`; default all), `config`, `revision`, `labels=neutral,happy,…` (names of numbered
+emotions, where the data set doesn't tell them), and `keep_splits=true`. Without the last, affetto splits anew:
+published splits often share texts and speakers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import unquote
+
+from affetto.audio.columns import COLUMNS, Columns, choose_columns
+from affetto.audio.corpora.files import files, tree
+from affetto.audio.corpora.rows import SPLIT_NAMES, RowReader, sound_finder
+from affetto.audio.corpora.shards import Shard, arrow_shards, hub_shards, parquet_shards, table_shards
+from affetto.audio.corpora.tables import SUFFIXES
+from affetto.audio.hints import did_you_mean
+from affetto.audio.labels import LABELS
+from affetto.errors import DataError
+from affetto.types import Clip, Problem
+
+SCHEME = "hf:"
+LAYOUT = "a data set of Hugging Face: hf:ID_OR_PATH?audio=COLUMN&text=COLUMN&emotion=COLUMN&split=train"
+_FIELDS = tuple(name for name in COLUMNS if name != "split")
+_KEYS = (*_FIELDS, "split", "config", "revision", "labels", "keep_splits")
+_METADATA = ("metadata.csv", "metadata.jsonl", "metadata.tsv")
+_SHARD_NAME = re.compile(r"(?P<split>[\w.]+)-\d+-of-\d+")
+
+
+@dataclass(frozen=True)
+class DatasetSource:
+    """What a source that begins with `hf:` asks for."""
+
+    where: str
+    """Hub id or path."""
+    columns: dict[str, str] = field(default_factory=dict)
+    splits: tuple[str, ...] = ()
+    """Empty: all."""
+    config: str | None = None
+    revision: str | None = None
+    labels: tuple[str, ...] = ()
+    keep_splits: bool = False
+
+    @property
+    def name(self) -> str:
+        """The corpus: the last part of id or path."""
+        return Path(self.where).expanduser().absolute().name
+
+
+def is_dataset(source: Path) -> bool:
+    """Whether a source is meant for this reader."""
+    return str(source).startswith(SCHEME)
+
+
+def parse_source(source: str) -> DatasetSource:
+    """Read `hf:ID_OR_PATH?key=value&…`. Raises `DataError` for keys that don't exist or are given twice."""
+    where, _, query = source.removeprefix(SCHEME).partition("?")
+    if not where:
+        raise DataError(f"{source}: name a data set: {LAYOUT}")
+    values: dict[str, str] = {}
+    for part in filter(None, query.split("&")):
+        key, sign, value = part.partition("=")
+        if key not in _KEYS or not sign:
+            raise DataError(
+                f"{source}: {part!r} isn't key=value{did_you_mean(key, _KEYS)}; keys are {', '.join(_KEYS)}"
+            )
+        if key in values:
+            raise DataError(f"{source}: {key} is given twice")
+        values[key] = unquote(value)
+    if values.get("keep_splits", "false") not in ("true", "false"):
+        raise DataError(f"{source}: keep_splits is true or false, not {values['keep_splits']!r}")
+    return DatasetSource(
+        where=where,
+        columns={key: values[key] for key in _FIELDS if key in values},
+        splits=tuple(filter(None, values.get("split", "").split("+"))),
+        config=values.get("config") or None,
+        revision=values.get("revision") or None,
+        labels=tuple(name.strip() for name in values.get("labels", "").split(",") if name.strip()),
+        keep_splits=values.get("keep_splits") == "true",
+    )
+
+
+def read(source: str, emotions: Collection[str], sounds: Path) -> tuple[list[Clip], list[Problem]]:
+    """The data set's clips, and rows that couldn't be used; sounds inside the rows are written to `sounds`.
+
+    Ids are `NAME-SPLIT-ROW`, or `NAME-SPLIT-ID` where a column says one; speakers have the name in front. Raises
+    `DataError` where there is nothing, a split or column is missing, or emotions are numbers without names;
+    `MissingDependencyError` where pyarrow or `datasets` is needed and missing.
+    """
+    asked = parse_source(source)
+    shards = _shards(asked)
+    found = list(dict.fromkeys(shard.split for shard in shards))
+    if missing := [split for split in asked.splits if split not in found]:
+        raise DataError(
+            f"{source}: no split {missing[0]!r}{did_you_mean(missing[0], found)}; there are {', '.join(found)}"
+        )
+    clips: list[Clip] = []
+    problems: list[Problem] = []
+    counts: dict[str, int] = {}
+    for shard in shards:
+        if asked.splits and shard.split not in asked.splits:
+            continue
+        reader, columns = _reader(asked, shard, emotions, sounds)
+        for row in shard.rows([*columns.names.values()]):
+            number = counts[shard.split] = counts.get(shard.split, -1) + 1
+            name = f"{asked.name}-{shard.split}-{columns.text(row, 'id') or f'{number:06d}'}"
+            split = SPLIT_NAMES.get(shard.split) if asked.keep_splits else None
+            reader.add({**row, "\0id": name, "\0split": split}, f"{asked.name}/{shard.split}:{number}")
+        taken = {clip.id for clip in clips}
+        for clip in reader.clips.values():
+            if clip.id in taken:
+                message = "an earlier row has this id; name another column (id=…), or none (id=)"
+                problems.append(Problem(clip.id, "duplicate-id", message))
+            else:
+                clips.append(clip)
+        problems += reader.problems
+    return clips, problems
+
+
+def _reader(asked: DatasetSource, shard: Shard, emotions: Collection[str], sounds: Path) -> tuple[RowReader, Columns]:
+    where = f"{asked.name}/{shard.split}"
+    wanted = {**({"audio": shard.audio} if shard.audio else {}), **asked.columns}
+    columns = choose_columns(shard.columns, wanted, where)
+    label = columns.names.get("emotion", "")
+    classes = asked.labels or shard.classes.get(label, ())
+    if label in shard.numbers and not classes:
+        raise DataError(
+            f"{where}: column {label!r} holds numbers and the data set has no names for them; give them in order, "
+            "labels=neutral,happy,…, or leave the column out: emotion="
+        )
+    reader = RowReader(
+        corpus=asked.name,
+        columns=Columns({**columns.names, "id": "\0id", "split": "\0split"}),
+        find=sound_finder(shard.folder),
+        names={**LABELS["folder"], **{name.casefold(): name for name in emotions}},
+        sounds=sounds,
+        classes=classes,
+        speaker_prefix=f"{asked.name}-",
+    )
+    return reader, columns
+
+
+def _shards(asked: DatasetSource) -> list[Shard]:
+    place = Path(asked.where).expanduser()
+    if not place.exists():
+        if asked.where.startswith((".", "/", "~")) or asked.where.count("/") > 1:
+            raise DataError(f"there is no folder {asked.where} to read a data set from")
+        return hub_shards(asked.where, asked.config, asked.revision)
+    if place.is_file():
+        kinds = {".parquet": parquet_shards, ".arrow": arrow_shards, **dict.fromkeys(SUFFIXES, table_shards)}
+        if place.suffix not in kinds:
+            raise DataError(f"{place}: a data set is a folder, or a file with one of {', '.join(kinds)}")
+        return kinds[place.suffix]([(_split_of(place, place.parent), place)])
+    places = [found for found in tree(place) if asked.config is None or asked.config in _parts(found, place)]
+    inside = [path for found in places for path in files(found)]
+    if saved := [path for path in inside if path.name == "state.json"]:
+        return arrow_shards(
+            [(_split_of(path.parent, place, "train"), shard) for path in saved for shard in _data(path)]
+        )
+    if listed := [path for path in inside if path.name in _METADATA]:
+        return table_shards([(_split_of(path.parent, place, "train"), path) for path in listed])
+    if parquet := [path for path in inside if path.suffix == ".parquet"]:
+        return parquet_shards([(_split_of(path, place), path) for path in parquet])
+    if asked.config is not None and not inside:
+        names = sorted({part for found in tree(place) for part in _parts(found, place)})
+        raise DataError(f"{place}: no folder of config {asked.config!r}{did_you_mean(asked.config, names)}")
+    return hub_shards(str(place), asked.config, None)
+
+
+def _data(state: Path) -> list[Path]:
+    """Shards of a split that `save_to_disk` wrote, in their order."""
+    return [path for path in files(state.parent) if path.suffix == ".arrow"]
+
+
+def _parts(path: Path, root: Path) -> tuple[str, ...]:
+    return path.relative_to(root).parts
+
+
+def _split_of(path: Path, root: Path, otherwise: str = "train") -> str:
+    """The split that a shard's name says, or the folder it lies in."""
+    if match := _SHARD_NAME.match(path.name):
+        return match["split"]
+    names = (
+        [path.stem if path.is_file() else path.name, *reversed(path.relative_to(root).parts[:-1])]
+        if path != root
+        else []
+    )
+    return next((name for name in names if name.casefold() in SPLIT_NAMES), otherwise)

@@ -1,0 +1,116 @@
+"""Tables as people keep them: CSV, TSV, JSON lines (or one JSON list), all with column names, in UTF-8."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from affetto.audio.columns import names_sound
+from affetto.errors import DataError
+from affetto.types import Problem
+
+SUFFIXES = frozenset({".csv", ".tsv", ".json", ".jsonl"})
+_DELIMITERS = ",;\t|"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table's rows and what of it couldn't be read."""
+
+    columns: Sequence[str]
+    rows: Sequence[tuple[int, Mapping[str, object]]]
+    """(line in the file, value by column)."""
+    problems: Sequence[Problem]
+
+
+def read_table(path: Path, where: str) -> Table:
+    """The table in `path`; problems are at `where:LINE`.
+
+    Raises `DataError` where the file can't be read as a whole.
+    """
+    content = read_text(path)
+    if path.suffix.lower() in (".json", ".jsonl"):
+        return _json_rows(content, where)
+    delimiter = delimiter_of(content) or ("\t" if path.suffix.lower() == ".tsv" else ",")
+    return _cell_rows(content, delimiter, where)
+
+
+def read_text(path: Path) -> str:
+    """A file's text without its byte-order mark. Raises `DataError` where it isn't UTF-8."""
+    try:
+        return path.read_bytes().removeprefix(b"\xef\xbb\xbf").decode("utf-8")
+    except OSError as error:
+        raise DataError(f"{path}: can't read the table ({error.strerror}); mend the path") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 ({error}); save it as UTF-8") from error
+
+
+def delimiter_of(content: str) -> str | None:
+    """What stands between the cells of a header that names sounds; None where the first line is no such header."""
+    first = content.split("\n", 1)[0].strip()
+    for delimiter in _DELIMITERS:
+        if names_sound(_unquoted(cell) for cell in first.split(delimiter)):
+            return delimiter
+    return None
+
+
+def _cell_rows(content: str, delimiter: str, where: str) -> Table:
+    """Quoted as spreadsheets do; a tab-separated table whose quotes don't close has quotes that are just letters."""
+    found, error = _parse(content, delimiter, csv.QUOTE_MINIMAL)
+    if error is not None and delimiter == "\t":
+        found, error = _parse(content, delimiter, csv.QUOTE_NONE)
+    problems = [error] if error is not None else []
+    header = [_unquoted(cell) for cell in found[0][1]] if found else []
+    rows: list[tuple[int, Mapping[str, object]]] = []
+    told = [(line, f"not CSV ({message}); rows from here on are not read") for line, message in problems]
+    for line, cells in found[1:]:
+        if len(cells) == len(header):
+            rows.append((line, {key: cell.strip() or None for key, cell in zip(header, cells, strict=True)}))
+        elif cells:
+            told.append((line, f"need {len(header)} cells, got {len(cells)}; quote texts that hold {delimiter!r}"))
+    return Table(header, rows, [Problem(f"{where}:{line}", "bad-row", message) for line, message in sorted(told)])
+
+
+def _parse(content: str, delimiter: str, quoting: int) -> tuple[list[tuple[int, list[str]]], tuple[int, str] | None]:
+    """((line, cells) of each row, where and why the parser gave up)."""
+    reader = csv.reader(
+        io.StringIO(content, newline=""), delimiter=delimiter, strict=True, quoting=quoting  # type: ignore[arg-type]
+    )  # fmt: skip
+    found: list[tuple[int, list[str]]] = []
+    try:
+        found.extend((reader.line_num, cells) for cells in reader)
+    except csv.Error as error:
+        return found, (reader.line_num, str(error))
+    return found, None
+
+
+def _json_rows(content: str, where: str) -> Table:
+    rows: list[tuple[int, Mapping[str, object]]] = []
+    problems: list[Problem] = []
+    if content.lstrip().startswith("["):
+        try:
+            listed = list(enumerate(json.loads(content), start=1))
+        except ValueError as error:
+            raise DataError(f"{where}: not JSON ({error}); write a list of objects, or one object a line") from error
+    else:
+        listed = []
+        for line, words in enumerate(content.split("\n"), start=1):
+            try:
+                listed += [(line, json.loads(words))] if words.strip() else []
+            except (ValueError, RecursionError) as error:
+                problems.append(Problem(f"{where}:{line}", "bad-row", f"not JSON ({error}); write one object a line"))
+    for line, row in listed:
+        if isinstance(row, dict):
+            rows.append((line, row))
+        else:
+            message = f"expected an object, got {type(row).__name__}"
+            problems.append(Problem(f"{where}:{line}", "bad-row", message))
+    return Table(list(dict.fromkeys(key for _, row in rows for key in row)), rows, problems)
+
+
+def _unquoted(cell: str) -> str:
+    return cell.strip().strip('"').strip()

@@ -1,0 +1,118 @@
+"""Clips whose text or emotion a judge doubts, and whether that judge is to be believed.
+
+A judge is first held against all the clips: most texts and labels of a collection are right, so one that misses most of
+them, or most of an emotion's, doesn't understand these voices. Then that is said, and no clip is doubted for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from affetto.evaluate.emotion import first_choices
+from affetto.evaluate.judges import EmotionJudge, WordJudge
+from affetto.evaluate.statistics import wilson_interval
+from affetto.evaluate.transcription import heard_batches
+from affetto.evaluate.words import score_words
+from affetto.types import Clip, Problem
+
+MISMATCH = 0.5
+"""Character error rate from which a text is doubted: another sentence has 0.7 and more."""
+UNDERSTOOD = 0.3
+"""Median character error rate up to which a recogniser understands the voices."""
+BELIEVED = 0.5
+"""Share of an emotion's clips that a judge must hear as such."""
+SURE, UNLIKELY = 0.8, 0.05
+"""A label is doubted where the judge is so sure of another and finds its own so unlikely."""
+
+
+@dataclass(frozen=True)
+class Hearing:
+    """What a judge says of the clips."""
+
+    judge: str
+    num_clips: int
+    """How many it judged."""
+    measure: float | None
+    """Median character error rate, or recall of the labels, mean over the classes."""
+    doubts: tuple[Problem, ...]
+    reason: str | None = None
+    """Why it isn't believed, or what it can't judge."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Without the doubts."""
+        return {key: value for key, value in asdict(self).items() if key != "doubts"}
+
+
+def doubt_texts(clips: Sequence[Clip], judge: WordJudge) -> Hearing:
+    """Clips in which `judge` hears something far from their text. Texts that it wrote itself aren't judged."""
+    wanted = [clip for clip in clips if clip.text and clip.transcribed_by != judge.id]
+    rates: dict[str, float] = {}
+    heard: dict[str, str] = {}
+    for batch, sounds in heard_batches(wanted, judge.sample_rate, [], "Comparing texts with what is heard"):
+        for clip, text in zip(batch, judge.transcribe(sounds), strict=True):
+            score = score_words(clip.text or "", text)
+            if score is not None:
+                rates[clip.id], heard[clip.id] = score.char_edits / score.num_chars, text
+    if not rates:
+        return Hearing(judge.id, 0, None, (), "no clip has a text that another wrote")
+    median = float(np.median(list(rates.values())))
+    if median > UNDERSTOOD:
+        reason = f"it doesn't understand these voices (median character error rate {median:.2f}), so no text is doubted"
+        return Hearing(judge.id, len(rates), median, (), reason)
+    doubts = [
+        Problem(
+            clip.id,
+            "text-mismatch",
+            f"says {_short(clip.text or '')!r}, but {_short(heard[clip.id])!r} is heard; listen",
+        )
+        for clip in wanted
+        if rates.get(clip.id, 0.0) > MISMATCH
+    ]
+    return Hearing(judge.id, len(rates), median, tuple(doubts))
+
+
+def doubt_labels(clips: Sequence[Clip], judge: EmotionJudge) -> Hearing:
+    """Clips in which `judge` is sure of another emotion. Emotions that it doesn't know aren't judged.
+
+    It is believed about an emotion where it hears at least half of its clips (`BELIEVED`) and, by the lower end of
+    Wilson's interval, more than guessing among its labels would; a doubt needs that of both emotions.
+    """
+    wanted = [clip for clip in clips if clip.emotion in judge.labels]
+    unknown = sorted({clip.emotion for clip in clips if clip.emotion is not None} - {*judge.labels})
+    reasons = [f"it has no label for {', '.join(unknown)}"] if unknown else []
+    heard: dict[str, tuple[str, float, float]] = {}
+    for batch, sounds in heard_batches(wanted, judge.sample_rate, [], "Comparing emotions with what is heard"):
+        found_NL = judge.posteriors(sounds)
+        for clip, choice, row_L in zip(batch, first_choices(found_NL, judge.labels), found_NL, strict=True):
+            heard[clip.id] = choice, float(row_L.max()), float(row_L[judge.labels.index(str(clip.emotion))])
+    judged = [clip for clip in wanted if clip.id in heard]
+    if not judged:
+        return Hearing(judge.id, 0, None, (), "; ".join(reasons) or "no clip has an emotion")
+    hits: dict[str, list[bool]] = {}
+    for clip in judged:
+        hits.setdefault(str(clip.emotion), []).append(heard[clip.id][0] == clip.emotion)
+    believed = {emotion for emotion, found in hits.items() if _is_believed(found, len(judge.labels))}
+    if deaf := sorted(hits.keys() - believed):
+        told = ", ".join(f"{emotion} ({sum(hits[emotion])} of {len(hits[emotion])})" for emotion in deaf)
+        reasons.append(f"it isn't believed about {told}")
+    doubts = []
+    for clip in judged:
+        choice, sure, own = heard[clip.id]
+        if {choice, clip.emotion} <= believed and sure >= SURE and own <= UNLIKELY:
+            message = f"labelled {clip.emotion} ({own:.2f}), but heard as {choice} ({sure:.2f}); listen"
+            doubts.append(Problem(clip.id, "label-doubt", message))
+    recall = float(np.mean([np.mean(found) for found in hits.values()]))
+    return Hearing(judge.id, len(judged), recall, tuple(doubts), "; ".join(reasons) or None)
+
+
+def _is_believed(hits: Sequence[bool], num_labels: int) -> bool:
+    low, _ = wilson_interval(sum(hits), len(hits))
+    return sum(hits) >= BELIEVED * len(hits) and low > 1 / num_labels
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 60 else f"{text[:59]}…"

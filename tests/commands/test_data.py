@@ -1,0 +1,117 @@
+"""`affetto data` from the command line: statuses, JSON, judges, data sets, and texts that a machine writes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from typer.testing import CliRunner
+
+from affetto.audio.manifest import read_manifest
+from affetto.cli import app
+
+RATE = 16_000
+
+
+def called(*arguments: object) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, ["data", *map(str, arguments)], env={"COLUMNS": "250"})
+    return result.exit_code, result.stdout, result.output
+
+
+@pytest.fixture
+def clips(tmp_path: Path) -> Path:
+    """Twelve clips of noise in two emotions."""
+    rows = []
+    for number in range(12):
+        noise = 0.1 * np.random.default_rng(number).standard_normal(RATE)
+        (tmp_path / "set").mkdir(exist_ok=True)
+        soundfile.write(tmp_path / f"set/{number}.wav", noise, RATE)
+        emotion = "happy" if number % 2 else "sad"
+        rows.append({"id": str(number), "audio": f"{number}.wav", "text": f"Sentence {number}", "emotion": emotion})
+    path = tmp_path / "set/manifest.jsonl"
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    return path
+
+
+def spoil(manifest: Path, number: int, **changes: Any) -> None:
+    rows = [json.loads(line) for line in manifest.read_text().splitlines()]
+    rows[number] |= changes
+    manifest.write_text("\n".join(json.dumps(row) for row in rows))
+
+
+def test_check_as_json_tells_all_and_decides_the_status(clips: Path) -> None:
+    status, said, _ = called("check", clips, "--json")
+    document = json.loads(said)
+    assert status == 0
+    assert (document["schema"], document["good"]) == ("affetto.data-check/1", 12)
+    assert document["problems"] == document["leaks"] == []
+    assert {kind: judge["reason"] for kind, judge in document["judges"].items()} == {
+        kind: f"not checked: no --judge {kind}=ID_OR_FOLDER" for kind in ("words", "emotion")
+    }
+    (clips.parent / "3.wav").write_bytes(b"torn")
+    status, said, _ = called("check", clips, "--json")
+    assert status == 1
+    assert [(row["where"], row["kind"]) for row in json.loads(said)["problems"]] == [("3", "unreadable")]
+
+
+def test_leaks_of_given_splits_are_a_status_of_1(clips: Path) -> None:
+    spoil(clips, 0, split="train")
+    spoil(clips, 1, split="test", text="SENTENCE 0!")
+    status, said, _ = called("check", clips)
+    assert status == 1
+    assert "1 leaks" in said
+    assert "texts not checked by ear" in said
+
+
+def test_judges_that_cannot_judge_this_say_so(clips: Path) -> None:
+    status, said, _ = called("check", clips, "--judge", "words=miniature", "--judge", "emotion=miniature", "--json")
+    assert status == 0
+    judges = json.loads(said)["judges"]
+    assert "doesn't understand these voices" in judges["words"]["reason"]
+    assert "it isn't believed about" in judges["emotion"]["reason"]
+    assert judges["words"]["num_clips"] == judges["emotion"]["num_clips"] == 12
+    assert CliRunner().invoke(app, ["data", "check", str(clips), "--judge", "quality=dnsmos"]).exit_code == 1
+
+
+def test_transcribe_marks_what_it_wrote_and_may_write_in_place(clips: Path) -> None:
+    spoil(clips, 2, text=None)
+    status, said, _ = called("transcribe", clips, "--words", "miniature", "--out", clips, "--skip-bad-clips")
+    assert status == 0
+    assert "11 were there" in said
+    found, problems = read_manifest(clips)
+    assert problems == []
+    assert [clip.text for clip in found if clip.transcribed_by is None and clip.id != "2"] == [
+        f"Sentence {number}" for number in range(12) if number != 2
+    ]
+    assert not list(clips.parent.glob("*.tmp"))
+    clips.write_text(clips.read_text() + "nonsense\n")
+    before = clips.read_text()
+    result = CliRunner().invoke(app, ["data", "transcribe", str(clips), "--words", "miniature", "--out", str(clips)])
+    assert "would be lost" in str(result.exception)
+    assert clips.read_text() == before
+
+
+def test_import_keeps_sounds_of_a_data_set_beside_the_manifest(clips: Path, tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow", reason="Parquet can't be written without pyarrow")
+    from pyarrow import parquet
+
+    rows = {"audio": [{"bytes": (clips.parent / f"{n}.wav").read_bytes(), "path": None} for n in range(3)]}
+    parquet.write_table(pyarrow.table(rows), tmp_path / "train.parquet")
+    out = tmp_path / "out/mine.jsonl"
+    status, said, _ = called("import", f"hf:{tmp_path / 'train.parquet'}", "--out", out)
+    assert (status, "3 clips" in said) == (0, True)
+    found, _ = read_manifest(out)
+    assert {clip.audio.parent for clip in found} == {tmp_path / "out/mine_sounds"}
+
+
+def test_stats_write_a_page(clips: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    status, said, _ = called("stats", clips, "--page", page, "--measured", "1")
+    assert (status, said.strip()) == (0, str(page))
+    assert "12 clips, 0.2 minutes, 1 speaker, 2 emotions" in page.read_text()
+    result = CliRunner().invoke(app, ["data", "stats", str(clips), "--page", str(tmp_path / "page.png")])
+    assert "the page is HTML" in str(result.exception)
