@@ -285,6 +285,13 @@ def _scale(config: Mapping[str, Any], site: str, rank: int) -> float:
 
 def _is_target(config: Mapping[str, Any], site: str) -> bool:
     """Whether PEFT would adapt the layer; one that isn't stored then was lost."""
+    targets = config.get("target_modules")
+    if not any(config.get(key) for key in ("exclude_modules", "layers_to_transform", "layers_pattern")):
+        # The plain cases, as affetto writes them: PEFT takes seconds to import.
+        if isinstance(targets, str) and targets != "all-linear":
+            return re.fullmatch(targets, site) is not None
+        if isinstance(targets, list):
+            return any(site == name or site.endswith(f".{name}") for name in targets)
     from peft import LoraConfig
     from peft.tuners.tuners_utils import check_target_module_exists
 

@@ -175,7 +175,10 @@ class Engine:
         return torch.cat([*parts, self._text(request.text_ids)])
 
     def _text(self, ids: Sequence[int]) -> Tensor:
-        return self.weights.text_table[torch.tensor(ids, dtype=torch.int64, device=self.weights.device)]
+        # The table may be on another device than the layers: only the rows that are read travel.
+        table = self.weights.text_table
+        rows_SD: Tensor = table[torch.tensor(ids, dtype=torch.int64, device=table.device)]
+        return rows_SD.to(self.weights.device)
 
 
 def _copy_rows(
