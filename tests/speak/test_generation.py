@@ -168,6 +168,15 @@ def test_the_ends_of_the_dice_draw_nothing_impossible(uniform: float, num_rows: 
     assert drawn == [3 if uniform == 0 else 200] * num_rows
 
 
+def test_numbers_well_below_one_need_no_holding_back() -> None:
+    logits_BC = torch.randn(500, 256, generator=torch.Generator().manual_seed(3))
+    uniform_B1 = torch.linspace(0, 1 - 2**-20, 500)[:, None].numpy()
+    sampling = Sampling([Request((0, 1), max_frames=1, temperature=1.0)] * 500, 256, torch.device("cpu"))
+    held, free = (HostSampling(sampling, may).pick(logits_BC.numpy(), uniform_B1).tolist() for may in (True, False))
+    assert held == free
+    assert max(free) <= 255
+
+
 def test_limits_of_temperature_and_top_k(tiny_base: Base) -> None:
     request = _requests(tiny_base, TEXTS[:1], seed=4)[0]
     greedy = _codes(generate(tiny_base, [replace(request, temperature=0.0)]))

@@ -52,7 +52,8 @@ class HostFrames:
             for k in range(weights.num_codebooks)
         ]
         self.uniform_BTK = batch.uniform_BTK.numpy()
-        self.draw = HostSampling(batch.sampling)
+        # Numbers this far below one can't reach the total by rounding: in float64 they needn't be kept below it.
+        self.draw = HostSampling(batch.sampling, may_reach_total=bool(self.uniform_BTK.max() > 1 - 2**-20))
         self.starts_N = None if batch.starts_N is None else batch.starts_N.numpy()
         self.mask_N1S = None if batch.mask_N1S is None else batch.mask_N1S.numpy()
 
@@ -161,6 +162,8 @@ class HostSampling:
     """`affetto.speak.sampling.Sampling`."""
 
     settings: Sampling
+    may_reach_total: bool = True
+    """Whether a number may be so near to one that its target has to be held below the sum of all shares."""
 
     def __post_init__(self) -> None:
         settings = self.settings
@@ -183,8 +186,10 @@ class HostSampling:
         np.exp(scores_BC, out=scores_BC)
         cumulative_BC = np.add.accumulate(scores_BC, axis=1, dtype=np.float64)
         total_B1 = cumulative_BC[:, -1:]
-        # Below the total and from the right: a code of probability zero is never drawn.
-        target_B1 = np.minimum(uniform_B1 * total_B1, np.nextafter(total_B1, 0.0))
+        target_B1 = uniform_B1 * total_B1
+        if self.may_reach_total:
+            # Below the total and from the right: a code of probability zero is never drawn.
+            target_B1 = np.minimum(target_B1, np.nextafter(total_B1, 0.0))
         if len(cumulative_BC) == 1:
             drawn_B = cumulative_BC[0].searchsorted(target_B1[0], side="right")
         else:
