@@ -317,3 +317,34 @@ def test_saving_replaces_the_whole_folder(bank: AdapterBank, tiny_base: Base, fo
     shutil.rmtree(folder)
     save_adapter(folder, bank, "other", tiny_base.id, {})
     assert (folder.stat().st_mode & 0o777) == 0o755
+
+
+@pytest.mark.parametrize(
+    "targets",
+    [
+        ["q_proj", "down_proj"],
+        ["proj"],
+        ["self_attn.q_proj"],
+        ["backbone_model.layers.0.mlp.up_proj"],
+        r"(backbone_model|depth_decoder)\..*\.(q_proj|v_proj)",
+        r"q_proj",
+        r".*\.layers\.0\..*",
+    ],
+)
+def test_targets_are_understood_as_peft_does(targets: list[str] | str) -> None:
+    from peft import LoraConfig
+    from peft.tuners.tuners_utils import check_target_module_exists
+
+    from affetto.adapters.targets import peft_adapts
+
+    layers = ("self_attn.q_proj", "self_attn.v_proj", "mlp.up_proj", "mlp.down_proj")
+    sites = [f"{part}.layers.{i}.{layer}" for part in ("backbone_model", "depth_decoder.model") for i in (0, 1)
+             for layer in layers] + ["depth_decoder.model.inputs_embeds_projector", "q_proj"]  # fmt: skip
+    expected = [bool(check_target_module_exists(LoraConfig(target_modules=targets), site)) for site in sites]
+    assert [peft_adapts({"target_modules": targets}, site) for site in sites] == expected
+    for others in ({"exclude_modules": ["up_proj"]}, {"layers_to_transform": [1]}):
+        # PEFT refuses the second beside a pattern.
+        if isinstance(targets, list):
+            config = LoraConfig(target_modules=targets, **others)
+            told = [bool(check_target_module_exists(config, site)) for site in sites]
+            assert [peft_adapts({"target_modules": targets, **others}, site) for site in sites] == told

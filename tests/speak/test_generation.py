@@ -16,8 +16,9 @@ from affetto.adapters.bank import AdapterBank
 from affetto.errors import ConfigError
 from affetto.model.base import Base
 from affetto.model.batch import Row, Turn, collate
-from affetto.speak import generation
 from affetto.speak.generation import Request, Spoken, frame_cap, generate
+from affetto.speak.host import HostFrames, HostSampling
+from affetto.speak.sampling import Sampling
 
 TEXTS = ["the silver key", "a", "a much longer line about rivers"]
 UNSPOKEN = [256, 257, 258]
@@ -108,24 +109,28 @@ def test_pitfall_10_sampling_settings_do_not_stick(tiny_base: Base) -> None:
     assert again[::-1] == alone
 
 
-def _sampling(base: Base, num_draws: int, **fields: object) -> generation.Sampling:
-    requests = [Request((0, 1), max_frames=1, **fields)] * num_draws  # type: ignore[arg-type]
-    return generation.Sampling(requests, base.network, base.device)
+def _drawn(logits_BC: Tensor, uniform_B: Tensor, arithmetic: str, **fields: object) -> list[int]:
+    requests = [Request((0, 1), max_frames=1, **fields)] * len(logits_BC)  # type: ignore[arg-type]
+    sampling = Sampling(requests, 256, torch.device("cpu"))
+    if arithmetic == "torch":
+        return sampling.pick(logits_BC, uniform_B[:, None]).tolist()
+    return HostSampling(sampling).pick(logits_BC.numpy(), uniform_B[:, None].numpy()).tolist()
 
 
+@pytest.mark.parametrize("arithmetic", ["numpy", "torch"])
 @pytest.mark.parametrize(("temperature", "top_k"), [(1.0, 0), (0.6, 0), (1.7, 5)])
-def test_codes_are_drawn_as_the_softmax_says(tiny_base: Base, temperature: float, top_k: int) -> None:
+def test_codes_are_drawn_as_the_softmax_says(temperature: float, top_k: int, arithmetic: str) -> None:
     """Chi-square over 20,000 draws of a fixed state; codes expected fewer than 5 times are one class."""
     num_draws = 20_000
-    logits_V = 2.0 * torch.randn(259, generator=torch.Generator().manual_seed(1))
+    logits_C = 2.0 * torch.randn(256, generator=torch.Generator().manual_seed(1))
     uniform_B = torch.rand(num_draws, generator=torch.Generator().manual_seed(2))
-    sampling = _sampling(tiny_base, num_draws, temperature=temperature, top_k=top_k)
-    drawn = sampling.pick(logits_V.expand(num_draws, -1), uniform_B)
-    scores = logits_V[:256].double() / temperature
+    settings = {"temperature": temperature, "top_k": top_k}
+    drawn = _drawn(logits_C.expand(num_draws, -1), uniform_B, arithmetic, **settings)
+    scores = logits_C.double() / temperature
     if top_k:
         scores[scores < scores.sort().values[-top_k]] = -torch.inf
     expected = scores.softmax(0).numpy() * num_draws
-    counts = np.bincount(drawn.numpy(), minlength=256)
+    counts = np.bincount(drawn, minlength=256)
     assert counts[expected == 0].sum() == 0
     rare = expected < 5
     observed = np.append(counts[~rare], counts[rare].sum())
@@ -153,13 +158,23 @@ def test_the_speech_of_many_seeds_follows_the_first_softmax(tiny_base: Base) -> 
     assert stats.chisquare(np.bincount(drawn, minlength=4), wanted).pvalue > 1e-3
 
 
+@pytest.mark.parametrize("arithmetic", ["numpy", "torch"])
+@pytest.mark.parametrize("num_rows", [1, 3])
 @pytest.mark.parametrize("uniform", [0.0, 1.0 - 2.0**-24, 1.0])
-def test_the_ends_of_the_dice_draw_nothing_impossible(tiny_base: Base, uniform: float) -> None:
-    logits_BV = torch.full((1, 259), -torch.inf)
-    logits_BV[0, [3, 200]] = torch.tensor([1.0, 2.0])
-    logits_BV[0, 256:] = 50.0
-    drawn = _sampling(tiny_base, 1, temperature=1.0).pick(logits_BV, torch.tensor([uniform]))
-    assert drawn.tolist() == [3 if uniform == 0 else 200]
+def test_the_ends_of_the_dice_draw_nothing_impossible(uniform: float, num_rows: int, arithmetic: str) -> None:
+    logits_BC = torch.full((num_rows, 256), -torch.inf)
+    logits_BC[:, [3, 200]] = torch.tensor([1.0, 2.0])
+    drawn = _drawn(logits_BC, torch.full((num_rows,), uniform), arithmetic, temperature=1.0)
+    assert drawn == [3 if uniform == 0 else 200] * num_rows
+
+
+def test_numbers_well_below_one_need_no_holding_back() -> None:
+    logits_BC = torch.randn(500, 256, generator=torch.Generator().manual_seed(3))
+    uniform_B1 = torch.linspace(0, 1 - 2**-20, 500)[:, None].numpy()
+    sampling = Sampling([Request((0, 1), max_frames=1, temperature=1.0)] * 500, 256, torch.device("cpu"))
+    held, free = (HostSampling(sampling, may).pick(logits_BC.numpy(), uniform_B1).tolist() for may in (True, False))
+    assert held == free
+    assert max(free) <= 255
 
 
 def test_limits_of_temperature_and_top_k(tiny_base: Base) -> None:
@@ -195,18 +210,15 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[int, int]], None
     """Let the row whose seed is S end at frame `ends[S]`: all codes but the last are zero there."""
 
     def script(ends: dict[int, int]) -> None:
-        state = {"frame": 0}
-
-        def frame(_network: object, _state_BD: Tensor, sampling: generation.Sampling) -> Tensor:
-            seeds = [die.initial_seed() for die in sampling.dice]
-            codes = torch.full((len(seeds), 8), 9)
-            for b, seed in enumerate(seeds):
-                if ends.get(seed) == state["frame"]:
+        def frame(frames: HostFrames) -> Tensor:
+            rows = frames.batch.rows
+            codes = torch.full((len(rows), 8), 9)
+            for b, row in enumerate(rows):
+                if ends.get(row.request.seed) == row.num_frames and not row.is_done:
                     codes[b, :-1] = 0
-            state["frame"] += 1
             return codes
 
-        monkeypatch.setattr(generation, "_frame", frame)
+        monkeypatch.setattr(HostFrames, "frame", frame)
 
     return script
 
@@ -241,12 +253,14 @@ def test_the_frame_cap_ends_and_is_told(
     assert (len(spoken.codes_TK), spoken.hit_cap) == (length, hit_cap)
 
 
-def test_stopping_does_without_what_comes_after(tiny_base: Base, scripted: Callable[[dict[int, int]], None]) -> None:
+def test_stopping_does_without_what_comes_after(
+    tiny_base: Base, scripted: Callable[[dict[int, int]], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     scripted({0: 2})
-    forward, calls = tiny_base.network.backbone.forward, []
-    tiny_base.network.backbone.forward = lambda **inputs: calls.append(1) or forward(**inputs)
+    hear, calls = HostFrames.hear, []
+    monkeypatch.setattr(HostFrames, "hear", lambda *told: calls.append(1) or hear(*told))
     generate(tiny_base, [replace(_requests(tiny_base)[0], seed=0, max_frames=50)])
-    assert len(calls) == 3
+    assert len(calls) == 2
 
 
 def test_an_end_that_the_model_itself_finds(tiny_base: Base) -> None:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from affetto.adapters.bank import AdapterBank, Change, delta_norm
 from affetto.adapters.stacks import stacked_for_peft, unstacked
-from affetto.adapters.targets import modules_pattern
+from affetto.adapters.targets import modules_pattern, peft_adapts
 from affetto.errors import AdapterError
 from affetto.files import read_json, write_json
 
@@ -196,7 +196,7 @@ def insert_adapter(
         raise AdapterError(
             f"{where}: {len(outside)} layers are not in this base or not adapted here: {_listed(outside)}"
         )
-    missing = [site for site in bank.sites if site not in tensors and _is_target(adapter.config, site)]
+    missing = [site for site in bank.sites if site not in tensors and peft_adapts(adapter.config, site)]
     if missing:
         raise AdapterError(f"{where}: {len(missing)} layers of its target_modules have no tensors: {_listed(missing)}")
     wrong = []
@@ -294,18 +294,6 @@ def _rank(config: Mapping[str, Any], site: str) -> int:
 def _scale(config: Mapping[str, Any], site: str, rank: int) -> float:
     alpha = float(_by_pattern(config.get("alpha_pattern") or {}, site, config.get("lora_alpha", _PEFT_DEFAULT)))
     return alpha / (rank**0.5 if config.get("use_rslora") else rank)
-
-
-def _is_target(config: Mapping[str, Any], site: str) -> bool:
-    """Whether PEFT would adapt the layer; one that isn't stored then was lost."""
-    if f"{site.rpartition('.')[0]}.weight" in (config.get("target_parameters") or ()):
-        return True
-    from peft import LoraConfig
-    from peft.tuners.tuners_utils import check_target_module_exists
-
-    keys = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern")
-    chosen = {key: config[key] for key in keys if config.get(key) is not None}
-    return bool(chosen.get("target_modules")) and bool(check_target_module_exists(LoraConfig(**chosen), site))
 
 
 def _by_pattern(patterns: Mapping[str, Any], site: str, default: Any) -> Any:

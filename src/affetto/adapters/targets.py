@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Collection, Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from affetto.errors import AdapterError
 
@@ -81,3 +81,22 @@ def parts_of(paths: Sequence[str]) -> tuple[str, ...]:
     """Parts of the checkpoint that `paths` lie in, in `ADAPTED_PARTS`' order."""
     found = {path.split(".")[0] for path in paths}
     return tuple(part for part in ADAPTED_PARTS if part in found)
+
+
+def peft_adapts(config: Mapping[str, Any], site: str) -> bool:
+    """Whether PEFT, told by `adapter_config.json`, adapts the layer at `site`."""
+    if f"{site.rpartition('.')[0]}.weight" in (config.get("target_parameters") or ()):
+        return True
+    targets = config.get("target_modules")
+    if not any(config.get(key) for key in ("exclude_modules", "layers_to_transform", "layers_pattern")):
+        # The plain cases, as affetto writes them: PEFT takes seconds to import.
+        if isinstance(targets, str) and targets != "all-linear":
+            return re.fullmatch(targets, site) is not None
+        if isinstance(targets, list):
+            return any(site == name or site.endswith(f".{name}") for name in targets)
+    from peft import LoraConfig
+    from peft.tuners.tuners_utils import check_target_module_exists
+
+    keys = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern")
+    chosen = {key: config[key] for key in keys if config.get(key) is not None}
+    return bool(chosen.get("target_modules")) and bool(check_target_module_exists(LoraConfig(**chosen), site))

@@ -6,7 +6,8 @@ the acoustic codes of the frame before (`affetto.model.moshi`). All rows of a ba
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,7 +21,8 @@ from affetto.model.base import Base
 from affetto.model.batch import stack_gates
 from affetto.model.monologue import END_PADDING, PADDING
 from affetto.model.moshi import MoshiNetwork
-from affetto.speak.generation import Request, Sampling, Spoken, eval_mode
+from affetto.speak.generation import Request, Spoken
+from affetto.speak.sampling import Sampling, dice
 
 PATIENCE_FRAMES = 12
 """A second: as long as a given word waits for Moshi to begin it by itself."""
@@ -40,10 +42,13 @@ class Said:
 
 @torch.inference_mode()
 def converse(
-    base: Base, user_BTK: Tensor, pick_text: PickText, sampling: Sampling, gate_BE: Tensor,
+    base: Base, user_BTK: Tensor, pick_text: PickText, requests: Sequence[Request],
     is_over: Callable[[], bool] = lambda: False,
 ) -> Said:  # fmt: skip
-    """Speak while the user is heard, for as many frames as the user's codes (B, T, K) have or until `is_over`."""
+    """Speak while the user is heard, for as many frames as the user's codes (B, T, K) have or until `is_over`.
+
+    Of the requests it is their gates, seeds and sampling that count.
+    """
     network = base.network
     assert isinstance(network, MoshiNetwork)
     num_rows, num_frames, num_codebooks = user_BTK.shape
@@ -52,9 +57,13 @@ def converse(
     text_B = torch.full((num_rows,), network.text_start, device=base.device)
     late_user_BJ = late_own_BJ = start_B1.expand(-1, num_codebooks - 1)
     cache = DynamicCache()
+    sampling = Sampling(requests, network.codebook_size, base.device)
+    uniform_BTK = torch.stack([dice(request.seed, num_frames + 1, num_codebooks) for request in requests])
+    uniform_BTK = uniform_BTK.to(base.device)
+    gate_BE = stack_gates([request.gate for request in requests]).to(base.device)
     texts: list[Tensor] = []
     frames: list[Tensor] = []
-    with eval_mode(network), network.gates.set(gate_BE.to(base.device)):
+    with _eval_mode(network), network.gates.set(gate_BE):
         # One step more than there are frames: the last one's acoustic codes come late.
         for step in range(num_frames + 1):
             embeds_B1D = network.embed_step(text_B[:, None], heard_BC[:, None])
@@ -62,7 +71,7 @@ def converse(
                 inputs_embeds=embeds_B1D, past_key_values=cache, use_cache=True
             ).last_hidden_state[:, -1]
             text_B = pick_text(network.text_logits(state_BD), step)
-            codes_BK = _codes(network, state_BD, text_B, sampling)
+            codes_BK = _codes(network, state_BD, text_B, sampling, uniform_BTK[:, step])
             if step > 0:
                 frames[-1][:, 1:] = late_own_BJ = codes_BK[:, 1:]
             if step == num_frames or is_over():
@@ -75,13 +84,26 @@ def converse(
     return Said(torch.stack(texts, dim=1).cpu(), torch.stack(frames, dim=1).cpu())
 
 
-def _codes(network: MoshiNetwork, state_BD: Tensor, text_B: Tensor, sampling: Sampling) -> Tensor:
+@contextmanager
+def _eval_mode(network: MoshiNetwork) -> Iterator[None]:
+    """In train mode activation checkpointing would drop the key-value cache."""
+    was_training = network.training
+    network.eval()
+    try:
+        yield
+    finally:
+        network.train(was_training)
+
+
+def _codes(network: MoshiNetwork, state_BD: Tensor, text_B: Tensor, sampling: Sampling, uniform_BK: Tensor) -> Tensor:
     """All codes (B, K) of a step: its first one, and the acoustic ones of the frame before."""
-    uniform_BK, cache, before_B = sampling.uniform(), DynamicCache(), text_B
+    cache, before_B = DynamicCache(), text_B
     codes = []
     for k in range(network.num_codebooks):
         hidden_B1D = network.depth_states(state_BD, before_B[:, None], first=k, cache=cache)
-        before_B = sampling.pick(network.code_logits(hidden_B1D, range(k, k + 1))[:, 0], uniform_BK[:, k])
+        before_B = sampling.pick(
+            network.code_logits(hidden_B1D, range(k, k + 1))[:, 0, : network.codebook_size], uniform_BK[:, [k]]
+        )
         codes.append(before_B)
     return torch.stack(codes, dim=1)
 
@@ -100,8 +122,7 @@ def say_words(base: Base, requests: Sequence[Request]) -> list[Spoken]:
 
     silence_TK = torch.from_numpy(silence_codes(base.folder, max(1, longest)))
     said = converse(
-        base, silence_TK.expand(len(requests), -1, -1), pick, Sampling(requests, base.network, base.device),
-        stack_gates([request.gate for request in requests]),
+        base, silence_TK.expand(len(requests), -1, -1), pick, requests,
         is_over=lambda: all(reader.end is not None for reader in readers),
     )  # fmt: skip
     results = []
@@ -130,7 +151,7 @@ def continue_dialogue(
         return places.gather(1, drawn)[:, 0].to(logits_BW.device)
 
     user_BTK = torch.from_numpy(np.asarray(user_TK, dtype=np.int64))[None]
-    said = converse(base, user_BTK, pick, Sampling([request], base.network, base.device), stack_gates([gate]))
+    said = converse(base, user_BTK, pick, [request])
     return said.text_BT[0].numpy(), said.codes_BTK[0].numpy()
 
 

@@ -7,21 +7,21 @@ rounding of batched products. Sampling settings travel with each request; nothin
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from transformers import DynamicCache
 
 from affetto.errors import ConfigError
 from affetto.model.base import Base
-from affetto.model.batch import Row, Turn, collate, stack_gates
+from affetto.model.batch import Turn
 from affetto.model.csm import CsmNetwork
-from affetto.model.moshi import MoshiNetwork
+from affetto.speak.engine import Engine
+from affetto.speak.weights import SpeakingWeights, fingerprint
 
 
 @dataclass(frozen=True)
@@ -63,140 +63,77 @@ def frame_cap(text: str, frame_rate: float) -> int:
     return math.ceil(frame_rate * (1.5 + 0.18 * len(text)))
 
 
-@torch.inference_mode()
 def generate(
-    base: Base, requests: Sequence[Request], *, batch_size: int = 32, on_progress: Callable[[int], object] | None = None
+    base: Base,
+    requests: Sequence[Request],
+    *,
+    batch_size: int = 32,
+    on_progress: Callable[[int], object] | None = None,
+    on_frame: Callable[[int, NDArray[np.int64]], object] | None = None,
 ) -> list[Spoken]:
-    """Speak all requests, in batches of like length; results in the order of the requests."""
+    """Speak all requests, `batch_size` at a time; results in the order of the requests.
+
+    `on_progress` is told how many requests have ended, `on_frame` a request's place and its next frame (K,).
+    """
+    if base.has_text_stream:
+        return _in_dialogue(base, requests, batch_size, on_progress)
+    assert isinstance(base.network, CsmNetwork)
+    engine = Engine(weights_of(base.network))
+    frames: list[list[NDArray[np.int64]]] = [[] for _ in requests]
+    hit_cap = [True] * len(requests)
+    able = [index for index, request in enumerate(requests) if request.max_frames > 0]
+    # Rows of one gate side by side, where adapters cost least; of one gate those of like length.
+    able.sort(key=lambda index: (requests[index].gate, requests[index].max_frames, index))
+    if on_progress and len(able) < len(requests):
+        on_progress(len(requests) - len(able))
+    waiting = deque(able)
+    speaking: dict[int, int] = {}
+    while waiting or engine.num_speaking:
+        num_free = batch_size - engine.num_speaking
+        # Joining moves the whole batch, so it isn't done for every row that left.
+        if waiting and 4 * num_free >= batch_size:
+            joining = [waiting.popleft() for _ in range(min(num_free, len(waiting)))]
+            speaking |= dict(zip(engine.join([requests[index] for index in joining]), joining, strict=True))
+        num_ended = 0
+        for heard in engine.step():
+            index = speaking[heard.number]
+            if heard.codes_K is not None:
+                frames[index].append(heard.codes_K)
+                if on_frame:
+                    on_frame(index, heard.codes_K)
+            if heard.is_last:
+                hit_cap[index] = heard.codes_K is not None
+                num_ended += 1
+        if on_progress and num_ended:
+            on_progress(num_ended)
+    nothing = np.zeros((0, base.num_codebooks), dtype=np.int64)
+    return [Spoken(np.stack(said) if said else nothing, cap) for said, cap in zip(frames, hit_cap, strict=True)]
+
+
+def _in_dialogue(
+    base: Base, requests: Sequence[Request], batch_size: int, on_progress: Callable[[int], object] | None
+) -> list[Spoken]:
+    """Requests to a base that speaks beside a user, in batches of like length."""
+    from affetto.speak.dialogue import say_words
+
     order = sorted(range(len(requests)), key=lambda index: (requests[index].max_frames, index))
     spoken: dict[int, Spoken] = {}
     for start in range(0, len(order), batch_size):
         part = order[start : start + batch_size]
-        for index, result in zip(part, _generate_batch(base, [requests[index] for index in part]), strict=True):
-            spoken[index] = result
+        spoken |= dict(zip(part, say_words(base, [requests[index] for index in part]), strict=True))
         if on_progress:
             on_progress(len(part))
     return [spoken[index] for index in range(len(requests))]
 
 
-def _generate_batch(base: Base, requests: Sequence[Request]) -> list[Spoken]:
-    if base.has_text_stream:
-        from affetto.speak.dialogue import say_words
-
-        return say_words(base, requests)
-    network, device = base.network, base.device
-    assert isinstance(network, CsmNetwork)
-    embeds_BSD, mask_BS = _prompts(base, requests)
-    sampling = Sampling(requests, network, device)
-    cache = DynamicCache(config=base.model.config)
-    frames: list[Tensor] = []
-    caps = torch.tensor([request.max_frames for request in requests])
-    lengths = torch.full((len(requests),), -1)
-    with eval_mode(network), network.gates.set(stack_gates([request.gate for request in requests]).to(device)):
-        while bool(((lengths < 0) & (len(frames) < caps)).any()):
-            positions = mask_BS.long().cumsum(dim=1)[:, -embeds_BSD.shape[1] :] - 1
-            hidden_BSD = network.backbone(
-                inputs_embeds=embeds_BSD, attention_mask=mask_BS, position_ids=positions.clamp(min=0),
-                past_key_values=cache, use_cache=True,
-            ).last_hidden_state  # fmt: skip
-            codes_BK = _frame(network, hidden_BSD[:, -1], sampling)
-            # As transformers does, on all codebooks but the last.
-            stopped = (codes_BK[:, :-1] == 0).all(dim=1).cpu()
-            lengths = torch.where((lengths < 0) & stopped, len(frames), lengths)
-            frames.append(codes_BK.cpu())
-            embeds_BSD = network.backbone.embed_tokens(codes_BK[:, None])
-            mask_BS = torch.cat([mask_BS, mask_BS.new_ones(len(requests), 1)], dim=1)
-    codes_BTK = (
-        torch.stack(frames, dim=1).numpy() if frames else np.zeros((len(requests), 0, base.num_codebooks), np.int64)
-    )
-    results = []
-    for codes_TK, length, cap in zip(codes_BTK, lengths.tolist(), caps.tolist(), strict=True):
-        # A row alone never sees the frame at its cap, so an end frame there, in a longer batch, doesn't count.
-        hit_cap = not 0 <= length < cap
-        results.append(Spoken(codes_TK[: cap if hit_cap else length], hit_cap))
-    return results
+_KNOWN: WeakKeyDictionary[CsmNetwork, tuple[object, SpeakingWeights]] = WeakKeyDictionary()
 
 
-def _prompts(base: Base, requests: Sequence[Request]) -> tuple[Tensor, Tensor]:
-    """Left-padded input embeddings (B, S, D) and their mask (B, S)."""
-    network, rows = base.network, []
-    for request in requests:
-        # A single dummy frame closes the row, as `collate` wants something to predict; it is cut off again.
-        dummy = np.zeros((0, base.num_codebooks), dtype=np.int64)
-        batch = collate([Row("", (*request.context, Turn(request.text_ids, dummy)))], base.num_codebooks)
-        rows.append(network.embed(batch.to(base.device))[0, :-1])
-    width = max(len(row) for row in rows)
-    embeds = rows[0].new_zeros(len(rows), width, rows[0].shape[-1])
-    mask = torch.zeros(len(rows), width, dtype=torch.bool, device=base.device)
-    for index, row in enumerate(rows):
-        embeds[index, width - len(row) :] = row
-        mask[index, width - len(row) :] = True
-    return embeds, mask
-
-
-class Sampling:
-    """How the rows of a batch draw their codes; on the device, so that drawing a code never waits for the host."""
-
-    def __init__(self, requests: Sequence[Request], network: CsmNetwork | MoshiNetwork, device: torch.device) -> None:
-        self.dice = [torch.Generator().manual_seed(request.seed) for request in requests]
-        self.num_codebooks = network.num_codebooks
-        self.codebook_size = network.codebook_size
-        self.device = device
-        temperatures = [request.temperature for request in requests]
-        self.is_greedy = max(temperatures) == 0
-        self.temperature_B1 = torch.tensor(temperatures, device=device)[:, None]
-        top_k = torch.tensor([min(request.top_k, network.codebook_size) for request in requests], device=device)
-        self.most = int(top_k.max())
-        self.is_cut_B1 = (top_k > 0)[:, None]
-        self.place_B1 = (top_k - 1).clamp(min=0)[:, None]
-
-    def uniform(self) -> Tensor:
-        """One number in [0, 1) per row and codebook of the next frame, each row's from its own seed: (B, K)."""
-        # Drawn in double precision on the host, so that a seed says the same on every device.
-        rows = [torch.rand(self.num_codebooks, generator=die, dtype=torch.float64) for die in self.dice]
-        return torch.stack(rows).to(self.device, torch.float32)
-
-    def pick(self, logits_BV: Tensor, uniform_B: Tensor) -> Tensor:
-        """One code per row: where the cumulative distribution passes `uniform`, or the most likely one (greedy)."""
-        # Beyond the codec's codes the vocabulary has marks, such as padding, that can't be spoken.
-        logits_BC = logits_BV[:, : self.codebook_size]
-        greedy_B = logits_BC.argmax(dim=-1)
-        if self.is_greedy:
-            return greedy_B
-        scores_BC = logits_BC / self.temperature_B1.clamp(min=1e-6)
-        if self.most > 0:
-            best_BM = scores_BC.topk(self.most, dim=-1).values
-            least_B1 = best_BM.gather(1, self.place_B1)
-            scores_BC = scores_BC.masked_fill(self.is_cut_B1 & (scores_BC < least_B1), -torch.inf)
-        cumulative_BC = scores_BC.softmax(dim=-1).cumsum(dim=-1)
-        total_B1 = cumulative_BC[:, -1:]
-        # Below the total and from the right: a code of probability zero is never drawn.
-        target_B1 = torch.minimum(uniform_B[:, None] * total_B1, total_B1.nextafter(torch.zeros_like(total_B1)))
-        drawn_B = torch.searchsorted(cumulative_BC, target_B1, right=True).squeeze(1)
-        return torch.where(self.temperature_B1.squeeze(1) == 0, greedy_B, drawn_B)
-
-
-def _frame(network: CsmNetwork, state_BD: Tensor, sampling: Sampling) -> Tensor:
-    """All codebooks (B, K) of the next frame, from the backbone's last state."""
-    uniform_BK = sampling.uniform()
-    codes = [sampling.pick(network.c0_logits(state_BD), uniform_BK[:, 0])]
-    table, cache = network.depth.model.embed_tokens, DynamicCache(config=network.depth.config)
-    inputs_BSD = torch.stack([state_BD, table(codes[0])], dim=1)
-    for k in range(1, network.num_codebooks):
-        hidden_BSD = network.depth.model(
-            inputs_embeds=inputs_BSD, past_key_values=cache, use_cache=True
-        ).last_hidden_state
-        codes.append(sampling.pick(network.next_logits(hidden_BSD[:, -1], k), uniform_BK[:, k]))
-        inputs_BSD = table(codes[-1] + k * network.vocab_size)[:, None]
-    return torch.stack(codes, dim=1)
-
-
-@contextmanager
-def eval_mode(network: CsmNetwork | MoshiNetwork) -> Iterator[None]:
-    """In train mode activation checkpointing would drop the key-value cache."""
-    was_training = network.training
-    network.eval()
-    try:
-        yield
-    finally:
-        network.train(was_training)
+@torch.inference_mode()
+def weights_of(network: CsmNetwork) -> SpeakingWeights:
+    """The network's weights for the engine; made once, and again when a weight has changed or an adapter was added."""
+    now = fingerprint(network)
+    known = _KNOWN.get(network)
+    if known is None or known[0] != now:
+        known = _KNOWN[network] = (now, SpeakingWeights(network))
+    return known[1]

@@ -17,6 +17,7 @@ from affetto.audio.sound import write_sound
 from affetto.codes.codec import load_codec
 from affetto.errors import AdapterError
 from affetto.model.base import Base, load_base
+from affetto.model.light import load_for_speaking
 from affetto.model.rows import PLAIN_TEMPLATE
 from affetto.speak.generation import Request, Spoken, frame_cap, generate
 from affetto.types import Codec
@@ -38,10 +39,16 @@ class Voice:
 
     @classmethod
     def load(
-        cls, base: str = "miniature", *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+        cls,
+        base: str = "miniature",
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        only_speaks: bool = False,
     ) -> Voice:
-        """Load a base by name, folder or hub id."""
-        return cls(load_base(base, device=device, dtype=dtype))
+        """Load a base by name, folder or hub id. With `only_speaks` it loads faster and gives no logits."""
+        load = load_for_speaking if only_speaks else load_base
+        return cls(load(base, device=device, dtype=dtype))
 
     @property
     def emotions(self) -> tuple[str, ...]:
@@ -136,7 +143,7 @@ def speak_to_file(
     temperature: float = 0.6,
 ) -> None:
     """`affetto speak`: load what the blend needs from `models/<emotion>/best`, speak, write `out`."""
-    voice = Voice.load(base)
+    voice = Voice.load(base, only_speaks=True)
     for name in blend:
         folder = models / name / "best"
         if not folder.is_dir():

@@ -1,0 +1,182 @@
+"""A base for speaking alone, without importing transformers, which takes longer than a sentence takes to say.
+
+Weights, names and shapes are those of the checkpoint; the modules only hold them, for the engine and the bank of
+adapters to find. What isn't the plain case (several files, other rotary scalings, tokenizers without `tokenizer.json`,
+anything missing or misshapen) goes the long way through `load_base`, which also knows how to say what is wrong.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from affetto.files import read_json
+from affetto.model.base import Base, find_base, load_base, weights_hash
+from affetto.model.csm import CsmNetwork
+
+_WEIGHTS, _TOKENIZER = "model.safetensors", "tokenizer.json"
+_HEARD, _SPOKEN = "backbone_model.embed_tokens.embed_audio_tokens.weight", "depth_decoder.model.embed_tokens.weight"
+_NOT_SPOKEN = ("codec_model.", "backbone_model.embed_tokens.audio_tokens_offsets")
+_PLAIN_TOKENIZERS = ("TokenizersBackend", "PreTrainedTokenizerFast")
+"""Classes of transformers that do what `tokenizer.json` says and nothing else."""
+
+
+def load_for_speaking(name: str, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Base:
+    """A base whose network speaks and can't be trained or asked for logits. Raises what `load_base` raises."""
+    folder = find_base(name)
+    try:
+        found = _plain_checkpoint(folder, dtype)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError):
+        found = None
+    if found is None:
+        return load_base(name, device=device, dtype=dtype)
+    model, tokenizer = found
+    network = CsmNetwork(model).eval()
+    return Base(name, folder, weights_hash(folder), model, network, tokenizer).to(device)
+
+
+class _Holder(nn.Module):
+    """Submodules and parameters under the checkpoint's names."""
+
+    config: SimpleNamespace
+
+    def forward(self, *_: object, **__: object) -> Tensor:
+        raise NotImplementedError("this base was loaded for speaking only; `load_base` loads one that gives logits")
+
+
+class _Tokenizer:
+    """What `Base.prompt_ids` needs of a tokenizer."""
+
+    def __init__(self, path: Path) -> None:
+        from tokenizers import Tokenizer
+
+        self._tokenizer = Tokenizer.from_file(str(path))
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+
+    def __call__(self, text: str, *, add_special_tokens: bool) -> dict[str, list[int]]:
+        return {"input_ids": self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids}
+
+
+def _plain_checkpoint(folder: Path, dtype: torch.dtype) -> tuple[nn.Module, _Tokenizer] | None:
+    """Model and tokenizer where the checkpoint is a plain one; None, or some error, where it isn't."""
+    config = read_json(folder / "config.json")
+    kind = read_json(folder / "tokenizer_config.json")["tokenizer_class"]
+    if config["model_type"] != "csm" or config.get("transformers_weights") or kind not in _PLAIN_TOKENIZERS:
+        return None
+    expected = _shapes(config)
+    with safe_open(folder / _WEIGHTS, framework="pt") as file:
+        names = {name for name in file.keys() if not name.startswith(_NOT_SPOKEN)}  # noqa: SIM118
+        weights = {name: file.get_tensor(name).to(dtype) for name in names}
+    if config["tie_codebooks_embeddings"] and len({_HEARD, _SPOKEN} & names) == 1:
+        weights.setdefault(_HEARD, weights.get(_SPOKEN, torch.empty(0)))
+        weights.setdefault(_SPOKEN, weights[_HEARD])
+    if {name: tuple(value.shape) for name, value in weights.items()} != expected:
+        return None
+    return _model(config, weights), _Tokenizer(folder / _TOKENIZER)
+
+
+def _shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Of every tensor but the codec's."""
+    depth = config["depth_decoder_config"]
+    width, inner, books, size = (
+        config["hidden_size"],
+        depth["hidden_size"],
+        config["num_codebooks"],
+        config["vocab_size"],
+    )
+    shapes: dict[str, tuple[int, ...]] = {
+        "embed_text_tokens.weight": (config["text_vocab_size"], width),
+        "lm_head.weight": (size, width),
+        _HEARD: (books * size, width),
+        _SPOKEN: (books * size, width),
+        "depth_decoder.model.inputs_embeds_projector.weight": (inner, width),
+        "depth_decoder.codebooks_head.weight": (books - 1, inner, size),
+    }
+    for prefix, part in (("backbone_model", config), ("depth_decoder.model", depth)):
+        hidden, wide = part["hidden_size"], part["intermediate_size"]
+        queries, keys = (part["head_dim"] * part[f"num_{kind}_heads"] for kind in ("attention", "key_value"))
+        shapes[f"{prefix}.norm.weight"] = (hidden,)
+        for index in range(part["num_hidden_layers"]):
+            layer = f"{prefix}.layers.{index}"
+            shapes |= {
+                f"{layer}.self_attn.q_proj.weight": (queries, hidden),
+                f"{layer}.self_attn.k_proj.weight": (keys, hidden),
+                f"{layer}.self_attn.v_proj.weight": (keys, hidden),
+                f"{layer}.self_attn.o_proj.weight": (hidden, queries),
+                f"{layer}.mlp.gate_proj.weight": (wide, hidden),
+                f"{layer}.mlp.up_proj.weight": (wide, hidden),
+                f"{layer}.mlp.down_proj.weight": (hidden, wide),
+                f"{layer}.input_layernorm.weight": (hidden,),
+                f"{layer}.post_attention_layernorm.weight": (hidden,),
+            }
+    return shapes
+
+
+def _model(config: dict[str, Any], weights: dict[str, Tensor]) -> nn.Module:
+    """The weights in a tree of modules, as the checkpoint names them."""
+    model = _Holder()
+    for name in sorted(weights, key=_natural):
+        weight = nn.Parameter(weights[name], requires_grad=False)
+        path, _, leaf = name.rpartition(".")
+        parent, _, child = path.rpartition(".")
+        # The heads are one tensor of three dimensions, norms have one: neither is a layer that could be adapted.
+        is_linear = weight.dim() == 2 and "embed_" not in child
+        if is_linear:
+            linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+            linear.weight = weight
+            _inside(model, parent).add_module(child, linear)
+        else:
+            _inside(model, path).register_parameter(leaf, weight)
+    model.config = _namespace(config)
+    for prefix, part in (("backbone_model", config), ("depth_decoder.model", config["depth_decoder_config"])):
+        stack = _inside(model, prefix)
+        stack.config, stack.rotary_emb = _namespace(part), _Holder()
+        stack.rotary_emb.inv_freq = nn.Buffer(rotary_frequencies(part), persistent=False)
+        stack.rotary_emb.attention_scaling = 1.0
+    return model.eval()
+
+
+def _inside(model: nn.Module, path: str) -> Any:
+    for name in filter(None, path.split(".")):
+        if name not in dict(model.named_children()):
+            model.add_module(name, nn.ModuleList() if name == "layers" else _Holder())
+        model = model.get_submodule(name)
+    return model
+
+
+def rotary_frequencies(config: dict[str, Any]) -> Tensor:
+    """Of rotary positions (Su et al. 2021), plain or stretched as Llama 3.1's are: (head_dim / 2,), float32.
+
+    ValueError for other scalings.
+    """
+    told = config["rope_parameters"]
+    width = config["head_dim"]
+    plain: Tensor = 1.0 / (told["rope_theta"] ** (torch.arange(0, width, 2, dtype=torch.float) / width))
+    if told["rope_type"] == "default":
+        return plain
+    if told["rope_type"] != "llama3":
+        raise ValueError(f"rotary scaling {told['rope_type']!r}")
+    # Slow turns are slowed down by the factor, fast ones stay, those between are mixed.
+    length, low, high = told["original_max_position_embeddings"], told["low_freq_factor"], told["high_freq_factor"]
+    turns = length * plain / (2 * math.pi)
+    share = ((turns - low) / (high - low)).clamp(0, 1)
+    mixed: Tensor = (1 - share) * plain / told["factor"] + share * plain
+    return mixed
+
+
+def _namespace(config: dict[str, Any]) -> SimpleNamespace:
+    return SimpleNamespace(
+        **{key: _namespace(value) if isinstance(value, dict) else value for key, value in config.items()}
+    )
+
+
+def _natural(name: str) -> tuple[tuple[int, str], ...]:
+    """Order by which layer 10 comes after layer 9."""
+    return tuple((int(part), "") if part.isdigit() else (-1, part) for part in name.split("."))

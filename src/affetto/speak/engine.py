@@ -1,0 +1,206 @@
+"""The engine: rows that speak together, frame by frame, and may join and leave between frames.
+
+All rows write their next position into the same slot of a preallocated cache, so that a shorter row starts later
+(padding on the left, hidden by a mask) and a frame needs no indexing by row. Rows that ended go on unheard until a
+quarter of the batch has; then, as when rows join, everything that lives is moved into a new cache that fits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import count
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from affetto.speak.frames import Frames, TorchFrames
+from affetto.speak.host import HostFrames
+from affetto.speak.layers import Cache, Rotary, normed, spread
+from affetto.speak.sampling import Sampling, dice
+from affetto.speak.state import Heard, SpeakingBatch, SpeakingRow
+from affetto.speak.weights import SpeakingWeights
+
+if TYPE_CHECKING:
+    from affetto.speak.generation import Request
+
+
+class Engine:
+    """Speak rows of a base: `join` them, then `step` until each has said its last frame."""
+
+    def __init__(self, weights: SpeakingWeights, *, use_torch: bool = False) -> None:
+        """With `use_torch` frames are computed in torch on the CPU too, where NumPy is faster."""
+        self.weights = weights
+        self._numbers = count()
+        self._joining: list[SpeakingRow] = []
+        self._batch: SpeakingBatch | None = None
+        self._frames: Frames | None = None
+        is_host = weights.device.type == "cpu" and weights.dtype == torch.float32
+        self._arithmetic = HostFrames if is_host and not use_torch else TorchFrames
+        self._eps = torch.tensor([weights.backbone_shape.eps], device=weights.device)
+        self._rotary = Rotary(weights.backbone_shape, 256, weights.dtype)
+        self._depth_rotary = Rotary(weights.depth_shape, weights.num_codebooks, weights.dtype)
+
+    @property
+    def num_speaking(self) -> int:
+        """Rows that have joined and not said their last frame."""
+        living = [] if self._batch is None else [row for row in self._batch.rows if not row.is_done]
+        return len(living) + len(self._joining)
+
+    def join(self, requests: Sequence[Request]) -> list[int]:
+        """Let rows speak from the next step on; their numbers, by which `step` names them."""
+        rows = []
+        for request in requests:
+            assert request.max_frames > 0, "a row that may not say a frame can't join"
+            gate = request.gate if any(request.gate) else ()
+            uniform_TK = dice(request.seed, request.max_frames, self.weights.num_codebooks)
+            rows.append(SpeakingRow(next(self._numbers), request, gate, uniform_TK.to(self.weights.device), 0))
+        self._joining += rows
+        return [row.number for row in rows]
+
+    @torch.inference_mode()
+    def step(self) -> list[Heard]:
+        """One more frame of every row that speaks; a row that ended is told once more, as ended."""
+        batch = self._batch
+        num_living = 0 if batch is None else sum(not row.is_done for row in batch.rows)
+        if batch is not None and self._frames is not None and num_living:
+            self._frames.hear(batch.codes_BK)
+            batch.slot += 1
+            for row in batch.rows:
+                row.num_positions += 1
+        if batch is None or self._joining or 4 * num_living <= 3 * len(batch.rows):
+            batch = self._batch = self._rearranged(batch)
+            if batch is None:
+                self._frames = None
+                return []
+            self._frames = self._arithmetic(self.weights, batch, self._rotary, self._depth_rotary)
+        assert self._frames is not None
+        batch.codes_BK = self._frames.frame()
+        batch.num_frames += 1
+        return _heard(batch.rows, batch.codes_BK.cpu().numpy())
+
+    def _rearranged(self, old: SpeakingBatch | None) -> SpeakingBatch | None:
+        """A new batch of the rows that live and those that join; None where there are none."""
+        kept = [] if old is None else [index for index, row in enumerate(old.rows) if not row.is_done]
+        joining, self._joining = self._joining, []
+        rows = [*(old.rows[index] for index in kept if old is not None), *joining]
+        if not rows:
+            return None
+        prompts = [self._prompt(row.request) for row in joining]
+        for row, prompt_SD in zip(joining, prompts, strict=True):
+            row.num_positions = len(prompt_SD)
+        # Rows of one gate stand together, so that their adapters' products are few and large.
+        order = sorted(range(len(rows)), key=lambda index: rows[index].gate)
+        places = [order.index(index) for index in range(len(rows))]
+        slot = max(row.num_positions for row in rows)
+        left = max(row.request.max_frames - row.num_frames for row in rows)
+        batch = self._empty([rows[index] for index in order], slot, left)
+        if old is not None and kept:
+            self._move(old, kept, batch, places[: len(kept)])
+        if joining:
+            self._prefill(joining, prompts, batch, places[len(kept) :])
+        return batch
+
+    def _empty(self, rows: list[SpeakingRow], slot: int, left: int) -> SpeakingBatch:
+        """A batch whose cache has room for `slot` positions that are there and `left` more; nothing is in it yet."""
+        weights, like, num_rows = self.weights, self.weights.norm_D, len(rows)
+        while len(self._rotary.cos_S2H) < slot + left:
+            self._rotary = Rotary(weights.backbone_shape, 2 * len(self._rotary.cos_S2H), like.dtype)
+        shape, arranged = weights.backbone_shape, weights.arranged([row.gate for row in rows])
+        starts = [slot - row.num_positions for row in rows]
+        starts_N = mask = None
+        if any(starts):
+            starts_N = torch.tensor(starts, device=like.device).repeat_interleave(shape.num_kv)
+            is_hidden = torch.arange(slot + left, device=like.device) < starts_N[:, None, None]
+            mask = torch.zeros(is_hidden.shape, dtype=like.dtype, device=like.device)
+            mask.masked_fill_(is_hidden, -torch.inf)
+        uniform_BTK = torch.zeros(num_rows, left, weights.num_codebooks, device=like.device)
+        for index, row in enumerate(rows):
+            uniform_BTK[index, : row.request.max_frames - row.num_frames] = row.uniform_TK[row.num_frames :]
+        depth_cache = Cache.empty(len(arranged.depth), num_rows, weights.num_codebooks, weights.depth_shape, like)
+        return SpeakingBatch(
+            rows, arranged,
+            Sampling([row.request for row in rows], weights.codebook_size, like.device),
+            Cache.empty(len(arranged.backbone), num_rows, slot + left, shape, like),
+            slot, like.new_zeros(num_rows, len(like)), uniform_BTK, starts_N, mask, depth_cache,
+        )  # fmt: skip
+
+    def _move(self, old: SpeakingBatch, kept: Sequence[int], new: SpeakingBatch, places: Sequence[int]) -> None:
+        """Copy what rows `kept` of the old batch have into rows `places` of the new one."""
+        device = self.weights.device
+        width = max(old.rows[index].num_positions for index in kept)
+        source, target = torch.tensor(kept, device=device), torch.tensor(places, device=device)
+        new.states_BD[target] = old.states_BD[source]
+        _copy_rows(old.cache, len(old.rows), old.slot, source, new.cache, len(new.rows), new.slot, target, width)
+
+    def _prefill(
+        self, rows: Sequence[SpeakingRow], prompts: Sequence[Tensor], new: SpeakingBatch, places: Sequence[int]
+    ) -> None:
+        """Read the prompts of rows that join, all at once, padded on the left."""
+        weights, shape, device = self.weights, self.weights.backbone_shape, self.weights.device
+        width = max(map(len, prompts))
+        starts = [width - len(prompt_SD) for prompt_SD in prompts]
+        x_BSD = torch.stack([torch.nn.functional.pad(x_SD, (0, 0, width - len(x_SD), 0)) for x_SD in prompts])
+        slots_S = torch.arange(width, device=device)
+        positions, mask_BSS = slots_S, None
+        if any(starts):
+            starts_B = torch.tensor(starts, device=device)
+            positions = (slots_S - starts_B[:, None]).clamp(min=0)
+            is_there_BS = slots_S >= starts_B[:, None]
+            # A place of padding sees itself: with nothing to see it would be NaN, which no mask hides.
+            seen_BSS = is_there_BS[:, None] | torch.eye(width, dtype=torch.bool, device=device)
+            mask_BSS = seen_BSS & (slots_S[:, None] >= slots_S)
+        arranged = weights.arranged([row.gate for row in rows])
+        cache = Cache.empty(len(arranged.backbone), len(rows), width, shape, x_BSD)
+        cos, sin = self._rotary.cos_S2H[positions], self._rotary.sin_S2H[positions]
+        hidden_BD = spread(x_BSD, arranged.backbone, shape, cache, self._eps, cos, sin, mask_BSS)
+        target = torch.tensor(places, device=device)
+        new.states_BD[target] = normed(hidden_BD, self._eps) * weights.norm_D
+        source = torch.arange(len(rows), device=device)
+        _copy_rows(cache, len(rows), width, source, new.cache, len(new.rows), new.slot, target, width)
+
+    def _prompt(self, request: Request) -> Tensor:
+        """Input embeddings (S, D) of earlier turns and of the text to be spoken."""
+        weights, parts = self.weights, []
+        offsets_K = torch.arange(weights.num_codebooks, device=weights.device) * weights.vocab_size
+        for turn in request.context:
+            parts.append(self._text(turn.text_ids))
+            if turn.codes_TK is not None:
+                # What was said ends with the frame that ends speech, all zeros.
+                heard_TK = np.pad(np.asarray(turn.codes_TK, dtype=np.int64), ((0, 1), (0, 0)))
+                codes_TK = torch.from_numpy(heard_TK).to(weights.device) + offsets_K
+                parts.append(torch.nn.functional.embedding(codes_TK, weights.heard_table).sum(1))
+        return torch.cat([*parts, self._text(request.text_ids)])
+
+    def _text(self, ids: Sequence[int]) -> Tensor:
+        # The table may be on another device than the layers: only the rows that are read travel.
+        table = self.weights.text_table
+        rows_SD: Tensor = table[torch.tensor(ids, dtype=torch.int64, device=table.device)]
+        return rows_SD.to(self.weights.device)
+
+
+def _copy_rows(
+    old: Cache, num_old: int, old_slot: int, source: Tensor, new: Cache, num_new: int, new_slot: int, target: Tensor,
+    width: int,
+) -> None:  # fmt: skip
+    """The last `width` positions before `old_slot`, into those before `new_slot`."""
+    (old_keys, old_values), (new_keys, new_values) = old.rows(num_old), new.rows(num_new)
+    taken, free = slice(old_slot - width, old_slot), slice(new_slot - width, new_slot)
+    new_keys[..., free].index_copy_(1, target, old_keys[..., taken].index_select(1, source))
+    new_values[..., free, :].index_copy_(1, target, old_values[..., taken, :].index_select(1, source))
+
+
+def _heard(rows: Sequence[SpeakingRow], codes_BK: NDArray[np.int64]) -> list[Heard]:
+    """What is told of a frame, and which rows are done with it."""
+    told = []
+    # As transformers stops: on all codebooks but the last.
+    ended = np.logical_not(codes_BK[:, :-1].any(axis=1)).tolist()
+    for row, codes_K, has_ended in zip(rows, codes_BK, ended, strict=True):
+        if row.is_done:
+            continue
+        row.num_frames += not has_ended
+        row.is_done = has_ended or row.num_frames == row.request.max_frames
+        told.append(Heard(row.number, None if has_ended else codes_K, row.is_done))
+    return told

@@ -1,0 +1,69 @@
+"""A batch's frames in torch, on any device, in any precision. On the CPU in float32 `affetto.speak.host` is faster."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from affetto.speak.layers import Rotary, normed, product, spread, step
+from affetto.speak.state import SpeakingBatch
+from affetto.speak.weights import SpeakingWeights
+
+
+class Frames(Protocol):
+    """How one batch computes."""
+
+    def frame(self) -> Tensor:
+        """All codebooks (B, K) of the next frame, drawn from the backbone's last states."""
+        ...
+
+    def hear(self, codes_BK: Tensor) -> None:
+        """Let the backbone read a frame into the batch's next slot, which gives the states of the next one."""
+        ...
+
+
+class TorchFrames:
+    """`Frames` in torch."""
+
+    def __init__(self, weights: SpeakingWeights, batch: SpeakingBatch, rotary: Rotary, depth_rotary: Rotary) -> None:
+        self.weights, self.batch, self.rotary = weights, batch, rotary
+        self.eps, self.depth_eps = (
+            torch.tensor([shape.eps], device=weights.device) for shape in (weights.backbone_shape, weights.depth_shape)
+        )
+        self.offsets_K = torch.arange(weights.num_codebooks, device=weights.device) * weights.vocab_size
+        self.start = depth_rotary.cos_S2H[:2], depth_rotary.sin_S2H[:2]
+        self.turns = list(zip(depth_rotary.cos_S2H, depth_rotary.sin_S2H, strict=True))
+        self.depth_places = [batch.depth_cache.places(k) for k in range(weights.num_codebooks)]
+
+    def frame(self) -> Tensor:
+        """See `Frames`."""
+        weights, batch, shape, eps = self.weights, self.batch, self.weights.depth_shape, self.depth_eps
+        states_BD, pick = batch.states_BD, batch.sampling.pick
+        layers, projector = batch.weights.depth, batch.weights.projector
+        uniform = torch.split(batch.uniform_BTK[:, batch.num_frames], 1, dim=1)
+        codes = [pick(torch.mm(states_BD.float(), weights.c0_head_DC), uniform[0])]
+        pair_B2D = torch.stack([states_BD, weights.spoken_tables[0].index_select(0, codes[0])], dim=1)
+        x_B2D = product(pair_B2D.flatten(0, 1), projector).view(len(states_BD), 2, -1)
+        hidden_BD = spread(x_B2D, layers, shape, batch.depth_cache, eps, *self.start)
+        for k in range(1, weights.num_codebooks):
+            logits_BC = torch.mm(normed(hidden_BD.float(), eps), weights.heads_DC[k - 1])
+            codes.append(pick(logits_BC, uniform[k]))
+            if k < weights.num_codebooks - 1:
+                x_BD = product(weights.spoken_tables[k].index_select(0, codes[k]), projector)
+                hidden_BD = step(x_BD, layers, shape, self.depth_places[k + 1], eps, *self.turns[k + 1])
+        return torch.stack(codes, dim=1)
+
+    def hear(self, codes_BK: Tensor) -> None:
+        """See `Frames`."""
+        weights, batch, slot, mask = self.weights, self.batch, self.batch.slot, self.batch.mask_N1S
+        x_BD = functional.embedding(codes_BK + self.offsets_K, weights.heard_table).sum(1)
+        place: int | Tensor = slot if batch.starts_N is None else slot - batch.starts_N
+        cos, sin = self.rotary.cos_S2H[place], self.rotary.sin_S2H[place]
+        if mask is not None:
+            cos, sin, mask = cos[:, None], sin[:, None], mask[..., : slot + 1]
+        places = batch.cache.places(slot)
+        x_BD = step(x_BD, batch.weights.backbone, weights.backbone_shape, places, self.eps, cos, sin, mask)
+        batch.states_BD = normed(x_BD, self.eps) * weights.norm_D

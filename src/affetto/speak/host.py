@@ -1,0 +1,215 @@
+"""A batch's frames on the CPU in float32, in NumPy over the memory of the same tensors.
+
+What `affetto.speak.frames` does, operation by operation. A call into NumPy costs a third of one into torch, and its
+BLAS reads a matrix for one row faster; with products of a few µs that is all that counts (docs/performance.md).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from affetto.speak.layers import Rotary
+from affetto.speak.sampling import Sampling
+from affetto.speak.state import SpeakingBatch
+from affetto.speak.weights import Layer, Shape, Site, SpeakingWeights
+
+Array = NDArray[np.float32]
+Codes = NDArray[np.int64]
+_Site = tuple[Array, Array | None, Array | None]
+_Place = tuple[Array, Array, Array, Array]
+"""As `affetto.speak.layers.Place`."""
+
+
+class HostFrames:
+    """`affetto.speak.frames.Frames` in NumPy."""
+
+    def __init__(self, weights: SpeakingWeights, batch: SpeakingBatch, rotary: Rotary, depth_rotary: Rotary) -> None:
+        self.batch = batch
+        self.backbone, self.depth = (
+            [_sites(layer) for layer in layers] for layers in (batch.weights.backbone, batch.weights.depth)
+        )
+        self.projector = _site(batch.weights.projector)
+        self.backbone_shape, self.depth_shape = weights.backbone_shape, weights.depth_shape
+        self.num_codebooks = weights.num_codebooks
+        self.offsets_K = np.arange(weights.num_codebooks) * weights.vocab_size
+        self.heard_table, self.norm_D = weights.heard_table.detach().numpy(), weights.norm_D.detach().numpy()
+        self.spoken_tables = [table.detach().numpy() for table in weights.spoken_tables]
+        self.c0_head_DC, self.heads_DC = weights.c0_head_DC.numpy(), [head.numpy() for head in weights.heads_DC]
+        self.cos_S2H, self.sin_S2H = rotary.cos_S2H.numpy(), rotary.sin_S2H.numpy()
+        self.depth_turns = list(zip(depth_rotary.cos_S2H.numpy(), depth_rotary.sin_S2H.numpy(), strict=True))
+        self.keys_LNDS, self.values_LNSD = batch.cache.keys_LNDS.numpy(), batch.cache.values_LNSD.numpy()
+        depth_cache = batch.depth_cache
+        self.depth_places = [
+            _places(depth_cache.keys_LNDS.numpy(), depth_cache.values_LNSD.numpy(), k)
+            for k in range(weights.num_codebooks)
+        ]
+        self.uniform_BTK = batch.uniform_BTK.numpy()
+        # Numbers this far below one can't reach the total by rounding: in float64 they needn't be kept below it.
+        self.draw = HostSampling(batch.sampling, may_reach_total=bool(self.uniform_BTK.max() > 1 - 2**-20))
+        self.starts_N = None if batch.starts_N is None else batch.starts_N.numpy()
+        self.mask_N1S = None if batch.mask_N1S is None else batch.mask_N1S.numpy()
+
+    # The exponential of a large number is infinite, which is what SiLU needs, and nothing to warn of.
+    @np.errstate(over="ignore")
+    def frame(self) -> Tensor:
+        """See `Frames`."""
+        shape, layers, pick, projector = self.depth_shape, self.depth, self.draw.pick, self.projector
+        states_BD = self.batch.states_BD.numpy()
+        uniform_BK = self.uniform_BTK[:, self.batch.num_frames]
+        codes_BK = np.empty(uniform_BK.shape, dtype=np.int64)
+        codes_BK[:, 0] = pick(np.matmul(states_BD, self.c0_head_DC), uniform_BK[:, :1])
+        turns, places = self.depth_turns, self.depth_places
+        step(product(states_BD, projector), layers, shape, places[0], *turns[0], is_wanted=False)
+        for k in range(1, self.num_codebooks):
+            x_BD = product(self.spoken_tables[k - 1][codes_BK[:, k - 1]], projector)
+            hidden_BD = step(x_BD, layers, shape, places[k], *turns[k])
+            logits_BC = np.matmul(normed(hidden_BD, shape.eps), self.heads_DC[k - 1])
+            codes_BK[:, k] = pick(logits_BC, uniform_BK[:, k : k + 1])
+        return torch.from_numpy(codes_BK)
+
+    @np.errstate(over="ignore")
+    def hear(self, codes_BK: Tensor) -> None:
+        """See `Frames`."""
+        slot, shape, mask = self.batch.slot, self.backbone_shape, None
+        x_BD = np.add.reduce(self.heard_table[codes_BK.numpy() + self.offsets_K], axis=1)
+        if self.starts_N is None or self.mask_N1S is None:
+            cos, sin = self.cos_S2H[slot], self.sin_S2H[slot]
+        else:
+            positions_N = slot - self.starts_N
+            cos, sin = self.cos_S2H[positions_N][:, None], self.sin_S2H[positions_N][:, None]
+            mask = self.mask_N1S[..., : slot + 1]
+        places = _places(self.keys_LNDS, self.values_LNSD, slot)
+        x_BD = step(x_BD, self.backbone, shape, places, cos, sin, mask)
+        self.batch.states_BD = torch.from_numpy(normed(x_BD, shape.eps) * self.norm_D)
+
+
+def step(
+    x_BD: Array, layers: Sequence[tuple[_Site, ...]], shape: Shape, places: Sequence[_Place], cos: Array, sin: Array,
+    mask: Array | None = None, is_wanted: bool = True,
+) -> Array:  # fmt: skip
+    """`affetto.speak.layers.step`. Where the output isn't wanted, only keys and values, the last layer stops there."""
+    num_rows, group, half = len(x_BD), shape.group, shape.head_dim // 2
+    num_heads, width, scale = num_rows * shape.num_kv, shape.head_dim, np.float32(shape.head_dim**-0.5)
+    last = len(layers) - 1
+    for index, ((qkv_site, out, gate_up, down), place) in enumerate(zip(layers, places, strict=True)):
+        key_slot, value_slot, keys_NDS, values_NSD = place
+        qkv = product(normed(x_BD, shape.eps), qkv_site).reshape(num_heads, group + 2, 2, half)
+        unturned = qkv[:, :-1]
+        turned = unturned * cos
+        turned += unturned[:, :, ::-1] * sin
+        heads = turned.reshape(num_heads, group + 1, width)
+        key_slot[...] = heads[:, group]
+        value_slot[...] = qkv[:, group + 1].reshape(num_heads, width)
+        if index == last and not is_wanted:
+            break
+        scores = np.matmul(heads[:, :group], keys_NDS)
+        scores *= scale
+        if mask is not None:
+            scores += mask
+        scores -= np.maximum.reduce(scores, axis=-1, keepdims=True)
+        np.exp(scores, out=scores)
+        scores /= np.add.reduce(scores, axis=-1, keepdims=True)
+        attended = product(np.matmul(scores, values_NSD).reshape(num_rows, -1), out)
+        attended += x_BD
+        both = product(normed(attended, shape.eps), gate_up)
+        gate, up = both[:, : both.shape[1] // 2], both[:, both.shape[1] // 2 :]
+        # SiLU: gate / (1 + exp(-gate)). Below -88 the exponential is infinite and the quotient 0, as it should be.
+        share = np.exp(np.negative(gate))
+        share += 1
+        np.divide(gate, share, out=share)
+        share *= up
+        x_BD = product(share, down)
+        x_BD += attended
+    return x_BD
+
+
+def product(x_NI: Array, site: _Site) -> Array:
+    """`affetto.speak.layers.product`."""
+    w, a_GIR, b_GRO = site
+    if w.ndim == 2:
+        y: Array = np.matmul(x_NI, w)
+    else:
+        y = np.matmul(x_NI.reshape(len(w), -1, w.shape[1]), w).reshape(len(x_NI), -1)
+    if a_GIR is not None and b_GRO is not None:
+        low = np.matmul(x_NI.reshape(len(a_GIR), -1, x_NI.shape[1]), a_GIR)
+        y += np.matmul(low, b_GRO).reshape(y.shape)
+    return y
+
+
+def normed(x_ND: Array, eps: float) -> Array:
+    """`affetto.speak.layers.normed`."""
+    if len(x_ND) == 1:
+        row_D = x_ND[0]
+        return x_ND * np.float32(1.0 / math.sqrt(float(row_D.dot(row_D)) / len(row_D) + eps))
+    square_N = np.einsum("nd,nd->n", x_ND, x_ND)
+    square_N /= x_ND.shape[1]
+    square_N += np.float32(eps)
+    np.sqrt(square_N, out=square_N)
+    scaled_ND: Array = x_ND / square_N[:, None]
+    return scaled_ND
+
+
+@dataclass
+class HostSampling:
+    """`affetto.speak.sampling.Sampling`."""
+
+    settings: Sampling
+    may_reach_total: bool = True
+    """Whether a number may be so near to one that its target has to be held below the sum of all shares."""
+
+    def __post_init__(self) -> None:
+        settings = self.settings
+        self.temperature_B1 = settings.temperature_B1.numpy()
+        self.is_greedy, self.most = settings.is_greedy, settings.most
+        self.is_greedy_B = None if settings.is_greedy_B1 is None else settings.is_greedy_B1.numpy()[:, 0]
+        self.is_cut_B1, self.place_B1 = settings.is_cut_B1.numpy(), settings.place_B1.numpy()
+
+    def pick(self, logits_BC: Array, uniform_B1: Array) -> Codes:
+        """One code per row (B,)."""
+        if self.is_greedy:
+            drawn_B: Codes = logits_BC.argmax(axis=1)
+            return drawn_B
+        scores_BC = logits_BC / self.temperature_B1
+        if self.most > 0:
+            ranked_BC = -np.sort(-scores_BC, axis=1)
+            least_B1 = np.take_along_axis(ranked_BC, self.place_B1, axis=1)
+            scores_BC[self.is_cut_B1 & (scores_BC < least_B1)] = -np.inf
+        scores_BC -= np.maximum.reduce(scores_BC, axis=1, keepdims=True)
+        np.exp(scores_BC, out=scores_BC)
+        cumulative_BC = np.add.accumulate(scores_BC, axis=1, dtype=np.float64)
+        total_B1 = cumulative_BC[:, -1:]
+        target_B1 = uniform_B1 * total_B1
+        if self.may_reach_total:
+            # Below the total and from the right: a code of probability zero is never drawn.
+            target_B1 = np.minimum(target_B1, np.nextafter(total_B1, 0.0))
+        if len(cumulative_BC) == 1:
+            drawn_B = cumulative_BC[0].searchsorted(target_B1[0], side="right")
+        else:
+            drawn_B = (cumulative_BC > target_B1).argmax(axis=1)
+        if self.is_greedy_B is not None:
+            drawn_B = np.where(self.is_greedy_B, logits_BC.argmax(axis=1), drawn_B)
+        return drawn_B
+
+
+def _site(site: Site) -> _Site:
+    parts: list[Any] = [None if part is None else part.numpy() for part in (site.w, site.a_GIR, site.b_GRO)]
+    return parts[0], parts[1], parts[2]
+
+
+def _sites(layer: Layer) -> tuple[_Site, ...]:
+    return tuple(_site(site) for site in (layer.qkv, layer.out, layer.gate_up, layer.down))
+
+
+def _places(keys_LNDS: Array, values_LNSD: Array, slot: int) -> list[_Place]:
+    return [
+        (keys[:, :, slot], values[:, slot], keys[:, :, : slot + 1], values[:, : slot + 1])
+        for keys, values in zip(keys_LNDS, values_LNSD, strict=True)
+    ]

@@ -1,0 +1,147 @@
+"""Decoder layers as plain functions over fused weights and preallocated key-value caches.
+
+Llama's layer (Touvron et al. 2023), as CSM's backbone and depth decoder have it: RMSNorm, grouped-query attention with
+rotary positions, SwiGLU. At the miniature's size a product of one row takes 3 to 14 µs and every call into torch about
+one, so the number of calls per layer (some 25) is what counts; they are the same on every device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from affetto.speak.weights import Layer, Shape, Site
+
+Place = tuple[Tensor, Tensor, Tensor, Tensor]
+"""Of one layer's cache: where the key (N, Dh) and the value (N, Dh) of this position go, and all keys (N, Dh, S) and
+values (N, S, Dh) up to it. N is rows times key-value heads."""
+
+
+@dataclass(frozen=True)
+class Cache:
+    """Keys and values of all layers; keys lie transposed, which makes the product with a query the quicker one."""
+
+    keys_LNDS: Tensor
+    values_LNSD: Tensor
+
+    @classmethod
+    def empty(cls, num_layers: int, num_rows: int, num_slots: int, shape: Shape, like: Tensor) -> Cache:
+        """Zeros: slots that a mask hides must still be finite."""
+        num_heads = num_rows * shape.num_kv
+        return cls(
+            like.new_zeros(num_layers, num_heads, shape.head_dim, num_slots),
+            like.new_zeros(num_layers, num_heads, num_slots, shape.head_dim),
+        )
+
+    def places(self, slot: int) -> list[Place]:
+        """Every layer's `Place` for a position in `slot`."""
+        keys, values = self.keys_LNDS, self.values_LNSD
+        return list(
+            zip(
+                keys[..., slot].unbind(), values[:, :, slot].unbind(),
+                keys[..., : slot + 1].unbind(), values[:, :, : slot + 1].unbind(),
+                strict=True,
+            )
+        )  # fmt: skip
+
+    def rows(self, num_rows: int) -> tuple[Tensor, Tensor]:
+        """The same memory with rows of their own: keys (L, B, Hkv, Dh, S), values (L, B, Hkv, S, Dh)."""
+        heads = (num_rows, self.keys_LNDS.shape[1] // num_rows)
+        return torch.unflatten(self.keys_LNDS, 1, heads), torch.unflatten(self.values_LNSD, 1, heads)
+
+
+class Rotary:
+    """Cosines and signed sines by position, each (positions, 2, Dh / 2): halves first, as `rotate_half` pairs them."""
+
+    def __init__(self, shape: Shape, num_positions: int, dtype: torch.dtype) -> None:
+        angles_SH = torch.arange(num_positions, device=shape.inv_freq.device).float()[:, None] * shape.inv_freq
+        cos_SH, sin_SH = angles_SH.cos() * shape.rope_scale, angles_SH.sin() * shape.rope_scale
+        self.cos_S2H = torch.stack([cos_SH, cos_SH], dim=1).to(dtype)
+        self.sin_S2H = torch.stack([-sin_SH, sin_SH], dim=1).to(dtype)
+
+
+def product(x_NI: Tensor, site: Site, added_NO: Tensor | None = None) -> Tensor:
+    """x W + (x A) B, plus `added`: (N, O)."""
+    w, a_GIR = site.w, site.a_GIR
+    if w.dim() == 2:
+        y = torch.mm(x_NI, w) if added_NO is None else torch.addmm(added_NO, x_NI, w)
+    else:
+        y = torch.bmm(x_NI.view(w.shape[0], -1, w.shape[1]), w).view(x_NI.shape[0], -1)
+        y = y if added_NO is None else y + added_NO
+    if a_GIR is None:
+        return y
+    assert site.b_GRO is not None
+    num_chunks = a_GIR.shape[0]
+    low = torch.bmm(x_NI.view(num_chunks, -1, x_NI.shape[1]), a_GIR)
+    return torch.baddbmm(y.view(num_chunks, -1, y.shape[1]), low, site.b_GRO).view(y.shape)
+
+
+def normed(x_ND: Tensor, eps: Tensor) -> Tensor:
+    """RMSNorm without its weight (Zhang & Sennrich 2019), in float32 inside. `eps` is a tensor of one element."""
+    # Four calls, half the time of torch's own rms_norm on the CPU, which is composed of more.
+    length_N1 = torch.linalg.vector_norm(x_ND, dim=-1, keepdim=True, dtype=torch.float32)
+    factor_N1 = torch.addcmul(eps, length_N1, length_N1, value=1 / x_ND.shape[-1]).rsqrt_()
+    return (x_ND * factor_N1).to(x_ND.dtype)
+
+
+def step(
+    x_BD: Tensor, layers: Sequence[Layer], shape: Shape, places: Sequence[Place], eps: Tensor,
+    cos: Tensor, sin: Tensor, mask: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """One position of every row through the layers; the final norm is not applied.
+
+    `cos` and `sin` are (2, Dh / 2), or (N, 1, 2, Dh / 2) where rows are at different positions; `mask` is added to the
+    scores (N, heads per key, S).
+    """
+    num_rows, group, half = x_BD.shape[0], shape.group, shape.head_dim // 2
+    num_heads, width, scale = num_rows * shape.num_kv, shape.head_dim, shape.head_dim**-0.5
+    beta = 0 if mask is None else 1
+    mask = eps.to(x_BD.dtype) if mask is None else mask
+    softmax_type = None if x_BD.dtype == torch.float32 else torch.float32
+    for layer, (key_slot, value_slot, keys_NDS, values_NSD) in zip(layers, places, strict=True):
+        qkv = product(normed(x_BD, eps), layer.qkv).view(num_heads, group + 2, 2, half)
+        unturned = qkv[:, :-1]
+        turned = torch.addcmul(unturned * cos, unturned.flip(2), sin).view(num_heads, group + 1, width)
+        key_slot.copy_(turned[:, group])
+        value_slot.copy_(qkv[:, group + 1].view(num_heads, width))
+        scores = torch.baddbmm(mask, turned[:, :group], keys_NDS, beta=beta, alpha=scale)
+        shares = torch.softmax(scores, -1, softmax_type).to(x_BD.dtype)
+        x_BD = product(torch.bmm(shares, values_NSD).view(num_rows, -1), layer.out, x_BD)
+        gate, up = product(normed(x_BD, eps), layer.gate_up).chunk(2, dim=1)
+        x_BD = product(functional.silu(gate).mul_(up), layer.down, x_BD)
+    return x_BD
+
+
+def spread(
+    x_BSD: Tensor, layers: Sequence[Layer], shape: Shape, cache: Cache, eps: Tensor,
+    cos: Tensor, sin: Tensor, mask_BSS: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """Several positions of every row at once, into an empty cache's first slots; the last one's output (B, D).
+
+    `cos` and `sin` are (S, 2, Dh / 2), or (B, S, 2, Dh / 2). `mask` is True where a position may look; None is causal.
+    """
+    num_rows, num_positions, group = x_BSD.shape[0], x_BSD.shape[1], shape.group
+    keys, values = cache.rows(num_rows)
+    cos, sin = (torch.unflatten(part, -3, (num_positions, 1, 1)) for part in (cos, sin))
+    x_ND = x_BSD.flatten(0, 1)
+    heads = (num_rows, num_positions, shape.num_kv, group + 2, 2, shape.head_dim // 2)
+    for index, layer in enumerate(layers):
+        qkv = product(normed(x_ND, eps), layer.qkv).view(heads)
+        unturned = qkv[..., :-1, :, :]
+        turned = torch.addcmul(unturned * cos, unturned.flip(-2), sin).flatten(-2)
+        query = turned[..., :group, :].flatten(2, 3).transpose(1, 2)
+        key, value = turned[..., group, :].transpose(1, 2), qkv[..., group + 1, :, :].flatten(-2).transpose(1, 2)
+        keys[index, ..., :num_positions] = key.transpose(2, 3)
+        values[index, :, :, :num_positions] = value
+        attended = functional.scaled_dot_product_attention(
+            query, key, value, is_causal=mask_BSS is None, enable_gqa=True,
+            attn_mask=None if mask_BSS is None else mask_BSS[:, None],
+        )  # fmt: skip
+        x_ND = product(attended.transpose(1, 2).flatten(2).flatten(0, 1), layer.out, x_ND)
+        gate, up = product(normed(x_ND, eps), layer.gate_up).chunk(2, dim=1)
+        x_ND = product(functional.silu(gate).mul_(up), layer.down, x_ND)
+    return x_ND.view(x_BSD.shape)[:, -1]

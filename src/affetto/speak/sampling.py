@@ -1,0 +1,56 @@
+"""Drawing codes: every row by its own temperature, cut-off and seed, on the device, without waiting for the host."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from affetto.speak.generation import Request
+
+
+def dice(seed: int, num_frames: int, num_codebooks: int) -> Tensor:
+    """Numbers in [0, 1) for all frames of a row, (T, K), float32, from its own seed alone.
+
+    Drawn in double precision on the host, so that a seed says the same on every device.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(num_frames, num_codebooks, generator=generator, dtype=torch.float64).float()
+
+
+class Sampling:
+    """How the rows of a batch draw their codes."""
+
+    def __init__(self, requests: Sequence[Request], codebook_size: int, device: torch.device) -> None:
+        temperatures = [request.temperature for request in requests]
+        self.is_greedy = max(temperatures) == 0
+        self.temperature_B1 = torch.tensor(temperatures, device=device)[:, None].clamp(min=1e-6)
+        self.is_greedy_B1 = (
+            torch.tensor([t == 0 for t in temperatures], device=device)[:, None] if min(temperatures) == 0 else None
+        )
+        top_k = torch.tensor([min(request.top_k, codebook_size) for request in requests], device=device)
+        self.most = max(min(request.top_k, codebook_size) for request in requests)
+        self.is_cut_B1 = (top_k > 0)[:, None]
+        self.place_B1 = (top_k - 1).clamp(min=0)[:, None]
+        self.zero = torch.zeros((), device=device)
+
+    def pick(self, logits_BC: Tensor, uniform_B1: Tensor) -> Tensor:
+        """One code per row (B,): where the cumulative distribution passes `uniform`; greedy the most likely one."""
+        if self.is_greedy:
+            return logits_BC.argmax(dim=-1)
+        scores_BC = logits_BC / self.temperature_B1
+        if self.most > 0:
+            best_BM = scores_BC.topk(self.most, dim=-1).values
+            least_B1 = best_BM.gather(1, self.place_B1)
+            scores_BC = scores_BC.masked_fill(self.is_cut_B1 & (scores_BC < least_B1), -torch.inf)
+        cumulative_BC = torch.softmax(scores_BC, -1).cumsum(-1)
+        total_B1 = cumulative_BC[:, -1:]
+        # Below the total and from the right: a code of probability zero is never drawn.
+        target_B1 = torch.minimum(uniform_B1 * total_B1, total_B1.nextafter(self.zero))
+        drawn_B1 = torch.searchsorted(cumulative_BC, target_B1, right=True)
+        if self.is_greedy_B1 is not None:
+            drawn_B1 = torch.where(self.is_greedy_B1, logits_BC.argmax(dim=-1, keepdim=True), drawn_B1)
+        return drawn_B1.view(-1)

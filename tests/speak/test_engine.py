@@ -1,0 +1,287 @@
+"""The engine against transformers' modules, the bank's layers and merged weights; its two arithmetics, and its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from reference_speaking import speak_plainly
+
+from affetto.adapters.bank import AdapterBank
+from affetto.adapters.checkpoints import merged_weights
+from affetto.errors import BaseModelError
+from affetto.miniature.base import make_config, make_model
+from affetto.model.base import Base
+from affetto.model.batch import Row, Turn, collate
+from affetto.model.csm import CsmNetwork
+from affetto.speak.engine import Engine
+from affetto.speak.generation import Request, generate, weights_of
+from affetto.speak.layers import Rotary
+from affetto.speak.weights import SpeakingWeights, chunked, fingerprint
+
+TEXTS = ["the silver key", "a", "a much longer line about rivers", "two", "it is late"]
+Codes = list[list[int]]
+
+
+def _say(base: Base, requests: Sequence[Request], use_torch: bool = False) -> list[Codes]:
+    """All requests in one batch of the engine."""
+    engine = Engine(weights_of(base.network), use_torch=use_torch)
+    numbers = engine.join(requests)
+    return _rest(engine, numbers)
+
+
+def _rest(engine: Engine, numbers: Sequence[int]) -> list[Codes]:
+    said: dict[int, Codes] = {number: [] for number in numbers}
+    while engine.num_speaking:
+        for heard in engine.step():
+            if heard.codes_K is not None and heard.number in said:
+                said[heard.number].append(heard.codes_K.tolist())
+    return [said[number] for number in numbers]
+
+
+def _plainly(base: Base, requests: Sequence[Request]) -> list[Codes]:
+    return [spoken.codes_TK.tolist() for spoken in speak_plainly(base, requests)]
+
+
+def _requests(base: Base, **fields: object) -> list[Request]:
+    """Requests of unequal prompts, lengths, seeds and temperatures."""
+    settings = [(1.0, 0), (0.0, 0), (0.6, 5), (1.4, 0), (1.0, 1)]
+    return [
+        Request(
+            base.prompt_ids(text, i), **({"max_frames": 5 + i, "seed": 7 + i, "temperature": t, "top_k": k} | fields)
+        )  # type: ignore[arg-type]
+        for i, (text, (t, k)) in enumerate(zip(TEXTS, settings, strict=True))
+    ]
+
+
+def _bank(base: Base) -> AdapterBank:
+    """Two adapters of low rank and one of full rank, all of them heard."""
+    bank = AdapterBank(base.model, base.network.gates, ("both", "inputs_embeds_projector"))
+    bank.add("happy", rank=3, alpha=9.0, seed=0)
+    bank.add("sad", rank=2, alpha=2.0, seed=1)
+    bank.add_full("angry")
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for name, size in (("happy", 0.2), ("sad", 0.2), ("angry", 0.02)):
+            for _, a_RI, b_OR, _ in bank.factors(name):
+                (a_RI if b_OR is None else b_OR).normal_(std=size, generator=generator)
+    return bank
+
+
+@pytest.mark.parametrize("use_torch", [False, True])
+@pytest.mark.parametrize("has_context", [False, True])
+def test_sampled_codes_are_those_of_the_plain_road(
+    tiny_base: Base, make_row: Callable[..., Row], use_torch: bool, has_context: bool
+) -> None:
+    """Batched and alone, with one seed each: the same numbers are drawn in the same order."""
+    requests = _requests(tiny_base)
+    if has_context:
+        requests[1] = replace(requests[1], context=make_row(11, frames=(3, 2)).turns)
+    plain = _plainly(tiny_base, requests)
+    assert len({str(codes) for codes in plain}) == len(plain)
+    assert _say(tiny_base, requests, use_torch) == plain
+    assert [_say(tiny_base, [request], use_torch)[0] for request in requests] == plain
+
+
+@pytest.mark.parametrize("use_torch", [False, True])
+@pytest.mark.parametrize(
+    "gates",
+    [
+        [(0.8, 0.0, 0.0)] * 5,
+        [(0.0, 0.0, 1.0)] * 5,
+        [(0.5, 0.4, 0.3)] * 5,
+        [(), (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (1.0, 0.0, 0.0), (0.6, -0.4, 0.0)],
+        [(1.0, 0.0, 0.0), (0.0, 0.0, 1.0), (), (0.0, 0.7, 0.5), (0.0, 1.0, 0.0)],
+    ],
+    ids=["one", "one of full rank", "a blend", "mixed", "mixed with full rank"],
+)
+def test_adapters_are_those_of_the_bank(tiny_base: Base, gates: list[tuple[float, ...]], use_torch: bool) -> None:
+    _bank(tiny_base)
+    requests = [replace(request, gate=gate) for request, gate in zip(_requests(tiny_base), gates, strict=True)]
+    said = _say(tiny_base, requests, use_torch)
+    assert said == _plainly(tiny_base, requests)
+    assert said != _plainly(tiny_base, [replace(request, gate=()) for request in requests])
+    assert said == [_say(tiny_base, [request], use_torch)[0] for request in requests]
+
+
+def test_an_adapter_speaks_like_its_merged_checkpoint(tiny_base: Base) -> None:
+    plain = _requests(tiny_base, temperature=0.0)
+    model = make_model(tiny_base.model.config, seed=9)
+    bank = _bank(tiny_base)
+    left = model.load_state_dict(dict(merged_weights(tiny_base.model, bank, "angry")), strict=False)
+    assert not left.unexpected_keys
+    assert all(name.startswith("codec_model.") for name in left.missing_keys), "Mimi isn't loaded to speak"
+    merged = replace(tiny_base, model=model, network=CsmNetwork(model).eval())
+    assert _say(tiny_base, [replace(one, gate=(0.0, 0.0, 1.0)) for one in plain]) == _plainly(merged, plain)
+
+
+def _states(
+    base: Base, requests: Sequence[Request], use_torch: bool, num_frames: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The backbone's states (T, B, D) before every frame, and the frames (T, B, K)."""
+    engine = Engine(weights_of(base.network), use_torch=use_torch)
+    engine.join(requests)
+    states, codes = [], []
+    for _ in range(num_frames):
+        engine.step()
+        assert engine._batch is not None
+        states.append(engine._batch.states_BD.float())
+        codes.append(engine._batch.codes_BK)
+    return torch.stack(states), torch.stack(codes)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("use_torch", [False, True])
+def test_states_are_those_of_the_teacher_forced_backbone(tiny_base: Base, use_torch: bool) -> None:
+    """To 2e-5 of states that are about one; so are logits, which are a product further."""
+    requests = _requests(tiny_base, max_frames=9, gate=(0.7, 0.2, 0.4))
+    _bank(tiny_base)
+    states_TBD, codes_TBK = _states(tiny_base, requests, use_torch, 8)
+    for b, request in enumerate(requests):
+        rows = [Row("", (Turn(request.text_ids, codes_TBK[:, b].numpy()),), gate=request.gate)]
+        batch = collate(rows, 8)
+        with tiny_base.network.gates.set(batch.gate_BE):
+            hidden = tiny_base.network.backbone(inputs_embeds=tiny_base.network.embed(batch), use_cache=False)
+        places = batch.frames_N2[:8, 1] - 1
+        expected_TD = hidden.last_hidden_state[0, places]
+        assert expected_TD.std() > 0.3
+        assert (states_TBD[:, b] - expected_TD).abs().max() < 2e-5
+
+
+@pytest.mark.parametrize("use_torch", [False, True])
+def test_rows_that_join_and_leave_say_what_they_say_alone(tiny_base: Base, use_torch: bool) -> None:
+    """A row joins while others speak, with a longer prompt than there is room for, and others leave meanwhile."""
+    _bank(tiny_base)
+    gates = [(), (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (1.0, 0.0, 0.0), ()]
+    requests = [replace(request, gate=gate) for request, gate in zip(_requests(tiny_base), gates, strict=True)]
+    longer = replace(requests[2], text_ids=tiny_base.prompt_ids("a very " * 12, 1), max_frames=12)
+    alone = [_say(tiny_base, [request], use_torch)[0] for request in (*requests, longer)]
+    engine = Engine(weights_of(tiny_base.network), use_torch=use_torch)
+    said: dict[int, Codes] = {}
+    due = {0: [0, 1], 2: [2, 5], 3: [3], 9: [4]}
+    everything, order = [*requests, longer], []
+    for frame in range(40):
+        if frame in due:
+            order += due[frame]
+            said |= {number: [] for number in engine.join([everything[index] for index in due[frame]])}
+        for heard in engine.step():
+            if heard.codes_K is not None:
+                said[heard.number].append(heard.codes_K.tolist())
+    assert engine.num_speaking == 0
+    assert list(said.values()) == [alone[index] for index in order]
+    assert engine.step() == []
+
+
+def test_batches_are_refilled(tiny_base: Base) -> None:
+    requests = _requests(tiny_base) * 3
+    together = [spoken.codes_TK.tolist() for spoken in generate(tiny_base, requests, batch_size=4)]
+    assert together == _plainly(tiny_base, _requests(tiny_base)) * 3
+
+
+def test_frames_are_told_as_they_come(tiny_base: Base) -> None:
+    told: list[tuple[int, list[int]]] = []
+    requests = [replace(request, max_frames=3 + index) for index, request in enumerate(_requests(tiny_base))]
+    spoken = generate(tiny_base, requests, on_frame=lambda index, codes_K: told.append((index, codes_K.tolist())))
+    for index, one in enumerate(spoken):
+        assert [codes for place, codes in told if place == index] == one.codes_TK.tolist()
+    assert [place for place, _ in told[:5]] != [0, 0, 0, 1, 1], "frame by frame, not row by row"
+
+
+def test_a_request_without_frames_says_nothing(tiny_base: Base) -> None:
+    first, second = _requests(tiny_base)[:2]
+    done: list[int] = []
+    spoken = generate(tiny_base, [replace(first, max_frames=0), second], on_progress=done.append)
+    assert (spoken[0].codes_TK.shape, spoken[0].hit_cap) == ((0, 8), True)
+    assert len(spoken[1].codes_TK) > 0
+    assert sum(done) == 2
+
+
+def test_changed_weights_are_noticed(tiny_base: Base) -> None:
+    requests = _requests(tiny_base, temperature=0.0)
+    before, known = _say(tiny_base, requests), weights_of(tiny_base.network)
+    assert weights_of(tiny_base.network) is known
+    with torch.no_grad():
+        tiny_base.model.backbone_model.layers[0].mlp.down_proj.weight.mul_(-1.0)
+    after = _say(tiny_base, requests)
+    assert after != before
+    assert after == _plainly(tiny_base, requests)
+    seen = fingerprint(tiny_base.network)
+    _bank(tiny_base)
+    assert fingerprint(tiny_base.network) != seen
+
+
+@pytest.mark.parametrize("use_torch", [False, True])
+def test_a_base_like_csm_1b_in_small(use_torch: bool) -> None:
+    """32 codebooks, Llama 3's rotary scaling in both parts, other head counts."""
+    config = make_config(hidden_size=96, num_layers=2, depth_size=64, depth_layers=2)
+    scaled = {
+        "rope_type": "llama3", "rope_theta": 500_000.0, "factor": 32.0, "high_freq_factor": 0.5,
+        "low_freq_factor": 0.125, "original_max_position_embeddings": 1024,
+    }  # fmt: skip
+    config.rope_parameters = scaled
+    config.depth_decoder_config.rope_parameters = {**scaled, "original_max_position_embeddings": 16}
+    config.num_codebooks = config.depth_decoder_config.num_codebooks = 32
+    config.depth_decoder_config.max_position_embeddings = 33
+    config.head_dim = config.depth_decoder_config.head_dim = 16
+    config.num_attention_heads, config.num_key_value_heads = 6, 3
+    model: torch.nn.Module = make_model(config, seed=3).eval()
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if weight.dim() > 1 and not name.startswith("codec_model."):
+                weight.mul_(5.0)
+    base = SimpleNamespace(model=model, network=CsmNetwork(model).eval(), device=torch.device("cpu"), num_codebooks=32)
+    requests = [
+        Request((0, *range(5, 8 + 3 * i), 1), max_frames=4, seed=i, temperature=0.0 if i == 1 else 1.0)
+        for i in range(3)
+    ]
+    said = _say(base, requests, use_torch)  # type: ignore[arg-type]
+    assert said == _plainly(base, requests)  # type: ignore[arg-type]
+    assert len(said[0][0]) == 32
+
+
+def test_bfloat16_stays_near_float32(tiny_base: Base) -> None:
+    """bfloat16 keeps eight bits: after two layers states differ by some hundredths of their size."""
+    requests = [replace(request, max_frames=9) for request in _requests(tiny_base)]
+    exact_TBD, _ = _states(tiny_base, requests, True, 1)
+    tiny_base.model.to(torch.bfloat16)
+    rough_TBD, _ = _states(tiny_base, requests, True, 1)
+    assert weights_of(tiny_base.network).dtype == torch.bfloat16
+    error = (rough_TBD - exact_TBD).norm() / exact_TBD.norm()
+    assert 1e-4 < error < 0.05
+    assert all(len(codes) > 0 for codes in _say(tiny_base, requests))
+
+
+def test_rotary_turns_are_those_of_transformers(tiny_base: Base) -> None:
+    weights = weights_of(tiny_base.network)
+    rotary = Rotary(weights.backbone_shape, 40, torch.float32)
+    cos, sin = tiny_base.network.backbone.rotary_emb(torch.zeros(1, 1), torch.arange(40)[None])
+    half = cos.shape[-1] // 2
+    assert torch.equal(rotary.cos_S2H.flatten(1), cos[0])
+    assert torch.equal(rotary.sin_S2H[:, 1], sin[0, :, half:])
+    assert torch.equal(rotary.sin_S2H[:, 0], -sin[0, :, :half])
+
+
+@pytest.mark.parametrize(
+    ("gates", "chunks"),
+    [("aaaa", "a"), ("aabb", "ab"), ("aab", "aab"), ("aaaabb", "aab"), ("aaabbbaaa", "aba"), ("abc", "abc")],
+)
+def test_rows_stand_in_the_fewest_chunks_of_one_gate(gates: str, chunks: str) -> None:
+    as_gates = {letter: (float(ord(letter)),) for letter in "abc"}
+    found = chunked([as_gates[letter] for letter in gates])
+    assert found == tuple(as_gates[letter] for letter in chunks)
+    assert np.repeat(list("".join(chunks)), len(gates) // len(found)).tolist() == list(gates)
+
+
+def test_what_the_engine_cannot_do_is_refused(tiny_base: Base) -> None:
+    tiny_base.model.config.hidden_act = "gelu"
+    with pytest.raises(BaseModelError, match="gelu"):
+        SpeakingWeights(tiny_base.network)
+    tiny_base.model.config.hidden_act = "silu"
+    layer = tiny_base.model.backbone_model.layers[0].mlp
+    layer.down_proj = torch.nn.Linear(layer.down_proj.in_features, layer.down_proj.out_features)
+    with pytest.raises(BaseModelError, match="biases"):
+        SpeakingWeights(tiny_base.network)
