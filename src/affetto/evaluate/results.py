@@ -174,7 +174,7 @@ def judge_facts(judges: Judges, ceiling: Metric | None = None) -> dict[str, Judg
     """The `judges` part; null for a kind that has none. `ceiling`: the emotion judge's recall on real clips."""
     facts: dict[str, JudgeFacts | None] = dict.fromkeys(KINDS)
     for kind in KINDS:
-        judge = getattr(judges, kind)
+        judge = getattr(judges, kind, None)
         if judge is not None:
             found = JudgeFacts(
                 id=judge.id, tier=judge.tier, labels=list(judge.labels) if kind == "emotion" else None,
