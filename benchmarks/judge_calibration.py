@@ -3,11 +3,13 @@
     OMP_NUM_THREADS=1 python benchmarks/judge_calibration.py RECORDINGS [--judge KIND=ID_OR_FOLDER …]
 
 RECORDINGS is what `affetto evaluate --calibrate-judges` takes. Prints its table and writes
-`benchmarks/results/judge_calibration.json`, without the files' rows.
+`benchmarks/results/judge_calibration.json`, without the files' rows. DNSMOS hears clips of three or four seconds in
+several windows each and takes most of the time: `--judge quality=none` leaves it out.
 """
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 
@@ -31,7 +33,7 @@ def main() -> None:
     Console(width=120).print(calibration_table(document))
     print("\n".join(said(document)))
     facts = run_facts()
-    facts["command"] = "python benchmarks/judge_calibration.py RECORDINGS"
+    facts["command"] = shlex.join(["python", "benchmarks/judge_calibration.py", "RECORDINGS", *sys.argv[2:]])
     kept = {key: value for key, value in document.items() if key not in ("files", "command", "versions")}
     write_json(RESULT, facts | kept)
 

@@ -91,3 +91,18 @@ def test_one_speaker_gives_no_interval() -> None:
     assert metric["low"] is None
     assert metric["holds"] is None
     assert metric["reason"]
+
+
+def test_intervals_against_neutral_cover_the_truth_as_often_as_they_say() -> None:
+    """Over 1,000 data sets of 20 speakers, who differ in pitch and in how much they move it."""
+    rng = np.random.default_rng(2)
+    covered = []
+    for _ in range(1000):
+        moves = rng.normal(2.0, 1.0, 20)
+        neutral = [_row(i, f"s{k}", f0_median_st=k + rng.normal()) for k in range(20) for i in range(3)]
+        happy = [_row(9 + i, f"s{k}", f0_median_st=k + moves[k] + rng.normal()) for k in range(20) for i in range(4)]
+        metric = against_neutral(happy, neutral, system="x", emotion="happy")["metrics"]["f0_median_st"]
+        assert metric["low"] is not None
+        assert metric["high"] is not None
+        covered.append(metric["low"] <= 2.0 <= metric["high"])
+    assert 0.93 <= np.mean(covered) <= 0.97

@@ -30,6 +30,8 @@ from affetto.provenance import versions
 from affetto.types import Clip
 
 SCHEMA = "affetto.judge-calibration/1"
+MOST_FALSE_ALARMS = 0.5
+"""A judge that says so of most other recordings would say so of a system that never tried."""
 _CHUNK = 64
 _SEGMENT_RATE = 48_000
 
@@ -71,12 +73,15 @@ def calibrate_judges(
 def verdict(
     recall: statistics.Estimate, false_alarms: float | None, chance: float
 ) -> tuple[Literal["yes", "no"] | None, str | None]:
-    """(whether the class is heard, why not): the recall's interval must lie above chance and above false alarms."""
+    """(whether the class is heard, why not): the recall's interval must lie above chance and above the false alarms.
+
+    These may be no more than `MOST_FALSE_ALARMS`.
+    """
     if recall.low is None:
         return None, recall.reason
     if recall.low <= chance:
         return "no", f"the interval doesn't lie above chance ({chance:.0%})"
-    if false_alarms is not None and recall.low <= false_alarms:
+    if false_alarms is not None and (recall.low <= false_alarms or false_alarms > MOST_FALSE_ALARMS):
         return "no", f"it says so of {false_alarms:.0%} of the others as well"
     return "yes", None
 

@@ -10,7 +10,7 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NotRequired, cast
+from typing import Any, Literal, NotRequired
 
 import pydantic
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
@@ -180,22 +180,21 @@ def judge_facts(judges: Judges, ceiling: Metric | None = None) -> dict[str, Judg
                 id=judge.id, tier=judge.tier, labels=list(judge.labels) if kind == "emotion" else None,
                 licence=judge.licence, sample_rate=judge.sample_rate, ceiling=ceiling if kind == "emotion" else None,
             )  # fmt: skip
-            facts[kind] = cast(JudgeFacts, {**found, **_what_is_known(judge)})
+            _add_known(found, judge)
+            facts[kind] = found
     return facts
 
 
-def _what_is_known(judge: Any) -> dict[str, Any]:
+def _add_known(facts: JudgeFacts, judge: Any) -> None:
     """Languages, corpora, scale and note of a judge, as far as anybody said."""
     known = getattr(judge, "known", None)
-    said = {"scale": getattr(judge, "scale", None)}
     if known is not None:
-        said = {
-            "languages": list(known.languages),
-            "heard": list(known.heard),
-            "scale": known.scale,
-            "note": known.note,
-        }
-    return {name: value for name, value in said.items() if value is not None}
+        facts["languages"], facts["heard"] = list(known.languages), list(known.heard)
+        if known.note is not None:
+            facts["note"] = known.note
+    scale = getattr(judge, "scale", None) or getattr(known, "scale", None)
+    if scale is not None:
+        facts["scale"] = scale
 
 
 def build_results(
