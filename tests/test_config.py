@@ -198,7 +198,7 @@ WRONG = [
     ("evaluation_sentences: 0", "evaluation_sentences", "greater than or equal to 1"),
     ("evaluation_clips: 0", "evaluation_clips", "greater than or equal to 1"),
     ("sampling_temperature: -1", "sampling_temperature", "greater than or equal to 0"),
-    ("judges: {mood: x}", "judges", "there are emotion, words, quality"),
+    ("judges: {mood: x}", "judges", "there are emotion, words, quality, voice, dimensions"),
     ("judges: [x]", "judges", "valid dictionary"),
 ]
 

@@ -12,6 +12,7 @@ import typer
 from affetto.commands.convert import app as convert_app
 from affetto.commands.data import app as data_app
 from affetto.commands.forgetting import app as preserve_app
+from affetto.commands.judges import calibrate_on
 from affetto.commands.listen import app as listen_app
 from affetto.commands.options import (
     BaseName,
@@ -105,9 +106,16 @@ def evaluate(
     intensity: Annotated[
         float | None, typer.Option(help="Strength of the adapter. Default: what its training recommends.")
     ] = None,
+    calibrate_judges: Annotated[
+        Path | None,
+        typer.Option(help="Instead: play these real, labelled recordings to the judges and say what they hear."),
+    ] = None,
     skip_bad_clips: SkipBad = False,
 ) -> None:  # fmt: skip
     """Speak held-out sentences with base and adapter, and score them beside real recordings."""
+    if calibrate_judges is not None:
+        calibrate_on(calibrate_judges, judge, output)
+        return
     from affetto.evaluate.report import terminal_table
     from affetto.evaluate.suite import evaluate as evaluate_emotion
     from affetto.pipeline import prepare_clips

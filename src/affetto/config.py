@@ -18,7 +18,7 @@ from affetto.adapters.targets import Part
 from affetto.errors import ConfigError
 from affetto.types import EMOTIONS
 
-JUDGE_KINDS = ("emotion", "words", "quality")
+JUDGE_KINDS = ("emotion", "words", "quality", "voice", "dimensions")
 EXPRESSIVE = "base"
 """Name of the adapter over all emotions that the emotions' own may build upon."""
 EVERY = "all"

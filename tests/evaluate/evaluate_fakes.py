@@ -64,5 +64,34 @@ class LevelQuality:
         return [dict.fromkeys(("mos_overall", "mos_signal", "mos_background"), 1 + 4 * level) for level in levels]
 
 
+class PitchVoice:
+    """Voices an octave apart are at right angles; one without pitch has no vector."""
+
+    id, tier, licence, sample_rate = "fake/voice", "local", None, RATE
+
+    def embed(self, sounds: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float64] | None]:
+        angles = [np.pi / 2 * np.log2(max(median_f0(sound), 1.0) / 100) for sound in sounds]
+        return [
+            np.array([np.cos(angle), np.sin(angle)]) if median_f0(sound) else None
+            for angle, sound in zip(angles, sounds, strict=True)
+        ]
+
+
+class LevelDimensions:
+    """Loud is aroused, long is dominant, high is pleasant."""
+
+    id, tier, licence, sample_rate = "fake/dimensions", "local", None, RATE
+
+    def measure(self, sounds: Sequence[NDArray[np.float32]]) -> list[dict[str, float]]:
+        return [
+            {
+                "arousal": float(np.sqrt(np.mean(np.float64(sound) ** 2))),
+                "dominance": len(sound) / RATE,
+                "valence": median_f0(sound) / 300,
+            }
+            for sound in sounds
+        ]
+
+
 def fake_judges() -> Judges:
-    return Judges(PitchJudge(), PitchWords(), LevelQuality())
+    return Judges(PitchJudge(), PitchWords(), LevelQuality(), voice=PitchVoice(), dimensions=LevelDimensions())

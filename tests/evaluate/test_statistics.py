@@ -206,3 +206,32 @@ def test_holm_is_its_definition(p_values: list[float]) -> None:
 
 def test_holm_on_a_textbook_example() -> None:
     assert statistics.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+
+
+def test_wilsons_intervals_cover_the_truth_as_often_as_they_say() -> None:
+    rng = np.random.default_rng(14)
+    truths = rng.uniform(0.1, 0.9, NUM_WORLDS)
+    shares = [statistics.share(list(rng.random(40) < truth)) for truth in truths]
+    covered = [s.low <= truth <= s.high for s, truth in zip(shares, truths, strict=True)]  # type: ignore[operator]
+    assert 0.93 <= np.mean(covered) <= 0.97
+
+
+def test_intervals_are_about_scipys_own_bootstraps() -> None:
+    rng = np.random.default_rng(15)
+    values = rng.gamma(2.0, 1.0, 60)
+    ours = statistics.bootstrap_mean(values)
+    theirs = stats.bootstrap((values,), np.mean, method="percentile", n_resamples=20_000, rng=rng).confidence_interval
+    widening = float(stats.t.ppf(0.975, 59) / stats.norm.ppf(0.975)) * math.sqrt(60 / 59)
+    assert ours.low is not None
+    assert ours.high is not None
+    assert (ours.high - ours.low) / (theirs.high - theirs.low) == pytest.approx(widening, rel=0.03)
+
+
+def test_statsmodels_agrees_where_it_is_installed() -> None:
+    proportion = pytest.importorskip("statsmodels.stats.proportion", reason="statsmodels is no dependency")
+    multitest = pytest.importorskip("statsmodels.stats.multitest", reason="statsmodels is no dependency")
+    for successes, n in ((0, 7), (3, 20), (19, 20), (150, 500)):
+        theirs = proportion.proportion_confint(successes, n, method="wilson")
+        assert statistics.wilson_interval(successes, n) == pytest.approx(theirs, abs=1e-12)
+    p_values = [0.01, 0.04, 0.03, 0.005, 0.2, 0.9]
+    assert statistics.holm(p_values) == pytest.approx(multitest.multipletests(p_values, method="holm")[1])

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import math
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from affetto.evaluate.judges import Judges
 from affetto.evaluate.results import VALUE_NAMES, FileRow
 from affetto.evaluate.summary import MARGINS, METRICS, build_system, compare, summarise
 
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "evaluation.md"
 JUDGES = Judges(PitchJudge(), PitchWords())
 
 
@@ -29,10 +32,8 @@ def _rows(edits: list[int], num_words: int = 10) -> list[FileRow]:
 
 
 def test_metrics_are_the_documented_ones() -> None:
-    assert list(METRICS) == [
-        "recall", "posterior", "wer", "cer", "mos_overall", "mos_signal", "mos_background", "f0_median_st",
-        "f0_range_st", "words_per_s", "level_db", "pause_share", "longest_silence_s", "stop_failures",
-    ]  # fmt: skip
+    documented = re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`.*?) \|", DOCUMENT.read_text(), flags=re.MULTILINE)))
+    assert set(METRICS) - set(documented) == set(), "docs/evaluation.md has a row for each"
     assert (MARGINS["wer"].size, MARGINS["delta_nll"].size) == (0.01, 0.01)
 
 
@@ -165,3 +166,26 @@ def test_a_prompt_that_comes_twice_cannot_be_paired() -> None:
 def test_files_without_text_are_not_paired() -> None:
     rows = [FileRow(**{**one, "text": None}) for one in _rows([1, 2])]
     assert _compare(rows, rows)["wer"]["reason"] == "no pairs"
+
+
+def test_what_was_understood_before_and_is_not_after_is_counted() -> None:
+    base = [row(i, intelligible=int(i < 30)) for i in range(40)]
+    system = [row(i, intelligible=int(i < 20 or i >= 38)) for i in range(40)]
+    metrics = _compare(system, base)
+    lost, gained = metrics["flips_lost"], metrics["flips_gained"]
+    assert (lost["difference"], gained["difference"]) == (10 / 40, 2 / 40)
+    theirs = stats.binomtest(10, 40).proportion_ci(method="wilson")
+    assert (lost["low"], lost["high"]) == pytest.approx((theirs.low, theirs.high))
+    assert metrics["intelligible"]["difference"] == pytest.approx(-8 / 40), "what was gained less what was lost"
+    assert _compare(_rows([1]), _rows([1]))["flips_lost"]["reason"] == "no pair has words on both sides"
+
+
+def test_confusion_has_wilsons_intervals() -> None:
+    rows = [row(i, first_choice="happy" if i < 7 else "sad") for i in range(10)]
+    system = build_system("x", "files", rows, JUDGES)
+    shares = system["confusion_shares"]
+    assert shares is not None
+    assert list(shares) == ["sad", "happy"]
+    theirs = stats.binomtest(3, 10).proportion_ci(method="wilson")
+    assert (shares["sad"]["value"], shares["sad"]["n"]) == (0.3, 10)
+    assert (shares["sad"]["low"], shares["sad"]["high"]) == pytest.approx((theirs.low, theirs.high))

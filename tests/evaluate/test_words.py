@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from affetto.evaluate import words
-from affetto.evaluate.spelling import normalise, number_words, ordinal_words
+from affetto.evaluate.spelling import count_syllables, normalise, number_words, ordinal_words
 
 _SMALL = (
     "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
@@ -174,3 +174,46 @@ def test_loops_equal_a_search_over_all_phrases(said: list[str]) -> None:
 
 def test_words_per_second_counts_the_texts_words() -> None:
     assert words.words_per_second("It's 21 dogs.", 2.5) == pytest.approx(5 / 2.5)
+
+
+@pytest.mark.parametrize(
+    ("text", "num_syllables"),
+    [
+        ("time", 1),
+        ("table", 2),
+        ("walked", 1),
+        ("wanted", 2),
+        ("times", 1),
+        ("wishes", 2),
+        ("hundred", 2),
+        ("being", 2),
+        ("piano", 3),
+        ("nation", 2),
+        ("completely", 3),
+        ("movement", 2),
+        ("the", 1),
+        ("Kids are talking by the door.", 7),
+        ("Dogs are sitting by the door.", 7),
+        ("The birch canoe slid on the smooth planks.", 9),
+        ("Glue the sheet to the dark blue background.", 9),
+        ("It's easy to tell the depth of a well.", 11),
+        ("These days a chicken leg is a rare dish.", 10),
+        ("42", 3),
+        ("", 0),
+    ],
+)
+def test_syllables_are_counted_as_a_reader_would(text: str, num_syllables: int) -> None:
+    assert sum(count_syllables(word) for word in normalise(text)) == num_syllables
+    rate = words.syllables_per_second(text, 2.0)
+    assert rate == (num_syllables / 2 if num_syllables else None)
+
+
+def test_the_kinds_of_edits_add_up() -> None:
+    score = words.score_words("one two three four five six seven", "one too three five six seven eight")
+    assert score is not None
+    assert (score.substitutions, score.deletions, score.insertions) == (1, 1, 1)
+    assert score.word_edits == 3
+    assert not score.is_intelligible, "three edits in seven words"
+    close = words.score_words("one two three four five", "one two three four nine")
+    assert close is not None
+    assert close.is_intelligible

@@ -16,6 +16,9 @@ from transformers import (
     Wav2Vec2CTCTokenizer,
     Wav2Vec2FeatureExtractor,
     Wav2Vec2ForSequenceClassification,
+    Wav2Vec2Model,
+    WavLMConfig,
+    WavLMForXVector,
     WhisperConfig,
     WhisperFeatureExtractor,
     WhisperForConditionalGeneration,
@@ -102,3 +105,51 @@ def whisper_words(folder: Path) -> Path:
     tokenizer.save_pretrained(folder)
     WhisperFeatureExtractor(chunk_length=1).save_pretrained(folder)
     return folder
+
+
+_CONV: dict[str, Any] = {
+    "conv_dim": (16, 16, 16), "conv_kernel": (10, 3, 3), "conv_stride": (5, 4, 4), "num_conv_pos_embeddings": 16,
+    "num_conv_pos_embedding_groups": 2,
+}  # fmt: skip
+
+
+def wavlm_voice(folder: Path) -> Path:
+    torch.manual_seed(5)
+    config = WavLMConfig(
+        **_SIZES, **_CONV, feat_extract_norm="group", tdnn_dim=(16, 16, 16, 16, 32), tdnn_kernel=(5, 3, 3, 1, 1),
+        tdnn_dilation=(1, 2, 3, 1, 1), xvector_output_dim=8,
+    )  # fmt: skip
+    model = WavLMForXVector(config)
+    _sharpen(model)
+    model.save_pretrained(folder)
+    Wav2Vec2FeatureExtractor(return_attention_mask=True).save_pretrained(folder)
+    return folder
+
+
+def dimensions(folder: Path, labels: tuple[str, ...] = ("arousal", "dominance", "valence")) -> Path:
+    """Weights named as in the published dimensional model: a wav2vec 2.0, `classifier.dense`, `classifier.out_proj`."""
+    torch.manual_seed(6)
+    config = Wav2Vec2Config(
+        **_SIZES, **_CONV, feat_extract_norm="layer", conv_bias=True, do_stable_layer_norm=True, final_dropout=0.1,
+        architectures=["Wav2Vec2ForSpeechClassification"], problem_type="regression", id2label=dict(enumerate(labels)),
+        label2id={label: index for index, label in enumerate(labels)},
+    )  # fmt: skip
+    body = Wav2Vec2Model(config)
+    _sharpen(body)
+    weights = {f"wav2vec2.{name}": value for name, value in body.state_dict().items()}
+    size = _SIZES["hidden_size"]
+    weights |= {
+        "classifier.dense.weight": torch.randn(size, size) / 4, "classifier.dense.bias": torch.randn(size),
+        "classifier.out_proj.weight": torch.randn(len(labels), size) / 4,
+        "classifier.out_proj.bias": torch.randn(len(labels)),
+    }  # fmt: skip
+    folder.mkdir(parents=True)
+    config.save_pretrained(folder)
+    torch.save(weights, folder / "pytorch_model.bin")
+    Wav2Vec2FeatureExtractor(return_attention_mask=True).save_pretrained(folder)
+    return folder
+
+
+def regressor(folder: Path) -> Path:
+    """A score of its own, as an audio classifier with one label."""
+    return group_norm_emotion(folder, ("naturalness",))

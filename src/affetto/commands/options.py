@@ -53,7 +53,7 @@ SkipDatasets = Annotated[
 ]
 Judge = Annotated[
     list[str] | None,
-    typer.Option("--judge", help="emotion=ID_OR_FOLDER, words=… or quality=…; `none` switches one off."),
+    typer.Option("--judge", help="emotion=ID_OR_FOLDER, words=…, quality=…, voice=… or dimensions=…; `none` is off."),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")]
 

@@ -14,6 +14,7 @@ from affetto.errors import DataError
 from affetto.evaluate.judges import Judges, choose_judges
 from affetto.evaluate.results import JudgeFacts, Results, build_results, judge_facts, read_results, write_results
 from affetto.evaluate.scoring import Item, score_files
+from affetto.evaluate.similarity import hear_voices, set_similarities
 from affetto.evaluate.summary import build_system
 
 SUFFIXES = SOUND_SUFFIXES | FOREIGN_SUFFIXES
@@ -58,6 +59,7 @@ def evaluate_folder(
     chosen = judges if isinstance(judges, Judges) else choose_judges(judges or {}, emotion, device)
     run = _run_in(output, emotion, judge_facts(chosen))
     rows = score_files(items, chosen, emotion)
+    set_similarities(hear_voices(items, rows, chosen.voice))
     system = build_system(path.stem if path.is_file() else path.resolve().name, "files", rows, chosen)
     results = build_results(emotion, command, judge_facts(chosen), [system])
     if run is not None:

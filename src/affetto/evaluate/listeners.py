@@ -39,6 +39,7 @@ class TransformersJudge:
         self.id = f"{source.id}@{commit}" if source.tier == "hub" and commit else source.id
         self.tier = source.tier
         self.licence = source.licence
+        self.known = source.known
 
     @property
     def window(self) -> int | None:
@@ -160,36 +161,37 @@ def cut(sound: NDArray[np.float32], limit: int, sample_rate: int) -> list[NDArra
 
 def load_emotion(source: Source, device: str) -> EmotionListener:
     """Load an audio classifier, whole."""
-    model = _load_whole(transformers.AutoModelForAudioClassification, source)
-    return EmotionListener(model, _load(transformers.AutoFeatureExtractor, source), source, device)
+    model = load_whole(transformers.AutoModelForAudioClassification, source)
+    return EmotionListener(model, load(transformers.AutoFeatureExtractor, source), source, device)
 
 
 def load_words(source: Source, device: str) -> CtcListener | SequenceListener:
     """Load a CTC or sequence-to-sequence recogniser, whole."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CTC_MAPPING, MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING
 
-    config = _load(transformers.AutoConfig, source)
+    config = load(transformers.AutoConfig, source)
     if type(config) not in MODEL_FOR_CTC_MAPPING and type(config) not in MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING:
         raise JudgeError(f"{source.id} is a {config.model_type} model, which can't write down speech")
     is_ctc = type(config) in MODEL_FOR_CTC_MAPPING
-    model = _load_whole(transformers.AutoModelForCTC if is_ctc else transformers.AutoModelForSpeechSeq2Seq, source)
-    extractor, tokenizer = _load(transformers.AutoFeatureExtractor, source), _load(transformers.AutoTokenizer, source)
+    model = load_whole(transformers.AutoModelForCTC if is_ctc else transformers.AutoModelForSpeechSeq2Seq, source)
+    extractor, tokenizer = load(transformers.AutoFeatureExtractor, source), load(transformers.AutoTokenizer, source)
     if is_ctc:
         return CtcListener(model, extractor, tokenizer, source, device)
     return SequenceListener(model, extractor, tokenizer, source, device)
 
 
-def _load(auto_class: Any, source: Source, **options: Any) -> Any:
+def load(auto_class: Any, source: Source, **options: Any) -> Any:
+    """`auto_class.from_pretrained` of a source; JudgeError where that fails."""
     try:
         return auto_class.from_pretrained(source.where, revision=source.revision or "main", **options)
     except _LOADING_ERRORS as error:
         raise JudgeError(f"can't load the judge {source.id} as {auto_class.__name__}: {error}") from error
 
 
-def _load_whole(auto_class: Any, source: Source) -> Any:
+def load_whole(auto_class: Any, source: Source) -> Any:
     """A model none of whose weights were left at random."""
     with _no_progress_bar():
-        model, info = _load(auto_class, source, output_loading_info=True)
+        model, info = load(auto_class, source, output_loading_info=True)
     missing = sorted(key for key in info["missing_keys"] if not key.endswith(_UNUSED_WHEN_JUDGING))
     missing += sorted(str(key) for key in info["mismatched_keys"])
     if missing:

@@ -44,6 +44,7 @@ class DnsmosJudge:
     id = "speechmos/dnsmos-p835"
     tier = "bundled"
     licence = "MIT"
+    scale = "1 to 5"
     sample_rate = SAMPLE_RATE
 
     def __init__(self, num_threads: int | None = None) -> None:

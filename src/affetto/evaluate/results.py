@@ -10,14 +10,14 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NotRequired
 
 import pydantic
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 from affetto.errors import DataError
 from affetto.evaluate.judges import KINDS, Judges
-from affetto.evaluate.statistics import Estimate, Verdict
+from affetto.evaluate.statistics import Estimate, Verdict, Worse
 from affetto.files import read_json, write_json, write_text
 from affetto.provenance import versions
 
@@ -30,10 +30,14 @@ Value = float | int | str | None
 VALUE_NAMES = (
     "recall", "posterior", "first_choice", "wer", "cer", "word_edits", "num_words", "char_edits", "num_chars", "heard",
     "truncated", "repeated", "runaway", "mos_overall", "mos_signal", "mos_background", "f0_median_st", "f0_range_st",
-    "jitter", "words_per_s", "level_db", "pause_share", "longest_silence_s", "stop_failures",
+    "jitter", "words_per_s", "level_db", "pause_share", "longest_silence_s", "stop_failures", "substitutions",
+    "deletions", "insertions", "intelligible", "syllables_per_s", "seconds_per_word", "arousal", "dominance", "valence",
+    "speaker_similarity", "similarity_same_prompt", "similarity_to_reference", "voice_consistency",
 )  # fmt: skip
 """What a file's `values` hold, in the order of the CSV's columns. Shares of one file (recall, stop_failures) and the
-flags (truncated, repeated, runaway) are 0 or 1; `heard` is what the word judge wrote down."""
+flags (truncated, repeated, runaway, intelligible) are 0 or 1; `heard` is what the word judge wrote down. Further
+quality judges add a value each, whose name begins with `PREDICTED`; their columns come last."""
+PREDICTED = "mos_"
 
 _checked = pydantic.with_config(pydantic.ConfigDict(extra="forbid", strict=True, allow_inf_nan=False))
 
@@ -62,6 +66,10 @@ class ComparedMetric(TypedDict):
     verdict: Verdict | None
     reason: str | None
     p_holm: float | None
+    expected: NotRequired[Worse | None]
+    """Direction that the target emotion should move it in (`expectations`); absent where none is known."""
+    holds: NotRequired[Literal["yes", "no", "undecided"] | None]
+    """Whether the interval lies wholly on the expected side of 0, wholly on the other, or neither; null under 20."""
 
 
 @_checked
@@ -74,6 +82,11 @@ class JudgeFacts(TypedDict):
     licence: str | None
     sample_rate: int
     ceiling: Metric | None
+    languages: NotRequired[list[str]]
+    heard: NotRequired[list[str]]
+    """Corpora that it was trained on, whose clips it flatters. Absent, as the others are, where nobody said."""
+    scale: NotRequired[str]
+    note: NotRequired[str]
 
 
 @_checked
@@ -102,6 +115,8 @@ class System(TypedDict):
     metrics: dict[str, Metric]
     plain_metrics: dict[str, Metric] | None
     confusion: dict[str, int] | None
+    confusion_shares: NotRequired[dict[str, Metric] | None]
+    """The same as shares of the files that were judged, with Wilson's intervals."""
     files: list[FileRow]
 
 
@@ -159,13 +174,27 @@ def judge_facts(judges: Judges, ceiling: Metric | None = None) -> dict[str, Judg
     """The `judges` part; null for a kind that has none. `ceiling`: the emotion judge's recall on real clips."""
     facts: dict[str, JudgeFacts | None] = dict.fromkeys(KINDS)
     for kind in KINDS:
-        judge = getattr(judges, kind)
+        judge = getattr(judges, kind, None)
         if judge is not None:
-            facts[kind] = JudgeFacts(
+            found = JudgeFacts(
                 id=judge.id, tier=judge.tier, labels=list(judge.labels) if kind == "emotion" else None,
                 licence=judge.licence, sample_rate=judge.sample_rate, ceiling=ceiling if kind == "emotion" else None,
             )  # fmt: skip
+            _add_known(found, judge)
+            facts[kind] = found
     return facts
+
+
+def _add_known(facts: JudgeFacts, judge: Any) -> None:
+    """Languages, corpora, scale and note of a judge, as far as anybody said."""
+    known = getattr(judge, "known", None)
+    if known is not None:
+        facts["languages"], facts["heard"] = list(known.languages), list(known.heard)
+        if known.note is not None:
+            facts["note"] = known.note
+    scale = getattr(judge, "scale", None) or getattr(known, "scale", None)
+    if scale is not None:
+        facts["scale"] = scale
 
 
 def build_results(
@@ -222,13 +251,20 @@ def to_csv(results: Results) -> str:
     facts = ("file", "prompt", "text", "speaker", "seed", "duration_s", "error")
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["system", "role", "intensity", *facts, *VALUE_NAMES])
+    rows = [row for system in results["systems"] for row in system["files"]]
+    names = (*VALUE_NAMES, *sorted({name for row in rows for name in row["values"]} - set(VALUE_NAMES)))
+    writer.writerow(["system", "role", "intensity", *facts, *names])
     for system in results["systems"]:
         about = [system["name"], system["role"], system["intensity"]]
         for row in system["files"]:
             known: dict[str, Any] = {**row, **row["values"]}
-            writer.writerow([*about, *(known.get(name) for name in (*facts, *VALUE_NAMES))])
+            writer.writerow([*about, *(known.get(name) for name in (*facts, *names))])
     return out.getvalue()
+
+
+def is_predicted(name: str) -> bool:
+    """Whether a value is a further quality judge's score."""
+    return name.startswith(PREDICTED) and name not in VALUE_NAMES
 
 
 def _check_system(system: System) -> None:
@@ -239,7 +275,7 @@ def _check_system(system: System) -> None:
             f"{len(system['files'])} files, {num_failed} of them with an error"
         )
     for row in system["files"]:
-        if unknown := sorted(set(row["values"]) - set(VALUE_NAMES)):
+        if unknown := sorted(name for name in set(row["values"]) - set(VALUE_NAMES) if not is_predicted(name)):
             raise DataError(f"{row['file']}: unknown values {', '.join(unknown)}")
     for metrics in (system["metrics"], system["plain_metrics"] or {}):
         for name, metric in metrics.items():

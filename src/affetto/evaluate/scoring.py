@@ -21,10 +21,11 @@ from affetto.errors import DataError, JudgeError
 from affetto.evaluate.activity import Activity, find_activity
 from affetto.evaluate.emotion import first_choices, target_posteriors
 from affetto.evaluate.judges import Judges, require_label
+from affetto.evaluate.predictors import members_of
 from affetto.evaluate.prosody import measure_pitch
-from affetto.evaluate.results import VALUE_NAMES, FileRow, Prompt, Value
+from affetto.evaluate.results import VALUE_NAMES, FileRow, Prompt, Value, is_predicted
 from affetto.evaluate.summary import compare, summarise
-from affetto.evaluate.words import score_words, words_per_second
+from affetto.evaluate.words import score_words, syllables_per_second, words_per_second
 from affetto.files import hash_bytes
 
 __all__ = ["Item", "compare", "score_files", "summarise"]
@@ -80,17 +81,19 @@ def score_files(items: Sequence[Item], judges: Judges, emotion: str) -> list[Fil
         raise DataError(f"these files are named twice: {', '.join(repeated[:5])}")
     rows, usable = [], []
     for item in items:
-        row, order = _measure(item, judges)
+        row, order = _measure(item)
         rows.append(row)
         if order is not None:
             usable.append(_Usable(row, item, order))
     usable.sort(key=lambda file: file.order)
     _judge_emotion(usable, judges, emotion)
     _judge_words(usable, judges)
+    _judge_quality(usable, judges)
+    _judge_dimensions(usable, judges)
     return rows
 
 
-def _measure(item: Item, judges: Judges) -> tuple[FileRow, tuple[int, str] | None]:
+def _measure(item: Item) -> tuple[FileRow, tuple[int, str] | None]:
     """The row with everything that needs no batch, and its place in the queue (None where the file has an error)."""
     row = FileRow(
         file=item.file, prompt=item.prompt, text=item.text, speaker=item.speaker, seed=item.seed, duration_s=None,
@@ -114,9 +117,6 @@ def _measure(item: Item, judges: Judges) -> tuple[FileRow, tuple[int, str] | Non
         row["error"] = error_text or "silent"
         return row, None
     _fill(row, _signal_values(samples, activity, item.text))
-    if judges.quality is not None:
-        sound = samples if judges.quality.sample_rate == SAMPLE_RATE else load(item, judges.quality.sample_rate)
-        _fill(row, judges.quality.score([sound])[0])
     return row, (len(samples), hash_bytes(samples.tobytes()))
 
 
@@ -142,11 +142,14 @@ def _find_error(samples: NDArray[np.float32]) -> tuple[str | None, Activity | No
 def _signal_values(samples: NDArray[np.float32], activity: Activity, text: str | None) -> dict[str, float | None]:
     pitch = measure_pitch(samples, SAMPLE_RATE)
     sounding_s = activity.end_s - activity.start_s
+    words_per_s = None if text is None else words_per_second(text, sounding_s)
     return {
         "f0_median_st": pitch.median_st,
         "f0_range_st": pitch.range_st,
         "jitter": pitch.jitter,
-        "words_per_s": None if text is None else words_per_second(text, sounding_s),
+        "words_per_s": words_per_s,
+        "seconds_per_word": None if words_per_s is None else 1 / words_per_s,
+        "syllables_per_s": None if text is None else syllables_per_second(text, sounding_s),
         "level_db": activity.level_db,
         "pause_share": activity.pause_share,
         "longest_silence_s": activity.longest_silence_s,
@@ -179,10 +182,30 @@ def _judge_words(usable: Sequence[_Usable], judges: Judges) -> None:
                 _fill(file.row, {
                     "wer": score.word_edits / score.num_words, "cer": score.char_edits / score.num_chars,
                     "word_edits": score.word_edits, "num_words": score.num_words,
+                    "substitutions": score.substitutions, "deletions": score.deletions,
+                    "insertions": score.insertions, "intelligible": int(score.is_intelligible),
                     "char_edits": score.char_edits, "num_chars": score.num_chars,
                     "truncated": int(score.is_truncated), "repeated": int(score.is_repeated),
                     "runaway": int(score.is_runaway),
                 })  # fmt: skip
+
+
+def _judge_quality(usable: Sequence[_Usable], judges: Judges) -> None:
+    """All sounds of a chunk at once: a judge that runs several side by side needs several."""
+    for judge in members_of(judges.quality) if judges.quality else ():
+        for files, sounds in _chunks(usable, judge.sample_rate):
+            for file, scores in zip(files, judge.score(sounds), strict=True):
+                _fill(file.row, scores)
+
+
+def _judge_dimensions(usable: Sequence[_Usable], judges: Judges) -> None:
+    if judges.dimensions is None:
+        return
+    for files, sounds in _chunks(usable, judges.dimensions.sample_rate):
+        for file, values in zip(files, judges.dimensions.measure(sounds), strict=True):
+            if not all(np.isfinite(value) for value in values.values()):
+                raise JudgeError(f"the dimensional judge {judges.dimensions.id} gave no number for {file.item.file}")
+            _fill(file.row, values)
 
 
 def _chunks(
@@ -209,7 +232,7 @@ def load(item: Item, sample_rate: int) -> NDArray[np.float32]:
 
 
 def _fill(row: FileRow, values: Mapping[str, Value]) -> None:
-    """Set values, all of which must be known names, rounded."""
+    """Set values, all of which must be known names or a further quality judge's, rounded."""
     for name, value in values.items():
-        assert name in row["values"], name
+        assert name in row["values"] or is_predicted(name), name
         row["values"][name] = round(value, _DECIMALS) if isinstance(value, float) else value

@@ -17,6 +17,7 @@ from affetto.evaluate.judges import Judges, choose_judges
 from affetto.evaluate.results import FileRow, Prompt, Results, build_results, judge_facts, write_results
 from affetto.evaluate.retention import general_test_rows, measure_retention
 from affetto.evaluate.scoring import Item, score_files
+from affetto.evaluate.similarity import hear_voices, reference_rows, set_similarities
 from affetto.evaluate.summary import build_system, compare
 from affetto.files import read_json, write_text
 from affetto.progress import progress
@@ -68,31 +69,36 @@ def evaluate(
         *_score(spoken[emotion], judges, emotion, emotion, prompt="emotional"),
         *_score(spoken["plain"], judges, emotion, f"{emotion}, plain prompts", prompt="plain"),
     ]
-    real_rows = _score(
-        _recordings(emotion, prepared, voice, config.evaluation_sentences),
-        judges,
-        emotion,
-        "real recordings",
-        prompt=None,
-    )
+    recordings = _recordings(emotion, prepared, voice, config.evaluation_sentences)
+    real_rows = _score(recordings, judges, emotion, "real recordings", prompt=None)
+    if judges.voice is not None:
+        base_voices = hear_voices(spoken["base"], base_rows, judges.voice)
+        clips = _references(prepared, voice, facts["trained_speakers"])
+        references = hear_voices(clips, reference_rows(clips), judges.voice)
+        set_similarities(base_voices, base_voices, references, is_base=True)
+        for items, rows in (([*spoken[emotion], *spoken["plain"]], adapter_rows), (recordings, real_rows)):
+            set_similarities(hear_voices(items, rows, judges.voice), base_voices, references)
     systems = [
         build_system("base", "base", [*base_rows, *plain_base_rows], judges, 0.0),
         build_system(emotion, "adapter", adapter_rows, judges, strength),
         build_system("real", "real", real_rows, judges),
     ]
     comparisons = [
-        compare(adapter_rows, [*base_rows, *plain_base_rows], system=emotion, against="base", prompt=prompt)
+        compare(
+            adapter_rows, [*base_rows, *plain_base_rows], system=emotion, against="base", prompt=prompt,
+            emotion=emotion if prompt == "emotional" else None,
+        )
         for prompt in _PROMPTS
-    ]
+    ]  # fmt: skip
 
     # 4. What was forgotten, teacher-forced on general clips that nothing was trained on.
-    rows = general_test_rows(voice.base, prepared, config.evaluation_clips, config.seed, facts["speakers"])
+    held_out = general_test_rows(voice.base, prepared, config.evaluation_clips, config.seed, facts["speakers"])
     retention = None
-    if rows:
+    if held_out:
         assert voice.bank is not None
-        with progress("Measuring retention", len(rows)) as bar:
+        with progress("Measuring retention", len(held_out)) as bar:
             gate = tuple(voice.bank.gate({emotion: strength}).tolist())
-            retention = measure_retention(voice.base, rows, gate, bar.advance).document()
+            retention = measure_retention(voice.base, held_out, gate, bar.advance).document()
 
     # 5. Write it down.
     ceiling = systems[-1]["metrics"]["recall"]
@@ -102,6 +108,8 @@ def evaluate(
 
 
 _PROMPTS: tuple[Prompt, ...] = ("emotional", "plain")
+_REFERENCES = 8
+"""Recordings that a voice is known by."""
 
 
 def held_out_sentences(
@@ -167,6 +175,17 @@ def _recordings(emotion: str, prepared: Prepared, voice: Voice, most: int) -> li
     """Held-out recordings, spread over all there are, through the base's codec: no adapter can sound better."""
     clips = prepared.select(emotion, "test")
     chosen = [clips[index * len(clips) // most] for index in range(most)] if len(clips) > most else clips
+    rate = voice.codec.sample_rate
+    return [
+        Item(clip.id, voice.codec.decode(prepared.codes(clip)), rate, text=clip.text, speaker=clip.speaker)
+        for clip in chosen
+    ]
+
+
+def _references(prepared: Prepared, voice: Voice, speakers: Sequence[str]) -> list[Item]:
+    """A few plain recordings of each voice, through the base's codec."""
+    plain = [clip for clip in prepared.clips if clip.emotion in (None, "neutral")]
+    chosen = [clip for name in speakers for clip in [each for each in plain if each.speaker == name][:_REFERENCES]]
     rate = voice.codec.sample_rate
     return [
         Item(clip.id, voice.codec.decode(prepared.codes(clip)), rate, text=clip.text, speaker=clip.speaker)

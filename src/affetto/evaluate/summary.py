@@ -10,8 +10,19 @@ from typing import Literal
 from affetto.errors import DataError
 from affetto.evaluate import emotion as emotion_metrics
 from affetto.evaluate import statistics
-from affetto.evaluate.judges import Judges
-from affetto.evaluate.results import ComparedMetric, Comparison, FileRow, Metric, Prompt, Role, System, to_metric
+from affetto.evaluate.expectations import mark_expected
+from affetto.evaluate.kinds import KINDS, Judges
+from affetto.evaluate.results import (
+    ComparedMetric,
+    Comparison,
+    FileRow,
+    Metric,
+    Prompt,
+    Role,
+    System,
+    is_predicted,
+    to_metric,
+)
 from affetto.evaluate.statistics import Difference, Estimate, Worse
 
 
@@ -20,12 +31,14 @@ class Measure:
     """How a metric is made from the rows' values."""
 
     unit: str
-    source: Literal["emotion", "words", "quality", "signal", "pitch", "rate", "generation"]
+    source: Literal["emotion", "words", "quality", "voice", "dimensions", "signal", "pitch", "rate", "generation"]
     """What must be at hand for it; decides the reason when it isn't."""
     ratio: tuple[str, str] | None = None
     """Values to be summed and divided; None takes the mean of the value named like the metric."""
     is_share: bool = False
     """0 or 1 per file: Wilson's interval."""
+    lacking: str = "no file has enough voiced sound"
+    """Reason where files and judge are there, and yet no file has the value."""
 
     @property
     def is_count(self) -> bool:
@@ -33,22 +46,49 @@ class Measure:
         return self.is_share or self.ratio is not None
 
 
+_NO_TEXT = "no text is known for these files"
+_DIMENSION = "the judge's own scale"
+
 METRICS: dict[str, Measure] = {
     "recall": Measure("share", "emotion", is_share=True),
     "posterior": Measure("share", "emotion"),
-    "wer": Measure("share", "words", ratio=("word_edits", "num_words")),
-    "cer": Measure("share", "words", ratio=("char_edits", "num_chars")),
-    "mos_overall": Measure("1 to 5", "quality"),
-    "mos_signal": Measure("1 to 5", "quality"),
-    "mos_background": Measure("1 to 5", "quality"),
+    "arousal": Measure(_DIMENSION, "dimensions"),
+    "dominance": Measure(_DIMENSION, "dimensions"),
+    "valence": Measure(_DIMENSION, "dimensions"),
+    "wer": Measure("share", "words", ratio=("word_edits", "num_words"), lacking=_NO_TEXT),
+    "cer": Measure("share", "words", ratio=("char_edits", "num_chars"), lacking=_NO_TEXT),
+    "substitutions": Measure("per word", "words", ratio=("substitutions", "num_words"), lacking=_NO_TEXT),
+    "deletions": Measure("per word", "words", ratio=("deletions", "num_words"), lacking=_NO_TEXT),
+    "insertions": Measure("per word", "words", ratio=("insertions", "num_words"), lacking=_NO_TEXT),
+    "intelligible": Measure("share", "words", is_share=True, lacking=_NO_TEXT),
+    "truncated": Measure("share", "words", is_share=True, lacking=_NO_TEXT),
+    "repeated": Measure("share", "words", is_share=True, lacking=_NO_TEXT),
+    "runaway": Measure("share", "words", is_share=True, lacking=_NO_TEXT),
+    "mos_overall": Measure("1 to 5", "quality", lacking="the quality judge gives no such score"),
+    "mos_signal": Measure("1 to 5", "quality", lacking="the quality judge gives no such score"),
+    "mos_background": Measure("1 to 5", "quality", lacking="the quality judge gives no such score"),
+    "speaker_similarity": Measure("cosine", "voice", lacking="no base speaks in the same voice"),
+    "similarity_same_prompt": Measure("cosine", "voice", lacking="no base spoke the same prompts"),
+    "similarity_to_reference": Measure("cosine", "voice", lacking="there are no reference clips of these speakers"),
+    "voice_consistency": Measure("cosine", "voice", lacking="no voice speaks two texts"),
     "f0_median_st": Measure("semitones re 100 Hz", "pitch"),
     "f0_range_st": Measure("semitones", "pitch"),
-    "words_per_s": Measure("1/s", "rate"),
+    "jitter": Measure("share of the period", "pitch"),
+    "words_per_s": Measure("1/s", "rate", lacking=_NO_TEXT),
+    "syllables_per_s": Measure("1/s", "rate", lacking=_NO_TEXT),
+    "seconds_per_word": Measure("s", "rate", lacking=_NO_TEXT),
     "level_db": Measure("dBFS", "signal"),
     "pause_share": Measure("share", "signal"),
     "longest_silence_s": Measure("s", "signal"),
     "stop_failures": Measure("share", "generation", is_share=True),
 }
+"""Every metric; further quality judges add theirs (`measures`)."""
+
+
+def measures(rows: Sequence[FileRow]) -> dict[str, Measure]:
+    """`METRICS`, and the scores that further quality judges gave these rows."""
+    predicted = sorted({name for row in rows for name in row["values"] if is_predicted(name)} - set(METRICS))
+    return METRICS | {name: Measure("score", "quality") for name in predicted}
 
 
 @dataclass(frozen=True)
@@ -75,7 +115,10 @@ def summarise(rows: Sequence[FileRow], judges: Judges) -> dict[str, Metric]:
     Prompts (texts; files where the text isn't known) are what is resampled. Files with an error enter no mean, only
     `stop_failures`; they are counted in the system's `num_failed`.
     """
-    return {name: to_metric(_estimate(rows, name, measure, judges), measure.unit) for name, measure in METRICS.items()}
+    return {
+        name: to_metric(_estimate(rows, name, measure, judges), measure.unit)
+        for name, measure in measures(rows).items()
+    }
 
 
 def build_system(
@@ -94,6 +137,7 @@ def build_system(
         metrics=summarise(others, judges),
         plain_metrics=summarise(plain, judges) if plain else None,
         confusion=emotion_metrics.confusion(choices, judges.emotion.labels) if judges.emotion else None,
+        confusion_shares=_shares(choices, judges.emotion.labels) if judges.emotion else None,
         files=list(rows),
     )
 
@@ -105,34 +149,60 @@ def compare(
     system: str,
     against: str,
     prompt: Prompt | None,
+    emotion: str | None = None,
 ) -> Comparison:
     """System minus base over the pairs with equal (text, speaker, seed) among the rows of `prompt`.
 
-    A metric with a margin gets a verdict. `preserved` is withheld (`undecided`) where a prompt that the base spoke is
-    lost in the system, because then the pairs are survivors. Raises DataError where a pair isn't unique.
+    A metric with a margin gets a verdict; one that `emotion` should move gets `expected` and `holds`, the base's plain
+    rendering being the same speaker's neutral one. `flips_lost` and `flips_gained` are the shares of the pairs that
+    were understood only in the base, and only in the system. `preserved` is withheld (`undecided`) where a prompt that
+    the base spoke is lost in the system, because then the pairs are survivors. Raises DataError where a pair isn't
+    unique.
     """
     margins = PLAIN_MARGINS if prompt == "plain" else MARGINS
     ours, theirs = _by_key(system_rows, prompt, system), _by_key(base_rows, prompt, against)
     pairs = [(ours[key], theirs[key]) for key in sorted(set(ours) & set(theirs), key=str)]
     num_lost = sum(row["error"] is None and _is_lost(ours.get(key)) for key, row in theirs.items())
     is_same = bool(pairs) and all(one["values"] == other["values"] for one, other in pairs)
-    differences = {name: _difference(pairs, name, measure, is_same) for name, measure in METRICS.items()}
+    differences = {
+        name: _difference(pairs, name, measure, is_same)
+        for name, measure in measures([*system_rows, *base_rows]).items()
+    }
     known = [name for name, difference in differences.items() if difference.p_value is not None]
     adjusted = dict(zip(known, statistics.holm([differences[name].p_value or 0.0 for name in known]), strict=True))
-    return Comparison(
-        system=system,
-        against=against,
-        prompt=prompt,
-        metrics={
-            name: _compared(difference, margins.get(name), num_lost, adjusted.get(name))
-            for name, difference in differences.items()
-        },
-    )
+    metrics = {
+        name: _compared(difference, margins.get(name), num_lost, adjusted.get(name))
+        for name, difference in differences.items()
+    }
+    if emotion is not None:
+        mark_expected(metrics, emotion)
+    return Comparison(system=system, against=against, prompt=prompt, metrics=metrics | _flips(pairs))
+
+
+def _shares(choices: Sequence[str], labels: Sequence[str]) -> dict[str, Metric]:
+    return {
+        label: to_metric(statistics.share([choice == label for choice in choices]), "share")
+        for label in dict.fromkeys(labels)
+    }
+
+
+def _flips(pairs: Sequence[tuple[FileRow, FileRow]]) -> dict[str, ComparedMetric]:
+    """Pairs that one side alone made understood, as shares of all pairs, with Wilson's intervals."""
+    sides = [(ours["values"].get("intelligible"), theirs["values"].get("intelligible")) for ours, theirs in pairs]
+    known = [side for side in sides if None not in side]
+    counted = {"flips_lost": [side == (0, 1) for side in known], "flips_gained": [side == (1, 0) for side in known]}
+    return {
+        name: ComparedMetric(
+            difference=share.value, low=share.low, high=share.high, n=share.n, margin=None, verdict=None,
+            reason="no margin was stated for this metric" if known else "no pair has words on both sides", p_holm=None,
+        )
+        for name, share in ((name, statistics.share(events)) for name, events in counted.items())
+    }  # fmt: skip
 
 
 def _estimate(rows: Sequence[FileRow], name: str, measure: Measure, judges: Judges) -> Estimate:
     names = measure.ratio or (name,)
-    known = [row for row in rows if all(row["values"][value] is not None for value in names)]
+    known = [row for row in rows if all(row["values"].get(value) is not None for value in names)]
     if not known:
         return Estimate(None, None, None, 0, _reason(rows, measure, judges))
     columns = [[_number(row, value) for row in known] for value in names]
@@ -146,7 +216,7 @@ def _estimate(rows: Sequence[FileRow], name: str, measure: Measure, judges: Judg
 
 def _difference(pairs: Sequence[tuple[FileRow, FileRow]], name: str, measure: Measure, is_same: bool) -> Difference:
     names = measure.ratio or (name,)
-    known = [pair for pair in pairs if all(row["values"][value] is not None for row in pair for value in names)]
+    known = [pair for pair in pairs if all(row["values"].get(value) is not None for row in pair for value in names)]
     if not known:
         return Difference(None, None, None, 0, "no pairs" if not pairs else "no pair has this value on both sides")
     if is_same:
@@ -183,13 +253,11 @@ def _reason(rows: Sequence[FileRow], measure: Measure, judges: Judges) -> str:
         return "there are no such files"
     if measure.source == "generation":
         return "these files weren't generated here, so it isn't known how they stopped"
-    if measure.source in ("emotion", "words", "quality") and getattr(judges, measure.source) is None:
+    if measure.source in KINDS and getattr(judges, measure.source, None) is None:
         return judges.reason(measure.source)
     if all(row["error"] is not None for row in rows):
         return "every file failed"
-    if measure.source in ("words", "rate"):
-        return "no text is known for these files"
-    return "no file has enough voiced sound"
+    return measure.lacking
 
 
 def _by_key(rows: Sequence[FileRow], prompt: Prompt | None, name: str) -> dict[tuple[object, ...], FileRow]:

@@ -13,18 +13,22 @@ from dataclasses import dataclass
 
 import jiwer
 
-from affetto.evaluate.spelling import normalise
+from affetto.evaluate.spelling import count_syllables, normalise
 
 LOOP_REPEATS = 3
 LOOP_WORDS = 4
 """Longest phrase that is looked for in loops."""
+INTELLIGIBLE = 0.2
+"""Word error rate up to which a file counts as understood: one word in five."""
 
 
 @dataclass(frozen=True)
 class WordScore:
     """One file's edits and what went wrong with its words."""
 
-    word_edits: int
+    substitutions: int
+    deletions: int
+    insertions: int
     num_words: int
     """Words of the text."""
     char_edits: int
@@ -35,6 +39,16 @@ class WordScore:
     """A phrase of up to four words came at least three times in a row, more often than in the text."""
     is_runaway: bool
     """Far more was said than the text has: over one and a half times its words, plus two."""
+
+    @property
+    def word_edits(self) -> int:
+        """Substitutions, deletions and insertions of words."""
+        return self.substitutions + self.deletions + self.insertions
+
+    @property
+    def is_intelligible(self) -> bool:
+        """Whether nearly all was understood: at most `INTELLIGIBLE` edits per word."""
+        return self.word_edits <= INTELLIGIBLE * self.num_words
 
 
 def score_words(text: str, heard: str) -> WordScore | None:
@@ -47,7 +61,9 @@ def score_words(text: str, heard: str) -> WordScore | None:
     num_missing = _trailing_deletions(by_word)
     loops = longest_loop(got)
     return WordScore(
-        word_edits=by_word.substitutions + by_word.deletions + by_word.insertions,
+        substitutions=by_word.substitutions,
+        deletions=by_word.deletions,
+        insertions=by_word.insertions,
         num_words=len(wanted),
         char_edits=by_char.substitutions + by_char.deletions + by_char.insertions,
         num_chars=len(" ".join(wanted)),
@@ -74,6 +90,12 @@ def words_per_second(text: str, sounding_s: float) -> float | None:
     """
     num_words = len(normalise(text))
     return num_words / sounding_s if num_words else None
+
+
+def syllables_per_second(text: str, sounding_s: float) -> float | None:
+    """Syllables of the *text* over the time between first and last sound; None where the text has none."""
+    num_syllables = sum(count_syllables(word) for word in normalise(text))
+    return num_syllables / sounding_s if num_syllables else None
 
 
 def longest_loop(words: Sequence[str]) -> int:

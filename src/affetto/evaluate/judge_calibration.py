@@ -1,0 +1,273 @@
+"""Can the judges hear it? Real, labelled recordings through every judge: `affetto evaluate --calibrate-judges`.
+
+Recall of a class has Wilson's interval, and two things that it must beat before the judge may score that class: chance
+(one over the judge's number of classes) and the judge's own false alarms (how often it says so of recordings of other
+classes), because a judge that calls everything sad recalls every sad clip. Classes that the judge lacks are listed and
+never mapped. Word error rates are per corpus, bootstrapped over speakers where there are several, else over texts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.table import Table
+
+from affetto.audio.corpora import load_clips
+from affetto.audio.sound import read_sound
+from affetto.errors import DataError
+from affetto.evaluate import statistics
+from affetto.evaluate.expectations import against_neutral
+from affetto.evaluate.judges import Judges
+from affetto.evaluate.results import FileRow, judge_facts, to_metric
+from affetto.evaluate.scoring import Item, score_files
+from affetto.evaluate.summary import summarise
+from affetto.files import write_json
+from affetto.progress import progress
+from affetto.provenance import versions
+from affetto.types import Clip
+
+SCHEMA = "affetto.judge-calibration/1"
+MOST_FALSE_ALARMS = 0.5
+"""A judge that says so of most other recordings would say so of a system that never tried."""
+_CHUNK = 64
+_SEGMENT_RATE = 48_000
+
+
+def calibrate_judges(
+    source: Path, judges: Judges, output: Path | None = None, *, command: str = "", most: int | None = None
+) -> dict[str, Any]:
+    """Judge the recordings of `source` (what `--data` takes); the document, written to `output` where that is given.
+
+    `most` takes that many clips of each class of each corpus, spread over all. Raises DataError where nothing there
+    has an emotion or a text.
+    """
+    clips, problems = load_clips([source])
+    chosen = _spread(clips, most)
+    if not any(clip.emotion or clip.text for clip in chosen):
+        raise DataError(f"{source}: no recording there has an emotion or a text, so nothing can be held against it")
+    rows = _judge(chosen, judges)
+    document = {
+        "schema": SCHEMA,
+        "command": command,
+        "versions": versions(),
+        "judges": judge_facts(judges),
+        "num_clips": len(chosen),
+        "num_failed": sum(row["error"] is not None for row in rows),
+        "problems": [f"{problem.where}: {problem.message}" for problem in problems],
+        "emotion": _emotion(chosen, rows, judges),
+        "words": _words(chosen, rows) if judges.words else None,
+        "quality": _quality(chosen, rows, judges) if judges.quality else None,
+        "dimensions": _dimensions(chosen, rows) if judges.dimensions else None,
+        "files": [
+            {**row, "corpus": clip.corpus, "emotion": clip.emotion} for clip, row in zip(chosen, rows, strict=True)
+        ],
+    }
+    if output is not None:
+        write_json(output, document)
+    return document
+
+
+def verdict(
+    recall: statistics.Estimate, false_alarms: float | None, chance: float
+) -> tuple[Literal["yes", "no"] | None, str | None]:
+    """(whether the class is heard, why not): the recall's interval must lie above chance and above the false alarms.
+
+    These may be no more than `MOST_FALSE_ALARMS`.
+    """
+    if recall.low is None:
+        return None, recall.reason
+    if recall.low <= chance:
+        return "no", f"the interval doesn't lie above chance ({chance:.0%})"
+    if false_alarms is not None and (recall.low <= false_alarms or false_alarms > MOST_FALSE_ALARMS):
+        return "no", f"it says so of {false_alarms:.0%} of the others as well"
+    return "yes", None
+
+
+def calibration_table(document: Mapping[str, Any]) -> Table:
+    """Every judge's numbers on real recordings, a row per class or corpus."""
+    table = Table(title=f"judges on {document['num_clips']} real recordings", title_justify="left")
+    for name in ("judge", "hears", "value", "95 % interval", "n", "can it?"):
+        table.add_column(name, justify="left" if name in ("judge", "hears", "can it?") else "right")
+    emotion = document["emotion"]
+    for label, found in emotion["classes"].items() if emotion else ():
+        alarms = "" if found["false_alarms"] is None else f", others {found['false_alarms']:.0%}"
+        answer = found["heard"] or "–"
+        why = f": {found['reason']}" if found["reason"] else ""
+        _add(table, "emotion", label, found["recall"], f"{answer}{why if answer != 'yes' else ''}", alarms)
+    for label, count in emotion["lacking"].items() if emotion else ():
+        table.add_row("emotion", label, "–", "", str(count), "no: the judge has no such class")
+    for kind in ("words", "quality"):
+        for corpus, metrics in (document[kind] or {}).items():
+            for name, metric in metrics.items():
+                _add(table, kind, f"{corpus} {name}", metric, "")
+    for label, metrics in (document["dimensions"] or {}).items():
+        for name, metric in metrics.items():
+            told = metric.get("holds") or "–"
+            moved = {**metric, "value": metric["difference"], "unit": ""}
+            _add(table, "dimensions", f"{label} − neutral: {name}", moved, f"expected {metric['expected']}: {told}")
+    return table
+
+
+def said(document: Mapping[str, Any]) -> list[str]:
+    """What follows from the numbers, in sentences."""
+    lines = []
+    for kind, judge in document["judges"].items():
+        if judge is not None:
+            lines.append(f"{kind}: {judge['id']} ({judge['tier']}; licence {judge['licence'] or 'unknown'})")
+            lines += [f"  note: {judge['note']}"] if judge.get("note") else []
+            corpora = {file["corpus"] for file in document["files"]}
+            if flattered := [name for name in judge.get("heard", ()) if name.lower() in corpora]:
+                lines.append(f"  it was trained on {', '.join(flattered)}: these numbers flatter it")
+    emotion = document["emotion"]
+    if emotion:
+        deaf = [label for label, found in emotion["classes"].items() if found["heard"] == "no"]
+        if deaf:
+            lines.append(
+                f"This emotion judge can't hear {', '.join(deaf)} in these recordings: don't let it score speech like "
+                "theirs. Name another with --judge emotion=ID_OR_FOLDER."
+            )
+    for corpus, metrics in (document["words"] or {}).items():
+        if metrics["wer"]["value"] is not None and metrics["wer"]["value"] > 0.5:
+            lines.append(
+                f"This word judge gets most words of {corpus} wrong: don't let it score speech like that. Name another "
+                "with --judge words=ID_OR_FOLDER."
+            )
+    return lines
+
+
+def _add(table: Table, judge: str, what: str, metric: Mapping[str, Any], answer: str, alarms: str = "") -> None:
+    is_share = metric.get("unit") == "share"
+
+    def write(number: float | None) -> str:
+        return "–" if number is None else f"{number:.0%}" if is_share else f"{number:.2f}"
+
+    interval = "" if metric["low"] is None else f"{write(metric['low'])} to {write(metric['high'])}"
+    table.add_row(judge, what, write(metric["value"]) + alarms, interval, str(metric["n"]), answer)
+
+
+def _spread(clips: Sequence[Clip], most: int | None) -> list[Clip]:
+    if most is None:
+        return list(clips)
+    groups: dict[tuple[str, str | None], list[Clip]] = {}
+    for clip in clips:
+        groups.setdefault((clip.corpus, clip.emotion), []).append(clip)
+    return [
+        group[index * len(group) // most] if len(group) > most else group[index]
+        for group in groups.values()
+        for index in range(min(most, len(group)))
+    ]
+
+
+def _judge(clips: Sequence[Clip], judges: Judges) -> list[FileRow]:
+    """A row per clip, each scored for its own emotion."""
+    labels = judges.emotion.labels if judges.emotion else ()
+    rows: dict[str, FileRow] = {}
+    with progress("Calibrating judges", len(clips)) as bar:
+        for emotion in dict.fromkeys(clip.emotion for clip in clips):
+            group = [clip for clip in clips if clip.emotion == emotion]
+            is_known = emotion is not None and emotion in labels
+            hearing = judges if is_known else replace(judges, emotion=None)
+            for start in range(0, len(group), _CHUNK):
+                part = group[start : start + _CHUNK]
+                scored = score_files([_item(clip) for clip in part], hearing, emotion or "")
+                rows |= {clip.id: row for clip, row in zip(part, scored, strict=True)}
+                bar.advance(len(part))
+    return [rows[clip.id] for clip in clips]
+
+
+def _item(clip: Clip) -> Item:
+    if clip.start_s is None and clip.end_s is None:
+        return Item(clip.id, clip.audio, text=clip.text, speaker=clip.speaker)
+    try:
+        samples = read_sound(clip.audio, _SEGMENT_RATE, start_s=clip.start_s, end_s=clip.end_s)
+    except DataError as error:
+        return Item(clip.id, clip.audio, text=clip.text, speaker=clip.speaker, error=str(error))
+    return Item(clip.id, samples, _SEGMENT_RATE, text=clip.text, speaker=clip.speaker)
+
+
+def _emotion(clips: Sequence[Clip], rows: Sequence[FileRow], judges: Judges) -> dict[str, Any] | None:
+    if judges.emotion is None or not any(clip.emotion for clip in clips):
+        return None
+    labels = judges.emotion.labels
+    chance = 1 / len(labels)
+    heard = [
+        (clip.emotion, str(row["values"]["first_choice"]))
+        for clip, row in zip(clips, rows, strict=True)
+        if row["values"]["first_choice"] is not None
+    ]
+    classes, lacking = {}, {}
+    for emotion in dict.fromkeys(clip.emotion for clip in clips if clip.emotion):
+        if emotion not in labels:
+            lacking[emotion] = sum(clip.emotion == emotion for clip in clips)
+            continue
+        own = [choice for truth, choice in heard if truth == emotion]
+        others = [choice == emotion for truth, choice in heard if truth != emotion]
+        recall = statistics.share([choice == emotion for choice in own])
+        alarms = sum(others) / len(others) if others else None
+        answer, reason = verdict(recall, alarms, chance)
+        classes[emotion] = {
+            "recall": to_metric(recall, "share"), "false_alarms": alarms, "heard": answer, "reason": reason,
+            "heard_as": {label: own.count(label) for label in labels},
+        }  # fmt: skip
+    return {"chance": chance, "classes": classes, "lacking": lacking}
+
+
+def _by_corpus(clips: Sequence[Clip], rows: Sequence[FileRow]) -> dict[str, list[FileRow]]:
+    found: dict[str, list[FileRow]] = {}
+    for clip, row in zip(clips, rows, strict=True):
+        found.setdefault(clip.corpus, []).append(row)
+    return found
+
+
+def _words(clips: Sequence[Clip], rows: Sequence[FileRow]) -> dict[str, Any]:
+    found = {}
+    for corpus, chosen in _by_corpus(clips, rows).items():
+        known = [row for row in chosen if row["values"]["num_words"] is not None]
+        speakers = [str(row["speaker"]) for row in known]
+        clusters = speakers if len(set(speakers)) > 1 else [str(row["text"]) for row in known]
+        found[corpus] = {
+            name: to_metric(
+                statistics.bootstrap_ratio(
+                    [float(row["values"][top] or 0) for row in known],
+                    [float(row["values"][bottom] or 0) for row in known],
+                    clusters,
+                    is_count=True,
+                ),
+                "share",
+            )
+            for name, top, bottom in (("wer", "word_edits", "num_words"), ("cer", "char_edits", "num_chars"))
+        }
+    return found
+
+
+def _quality(clips: Sequence[Clip], rows: Sequence[FileRow], judges: Judges) -> dict[str, Any]:
+    """Every score's mean on real speech: what a system's score is to be seen beside."""
+    return {
+        corpus: {
+            name: metric
+            for name, metric in summarise(chosen, judges).items()
+            if name.startswith("mos_") and metric["value"] is not None
+        }
+        for corpus, chosen in _by_corpus(clips, rows).items()
+    }
+
+
+def _dimensions(clips: Sequence[Clip], rows: Sequence[FileRow]) -> dict[str, Any]:
+    """Differences from the same speakers' neutral that the emotion should make, by emotion."""
+    by_emotion: dict[str, list[FileRow]] = {}
+    for clip, row in zip(clips, rows, strict=True):
+        by_emotion.setdefault(clip.emotion or "", []).append(row)
+    neutral = by_emotion.get("neutral", [])
+    found: dict[str, Any] = {}
+    for emotion, chosen in by_emotion.items():
+        metrics = against_neutral(chosen, neutral, system="real", emotion=emotion)["metrics"]
+        kept = {
+            name: metric
+            for name, metric in metrics.items()
+            if name in ("arousal", "dominance", "valence") and metric.get("expected")
+        }
+        found |= {emotion: kept} if kept else {}
+    return found

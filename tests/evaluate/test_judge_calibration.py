@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from evaluate_fakes import RATE, LevelDimensions, LevelQuality, PitchJudge, PitchWords, voice
+from rich.console import Console
+from scipy import stats
+from typer.testing import CliRunner
+
+from affetto.audio.manifest import write_manifest
+from affetto.audio.sound import write_sound
+from affetto.cli import app
+from affetto.errors import DataError
+from affetto.evaluate import judges as judge_module
+from affetto.evaluate.judge_calibration import SCHEMA, calibrate_judges, calibration_table, said, verdict
+from affetto.evaluate.judges import Judges, KnownJudge
+from affetto.evaluate.statistics import Estimate, share
+from affetto.files import read_json
+from affetto.types import Clip
+
+SPEAKERS = ("ann", "bob", "cy")
+
+
+def _corpus(folder: Path, pitches: dict[str | None, float], num_clips: int = 12) -> Path:
+    """Clips whose pitch tells their emotion to the fakes, one that can't be read, and a manifest."""
+    clips = []
+    for emotion, hz in pitches.items():
+        for index in range(num_clips):
+            path = folder / f"{emotion}{index}.wav"
+            write_sound(path, voice(hz + index % 3, 0.4, 0.05 if emotion == "sad" else 0.1), RATE)
+            clips.append(Clip(f"{emotion}{index}", path, "twelve", emotion, SPEAKERS[index % 3], "made-up"))
+    (folder / "broken.wav").write_bytes(b"no sound")
+    clips.append(Clip("broken", folder / "broken.wav", "twelve", "happy", "ann", "made-up"))
+    write_manifest(folder / "manifest.jsonl", clips)
+    return folder
+
+
+PITCHES: dict[str | None, float] = {"happy": 260.0, "sad": 110.0, "calm": 115.0, None: 120.0, "neutral": 150.0}
+JUDGES = Judges(PitchJudge(), PitchWords(), LevelQuality(), dimensions=LevelDimensions())
+
+
+@pytest.fixture(scope="module")
+def document(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("corpus")
+    return calibrate_judges(_corpus(folder, PITCHES), JUDGES, folder / "out.json", command="x")
+
+
+def test_recall_is_counted_per_class_with_wilsons_interval(document: dict[str, Any]) -> None:
+    emotion = document["emotion"]
+    assert emotion["chance"] == 1 / 2
+    happy, sad = emotion["classes"]["happy"], emotion["classes"]["sad"]
+    assert (happy["recall"]["value"], happy["recall"]["n"], happy["heard_as"]) == (1.0, 12, {"sad": 0, "happy": 12})
+    theirs = stats.binomtest(12, 12).proportion_ci(method="wilson")
+    assert happy["recall"]["low"] == pytest.approx(theirs.low)
+    assert (happy["heard"], happy["false_alarms"]) == ("yes", 0.0)
+    assert sad["recall"]["value"] == 1.0
+    assert document["num_failed"] == 1
+    assert document["num_clips"] == 61
+
+
+def test_a_judge_that_says_one_thing_of_everything_hears_nothing() -> None:
+    recalled = share([True] * 50)
+    assert verdict(recalled, 0.1, 0.25) == ("yes", None)
+    answer, reason = verdict(recalled, 0.97, 0.25)
+    assert (answer, "others" in str(reason)) == ("no", True)
+    assert verdict(recalled, 0.79, 0.25)[0] == "no", "above its false alarms, but these are most of the others"
+    answer, reason = verdict(share([True] * 15 + [False] * 35), 0.1, 0.25)
+    assert (answer, "chance (25%)" in str(reason)) == ("no", True)
+    assert verdict(Estimate(None, None, None, 0, "nothing to count"), None, 0.5) == (None, "nothing to count")
+
+
+def test_classes_that_the_judge_lacks_are_listed_and_not_mapped(document: dict[str, Any]) -> None:
+    assert document["emotion"]["lacking"] == {"calm": 12, "neutral": 12}
+    assert "calm" not in document["emotion"]["classes"]
+
+
+def test_words_are_scored_per_corpus(document: dict[str, Any]) -> None:
+    metric = document["words"]["made-up"]["wer"]
+    wrong = [row for row in document["files"] if row["values"]["num_words"] and row["values"]["word_edits"]]
+    assert metric["n"] == 60
+    assert metric["value"] == pytest.approx(sum(row["values"]["word_edits"] for row in wrong) / 60)
+    assert 0 < metric["value"] < 2
+    assert metric["low"] is not None
+
+
+def test_dimensions_are_held_against_the_speakers_own_neutral(document: dict[str, Any]) -> None:
+    sad = document["dimensions"]["sad"]
+    assert sad["arousal"]["expected"] == "lower"
+    assert sad["arousal"]["difference"] == pytest.approx(-0.05, abs=1e-3)
+    assert set(document["dimensions"]["happy"]) == {"arousal", "dominance", "valence"}
+    assert "neutral" not in document["dimensions"]
+
+
+def test_the_table_and_the_sentences_say_what_cannot_be_heard(document: dict[str, Any]) -> None:
+    out = io.StringIO()
+    Console(file=out, width=160).print(calibration_table(document))
+    text = out.getvalue()
+    assert "the judge has no such class" in text
+    assert "100%" in text
+    assert "made-up wer" in text
+    lines = " ".join(said(document))
+    assert "fake/pitch (local; licence unknown)" in lines
+    assert "word judge gets most words of made-up wrong" in lines
+    assert "can't hear" not in lines
+
+
+def test_a_deaf_and_a_flattered_judge_are_told(tmp_path: Path) -> None:
+    turned = _corpus(tmp_path, {"happy": 110.0, "sad": 112.0})
+    judge = PitchJudge()
+    judge.known = KnownJudge("emotion", "hub", "mit", RATE, None, heard=("Made-Up",), note="mind the gap")  # type: ignore[attr-defined]
+    document = calibrate_judges(turned, Judges(judge))
+    assert {name: found["heard"] for name, found in document["emotion"]["classes"].items()} == {
+        "happy": "no", "sad": "no",
+    }  # fmt: skip
+    lines = " ".join(said(document))
+    assert "can't hear happy, sad" in lines
+    assert "trained on Made-Up" in lines
+    assert "mind the gap" in lines
+    assert document["words"] is document["quality"] is None
+
+
+def test_some_of_each_class_will_do(tmp_path: Path) -> None:
+    document = calibrate_judges(_corpus(tmp_path, PITCHES), Judges(PitchJudge()), most=3)
+    assert {name: found["recall"]["n"] for name, found in document["emotion"]["classes"].items()} == {
+        "happy": 3, "sad": 3,
+    }  # fmt: skip
+
+
+def test_recordings_of_nothing_known_are_refused(tmp_path: Path) -> None:
+    write_sound(tmp_path / "x.wav", voice(120, 0.4), RATE)
+    write_manifest(tmp_path / "manifest.jsonl", [Clip("x", tmp_path / "x.wav", None, None, "a", "c")])
+    with pytest.raises(DataError, match="has an emotion or a text"):
+        calibrate_judges(tmp_path, JUDGES)
+
+
+def test_the_command_prints_and_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(judge_module, "all_judges", lambda choices: JUDGES if choices == {"voice": "none"} else None)
+    source = _corpus(tmp_path, {"happy": 260.0}, 2)
+    arguments = ["evaluate", "--calibrate-judges", str(source), "--judge", "voice=none", "--output", str(tmp_path)]
+    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert result.exit_code == 0
+    assert "fake/pitch" in result.stdout
+    assert read_json(tmp_path / "judge_calibration.json")["schema"] == SCHEMA

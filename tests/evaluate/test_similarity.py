@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from evaluate_fakes import RATE, PitchVoice, voice
+from numpy.typing import NDArray
+
+from affetto.evaluate.judges import Judges
+from affetto.evaluate.results import VALUE_NAMES, FileRow
+from affetto.evaluate.scoring import Item, score_files
+from affetto.evaluate.similarity import Voiced, hear_voices, reference_rows, set_similarities
+from affetto.evaluate.summary import MARGINS, compare, summarise
+
+
+def _one(text: str | None, unit: NDArray[np.float64], speaker: str | None = "a", seed: int = 0) -> Voiced:
+    row = FileRow(
+        file=f"{text}{speaker}{seed}", prompt="emotional", text=text, speaker=speaker, seed=seed, duration_s=1.0,
+        error=None, values=dict.fromkeys(VALUE_NAMES),
+    )  # fmt: skip
+    return Voiced(row, unit / np.linalg.norm(unit))
+
+
+def _many(rng: np.random.Generator, shift: float = 0.0, num_texts: int = 6) -> list[Voiced]:
+    centres = {"a": np.array([3.0, 0, 0, 0]), "b": np.array([0, 3.0, 0, 0])}
+    return [
+        _one(f"t{index}", centres[speaker] + [0, 0, shift, 0] + rng.normal(0, 0.5, 4), speaker)
+        for index in range(num_texts)
+        for speaker in "ab"
+    ]
+
+
+def test_means_are_over_other_texts_of_the_same_speaker() -> None:
+    base, system = _many(np.random.default_rng(0)), _many(np.random.default_rng(1), shift=1.0)
+    references = _many(np.random.default_rng(2), num_texts=3)
+    set_similarities(system, base, references)
+    for one in system:
+        values, text, speaker = one.row["values"], one.row["text"], one.row["speaker"]
+        for name, others in (
+            ("speaker_similarity", base), ("similarity_to_reference", references), ("voice_consistency", system),
+        ):  # fmt: skip
+            alike = [o for o in others if o.row["speaker"] == speaker and o.row["text"] != text]
+            assert values[name] == pytest.approx(np.mean([one.unit_D @ o.unit_D for o in alike]), abs=1e-6), name
+        twin = next(o for o in base if (o.row["text"], o.row["speaker"]) == (text, speaker))
+        assert values["similarity_same_prompt"] == pytest.approx(float(one.unit_D @ twin.unit_D), abs=1e-6)
+
+
+def test_the_base_is_held_against_itself_without_the_same_words() -> None:
+    base = _many(np.random.default_rng(0))
+    set_similarities(base, base, is_base=True)
+    for one in base:
+        assert one.row["values"]["speaker_similarity"] == one.row["values"]["voice_consistency"]
+        assert one.row["values"]["similarity_same_prompt"] is None
+        assert one.row["values"]["similarity_to_reference"] is None
+
+
+def test_order_changes_nothing() -> None:
+    base, system = _many(np.random.default_rng(0)), _many(np.random.default_rng(1))
+    set_similarities(system, base)
+    before = [dict(one.row["values"]) for one in system]
+    set_similarities(system[::-1], base[::-1])
+    assert [one.row["values"] for one in system] == before
+
+
+def test_one_voice_alone_says_nothing_of_itself() -> None:
+    alone = [_one("hello", np.ones(4), speaker) for speaker in ("a", "b")]
+    set_similarities(alone, [_one("hello", np.ones(4), "c")])
+    for one in alone:
+        assert {one.row["values"][name] for name in ("voice_consistency", "speaker_similarity")} == {None}
+
+
+def test_files_without_text_or_speaker_are_one_voice_and_texts_of_their_own() -> None:
+    files = [_one(None, np.eye(4)[0] + np.eye(4)[k], None, seed=k) for k in range(3)]
+    set_similarities(files)
+    cosine = float(files[0].unit_D @ files[1].unit_D)
+    assert files[0].row["values"]["voice_consistency"] == pytest.approx(
+        (cosine + files[0].unit_D @ files[2].unit_D) / 2
+    )
+
+
+def _verdict(shift: float) -> tuple[str | None, float]:
+    base, system = (
+        _many(np.random.default_rng(seed), shift=moved, num_texts=60) for seed, moved in ((0, 0.0), (1, shift))
+    )
+    set_similarities(base, base, is_base=True)
+    set_similarities(system, base)
+    rows = [[one.row for one in side] for side in (system, base)]
+    metric = compare(*rows, system="s", against="base", prompt="emotional")["metrics"]["speaker_similarity"]
+    assert metric["difference"] is not None
+    assert metric["margin"] == MARGINS["speaker_similarity"].size == 0.02
+    return metric["verdict"], metric["difference"]
+
+
+def test_a_changed_voice_is_worse_and_the_same_voice_said_again_is_not() -> None:
+    assert _verdict(1.5)[0] == "worse"
+    verdict, difference = _verdict(0.0)
+    assert verdict != "worse"
+    assert abs(difference) < 0.02
+
+
+def test_files_are_heard_in_their_own_rows() -> None:
+    items = [
+        Item(f"{hz}.wav", voice(hz, 0.5), RATE, text=f"text {hz}", speaker="a", prompt="plain")
+        for hz in (100, 150, 200)
+    ]
+    items.insert(1, Item("broken.wav", voice(100, 0.01), RATE, text="x", speaker="a", prompt="plain"))
+    judges = Judges(voice=PitchVoice())
+    rows = score_files(items, judges, "happy")
+    voiced = hear_voices(items, rows, judges.voice)
+    assert [one.row["file"] for one in voiced] == ["100.wav", "150.wav", "200.wav"]
+    cosines = [float(one.unit_D @ other.unit_D) for one, other in pairwise(voiced)]
+    assert cosines == pytest.approx(
+        [np.cos(np.pi / 2 * np.log2(1.5)), np.cos(np.pi / 2 * np.log2(200 / 150))], abs=0.01
+    )
+    clips = reference_rows(items[:1])
+    set_similarities(voiced, references=hear_voices(items[:1], clips, judges.voice))
+    metrics = summarise(rows, judges)
+    assert metrics["voice_consistency"]["n"] == 3
+    assert metrics["similarity_to_reference"]["n"] == 2, "not to the same text"
+    assert metrics["speaker_similarity"]["reason"] == "no base speaks in the same voice"
+    assert hear_voices(items, rows, None) == []
