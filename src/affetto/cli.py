@@ -28,6 +28,7 @@ from affetto.commands.options import (
     pairs_of,
     settings_of,
 )
+from affetto.commands.reporting import app as reporting_app
 from affetto.errors import AffettoError, ConfigError, Interrupted
 
 BUDGET_NOT_MET = 3
@@ -49,6 +50,7 @@ app.add_typer(miniature_app, name="miniature")
 app.add_typer(data_app, name="data")
 app.add_typer(listen_app, name="listen")
 app.add_typer(preserve_app)
+app.add_typer(reporting_app)
 
 
 @app.command()

@@ -38,6 +38,7 @@ VERBS = {
     ("train",): ("--emotion", "--config", "--base", "--data", "--general", "--output", "--skip-bad-clips", "--resume"),
     ("evaluate",): ("--emotion", "--config", "--base", "--data", "--general", "--output", "--judge", "--intensity"),
     ("report",): ("--emotion", "--config", "--output"),
+    ("schema",): (),
     ("doctor",): ("--emotion", "--json"),
     ("run",): (
         "--emotion",

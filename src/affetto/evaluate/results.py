@@ -10,7 +10,7 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NotRequired
 
 import pydantic
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
@@ -92,10 +92,11 @@ class FileRow(TypedDict):
 
 @_checked
 class System(TypedDict):
-    """A model at one intensity, or recordings."""
+    """A model at one intensity, or recordings. `folder`: where its files lie, as seen from the results' own folder."""
 
     name: str
     role: Role
+    folder: NotRequired[str]
     intensity: float | None
     num_files: int
     num_failed: int
@@ -166,6 +167,15 @@ def judge_facts(judges: Judges, ceiling: Metric | None = None) -> dict[str, Judg
                 licence=judge.licence, sample_rate=judge.sample_rate, ceiling=ceiling if kind == "emotion" else None,
             )  # fmt: skip
     return facts
+
+
+def judges_fingerprint(facts: Mapping[str, JudgeFacts | None]) -> dict[str, str]:
+    """What decides whether two evaluations' numbers are one measure: by kind, the judge's id (with its commit or the
+    hash of its weights), its tier, its labels and the rate that it hears at; `none` where there is none."""
+    return {
+        kind: "none" if judge is None else f"{judge['id']} {judge['tier']} {judge['sample_rate']} {judge['labels']}"
+        for kind, judge in facts.items()
+    }
 
 
 def build_results(
