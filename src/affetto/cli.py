@@ -122,16 +122,6 @@ def evaluate(
 
 
 @app.command()
-def report(emotion: Emotion = None, config: ConfigFile = None, output: Output = None) -> None:
-    """Draw the report of trained and evaluated emotions: one self-contained page each."""
-    from affetto.pipeline import report as report_emotion
-
-    settings, emotions = settings_of(config, emotion, output_dir=output)
-    for name in emotions:
-        typer.echo(report_emotion(settings, name))
-
-
-@app.command()
 def doctor(
     run: Annotated[Path, typer.Argument(help="A run's output folder, or emotion_models/<emotion> in it.")],
     emotion: Annotated[
