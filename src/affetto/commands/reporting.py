@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from affetto.commands.options import ConfigFile, Emotion, Output, command_line, pairs_of, settings_of
 from affetto.errors import ConfigError
+
+if TYPE_CHECKING:
+    from affetto.evaluate.results import Results
 
 app = typer.Typer()
 
@@ -61,6 +64,16 @@ def _report_emotions(emotion: list[str] | None, config: Path | None, output: Pat
     settings, emotions = settings_of(config, emotion, output_dir=output)
     for name in emotions:
         typer.echo(report_emotion(settings, name))
+
+
+def tell_failures(results: Results) -> int:
+    """Name the files that could not be scored, and return how many."""
+    from affetto.progress import say
+
+    failed = [(system["name"], row) for system in results["systems"] for row in system["files"] if row["error"]]
+    for name, row in failed:
+        say(f"failed: {name}: {row['file']}: {row['error']}", style="yellow")
+    return len(failed)
 
 
 @app.command()

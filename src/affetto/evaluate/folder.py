@@ -12,7 +12,7 @@ from typing import Any
 
 from affetto.audio.sound import FOREIGN_SUFFIXES, SOUND_SUFFIXES
 from affetto.errors import DataError
-from affetto.evaluate.journal import journal_path, score_resumably
+from affetto.evaluate.journal import Journal, journal_path
 from affetto.evaluate.judges import Judges, choose_judges
 from affetto.evaluate.results import JudgeFacts, Results, build_results, judge_facts, read_results, write_results
 from affetto.evaluate.scoring import Item
@@ -62,10 +62,9 @@ def evaluate_folder(
         raise DataError(f"{metadata} names none of the {len(sounds)} files in {path}; it starts with {list(known)[:3]}")
     chosen = judges if isinstance(judges, Judges) else choose_judges(judges or {}, emotion, device)
     run = _run_in(output, emotion, judge_facts(chosen))
+    journal = Journal(journal_path(output), chosen, emotion, resume=resume, device=device)
     with progress(f"Judging {path.name}", len(items)) as bar:
-        rows = score_resumably(
-            items, chosen, emotion, journal_path(output), resume=resume, device=device, on_progress=bar.advance
-        )
+        rows = journal.score(items, bar.advance)
     system = build_system(path.stem if path.is_file() else path.resolve().name, "files", rows, chosen)
     system["folder"] = _seen_from(output.parent, path.parent if path.is_file() else path)
     results = build_results(emotion, command, judge_facts(chosen), [system])

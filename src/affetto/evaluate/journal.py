@@ -1,8 +1,8 @@
 """Scoring that can be stopped: rows are written down batch by batch, and a later run takes up what still holds.
 
 A row holds while everything that it was made from is the same: the file's bytes, its text, speaker, prompt and seed,
-the target emotion, the judges (ids with hashes), the device and the versions of affetto and its libraries. All of that
-is one hash, the row's key. What a judge says may differ in the last digit with the sounds that it hears together, so
+the target emotion, the judges (ids with hashes), the device and the versions of affetto and its libraries. Hashes of
+that are the row's key. What a judge says may differ in the last digit with the sounds that it hears together, so
 batches are cut by content, never by order or number: a batch ends behind a key of a certain form. A new file then
 changes its own batch and leaves the others as they were, and a batch is taken up whole or not at all: a resumed run
 writes the same bytes as one that was never stopped.
@@ -33,44 +33,40 @@ def journal_path(output: Path) -> Path:
     return output.with_suffix(".rows.jsonl")
 
 
-def score_resumably(
-    items: Sequence[Item],
-    judges: Judges,
-    emotion: str,
-    journal: Path,
-    *,
-    resume: bool,
-    device: str = "cpu",
-    on_progress: Callable[[int], object] | None = None,
-) -> list[FileRow]:
-    """`scoring.score_files` in batches, each of which is added to `journal` as soon as it is scored.
+class Journal:
+    """The rows of one evaluation: one target emotion, one set of judges."""
 
-    With `resume`, batches whose rows all stand in `journal` are taken from there; without, it starts anew.
-    """
-    facts = judges_fingerprint(judge_facts(judges))
-    setting = json.dumps([emotion, facts, device, versions()], sort_keys=True)
-    keys = [_key(item, setting) for item in items]
-    known = _read(journal) if resume else {}
-    kept = {key: known[key] for key in keys if key in known}
-    write_text(journal, "".join(_line(key, row) for key, row in kept.items()))
-    rows: dict[int, FileRow] = {}
-    with journal.open("a", encoding="utf-8") as file:
-        for batch in _batches(keys):
-            if all(keys[index] in kept for index in batch):
-                found = [_named(kept[keys[index]], items[index]) for index in batch]
-            else:
-                found = score_files([items[index] for index in batch], judges, emotion)
-                file.writelines(_line(keys[index], row) for index, row in zip(batch, found, strict=True))
-                file.flush()
-                os.fsync(file.fileno())
-            rows.update(zip(batch, found, strict=True))
-            if on_progress:
-                on_progress(len(batch))
-    return [rows[index] for index in range(len(items))]
+    def __init__(self, path: Path, judges: Judges, emotion: str, *, resume: bool, device: str = "cpu") -> None:
+        """Keep rows at `path`. With `resume`, those that stand there are taken up; without, it starts anew."""
+        facts = judges_fingerprint(judge_facts(judges))
+        self._path, self._judges, self._emotion = path, judges, emotion
+        self._setting = hash_text(json.dumps([emotion, facts, device, versions()], sort_keys=True))[:16]
+        known = _read(path) if resume else {}
+        self._rows = {key: row for key, row in known.items() if key.startswith(self._setting)}
+        write_text(path, "".join(_line(key, row) for key, row in self._rows.items()))
+
+    def score(self, items: Sequence[Item], on_progress: Callable[[int], object] | None = None) -> list[FileRow]:
+        """`scoring.score_files` in batches, each of which is written down as soon as it is scored; a batch whose rows
+        are all known isn't scored again."""
+        keys = [f"{self._setting}-{_key(item)}" for item in items]
+        rows: dict[int, FileRow] = {}
+        with self._path.open("a", encoding="utf-8") as file:
+            for batch in _batches(keys):
+                if all(keys[index] in self._rows for index in batch):
+                    found = [_named(self._rows[keys[index]], items[index].file) for index in batch]
+                else:
+                    found = score_files([items[index] for index in batch], self._judges, self._emotion)
+                    file.writelines(_line(keys[index], row) for index, row in zip(batch, found, strict=True))
+                    file.flush()
+                    os.fsync(file.fileno())
+                rows.update(zip(batch, found, strict=True))
+                if on_progress:
+                    on_progress(len(batch))
+        return [rows[index] for index in range(len(items))]
 
 
-def _key(item: Item, setting: str) -> str:
-    """What a row of `item` depends on, as one hash; its name isn't among it."""
+def _key(item: Item) -> str:
+    """What the row of an item depends on beside the setting, as one hash; its name isn't among it."""
     if isinstance(item.sound, Path):
         try:
             content = hash_file(item.sound)
@@ -80,7 +76,7 @@ def _key(item: Item, setting: str) -> str:
         samples = np.ascontiguousarray(item.sound)
         content = hash_bytes(samples.tobytes(), f"{samples.dtype} {samples.shape} {item.sample_rate}".encode())
     known = [item.text, item.speaker, item.prompt, item.seed, item.hit_cap, item.error]
-    return hash_text(content, setting, json.dumps(known))
+    return hash_text(content, json.dumps(known))
 
 
 def _batches(keys: Sequence[str]) -> Iterator[list[int]]:
@@ -99,8 +95,8 @@ def _line(key: str, row: FileRow) -> str:
     return json.dumps({"key": key, "row": row}, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _named(row: FileRow, item: Item) -> FileRow:
-    return FileRow(**{**row, "file": item.file})
+def _named(row: FileRow, file: str) -> FileRow:
+    return FileRow(**{**row, "file": file, "values": {**row["values"]}})
 
 
 def _read(path: Path) -> dict[str, FileRow]:
@@ -123,4 +119,4 @@ def _read(path: Path) -> dict[str, FileRow]:
 
 def _is_row(row: Mapping[str, Any]) -> bool:
     values = row.get("values")
-    return set(row) == set(FileRow.__annotations__) and isinstance(values, dict) and tuple(values) == VALUE_NAMES
+    return set(row) == set(FileRow.__annotations__) and isinstance(values, dict) and set(VALUE_NAMES) <= set(values)

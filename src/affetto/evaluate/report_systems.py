@@ -106,8 +106,13 @@ def judge_marks(entries: Sequence[Entry]) -> dict[str, dict[str, str]]:
 
 
 def kind_of(metric: str, kinds: Collection[str]) -> str | None:
-    """The kind of judge that a metric is from; None where it is measured without one."""
-    source: str | None = METRICS[metric].source if metric in METRICS else None
+    """The kind of judge that a metric is from; None where it is measured without one.
+
+    Scores whose names this affetto doesn't know are a quality judge's where they begin as such (`mos_…`).
+    """
+    source: str | None = "quality" if metric.startswith("mos_") else None
+    if metric in METRICS:
+        source = METRICS[metric].source
     return source if source is not None and source in kinds else None
 
 

@@ -55,12 +55,11 @@ def _scores(row: FileRow, names: Mapping[str, str], prefix: str) -> dict[str, An
     values = row["values"]
     heard = values.get("heard")
     counts = {} if heard is None else {f"{prefix}_hyp_text": heard, **_edits(row["text"], str(heard), prefix)}
-    known = {
-        names.get(name, name): value
-        for name, value in values.items()
-        if value is not None and name not in _REPLACED
-    }  # fmt: skip
-    return {**counts, **known, "duration_s": row["duration_s"]}
+    known = {**values, "duration_s": row["duration_s"]}
+    named = {
+        names.get(name, name): value for name, value in known.items() if value is not None and name not in _REPLACED
+    }
+    return {**counts, **named}
 
 
 def _edits(text: str | None, heard: str, prefix: str) -> dict[str, int]:
