@@ -3,8 +3,9 @@
 python benchmarks/thousand_files.py [--quality none]
 
 Each number of files is evaluated in a process of its own, whose peak memory is its own; both with the judges that
-affetto ships (DNSMOS, which takes most of the time, can be left out). Memory must not grow with the number of files by more than their rows take. The larger run is then
-stopped half way (the process is killed) and resumed, and must end with the same bytes.
+affetto ships (DNSMOS, which takes most of the time, can be left out). Memory must not grow with the number of files by
+more than their rows take. The larger run is then stopped half way (the process is killed) and resumed, and must end
+with the same bytes.
 """
 
 from __future__ import annotations
