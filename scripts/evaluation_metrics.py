@@ -20,6 +20,7 @@ if importlib.util.find_spec("affetto") is None:
 from affetto.errors import AffettoError
 from affetto.evaluate.folder import evaluate_folder
 from affetto.evaluate.results import Results
+from affetto.evaluate.versa import write_versa
 
 EPILOG = """
 example:
@@ -33,8 +34,9 @@ Judges: the default ones work offline. The miniature's emotion and word judges k
 only; for real speech name others, for example
   --judge emotion=superb/wav2vec2-base-superb-er --judge words=openai/whisper-base.en
 
-Written: OUTPUT (JSON: every number with its 95 % interval, and one entry per file) and the same name with .csv
-(one row per file). Exit status: 0 all files scored, 1 some files failed, 2 wrong input.
+Written: OUTPUT (JSON: every number with its 95 % interval, and one entry per file), the same name with .csv (one row
+per file), and with .rows.jsonl what --resume goes on from (safe to delete); docs/results.md tells what is in them.
+Exit status: 0 all files scored, 1 some files failed, 2 wrong input.
 """
 
 
@@ -42,17 +44,21 @@ def main(arguments: list[str] | None = None) -> int:
     """Parse the command line, evaluate, print the numbers; returns the exit status."""
     given = sys.argv[1:] if arguments is None else arguments
     options = _parser().parse_args(given)
-    command = shlex.join(["python", "scripts/evaluation_metrics.py", *given])
+    # Resuming changes nothing in what is written, this line included.
+    again = [argument for argument in given if argument != "--resume"]
+    command = shlex.join(["python", "scripts/evaluation_metrics.py", *again])
     try:
         _check(options.eval_dir, options.batch)
         results = evaluate_folder(
             options.eval_dir, options.emotion, options.output, judges=dict(options.judge), metadata=options.metadata,
-            command=command, device=options.device,
+            command=command, device=options.device, resume=options.resume,
         )  # fmt: skip
+        if options.versa:
+            write_versa(options.versa, results)
     except AffettoError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    return _report(results, options.output, options.allow_failed)
+    return _report(results, options.output, options.allow_failures)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -77,7 +83,13 @@ def _parser() -> argparse.ArgumentParser:
         help="csv or jsonl table with columns file, text, speaker (default: DIR's metadata.csv or metadata.jsonl)",
     )
     parser.add_argument("--device", default="cpu", help="where the judges run: cpu or cuda (default: %(default)s)")
-    parser.add_argument("--allow-failed", action="store_true", help="exit with 0 although files could not be scored")
+    parser.add_argument("--resume", action="store_true", help="go on where a stopped run with the same OUTPUT was")
+    parser.add_argument(
+        "--versa", type=Path, metavar="FILE.jsonl", help="also write one flat JSON line per file, as VERSA does"
+    )
+    parser.add_argument(
+        "--allow-failures", "--allow-failed", action="store_true", help="exit with 0 although files could not be scored"
+    )
     return parser
 
 

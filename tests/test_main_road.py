@@ -14,8 +14,11 @@ from affetto.audio.sound import write_sound
 from affetto.config import Config, load_config
 from affetto.doctor.diagnose import examine
 from affetto.errors import AdapterError, DataError
+from affetto.evaluate import journal
 from affetto.evaluate.folder import evaluate_folder
 from affetto.evaluate.results import Results, read_results
+from affetto.evaluate.results_schema import results_schema
+from affetto.evaluate.suite import evaluate
 from affetto.files import read_json
 from affetto.miniature import corpus
 from affetto.miniature.build import ASSETS
@@ -23,6 +26,7 @@ from affetto.pipeline import prepare_clips, report, run
 from affetto.preserve import self_speech
 from affetto.speak.voice import Voice
 from affetto.types import Clip
+from schema_check import problems
 
 REAL_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -126,6 +130,32 @@ def test_the_guides_evaluation_of_the_samples_keeps_the_runs_results(
     with pytest.raises(DataError, match=r"x\.json"):
         evaluate_folder(folder, "happy", tmp_path / "x.csv")
     assert read_results(path) == results
+
+
+def test_a_resumed_evaluation_speaks_and_judges_nothing_again_and_writes_the_same(
+    finished: Path, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied = tmp_path / "run"
+    shutil.copytree(finished, copied)
+    path = copied / "evaluation_results" / "happy_results.json"
+    before = path.read_bytes()
+    assert problems(read_json(path), results_schema()) == []
+    path.unlink()
+    config = _config(copied, clips)
+    prepared = prepare_clips(config, ["happy"])
+    judged: list[int] = []
+    original = journal.score_files
+    monkeypatch.setattr(
+        journal, "score_files", lambda items, *rest: judged.append(len(items)) or original(items, *rest)
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(Voice, "generate", lambda *_, **__: pytest.fail("it was spoken before"))
+        evaluate(config, "happy", prepared, command="affetto run", resume=True)
+    assert path.read_bytes() == before
+    assert judged == []
+    (copied / "evaluation" / "test_samples" / "happy" / "001.wav").unlink()
+    evaluate(config, "happy", prepared, command="affetto run", resume=True)
+    assert path.read_bytes() == before, "what is gone is spoken again, the same way"
 
 
 def test_a_report_without_base_and_adapter_says_so_and_touches_nothing(

@@ -31,10 +31,14 @@ from affetto.commands.options import (
     settings_of,
 )
 from affetto.commands.plan import app as plan_app
+from affetto.commands.reporting import app as reporting_app
+from affetto.commands.reporting import tell_failures
 from affetto.errors import AffettoError, ConfigError, Interrupted
 
 BUDGET_NOT_MET = 3
 """Exit status of a run that ended well, but forgot more than its budget."""
+FILES_FAILED = 4
+"""Exit status of an evaluation that ended well, but in which files could not be scored."""
 
 if TYPE_CHECKING:
     from affetto.config import Config
@@ -54,6 +58,7 @@ app.add_typer(listen_app, name="listen")
 app.add_typer(preserve_app)
 app.add_typer(plan_app)
 app.add_typer(convert_app)
+app.add_typer(reporting_app)
 
 
 @app.command()
@@ -110,14 +115,24 @@ def evaluate(
         Path | None,
         typer.Option(help="Instead: play these real, labelled recordings to the judges and say what they hear."),
     ] = None,
-    skip_bad_clips: SkipBad = False,
+    skip_bad_clips: SkipBad = False, resume: Resume = False,
+    versa: Annotated[
+        Path | None, typer.Option(help="Also write one flat JSON line per file, as VERSA does; for one emotion.")
+    ] = None,
+    allow_failures: Annotated[
+        bool, typer.Option("--allow-failures", help="Status 0 though files could not be scored.")
+    ] = False,
 ) -> None:  # fmt: skip
-    """Speak held-out sentences with base and adapter, and score them beside real recordings."""
+    """Speak held-out sentences with base and adapter, and score them beside real recordings.
+
+    Exit status 4: all is written, but files could not be scored.
+    """
     if calibrate_judges is not None:
         calibrate_on(calibrate_judges, judge, output)
         return
     from affetto.evaluate.report import terminal_table
     from affetto.evaluate.suite import evaluate as evaluate_emotion
+    from affetto.evaluate.versa import write_versa
     from affetto.pipeline import prepare_clips
     from affetto.progress import console
 
@@ -125,20 +140,20 @@ def evaluate(
     settings, emotions = settings_of(
         config, emotion, base=base, data=data, general=general, output_dir=output, judges=judges
     )
+    if versa and len(emotions) > 1:
+        raise ConfigError(f"--versa {versa} is one file: name one --emotion")
     prepared = prepare_clips(settings, emotions, skip_bad_clips=skip_bad_clips)
+    num_failed = 0
     for name in emotions:
-        results = evaluate_emotion(settings, name, prepared, intensity=intensity, command=command_line())
+        # Resuming changes nothing in what is written, the command included.
+        command = command_line().replace(" --resume", "")
+        results = evaluate_emotion(settings, name, prepared, intensity=intensity, command=command, resume=resume)
         console.print(terminal_table([results]))
-
-
-@app.command()
-def report(emotion: Emotion = None, config: ConfigFile = None, output: Output = None) -> None:
-    """Draw the report of trained and evaluated emotions: one self-contained page each."""
-    from affetto.pipeline import report as report_emotion
-
-    settings, emotions = settings_of(config, emotion, output_dir=output)
-    for name in emotions:
-        typer.echo(report_emotion(settings, name))
+        num_failed += tell_failures(results)
+        if versa:
+            write_versa(versa, results)
+    if num_failed and not allow_failures:
+        raise typer.Exit(FILES_FAILED)
 
 
 @app.command()

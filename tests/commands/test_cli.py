@@ -27,6 +27,8 @@ from affetto.codes.prepare import Prepared
 from affetto.commands.options import pairs_of, settings_of
 from affetto.config import Config
 from affetto.errors import AffettoError, ConfigError, DataError, Interrupted
+from affetto.evaluate.judges import KINDS
+from affetto.evaluate.results import build_results, write_results
 from affetto.miniature import data as miniature_data
 from affetto.model.base import load_base
 from affetto.preserve import self_speech
@@ -36,8 +38,9 @@ from affetto.types import Clip, Problem
 VERBS = {
     ("prepare",): ("--emotion", "--config", "--base", "--data", "--general", "--output", "--skip-bad-clips"),
     ("train",): ("--emotion", "--config", "--base", "--data", "--general", "--output", "--skip-bad-clips", "--resume"),
-    ("evaluate",): ("--emotion", "--config", "--base", "--data", "--general", "--output", "--judge", "--intensity"),
-    ("report",): ("--emotion", "--config", "--output"),
+    ("evaluate",): ("--emotion", "--judge", "--intensity", "--resume", "--versa", "--allow-failures"),
+    ("report",): ("--emotion", "--config", "--output", "--out", "--against", "--audio", "--sentences", "--title"),
+    ("schema",): (),
     ("doctor",): ("--emotion", "--json"),
     ("run",): (
         "--emotion",
@@ -431,6 +434,62 @@ def test_report_says_what_has_to_be_run_first(affetto: Callable[..., Called], tm
     status, _, err = affetto("report", "--emotion", "happy")
     assert status == 1
     assert "affetto evaluate --emotion happy" in err
+
+
+def failed_results() -> dict[str, Any]:
+    row = {"file": "a.wav", "prompt": None, "text": None, "speaker": None, "seed": None, "duration_s": None}
+    files = [{**row, "error": "silent", "values": {}}, {**row, "file": "b.wav", "error": None, "values": {}}]
+    system = {"name": "mine", "role": "files", "intensity": None, "num_files": 2, "num_failed": 1, "metrics": {},
+              "plain_metrics": None, "confusion": None, "files": files}  # fmt: skip
+    return build_results("happy", "affetto evaluate", dict.fromkeys(KINDS), [system])  # type: ignore[list-item, return-value]
+
+
+def test_files_that_failed_are_the_exit_status_of_an_evaluation(
+    affetto: Callable[..., Called], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def evaluate(*_: object, **how: Any) -> dict[str, Any]:
+        asked.append(how)
+        return failed_results()
+
+    monkeypatch.setattr("affetto.evaluate.suite.evaluate", evaluate)
+    monkeypatch.setattr(pipeline, "prepare_clips", lambda *_, **__: None)
+    status, _, err = affetto("evaluate", "-e", "happy", "--versa", "scores.jsonl")
+    assert status == cli.FILES_FAILED
+    assert "failed: mine: a.wav: silent" in err
+    lines = [json.loads(line) for line in (tmp_path / "scores.jsonl").read_text().splitlines()]
+    assert lines == [{"key": "a.wav", "error": "silent"}, {"key": "b.wav"}]
+    assert affetto("evaluate", "-e", "happy", "--allow-failures", "--resume")[0] == 0
+    assert asked[0]["command"] == "affetto evaluate -e happy --versa scores.jsonl"
+    assert asked[1] == {
+        "command": "affetto evaluate -e happy --allow-failures", "intensity": None, "resume": True,
+    }  # fmt: skip
+    status, _, err = affetto("evaluate", "-e", "happy", "-e", "sad", "--versa", "scores.jsonl")
+    assert status == 1
+    assert "name one --emotion" in err
+
+
+def test_results_are_compared_on_one_page(affetto: Callable[..., Called], tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        write_results(tmp_path / f"{name}.json", failed_results())
+    status, out, err = affetto("report", "one.json", "the other=two.json", "--against", "one", "--title", "Two")
+    assert (status, out, err) == (0, "comparison.html\n", "")
+    page = (tmp_path / "comparison.html").read_text(encoding="utf-8")
+    assert "<h1>Two</h1>" in page
+    assert "the other" in page
+    assert "affetto report one.json" in page
+    for wrong, why in (
+        (("one.json", "--emotion", "happy"), "are for runs"),
+        (("--out", "page.html"), "name the results to compare"),
+        (("one.json", "--against", "three"), "there is no system 'three'; there are one"),
+        (("one.json", "one.json"), "two systems are called 'one'"),
+        (("gone.json",), "can't read the results gone.json"),
+        (("one.json", "--audio", "one=nowhere"), "no folder nowhere"),
+    ):
+        status, _, err = affetto("report", *wrong)
+        assert status == 1, wrong
+        assert why in err
 
 
 @pytest.mark.parametrize(

@@ -173,6 +173,20 @@ def test_pitfall_26_broken_files_fail_the_run_unless_allowed(
     assert "5 files, 2 failed" in shown.out
     assert json.loads((tmp_path / "r.json").read_text())["systems"][0]["num_failed"] == 2
     assert script([*arguments, "--allow-failed"]) == 0
+    assert script([*arguments, "--allow-failures"]) == 0
+
+
+def test_resumed_or_not_the_script_writes_the_same_bytes(
+    script: Callable[[list[str]], int], folder: Path, tmp_path: Path
+) -> None:
+    arguments = [*_guide(folder, tmp_path / "r.json"), "--versa", str(tmp_path / "scores.jsonl")]
+    written = []
+    for more in ([], ["--resume"], ["--resume"]):
+        assert script([*arguments, *more]) == 0
+        written.append([(tmp_path / name).read_bytes() for name in ("r.json", "r.csv", "scores.jsonl")])
+    assert written[0] == written[1] == written[2]
+    keys = [json.loads(line)["key"] for line in written[0][2].splitlines()]
+    assert keys == ["high.WAV", "low.wav", "middle.flac"]
 
 
 def test_one_file_goes_without_batch_and_a_folder_with_it(

@@ -58,8 +58,8 @@ def system_colour(number: int) -> str:
 
 
 def marker(number: int) -> str:
-    """Marker of the page's system `number`."""
-    return MARKERS[number % len(MARKERS)]
+    """Marker of the page's system `number`: with its colour no other's until there are 36."""
+    return MARKERS[(number + number // NUM_SYSTEM_COLOURS) % len(MARKERS)]
 
 
 def picture(width: int, height: int, draw: Callable[[Figure], None], *, name: str, alt: str) -> Picture:

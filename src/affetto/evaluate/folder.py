@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +12,13 @@ from typing import Any
 
 from affetto.audio.sound import FOREIGN_SUFFIXES, SOUND_SUFFIXES
 from affetto.errors import DataError
+from affetto.evaluate.journal import Journal, journal_path
 from affetto.evaluate.judges import Judges, choose_judges
 from affetto.evaluate.results import JudgeFacts, Results, build_results, judge_facts, read_results, write_results
-from affetto.evaluate.scoring import Item, score_files
+from affetto.evaluate.scoring import Item
 from affetto.evaluate.similarity import hear_voices, set_similarities
 from affetto.evaluate.summary import build_system
+from affetto.progress import progress
 
 SUFFIXES = SOUND_SUFFIXES | FOREIGN_SUFFIXES
 """Recordings that can't be decoded are listed as well, so that they are counted as failed and not passed over."""
@@ -38,12 +41,14 @@ def evaluate_folder(
     metadata: Path | None = None,
     command: str = "",
     device: str = "cpu",
+    resume: bool = False,
 ) -> Results:
     """Score every sound file directly in folder `path` (or the one file `path`) and write the results to `output`.
 
     Texts come from `metadata` (see `read_metadata`; by default the folder's own metadata.csv or metadata.jsonl), else
     from a `.txt` of the same name beside the sound. `judges` are names by kind (see `judges.choose_judges`), or judges
-    that are already loaded. Where `output` holds the results of a run (`affetto evaluate`), the folder becomes one more
+    that are already loaded. Rows are kept beside `output` while they are made (see `journal`); `resume` takes those up
+    that still hold. Where `output` holds the results of a run (`affetto evaluate`), the folder becomes one more
     system of them. Raises DataError where there is nothing to score or `output` can't be used, JudgeError where a judge
     can't be used.
     """
@@ -58,9 +63,12 @@ def evaluate_folder(
         raise DataError(f"{metadata} names none of the {len(sounds)} files in {path}; it starts with {list(known)[:3]}")
     chosen = judges if isinstance(judges, Judges) else choose_judges(judges or {}, emotion, device)
     run = _run_in(output, emotion, judge_facts(chosen))
-    rows = score_files(items, chosen, emotion)
+    journal = Journal(journal_path(output), chosen, emotion, resume=resume, device=device)
+    with progress(f"Judging {path.name}", len(items)) as bar:
+        rows = journal.score(items, bar.advance)
     set_similarities(hear_voices(items, rows, chosen.voice))
     system = build_system(path.stem if path.is_file() else path.resolve().name, "files", rows, chosen)
+    system["folder"] = _seen_from(output.parent, path.parent if path.is_file() else path)
     results = build_results(emotion, command, judge_facts(chosen), [system])
     if run is not None:
         system["name"] = f"{system['name']} (files)"
@@ -68,6 +76,14 @@ def evaluate_folder(
         results = Results(**{**run, "systems": [*others, system]})
     write_results(output, results)
     return results
+
+
+def _seen_from(start: Path, folder: Path) -> str:
+    """`folder` relative to `start`, so that both can be moved together; its own path where they share no root."""
+    try:
+        return Path(os.path.relpath(folder, start)).as_posix()
+    except ValueError:
+        return folder.resolve().as_posix()
 
 
 def _run_in(output: Path, emotion: str, judges: Mapping[str, JudgeFacts | None]) -> Results | None:

@@ -61,10 +61,11 @@ class FrontierPoint:
     is_recommended: bool
 
 
-def dot_plot(label: str, dots: Sequence[Dot], scale: Scale, *, name: str) -> Picture:
-    """One metric, a row per system: dot and 95 % interval, the number at the right."""
+def dot_plot(label: str, dots: Sequence[Dot], scale: Scale, *, name: str, name_length: int = _NAME_LENGTH) -> Picture:
+    """One metric, a row per system: dot and 95 % interval, the number at the right; longer names are cut."""
     dots = sorted(dots, key=lambda dot: dot.is_plain)
     rows = [row + 0.35 * dot.is_plain for row, dot in enumerate(dots)]
+    names = [_dot_name(dot, name_length) for dot in dots]
     height = 36 + 23 * len(dots)
     said = ", ".join(
         f"{dot.system}{' when not asked' if dot.is_plain else ''} {write_number(dot.value, scale)}"
@@ -73,7 +74,7 @@ def dot_plot(label: str, dots: Sequence[Dot], scale: Scale, *, name: str) -> Pic
     )
 
     def draw(figure: Figure) -> None:
-        axes = plot_area(figure, _name_room(_dot_name(dot) for dot in dots), 76, 4, 24)
+        axes = plot_area(figure, _name_room(names) + 4, 76, 4, 24)
         for row, dot in zip(rows, dots, strict=True):
             colour = system_colour(dot.number)
             if dot.low is not None and dot.high is not None:
@@ -86,11 +87,13 @@ def dot_plot(label: str, dots: Sequence[Dot], scale: Scale, *, name: str) -> Pic
             text = write_number(dot.value, scale)
             axes.text(1.05, row, text, transform=axes.get_yaxis_transform(), va="center", color=INK, fontsize=11)
         axes.set_ylim(rows[-1] + 0.6, -0.6)
-        axes.set_yticks(rows, [_dot_name(dot) for dot in dots], color=INK, fontsize=11)
+        axes.set_yticks(rows, names, color=INK, fontsize=11)
+        axes.tick_params(axis="y", pad=9)
         axes.grid(False, axis="y")
         _limits(axes, scale)
 
-    return picture(320, height, draw, name=name, alt=f"{label} with 95 % intervals: {said}.")
+    width = 320 + max(0, _name_room(names) - 14 - round(6.6 * _NAME_LENGTH))
+    return picture(width, height, draw, name=name, alt=f"{label} with 95 % intervals: {said}.")
 
 
 def answers(system: str, number: int, counts: Mapping[str, int], target: str, *, name: str) -> Picture:
@@ -211,8 +214,8 @@ def frontier_curve(
     return picture(520, 320, draw, name=name, alt=f"{axis} against KL by intensity. {said}.")
 
 
-def _dot_name(dot: Dot) -> str:
-    return f"{_short(dot.system, 9)}, plain" if dot.is_plain else _short(dot.system)
+def _dot_name(dot: Dot, length: int) -> str:
+    return f"{_short(dot.system, length - 6)}, plain" if dot.is_plain else _short(dot.system, length)
 
 
 def _short(text: str, length: int = _NAME_LENGTH) -> str:
@@ -229,7 +232,7 @@ def _limits(axes: Axes, scale: Scale) -> None:
 
     low, high = axes.get_xlim()
     if scale.unit == "%":
-        axes.set_xlim(0, 100 if high > 40 else max(5, high))
+        axes.set_xlim(0, 100 if 40 < high <= 104 else max(5, 1.06 * high))
     else:
         room = max(0.04 * (high - low), 0.02 * abs(high), 0.01)
         axes.set_xlim(low - room, high + room)

@@ -34,7 +34,7 @@ __all__ = ["AudioCell", "AudioRow", "markdown_table", "terminal_table", "write_r
 
 _EXPRESSED = ("recall", "posterior", "emotion_nll")
 """What may stand on the frontier's vertical axis, best first."""
-_TEMPLATES = ("report.html.j2", "report.css", "report.js")
+_TEMPLATES = ("report.html.j2", "macros.html.j2", "report.css", "report.js")
 _TIERS = {
     "miniature": "ships with affetto and hears the miniature's voices only",
     "bundled": "comes with a package that affetto needs",

@@ -17,6 +17,7 @@ from affetto.evaluate.report_measures import (
     write_interval,
     write_number,
 )
+from affetto.evaluate.report_text import latex_row, markdown_cell
 from affetto.evaluate.statistics import MIN_PAIRS, Estimate, non_inferiority
 from affetto.evaluate.summary import MARGINS
 
@@ -213,12 +214,12 @@ def markdown_table(results: Sequence[Mapping[str, Any]]) -> str:
         reasons = table.reasons
         head = [table.emotion or "metric", *table.systems, *table.comparisons]
         rows = [head, ["---"] * len(head)]
-        rows = [[_markdown(cell) for cell in row] for row in rows]
+        rows = [[markdown_cell(cell) for cell in row] for row in rows]
         for aspect, lines in table.aspects:
             for line in lines:
-                cells = [_markdown(_one_line(value, reasons)) for value in all_values(line)]
-                rows.append([_markdown(_line_name(aspect, line)), *cells])
-        notes = [f"[{number}] {_markdown(reason)}  " for number, reason in enumerate(reasons, 1)]
+                cells = [markdown_cell(_one_line(value, reasons)) for value in all_values(line)]
+                rows.append([markdown_cell(_line_name(aspect, line)), *cells])
+        notes = [f"[{number}] {markdown_cell(reason)}  " for number, reason in enumerate(reasons, 1)]
         text = "\n".join("| " + " | ".join(row) + " |" for row in rows)
         parts.append("\n".join([text, "", *notes]).rstrip() + "\n")
     return "\n".join(parts)
@@ -229,12 +230,12 @@ def latex_table(results: Sequence[Mapping[str, Any]]) -> str:
     parts = []
     for table in map(main_table, results):
         reasons, head = table.reasons, [table.emotion or "metric", *table.systems, *table.comparisons]
-        rows = [r"\begin{tabular}{l" + "r" * (len(head) - 1) + "}", r"\toprule", _latex_row(head), r"\midrule"]
+        rows = [r"\begin{tabular}{l" + "r" * (len(head) - 1) + "}", r"\toprule", latex_row(head), r"\midrule"]
         for number, (aspect, lines) in enumerate(table.aspects):
             rows += [r"\addlinespace"] if number else []
             for line in lines:
                 cells = [_one_line(value, reasons) for value in all_values(line)]
-                rows.append(_latex_row([_line_name(aspect, line), *cells]))
+                rows.append(latex_row([_line_name(aspect, line), *cells]))
         notes = [rf"% [{number}] {' '.join(reason.split())}" for number, reason in enumerate(reasons, 1)]
         parts.append("\n".join([*rows, r"\bottomrule", r"\end{tabular}", *notes]) + "\n")
     return "\n".join(parts)
@@ -282,19 +283,3 @@ def _line_name(aspect: str, line: Line) -> str:
 def _one_line(value: Value, reasons: Sequence[str]) -> str:
     note = f"[{reasons.index(value.reason) + 1}]" if value.reason else ""
     return " ".join(part for part in (value.plain, value.verdict, note) if part)
-
-
-def _markdown(text: str) -> str:
-    return " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
-
-
-def _latex_row(cells: Sequence[str]) -> str:
-    return " & ".join(map(_latex, cells)) + r" \\"
-
-
-def _latex(text: str) -> str:
-    special = {
-        "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-        "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "−": "$-$", "Δ": r"$\Delta$", "—": "---",
-    }  # fmt: skip
-    return "".join(special.get(letter, letter) for letter in " ".join(text.split()))

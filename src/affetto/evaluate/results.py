@@ -105,10 +105,11 @@ class FileRow(TypedDict):
 
 @_checked
 class System(TypedDict):
-    """A model at one intensity, or recordings."""
+    """A model at one intensity, or recordings. `folder`: where its files lie, as seen from the results' own folder."""
 
     name: str
     role: Role
+    folder: NotRequired[str]
     intensity: float | None
     num_files: int
     num_failed: int
@@ -195,6 +196,15 @@ def _add_known(facts: JudgeFacts, judge: Any) -> None:
     scale = getattr(judge, "scale", None) or getattr(known, "scale", None)
     if scale is not None:
         facts["scale"] = scale
+
+
+def judges_fingerprint(facts: Mapping[str, JudgeFacts | None]) -> dict[str, str]:
+    """What decides whether two evaluations' numbers are one measure: by kind, the judge's id (with its commit or the
+    hash of its weights), its tier, its labels and the rate that it hears at; `none` where there is none."""
+    return {
+        kind: "none" if judge is None else f"{judge['id']} {judge['tier']} {judge['sample_rate']} {judge['labels']}"
+        for kind, judge in facts.items()
+    }
 
 
 def build_results(

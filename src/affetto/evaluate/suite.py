@@ -7,19 +7,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from affetto.audio.sound import write_sound
 from affetto.codes.prepare import Prepared
 from affetto.config import Config
 from affetto.errors import DataError
-from affetto.evaluate.judges import Judges, choose_judges
+from affetto.evaluate.journal import Journal, journal_path
+from affetto.evaluate.judges import choose_judges
 from affetto.evaluate.results import FileRow, Prompt, Results, build_results, judge_facts, write_results
 from affetto.evaluate.retention import general_test_rows, measure_retention
-from affetto.evaluate.scoring import Item, score_files
+from affetto.evaluate.scoring import Item
 from affetto.evaluate.similarity import hear_voices, reference_rows, set_similarities
+from affetto.evaluate.spoken import note_spoken, read_spoken, speech_key
 from affetto.evaluate.summary import build_system, compare
-from affetto.files import read_json, write_text
+from affetto.files import hash_folder, read_json, write_text
 from affetto.progress import progress
 from affetto.speak.generation import Request
 from affetto.speak.voice import Voice
@@ -36,14 +36,24 @@ class Sentence:
     seed: int
 
 
+@dataclass(frozen=True)
+class _Again:
+    """Whether to go on from what was spoken before, and the hashes of the weights that must have spoken it."""
+
+    resume: bool
+    weights: tuple[str, ...]
+
+
 def evaluate(
-    config: Config, emotion: str, prepared: Prepared, *, intensity: float | None = None, command: str = ""
-) -> Results:
+    config: Config, emotion: str, prepared: Prepared, *, intensity: float | None = None, command: str = "",
+    resume: bool = False,
+) -> Results:  # fmt: skip
     """Evaluate `emotion_models/<emotion>/best` and write `evaluation_results/<emotion>_results.json` and its CSV twin.
 
     Three systems: the base, which is asked plainly since it knows no cue; the adapter, asked with its cue (what it
     conveys) and plainly (what leaks); and real held-out recordings of the emotion through the base's codec, which bound
-    what any adapter could convey and the judge could hear.
+    what any adapter could convey and the judge could hear. With `resume`, what a stopped evaluation with the same
+    weights, sentences and judges spoke and judged is taken up (see `spoken` and `journal`).
     """
     # 1. The adapter as a user would load it, and the judges.
     folder = config.output_dir / "emotion_models" / emotion / "best"
@@ -52,25 +62,32 @@ def evaluate(
     facts = read_json(folder / "affetto.json")
     strength = float(facts["recommended_intensity"]) if intensity is None else intensity
     judges = choose_judges(config.judges, emotion)
+    output = config.output_dir / "evaluation_results" / f"{emotion}_results.json"
+    journal = Journal(journal_path(output), judges, emotion, resume=resume)
 
     # 2. Speak: held-out texts, the voices that the adapter learned from.
     sentences = held_out_sentences(config, emotion, prepared, facts["trained_speakers"], facts["speakers"])
     samples = config.output_dir / "evaluation" / "test_samples"
+    again = _Again(
+        resume, (voice.base.hash, hash_folder(voice.base.folder, ("codec.*",)), hash_folder(folder, ("*.safetensors",)))
+    )
     spoken = {
-        "base": _speak(config, voice, sentences, samples / f"{emotion}_base", None, 0.0, cued=False),
-        emotion: _speak(config, voice, sentences, samples / emotion, emotion, strength, cued=True),
-        "plain": _speak(config, voice, sentences, samples / f"{emotion}_plain", emotion, strength, cued=False),
+        "base": _speak(config, voice, sentences, samples / f"{emotion}_base", None, 0.0, cued=False, again=again),
+        emotion: _speak(config, voice, sentences, samples / emotion, emotion, strength, cued=True, again=again),
+        "plain": _speak(
+            config, voice, sentences, samples / f"{emotion}_plain", emotion, strength, cued=False, again=again
+        ),
     }
 
     # 3. Judge everything, the real recordings too.
-    base_rows = _score(spoken["base"], judges, emotion, "base", prompt="emotional")
+    base_rows = _score(spoken["base"], journal, "base", prompt="emotional")
     plain_base_rows = [FileRow(**{**row, "prompt": "plain"}) for row in base_rows]
     adapter_rows = [
-        *_score(spoken[emotion], judges, emotion, emotion, prompt="emotional"),
-        *_score(spoken["plain"], judges, emotion, f"{emotion}, plain prompts", prompt="plain"),
+        *_score(spoken[emotion], journal, emotion, prompt="emotional"),
+        *_score(spoken["plain"], journal, f"{emotion}, plain prompts", prompt="plain"),
     ]
     recordings = _recordings(emotion, prepared, voice, config.evaluation_sentences)
-    real_rows = _score(recordings, judges, emotion, "real recordings", prompt=None)
+    real_rows = _score(recordings, journal, "real recordings", prompt=None)
     if judges.voice is not None:
         base_voices = hear_voices(spoken["base"], base_rows, judges.voice)
         clips = _references(prepared, voice, facts["trained_speakers"])
@@ -103,7 +120,7 @@ def evaluate(
     # 5. Write it down.
     ceiling = systems[-1]["metrics"]["recall"]
     results = build_results(emotion, command, judge_facts(judges, ceiling), systems, comparisons, retention)
-    write_results(config.output_dir / "evaluation_results" / f"{emotion}_results.json", results)
+    write_results(output, results)
     return results
 
 
@@ -136,9 +153,9 @@ def _speak(
     intensity: float,
     *,
     cued: bool,
+    again: _Again,
 ) -> list[Item]:
-    """Speak into `folder`, one wav and one txt per sentence; what an earlier evaluation left there goes."""
-    shutil.rmtree(folder, ignore_errors=True)
+    """Speak into `folder`, one wav and one txt per sentence; what an earlier evaluation left there goes, or is used."""
     requests: list[Request] = [
         voice.request(
             sentence.text,
@@ -151,24 +168,26 @@ def _speak(
         )
         for sentence in sentences
     ]
-    with progress(f"Speaking {folder.name}", len(requests)) as bar:
-        spoken = voice.generate(requests, bar.advance)
-    items = []
-    for index, (sentence, result) in enumerate(zip(sentences, spoken, strict=True)):
-        path = folder / f"{index:03d}.wav"
-        write_sound(path, voice.decode(result), voice.codec.sample_rate)
-        write_text(path.with_suffix(".txt"), sentence.text + "\n")
-        items.append(
-            Item(
-                _name(path, config),
-                path,
-                text=sentence.text,
-                speaker=sentence.speaker,
-                seed=sentence.seed,
-                hit_cap=result.hit_cap,
-            )
+    key = speech_key(requests, *again.weights)
+    hit_caps = read_spoken(folder, key) if again.resume else None
+    if hit_caps is None:
+        shutil.rmtree(folder, ignore_errors=True)
+        with progress(f"Speaking {folder.name}", len(requests)) as bar:
+            spoken = voice.generate(requests, bar.advance)
+        hit_caps = {}
+        for index, (sentence, result) in enumerate(zip(sentences, spoken, strict=True)):
+            path = folder / f"{index:03d}.wav"
+            write_sound(path, voice.decode(result), voice.codec.sample_rate)
+            write_text(path.with_suffix(".txt"), sentence.text + "\n")
+            hit_caps[path.name] = result.hit_cap
+        note_spoken(folder, key, hit_caps)
+    return [
+        Item(
+            _name(folder / name, config), folder / name, text=sentence.text, speaker=sentence.speaker,
+            seed=sentence.seed, hit_cap=hit_cap,
         )
-    return items
+        for sentence, (name, hit_cap) in zip(sentences, hit_caps.items(), strict=True)
+    ]  # fmt: skip
 
 
 def _recordings(emotion: str, prepared: Prepared, voice: Voice, most: int) -> list[Item]:
@@ -193,14 +212,10 @@ def _references(prepared: Prepared, voice: Voice, speakers: Sequence[str]) -> li
     ]
 
 
-def _score(items: Sequence[Item], judges: Judges, emotion: str, title: str, *, prompt: Prompt | None) -> list[FileRow]:
+def _score(items: Sequence[Item], journal: Journal, title: str, *, prompt: Prompt | None) -> list[FileRow]:
     marked = [Item(**{**item.__dict__, "prompt": prompt}) for item in items]
-    rows: list[FileRow] = []
     with progress(f"Judging {title}", len(marked)) as bar:
-        for part in np.array_split(np.arange(len(marked)), max(1, len(marked) // 16)):
-            rows += score_files([marked[i] for i in part], judges, emotion)
-            bar.advance(len(part))
-    return rows
+        return journal.score(marked, bar.advance)
 
 
 def _name(path: Path, config: Config) -> str:

@@ -1,0 +1,85 @@
+"""The command line's verbs about what was measured: pages, and the form of results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from affetto.commands.options import ConfigFile, Emotion, Output, command_line, pairs_of, settings_of
+from affetto.errors import ConfigError
+
+if TYPE_CHECKING:
+    from affetto.evaluate.results import Results
+
+app = typer.Typer()
+
+
+@app.command()
+def report(
+    results: Annotated[
+        list[str] | None,
+        typer.Argument(help="Results to compare on one page, each as FILE or NAME=FILE. Default: a page per emotion."),
+    ] = None,
+    emotion: Emotion = None,
+    config: ConfigFile = None,
+    output: Output = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The comparison's page. Default: comparison.html.", dir_okay=False)
+    ] = None,
+    against: Annotated[
+        str | None, typer.Option(help="The system that all others are held against. Default: each run's own base.")
+    ] = None,
+    audio: Annotated[
+        list[str] | None, typer.Option("--audio", help="NAME=FOLDER: where a system's sounds lie now; repeat.")
+    ] = None,
+    sentences: Annotated[int, typer.Option(min=0, help="Texts to listen to.")] = 8,
+    title: Annotated[str, typer.Option(help="The comparison's title. Default: the systems' names.")] = "",
+) -> None:
+    """Draw the report of trained and evaluated emotions, one page each; or compare any results on one page."""
+    if not results:
+        if out or against or audio or title:
+            raise ConfigError("--out, --against, --audio and --title are for comparing: name the results to compare")
+        _report_emotions(emotion, config, output)
+        return
+    if emotion or config or output:
+        raise ConfigError(
+            "--emotion, --config and --output are for runs: where results are named, the page goes to --out"
+        )
+    from affetto.evaluate.report_comparison import write_comparison
+    from affetto.evaluate.report_systems import read_entries
+
+    folders = {name: Path(folder) for name, folder in (pairs_of(audio, "--audio") or {}).items()}
+    page = write_comparison(
+        out or Path("comparison.html"), read_entries(results, folders), title=title, against=against,
+        sentences=sentences, command=command_line(),
+    )  # fmt: skip
+    typer.echo(page)
+
+
+def _report_emotions(emotion: list[str] | None, config: Path | None, output: Path | None) -> None:
+    from affetto.pipeline import report as report_emotion
+
+    settings, emotions = settings_of(config, emotion, output_dir=output)
+    for name in emotions:
+        typer.echo(report_emotion(settings, name))
+
+
+def tell_failures(results: Results) -> int:
+    """Name the files that could not be scored, and return how many."""
+    from affetto.progress import say
+
+    failed = [(system["name"], row) for system in results["systems"] for row in system["files"] if row["error"]]
+    for name, row in failed:
+        say(f"failed: {name}: {row['file']}: {row['error']}", style="yellow")
+    return len(failed)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of the results that an evaluation writes (docs/results.md)."""
+    from affetto.evaluate.results_schema import results_schema
+    from affetto.files import to_json
+
+    typer.echo(to_json(results_schema()))

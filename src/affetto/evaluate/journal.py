@@ -1,0 +1,122 @@
+"""Scoring that can be stopped: rows are written down batch by batch, and a later run takes up what still holds.
+
+A row holds while everything that it was made from is the same: the file's bytes, its text, speaker, prompt and seed,
+the target emotion, the judges (ids with hashes), the device and the versions of affetto and its libraries. Hashes of
+that are the row's key. What a judge says may differ in the last digit with the sounds that it hears together, so
+batches are cut by content, never by order or number: a batch ends behind a key of a certain form. A new file then
+changes its own batch and leaves the others as they were, and a batch is taken up whole or not at all: a resumed run
+writes the same bytes as one that was never stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from affetto.evaluate.judges import Judges
+from affetto.evaluate.results import VALUE_NAMES, FileRow, judge_facts, judges_fingerprint
+from affetto.evaluate.scoring import Item, score_files
+from affetto.files import hash_bytes, hash_file, hash_text, write_text
+from affetto.provenance import versions
+
+_MEAN_BATCH, _MOST_BATCH = 16, 64
+"""Files per batch: on average, and at most."""
+
+
+def journal_path(output: Path) -> Path:
+    """Where the rows behind the results at `output` are kept; safe to delete."""
+    return output.with_suffix(".rows.jsonl")
+
+
+class Journal:
+    """The rows of one evaluation: one target emotion, one set of judges."""
+
+    def __init__(self, path: Path, judges: Judges, emotion: str, *, resume: bool, device: str = "cpu") -> None:
+        """Keep rows at `path`. With `resume`, those that stand there are taken up; without, it starts anew."""
+        facts = judges_fingerprint(judge_facts(judges))
+        self._path, self._judges, self._emotion = path, judges, emotion
+        self._setting = hash_text(json.dumps([emotion, facts, device, versions()], sort_keys=True))[:16]
+        known = _read(path) if resume else {}
+        self._rows = {key: row for key, row in known.items() if key.startswith(self._setting)}
+        write_text(path, "".join(_line(key, row) for key, row in self._rows.items()))
+
+    def score(self, items: Sequence[Item], on_progress: Callable[[int], object] | None = None) -> list[FileRow]:
+        """`scoring.score_files` in batches, each of which is written down as soon as it is scored; a batch whose rows
+        are all known isn't scored again."""
+        keys = [f"{self._setting}-{_key(item)}" for item in items]
+        rows: dict[int, FileRow] = {}
+        with self._path.open("a", encoding="utf-8") as file:
+            for batch in _batches(keys):
+                if all(keys[index] in self._rows for index in batch):
+                    found = [_named(self._rows[keys[index]], items[index].file) for index in batch]
+                else:
+                    found = score_files([items[index] for index in batch], self._judges, self._emotion)
+                    file.writelines(_line(keys[index], row) for index, row in zip(batch, found, strict=True))
+                    file.flush()
+                    os.fsync(file.fileno())
+                rows.update(zip(batch, found, strict=True))
+                if on_progress:
+                    on_progress(len(batch))
+        return [rows[index] for index in range(len(items))]
+
+
+def _key(item: Item) -> str:
+    """What the row of an item depends on beside the setting, as one hash; its name isn't among it."""
+    if isinstance(item.sound, Path):
+        try:
+            content = hash_file(item.sound)
+        except OSError as error:
+            content = f"unreadable: {error.strerror}"
+    else:
+        samples = np.ascontiguousarray(item.sound)
+        content = hash_bytes(samples.tobytes(), f"{samples.dtype} {samples.shape} {item.sample_rate}".encode())
+    known = [item.text, item.speaker, item.prompt, item.seed, item.hit_cap, item.error]
+    return hash_text(content, json.dumps(known))
+
+
+def _batches(keys: Sequence[str]) -> Iterator[list[int]]:
+    """Positions in batches that depend on the keys alone."""
+    batch: list[int] = []
+    for index in sorted(range(len(keys)), key=lambda index: (keys[index], index)):
+        batch.append(index)
+        if int(keys[index][-8:], 16) % _MEAN_BATCH == 0 or len(batch) == _MOST_BATCH:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _line(key: str, row: FileRow) -> str:
+    return json.dumps({"key": key, "row": row}, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _named(row: FileRow, file: str) -> FileRow:
+    return FileRow(**{**row, "file": file, "values": {**row["values"]}})
+
+
+def _read(path: Path) -> dict[str, FileRow]:
+    """Rows by key; lines that a kill or an older affetto left in another form are passed over."""
+    try:
+        lines = path.read_bytes().decode(encoding="utf-8", errors="replace").split("\n")
+    except OSError:
+        return {}
+    found: dict[str, FileRow] = {}
+    for line in lines:
+        try:
+            entry: Any = json.loads(line)
+        except ValueError:
+            continue
+        row = entry.get("row") if isinstance(entry, dict) else None
+        if isinstance(row, dict) and _is_row(row):
+            found[str(entry.get("key"))] = FileRow(**row)  # type: ignore[typeddict-item]
+    return found
+
+
+def _is_row(row: Mapping[str, Any]) -> bool:
+    values = row.get("values")
+    return set(row) == set(FileRow.__annotations__) and isinstance(values, dict) and set(VALUE_NAMES) <= set(values)

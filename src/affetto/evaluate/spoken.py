@@ -1,0 +1,40 @@
+"""What was spoken already: a folder of sounds with a note of what made them, so that a stopped evaluation can go on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from affetto.files import hash_file, hash_text, read_json, write_json
+from affetto.provenance import versions
+from affetto.speak.generation import Request
+
+NOTE = "spoken.json"
+
+
+def speech_key(requests: Sequence[Request], *weights: str) -> str:
+    """What the sounds of `requests` depend on, as one hash; `weights` are hashes of base, codec and adapter."""
+    asked = [{**asdict(request), "context": len(request.context)} for request in requests]
+    return hash_text(*weights, json.dumps([asked, versions()], sort_keys=True))
+
+
+def note_spoken(folder: Path, key: str, hit_caps: Mapping[str, bool]) -> None:
+    """Note what made the files of `folder`; `hit_caps` says by name whether the frame cap ended each."""
+    files = {name: {"hit_cap": hit_cap, "sha256": hash_file(folder / name)} for name, hit_cap in hit_caps.items()}
+    write_json(folder / NOTE, {"key": key, "files": files})
+
+
+def read_spoken(folder: Path, key: str) -> dict[str, bool] | None:
+    """`hit_caps` of the files of `folder` where `key` made them and they are as they were; None where not."""
+    try:
+        note: Any = read_json(folder / NOTE)
+        if note["key"] != key:
+            return None
+        files = {str(name): (bool(facts["hit_cap"]), facts["sha256"]) for name, facts in note["files"].items()}
+        is_same = all(hash_file(folder / name) == content for name, (_, content) in files.items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return {name: hit_cap for name, (hit_cap, _) in files.items()} if is_same else None
