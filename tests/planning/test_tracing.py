@@ -82,7 +82,7 @@ def test_a_step_without_numbers_takes_what_the_step_takes(tiny_base: Base, shape
     counter = FlopCounterMode(display=False)
     with counter:
         step()
-    found = training_cost(shape, shape.batch(ROWS, FRAMES, TEXT, DEPTH), 0.0, autocast=None)
+    found = training_cost(shape, shape.batch(ROWS, FRAMES, TEXT, DEPTH), [(1.0, False)], autocast=None)
     # Without numbers transformers makes attention masks that it otherwise finds it can do without.
     assert found.peak_bytes == pytest.approx(live.peak, rel=0.1)
     assert found.peak_bytes > live.peak
@@ -92,14 +92,14 @@ def test_a_step_without_numbers_takes_what_the_step_takes(tiny_base: Base, shape
 
 def test_a_teachers_answer_costs_more(shape: ShapeOnly) -> None:
     batch = shape.batch(ROWS, FRAMES, TEXT, DEPTH)
-    plain, taught = (training_cost(shape, batch, share, autocast=None) for share in (0.0, 1.0))
+    plain, taught = (training_cost(shape, batch, [(1.0, is_on)], autocast=None) for is_on in (False, True))
     assert taught.peak_bytes > plain.peak_bytes
     assert taught.flops == plain.flops
 
 
 def test_answers_keep_nothing_for_a_gradient(shape: ShapeOnly) -> None:
     batch = shape.batch(ROWS, FRAMES, TEXT, ROWS * FRAMES)
-    trained = training_cost(shape, batch, 1.0, autocast=None)
+    trained = training_cost(shape, batch, [(1.0, True)], autocast=None)
     answered, looked = answering_cost(shape, batch), fisher_cost(shape, batch)
     assert answered.peak_bytes < trained.peak_bytes / 2
     assert answered.peak_bytes < looked.peak_bytes
@@ -111,7 +111,7 @@ def test_checkpointing_takes_less_memory_and_a_third_more_products(tiny_base_fol
     costs = []
     for is_on in (False, True):
         made = shape_only(config, torch.float32, ("both",), "both", 4, checkpointing=is_on)
-        costs.append(training_cost(made, made.batch(8, 40, TEXT, 320), 0.0, autocast=None))
+        costs.append(training_cost(made, made.batch(8, 40, TEXT, 320), [(1.0, False)], autocast=None))
     assert costs[1].peak_bytes < 0.7 * costs[0].peak_bytes
     assert 1.15 < costs[1].flops / costs[0].flops < 1.6
 
@@ -123,5 +123,5 @@ def test_a_full_rank_adapter_and_fewer_layers(tiny_base_folder: Any) -> None:
     depth = shape_only(config, torch.float32, ("q_proj",), "depth", 4, checkpointing=False)
     assert {site.split(".")[0] for site in depth.bank.sites} == {"depth_decoder"}
     batch = (ROWS, FRAMES, TEXT, DEPTH)
-    costs = [training_cost(made, made.batch(*batch), 0.0, autocast=None) for made in (full, depth)]
+    costs = [training_cost(made, made.batch(*batch), [(1.0, False)], autocast=None) for made in (full, depth)]
     assert costs[0].peak_bytes > costs[1].peak_bytes

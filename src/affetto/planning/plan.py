@@ -181,7 +181,7 @@ def _costs(config: Config, shape: ShapeOnly, work: Workload) -> dict[str, tuple[
     autocast = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(config.precision)
     step = shape.batch(work.rows, frames, text, work.depth_frames)
     costs = {
-        "training": (training_cost(shape, step, work.taught_share, autocast=autocast), work.rows),
+        "training": (training_cost(shape, step, work.streams, autocast=autocast), work.rows),
         "answers": (answering_cost(shape, shape.batch(answer, frames, text, answer * frames)), answer),
     }
     if work.fisher_clips:

@@ -142,21 +142,29 @@ def _default(dtype: torch.dtype) -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
-def training_cost(shape: ShapeOnly, batch: Batch, taught_share: float, *, autocast: torch.dtype | None) -> Cost:
-    """Forward, losses and backward of a step; on `taught_share` of the frames there is a teacher's answer, too."""
+def training_cost(
+    shape: ShapeOnly, batch: Batch, streams: Sequence[tuple[float, bool]], *, autocast: torch.dtype | None
+) -> Cost:
+    """Forward, losses and backward of a step.
+
+    `streams` are the emotional and the rehearsed rows: their share of the frames, and whether the teacher answers them.
+    """
 
     def step() -> None:
         network = shape.network.train()
         with torch.autocast("cpu", autocast or torch.bfloat16, enabled=autocast is not None):
             logits = network(batch)
-        terms = [
-            cross_entropy(logits.c0_NV, batch.c0_targets_N).total,
-            cross_entropy(logits.depth_MJV, batch.depth_targets_MJ).total,
-        ]
-        for part in (logits.c0_NV, logits.depth_MJV) if taught_share else ():
-            taught = part[: round(taught_share * len(part))]
-            terms.append(distillation_kl(torch.empty(taught.shape), taught).total)
-        # As in a step, where the logits are alive until its end.
+        terms = []
+        # Each stream's frames are picked out for each of its terms, as `batch_terms` does.
+        for share, is_taught in streams:
+            for values, targets in (
+                (logits.c0_NV, batch.c0_targets_N), (logits.depth_MJV, batch.depth_targets_MJ)
+            ):  # fmt: skip
+                chosen = torch.zeros(max(1, round(share * len(values))), dtype=torch.long)
+                terms.append(cross_entropy(values[chosen], targets[chosen]).total)
+                if is_taught:
+                    answers = torch.empty(len(chosen), *values.shape[1:], dtype=torch.float16)
+                    terms.append(distillation_kl(answers, values[chosen]).total)
         torch.autograd.backward(torch.stack(terms).sum())
         network.eval()
 

@@ -35,6 +35,8 @@ class Workload:
     """Frames of a batch that the depth decoder is trained on: those drawn and the teacher's."""
     taught_share: float
     """Share of a batch's frames that have a teacher's answer."""
+    streams: tuple[tuple[float, bool], ...]
+    """Emotional and rehearsed rows: their share of a batch, and whether the teacher answers them."""
     num_steps: int
     micro_batches: int
     """Batches of the whole run."""
@@ -67,6 +69,14 @@ def workload(config: Config, data: Data, frame_rate: float) -> Workload:
         text_tokens=round(TOKENS_PER_S * data.clip_s) + TEMPLATE_TOKENS,
         depth_frames=max(1, round(share * frames * config.batch_size)),
         taught_share=taught,
+        streams=tuple(
+            (share, is_taught)
+            for share, is_taught in (
+                (1 - replay, taught > replay or (taught > 0 and config.distill_on == "emotion")),
+                (replay, taught > 0 and (is_budget or config.distill_on != "emotion")),
+            )
+            if share > 0
+        ),
         num_steps=steps * config.num_epochs,
         micro_batches=micro * config.num_epochs,
         fisher_clips=config.fisher_clips if has_fisher else 0,
