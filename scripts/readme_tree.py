@@ -1,4 +1,4 @@
-"""Print the README's tree: every module with its docstring's first sentence. A test holds the README to it."""
+"""Print the README's tree: every folder with its docstring's first sentence. A test holds the README to it."""
 
 from __future__ import annotations
 
@@ -17,16 +17,13 @@ def tree() -> str:
         depth = len(folder.relative_to(package).parts)
         if folder != package:
             about = _first_sentence(folder / "__init__.py")
-            lines.append("  " * depth + f"{folder.name}/".ljust(26 - 2 * depth) + about)
-        for path in sorted(folder.glob("*.py")):
-            if path.name != "__init__.py":
-                lines.append("  " * (depth + 1) + path.name.ljust(24 - 2 * depth) + _first_sentence(path))
+            lines.append("  " * depth + f"{folder.name}/".ljust(18 - 2 * depth) + about)
     return "\n".join([*lines, "```"])
 
 
 _STAGES = (
-    "", "commands", "audio", "codes", "model", "adapters", "preserve", "training", "evaluate", "laboratory", "doctor",
-    "speak", "miniature",
+    "", "commands", "audio", "codes", "model", "adapters", "preserve", "training", "planning", "speak", "evaluate",
+    "doctor", "laboratory", "miniature",
 )  # fmt: skip
 
 
@@ -39,7 +36,7 @@ def _order(folder: Path) -> tuple[int, str]:
 def _first_sentence(path: Path) -> str:
     text = " ".join((ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").split())
     sentence = text.split(". ")[0].rstrip(".")
-    return sentence if len(sentence) <= 88 else sentence[:85].rsplit(" ", 1)[0] + " …"
+    return sentence if len(sentence) <= 110 else sentence[:107].rsplit(" ", 1)[0] + " …"
 
 
 if __name__ == "__main__":
