@@ -235,3 +235,26 @@ def test_statsmodels_agrees_where_it_is_installed() -> None:
         assert statistics.wilson_interval(successes, n) == pytest.approx(theirs, abs=1e-12)
     p_values = [0.01, 0.04, 0.03, 0.005, 0.2, 0.9]
     assert statistics.holm(p_values) == pytest.approx(multitest.multipletests(p_values, method="holm")[1])
+
+
+def test_resamples_in_blocks_are_those_of_one_draw_kept_or_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(3)
+    top_C, bottom_C = rng.normal(size=37), rng.uniform(1, 2, size=37)
+    whole_RC = np.random.default_rng(11).multinomial(37, np.full(37, 1 / 37), size=1001)
+    for most_kept in (0, 10**9):
+        monkeypatch.setattr(statistics, "_MOST_KEPT", most_kept)
+        for sums, column in zip(
+            statistics._resampled_sums((top_C, bottom_C), 1001, 11), (top_C, bottom_C), strict=True
+        ):
+            np.testing.assert_allclose(sums, whole_RC @ column, rtol=1e-12)
+
+
+def test_memory_of_an_interval_does_not_grow_with_resamples_times_clusters() -> None:
+    import tracemalloc
+
+    values = np.random.default_rng(0).normal(size=4000)
+    tracemalloc.start()
+    statistics.bootstrap_mean(values, num_resamples=2000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 40e6, "all counts together take 64 MB, twice"

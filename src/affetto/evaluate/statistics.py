@@ -10,7 +10,7 @@ changes no bit of a result.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
@@ -22,6 +22,10 @@ from scipy.special import ndtr, ndtri, stdtrit
 CONFIDENCE = 0.95
 NUM_RESAMPLES = 10_000
 SEED = 20_267
+_BLOCK = 250
+"""Resamples drawn at once."""
+_MOST_KEPT = 10_000_000
+"""Counts (resamples times clusters, 2 bytes each) that are kept for the next metric; more are drawn again."""
 MIN_PAIRS = 20
 """Fewer pairs give no verdict."""
 
@@ -91,8 +95,8 @@ def bootstrap_ratio(
         return Estimate(value, None, None, n, "one prompt gives no interval")
     if is_count and not top_C.any():
         return Estimate(value, 0.0, _no_event_bound(len(top_C), float(bottom_C.sum())), n)
-    counts_RC = _resample_counts(len(top_C), num_resamples, seed)
-    low, high = _expanded_interval((counts_RC @ top_C) / (counts_RC @ bottom_C), len(top_C))
+    top_R, bottom_R = _resampled_sums((top_C, bottom_C), num_resamples, seed)
+    low, high = _expanded_interval(top_R / bottom_R, len(top_C))
     return Estimate(value, low, high, n)
 
 
@@ -129,8 +133,9 @@ def paired_difference(
     if is_equal and is_count:
         bound = _no_event_bound(len(top_a_C), float(bottom_b_C.sum()))
         return Difference(0.0, -bound, bound, n, p_value=1.0)
-    counts_RC = _resample_counts(len(top_a_C), num_resamples, seed)
-    drawn_R = (counts_RC @ top_a_C) / (counts_RC @ bottom_a_C) - (counts_RC @ top_b_C) / (counts_RC @ bottom_b_C)
+    columns = (top_a_C, bottom_a_C, top_b_C, bottom_b_C)
+    top_a_R, bottom_a_R, top_b_R, bottom_b_R = _resampled_sums(columns, num_resamples, seed)
+    drawn_R = top_a_R / bottom_a_R - top_b_R / bottom_b_R
     low, high = _expanded_interval(drawn_R, len(top_a_C))
     tail = min(int((drawn_R <= 0).sum()), int((drawn_R >= 0).sum()))
     return Difference(value, low, high, n, p_value=min(1.0, 2 * (tail + 1) / (num_resamples + 1)))
@@ -174,14 +179,30 @@ def _cluster_sums(clusters: Sequence[str] | None, *columns: Numbers) -> list[NDA
     return [np.bincount(index[order], weights=array[order]).astype(np.float64) for array in arrays]
 
 
-@lru_cache(maxsize=32)
-def _resample_counts(num_clusters: int, num_resamples: int, seed: int) -> NDArray[np.float64]:
-    """(R, C): how often each cluster is drawn in each resample."""
+def _resampled_sums(columns: Sequence[NDArray[np.float64]], num_resamples: int, seed: int) -> list[NDArray[np.float64]]:
+    """Sums (R,) of each column (C,) over the clusters of each resample, a block of resamples at a time: memory doesn't
+    grow with resamples times clusters."""
+    num_clusters = len(columns[0])
+    is_small = num_resamples * num_clusters <= _MOST_KEPT
+    blocks = (_kept_counts if is_small else _draw_counts)(num_clusters, num_resamples, seed)
+    sums = [[counts_BC.astype(np.float64) @ column for column in columns] for counts_BC in blocks]
+    return [np.concatenate(parts) for parts in zip(*sums, strict=True)]
+
+
+def _draw_counts(num_clusters: int, num_resamples: int, seed: int) -> Iterator[NDArray[np.unsignedinteger]]:
+    """Blocks (B, C) of how often each cluster is drawn in each resample; the same draws, however they are blocked."""
     rng = np.random.default_rng(seed)
-    counts = rng.multinomial(num_clusters, np.full(num_clusters, 1 / num_clusters), size=num_resamples)
-    counts_RC: NDArray[np.float64] = counts.astype(np.float64)
-    counts_RC.setflags(write=False)
-    return counts_RC
+    shares = np.full(num_clusters, 1 / num_clusters)
+    dtype = np.uint16 if num_clusters < 2**16 else np.uint32
+    for start in range(0, num_resamples, _BLOCK):
+        size = min(_BLOCK, num_resamples - start)
+        yield rng.multinomial(num_clusters, shares, size=size).astype(dtype)
+
+
+@lru_cache(maxsize=4)
+def _kept_counts(num_clusters: int, num_resamples: int, seed: int) -> tuple[NDArray[np.unsignedinteger], ...]:
+    """`_draw_counts`, kept: many metrics of one evaluation have the same number of clusters."""
+    return tuple(_draw_counts(num_clusters, num_resamples, seed))
 
 
 def _expanded_interval(drawn_R: NDArray[np.float64], num_clusters: int) -> tuple[float, float]:
