@@ -1,10 +1,10 @@
 """How long all default judges and metrics take over 100 clips of five seconds, from sound files to written results.
 
-    OMP_NUM_THREADS=2 python benchmarks/metrics_speed.py
+    OMP_NUM_THREADS=1 python benchmarks/metrics_speed.py
 
-Writes `benchmarks/results/metrics_speed.json`. `processor_s` is processor time over all threads, which a busy machine
-changes little; `clock_s` is what a watch showed on this machine with whatever else it did (`load` is its load average
-just before). Loading the judges is counted apart.
+Writes `benchmarks/results/metrics_speed.json`. DNSMOS runs windows side by side all the same. `processor_s` is processor
+time over all threads, which a busy machine changes little; `clock_s` is what a watch showed on this machine with
+whatever else it did (`load` is its load average just before). Loading the judges is counted apart.
 """
 
 from __future__ import annotations
