@@ -137,11 +137,17 @@ def spread(
         key, value = turned[..., group, :].transpose(1, 2), qkv[..., group + 1, :, :].flatten(-2).transpose(1, 2)
         keys[index, ..., :num_positions] = key.transpose(2, 3)
         values[index, :, :, :num_positions] = value
+        is_causal = mask_BSS is None
+        if index == len(layers) - 1:
+            # Of the last layer's outputs only the last position's is wanted, which sees all there are.
+            query, is_causal = query[:, :, -1:], False
+            mask_BSS = None if mask_BSS is None else mask_BSS[:, -1:]
+            x_ND = x_ND.view(num_rows, num_positions, -1)[:, -1]
         attended = functional.scaled_dot_product_attention(
-            query, key, value, is_causal=mask_BSS is None, enable_gqa=True,
+            query, key, value, is_causal=is_causal, enable_gqa=True,
             attn_mask=None if mask_BSS is None else mask_BSS[:, None],
         )  # fmt: skip
         x_ND = product(attended.transpose(1, 2).flatten(2).flatten(0, 1), layer.out, x_ND)
         gate, up = product(normed(x_ND, eps), layer.gate_up).chunk(2, dim=1)
         x_ND = product(functional.silu(gate).mul_(up), layer.down, x_ND)
-    return x_ND.view(x_BSD.shape)[:, -1]
+    return x_ND
