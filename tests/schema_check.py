@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -73,8 +74,16 @@ class _Checker:
         for name in schema["properties"].keys() & (value.keys() if isinstance(value, dict) else set()):
             yield from self.check(value[name], schema["properties"][name], f"{at}.{name}")
 
+    def _patternProperties(self, value: Any, schema: dict[str, Any], at: str) -> Iterator[str]:
+        for pattern, wanted in schema["patternProperties"].items():
+            for name in value if isinstance(value, dict) else ():
+                if re.search(pattern, name):
+                    yield from self.check(value[name], wanted, f"{at}.{name}")
+
     def _additionalProperties(self, value: Any, schema: dict[str, Any], at: str) -> Iterator[str]:
+        patterns = schema.get("patternProperties", {})
         rest = value.keys() - schema.get("properties", {}).keys() if isinstance(value, dict) else set()
+        rest = {name for name in rest if not any(re.search(pattern, name) for pattern in patterns)}
         for name in rest:
             if schema["additionalProperties"] is False:
                 yield f"{at} has {name}, which isn't in the schema"

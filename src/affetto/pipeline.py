@@ -126,7 +126,8 @@ def run(
         if emotion == EXPRESSIVE:
             say(f"the expressive base is in {folder}; emotions build on it where expressive_base is on")
             continue
-        results = evaluate(config, emotion, prepared, command=command)
+        # Resuming changes nothing in what is written, the command included.
+        results = evaluate(config, emotion, prepared, command=command.replace(" --resume", ""), resume=resume)
         reports.append(report(config, emotion))
         console.print(terminal_table([results]))
         say(f"report: {reports[-1]}")

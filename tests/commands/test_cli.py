@@ -24,6 +24,7 @@ from affetto.audio.manifest import write_manifest
 from affetto.audio.sound import write_sound
 from affetto.codes.cache import CodeCache
 from affetto.codes.prepare import Prepared
+from affetto.commands import reporting
 from affetto.commands.options import pairs_of, settings_of
 from affetto.config import Config
 from affetto.errors import AffettoError, ConfigError, DataError, Interrupted
@@ -456,7 +457,7 @@ def test_files_that_failed_are_the_exit_status_of_an_evaluation(
     monkeypatch.setattr("affetto.evaluate.suite.evaluate", evaluate)
     monkeypatch.setattr(pipeline, "prepare_clips", lambda *_, **__: None)
     status, _, err = affetto("evaluate", "-e", "happy", "--versa", "scores.jsonl")
-    assert status == cli.FILES_FAILED
+    assert status == reporting.FILES_FAILED
     assert "failed: mine: a.wav: silent" in err
     lines = [json.loads(line) for line in (tmp_path / "scores.jsonl").read_text().splitlines()]
     assert lines == [{"key": "a.wav", "error": "silent"}, {"key": "b.wav"}]

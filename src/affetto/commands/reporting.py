@@ -1,4 +1,4 @@
-"""The command line's verbs about what was measured: pages, and the form of results."""
+"""The command line's verbs about what is measured: evaluating, pages, and the form of results."""
 
 from __future__ import annotations
 
@@ -7,13 +7,83 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from affetto.commands.options import ConfigFile, Emotion, Output, command_line, pairs_of, settings_of
+from affetto.commands.judges import calibrate_on
+from affetto.commands.options import (
+    BaseName,
+    ConfigFile,
+    Data,
+    Emotion,
+    General,
+    Judge,
+    Output,
+    Resume,
+    SkipBad,
+    command_line,
+    pairs_of,
+    settings_of,
+)
 from affetto.errors import ConfigError
 
 if TYPE_CHECKING:
     from affetto.evaluate.results import Results
 
+FILES_FAILED = 4
+"""Exit status of an evaluation that ended well, but in which files could not be scored."""
+
 app = typer.Typer()
+
+
+@app.command()
+def evaluate(
+    emotion: Emotion = None, config: ConfigFile = None, base: BaseName = None, data: Data = None,
+    general: General = None, output: Output = None,
+    judge: Judge = None,
+    intensity: Annotated[
+        float | None, typer.Option(help="Strength of the adapter. Default: what its training recommends.")
+    ] = None,
+    calibrate_judges: Annotated[
+        Path | None,
+        typer.Option(help="Instead: play these real, labelled recordings to the judges and say what they hear."),
+    ] = None,
+    skip_bad_clips: SkipBad = False, resume: Resume = False,
+    versa: Annotated[
+        Path | None, typer.Option(help="Also write one flat JSON line per file, as VERSA does; for one emotion.")
+    ] = None,
+    allow_failures: Annotated[
+        bool, typer.Option("--allow-failures", help="Status 0 though files could not be scored.")
+    ] = False,
+) -> None:  # fmt: skip
+    """Speak held-out sentences with base and adapter, and score them beside real recordings.
+
+    Exit status 4: all is written, but files could not be scored.
+    """
+    if calibrate_judges is not None:
+        calibrate_on(calibrate_judges, judge, output)
+        return
+    from affetto.evaluate.report import terminal_table
+    from affetto.evaluate.suite import evaluate as evaluate_emotion
+    from affetto.evaluate.versa import write_versa
+    from affetto.pipeline import prepare_clips
+    from affetto.progress import console
+
+    judges = pairs_of(judge, "--judge")
+    settings, emotions = settings_of(
+        config, emotion, base=base, data=data, general=general, output_dir=output, judges=judges
+    )
+    if versa and len(emotions) > 1:
+        raise ConfigError(f"--versa {versa} is one file: name one --emotion")
+    prepared = prepare_clips(settings, emotions, skip_bad_clips=skip_bad_clips)
+    num_failed = 0
+    for name in emotions:
+        # Resuming changes nothing in what is written, the command included.
+        command = command_line().replace(" --resume", "")
+        results = evaluate_emotion(settings, name, prepared, intensity=intensity, command=command, resume=resume)
+        console.print(terminal_table([results]))
+        num_failed += tell_failures(results)
+        if versa:
+            write_versa(versa, results)
+    if num_failed and not allow_failures:
+        raise typer.Exit(FILES_FAILED)
 
 
 @app.command()

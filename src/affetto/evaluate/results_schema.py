@@ -10,7 +10,7 @@ from typing import Any
 
 import pydantic
 
-from affetto.evaluate.results import SCHEMA, VALUE_NAMES, Results
+from affetto.evaluate.results import PREDICTED, SCHEMA, VALUE_NAMES, Results
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _COUNTS = ("n", "num_files", "num_failed", "num_clips", "num_codes")
@@ -30,7 +30,8 @@ def results_schema() -> dict[str, Any]:
     found["properties"]["schema"] = {"const": SCHEMA}
     value = parts["FileRow"]["properties"]["values"]["additionalProperties"]
     parts["FileRow"]["properties"]["values"] = {
-        "type": "object", "properties": dict.fromkeys(VALUE_NAMES, value), "additionalProperties": False,
+        "type": "object", "properties": dict.fromkeys(VALUE_NAMES, value),
+        "patternProperties": {f"^{PREDICTED}": value}, "additionalProperties": False,
     }  # fmt: skip
     parts["Metric"]["allOf"] = [_unless_known("value")]
     parts["ComparedMetric"]["allOf"] = [_unless_known("difference"), _unless_known("verdict")]
