@@ -14,6 +14,7 @@ from affetto.adapters.bank import AdapterBank
 from affetto.adapters.peft_files import save_adapter
 from affetto.errors import AdapterError, BaseModelError, ConfigError
 from affetto.model.base import Base, load_base
+from affetto.speak.engine import Engine
 from affetto.speak.voice import Voice, speak_to_file
 
 
@@ -56,6 +57,22 @@ def test_speech_is_float32_at_the_codecs_rate(voice: Voice) -> None:
     assert samples.std() > 1e-4
     again, _ = voice.speak("a", "happy", seed=3)
     assert np.array_equal(samples, again)
+
+
+def test_a_stream_is_the_speech_in_pieces(voice: Voice) -> None:
+    whole, rate = voice.speak("a key", "happy", seed=3)
+    pieces = list(voice.stream("a key", "happy", seed=3))
+    assert np.array_equal(np.concatenate(pieces), whole)
+    frame = round(rate / voice.base.frame_rate)
+    assert len(pieces) >= len(whole) // frame - 1 > 3
+    assert all(len(piece) == frame for piece in pieces[:-1])
+
+
+def test_a_stream_says_its_first_frame_after_the_second(voice: Voice, monkeypatch: pytest.MonkeyPatch) -> None:
+    step, calls = Engine.step, []
+    monkeypatch.setattr(Engine, "step", lambda engine: calls.append(1) or step(engine))
+    next(voice.stream("a key", seed=3))
+    assert len(calls) == 2
 
 
 def test_emotions_change_the_speech_and_intensity_zero_does_not(voice: Voice, tiny_base_folder: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +19,8 @@ from affetto.errors import AdapterError
 from affetto.model.base import Base, load_base
 from affetto.model.light import load_for_speaking
 from affetto.model.rows import PLAIN_TEMPLATE
-from affetto.speak.generation import Request, Spoken, frame_cap, generate
+from affetto.speak.engine import Engine
+from affetto.speak.generation import Request, Spoken, frame_cap, generate, weights_of
 from affetto.types import Codec
 
 
@@ -111,6 +112,31 @@ class Voice:
         """Speak; returns (mono samples, sample rate). No emotion is the base."""
         request = self.request(text, emotion, intensity=intensity, speaker=speaker, seed=seed, temperature=temperature)
         return self.decode(self.generate([request])[0]), self.codec.sample_rate
+
+    def stream(
+        self, text: str, emotion: str | Mapping[str, float] | None = None, *, intensity: float | None = None,
+        speaker: int = 0, seed: int = 0, temperature: float = 0.6,
+    ) -> Iterator[NDArray[np.float32]]:  # fmt: skip
+        """What `speak` gives, in pieces while it is spoken: mono samples, a frame (80 ms) each, one frame late.
+
+        Every piece decodes all that was said so far, of which the codec changes the last frame at most when more
+        follows: the miniature's pulses end within 1024 samples, Mimi is causal. The work grows with the square of the
+        length; the miniature's codec keeps up with real time for about six seconds of speech.
+        """
+        request = self.request(text, emotion, intensity=intensity, speaker=speaker, seed=seed, temperature=temperature)
+        engine = Engine(weights_of(self.base.network))
+        engine.join([request])
+        frames: list[NDArray[np.int64]] = []
+        num_told = 0
+        while engine.num_speaking:
+            frames += [heard.codes_K for heard in engine.step() if heard.codes_K is not None]
+            if len(frames) > 1 and engine.num_speaking:
+                samples = self.codec.decode(np.stack(frames))
+                num_settled = len(samples) * (len(frames) - 1) // len(frames)
+                yield samples[num_told:num_settled]
+                num_told = num_settled
+        if frames:
+            yield self.codec.decode(np.stack(frames))[num_told:]
 
     def generate(self, requests: Sequence[Request], on_progress: Callable[[int], object] | None = None) -> list[Spoken]:
         """Codes of many requests, batched. Requests made before an adapter was loaded don't use it."""
