@@ -53,7 +53,8 @@ class GatedLora(nn.Module):
             f"gate {tuple(gate_BE.shape)} for {len(x)} rows, {len(self.A)} adapters"
         )
         low_rank = [name for name in self.B if self.A[name].shape[0]]
-        if low_rank and not self.gates.is_dropping:
+        # Who differentiates by the gates does so twice (`affetto.preserve.forecast`).
+        if low_rank and not self.gates.is_dropping and not gate_BE.requires_grad:
             factors = _stacked([self.A[name] for name in low_rank], 0), _stacked([self.B[name] for name in low_rank], 1)
             y = gated_linear(x, self.layer, *factors, self._per_rank(gate_BE, low_rank))
         else:
