@@ -10,7 +10,7 @@ from affetto.evaluate.canvas import FAINT, INK, Picture, marker, picture, plain_
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_COLUMNS, _PANEL = 4, 190
+_COLUMNS, _PANEL, _GAP = 4, 226, 42
 
 
 def calibration_picture(document: Mapping[str, Any]) -> Picture:
@@ -32,8 +32,8 @@ def calibration_picture(document: Mapping[str, Any]) -> Picture:
         for number, kind in enumerate(kinds):
             column, row = number % _COLUMNS, number // _COLUMNS
             axes = plot_area(
-                figure, 48 + column * _PANEL, 12 + (_COLUMNS - 1 - column) * _PANEL,
-                26 + row * _PANEL, 40 + (_rows(kinds) - 1 - row) * _PANEL,
+                figure, 48 + column * _PANEL, 12 + _GAP + (_COLUMNS - 1 - column) * _PANEL,
+                26 + row * _PANEL, 40 + _GAP + (_rows(kinds) - 1 - row) * _PANEL,
             )  # fmt: skip
             axes.plot([low, high], [low, high], color=FAINT, linewidth=1)
             for place, family in enumerate(families):

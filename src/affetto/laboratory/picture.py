@@ -42,10 +42,13 @@ def ablation_picture(rows: Sequence[Row]) -> Picture:
             "the mark", (0.01, 100 * MARK), xycoords=("axes fraction", "data"), xytext=(0, 4),
             textcoords="offset points", color=FAINT, fontsize=9,
         )  # fmt: skip
-        axes.legend(
-            frameon=False, fontsize=9, labelcolor=INK, loc="upper left", bbox_to_anchor=(1.01, 1.02), handlelength=2.2,
-            title="least forgotten at the mark first", title_fontproperties={"size": 9}, alignment="left",
-        ).get_title().set_color(FAINT)  # fmt: skip
+        if curves:
+            legend = axes.legend(
+                frameon=False, fontsize=9, labelcolor=INK, loc="upper left", bbox_to_anchor=(1.01, 1.02),
+                handlelength=2.2, title="least forgotten at the mark first", title_fontproperties={"size": 9},
+                alignment="left",
+            )  # fmt: skip
+            legend.get_title().set_color(FAINT)
 
     named = ", ".join(METHODS[name].title for name in curves)
     alt = f"Emotion learned against general speech forgotten, by intensity, for {named}."
