@@ -70,7 +70,7 @@ class Config(BaseModel):
     ewc_lambda: NotNegative = 2000.0
     ewc_curvature: Literal[
         "diagonal", "diagonal_positions", "rank1", "kfac", "sketch", "full", "factors", "factors_batch"
-    ] = "diagonal"
+    ] = "kfac"
     fisher_kind: Literal["true", "empirical"] = "true"
     fisher_clips: Count = 120
 

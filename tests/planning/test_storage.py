@@ -16,12 +16,12 @@ from affetto.model.batch import Row
 from affetto.planning.storage import (
     adapter_parameters,
     codes_bytes_per_hour,
-    curvature_bytes,
     teacher_bytes,
     weight_bytes,
 )
 from affetto.planning.workload import Data, workload
 from affetto.preserve.curvature import CONTROLS, CURVATURES
+from affetto.preserve.curvature.memory import curvature_bytes
 from affetto.preserve.fisher import estimate_fisher
 from affetto.preserve.teacher import teacher_cache
 from affetto.training.batches import plan_run

@@ -258,3 +258,14 @@ def test_a_manifests_context_is_heard_and_what_is_too_long_is_said_once(
     build_streams(config_of(rehearsal_buffer_size=10), "happy", talking, tiny_base)
     assert len(told) == 1
     assert told[0].startswith("1 of the conversations exceed")
+
+
+def test_a_curvature_of_gigabytes_is_told_with_what_others_take(capsys: pytest.CaptureFixture[str]) -> None:
+    layers = {f"layer {number}": (8192, 2048) for number in range(20)}
+    streams_module._tell_size(Config(), layers, 120)
+    told = " ".join(capsys.readouterr().err.split())
+    # 20 layers of 4 bytes times (8192² + 2048²).
+    assert "ewc_curvature: kfac takes 5.7 GB on these layers; in GB: rank1 0.0" in told
+    streams_module._tell_size(Config(ewc_curvature="rank1"), layers, 120)
+    streams_module._tell_size(Config(), {"layer": (192, 192)}, 120)
+    assert capsys.readouterr().err == ""

@@ -63,7 +63,7 @@ METHODS: dict[str, Method] = {
     "all": Method("all together (the defaults)", {}, "all"),
     **{
         f"all_{name}": Method(f"all together, EWC {name}", {"ewc_curvature": name}, "all")
-        for name in ("kfac", "sketch", "full")
+        for name in ("diagonal", "sketch", "full")
     },
     "all_budget": Method("budget of 0.03", {"forgetting_budget": 0.03}, "all"),
     "all_tight_budget": Method("budget of 0.01", {"forgetting_budget": 0.01}, "all"),

@@ -21,12 +21,12 @@ from affetto.planning.rate import Rate, measured_rate, stated_rate
 from affetto.planning.storage import (
     adapter_parameters,
     codes_bytes_per_hour,
-    curvature_bytes,
     teacher_bytes,
     weight_bytes,
 )
 from affetto.planning.tracing import Cost, ShapeOnly, answering_cost, fisher_cost, shape_only, training_cost
 from affetto.planning.workload import Data, Workload, workload
+from affetto.preserve.curvature.memory import curvature_bytes
 from affetto.training.runtime import resident_bytes
 
 FRAME_RATE = 12.5

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from affetto.preserve.curvature.sampled import DIRECTIONS_PER_CLIP, PAIRS_PER_CLIP
+from affetto.preserve.curvature.memory import Shapes
 from affetto.preserve.teacher import cache_bytes
 
-Shapes = Mapping[str, Sequence[int]]
-"""(out, in) of every adapted layer."""
 CODE_BYTES = 2
 """Codes are kept in 16 bits."""
 
@@ -24,23 +22,6 @@ def weight_bytes(model: Any, left_out: Sequence[str] = ()) -> int:
 def adapter_parameters(shapes: Shapes, rank: int | None) -> int:
     """Trained numbers of an adapter; None is of full rank."""
     return sum(o * i if rank is None else rank * (o + i) for o, i in shapes.values())
-
-
-def curvature_bytes(name: str, shapes: Shapes, num_clips: int, rank: int) -> int:
-    """Bytes of a curvature of the layers, as `Curvature.site_memory` counts them."""
-    if not num_clips:
-        return 0
-    per_layer = {
-        "diagonal": lambda o, i: 4 * o * i,
-        "diagonal_positions": lambda o, i: 4 * o * i,
-        "rank1": lambda o, i: 4 * (o + i),
-        "kfac": lambda o, i: 4 * (o * o + i * i + 1),
-        "sketch": lambda o, i: num_clips * PAIRS_PER_CLIP * (2 * (o + i) + 4),
-        "full": lambda o, i: num_clips * DIRECTIONS_PER_CLIP * (2 * (o + i) + 4),
-        "factors": lambda o, i: 4 * o * rank,  # noqa: ARG005
-        "factors_batch": lambda o, i: 4 * o * rank,  # noqa: ARG005
-    }
-    return sum(per_layer[name](o, i) for o, i in shapes.values())
 
 
 def teacher_bytes(num_clips: int, frames: int, num_codebooks: int, vocab_size: int, share: float) -> int:

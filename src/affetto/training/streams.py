@@ -16,6 +16,7 @@ from affetto.model.batch import Row
 from affetto.model.rows import PLAIN_TEMPLATE, make_rows
 from affetto.preserve.budget import BudgetState, ForgettingBudget
 from affetto.preserve.curvature import CONTROLS, CURVATURES, Curvature, Factor
+from affetto.preserve.curvature.memory import Shapes, curvature_bytes
 from affetto.preserve.ewc import mean_codes, natural_weight
 from affetto.preserve.fisher import estimate_fisher
 from affetto.preserve.rehearsal import rehearsal_buffer, spread
@@ -25,6 +26,9 @@ from affetto.progress import progress, say
 from affetto.training.expressive import EXPRESSIVE
 from affetto.training.step import BudgetWeights, LossWeights
 from affetto.types import SPLITS, Clip
+
+_MUCH_GB = 2.0
+"""A curvature of this size is told beforehand."""
 
 
 @dataclass(frozen=True)
@@ -169,6 +173,7 @@ def general_fisher(
         parts = (part for a_RI, scale in anchors.values() for part in (a_RI.numpy(force=True).tobytes(), b"%r" % scale))
         key = hash_text(key, hash_bytes(*parts))
     path = cache_root() / "fisher" / f"{key[:24]}.safetensors"
+    _tell_size(config, {site: base.model.get_submodule(site).layer.weight.shape for site in sites}, len(rows))
     if not path.is_file():
         modules = {site: base.model.get_submodule(site) for site in sites}
         with progress("Estimating the Fisher", len(rows)) as bar:
@@ -176,6 +181,19 @@ def general_fisher(
                 base.network, modules, rows, empty(), kind=config.fisher_kind, on_progress=bar.advance
             ).save(path, key)
     return curvature.load(path, key, base.device)
+
+
+def _tell_size(config: Config, shapes: Shapes, num_clips: int) -> None:
+    """Warn of a curvature that takes gigabytes, and say what the others take."""
+    sizes = {name: curvature_bytes(name, shapes, num_clips, config.adapter_r) / 1e9 for name in CURVATURES}
+    mine = sizes.get(config.ewc_curvature, 0.0)
+    if mine > _MUCH_GB:
+        others = ", ".join(f"{name} {size:.1f}" for name, size in sorted(sizes.items(), key=lambda item: item[1]))
+        say(
+            f"ewc_curvature: {config.ewc_curvature} takes {mine:.1f} GB on these layers; in GB: {others}. "
+            "A forgetting_budget takes none",
+            style="yellow",
+        )
 
 
 def teacher_answers(
