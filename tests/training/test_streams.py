@@ -152,7 +152,7 @@ def test_one_fisher_serves_every_emotion(
     happy = build_streams(config_of(), "happy", prepared, tiny_base)
     first = general_fisher(config_of(), tiny_base, sites, happy.fisher)
     assert first is not None
-    assert set(first.tensors["sums"]) == set(sites)
+    assert set(first.tensors["inputs"]) == set(sites)
 
     def unexpected(*_: Any, **__: Any) -> None:
         raise AssertionError("estimated again")

@@ -24,6 +24,8 @@ class Scale:
 _PERCENT = Scale(100.0, 1, "%", "pt")
 SCALES: dict[str, Scale] = {
     "share": _PERCENT,
+    "per word": _PERCENT,
+    "share of the period": _PERCENT,
     "1 to 5": Scale(),
     "semitones": Scale(1.0, 1, "st"),
     "semitones re 100 Hz": Scale(1.0, 1, "st"),
@@ -32,6 +34,8 @@ SCALES: dict[str, Scale] = {
     "s": Scale(1.0, 2, "s"),
     "nats/code": Scale(1.0, 4, "nats"),
     "nats": Scale(1.0, 4, "nats"),
+    "cosine": Scale(1.0, 3),
+    "the judge's own scale": Scale(),
 }
 
 
@@ -52,7 +56,7 @@ class Measure:
 
 PLAIN = "When nobody asked"
 """The aspect of all metrics over plain prompts."""
-ASPECTS = ("Expressivity", "Words", "Quality", "Prosody", "Delivery", "Other", "Forgetting", PLAIN)
+ASPECTS = ("Expressivity", "Words", "Quality", "Voice", "Prosody", "Delivery", "Other", "Forgetting", PLAIN)
 MEASURES: dict[str, Measure] = {
     "recall": Measure(
         "Recall", "Expressivity", "share", "how often the emotion judge's first choice is the target",
@@ -67,6 +71,15 @@ MEASURES: dict[str, Measure] = {
         "lower", is_main=True, is_plotted=True,
     ),
     "cer": Measure("Character error rate", "Words", "share", "the same over characters", "lower"),
+    "substitutions": Measure("Words replaced", "Words", "per word", "over all words of the texts", "lower"),
+    "deletions": Measure("Words left out", "Words", "per word", "over all words of the texts", "lower"),
+    "insertions": Measure("Words added", "Words", "per word", "over all words of the texts", "lower"),
+    "intelligible": Measure(
+        "Intelligible", "Words", "share", "sentences of which at most a fifth of the words are wrong", "higher"
+    ),
+    "truncated": Measure("Cut off", "Words", "share", "sentences whose last words are missing", "lower"),
+    "repeated": Measure("Repeating", "Words", "share", "sentences that say words again", "lower"),
+    "runaway": Measure("Running on", "Words", "share", "sentences that say far more than their text", "lower"),
     "mos_overall": Measure(
         "DNSMOS overall", "Quality", "1 to 5", "predicted listening score, 1 to 5",
         "higher", is_main=True, is_plotted=True,
@@ -80,12 +93,30 @@ MEASURES: dict[str, Measure] = {
         "Pitch range", "Prosody", "semitones", "10th to 90th percentile, in semitones", is_plotted=True
     ),
     "words_per_s": Measure("Words per second", "Prosody", "1/s", "between first and last sound", is_plotted=True),
+    "syllables_per_s": Measure("Syllables per second", "Prosody", "1/s", "between first and last sound"),
+    "jitter": Measure("Jitter", "Prosody", "share of the period", "change of the pitch's period from one to the next"),
     "level_db": Measure("Level", "Prosody", "dBFS", "loudness of what is not silent", is_plotted=True),
+    "seconds_per_word": Measure("Seconds per word", "Delivery", "s", "between first and last sound"),
     "pause_share": Measure("Pauses", "Delivery", "share", "share of silence inside an utterance"),
     "longest_silence_s": Measure("Longest silence", "Delivery", "s", "inside an utterance", "lower"),
     "stop_failures": Measure(
         "Stop failures", "Delivery", "share", "empty, or never stopped by itself", "lower", is_main=True
     ),
+    "speaker_similarity": Measure(
+        "Speaker similarity", "Voice", "cosine", "to the base's other texts in the same voice", "higher"
+    ),
+    "similarity_same_prompt": Measure(
+        "Similarity, same prompt", "Voice", "cosine", "to what the base says with the same text and seed", "higher"
+    ),
+    "similarity_to_reference": Measure(
+        "Similarity to recordings", "Voice", "cosine", "to plain recordings of the voice", "higher"
+    ),
+    "voice_consistency": Measure(
+        "Voice consistency", "Voice", "cosine", "of a voice's outputs among each other", "higher"
+    ),
+    "arousal": Measure("Arousal", "Expressivity", "the judge's own scale", "calm to excited, by the dimensional judge"),
+    "dominance": Measure("Dominance", "Expressivity", "the judge's own scale", "submissive to dominant, by the dimensional judge"),
+    "valence": Measure("Valence", "Expressivity", "the judge's own scale", "negative to positive, by the dimensional judge"),
     "delta_nll": Measure(
         "ΔNLL", "Forgetting", "nats/code", "how much less likely general speech became", "lower", is_main=True
     ),

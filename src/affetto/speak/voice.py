@@ -15,8 +15,9 @@ from affetto.adapters.bank import AdapterBank, all_targets
 from affetto.adapters.checkpoints import load_adapter
 from affetto.audio.sound import write_sound
 from affetto.codes.codec import load_codec
-from affetto.errors import AdapterError
+from affetto.errors import AdapterError, ConfigError
 from affetto.model.base import Base, load_base
+from affetto.model.csm import CsmNetwork
 from affetto.model.light import load_for_speaking
 from affetto.model.rows import PLAIN_TEMPLATE
 from affetto.speak.engine import Engine
@@ -123,8 +124,11 @@ class Voice:
         follows: the miniature's pulses end within 1024 samples, Mimi is causal. The work grows with the square of the
         length; the miniature's codec keeps up with real time for about six seconds of speech.
         """
+        network = self.base.network
+        if not isinstance(network, CsmNetwork):
+            raise ConfigError(f"{self.base.id} can't be streamed yet: speak whole texts with it")
         request = self.request(text, emotion, intensity=intensity, speaker=speaker, seed=seed, temperature=temperature)
-        engine = Engine(weights_of(self.base.network))
+        engine = Engine(weights_of(network))
         engine.join([request])
         frames: list[NDArray[np.int64]] = []
         num_told = 0
