@@ -114,9 +114,9 @@ MEASURES: dict[str, Measure] = {
     "voice_consistency": Measure(
         "Voice consistency", "Voice", "cosine", "of a voice's outputs among each other", "higher"
     ),
-    "arousal": Measure("Arousal", "Expressivity", "the judge's own scale", "calm to excited, by the dimensional judge"),
-    "dominance": Measure("Dominance", "Expressivity", "the judge's own scale", "submissive to dominant, by the dimensional judge"),
-    "valence": Measure("Valence", "Expressivity", "the judge's own scale", "negative to positive, by the dimensional judge"),
+    "arousal": Measure("Arousal", "Expressivity", "the judge's own scale", "calm to excited, by the judge of dimensions"),
+    "dominance": Measure("Dominance", "Expressivity", "the judge's own scale", "submissive to dominant"),
+    "valence": Measure("Valence", "Expressivity", "the judge's own scale", "negative to positive"),
     "delta_nll": Measure(
         "ΔNLL", "Forgetting", "nats/code", "how much less likely general speech became", "lower", is_main=True
     ),
