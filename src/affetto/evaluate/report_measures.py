@@ -114,7 +114,7 @@ MEASURES: dict[str, Measure] = {
     "voice_consistency": Measure(
         "Voice consistency", "Voice", "cosine", "of a voice's outputs among each other", "higher"
     ),
-    "arousal": Measure("Arousal", "Expressivity", "the judge's own scale", "calm to excited, by the judge of dimensions"),
+    "arousal": Measure("Arousal", "Expressivity", "the judge's own scale", "calm to excited"),
     "dominance": Measure("Dominance", "Expressivity", "the judge's own scale", "submissive to dominant"),
     "valence": Measure("Valence", "Expressivity", "the judge's own scale", "negative to positive"),
     "delta_nll": Measure(
