@@ -67,6 +67,15 @@ def test_measuring_needs_test_clips_of_both_kinds(config_of: Make, tmp_path: Pat
         frontier_on_test(config, "happy", lacking, folder / "best")
 
 
+def test_rows_are_read_back_from_what_was_written(tmp_path: Path) -> None:
+    points = [{"intensity": x, "emotion_nll": 5 - x, "general_nll": 2.0, "kl": 0.1 * x} for x in (0.0, 0.5, 1.0)]
+    heard = dict.fromkeys(("base", "emotional", "plain"), {"recall": 0.5, "wer": 0.1})
+    rows = [{"method": "plain", "emotion": "happy", "seed": seed, "points": points, "heard": heard} for seed in (0, 1)]
+    table = write_comparison(rows, tmp_path)
+    assert read_rows(tmp_path) == rows
+    assert write_comparison(read_rows(tmp_path), tmp_path / "again") == table
+
+
 def test_a_table_of_nothing_says_how_to_make_some(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="affetto ablate"):
         read_rows(tmp_path)

@@ -88,8 +88,10 @@ def ablate(
 
 
 def read_rows(folder: Path) -> list[dict[str, Any]]:
-    """Every finished run in `folder`, whatever it is of; DataError where there is none."""
+    """Every finished run in `folder`, whatever it is of, or those of its `ablation.json`; DataError without either."""
     rows = [read_json(path) for path in sorted((folder / "rows").glob("*.json"))]
+    if not rows and (folder / "ablation.json").is_file():
+        rows = read_json(folder / "ablation.json")["rows"]
     if not rows:
         raise DataError(f"{folder / 'rows'} holds no finished run: affetto ablate makes them")
     return rows
