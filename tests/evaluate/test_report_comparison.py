@@ -112,7 +112,9 @@ def test_numbers_of_different_judges_never_share_a_column(place: Path) -> None:
     grids = {grid.title: grid for grid in make_grids(entries, marks)}
     recall = [column for column in grids["Expressivity"].columns if column.metric == "recall"]
     assert [column.mark for column in recall] == ["A", "B"]
-    for index, column in enumerate(grids["Expressivity"].columns):
+    by_emotion = [(index, column) for index, column in enumerate(grids["Expressivity"].columns) if column.mark]
+    assert len(by_emotion) == 4, "dimensions were judged by one judge"
+    for index, column in by_emotion:
         shown = [row[index].text != "—" for row in grids["Expressivity"].rows]
         assert shown == ([True, True, False] if column.mark == "A" else [False, False, True])
         assert "another measure" in str(

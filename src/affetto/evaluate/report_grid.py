@@ -105,7 +105,7 @@ def make_grids(entries: Sequence[Entry], marks: Marks) -> list[Grid]:
     main = [column for column in main if any(cell_of(entry, column, marks).text != ABSENT for entry in entries)]
     grids = [_grid(AT_A_GLANCE, entries, main, marks)]
     for aspect in ASPECTS:
-        own = [column for column in columns if column.aspect == aspect]
+        own = [column for column in columns if column.aspect == aspect and _is_told(column, entries, marks)]
         members = [
             entry
             for entry in entries
@@ -114,6 +114,10 @@ def make_grids(entries: Sequence[Entry], marks: Marks) -> list[Grid]:
         own = [column for column in own if not column.mark or _is_judge_among(column, members, marks)]
         grids.append(_grid(aspect, members, own, marks))
     return [grid for grid in grids if grid.columns and grid.rows]
+
+
+def _is_told(column: Column, entries: Sequence[Entry], marks: Marks) -> bool:
+    return not column.measure.is_on_request or any(cell_of(entry, column, marks).text != ABSENT for entry in entries)
 
 
 def _is_judge_among(column: Column, entries: Sequence[Entry], marks: Marks) -> bool:

@@ -52,6 +52,8 @@ class Measure:
     """Shown in the terminal's short table."""
     is_plotted: bool = False
     """Shown among the dot plots."""
+    is_on_request: bool = False
+    """Of a judge that isn't there unless somebody names one: not shown where nobody has a number."""
 
 
 PLAIN = "When nobody asked"
@@ -103,20 +105,26 @@ MEASURES: dict[str, Measure] = {
         "Stop failures", "Delivery", "share", "empty, or never stopped by itself", "lower", is_main=True
     ),
     "speaker_similarity": Measure(
-        "Speaker similarity", "Voice", "cosine", "to the base's other texts in the same voice", "higher"
+        "Speaker similarity", "Voice", "cosine", "to the base's other texts in the same voice", "higher",
+        is_on_request=True,
     ),
     "similarity_same_prompt": Measure(
-        "Similarity, same prompt", "Voice", "cosine", "to what the base says with the same text and seed", "higher"
+        "Similarity, same prompt", "Voice", "cosine", "to what the base says with the same text and seed", "higher",
+        is_on_request=True,
     ),
     "similarity_to_reference": Measure(
-        "Similarity to recordings", "Voice", "cosine", "to plain recordings of the voice", "higher"
+        "Similarity to recordings", "Voice", "cosine", "to plain recordings of the voice", "higher",
+        is_on_request=True,
     ),
     "voice_consistency": Measure(
-        "Voice consistency", "Voice", "cosine", "of a voice's outputs among each other", "higher"
+        "Voice consistency", "Voice", "cosine", "of a voice's outputs among each other", "higher",
+        is_on_request=True,
     ),
-    "arousal": Measure("Arousal", "Expressivity", "the judge's own scale", "calm to excited"),
-    "dominance": Measure("Dominance", "Expressivity", "the judge's own scale", "submissive to dominant"),
-    "valence": Measure("Valence", "Expressivity", "the judge's own scale", "negative to positive"),
+    "arousal": Measure("Arousal", "Expressivity", "the judge's own scale", "calm to excited", is_on_request=True),
+    "dominance": Measure(
+        "Dominance", "Expressivity", "the judge's own scale", "submissive to dominant", is_on_request=True
+    ),
+    "valence": Measure("Valence", "Expressivity", "the judge's own scale", "negative to positive", is_on_request=True),
     "delta_nll": Measure(
         "ΔNLL", "Forgetting", "nats/code", "how much less likely general speech became", "lower", is_main=True
     ),

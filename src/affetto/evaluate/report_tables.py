@@ -111,6 +111,8 @@ def _metric_lines(
     for name in [*(name for name in MEASURES if name in present), *(name for name in present if name not in MEASURES)]:
         unit_of = next((table[name] for table in tables if name in table), None)
         measure = measure_of(name, unit_of)
+        if measure.is_on_request and not any((table.get(name) or {}).get("value") is not None for table in tables):
+            continue
         yield Line(
             name,
             measure.aspect if prompt == "emotional" else PLAIN,
