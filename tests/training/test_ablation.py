@@ -69,7 +69,7 @@ def test_measuring_needs_test_clips_of_both_kinds(config_of: Make, tmp_path: Pat
 
 def test_rows_are_read_back_from_what_was_written(tmp_path: Path) -> None:
     points = [{"intensity": x, "emotion_nll": 5 - x, "general_nll": 2.0, "kl": 0.1 * x} for x in (0.0, 0.5, 1.0)]
-    heard = dict.fromkeys(("base", "emotional", "plain"), {"recall": 0.5, "wer": 0.1})
+    heard = {kind: {"recall": 0.5, "wer": 0.1} for kind in ("base", "emotional", "plain")}
     rows = [{"method": "plain", "emotion": "happy", "seed": seed, "points": points, "heard": heard} for seed in (0, 1)]
     table = write_comparison(rows, tmp_path)
     assert read_rows(tmp_path) == rows
