@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 from affetto.commands.convert import app as convert_app
 from affetto.commands.data import app as data_app
@@ -39,7 +40,20 @@ BUDGET_NOT_MET = 3
 if TYPE_CHECKING:
     from affetto.config import Config
 
+VERBS = (
+    "run", "prepare", "train", "speak", "evaluate", "report", "doctor", "listen", "data", "plan", "convert",
+    "predict-forgetting", "calibrate", "ablate", "schema", "miniature",
+)  # fmt: skip
+"""In the order that `affetto --help` lists them: the main road, then what looks after it, then the laboratory."""
+
+
+class _InOrder(TyperGroup):
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002
+        return sorted(self.commands, key=VERBS.index)
+
+
 app = typer.Typer(
+    cls=_InOrder,
     help="Teach a speech language model to speak with emotion, prove that it forgot nothing, and use it.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

@@ -528,3 +528,12 @@ def test_the_expressive_base_has_no_emotion_to_be_judged_by(affetto: Callable[..
     status, _, err = affetto(verb, "--emotion", "base")
     assert status == 1
     assert "expressive_base: true" in err
+
+
+def test_help_lists_every_verb_once_and_the_main_road_first() -> None:
+    from typer.main import get_command
+
+    verbs = get_command(cli.app).commands  # type: ignore[attr-defined]
+    assert sorted(verbs) == sorted(cli.VERBS)
+    assert len(set(cli.VERBS)) == len(cli.VERBS)
+    assert cli.VERBS[0] == "run"
