@@ -149,7 +149,7 @@ def markdown(rows: Sequence[Row]) -> str:
     for line in compare_methods(rows):
         reached = "" if line.num_matched == line.num_runs else f" ({line.num_matched} of {line.num_runs} runs)"
         matched = "not reached" if line.matched_kl is None else _written(line.matched_kl, "{:.4f}") + reached
-        share = "" if line.share is None else _written(line.share, "{:.0%}")
+        share = "" if line.share is None else _written(line.share, "{:.1%}")
         heard = [_percent(line.heard[name]) for name in ("recall", "wer", "plain_wer")]
         lines.append(
             f"| {line.title} | {line.num_runs} | {_written(line.gain, '{:.3f}')} | {_written(line.kl, '{:.4f}')} "
