@@ -116,3 +116,30 @@ def test_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert files.cache_root() == tmp_path / "home" / ".cache" / "affetto"
     monkeypatch.setenv("AFFETTO_CACHE", "~/mine")
     assert files.cache_root() == tmp_path / "home" / "mine"
+
+
+def test_a_folder_is_made_once_whole_or_not_at_all(tmp_path: Path) -> None:
+    target, calls = tmp_path / "deep" / "made", []
+
+    def make(folder: Path) -> None:
+        calls.append(folder)
+        (folder / "a.txt").write_text("whole", encoding="utf-8")
+
+    def fail(folder: Path) -> None:
+        make(folder)
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        files.made_once(target, fail)
+    assert list(target.parent.iterdir()) == [], "nothing is left of a failure"
+    assert files.made_once(target, make) == files.made_once(target, make) == target
+    assert (len(calls), (target / "a.txt").read_text(encoding="utf-8")) == (2, "whole")
+
+    def overtaken(folder: Path) -> None:
+        make(folder)
+        other = tmp_path / "other"
+        other.mkdir()
+        (other / "a.txt").write_text("first", encoding="utf-8")
+
+    files.made_once(tmp_path / "other", overtaken)
+    assert (tmp_path / "other" / "a.txt").read_text(encoding="utf-8") == "first", "the first process's folder stays"

@@ -180,19 +180,22 @@ def speak(
     ] = Path("emotion_models"),
     speaker: Annotated[int, typer.Option(min=0, help="Speaker number of the base.")] = 0,
     seed: Annotated[int, typer.Option(min=0, help="The same seed says it the same way again.")] = 0,
-    temperature: Annotated[float, typer.Option(min=0.0, help="0 always takes the likeliest code.")] = 0.6,
+    temperature: Annotated[
+        float | None, typer.Option(min=0.0, help="0 always takes the likeliest code. Default: 0.6.")
+    ] = None,
 ) -> None:
     """Speak a sentence, with any trained emotion or blend, at any strength."""
     if not text.strip():
         raise ConfigError("the text is empty: give a sentence to speak")
-    if not math.isfinite(intensity or 0.0) or not math.isfinite(temperature):
+    if not math.isfinite(intensity or 0.0) or not math.isfinite(temperature or 0.0):
         raise ConfigError("--intensity and --temperature must be finite numbers")
     blend = _blend(emotion)
     from affetto.speak.voice import speak_to_file
+    from affetto.types import SPEAKING_TEMPERATURE
 
     speak_to_file(
         text, blend, out, base=base, models=models, intensity=intensity, speaker=speaker, seed=seed,
-        temperature=temperature,
+        temperature=SPEAKING_TEMPERATURE if temperature is None else temperature,
     )  # fmt: skip
     typer.echo(out)
 

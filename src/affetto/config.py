@@ -16,7 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from affetto.adapters.targets import Part
 from affetto.errors import ConfigError
-from affetto.types import EMOTIONS
+from affetto.types import EMOTIONS, SPEAKING_TEMPERATURE
 
 JUDGE_KINDS = ("emotion", "words", "quality", "voice", "dimensions")
 EXPRESSIVE = "base"
@@ -104,7 +104,7 @@ class Config(BaseModel):
     validation_clips: Count = 48
     evaluation_sentences: Count = 30
     evaluation_clips: Count = 120
-    sampling_temperature: NotNegative = 0.6
+    sampling_temperature: NotNegative = SPEAKING_TEMPERATURE
     judges: dict[str, str] = Field(default_factory=dict)
 
     @field_validator("emotions")

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -72,6 +73,25 @@ def hash_file(path: Path) -> str:
     """Hex SHA-256 of a file's bytes."""
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def made_once(target: Path, make: Callable[[Path], object]) -> Path:
+    """`target`, which `make` fills where it isn't there yet: in a folder beside it that is then renamed, so that no
+    half of it is ever seen. Of processes that make the same at once the first one's stays."""
+    if target.is_dir():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=".making.", dir=target.parent))
+    try:
+        make(temporary)
+        temporary.chmod(0o755)
+        temporary.rename(target)
+    except OSError:
+        if not target.is_dir():
+            raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return target
 
 
 def hash_folder(folder: Path, patterns: Iterable[str]) -> str:

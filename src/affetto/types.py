@@ -56,6 +56,10 @@ class Problem:
     message: str
 
 
+SPEAKING_TEMPERATURE = 0.6
+"""Of sampled codes, unless somebody says otherwise (docs/log.md)."""
+
+
 class Codec(Protocol):
     """Samples to codes and back."""
 

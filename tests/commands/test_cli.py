@@ -34,7 +34,7 @@ from affetto.miniature import data as miniature_data
 from affetto.model.base import load_base
 from affetto.preserve import self_speech
 from affetto.speak.generation import Request, Spoken
-from affetto.types import Clip, Problem
+from affetto.types import SPEAKING_TEMPERATURE, Clip, Problem
 
 VERBS = {
     ("prepare",): ("--emotion", "--config", "--base", "--data", "--general", "--output", "--skip-bad-clips"),
@@ -537,3 +537,8 @@ def test_help_lists_every_verb_once_and_the_main_road_first() -> None:
     assert sorted(verbs) == sorted(cli.VERBS)
     assert len(set(cli.VERBS)) == len(cli.VERBS)
     assert cli.VERBS[0] == "run"
+
+
+def test_the_temperature_that_help_names_is_the_one_that_is_used(affetto: Callable[..., Called]) -> None:
+    _, out, _ = affetto("speak", "--help")
+    assert f"Default: {SPEAKING_TEMPERATURE}." in re.sub(r"[\s│]+", " ", out)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from affetto.evaluate.report_tables import (
     show_metric,
     terminal_table,
 )
+from affetto.evaluate.report_templates import page_templates
 from affetto.evaluate.speech_picture import LEFT, RIGHT, WIDTH
 from affetto.files import write_text
 
@@ -71,14 +71,7 @@ def write_report(
     whatever is missing is left out. `calibration` is `calibration.json`'s. A sound that can't be read is shown with the
     reason.
     """
-    import jinja2
-
-    folder = resources.files("affetto.evaluate") / "templates"
-    texts = {name: (folder / name).read_text(encoding="utf-8") for name in _TEMPLATES}
-    environment = jinja2.Environment(
-        loader=jinja2.DictLoader(texts), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
+    environment, texts = page_templates(_TEMPLATES)
     numbers = _system_numbers(results, audio)
     script_hash = base64.b64encode(hashlib.sha256(texts["report.js"].encode()).digest()).decode()
     page = environment.get_template("report.html.j2").render(

@@ -9,7 +9,6 @@ import base64
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from affetto.evaluate.report_differences import DIFFERED, make_differences, word
 from affetto.evaluate.report_grid import columns_of, make_grids, metric_of
 from affetto.evaluate.report_measures import MEASURES, PLAIN, scale_of
 from affetto.evaluate.report_systems import Entry, Marks, find_entry, judge_marks
+from affetto.evaluate.report_templates import page_templates
 from affetto.evaluate.results import FileRow
 from affetto.evaluate.speech_picture import LEFT, RIGHT, WIDTH
 from affetto.files import write_text
@@ -70,14 +70,7 @@ def write_comparison(
     A sound that isn't where the results say is shown as missing, with the reason. DataError where `against` is no
     system's name.
     """
-    import jinja2
-
-    folder = resources.files("affetto.evaluate") / "templates"
-    texts = {name: (folder / name).read_text(encoding="utf-8") for name in _TEMPLATES}
-    environment = jinja2.Environment(
-        loader=jinja2.DictLoader(texts), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
+    environment, texts = page_templates(_TEMPLATES)
     marks = judge_marks(entries)
     rows, sounds = audio_rows(entries, sentences)
     numbers = {entry.name: entry.number % NUM_SYSTEM_COLOURS for entry in entries}

@@ -8,7 +8,6 @@ that a scale serves 16 weights or more. Unpacked they are a plain transformers c
 from __future__ import annotations
 
 import shutil
-import tempfile
 from pathlib import Path
 
 import torch
@@ -17,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from affetto.errors import BaseModelError
-from affetto.files import cache_root, hash_folder, write_atomically
+from affetto.files import cache_root, hash_folder, made_once, write_atomically
 
 PACKED, PLAIN = "model.q8.safetensors", "model.safetensors"
 _SHORTEST_ROW = 16
@@ -56,22 +55,8 @@ def unpacked(folder: Path) -> Path:
     """`folder` itself, or where its weights are packed the cache's folder with the same checkpoint in float16."""
     if not (folder / PACKED).is_file():
         return folder
-    parent = cache_root() / "unpacked"
-    target = parent / f"{folder.name}-{hash_folder(folder, ['*'])[:20]}"
-    if not target.is_dir():
-        parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=".unpacking.", dir=parent))
-        try:
-            _unpack(folder, temporary)
-            temporary.chmod(0o755)
-            temporary.rename(target)
-        except OSError:
-            # Another process may have been first; its folder is the same.
-            if not target.is_dir():
-                raise
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-    return target
+    target = cache_root() / "unpacked" / f"{folder.name}-{hash_folder(folder, ['*'])[:20]}"
+    return made_once(target, lambda temporary: _unpack(folder, temporary))
 
 
 def _unpack(folder: Path, target: Path) -> None:

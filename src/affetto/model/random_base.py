@@ -6,8 +6,6 @@ What they say is noise. They are named `random:…` wherever a base's id is writ
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from affetto.errors import BaseModelError
-from affetto.files import cache_root, hash_text, write_json, write_text
+from affetto.files import cache_root, hash_text, made_once, write_json, write_text
 from affetto.model.quiet import quiet_transformers
 
 RANDOM = "random:"
@@ -86,21 +84,8 @@ def random_base(name: str) -> Path:
     config = random_config(name)
     short = name.removeprefix(RANDOM)
     target = cache_root() / "random" / f"{short}-{hash_text(_VERSION, config.to_json_string())[:16]}"
-    if target.is_dir():
-        return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=".making.", dir=target.parent))
-    try:
-        _write(temporary, config, _SPREAD.get(short, config.initializer_range))
-        temporary.chmod(0o755)
-        temporary.rename(target)
-    except OSError:
-        # Another process may have been first; its folder is the same.
-        if not target.is_dir():
-            raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return target
+    spread = _SPREAD.get(short, config.initializer_range)
+    return made_once(target, lambda folder: _write(folder, config, spread))
 
 
 def _write(folder: Path, config: Any, spread: float) -> None:

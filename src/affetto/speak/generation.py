@@ -22,6 +22,7 @@ from affetto.model.batch import Turn
 from affetto.model.csm import CsmNetwork
 from affetto.speak.engine import Engine
 from affetto.speak.weights import SpeakingWeights, fingerprint
+from affetto.types import SPEAKING_TEMPERATURE
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Request:
     gate: tuple[float, ...] = ()
     """Intensity per adapter of the bank; empty is the base."""
     seed: int = 0
-    temperature: float = 0.6
+    temperature: float = SPEAKING_TEMPERATURE
     """0 is greedy."""
     top_k: int = 0
     """0 is all codes."""

@@ -22,7 +22,7 @@ from affetto.model.light import load_for_speaking
 from affetto.model.rows import PLAIN_TEMPLATE
 from affetto.speak.engine import Engine
 from affetto.speak.generation import Request, Spoken, frame_cap, generate, weights_of
-from affetto.types import Codec
+from affetto.types import SPEAKING_TEMPERATURE, Codec
 
 
 class Voice:
@@ -81,7 +81,7 @@ class Voice:
         intensity: float | None = None,
         speaker: int = 0,
         seed: int = 0,
-        temperature: float = 0.6,
+        temperature: float = SPEAKING_TEMPERATURE,
         cued: bool = True,
     ) -> Request:
         """The request for `text`. `emotion` is a name or a blend {name: share}; `intensity` scales it.
@@ -108,7 +108,7 @@ class Voice:
 
     def speak(
         self, text: str, emotion: str | Mapping[str, float] | None = None, *, intensity: float | None = None,
-        speaker: int = 0, seed: int = 0, temperature: float = 0.6,
+        speaker: int = 0, seed: int = 0, temperature: float = SPEAKING_TEMPERATURE,
     ) -> tuple[NDArray[np.float32], int]:  # fmt: skip
         """Speak; returns (mono samples, sample rate). No emotion is the base."""
         request = self.request(text, emotion, intensity=intensity, speaker=speaker, seed=seed, temperature=temperature)
@@ -116,7 +116,7 @@ class Voice:
 
     def stream(
         self, text: str, emotion: str | Mapping[str, float] | None = None, *, intensity: float | None = None,
-        speaker: int = 0, seed: int = 0, temperature: float = 0.6,
+        speaker: int = 0, seed: int = 0, temperature: float = SPEAKING_TEMPERATURE,
     ) -> Iterator[NDArray[np.float32]]:  # fmt: skip
         """What `speak` gives, in pieces while it is spoken: mono samples, a frame (80 ms) each, one frame late.
 
@@ -170,7 +170,7 @@ def speak_to_file(
     intensity: float | None = None,
     speaker: int = 0,
     seed: int = 0,
-    temperature: float = 0.6,
+    temperature: float = SPEAKING_TEMPERATURE,
 ) -> None:
     """`affetto speak`: load what the blend needs from `models/<emotion>/best`, speak, write `out`."""
     voice = Voice.load(base, only_speaks=True)
