@@ -96,7 +96,7 @@ def made_once(target: Path, make: Callable[[Path], object]) -> Path:
 
 def hash_folder(folder: Path, patterns: Iterable[str]) -> str:
     """Hex SHA-256 of the files of `folder` that match, by name and contents; hidden ones (temporary) don't count."""
-    files = sorted({path for pattern in patterns for path in visible(folder, pattern)})
+    files = sorted({path for pattern in patterns for path in visible(folder, pattern) if path.is_file()})
     return hash_text(*(f"{path.relative_to(folder)}:{hash_file(path)}" for path in files))
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from affetto.errors import JudgeError
 from affetto.evaluate import listeners
 from affetto.evaluate.judges import load_judge
+from affetto.evaluate.ngrams import BackoffModel, write_arpa
 
 LABELS = ("hap", "exc", "sad", "ang", "fear", "surprise", "neu", "calm")
 SOUNDS = [
@@ -85,6 +86,21 @@ def test_padding_frames_spell_nothing(words: listeners.CtcListener) -> None:
     real = inputs["attention_mask"][1].bool()
     assert (tokens[1][~real] != words.tokenizer.pad_token_id).any(), "the fixture's padding would spell something"
     assert words.transcribe([SOUNDS[0], SOUNDS[4]])[1] == words.tokenizer.decode(tokens[1][real]).strip()
+
+
+def test_a_word_model_in_the_folder_is_heard_with_and_named(tmp_path: Path, words: listeners.CtcListener) -> None:
+    folder = tiny_judges.bert_words(tmp_path / "with")
+    (folder / "language_model").mkdir()
+    listed = {("<unk>",): -3.0, ("</s>",): -0.1, ("<s>",): -99.0, ("a",): -1.0}
+    write_arpa(BackoffModel(1, listed, {}), folder / "language_model" / "1gram.arpa")
+    with_words = load_judge("words", folder)
+    assert isinstance(with_words, listeners.CtcListener)
+    assert "+lm@" in with_words.id
+    assert "+lm@" not in words.id
+    together = with_words.transcribe(SOUNDS)
+    assert together == [with_words.transcribe([sound])[0] for sound in SOUNDS]
+    # What isn't listed has its price, so that it says less than the letters alone do.
+    assert sum(map(len, together)) < sum(map(len, words.transcribe(SOUNDS)))
 
 
 def test_models_that_cannot_mask_hear_one_sound_at_a_time(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ import transformers
 from numpy.typing import NDArray
 
 from affetto.errors import JudgeError
+from affetto.evaluate.beam_search import WordModel, decode, find_word_model
 from affetto.evaluate.judges import Source, read_labels
 
 BATCH_SIZE = 8
@@ -89,23 +91,55 @@ class EmotionListener(TransformersJudge):
 
 
 class CtcListener(TransformersJudge):
-    """Word judge with a CTC head: best token per frame, repeats and blanks dropped, no language model."""
+    """Word judge with a CTC head.
 
-    def __init__(self, model: Any, extractor: Any, tokenizer: Any, source: Source, device: str) -> None:
+    Without a word model the best token per frame is taken, repeats and blanks dropped; with one, the likeliest words
+    (`beam_search`), and `id` names it too.
+    """
+
+    def __init__(
+        self, model: Any, extractor: Any, tokenizer: Any, source: Source, device: str, words: WordModel | None = None
+    ) -> None:
         super().__init__(model, extractor, source, device)
         self.tokenizer = tokenizer
+        self.words = words
+        if words is not None:
+            self.id += f"+lm@{words.name[:8]}"
 
     @torch.inference_mode()
     def transcribe(self, sounds: Sounds) -> list[str]:
         """English text; see `judges.WordJudge`."""
         heard = [""] * len(sounds)
         for indices, inputs in self.batches(sounds):
-            tokens = self.model(**inputs).logits.argmax(dim=-1)
+            logits_NTV = self.model(**inputs).logits
+            is_real_NT = torch.ones(logits_NTV.shape[:2], dtype=torch.bool, device=logits_NTV.device)
             if "attention_mask" in inputs:
-                tokens[~self._real_frames(tokens.shape[1], inputs["attention_mask"])] = self.tokenizer.pad_token_id
-            for index, text in zip(indices, self.tokenizer.batch_decode(tokens, skip_special_tokens=True), strict=True):
+                is_real_NT = self._real_frames(logits_NTV.shape[1], inputs["attention_mask"])
+            texts = (
+                self._best(logits_NTV, is_real_NT) if self.words is None else self._likeliest(logits_NTV, is_real_NT)
+            )
+            for index, text in zip(indices, texts, strict=True):
                 heard[index] = text.strip()
         return heard
+
+    def _best(self, logits_NTV: torch.Tensor, is_real_NT: torch.Tensor) -> list[str]:
+        tokens_NT = logits_NTV.argmax(dim=-1)
+        tokens_NT[~is_real_NT] = self.tokenizer.pad_token_id
+        texts: list[str] = self.tokenizer.batch_decode(tokens_NT, skip_special_tokens=True)
+        return texts
+
+    def _likeliest(self, logits_NTV: torch.Tensor, is_real_NT: torch.Tensor) -> list[str]:
+        assert self.words is not None
+        blank, delimiter = self.tokenizer.pad_token_id, self.tokenizer.word_delimiter_token_id
+        written = self.tokenizer.convert_ids_to_tokens(list(range(logits_NTV.shape[2])))
+        marks = set(self.tokenizer.all_special_tokens) - {written[blank], written[delimiter]}
+        is_mark = [token in marks for token in written]
+        logits_NTV = logits_NTV.masked_fill(torch.tensor(is_mark, device=logits_NTV.device), -torch.inf)
+        log_probs_NTV = logits_NTV.double().log_softmax(dim=-1).cpu().numpy()
+        return [
+            decode(log_probs_TV[is_real_T], written, blank, delimiter, self.words)
+            for log_probs_TV, is_real_T in zip(log_probs_NTV, is_real_NT.cpu().numpy(), strict=True)
+        ]
 
     def _real_frames(self, num_frames: int, attention_mask: torch.Tensor) -> torch.Tensor:
         """(N, frames) True where a frame is sound; padding's frames could spell words otherwise."""
@@ -176,7 +210,7 @@ def load_words(source: Source, device: str) -> CtcListener | SequenceListener:
     model = load_whole(transformers.AutoModelForCTC if is_ctc else transformers.AutoModelForSpeechSeq2Seq, source)
     extractor, tokenizer = load(transformers.AutoFeatureExtractor, source), load(transformers.AutoTokenizer, source)
     if is_ctc:
-        return CtcListener(model, extractor, tokenizer, source, device)
+        return CtcListener(model, extractor, tokenizer, source, device, find_word_model(Path(source.where)))
     return SequenceListener(model, extractor, tokenizer, source, device)
 
 

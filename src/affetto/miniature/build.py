@@ -25,6 +25,7 @@ from affetto.codes.cache import CodeCache
 from affetto.codes.vocoder import VocoderCodec, analyse
 from affetto.files import write_atomically
 from affetto.miniature import corpus
+from affetto.miniature.language import save_language_model
 from affetto.model.base import weights_hash
 from affetto.model.batch import Row, Turn
 from affetto.model.csm import CsmNetwork
@@ -160,6 +161,8 @@ def train_judges(work: Path, seed: int = 0, earlier: Path | None = None) -> None
             recipe, start = judges.RECOGNISER_AGAIN, unpacked(earlier / "judges" / "words")
         recipe = replace(recipe, seed=seed)
         judges.train_recogniser(features, texts, places, recipe, folder / "words", start)
+    if not (folder / "words" / "language_model" / "attrs.json").is_file():
+        save_language_model((line.text for line in _base_lines() if line.split == "train"), folder / "words")
     if not (folder / "emotion" / "config.json").is_file():
         features = read_features(work / "features" / "emotion", "train")
         pitches = read_features(work / "features" / "pitch", "train")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,8 @@ class Figures:
 
     wer_codec_plain: float
     wer_codec_acted: dict[str, float]
+    wer_codec_letters: float
+    """Of all of these, by the recogniser's letters without its language model."""
     wer_base: float
     wer_base_actors: float
     """Of the two voices that no judge ever heard."""
@@ -98,6 +101,8 @@ def measure(output: Path) -> Figures:
         voice.request(text, speaker=speaker, seed=index)
         for index, (text, speaker) in enumerate(zip([*texts, *unseen], speakers, strict=True))
     ]
+    heard = [(line.text, sound) for name in acted for line, sound in zip(acted[name], coded[name], strict=True)]
+    heard += [(line.text, sound) for line, sound in zip(plain, coded_plain, strict=True)]
     with progress("Speaking", len(requests)) as bar:
         spoken = voice.generate(requests, bar.advance)
     said = [_to_16k(voice.decode(item)) for item in spoken]
@@ -111,6 +116,7 @@ def measure(output: Path) -> Figures:
     figures = Figures(
         wer_codec_plain=_wer(words, [line.text for line in plain], coded_plain),
         wer_codec_acted={name: _wer(words, [line.text for line in acted[name]], coded[name]) for name in acted},
+        wer_codec_letters=_wer(_without_language_model(words), *map(list, zip(*heard, strict=True))),
         wer_base=_wer(words, texts, said[: len(texts)]),
         wer_base_actors=_wer(words, [texts[index] for index in by_actors], [said[index] for index in by_actors]),
         wer_base_unseen_words=_wer(words, unseen, said[len(texts) :]),
@@ -132,6 +138,7 @@ def card(figures: Figures) -> str:
     rows = [
         ("recogniser's WER on plain speech through the codec", f"{figures.wer_codec_plain:.1%}", "≤ 3 %"),
         *((f"the same, {name}", f"{value:.1%}", "≤ 3 %") for name, value in figures.wer_codec_acted.items()),
+        ("all of these by letters alone, without its language model", f"{figures.wer_codec_letters:.1%}", ""),
         ("base's WER on held-out sentences", f"{figures.wer_base:.1%}", "≤ 10 %"),
         ("the same, the two voices that no judge ever heard", f"{figures.wer_base_actors:.1%}", "≤ 10 %"),
         ("base's WER on sentences of words that it never read", f"{figures.wer_base_unseen_words:.1%}", ""),
@@ -160,7 +167,8 @@ voices, and nothing else: it is a laboratory and a default that runs anywhere, n
   speech only: a fifth of it lively, none of it by rule of an emotion.
 - **Judges**: `Wav2Vec2BertForCTC` and `WhisperForAudioClassification`, trained on other voices, texts and
   strengths than any adapter's acted clips. Two thirds of what they heard went through the codec. The recogniser also
-  heard the base's four voices that don't act, on other texts than it is tested on.
+  heard the base's four voices that don't act, on other texts than it is tested on, and knows a bigram model of the
+  sentences that the base read.
 {_carried(figures.went_on_from)}
 Measured by `affetto miniature measure` with {libraries}:
 
@@ -216,6 +224,12 @@ def _recoded(lines: list[corpus.Line], codec: Codec) -> list[NDArray[np.float32]
 
 def _to_16k(samples: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(soxr.resample(samples, corpus.SAMPLE_RATE, _RATE, quality="HQ"), dtype=np.float32)
+
+
+def _without_language_model(judge: WordJudge) -> WordJudge:
+    letters = copy.copy(judge)
+    letters.words = None  # type: ignore[attr-defined]
+    return letters
 
 
 def _wer(judge: WordJudge, texts: list[str], sounds: list[NDArray[np.float32]]) -> float:

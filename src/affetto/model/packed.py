@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from affetto.errors import BaseModelError
-from affetto.files import cache_root, hash_folder, made_once, write_atomically
+from affetto.files import cache_root, hash_folder, made_once, visible, write_atomically
 
 PACKED, PLAIN = "model.q8.safetensors", "model.safetensors"
 _SHORTEST_ROW = 16
@@ -27,9 +27,7 @@ _SCALE = "@scale"
 def pack(source: Path, target: Path) -> None:
     """Copy the checkpoint in `source` to `target`, its weights packed."""
     target.mkdir(parents=True, exist_ok=True)
-    for path in source.iterdir():
-        if path.name != PLAIN:
-            shutil.copyfile(path, target / path.name)
+    _copy_others(source, target, PLAIN)
     stored: dict[str, Tensor] = {}
     for name, value in load_file(source / PLAIN).items():
         if value.ndim < 2 or not value.is_floating_point():
@@ -40,6 +38,15 @@ def pack(source: Path, target: Path) -> None:
         stored[name] = (rows_RC / scale_R[:, None]).round().clamp(-127, 127).to(torch.int8).reshape(value.shape)
         stored[f"{name}{_SCALE}"] = scale_R
     write_atomically(target / PACKED, lambda path: save_file(stored, path, metadata={"format": "pt"}))
+
+
+def _copy_others(source: Path, target: Path, weights: str) -> None:
+    """Copy what lies in `source`, and in folders in it, but for the file of weights."""
+    for path in visible(source, "**/*"):
+        if path.is_file() and path.name != weights:
+            copy = target / path.relative_to(source)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copy)
 
 
 def _row_length(value: Tensor) -> int:
@@ -55,14 +62,12 @@ def unpacked(folder: Path) -> Path:
     """`folder` itself, or where its weights are packed the cache's folder with the same checkpoint in float16."""
     if not (folder / PACKED).is_file():
         return folder
-    target = cache_root() / "unpacked" / f"{folder.name}-{hash_folder(folder, ['*'])[:20]}"
+    target = cache_root() / "unpacked" / f"{folder.name}-{hash_folder(folder, ['**/*'])[:20]}"
     return made_once(target, lambda temporary: _unpack(folder, temporary))
 
 
 def _unpack(folder: Path, target: Path) -> None:
-    for path in folder.iterdir():
-        if path.is_file() and path.name != PACKED:
-            shutil.copyfile(path, target / path.name)
+    _copy_others(folder, target, PACKED)
     try:
         stored = load_file(folder / PACKED)
     except (OSError, SafetensorError) as error:
