@@ -42,7 +42,7 @@ def make_rows(
     def turn(clip: Clip, wording: str) -> Turn:
         assert clip.text is not None, f"{clip.id} has no text"
         ids = base.prompt_ids(wording.replace("{text}", clip.text), speakers[clip.speaker])
-        return Turn(ids, codes_of(clip))
+        return Turn(ids, codes_of(clip), end_code=base.network.end_code)
 
     def last(clip: Clip) -> Turn:
         return stream(clip) if base.has_text_stream else turn(clip, template)
