@@ -17,18 +17,22 @@ from safetensors.torch import load_file, save_file
 from transformers import DiaForConditionalGeneration, DiaProcessor
 
 from affetto.adapters.bank import AdapterBank
+from affetto.adapters.checkpoints import save_checkpoint
 from affetto.adapters.peft_files import insert_adapter, read_adapter, save_adapter
 from affetto.codes import codec as codecs
 from affetto.codes.codec import codec_frame_rate, codec_hash, load_codec
-from affetto.errors import AdapterError, BaseModelError, DataError
+from affetto.errors import AdapterError, BaseModelError, ConfigError, DataError
 from affetto.model.base import Base, load_base
 from affetto.model.batch import Logits, Row, Turn, collate
 from affetto.model.dia import DiaNetwork
 from affetto.model.rows import make_rows
 from affetto.model.rows_at_once import frames_at_once
 from affetto.preserve.curvature import CURVATURES
+from affetto.preserve.distillation import distillation_kl
 from affetto.preserve.fisher import estimate_fisher
+from affetto.preserve.forecast import forecast
 from affetto.speak.generation import Request, Spoken, generate
+from affetto.speak.voice import Voice
 from affetto.terms import code_losses, cross_entropy
 from affetto.types import Clip
 from dia_checkpoint import BOOKS, BOS, CODES, DELAYS, END, HOP, PAD, RATE, dia_row, write_dia
@@ -193,6 +197,8 @@ def test_rows_end_with_the_end_and_fit_the_window(dia: Base) -> None:
     assert batch.c0_targets_N.tolist() == [0] * 9 + [END], "zero is a legal code"
     assert dia.window == 256 - 5 - 1
     long_TK = np.zeros((dia.window, BOOKS), dtype=np.int64)
+    with pytest.raises(BaseModelError, match="reads 4 codebooks and its codec says 9"):
+        make_rows(dia, [clip], lambda _: np.zeros((9, 9), dtype=np.int64), {"anna": 0})
     with pytest.raises(DataError, match=r"a takes \d+ positions"):
         make_rows(dia, [clip], lambda _: long_TK, {"anna": 0})
 
@@ -256,6 +262,15 @@ def test_a_row_says_the_same_whatever_its_neighbours(dia: Base) -> None:
         assert spoken.codes_TK.max() < CODES
     (other,) = generate(dia, [Request(requests[0].text_ids, 90, seed=5, temperature=1.3, top_k=20)])
     assert not np.array_equal(other.codes_TK, together[0].codes_TK)
+
+
+def test_a_temperature_below_one_is_one_as_in_transformers(dia: Base) -> None:
+    ids = dia.prompt_ids("hello", 0)
+    cold, one, warm = generate(dia, [Request(ids, 12, seed=1, temperature=warmth) for warmth in (0.6, 1.0, 2.0)])
+    np.testing.assert_array_equal(cold.codes_TK, one.codes_TK)
+    assert not np.array_equal(one.codes_TK, warm.codes_TK)
+    with pytest.raises(ConfigError, match="can't be streamed yet"):
+        next(Voice(dia).stream("hello"))
 
 
 def test_speech_stays_inside_the_window(dia: Base) -> None:
@@ -325,6 +340,35 @@ def test_gates_are_row_by_row_and_zero_is_the_base(dia: Base) -> None:
     assert (on.c0_NV[7:] - off.c0_NV[7:]).abs().max() > 1e-2
 
 
+@torch.no_grad()
+def test_a_fully_tuned_dia_is_a_checkpoint_of_its_own(dia: Base, dia_folder: Path, tmp_path: Path) -> None:
+    """transformers and affetto load it, with its codec, and it says what the bank says."""
+    bank = AdapterBank(dia.model, dia.network.gates)
+    bank.add_full("happy")
+    for _, change_OI, _, _ in bank.factors("happy"):
+        change_OI.normal_(std=0.02)
+    save_checkpoint(tmp_path / "best", bank, "happy", dia.model, dia_folder, FACTS)
+    row = dia_row(4, frames=(8,))
+    mine = dia.network(collate([Row(row.clip_id, row.turns, (1.0,))], BOOKS))
+    tuned = load_base(str(tmp_path / "best"))
+    assert_same(mine, tuned.network(collate([row], BOOKS)))
+    assert_same(mine, DiaNetwork(DiaForConditionalGeneration.from_pretrained(tmp_path / "best").eval())(
+        collate([row], BOOKS)
+    ))  # fmt: skip
+    assert codec_hash(tuned.folder) == codec_hash(dia_folder)
+
+
+@torch.no_grad()
+def test_in_bfloat16_it_says_nearly_the_same(dia: Base, dia_folder: Path) -> None:
+    half = load_base(str(dia_folder), dtype=torch.bfloat16)
+    batch = collate([dia_row(0), dia_row(1, frames=(3, 5))], BOOKS)
+    whole, rough = dia.network(batch), half.network(batch)
+    assert rough.c0_NV.dtype == rough.depth_MJV.dtype == torch.float32
+    assert 0 < (whole.depth_MJV - rough.depth_MJV).abs().mean() < 0.2 * whole.depth_MJV.std()
+    (spoken,) = generate(half, [Request(half.prompt_ids("hello", 0), 8)])
+    assert spoken.codes_TK.shape[1] == BOOKS
+
+
 def test_an_adapter_changes_the_speech(dia: Base) -> None:
     trained_bank(dia)
     dia.network.guidance = 2.0  # type: ignore[assignment]
@@ -392,6 +436,22 @@ def test_kfac_does_not_see_padding(dia: Base) -> None:
                 continue
             nearly = 1e-4 * float(value.abs().max())
             torch.testing.assert_close(value, together.tensors[kind][site], rtol=2e-3, atol=nearly)
+
+
+def test_forgetting_is_predicted(dia: Base) -> None:
+    """`affetto predict-forgetting`: the form is the measured KL at a small intensity."""
+    trained_bank(dia)
+    rows = [dia_row(0, frames=(4,)), dia_row(1, frames=(6,)), dia_row(2, frames=(3, 5))]
+    predicted = forecast(dia, rows, 1).kl(0, 0.01)
+    with torch.no_grad():
+        plain, changed = (
+            dia.network(collate([Row(row.clip_id, row.turns, (gate,)) for row in rows], BOOKS)) for gate in (0.0, 0.01)
+        )
+    terms = [distillation_kl(one, other) for one, other in
+             ((plain.c0_NV, changed.c0_NV), (plain.depth_MJV, changed.depth_MJV))]  # fmt: skip
+    measured = sum(float(term.total) for term in terms) / sum(term.count for term in terms)
+    assert measured > 1e-5
+    assert predicted == pytest.approx(measured, rel=0.1)
 
 
 def test_rows_are_shown_few_at_once_where_they_are_large(dia: Base) -> None:
