@@ -35,7 +35,7 @@ def _dialogue() -> dict[str, Clip]:
 
 
 def _with_window(base: Base, window: int) -> Any:
-    return SimpleNamespace(prompt_ids=base.prompt_ids, window=window, has_text_stream=False)
+    return SimpleNamespace(prompt_ids=base.prompt_ids, window=window, has_text_stream=False, network=base.network)
 
 
 def _rows(base: Any, clips: Mapping[str, Clip], names: str = "0123") -> list[Row]:

@@ -58,7 +58,7 @@ def test_all_weights_are_those_that_transformers_loads(pair: tuple[Base, Base]) 
 
 def test_facts_and_prompts_are_the_same(pair: tuple[Base, Base]) -> None:
     light, whole = pair
-    for name in ("id", "folder", "hash", "num_codebooks", "sample_rate", "frame_rate", "device"):
+    for name in ("id", "folder", "hash", "num_codebooks", "window", "frame_rate", "device"):
         assert getattr(light, name) == getattr(whole, name)
     for name in ("vocab_size", "codebook_size", "num_codebooks"):
         assert getattr(light.network, name) == getattr(whole.network, name)

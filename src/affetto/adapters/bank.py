@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from affetto.adapters.gated import gated_linear
-from affetto.adapters.targets import ADAPTED_PARTS, Part, find_targets, leaf_name
+from affetto.adapters.targets import Part, find_targets, leaf_name, part_of
 from affetto.errors import AdapterError
 from affetto.files import hash_text
 from affetto.model.gates import GateSwitch
@@ -248,6 +248,6 @@ def _linear_layers(model: nn.Module) -> dict[str, Any]:
         path: layer
         for path, layer in model.named_modules()
         if (isinstance(layer, nn.Linear) or _is_stack(layer))
-        and path.split(".")[0] in ADAPTED_PARTS
+        and part_of(path) is not None
         and leaf_name(path) not in _NOT_LAYERS
     }

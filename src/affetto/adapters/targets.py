@@ -13,17 +13,17 @@ ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 MLP = ("gate_proj", "up_proj", "down_proj")
 PRESETS: Mapping[str, tuple[str, ...]] = {"attention": ATTENTION, "mlp": MLP, "both": (*ATTENTION, *MLP)}
 """Names that may stand for several layers' names."""
-_ELSEWHERE: Mapping[str, tuple[str, ...]] = {"mlp": ("fc1", "fc2"), "both": (*ATTENTION, "fc1", "fc2")}
-"""What they stand for in a base whose layers are named otherwise (Moshi, whose first matrix holds gate and up)."""
+_OTHER_MLPS = (("fc1", "fc2"), ("gate_up_proj", "down_proj"))
+"""What `mlp` stands for in a base whose first matrix holds gate and up (Moshi, Dia)."""
 _INSIDE = r"(\.linear)?(\.\d+)?"
 """Moshi's layers are named one level above the linear layer itself; stacked ones have a number per codebook."""
 
 Part = Literal["both", "backbone", "depth"]
-ADAPTED_PARTS = ("backbone_model", "decoder", "depth_decoder")
-"""Parts of the checkpoint (CSM's backbone, Moshi's, the depth decoder of either) that may carry adapters; the codec
-inside has layers of the same names."""
+ADAPTED_PARTS = ("backbone_model", "decoder", "model.encoder", "model.decoder", "depth_decoder")
+"""Parts of the checkpoint that may carry adapters: CSM's backbone, Moshi's, Dia's two, the depth decoder of the former.
+The codec inside has layers of the same names."""
 PARTS: Mapping[Part, tuple[str, ...]] = {
-    "both": ADAPTED_PARTS, "backbone": ADAPTED_PARTS[:2], "depth": ADAPTED_PARTS[2:],
+    "both": ADAPTED_PARTS, "backbone": ADAPTED_PARTS[:-1], "depth": ADAPTED_PARTS[-1:],
 }  # fmt: skip
 """What the configuration calls them."""
 _CALLED: Mapping[Part, str] = {
@@ -37,13 +37,18 @@ def expand_targets(names: Sequence[str], leaves: Collection[str] = ()) -> tuple[
 
 
 def _meant(name: str, leaves: Collection[str]) -> tuple[str, ...]:
-    other = _ELSEWHERE.get(name, ())
-    return other if other and set(other) <= set(leaves) else PRESETS.get(name, (name,))
+    mlp = next((names for names in _OTHER_MLPS if set(names) <= set(leaves)), MLP)
+    return {"mlp": mlp, "both": (*ATTENTION, *mlp)}.get(name) or PRESETS.get(name, (name,))
+
+
+def part_of(path: str) -> str | None:
+    """The one of `ADAPTED_PARTS` that a layer lies in; None where it may carry no adapter."""
+    return next((part for part in ADAPTED_PARTS if path.startswith(f"{part}.")), None)
 
 
 def target_pattern(targets: Sequence[str], parts: Sequence[str] = ADAPTED_PARTS) -> str:
     """The regular expression by which PEFT finds the same layers, the codec's excluded."""
-    return rf"({'|'.join(parts)})\..*\.({'|'.join(targets)})"
+    return rf"({'|'.join(map(re.escape, parts))})\..*\.({'|'.join(targets)})"
 
 
 def modules_pattern(sites: Sequence[str]) -> str:
@@ -65,7 +70,9 @@ def find_targets(names: Sequence[str], part: Part, paths: Sequence[str]) -> list
     if not names:
         raise AdapterError("an adapter needs at least one target, such as q_proj or attention")
     parts = PARTS[part]
-    inside = [path for path in paths if path.split(".")[0] in parts]
+    inside = [path for path in paths if part_of(path) in parts]
+    if not inside:
+        raise AdapterError(f"this base has no {_CALLED[part]}: adapted_parts must be both")
     leaves = sorted({leaf_name(path) for path in inside})
     targets = expand_targets(names, leaves)
     for name in targets:
@@ -79,7 +86,7 @@ def find_targets(names: Sequence[str], part: Part, paths: Sequence[str]) -> list
 
 def parts_of(paths: Sequence[str]) -> tuple[str, ...]:
     """Parts of the checkpoint that `paths` lie in, in `ADAPTED_PARTS`' order."""
-    found = {path.split(".")[0] for path in paths}
+    found = {part_of(path) for path in paths}
     return tuple(part for part in ADAPTED_PARTS if part in found)
 
 

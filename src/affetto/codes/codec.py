@@ -1,4 +1,4 @@
-"""Which codec a base speaks through: the vocoder codec in its folder, or the Mimi inside its checkpoint."""
+"""Which codec a base speaks through: the vocoder in its folder, the Mimi inside, or what its processor names."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from affetto.codes.vocoder import VocoderCodec
 from affetto.errors import BaseModelError
 from affetto.files import hash_folder, hash_text, read_json
-from affetto.tensors import weight_files
+from affetto.hub import fetch
+from affetto.tensors import check_tensors, stored_tensors, weight_files
 from affetto.types import Codec
 
 
@@ -19,6 +20,8 @@ class MimiCodec:
     """Kyutai's Mimi through transformers, one clip at a time: it has no padding mask (transformers #43377)."""
 
     name = "mimi"
+    _quantizers = "num_quantizers"
+    """What `encode` calls the number of codebooks."""
 
     def __init__(self, model: Any, num_codebooks: int) -> None:
         self.model = model.requires_grad_(False)
@@ -31,12 +34,15 @@ class MimiCodec:
         """Codes (T, K) of mono samples at `sample_rate`."""
         import torch
 
-        frame = round(self.sample_rate / self.frame_rate)
-        padded = np.pad(np.asarray(samples, dtype=np.float32), (0, max(0, frame - len(samples))))
+        padded = np.pad(np.asarray(samples, dtype=np.float32), (0, self._num_missing(len(samples))))
         values = torch.from_numpy(padded)[None, None].to(self.model.device)
         with torch.inference_mode():
-            codes = self.model.eval().encode(values, num_quantizers=self.num_codebooks).audio_codes
+            codes = self.model.eval().encode(values, **{self._quantizers: self.num_codebooks}).audio_codes
         return np.asarray(codes[0].T.cpu().numpy(), dtype=np.int64)
+
+    def _num_missing(self, num_samples: int) -> int:
+        """Zeros to be put behind a clip: Mimi fills the last frame up by itself, but needs one."""
+        return max(0, round(self.sample_rate / self.frame_rate) - num_samples)
 
     def decode(self, codes_TK: NDArray[np.integer]) -> NDArray[np.float32]:
         """Mono samples of codes (T, K)."""
@@ -46,8 +52,24 @@ class MimiCodec:
             return np.zeros(0, dtype=np.float32)
         codes = torch.from_numpy(np.asarray(codes_TK, dtype=np.int64).T.copy())[None]
         with torch.inference_mode():
-            values = self.model.eval().decode(codes.to(self.model.device)).audio_values
-        return np.asarray(values[0, 0].float().cpu().numpy(), dtype=np.float32)
+            values = self.model.eval().decode(audio_codes=codes.to(self.model.device)).audio_values
+        return np.asarray(values[0].flatten().float().cpu().numpy(), dtype=np.float32)
+
+
+class DacCodec(MimiCodec):
+    """Descript's audio codec (Kumar et al. 2023, arXiv 2306.06546) through transformers, one clip at a time."""
+
+    name = "dac"
+    _quantizers = "n_quantizers"
+
+    def __init__(self, model: Any) -> None:
+        super().__init__(model, int(model.config.n_codebooks))
+        self.frame_rate = _frame_rate(model.config)
+
+    def _num_missing(self, num_samples: int) -> int:
+        """Up to whole frames, as Dia's processor pads."""
+        hop = int(self.model.config.hop_length)
+        return -num_samples % hop if num_samples else hop
 
 
 def load_codec(base_folder: Path) -> Codec:
@@ -55,7 +77,7 @@ def load_codec(base_folder: Path) -> Codec:
     if (base_folder / "codec.json").is_file():
         return VocoderCodec.load(base_folder)
     if (base_folder / "config.json").is_file():
-        return _load_mimi(base_folder)
+        return _load_neural(base_folder)
     raise BaseModelError(f"{base_folder} holds neither codec.json nor a checkpoint with a codec inside")
 
 
@@ -63,19 +85,81 @@ def codec_hash(base_folder: Path) -> str:
     """SHA-256 that names the codec; codes made with another one are never mixed in."""
     if (base_folder / "codec.json").is_file():
         return hash_folder(base_folder, ("codec.safetensors", "codec.json"))
-    return hash_text("mimi", hash_folder(base_folder, ("*.safetensors", "config.json")))
+    # Of a codec in a folder of its own, the base's weights don't matter.
+    beside = _codec_beside(base_folder)
+    return hash_text("mimi" if beside is None else "beside",
+                     hash_folder(beside or base_folder, ("*.safetensors", "config.json")))  # fmt: skip
 
 
-def _load_mimi(folder: Path) -> MimiCodec:
-    from transformers import AutoConfig, MimiModel
+def codec_frame_rate(base_folder: Path) -> float:
+    """Frames per second of a base's codec, which isn't loaded."""
+    if (base_folder / "codec.json").is_file():
+        return VocoderCodec.frame_rate
+    config = _config(_codec_beside(base_folder) or base_folder)
+    return _frame_rate(config if config.model_type in _ALONE else _inside(base_folder, config))
 
-    config = AutoConfig.from_pretrained(folder)
+
+_ALONE = ("mimi", "dac")
+"""Codecs that may be in a folder of their own."""
+
+
+def _frame_rate(config: Any) -> float:
+    # DAC's own `frame_rate` is rounded up to whole frames.
+    return float(config.sampling_rate / config.hop_length if config.model_type == "dac" else config.frame_rate)
+
+
+def _config(folder: Path) -> Any:
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(folder)
+
+
+def _inside(folder: Path, config: Any) -> Any:
+    """Configuration of the Mimi inside a checkpoint."""
+    found = getattr(config, "codec_config", None) or getattr(config, "audio_encoder_config", None)
+    if found is None:
+        raise BaseModelError(
+            f"{folder}: a checkpoint of type {config.model_type!r} has no Mimi inside that is known, and there is no "
+            f"{' or '.join(file for file, _ in _PROCESSORS)} that names a codec; fetch the whole checkpoint"
+        )
+    return found
+
+
+_PROCESSORS = (("processor_config.json", "audio_tokenizer"), ("audio_tokenizer_config.json", None))
+"""Where a processor names the codec that it codes with: in transformers 5, and before."""
+
+
+def _codec_beside(folder: Path) -> Path | None:
+    """Where the codec is that a checkpoint's processor names, maybe in the hub's cache; None where it names none."""
+    for file, key in _PROCESSORS:
+        if not (folder / file).is_file():
+            continue
+        try:
+            told = read_json(folder / file)
+            told = told.get(key) if key else told
+            name = str(told["audio_tokenizer_name_or_path"]) if told else ""
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise BaseModelError(f"{folder / file} can't be read ({error!r}); fetch the checkpoint again") from error
+        if name:
+            local = [path for path in (folder / name, Path(name).expanduser()) if path.is_dir()]
+            return local[0] if local else fetch(name)
+    return None
+
+
+def _load_neural(folder: Path) -> MimiCodec:
+    import torch
+    from transformers import DacModel, MimiModel
+
+    place = _codec_beside(folder) or folder
+    config = _config(place)
+    if config.model_type == "dac":
+        with torch.device("meta"):
+            expected = {name: tuple(value.shape) for name, value in DacModel(config).state_dict().items()}
+        check_tensors(place, stored_tensors(place), expected, "DAC")
+        return DacCodec(DacModel.from_pretrained(place))
     if config.model_type == "mimi":
-        return MimiCodec(MimiModel.from_pretrained(folder), int(config.num_quantizers))
-    inside = getattr(config, "codec_config", None) or getattr(config, "audio_encoder_config", None)
-    if inside is None:
-        raise BaseModelError(f"{folder}: a checkpoint of type {config.model_type!r} has no Mimi inside that is known")
-    model = MimiModel(inside)
+        return MimiCodec(MimiModel.from_pretrained(place), int(config.num_quantizers))
+    model = MimiModel(_inside(folder, config))
     state = {name.partition(".")[2]: value for name, value in codec_tensors(folder).items()}
     missing, unexpected = model.load_state_dict(state, strict=False)
     if missing or unexpected:

@@ -5,6 +5,7 @@ Nothing outside this folder knows whether a base is the miniature or CSM-1B.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,15 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
+from affetto.codes.codec import codec_frame_rate
 from affetto.errors import BaseModelError
 from affetto.files import hash_folder, hash_text, read_json
+from affetto.hub import fetch
 from affetto.model.conversion.moshi import converted
 from affetto.model.csm import CsmNetwork
-from affetto.model.hub import fetch
+from affetto.model.dia import DiaNetwork, load_dia
 from affetto.model.moshi import MoshiNetwork, load_moshi
+from affetto.model.network import Network
 from affetto.model.packed import unpacked
 from affetto.model.quiet import quiet_transformers
 from affetto.model.random_base import RANDOM, random_base
@@ -28,7 +32,6 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 """By the configuration's names."""
 MINIATURE_FOLDER = Path(__file__).parent.parent / "miniature" / "assets" / "base"
 _WEIGHTS = ("*.safetensors", "*.bin")
-Network = CsmNetwork | MoshiNetwork
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,6 @@ class Base:
     tokenizer: Any
     revision: str | None = None
     """The hub's commit, where it comes from there."""
-    sample_rate: int = 24_000
     frame_rate: float = 12.5
 
     @property
@@ -57,7 +59,7 @@ class Base:
     @property
     def window(self) -> int:
         """Positions that the base can look back over."""
-        return int(self.model.config.max_position_embeddings)
+        return self.network.window
 
     @property
     def device(self) -> torch.device:
@@ -74,10 +76,8 @@ class Base:
 
         Where the text runs beside the frames: those of the words to be said, whoever speaks.
         """
-        if self.has_text_stream:
-            return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
-        ids = self.tokenizer(f"[{speaker}]{text}", add_special_tokens=True)["input_ids"]
-        return tuple(ids)
+        prompt = self.network.prompt(text, speaker)
+        return tuple(self.tokenizer(prompt, add_special_tokens=not self.has_text_stream)["input_ids"])
 
     @property
     def answers_hash(self) -> str:
@@ -104,17 +104,17 @@ def load_base(name: str, *, device: torch.device | str = "cpu", dtype: torch.dty
         raise BaseModelError(f"{name}: model_type {kind!r} is not supported; supported: {', '.join(BASES)}")
     try:
         with quiet_transformers():
-            model, tokenizer = BASES[kind](folder, dtype)
+            model, tokenizer = BASES[kind].load(folder, dtype)
     # What transformers, safetensors and tokenizers raise for missing, damaged or unfitting files.
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise BaseModelError(
             f"{name}: the checkpoint in {folder} can't be loaded; copy or fetch it again. {error}"
         ) from error
     model.eval().requires_grad_(False)
-    network = NETWORKS[kind](model).eval()
+    network = BASES[kind].network(model).eval()
     base = Base(
         id=name, folder=folder, hash=weights_hash(folder), model=model, network=network, tokenizer=tokenizer,
-        revision=folder.name if folder.parent.name == "snapshots" else None,
+        revision=folder.name if folder.parent.name == "snapshots" else None, frame_rate=codec_frame_rate(folder),
     )  # fmt: skip
     return base.to(device)
 
@@ -219,7 +219,19 @@ def _tie_codes(model: Any, missing: set[str]) -> set[str]:
     return missing - {_HEARD, _SPOKEN}
 
 
-BASES = {"csm": _load_csm, "moshi": load_moshi}
-"""Loaders by transformers' `model_type`."""
-NETWORKS: dict[str, type[CsmNetwork] | type[MoshiNetwork]] = {"csm": CsmNetwork, "moshi": MoshiNetwork}
-"""The road through the loaded model."""
+@dataclass(frozen=True)
+class BaseKind:
+    """The entry points of a kind of base (docs/bases.md)."""
+
+    load: Callable[[Path, torch.dtype], tuple[Any, Any]]
+    """Model, without a codec, and tokenizer of a checkpoint's folder; what is wrong with it is a BaseModelError."""
+    network: Callable[[Any], Network]
+    """The road through the loaded model: logits, and speech where no engine of `affetto.speak` is its own."""
+
+
+BASES: dict[str, BaseKind] = {
+    "csm": BaseKind(_load_csm, CsmNetwork),
+    "moshi": BaseKind(load_moshi, MoshiNetwork),
+    "dia": BaseKind(load_dia, DiaNetwork),
+}
+"""By transformers' `model_type`."""

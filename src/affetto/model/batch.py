@@ -1,7 +1,7 @@
 """Rows of conversation turns, and the batch of tensors that a base reads.
 
 A row is a conversation: turns of text followed by frames of codes. Only the last turn's frames are predicted;
-earlier turns are context. Every trained turn ends with the end-of-audio frame (all zeros, as in CSM).
+earlier turns are context. Every trained turn ends with the end-of-audio frame (all zeros in CSM).
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ class Turn:
     streams: Streams | None = None
     """Given where the base's text runs beside its frames instead of before them; there is no end-of-audio frame then,
     and the last frame is only heard: its text and first code stand beside the others' late acoustic codes."""
+    end_code: int = 0
+    """What the end-of-audio frame is made of (`Network.end_code`)."""
 
     @property
     def num_positions(self) -> int:
@@ -77,7 +79,7 @@ class Batch:
     text_BS: Tensor
     """Token ids; 0 where the position is not text."""
     codes_BSK: Tensor
-    """Codes; 0 where the position is not audio. The end-of-audio frame is all zeros and is audio."""
+    """Codes; 0 where the position is not audio. The end-of-audio frame (in CSM all zeros) is audio."""
     is_audio_BS: Tensor
     frames_N2: Tensor
     """(row, position) of every predicted frame."""
@@ -190,6 +192,7 @@ def collate(
                 user_BSK[b, start:place] = turn.streams.user_TK
             else:
                 place += len(turn.codes_TK) + 1
+                codes_BSK[b, place - 1] = turn.end_code
             is_audio_BS[b, start:place] = True
         chosen = np.arange(row.num_frames) if depth_choice is None else np.sort(depth_choice[b])
         depth.append(chosen + sum(len(places) for places in frames))

@@ -14,13 +14,12 @@ from torch.nn import functional
 
 from affetto.model.batch import Batch, Logits
 from affetto.model.gates import GateSwitch
+from affetto.model.network import Network
 from affetto.model.recompute import checkpoint_layers
 
 
-class CsmNetwork(nn.Module):
+class CsmNetwork(Network):
     """Teacher-forced logits of a `CsmForConditionalGeneration`, through its own modules and weights."""
-
-    has_text_stream = False
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -29,10 +28,10 @@ class CsmNetwork(nn.Module):
         self.depth: Any = model.depth_decoder
         self.embed_text: nn.Embedding = model.embed_text_tokens
         self.c0_head: nn.Linear = model.lm_head
-        self.num_codebooks: int = model.config.num_codebooks
-        self.vocab_size: int = model.config.vocab_size
-        self.codebook_size: int = model.config.codec_config.codebook_size
-        """Codes that the codec knows; a vocabulary has a few more, such as padding, which nothing can speak."""
+        self.num_codebooks = model.config.num_codebooks
+        self.vocab_size = model.config.vocab_size
+        self.codebook_size = model.config.codec_config.codebook_size
+        self.window = int(model.config.max_position_embeddings)
 
     def forward(self, batch: Batch) -> Logits:
         """Logits of the batch's N frames (codebook zero) and M frames (the others), float32."""
@@ -44,10 +43,6 @@ class CsmNetwork(nn.Module):
         with self.gates.set(batch.gate_BE[rows[batch.depth_M]]):
             depth_MJV = self.depth_logits(states_ND[batch.depth_M], batch.depth_codes_MK)
         return Logits(c0_NV, depth_MJV)
-
-    def depth_rows(self, batch: Batch) -> Tensor:
-        """Which row of the batch each row that the depth decoder's layers see belongs to."""
-        return batch.depth_frames_M2[:, 0]
 
     def embed(self, batch: Batch) -> Tensor:
         """Input embeddings (B, S, D): a text token's, or the sum over the codebooks of a frame."""

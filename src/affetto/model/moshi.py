@@ -19,10 +19,11 @@ from torch.nn import functional
 
 from affetto.model.batch import Batch, Logits
 from affetto.model.gates import GateSwitch
+from affetto.model.network import Network
 from affetto.model.recompute import checkpoint_layers
 
 
-class MoshiNetwork(nn.Module):
+class MoshiNetwork(Network):
     """Teacher-forced logits of a `MoshiForConditionalGeneration`, through its own modules and weights."""
 
     has_text_stream = True
@@ -35,9 +36,10 @@ class MoshiNetwork(nn.Module):
         self.embed_codes: nn.ModuleList = model.embed_tokens
         """K tables of its own codes, then K of the user's."""
         self.depth: Any = model.depth_decoder
-        self.num_codebooks: int = model.config.num_codebooks
-        self.vocab_size: int = model.config.audio_vocab_size
-        self.codebook_size: int = model.config.audio_vocab_size
+        self.num_codebooks = model.config.num_codebooks
+        self.vocab_size = model.config.audio_vocab_size
+        self.codebook_size = model.config.audio_vocab_size
+        self.window = int(model.config.max_position_embeddings)
         self.text_start: int = model.config.vocab_size
         """Token that stands for the text before the first frame."""
         self.audio_start: int = model.config.audio_vocab_size
@@ -59,6 +61,10 @@ class MoshiNetwork(nn.Module):
         next_M = now_N[batch.depth_M] + 1
         depth_MJV = self.code_logits(hidden_UKD[next_M, 1:], range(1, self.num_codebooks))
         return Logits(c0_NV, depth_MJV, text_NW)
+
+    def prompt(self, text: str, speaker: int) -> str:  # noqa: ARG002
+        """The words to be said, whoever speaks."""
+        return text
 
     def steps(self, batch: Batch) -> Tensor:
         """(row, position) of every step that the depth transformer takes (U, 2)."""

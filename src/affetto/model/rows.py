@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from affetto.codes.silence import silence_codes
-from affetto.errors import DataError
+from affetto.errors import BaseModelError, DataError
 from affetto.model.base import Base
 from affetto.model.batch import Row, Turn
 from affetto.model.monologue import TAIL_FRAMES, monologue_turn
@@ -31,18 +31,27 @@ def make_rows(
 
     In a base whose text runs beside its frames it is what is said, word by word, and no template can wrap it.
     What doesn't fit into the base's window is cut from the oldest turn on, turn by turn. DataError where a clip doesn't
-    fit even without its context.
+    fit even without its context, BaseModelError where the codes are another base's.
     """
 
-    def stream(clip: Clip) -> Turn:
+    def frames(clip: Clip) -> NDArray[np.integer]:
         codes_TK = codes_of(clip)
+        if codes_TK.shape[1] != base.network.num_codebooks:
+            raise BaseModelError(
+                f"{base.id} reads {base.network.num_codebooks} codebooks and its codec says {codes_TK.shape[1]}: the "
+                "codec that its folder names is another base's; fetch the whole checkpoint again"
+            )
+        return codes_TK
+
+    def stream(clip: Clip) -> Turn:
+        codes_TK = frames(clip)
         silence_TK = silence_codes(base.folder, len(codes_TK) + TAIL_FRAMES)
         return monologue_turn(clip, codes_TK, silence_TK, base.tokenizer, base.frame_rate)
 
     def turn(clip: Clip, wording: str) -> Turn:
         assert clip.text is not None, f"{clip.id} has no text"
         ids = base.prompt_ids(wording.replace("{text}", clip.text), speakers[clip.speaker])
-        return Turn(ids, codes_of(clip))
+        return Turn(ids, frames(clip), end_code=base.network.end_code)
 
     def last(clip: Clip) -> Turn:
         return stream(clip) if base.has_text_stream else turn(clip, template)

@@ -12,8 +12,8 @@ import torch
 
 from affetto.config import Config
 from affetto.errors import BaseModelError, ConfigError
+from affetto.hub import fetch_config
 from affetto.model.base import DTYPES, find_base
-from affetto.model.hub import fetch_config
 from affetto.model.quiet import quiet_transformers
 from affetto.model.random_base import RANDOM, random_config
 from affetto.model.rows_at_once import frames_at_once

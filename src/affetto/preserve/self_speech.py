@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from affetto.audio.checks import SILENT_PEAK
 from affetto.audio.splits import normalise_text
 from affetto.codes.cache import CodeCache
-from affetto.codes.codec import load_codec
+from affetto.codes.codec import codec_frame_rate, load_codec
 from affetto.codes.prepare import Prepared
 from affetto.errors import DataError
 from affetto.files import cache_root, hash_text, read_json, write_json
@@ -127,7 +127,8 @@ class SelfSpeech:
     ) -> None:
         self.base_name, self.cache, self.device = base_name, cache, device
         self.seed, self.use_cached_only = seed, use_cached_only
-        self.base_hash = weights_hash(find_base(base_name))
+        folder = find_base(base_name)
+        self.base_hash, self._frame_rate = weights_hash(folder), codec_frame_rate(folder)
         self._failures_path = cache_root() / "self_speech" / f"{self.base_hash[:24]}.json"
         self.failures: dict[str, str] = read_json(self._failures_path) if self._failures_path.is_file() else {}
 
@@ -149,7 +150,7 @@ class SelfSpeech:
                 yield self._utterance(text, name, voices[name])
 
     def _utterance(self, text: str, speaker: str, number: int) -> Utterance:
-        cap = frame_cap(text, Base.frame_rate)
+        cap = frame_cap(text, self._frame_rate)
         settings = (f"temperature={TEMPERATURE}", f"top_k={TOP_K}", f"max_frames={cap}", f"seed={self.seed}")
         key = hash_text("self-speech", VERSION, self.base_hash, text, str(number), *settings)
         return Utterance(text, speaker, number, cap, key)

@@ -6,8 +6,7 @@ the acoustic codes of the frame before (`affetto.model.moshi`). All rows of a ba
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,7 +20,7 @@ from affetto.model.base import Base
 from affetto.model.batch import stack_gates
 from affetto.model.monologue import END_PADDING, PADDING
 from affetto.model.moshi import MoshiNetwork
-from affetto.speak.generation import Request, Spoken
+from affetto.speak.generation import Request, Spoken, eval_mode
 from affetto.speak.sampling import Sampling, dice
 
 PATIENCE_FRAMES = 12
@@ -63,7 +62,7 @@ def converse(
     gate_BE = stack_gates([request.gate for request in requests]).to(base.device)
     texts: list[Tensor] = []
     frames: list[Tensor] = []
-    with _eval_mode(network), network.gates.set(gate_BE):
+    with eval_mode(network), network.gates.set(gate_BE):
         # One step more than there are frames: the last one's acoustic codes come late.
         for step in range(num_frames + 1):
             embeds_B1D = network.embed_step(text_B[:, None], heard_BC[:, None])
@@ -82,17 +81,6 @@ def converse(
             heard_BC = torch.cat([codes_BK[:, :1], late_own_BJ, user_BK[:, :1], late_user_BJ], dim=1)
             late_user_BJ = user_BK[:, 1:]
     return Said(torch.stack(texts, dim=1).cpu(), torch.stack(frames, dim=1).cpu())
-
-
-@contextmanager
-def _eval_mode(network: MoshiNetwork) -> Iterator[None]:
-    """In train mode activation checkpointing would drop the key-value cache."""
-    was_training = network.training
-    network.eval()
-    try:
-        yield
-    finally:
-        network.train(was_training)
 
 
 def _codes(network: MoshiNetwork, state_BD: Tensor, text_B: Tensor, sampling: Sampling, uniform_BK: Tensor) -> Tensor:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -18,9 +19,12 @@ from numpy.typing import NDArray
 
 from affetto.errors import ConfigError
 from affetto.model.base import Base
-from affetto.model.batch import Turn
+from affetto.model.batch import Row, Turn
 from affetto.model.csm import CsmNetwork
+from affetto.model.moshi import MoshiNetwork
+from affetto.model.network import Network
 from affetto.speak.engine import Engine
+from affetto.speak.sampling import Sampling, dice
 from affetto.speak.weights import SpeakingWeights, fingerprint
 from affetto.types import SPEAKING_TEMPERATURE
 
@@ -76,9 +80,8 @@ def generate(
 
     `on_progress` is told how many requests have ended, `on_frame` a request's place and its next frame (K,).
     """
-    if base.has_text_stream:
-        return _in_dialogue(base, requests, batch_size, on_progress)
-    assert isinstance(base.network, CsmNetwork)
+    if not isinstance(base.network, CsmNetwork):
+        return _batch_by_batch(base, requests, batch_size, on_progress)
     engine = Engine(weights_of(base.network))
     frames: list[list[NDArray[np.int64]]] = [[] for _ in requests]
     hit_cap = [True] * len(requests)
@@ -111,20 +114,58 @@ def generate(
     return [Spoken(np.stack(said) if said else nothing, cap) for said, cap in zip(frames, hit_cap, strict=True)]
 
 
-def _in_dialogue(
+def _batch_by_batch(
     base: Base, requests: Sequence[Request], batch_size: int, on_progress: Callable[[int], object] | None
 ) -> list[Spoken]:
-    """Requests to a base that speaks beside a user, in batches of like length."""
+    """Requests to a base that isn't CSM, in batches of like length."""
     from affetto.speak.dialogue import say_words
 
+    say = say_words if isinstance(base.network, MoshiNetwork) else _by_itself
     order = sorted(range(len(requests)), key=lambda index: (requests[index].max_frames, index))
     spoken: dict[int, Spoken] = {}
     for start in range(0, len(order), batch_size):
         part = order[start : start + batch_size]
-        spoken |= dict(zip(part, say_words(base, [requests[index] for index in part]), strict=True))
+        spoken |= dict(zip(part, say(base, [requests[index] for index in part]), strict=True))
         if on_progress:
             on_progress(len(part))
     return [spoken[index] for index in range(len(requests))]
+
+
+@torch.inference_mode()
+def _by_itself(base: Base, requests: Sequence[Request]) -> list[Spoken]:
+    """What `Network.speak` says, with the requests' own dice."""
+    network, device = base.network, base.device
+    warmed = [
+        replace(one, temperature=max(one.temperature, network.least_temperature) if one.temperature else 0.0)
+        for one in requests
+    ]
+    sampling = Sampling(warmed, network.codebook_size, device)
+    uniform_BXK = torch.zeros(len(requests), 0, base.num_codebooks, device=device)
+
+    def pick(logits_BKC: torch.Tensor, step: int) -> torch.Tensor:
+        nonlocal uniform_BXK
+        if step >= uniform_BXK.shape[1]:
+            # How many steps a base takes is its own affair; a longer throw begins with the shorter one.
+            rolled = [dice(one.seed, 2 * step + 64, base.num_codebooks) for one in requests]
+            uniform_BXK = torch.stack(rolled).to(device)
+        columns = [sampling.pick(logits_BKC[:, k], uniform_BXK[:, step, [k]]) for k in range(base.num_codebooks)]
+        return torch.stack(columns, dim=1)
+
+    rows = [Row("", (*one.context, Turn(one.text_ids, None)), one.gate) for one in requests]
+    with eval_mode(network):
+        said = network.speak(rows, [one.max_frames for one in requests], pick)
+    return [Spoken(codes_TK, hit_cap) for codes_TK, hit_cap in said]
+
+
+@contextmanager
+def eval_mode(network: Network) -> Iterator[None]:
+    """In train mode activation checkpointing would drop the key-value cache."""
+    was_training = network.training
+    network.eval()
+    try:
+        yield
+    finally:
+        network.train(was_training)
 
 
 _KNOWN: WeakKeyDictionary[CsmNetwork, tuple[object, SpeakingWeights]] = WeakKeyDictionary()

@@ -18,10 +18,10 @@ from safetensors.torch import save_file
 
 from affetto.errors import BaseModelError, MissingDependencyError
 from affetto.files import cache_root, hash_file, hash_text, write_json
+from affetto.hub import fetch
 from affetto.model.conversion.architecture import language_model_settings, mimi_settings
 from affetto.model.conversion.names import Recipe, language_model_recipes, mimi_recipes
 from affetto.model.conversion.source import FLOATS, AuthorsCheckpoint, is_authors_format, open_checkpoint
-from affetto.model.hub import fetch
 from affetto.progress import progress, say
 
 SHARD_BYTES = 1 << 30

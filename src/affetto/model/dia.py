@@ -1,0 +1,253 @@
+"""Dia (Nari Labs): transformers' modules, our road through them. Logits only; no loss and no codec inside.
+
+An encoder reads the script in bytes, `[S1] …` and `[S2] …`; the decoder says frames of Descript's codec, a code of each
+codebook at every position, codebook k of frame t at t + d_k (`delay_pattern`: MusicGen's delays, Copet et al. 2023,
+arXiv 2306.05284). Before a row's first frame stands BOS, its last one is all EOS, and behind that is padding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from affetto.model.batch import Batch, Logits, Row, stack_gates
+from affetto.model.csm import float32_heads
+from affetto.model.gates import GateSwitch
+from affetto.model.network import Network, Pick, Said
+from affetto.model.recompute import checkpoint_layers
+from affetto.tensors import check_tensors, stored_tensors
+
+_FIRST, _SECOND = 1, 2
+"""The tokenizer's `[S1]` and `[S2]`."""
+
+
+class DiaNetwork(Network):
+    """Teacher-forced logits of a `DiaForConditionalGeneration`, and its speech, through its own modules and weights."""
+
+    least_temperature = 1.0
+    """As transformers has it."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.gates = GateSwitch()
+        self.encoder: Any = model.model.encoder
+        self.decoder: Any = model.model.decoder
+        self.heads: nn.Linear = model.logits_dense
+        config = model.config.decoder_config
+        self.num_codebooks = config.num_channels
+        self.vocab_size = config.vocab_size
+        self.end_code = self.codebook_size = config.eos_token_id
+        """EOS, padding and BOS come after the codec's codes."""
+        self.pad_code: int = config.pad_token_id
+        self.start_code: int = config.bos_token_id
+        self.delays: list[int] = list(model.config.delay_pattern)
+        # Only frames take the decoder's positions, so a row of text and frames is held to less than there is. A text as
+        # long as the encoder's window, a thousand bytes, is more than can be said in the decoder's.
+        self.window = int(config.max_position_embeddings) - max(self.delays) - 1
+        generation = model.generation_config
+        self.guidance: float = generation.guidance_scale or 1.0
+        self.guidance_top_k: int = generation.top_k or 0
+
+    def prompt(self, text: str, speaker: int) -> str:
+        """A line of the script; Dia knows a first and a second speaker."""
+        return f"[S{speaker % 2 + 1}] {text}"
+
+    def forward(self, batch: Batch) -> Logits:
+        """Logits of the batch's N frames (codebook zero) and M frames (the other codebooks), float32."""
+        places_BS, delayed_BLK = self._sound(batch)
+        with self.gates.set(batch.gate_BE):
+            text_BPD, mask_BP = self._read(*_script(batch))
+            hidden_BLD = self.decoder(
+                input_ids=delayed_BLK, encoder_hidden_states=text_BPD, encoder_attention_mask=mask_BP, use_cache=False
+            ).last_hidden_state
+        rows_N, positions_N = batch.frames_N2.unbind(dim=1)
+        states_NK = places_BS[rows_N, positions_N, None] - 1 + self._delays(rows_N.device)
+        c0_N1D = hidden_BLD[rows_N[:, None], states_NK[:, :1]]
+        depth_MJD = hidden_BLD[rows_N[batch.depth_M, None], states_NK[batch.depth_M, 1:]]
+        return Logits(self._logits(c0_N1D, 0)[:, 0], self._logits(depth_MJD, 1))
+
+    def _logits(self, hidden_MLD: Tensor, first: int) -> Tensor:
+        """Logits (M, L, V) of codebooks `first` and on from the states that predict each; float32."""
+        weight_KVD = self.heads.weight.view(self.num_codebooks, self.vocab_size, -1)
+        with torch.autocast(hidden_MLD.device.type, enabled=False):
+            return float32_heads(hidden_MLD, weight_KVD[first : first + hidden_MLD.shape[1]].transpose(1, 2))
+
+    def _read(self, script_BP: Tensor, is_text_BP: Tensor) -> tuple[Tensor, Tensor]:
+        """The encoder's states (B, P, D) of scripts, and its mask."""
+        # A script begins with the first speaker, whoever of the data that is.
+        is_mark_BP = (script_BP == _FIRST) | (script_BP == _SECOND)
+        is_swapped_BP = (script_BP[:, :1] == _SECOND) & is_mark_BP
+        script_BP = torch.where(is_swapped_BP, _FIRST + _SECOND - script_BP, script_BP)
+        mask_BP = is_text_BP.long()
+        return self.encoder(input_ids=script_BP, attention_mask=mask_BP).last_hidden_state, mask_BP
+
+    def _sound(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Each frame's place in its row's sound (B, S), counted from 1 since BOS is before it; the decoder's input."""
+        is_predicted_BS = torch.zeros_like(batch.is_audio_BS)
+        is_predicted_BS[batch.frames_N2[:, 0], batch.frames_N2[:, 1]] = True
+        # Turns before the last one run on into it, without an end.
+        is_end_BS = (batch.codes_BSK[..., 0] == self.end_code) & ~is_predicted_BS
+        is_kept_BS = batch.is_audio_BS & ~is_end_BS
+        places_BS = is_kept_BS.cumsum(dim=1)
+        sound_BLK = self._silence(len(places_BS), int(places_BS.max()) + 1)
+        rows_X, positions_X = is_kept_BS.nonzero().unbind(dim=1)
+        sound_BLK[rows_X, places_BS[rows_X, positions_X]] = batch.codes_BSK[rows_X, positions_X]
+        # The last step that is needed hears all but the last codebook's end.
+        return places_BS, self._delayed(sound_BLK, range(sound_BLK.shape[1] + max(self.delays) - 1))
+
+    def _silence(self, num_rows: int, length: int) -> Tensor:
+        """BOS and, behind it, padding (B, L, K)."""
+        shape = (num_rows, length, self.num_codebooks)
+        sound_BLK = torch.full(shape, self.pad_code, device=self.heads.weight.device)
+        sound_BLK[:, 0] = self.start_code
+        return sound_BLK
+
+    def _delayed(self, sound_BLK: Tensor, steps: range) -> Tensor:
+        """What the decoder hears of a sound at `steps`: every codebook later by its delay."""
+        device, last = sound_BLK.device, sound_BLK.shape[1] - 1
+        places_XK = torch.arange(steps.start, steps.stop, device=device)[:, None] - self._delays(device)
+        heard_BXK = sound_BLK[:, places_XK.clamp(0, last), torch.arange(self.num_codebooks, device=device)]
+        return heard_BXK.masked_fill(places_XK > last, self.pad_code)
+
+    def _delays(self, device: torch.device) -> Tensor:
+        return torch.tensor(self.delays, device=device)
+
+    def enable_checkpointing(self) -> None:
+        """See `checkpoint_layers`."""
+        checkpoint_layers((self.encoder, self.decoder), self.gates)
+
+    def frame_bytes(self, *, with_gradient: bool = False) -> int:
+        """About what one frame needs, in bytes: a decoder layer's activations (all layers', where they are kept for a
+        gradient) and its logits in three copies.
+        """
+        config = self.decoder.config
+        # Ten of the layer's width, norms, sums and both attentions included; gate, up, their product and activation.
+        layer = (10 * config.hidden_size + 4 * config.intermediate_size) * self.heads.weight.element_size()
+        logits = 3 * self.num_codebooks * self.vocab_size * 4
+        return int(layer * (config.num_hidden_layers if with_gradient else 1) + logits)
+
+    def speak(self, rows: Sequence[Row], max_frames: Sequence[int], pick: Pick) -> list[Said]:
+        """See `Network.speak`. Earlier turns are read in front of the script and heard in front of the sound.
+
+        All rows begin together; where a row's earlier turns sound nothing is drawn. With guidance, as the checkpoint's
+        generation settings have it, a second decoder reads no text, and codes are drawn among those that the text
+        speaks for most (Nari Labs' variant of Ho & Salimans 2022).
+        """
+        from transformers import DynamicCache, EncoderDecoderCache
+
+        script_BP, is_text_BP = _padded([[token for turn in row.turns for token in turn.text_ids] for row in rows])
+        gate_BE = stack_gates([row.gate for row in rows])
+        if self.guidance != 1:
+            script_BP = torch.cat([script_BP, torch.zeros_like(script_BP)])
+            is_text_BP, gate_BE = is_text_BP.repeat(2, 1), gate_BE.repeat(2, 1)
+        sounds = _Sounds(self, rows, max_frames)
+        device, cache = sounds.end_B1.device, EncoderDecoderCache(DynamicCache(), DynamicCache())
+        with self.gates.set(gate_BE.to(device)):
+            text_BPD, mask_BP = self._read(script_BP.to(device), is_text_BP.to(device))
+            while not sounds.are_over:
+                heard_B1K = sounds.heard()
+                hidden_BD = self.decoder(
+                    input_ids=heard_B1K if self.guidance == 1 else heard_B1K.repeat(2, 1, 1), past_key_values=cache,
+                    encoder_hidden_states=text_BPD, encoder_attention_mask=mask_BP, use_cache=True,
+                ).last_hidden_state[:, -1:]  # fmt: skip
+                logits_BKV = self._logits(hidden_BD.expand(-1, self.num_codebooks, -1), 0)
+                sounds.add(logits_BKV if self.guidance == 1 else self._guided(logits_BKV), pick)
+        return sounds.said()
+
+    def _guided(self, logits_XKV: Tensor) -> Tensor:
+        """Logits (B, K, V) from those with and without the text."""
+        with_BKV, without_BKV = logits_XKV.chunk(2)
+        guided_BKV = with_BKV + self.guidance * (with_BKV - without_BKV)
+        if not self.guidance_top_k:
+            return guided_BKV
+        least_BK1 = guided_BKV.topk(min(self.guidance_top_k, self.vocab_size), dim=-1).values[..., -1:]
+        return with_BKV.masked_fill(guided_BKV < least_BK1, -torch.inf)
+
+
+class _Sounds:
+    """The sounds of rows that speak together, step by step."""
+
+    def __init__(self, network: DiaNetwork, rows: Sequence[Row], max_frames: Sequence[int]) -> None:
+        self.network, self.step = network, 0
+        given = [[turn.codes_TK for turn in row.turns if turn.codes_TK is not None] for row in rows]
+        counts = [sum(map(len, turns)) for turns in given]
+        caps = [max(0, min(cap, network.window - count)) for count, cap in zip(counts, max_frames, strict=True)]
+        self.codes_BLK = network._silence(len(rows), max(map(sum, zip(counts, caps, strict=True))) + 2)
+        device = self.codes_BLK.device
+        for b, turns in enumerate(given):
+            if turns:
+                self.codes_BLK[b, 1 : counts[b] + 1] = torch.as_tensor(np.concatenate(turns), device=device)
+        self.given_B1, self.cap_B1 = (torch.tensor(values, device=device)[:, None] for values in (counts, caps))
+        self.never = self.codes_BLK.shape[1]
+        self.end_B1 = torch.full_like(self.given_B1, self.never)
+        """Where the frame that ends a row is in its sound."""
+        self.hit_cap_B1 = torch.zeros_like(self.end_B1, dtype=torch.bool)
+
+    @property
+    def are_over(self) -> bool:
+        """Whether every row has said the last codebook of its last frame."""
+        return bool((self.step >= self.end_B1 - 1 + max(self.network.delays)).all())
+
+    def heard(self) -> Tensor:
+        """The decoder's input (B, 1, K) at this step."""
+        return self.network._delayed(self.codes_BLK, range(self.step, self.step + 1))
+
+    def add(self, logits_BKV: Tensor, pick: Pick) -> None:
+        """Draw what this step says; an end isn't drawn, but comes when nothing else is likelier in codebook zero."""
+        size, delays_K = self.network.codebook_size, self.network._delays(logits_BKV.device)
+        codes_BK = pick(logits_BKV[..., :size], self.step)
+        wants_B1 = logits_BKV[:, 0, : size + 1].argmax(dim=-1, keepdim=True) == size
+        self.step += 1
+        places_K, books_K = self.step - delays_K, torch.arange(len(delays_K), device=delays_K.device)
+        is_due_B1 = (self.end_B1 == self.never) & (places_K[0] > self.given_B1)
+        is_late_B1 = places_K[0] > self.given_B1 + self.cap_B1
+        self.end_B1 = torch.where(is_due_B1 & (wants_B1 | is_late_B1), places_K[0], self.end_B1)
+        self.hit_cap_B1 |= is_due_B1 & is_late_B1 & ~wants_B1
+        is_end_BK = places_K == self.end_B1
+        is_new_BK = is_end_BK | ((places_K > self.given_B1) & (places_K < self.end_B1))
+        codes_BK = codes_BK.masked_fill(is_end_BK, self.network.end_code)
+        places_K = places_K.clamp(0, self.never - 1)
+        self.codes_BLK[:, places_K, books_K] = torch.where(is_new_BK, codes_BK, self.codes_BLK[:, places_K, books_K])
+
+    def said(self) -> list[Said]:
+        """Codes (T, K) of what each row said itself, and whether its cap ended it."""
+        ends = zip(self.given_B1[:, 0].tolist(), self.end_B1[:, 0].tolist(), strict=True)
+        codes_BLK = self.codes_BLK.cpu().numpy()
+        return [
+            (codes_BLK[b, count + 1 : end], hit)
+            for b, ((count, end), hit) in enumerate(zip(ends, self.hit_cap_B1[:, 0].tolist(), strict=True))
+        ]
+
+
+def load_dia(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
+    """Model and tokenizer of a checkpoint. BaseModelError where it is damaged or another."""
+    from transformers import AutoTokenizer, DiaConfig, DiaForConditionalGeneration
+
+    with torch.device("meta"):
+        model = DiaForConditionalGeneration(DiaConfig.from_pretrained(folder))
+    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    check_tensors(folder, stored_tensors(folder), expected, "Dia")
+    return DiaForConditionalGeneration.from_pretrained(folder, dtype=dtype), AutoTokenizer.from_pretrained(folder)
+
+
+def _script(batch: Batch) -> tuple[Tensor, Tensor]:
+    """The texts of each row's turns, one after the other (B, P), and where they are."""
+    is_before_sound_BS = batch.is_audio_BS.flip(1).cumsum(dim=1).flip(1) > 0
+    is_text_BS = is_before_sound_BS & ~batch.is_audio_BS
+    lengths_B1 = is_text_BS.sum(dim=1, keepdim=True)
+    script_BP = torch.zeros_like(batch.text_BS[:, : int(lengths_B1.max())])
+    is_text_BP = torch.arange(script_BP.shape[1], device=script_BP.device) < lengths_B1
+    script_BP[is_text_BP] = batch.text_BS[is_text_BS]
+    return script_BP, is_text_BP
+
+
+def _padded(texts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Token ids (B, P) with zeros on the right, and where they are."""
+    width = max(map(len, texts))
+    ids_BP = torch.tensor([[*ids, *[0] * (width - len(ids))] for ids in texts])
+    return ids_BP, torch.arange(width) < torch.tensor([[len(ids)] for ids in texts])
