@@ -14,6 +14,7 @@ from affetto.codes.timing import aligned_words, annotated_words, spread_words
 from affetto.errors import DataError
 from affetto.evaluate.aligner import find_aligner
 from affetto.miniature import corpus
+from affetto.model.beside import MOST_DOUBT
 
 LETTERS = "_|abcdefgh"
 
@@ -86,7 +87,7 @@ def test_the_miniatures_words_are_found_where_they_were_rendered() -> None:
                 differences.append(word.start_s - truth[place])
             place += len(word.text)
         other = aligned_words(lines[lines.index(line) - 1].text, sound, aligner)
-        assert other.doubt > 3, "another clip's text is told from its own"
+        assert other.doubt > MOST_DOUBT, "another clip's text is told from its own"
     assert len(differences) > 30
     assert np.abs(differences).max() < 0.2
     assert np.quantile(np.abs(differences), 0.9) < 0.08

@@ -35,11 +35,11 @@ class Listener:
 
     def log_probs(self, sound: NDArray[np.float32]) -> NDArray[np.float64]:
         self.sounds.append(sound)
-        log_probs_TV = np.full((round(len(sound) / 800), 27), np.log(1e-3))
-        log_probs_TV[:, 0] = np.log(1 - 26e-3)
+        log_probs_TV = np.full((round(len(sound) / 800), 27), np.log(1e-4))
+        log_probs_TV[:, 0] = np.log(1 - 26e-4)
         for place, letter in enumerate(self.heard):
-            log_probs_TV[4 + 2 * place] = np.log(1e-3)
-            log_probs_TV[4 + 2 * place, self.spell(letter)] = np.log(1 - 26e-3)
+            log_probs_TV[4 + 2 * place] = np.log(1e-4)
+            log_probs_TV[4 + 2 * place, self.spell(letter)] = np.log(1 - 26e-4)
         return log_probs_TV
 
     def spell(self, word: str) -> list[int]:
