@@ -146,7 +146,7 @@ def test_what_is_cached_alone(prepared_of: Callable[..., Prepared], moshi_folder
     assert [clip.id for clip in found.clips] == ["a"]
     assert found.problems == ()
     assert len(listener.sounds) == 1
-    with pytest.raises(DataError, match="no clip is left"):
+    with pytest.raises(DataError, match=r"no clip is left.*\n.*without --skip-datasets"):
         with_streams(replace(prepared, clips=prepared.clips[1:]), moshi_folder, lambda: listener, use_cached_only=True)
 
 
@@ -178,6 +178,7 @@ def test_a_dialogue_in_which_the_model_is_silent(prepared_of: Callable[..., Prep
     found = with_streams(prepared, moshi_folder, Listener)
     assert [(problem.where, problem.kind) for problem in found.problems] == [("b", "silent")]
     assert "swap the channels" in found.problems[0].message
+    assert [clip.id for clip in found.clips] == ["a"]
 
 
 def test_the_bases_own_speech_has_no_file(prepared_of: Callable[..., Prepared], moshi_folder: Path) -> None:

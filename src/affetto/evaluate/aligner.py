@@ -16,8 +16,11 @@ from affetto.progress import say
 def with_timed_words(
     prepared: Prepared, base_name: str, choices: Mapping[str, str], *, use_cached_only: bool = False
 ) -> Prepared:
-    """`with_streams` with the recogniser of `find_aligner`, which is loaded where something has to be aligned."""
-    return with_streams(prepared, find_base(base_name), partial(find_aligner, choices), use_cached_only=use_cached_only)
+    """`with_streams` with the recogniser of `find_aligner`, which is loaded where a clip has no annotation."""
+    import torch
+
+    aligner = partial(find_aligner, choices, "cuda" if torch.cuda.is_available() else "cpu")
+    return with_streams(prepared, find_base(base_name), aligner, use_cached_only=use_cached_only)
 
 
 def find_aligner(choices: Mapping[str, str], device: str = "cpu") -> Recogniser:

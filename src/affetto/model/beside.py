@@ -33,12 +33,12 @@ from affetto.progress import progress, say
 from affetto.types import Clip, Codec, Problem
 
 _VERSION = "1"
-_SHARD = 64
+_SHARD = 256
 """Clips after which what was found is written down."""
 MOST_DOUBT = 6.0
 """Nats per token from which on a recogniser hears other words than the text's, which are then spread over the clip by
-their length. The miniature's recogniser gives its own clips 0.2 at most; sentences that it mishears in every other word
-4.0, and their words still begin where they are said; another clip's text 8.3 at least."""
+their length. The miniature's recogniser gives its own clips 0.1 at most and another clip's text 11.5 at least
+(benchmarks/word_alignment.py); sentences that it mishears in every other word, 4 at most."""
 
 
 def with_streams(
@@ -57,15 +57,17 @@ def with_streams(
     stage = _Stage(prepared, base_folder, find_recogniser, use_cached_only)
     dialogues = stage.two_speakers(waiting)
     stage.code_channels(dialogues)
-    stage.time_words([clip for clip in waiting if clip.id not in stage.bad])
-    clips = {clip.id: clip for clip in prepared.clips}
-    broken = broken_context(clips, stage.bad)
+    silent = stage.bad
+    stage.time_words([clip for clip in waiting if clip.id not in silent])
+    bad, clips = stage.bad, {clip.id: clip for clip in prepared.clips}
+    broken = broken_context(clips, bad)
     problems = [*stage.problems, *(Problem(name, "bad-context", told) for name, told in broken.items())]
     if use_cached_only:
         problems = []
-    left = [clip for clip in prepared.clips if clip.id not in {*stage.bad, *broken}]
+    left = [clip for clip in prepared.clips if clip.id not in bad and clip.id not in broken]
     if not left:
-        raise DataError("no clip is left whose words can be timed:\n" + "\n".join(f"  {p.message}" for p in problems))
+        told = "\n".join(f"  {problem.message}" for problem in problems[:10]) or "  run once without --skip-datasets"
+        raise DataError(f"no clip is left whose words are timed:\n{told}")
     stage.tell(len(dialogues))
     return replace(
         prepared, clips=tuple(left), problems=(*prepared.problems, *problems), keys=stage.keys,
@@ -110,25 +112,31 @@ class _Stage:
 
     def code_channels(self, dialogues: Sequence[Clip]) -> None:
         """Give each dialogue the codes of its first channel as its own, and those of the second as the user's."""
-        with progress("Coding dialogues", len(dialogues)) as bar:
-            for clip in dialogues:
-                keys = [hash_text(self.keys[clip.id], f"channel {channel}") for channel in (0, 1)]
-                self.keys[clip.id], self.user_keys[clip.id] = keys
-                for channel, key in enumerate(keys):
-                    if key in self.cache:
-                        continue
-                    if self.use_cached_only:
-                        self.problems.append(Problem(clip.id, "unaligned", "its channels aren't coded yet"))
-                        break
-                    samples = self._samples(clip, self.codec.sample_rate, channel)
-                    if channel == 0 and np.abs(samples).max(initial=0.0) < SILENT_PEAK:
-                        message = (
-                            f"{clip.audio}: its first channel, the model's own voice, is silent; swap the channels"
-                        )
-                        self.problems.append(Problem(clip.id, "silent", message))
-                        break
-                    self.cache.add({key: self.codec.encode(samples)})
-                bar.advance(1)
+        missing = []
+        for clip in dialogues:
+            keys = [hash_text(self.keys[clip.id], f"channel {channel}") for channel in (0, 1)]
+            self.keys[clip.id], self.user_keys[clip.id] = keys
+            if not all(key in self.cache for key in keys):
+                missing.append(clip)
+        if self.use_cached_only:
+            self.problems += [Problem(clip.id, "unaligned", "its channels aren't coded yet") for clip in missing]
+            return
+        with progress("Coding dialogues", len(missing)) as bar:
+            for start in range(0, len(missing), _SHARD):
+                coded: dict[str, NDArray[np.int64]] = {}
+                for clip in missing[start : start + _SHARD]:
+                    coded |= self._coded(clip)
+                    bar.advance(1)
+                self.cache.add(coded)
+
+    def _coded(self, clip: Clip) -> dict[str, NDArray[np.int64]]:
+        """Codes of both channels of a dialogue by their keys; none where the model says nothing in it."""
+        own_N, user_N = (self._samples(clip, self.codec.sample_rate, channel) for channel in (0, 1))
+        if np.abs(own_N).max(initial=0.0) < SILENT_PEAK:
+            message = f"{clip.audio}: its first channel, the model's own voice, is silent; swap the channels"
+            self.problems.append(Problem(clip.id, "silent", message))
+            return {}
+        return {self.keys[clip.id]: self.codec.encode(own_N), self.user_keys[clip.id]: self.codec.encode(user_N)}
 
     def time_words(self, clips: Sequence[Clip]) -> None:
         """Time the words of `clips`, and see that their tokens fit into their frames."""
