@@ -86,3 +86,14 @@ def test_a_token_that_is_nowhere_possible() -> None:
     log_probs_TV[:, 2] = -np.inf
     assert align(log_probs_TV, [1, 2], BLANK) is None
     assert align(log_probs_TV, [1, 3], BLANK) is not None
+
+
+def test_a_long_text() -> None:
+    tokens = [1 + place % 3 for place in range(400)]
+    path = [token for token in tokens for token in (token, BLANK)]
+    log_probs_TV = np.full((len(path), 4), np.log(0.02))
+    log_probs_TV[range(len(path)), path] = np.log(0.94)
+    found = align(log_probs_TV, tokens, BLANK)
+    assert found is not None
+    assert found.spans_L2[:, 0].tolist() == list(range(0, 800, 2))
+    assert found.log_prob == pytest.approx(800 * np.log(0.94))

@@ -55,7 +55,7 @@ def align(log_probs_TV: NDArray[np.floating], tokens: Sequence[int], blank: int)
     path_T = np.empty(len(log_probs_TV), dtype=np.int64)
     for frame in reversed(range(len(path_T))):
         path_T[frame] = state
-        state -= steps_TS[frame, state]
+        state -= int(steps_TS[frame, state])
     places_L = 2 * np.arange(len(tokens)) + 1
     spans_L2 = np.stack([np.searchsorted(path_T, places_L, "left"), np.searchsorted(path_T, places_L, "right")], axis=1)
     return Alignment(spans_L2.astype(np.int64), log_prob)
