@@ -20,7 +20,6 @@ from affetto.errors import DataError
 from affetto.evaluate.aligner import find_aligner
 from affetto.files import write_json
 from affetto.miniature.corpus import EMOTIONS, SAMPLE_RATE, Line, Rendered, acted_lines, general_lines, render_timed
-from affetto.model.beside import MOST_DOUBT
 
 RESULT = Path(__file__).parent / "results" / "word_alignment.json"
 NUM_GENERAL, NUM_ACTED = 30, 5
@@ -53,7 +52,7 @@ def main() -> None:
         figures[name] = _told(late_s, len(lines))
     doubts = {"own_text_max": max(own_doubts), "own_text_median": float(np.median(own_doubts)),
               "other_text_min": min(other_doubts), "other_text_median": float(np.median(other_doubts)),
-              "num_other": len(other_doubts), "most_allowed": MOST_DOUBT}  # fmt: skip
+              "num_other": len(other_doubts)}  # fmt: skip
     write_json(RESULT, run_facts() | {
         "recogniser": aligner.id, "word_starts": figures, "doubt_nats_per_token": doubts,
         "processor_s_per_s_of_speech": round(took_s / speech_s, 4),
