@@ -122,6 +122,8 @@ class _Stage:
         if self.use_cached_only:
             self.problems += [Problem(clip.id, "unaligned", "its channels aren't coded yet") for clip in missing]
             return
+        if not missing:
+            return
         with progress("Coding dialogues", len(missing)) as bar:
             for start in range(0, len(missing), _SHARD):
                 coded: dict[str, NDArray[np.int64]] = {}
@@ -159,12 +161,13 @@ class _Stage:
         path = cache_root() / "words" / f"{hash_text(_VERSION, recogniser.id)[:24]}.json"
         known: dict[str, Any] = read_json(path) if path.is_file() else {}
         waiting = [clip for clip in clips if self.keys[clip.id] not in known and not self.use_cached_only]
-        with progress("Aligning words", len(waiting)) as bar:
-            for start in range(0, len(waiting), _SHARD):
-                for clip in waiting[start : start + _SHARD]:
-                    known[self.keys[clip.id]] = self._heard(clip, recogniser)
-                    bar.advance(1)
-                write_json(path, known)
+        if waiting:
+            with progress("Aligning words", len(waiting)) as bar:
+                for start in range(0, len(waiting), _SHARD):
+                    for clip in waiting[start : start + _SHARD]:
+                        known[self.keys[clip.id]] = self._heard(clip, recogniser)
+                        bar.advance(1)
+                    write_json(path, known)
         for clip in clips:
             found = known.get(self.keys[clip.id], {"problem": "its words aren't aligned yet"})
             is_own = not clip.audio.is_file()
