@@ -30,6 +30,8 @@ def prepare_clips(
     `skip_datasets` takes what was coded before as it is, and renders, checks and codes nothing. With `general: self`
     the base speaks the general clips, and those of the data are left alone.
     """
+    from affetto.evaluate.aligner import with_timed_words
+
     is_own = config.general == "self"
     labels = _labels(config, emotions)
     prepared = prepare(
@@ -41,6 +43,7 @@ def prepare_clips(
         use_cached_only=skip_datasets,
         use_general=not is_own,
     )
+    prepared = with_timed_words(prepared, config.base, config.judges, use_cached_only=skip_datasets)
     if prepared.problems:
         console.print(problem_table(prepared.problems))
         if not skip_bad_clips and prepared.num_bad:
@@ -50,6 +53,7 @@ def prepare_clips(
             )
     if is_own:
         prepared = speak_general(config, prepared, use_cached_only=skip_datasets)
+        prepared = with_timed_words(prepared, config.base, config.judges, use_cached_only=skip_datasets)
     counts: dict[str, int] = {}
     for clip in prepared.clips:
         if clip.split is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,9 +11,11 @@ import torch
 
 from affetto.adapters.bank import AdapterBank
 from affetto.evaluate.results import Retention as RetentionFacts
+from affetto.evaluate.results import build_results
 from affetto.evaluate.retention import Retention, measure_retention
 from affetto.model.base import Base
 from affetto.model.batch import Row, collate
+from moshi_checkpoint import moshi_row
 
 
 @pytest.fixture
@@ -55,6 +58,44 @@ def test_the_document_divides_sums_by_codes() -> None:
     assert facts["kl"]["value"] == pytest.approx(6.0 / 12)
     assert facts["per_codebook"]["delta_nll"] == pytest.approx([1.0 / 6, 2.0 / 6])
     assert (facts["num_clips"], facts["num_codes"], facts["delta_nll"]["n"]) == (2, 12, 2)
+
+
+def test_the_text_beside_the_frames_is_compared(tiny_moshi: Base) -> None:
+    """Every token of every frame by an explicit loop; over all it counts with its frame's codes."""
+    rows = [moshi_row(seed, frames=5 + seed) for seed in range(3)]
+    bank = _adapted(tiny_moshi, 0.1)
+    kept = measure_retention(tiny_moshi, rows, gate=(1.0,))
+    assert kept.text is not None
+    for index, row in enumerate(rows):
+        texts = []
+        for gate in ((0.0,), (1.0,)):
+            with torch.no_grad():
+                texts.append(tiny_moshi.network(collate([replace(row, gate=gate)], 4)).text_NW.double())  # type: ignore[union-attr]
+        delta = kl = 0.0
+        streams = row.turns[0].streams
+        assert streams is not None
+        for before, after, token in zip(*(text.log_softmax(-1) for text in texts), streams.text_T, strict=False):
+            delta += float(before[token] - after[token])
+            kl += float((before.exp() * (before - after)).sum())
+        assert kept.text.tokens_N[index] == row.num_frames
+        assert kept.text.delta_nll_N[index] == pytest.approx(delta, rel=1e-4, abs=1e-4)
+        assert kept.text.kl_N[index] == pytest.approx(kl, rel=1e-4, abs=1e-4)
+    assert kept.text.kl_N.sum() > 0.01, "the adapter must do something for this to mean anything"
+    facts = kept.document()
+    frames = sum(row.num_frames for row in rows)
+    assert (facts["num_codes"], facts["text"]["num_tokens"]) == (4 * frames, frames)
+    assert facts["text"]["kl"]["value"] == pytest.approx(kept.text.kl_N.sum() / frames)
+    assert facts["text"]["kl"]["unit"] == "nats/token"
+    for name in ("delta_nll", "kl"):
+        by_code = sum(facts["per_codebook"][name]) + facts["text"][name]["value"]  # type: ignore[literal-required]
+        assert facts[name]["value"] == pytest.approx(by_code / 4)  # type: ignore[literal-required]
+    assert build_results("happy", "", {}, [], [], facts)["retention"] == facts
+    assert len(bank.names) == 1
+
+
+def test_without_a_text_stream_nothing_is_told_of_it(tiny_base: Base, rows: list[Row]) -> None:
+    _adapted(tiny_base)
+    assert "text" not in measure_retention(tiny_base, rows[:2], gate=(1.0,)).document()
 
 
 def _by_loop(base: Base, row: Row) -> tuple[np.ndarray, np.ndarray]:

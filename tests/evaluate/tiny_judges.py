@@ -15,6 +15,7 @@ from transformers import (
     Wav2Vec2Config,
     Wav2Vec2CTCTokenizer,
     Wav2Vec2FeatureExtractor,
+    Wav2Vec2ForCTC,
     Wav2Vec2ForSequenceClassification,
     Wav2Vec2Model,
     WavLMConfig,
@@ -51,9 +52,9 @@ def bert_emotion(folder: Path, labels: tuple[str, ...]) -> Path:
     return folder
 
 
-def _tokenizer(folder: Path) -> Wav2Vec2CTCTokenizer:
+def _tokenizer(folder: Path, letters: str = "abcdefghijklmnopqrstuvwxyz'") -> Wav2Vec2CTCTokenizer:
     folder.mkdir(parents=True, exist_ok=True)
-    vocabulary = ["<pad>", "<s>", "</s>", "<unk>", "|", *"abcdefghijklmnopqrstuvwxyz'"]
+    vocabulary = ["<pad>", "<s>", "</s>", "<unk>", "|", *letters]
     (folder / "vocab.json").write_text(json.dumps({token: index for index, token in enumerate(vocabulary)}))
     return Wav2Vec2CTCTokenizer(str(folder / "vocab.json"))
 
@@ -80,6 +81,19 @@ def group_norm_emotion(folder: Path, labels: tuple[str, ...]) -> Path:
         id2label=dict(enumerate(labels)), label2id={label: index for index, label in enumerate(labels)},
     )  # fmt: skip
     Wav2Vec2ForSequenceClassification(config).save_pretrained(folder)
+    Wav2Vec2FeatureExtractor(return_attention_mask=False).save_pretrained(folder)
+    return folder
+
+
+def group_norm_words(folder: Path) -> Path:
+    """A recogniser as wav2vec2-base-960h is: no mask, and letters in upper case."""
+    torch.manual_seed(7)
+    tokenizer = _tokenizer(folder, "ETAONIHSRDLUMWCFGYPBVK'XJQZ")
+    config = Wav2Vec2Config(**_SIZES, **_CONV, feat_extract_norm="group", vocab_size=len(tokenizer), pad_token_id=0)
+    model = Wav2Vec2ForCTC(config)
+    _sharpen(model)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     Wav2Vec2FeatureExtractor(return_attention_mask=False).save_pretrained(folder)
     return folder
 

@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from affetto.codes.silence import silence_codes
+from affetto.codes.timing import Beside, Word
 from affetto.errors import DataError
 from affetto.model.base import Base
-from affetto.model.batch import collate
-from affetto.model.monologue import (
-    END_PADDING,
-    PADDING,
-    TAIL_FRAMES,
-    Word,
-    annotated_words,
-    monologue_turn,
-    spread_words,
-    text_stream,
-)
+from affetto.model.batch import Row, collate
+from affetto.model.monologue import END_PADDING, PADDING, TAIL_FRAMES, heard_turn, monologue_turn, text_stream
 from affetto.model.rows import make_rows
+from affetto.terms import code_losses, text_loss
 from affetto.types import Clip
 
 
@@ -72,38 +68,9 @@ def test_every_token_is_said_once_in_order(words: list[tuple[int, float]], spare
         )
 
 
-def test_spread_words_share_the_clip_by_their_letters() -> None:
-    words = spread_words("a bcd efg", 1.0)
-    assert [word.text for word in words] == ["a", "bcd", "efg"]
-    assert [word.start_s for word in words] == pytest.approx([0.0, 0.9 * 2 / 10, 0.9 * 6 / 10])
-
-
 def annotate(path: Path, *alignments: object) -> Path:
     path.write_text(json.dumps({"alignments": list(alignments)}))
     return path
-
-
-def test_annotations_of_moshi_finetune(tmp_path: Path) -> None:
-    path = annotate(
-        tmp_path / "a.json", ["later", [1.5, 1.9], "SPEAKER_MAIN"], ["no", [0.5, 0.7], "SPEAKER_OTHER"],
-        [" first ", [1.1, 1.4], "SPEAKER_MAIN"], ["out", [2.5, 2.7], "SPEAKER_MAIN"],
-    )  # fmt: skip
-    words = annotated_words(path, 1.0, 2.0)
-    assert [(word.text, round(word.start_s, 6)) for word in words] == [("first", 0.1), ("later", 0.5)]
-
-
-@pytest.mark.parametrize(
-    "content", ["{", "[]", '{"alignments": [["a", 3, "SPEAKER_MAIN"]]}', '{"alignments": [["a"]]}']
-)
-def test_what_is_no_annotation_is_named(tmp_path: Path, content: str) -> None:
-    (tmp_path / "a.json").write_text(content)
-    with pytest.raises(DataError, match=r"a\.json is no annotation.*SPEAKER_MAIN"):
-        annotated_words(tmp_path / "a.json")
-
-
-def test_an_annotation_without_our_words(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no word of SPEAKER_MAIN in the clip"):
-        annotated_words(annotate(tmp_path / "a.json", ["you", [0.0, 0.4], "SPEAKER_OTHER"]))
 
 
 def test_a_turn_is_the_clip_and_half_a_second_of_silence(tmp_path: Path) -> None:
@@ -142,3 +109,92 @@ def test_rows_of_moshi(tiny_moshi: Base, tmp_path: Path, monkeypatch: pytest.Mon
     assert tokens[1].index("▁hello") == 5
     batch = collate(rows, 4)
     assert len(batch.frames_N2) == 8 + TAIL_FRAMES - 1
+
+
+def test_the_other_speaker_is_the_user(tmp_path: Path) -> None:
+    own_TK, user_TK = np.arange(40).reshape(10, 4), 100 + np.arange(40).reshape(10, 4)
+    silence_TK = 1000 + np.arange(80).reshape(20, 4)
+    clip = Clip("c", tmp_path / "c.wav", "ab cd", "happy", "x", "made-up", "train")
+    beside = Beside((Word("ab", 0.0), Word("cd", 0.56)), user_TK)
+    turn = monologue_turn(clip, own_TK, silence_TK, Letters(), 12.5, beside)
+    assert turn.streams is not None
+    np.testing.assert_array_equal(turn.codes_TK, np.concatenate([own_TK, silence_TK[:TAIL_FRAMES]]))
+    np.testing.assert_array_equal(turn.streams.user_TK, np.concatenate([user_TK, silence_TK[:TAIL_FRAMES]]))
+    assert turn.streams.text_T[:9].tolist() == [100, 101, *[PADDING] * 4, END_PADDING, 100, 101]
+
+
+def test_a_heard_turn_is_the_users() -> None:
+    silence_TK = 1000 + np.arange(80).reshape(20, 4)
+    turn = heard_turn(np.arange(40).reshape(10, 4), silence_TK)
+    assert turn.streams is not None
+    np.testing.assert_array_equal(turn.codes_TK, silence_TK[: 10 + TAIL_FRAMES])
+    np.testing.assert_array_equal(turn.streams.user_TK[:10], np.arange(40).reshape(10, 4))
+    np.testing.assert_array_equal(turn.streams.user_TK[10:], silence_TK[:TAIL_FRAMES])
+    assert turn.streams.text_T.tolist() == [PADDING] * (10 + TAIL_FRAMES)
+
+
+CODES = {name: np.random.default_rng(number).integers(0, 32, (4, 4)) for number, name in enumerate("abcd")}
+
+
+def _conversation(base: Base, folder: Path, beside: dict[str, Beside] | None = None) -> Row:
+    """The last of four turns: the model's own voice (x), the user (y), both in two channels (y), the model (x)."""
+    clips = {
+        name: Clip(name, folder / f"{name}.wav", "the key", "happy", who, "made-up", "train", context=context)
+        for name, who, context in zip("abcd", "xyyx", ((), (), (), ("a", "b", "c")), strict=True)
+    }
+    return make_rows(
+        base, [clips["d"]], lambda clip: CODES[clip.id], {"x": 0, "y": 1}, by_id=clips,
+        beside_of=lambda clip: (beside or {}).get(clip.id),
+    )[0]  # fmt: skip
+
+
+def test_earlier_turns_stand_where_their_speakers_do(
+    tiny_moshi: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AFFETTO_CACHE", str(tmp_path / "cache"))
+    beside = {"c": Beside((Word("hello", 0.0),), CODES["a"])}
+    turns = _conversation(tiny_moshi, tmp_path, beside).turns
+    heard = {"own": [], "user": [], "said": []}
+    for turn in turns:
+        assert turn.codes_TK is not None
+        assert turn.streams is not None
+        heard["own"].append(turn.codes_TK[:4].tolist())
+        heard["user"].append(turn.streams.user_TK[:4].tolist())
+        heard["said"].append(bool((turn.streams.text_T > PADDING).any()))
+    silence = silence_codes(tiny_moshi.folder, 4).tolist()
+    own = {name: codes.tolist() for name, codes in CODES.items()}
+    assert heard["own"] == [own["a"], silence, own["c"], own["d"]]
+    assert heard["user"] == [silence, own["b"], own["a"], silence]
+    assert heard["said"] == [True, False, True, True]
+
+
+def test_only_the_last_turn_of_its_own_is_learned(
+    tiny_moshi: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Earlier turns and the user are heard; of neither is there a target."""
+    monkeypatch.setenv("AFFETTO_CACHE", str(tmp_path / "cache"))
+    row = _conversation(tiny_moshi, tmp_path)
+    last = row.turns[-1]
+    batch = collate([row], 4)
+    first = row.num_positions - len(last.codes_TK)  # type: ignore[arg-type]
+    assert batch.frames_N2.tolist() == [[0, first + n] for n in range(4 + TAIL_FRAMES - 1)]
+    np.testing.assert_array_equal(batch.depth_codes_MK.numpy(), last.codes_TK[:-1])  # type: ignore[index]
+
+    def loss(changed: Row) -> float:
+        batch = collate([changed], 4)
+        with torch.no_grad():
+            logits = tiny_moshi.network(batch)
+        c0, depth = code_losses(logits, batch)
+        return float((c0 + depth).beside(text_loss(logits, batch)).total)
+
+    def other_user(place: int, frame: int) -> Row:
+        turn = row.turns[place]
+        assert turn.streams is not None
+        user_TK = turn.streams.user_TK.copy()
+        user_TK[frame] = (user_TK[frame] + 1) % 32
+        changed = replace(turn, streams=replace(turn.streams, user_TK=user_TK))
+        return replace(row, turns=tuple(changed if n == place else each for n, each in enumerate(row.turns)))
+
+    assert loss(other_user(1, 3)) != loss(row), "an earlier turn is heard"
+    assert loss(other_user(3, 3)) != loss(row), "the user is heard"
+    assert loss(other_user(3, -1)) == loss(row), "what is heard last comes before nothing that is learned"

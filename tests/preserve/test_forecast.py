@@ -15,6 +15,7 @@ from affetto.model.batch import Row
 from affetto.preserve.curvature import Full, sampled
 from affetto.preserve.fisher import estimate_fisher
 from affetto.preserve.forecast import forecast
+from moshi_checkpoint import moshi_row
 
 
 @pytest.fixture
@@ -83,3 +84,21 @@ def test_adapters_and_weights_are_left_alone(tiny_base: Base, bank: AdapterBank,
         forecast(tiny_base, rows[:2], 2)
     assert all(torch.equal(value, before[name]) for name, value in tiny_base.model.state_dict().items())
     assert all(parameter.grad is None for parameter in bank.parameters("happy").values())
+
+
+def test_the_text_beside_the_frames_counts(tiny_moshi: Base) -> None:
+    rows = [moshi_row(seed, frames=5 + seed) for seed in range(4)]
+    bank = AdapterBank(tiny_moshi.model, tiny_moshi.network.gates, part="backbone")
+    bank.add("happy", rank=3, alpha=6.0, seed=0)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        tiny_moshi.network.text_head.weight *= 6  # a random model's text hardly minds what the adapter does
+        for _, _, b_OR, _ in bank.factors("happy"):
+            assert b_OR is not None
+            b_OR.normal_(0.0, 0.003, generator=generator)
+    found, measured = forecast(tiny_moshi, rows, 1), measure_retention(tiny_moshi, rows, (0.3,))
+    assert measured.text is not None
+    np.testing.assert_array_equal(measured.codes_N, found.codes_C)
+    whole = measured.kl_N.sum() / found.codes_C.sum()
+    assert measured.text.kl_N.sum() > 0.2 * measured.kl_N.sum(), "without the text it would be another number"
+    assert found.kl(0, 0.3) == pytest.approx(whole, rel=0.03)

@@ -72,13 +72,14 @@ def sound_info(path: Path) -> SoundInfo:
 
 
 def read_sound(
-    path: Path, sample_rate: int, *, start_s: float | None = None, end_s: float | None = None
-) -> NDArray[np.float32]:
+    path: Path, sample_rate: int, *, start_s: float | None = None, end_s: float | None = None,
+    channel: int | None = None,
+) -> NDArray[np.float32]:  # fmt: skip
     """Mono samples (N,) at `sample_rate` of a file or of its segment; only the segment is decoded.
 
-    Channels are averaged; resampling is soxr's HQ (linear phase). N is the duration times `sample_rate`, rounded.
-    Raises `SoundError` (a `DataError`) where the file is missing, unreadable, empty, cut off or not finite, or the
-    segment isn't inside it.
+    Channels are averaged unless one is asked for (0 is the first); resampling is soxr's HQ (linear phase). N is the
+    duration times `sample_rate`, rounded. Raises `SoundError` (a `DataError`) where the file is missing, unreadable,
+    empty, cut off or not finite, or the segment isn't inside it.
     """
     with open_sound(path) as file:
         first, stop = segment_frames(path, file, start_s, end_s)
@@ -87,7 +88,7 @@ def read_sound(
         rate = file.samplerate
     if len(samples) < stop - first:
         raise ends_early(path, len(samples) / rate, (stop - first) / rate)
-    mono: NDArray[np.float32] = samples.mean(axis=1)
+    mono: NDArray[np.float32] = samples.mean(axis=1) if channel is None else np.ascontiguousarray(samples[:, channel])
     if not np.isfinite(mono).all():
         raise SoundError("not-finite", f"{path}: samples are NaN or infinite; render the file again, or leave it out")
     if rate != sample_rate:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from affetto.audio.speakers import speaker_numbers
 from affetto.audio.splits import assign_splits
 from affetto.codes.cache import CodeCache
 from affetto.codes.codec import codec_hash, load_codec
+from affetto.codes.timing import Beside, Word
 from affetto.errors import DataError
 from affetto.files import cache_root, hash_file, hash_text, read_json, write_json
 from affetto.progress import progress
@@ -52,6 +53,10 @@ class Prepared:
     cache: CodeCache
     is_checked: bool = True
     """False where clips that couldn't be used were passed over without a look."""
+    words: Mapping[str, tuple[Word, ...]] = field(default_factory=dict)
+    """When each word is said, by clip id; of bases that listen while they speak alone."""
+    user_keys: Mapping[str, str] = field(default_factory=dict)
+    """Code-cache key of the other speaker, by the id of clips that have one."""
 
     @property
     def num_bad(self) -> int:
@@ -61,6 +66,13 @@ class Prepared:
     def codes(self, clip: Clip) -> NDArray[np.int16]:
         """Codes (T, K) of a clip."""
         return self.cache[self.keys[clip.id]]
+
+    def beside(self, clip: Clip) -> Beside | None:
+        """What runs beside a clip's codes; None where that isn't known."""
+        if clip.id not in self.words:
+            return None
+        user = self.user_keys.get(clip.id)
+        return Beside(self.words[clip.id], None if user is None else self.cache[user])
 
     def num_frames(self) -> dict[str, int]:
         """Length of every clip in frames."""

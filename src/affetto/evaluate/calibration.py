@@ -144,7 +144,7 @@ def _point(
     measured = measure_retention(voice.base, held, (intensity,))
     predicted = {kind: intensity**2 * value for kind, value in stored.items()}
     return Point(
-        family, name, intensity, measured.kl_NK.sum(axis=1), measured.codes_NK.sum(axis=1),
+        family, name, intensity, measured.kl_N, measured.codes_N,
         {FORECAST: told.kl(0, intensity), **predicted}, intensity**2 * told.forms_CE[:, 0], told.codes_C,
     )  # fmt: skip
 

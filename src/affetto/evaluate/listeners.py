@@ -7,6 +7,7 @@ normalises over time with padding in it (wav2vec 2.0 with `feat_extract_norm: gr
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -105,6 +106,39 @@ class CtcListener(TransformersJudge):
         self.words = words
         if words is not None:
             self.id += f"+lm@{words.name[:8]}"
+
+    @property
+    def blank(self) -> int:
+        """See `timing.Recogniser`: of all of transformers' CTC classes it is the token that pads."""
+        return int(self.model.config.pad_token_id)
+
+    @property
+    def between(self) -> int | None:
+        """See `timing.Recogniser`; SentencePiece has none, its words begin with a mark of their own."""
+        token: int | None = getattr(self.tokenizer, "word_delimiter_token_id", None)
+        return token
+
+    @torch.inference_mode()
+    def log_probs(self, sound: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Log-probabilities (T, V) of the frames of one sound; see `timing.Recogniser`."""
+        ((_, inputs),) = self.batches([sound])
+        logits_TV = self.model(**inputs).logits[0]
+        if "attention_mask" in inputs:
+            logits_TV = logits_TV[self._real_frames(len(logits_TV), inputs["attention_mask"])[0]]
+        return np.asarray(logits_TV.double().log_softmax(dim=-1).cpu().numpy())
+
+    def spell(self, word: str) -> list[int]:
+        """The tokens of a word in the case, and with or without the accents, of which the recogniser knows most."""
+        plain = unicodedata.normalize("NFKD", word)
+        plain = "".join(letter for letter in plain if not unicodedata.combining(letter))
+        unknown, silent = self.tokenizer.unk_token_id, {self.tokenizer.unk_token_id, self.blank, self.between}
+        spellings = [
+            self.tokenizer(text, add_special_tokens=False)["input_ids"]
+            for form in (word, plain)
+            for text in (form, form.lower(), form.upper())
+        ]
+        best: list[int] = min(spellings, key=lambda tokens: tokens.count(unknown))
+        return [token for token in best if token not in silent]
 
     @torch.inference_mode()
     def transcribe(self, sounds: Sounds) -> list[str]:

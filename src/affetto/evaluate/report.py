@@ -168,6 +168,9 @@ def _retention(retention: Mapping[str, Any] | None, name: str) -> dict[str, Any]
             bars = pictures.codebook_bars(measure.label, values, margin=margin, name=f"{name}-{metric}")
             drawn.append((measure.label, bars))
     shown = [(measure.label, show_metric(retention.get(metric), measure)) for metric, measure in measures.items()]
+    text = retention.get("text") or {}
+    shown += [(f"{measure.label} of the text", show_metric(text[name], measure)) for name, measure in measures.items()
+              if name in text]  # fmt: skip
     return {"numbers": shown, "pictures": drawn} | {key: retention.get(key) for key in ("num_clips", "num_codes")}
 
 

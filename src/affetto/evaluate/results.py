@@ -140,6 +140,15 @@ class PerCodebook(TypedDict):
 
 
 @_checked
+class TextRetention(TypedDict):
+    """The same of the text that runs beside the frames, in nats per token."""
+
+    num_tokens: int
+    delta_nll: Metric
+    kl: Metric
+
+
+@_checked
 class Retention(TypedDict):
     """What the model kept, teacher-forced on held-out general clips."""
 
@@ -148,6 +157,8 @@ class Retention(TypedDict):
     delta_nll: Metric
     kl: Metric
     per_codebook: PerCodebook
+    text: NotRequired[TextRetention]
+    """Of a base with a text stream (Moshi); `delta_nll` and `kl` count it with the codes of its frame."""
 
 
 @_checked

@@ -13,7 +13,7 @@ import pydantic
 from affetto.evaluate.results import PREDICTED, SCHEMA, VALUE_NAMES, Results
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
-_COUNTS = ("n", "num_files", "num_failed", "num_clips", "num_codes")
+_COUNTS = ("n", "num_files", "num_failed", "num_clips", "num_codes", "num_tokens")
 _REASON = {"properties": {"reason": {"type": "string", "minLength": 1}}}
 
 

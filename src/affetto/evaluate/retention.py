@@ -3,6 +3,9 @@
 Deterministic and paired: no sampling, no judge. For every code of every clip both models give a distribution;
 `delta_nll` is the adapter's negative log likelihood of the true code minus the base's, `kl` is KL(base || adapted),
 both in nats per code, per codebook and over all. Plain prompts, so an adapter that listens to its cue scores near 0.
+
+In a base whose text runs beside its frames (Moshi) the text of every frame is compared, too: by itself in nats per
+token, and over all it counts with its frame's codes, as everywhere in training.
 """
 
 from __future__ import annotations
@@ -28,32 +31,68 @@ _ROWS = 12
 
 
 @dataclass(frozen=True)
+class TextRetention:
+    """Sums per clip over the text beside its frames."""
+
+    tokens_N: NDArray[np.int64]
+    delta_nll_N: NDArray[np.float64]
+    kl_N: NDArray[np.float64]
+
+    def document(self) -> results.TextRetention:
+        """The `text` of RETENTION; intervals by bootstrap over clips."""
+        return results.TextRetention(
+            num_tokens=int(self.tokens_N.sum()),
+            delta_nll=_metric(self.delta_nll_N, self.tokens_N, "nats/token"),
+            kl=_metric(self.kl_N, self.tokens_N, "nats/token"),
+        )
+
+
+@dataclass(frozen=True)
 class Retention:
     """Sums per clip and codebook."""
 
     codes_NK: NDArray[np.int64]
     delta_nll_NK: NDArray[np.float64]
     kl_NK: NDArray[np.float64]
+    text: TextRetention | None = None
+    """Where the base's text runs beside its frames."""
+
+    @property
+    def codes_N(self) -> NDArray[np.int64]:
+        """Codes per clip."""
+        return np.asarray(self.codes_NK.sum(axis=1))
+
+    @property
+    def delta_nll_N(self) -> NDArray[np.float64]:
+        """Over all codes of each clip, and its text."""
+        return np.asarray(self.delta_nll_NK.sum(axis=1) + (self.text.delta_nll_N if self.text else 0.0))
+
+    @property
+    def kl_N(self) -> NDArray[np.float64]:
+        """Over all codes of each clip, and its text."""
+        return np.asarray(self.kl_NK.sum(axis=1) + (self.text.kl_N if self.text else 0.0))
 
     def document(self) -> results.Retention:
         """RETENTION of docs/results.md; intervals by bootstrap over clips."""
-        counts_N, per_code_K = self.codes_NK.sum(axis=1), self.codes_NK.sum(axis=0)
-        clips = [str(index) for index in range(len(counts_N))]
-
-        def metric(sums_NK: NDArray[np.float64]) -> results.Metric:
-            estimate = statistics.bootstrap_ratio(sums_NK.sum(axis=1), counts_N, clips)
-            return results.to_metric(estimate, "nats/code")
-
-        return results.Retention(
-            num_clips=len(counts_N),
-            num_codes=int(counts_N.sum()),
-            delta_nll=metric(self.delta_nll_NK),
-            kl=metric(self.kl_NK),
+        per_code_K = self.codes_NK.sum(axis=0)
+        written = results.Retention(
+            num_clips=len(self.codes_NK),
+            num_codes=int(self.codes_NK.sum()),
+            delta_nll=_metric(self.delta_nll_N, self.codes_N, "nats/code"),
+            kl=_metric(self.kl_N, self.codes_N, "nats/code"),
             per_codebook=results.PerCodebook(
                 delta_nll=(self.delta_nll_NK.sum(axis=0) / per_code_K).tolist(),
                 kl=(self.kl_NK.sum(axis=0) / per_code_K).tolist(),
             ),
         )
+        if self.text is not None:
+            written["text"] = self.text.document()
+        return written
+
+
+def _metric(sums_N: NDArray[np.float64], counts_N: NDArray[np.int64], unit: str) -> results.Metric:
+    clips = [str(index) for index in range(len(counts_N))]
+    return results.to_metric(statistics.bootstrap_ratio(sums_N, counts_N, clips), unit)
 
 
 def general_test_rows(
@@ -65,29 +104,38 @@ def general_test_rows(
     """
     chosen = spread(prepared.select(None, "test"), prepared.num_frames(), most, f"{seed}/retention")
     by_id = {clip.id: clip for clip in prepared.clips}
-    return make_rows(base, chosen, prepared.codes, {**prepared.speakers, **(speakers or {})}, by_id=by_id)
+    return make_rows(
+        base, chosen, prepared.codes, {**prepared.speakers, **(speakers or {})}, by_id=by_id, beside_of=prepared.beside
+    )
 
 
 @torch.no_grad()
 def measure_retention(
     base: Base, rows: Sequence[Row], gate: tuple[float, ...], on_progress: Callable[[int], object] | None = None
 ) -> Retention:
-    """Compare the base with the bank at `gate` on `rows`, every codebook of every frame."""
+    """Compare the base with the bank at `gate` on `rows`, every codebook of every frame and the text beside it."""
     parts: dict[str, list[NDArray[Any]]] = {"codes": [], "delta": [], "kl": []}
+    texts: dict[str, list[NDArray[Any]]] = {"codes": [], "delta": [], "kl": []}
+
+    def compare(found: dict[str, list[NDArray[Any]]], before: Tensor, after: Tensor, targets_NK: Tensor) -> None:
+        delta_NK = _nll(after, targets_NK) - _nll(before, targets_NK)
+        kl_NK = (before.exp() * (before - after)).sum(dim=-1)
+        found["codes"].append(_per_clip(torch.ones_like(delta_NK), batch).astype(np.int64))
+        found["delta"].append(_per_clip(delta_NK, batch))
+        found["kl"].append(_per_clip(kl_NK, batch))
+
     for start in range(0, len(rows), _ROWS):
         part = rows[start : start + _ROWS]
         batch = collate([replace(row, gate=gate) for row in part], base.num_codebooks).to(base.device)
-        before = _by_codebook(base.network(batch.with_gate(batch.gate_BE[:, :0])))
-        after = _by_codebook(base.network(batch))
-        targets_NK = batch.depth_codes_MK
-        delta_NK = _nll(after, targets_NK) - _nll(before, targets_NK)
-        kl_NK = (before.exp() * (before - after)).sum(dim=-1)
-        parts["codes"].append(_per_clip(torch.ones_like(delta_NK), batch, len(part)).astype(np.int64))
-        parts["delta"].append(_per_clip(delta_NK, batch, len(part)))
-        parts["kl"].append(_per_clip(kl_NK, batch, len(part)))
+        before, after = base.network(batch.with_gate(batch.gate_BE[:, :0])), base.network(batch)
+        compare(parts, _by_codebook(before), _by_codebook(after), batch.depth_codes_MK)
+        if before.text_NW is not None:
+            compare(texts, _of_text(before), _of_text(after), batch.text_targets_N[:, None])
         if on_progress:
             on_progress(len(part))
-    return Retention(*(np.concatenate(parts[name]) for name in ("codes", "delta", "kl")))
+    codes, delta, kl = (np.concatenate(found) for found in parts.values())
+    text = TextRetention(*(np.concatenate(found)[:, 0] for found in texts.values())) if texts["codes"] else None
+    return Retention(codes, delta, kl, text)
 
 
 def _by_codebook(logits: Logits) -> Tensor:
@@ -95,11 +143,17 @@ def _by_codebook(logits: Logits) -> Tensor:
     return torch.cat([logits.c0_NV[:, None], logits.depth_MJV], dim=1).double().log_softmax(dim=-1)
 
 
+def _of_text(logits: Logits) -> Tensor:
+    """Log-probabilities (N, 1, W)."""
+    assert logits.text_NW is not None
+    return logits.text_NW[:, None].double().log_softmax(dim=-1)
+
+
 def _nll(log_probs_NKV: Tensor, targets_NK: Tensor) -> Tensor:
     flat = functional.nll_loss(log_probs_NKV.flatten(0, 1), targets_NK.flatten(), reduction="none")
     return flat.reshape(targets_NK.shape)
 
 
-def _per_clip(values_NK: Tensor, batch: Batch, num_clips: int) -> NDArray[np.float64]:
-    sums = values_NK.new_zeros(num_clips, values_NK.shape[1])
+def _per_clip(values_NK: Tensor, batch: Batch) -> NDArray[np.float64]:
+    sums = values_NK.new_zeros(len(batch.clip_ids), values_NK.shape[1])
     return np.asarray(sums.index_add_(0, batch.frames_N2[:, 0], values_NK).cpu().numpy(), dtype=np.float64)

@@ -151,6 +151,12 @@ def weights_hash(folder: Path) -> str:
     return hash_text(hash_folder(folder, patterns), (folder / "config.json").read_text())
 
 
+def has_text_stream(folder: Path) -> bool:
+    """Whether the text of the base in `folder` runs beside its frames; see `Base.has_text_stream`."""
+    network = NETWORKS.get(_model_type(folder))
+    return network is not None and network.has_text_stream
+
+
 def _model_type(folder: Path) -> Any:
     config = _config(folder)
     return config.get("model_type") if isinstance(config, dict) else None

@@ -1,23 +1,20 @@
-"""Moshi's inner monologue: when each word of a clip is said, and the text stream that says so frame by frame.
+"""Moshi's inner monologue: the text stream that says frame by frame when each word of a clip is said.
 
 A word's tokens stand from the frame in which it begins, one per frame; everything else is padding, of which the last
-one before a word is a token of its own (Défossez et al. 2024, section 3.4.4). Where a `.json` lies beside the sound
-file, in the format of moshi-finetune's annotations, it says when; otherwise the words are spread over the clip by their
-length.
+one before a word is a token of its own (Défossez et al. 2024, section 3.4.4). When that is, is told by
+`affetto.codes.timing`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from affetto.codes.timing import Beside, Word, annotated_words, annotation_of, spread_words
 from affetto.errors import DataError
-from affetto.files import read_json
 from affetto.model.batch import Streams, Turn
 from affetto.types import Clip
 
@@ -25,53 +22,17 @@ END_PADDING, PADDING = 0, 3
 """Of Moshi's text: the last padding before a word, and every other."""
 PADDING_WEIGHT = 0.5
 """What padding counts in the text's loss, as moshi-finetune has it."""
-MAIN = "SPEAKER_MAIN"
-"""Whose words Moshi says, in moshi-finetune's annotations."""
 TAIL_FRAMES = 6
 """Frames of its own silence after a clip: half a second that teaches to end, the last of which is only heard."""
 
 
-@dataclass(frozen=True)
-class Word:
-    """A word and when it is said, from the start of its clip."""
-
-    text: str
-    start_s: float
-
-
-def clip_words(clip: Clip, num_frames: int, frame_rate: float) -> list[Word]:
-    """The words of a clip of `num_frames` frames: as annotated beside the sound file, else spread evenly."""
-    path = clip.audio.with_suffix(".json")
-    if path.is_file():
+def clip_words(clip: Clip, num_frames: int, frame_rate: float) -> Sequence[Word]:
+    """The words of a clip that nothing is known of but itself: as annotated beside its sound, else spread evenly."""
+    path = annotation_of(clip.audio)
+    if path is not None:
         return annotated_words(path, clip.start_s or 0.0, clip.end_s)
     assert clip.text is not None, f"{clip.id} has no text"
     return spread_words(clip.text, num_frames / frame_rate)
-
-
-def annotated_words(path: Path, start_s: float = 0.0, end_s: float | None = None) -> list[Word]:
-    """Moshi's words between `start_s` and `end_s` of a file annotated as moshi-finetune does.
-
-    That is `{"alignments": [[word, [start, end], speaker], …]}`. DataError where the file isn't so.
-    """
-    try:
-        found = [(str(word), float(times[0]), str(speaker)) for word, times, speaker in read_json(path)["alignments"]]
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-        raise DataError(
-            f'{path} is no annotation ({error!r}): it should be {{"alignments": [[word, [start, end], "{MAIN}"], …]}}, '
-            "in seconds. Mend it, or move it away to have the words spread evenly"
-        ) from error
-    last_s = float("inf") if end_s is None else end_s
-    words = [Word(word.strip(), at - start_s) for word, at, who in found if who == MAIN and start_s <= at < last_s]
-    if not words:
-        raise DataError(f"{path} has no word of {MAIN} in the clip: mend it, or move it away")
-    return sorted(words, key=lambda word: word.start_s)
-
-
-def spread_words(text: str, duration_s: float) -> list[Word]:
-    """Words one after another, each for as long as its share of the letters; a tenth of the clip is left at its end."""
-    words, lengths = text.split(), [len(word) + 1 for word in text.split()]
-    before = np.cumsum([0, *lengths[:-1]]) / max(1, sum(lengths))
-    return [Word(word, float(share) * 0.9 * duration_s) for word, share in zip(words, before, strict=True)]
 
 
 def text_stream(
@@ -99,16 +60,35 @@ def text_stream(
 
 
 def monologue_turn(
-    clip: Clip, codes_TK: NDArray[np.integer], silence_TK: NDArray[np.integer], tokenizer: Any, frame_rate: float
-) -> Turn:
-    """The clip as Moshi's own speech, with its words beside it, to a silent user; half a second of silence follows.
+    clip: Clip, codes_TK: NDArray[np.integer], silence_TK: NDArray[np.integer], tokenizer: Any, frame_rate: float,
+    beside: Beside | None = None,
+) -> Turn:  # fmt: skip
+    """The clip as Moshi's own speech with its words beside it; half a second of silence follows.
 
-    `silence_TK` are the codes of silence, at least `TAIL_FRAMES` frames longer than the clip.
+    The user is the clip's other speaker, as `beside` has it, or silent. `silence_TK` are the codes of silence, at least
+    `TAIL_FRAMES` frames longer than the clip. Without `beside` the words are those of `clip_words`.
     """
     frames = len(codes_TK)
-    words = clip_words(clip, frames, frame_rate)
+    words = beside.words if beside else clip_words(clip, frames, frame_rate)
     said_T = text_stream(words, frames, tokenizer, frame_rate, clip.id)
     text_T = np.concatenate([said_T, np.full(TAIL_FRAMES, PADDING, dtype=np.int64)])
-    own_TK = np.concatenate([np.asarray(codes_TK, dtype=np.int64), silence_TK[:TAIL_FRAMES]])
     weights_T = np.where(np.isin(text_T, (PADDING, END_PADDING)), PADDING_WEIGHT, 1.0)
-    return Turn((), own_TK, Streams(text_T, weights_T, np.asarray(silence_TK[: len(own_TK)], dtype=np.int64)))
+    if beside is None or beside.user_TK is None:
+        user_TK = np.asarray(silence_TK[: frames + TAIL_FRAMES], dtype=np.int64)
+    else:
+        assert len(beside.user_TK) == frames, (
+            f"{clip.id}: {frames} frames of its own, {len(beside.user_TK)} of the user"
+        )
+        user_TK = _ended(beside.user_TK, silence_TK)
+    return Turn((), _ended(codes_TK, silence_TK), Streams(text_T, weights_T, user_TK))
+
+
+def heard_turn(codes_TK: NDArray[np.integer], silence_TK: NDArray[np.integer]) -> Turn:
+    """What the user said, to a Moshi that says nothing: a turn to be heard before another one, never to be learned."""
+    length = len(codes_TK) + TAIL_FRAMES
+    streams = Streams(np.full(length, PADDING, dtype=np.int64), np.zeros(length), _ended(codes_TK, silence_TK))
+    return Turn((), np.asarray(silence_TK[:length], dtype=np.int64), streams)
+
+
+def _ended(codes_TK: NDArray[np.integer], silence_TK: NDArray[np.integer]) -> NDArray[np.int64]:
+    return np.concatenate([np.asarray(codes_TK, dtype=np.int64), silence_TK[:TAIL_FRAMES]])

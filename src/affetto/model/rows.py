@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from affetto.codes.silence import silence_codes
+from affetto.codes.timing import Beside
 from affetto.errors import BaseModelError, DataError
 from affetto.model.base import Base
 from affetto.model.batch import Row, Turn
-from affetto.model.monologue import TAIL_FRAMES, monologue_turn
+from affetto.model.monologue import TAIL_FRAMES, heard_turn, monologue_turn
 from affetto.types import Clip
 
 PLAIN_TEMPLATE = "{text}"
@@ -26,10 +27,13 @@ def make_rows(
     *,
     template: str = PLAIN_TEMPLATE,
     by_id: Mapping[str, Clip] | None = None,
+    beside_of: Callable[[Clip], Beside | None] = lambda _: None,
 ) -> list[Row]:
     """One row per clip. `template` wraps the text of the clip itself; earlier turns (`context`) are read plainly.
 
-    In a base whose text runs beside its frames it is what is said, word by word, and no template can wrap it.
+    In a base whose text runs beside its frames it is what is said, word by word, and no template can wrap it;
+    `beside_of` says when, and what the other speaker of a clip says. Earlier turns of a clip's own speaker, and clips
+    with both speakers, stand there as the base's own speech; those of others are what it hears its user say.
     What doesn't fit into the base's window is cut from the oldest turn on, turn by turn. DataError where a clip doesn't
     fit even without its context, BaseModelError where the codes are another base's.
     """
@@ -43,27 +47,26 @@ def make_rows(
             )
         return codes_TK
 
-    def stream(clip: Clip) -> Turn:
-        codes_TK = frames(clip)
+    def stream(clip: Clip, speaker: str) -> Turn:
+        codes_TK, beside = frames(clip), beside_of(clip)
         silence_TK = silence_codes(base.folder, len(codes_TK) + TAIL_FRAMES)
-        return monologue_turn(clip, codes_TK, silence_TK, base.tokenizer, base.frame_rate)
+        if clip.speaker == speaker or (beside is not None and beside.user_TK is not None):
+            return monologue_turn(clip, codes_TK, silence_TK, base.tokenizer, base.frame_rate, beside)
+        return heard_turn(codes_TK, silence_TK)
 
-    def turn(clip: Clip, wording: str) -> Turn:
+    def turn(clip: Clip, speaker: str, wording: str) -> Turn:
+        if base.has_text_stream:
+            return stream(clip, speaker)
         assert clip.text is not None, f"{clip.id} has no text"
         ids = base.prompt_ids(wording.replace("{text}", clip.text), speakers[clip.speaker])
         return Turn(ids, frames(clip), end_code=base.network.end_code)
 
-    def last(clip: Clip) -> Turn:
-        return stream(clip) if base.has_text_stream else turn(clip, template)
-
-    def earlier(clip: Clip) -> Turn:
-        return stream(clip) if base.has_text_stream else turn(clip, PLAIN_TEMPLATE)
+    def row(clip: Clip) -> Row:
+        earlier = [turn(known[name], clip.speaker, PLAIN_TEMPLATE) for name in clip.context]
+        return windowed(Row(clip.id, (*earlier, turn(clip, clip.speaker, template))), base.window)
 
     known = by_id or {}
-    return [
-        windowed(Row(clip.id, (*(earlier(known[name]) for name in clip.context), last(clip))), base.window)
-        for clip in clips
-    ]
+    return [row(clip) for clip in clips]
 
 
 def windowed(row: Row, window: int) -> Row:

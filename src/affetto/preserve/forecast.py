@@ -3,7 +3,8 @@
 With the adapter's gate at x every code's logits move by x · dz to first order, and KL(base || adapted) is
 x²/2 · Var_p(dz) to second order, p being the base's distribution of that code. Summed over codes this is dW^T F dW of
 the *whole* true Fisher, cross-layer and cross-position terms included (Martens 2020, on the Fisher as generalised
-Gauss-Newton), with the expectation over labels taken exactly where `estimate_fisher` samples it.
+Gauss-Newton), with the expectation over labels taken exactly where `estimate_fisher` samples it. The text beside a
+frame, where a base has one, counts with the frame's codes.
 """
 
 from __future__ import annotations
@@ -65,20 +66,21 @@ def logit_changes(logits: Logits, gate_BE: Tensor, adapter: int) -> Logits:
     Forward-mode differentiation by two backward passes: v ↦ J^T v is linear, so its derivative by v, applied to ones,
     is J times ones; a row's logits know no other row's gate.
     """
-    outputs = (logits.c0_NV, logits.depth_MJV)
+    outputs = [logits.c0_NV, logits.depth_MJV, *([] if logits.text_NW is None else [logits.text_NW])]
     probes = [torch.zeros_like(output, requires_grad=True) for output in outputs]
     (by_gate_BE,) = torch.autograd.grad(outputs, gate_BE, probes, create_graph=True)
-    c0_NV, depth_MJV = torch.autograd.grad(by_gate_BE[:, adapter].sum(), probes, retain_graph=True)
-    return Logits(c0_NV, depth_MJV)
+    return Logits(*torch.autograd.grad(by_gate_BE[:, adapter].sum(), probes, retain_graph=True))
 
 
 @torch.no_grad()
 def _by_clip(logits: Logits, changes: Logits, batch: Batch) -> NDArray[np.float64]:
-    """Sum over each clip's codes of Var_p(dz)."""
+    """Sum over each clip's codes, and its text, of Var_p(dz)."""
     rows_N = batch.frames_N2[:, 0]
     sums_C = torch.zeros(len(batch.clip_ids), dtype=torch.float64, device=rows_N.device)
     sums_C.index_add_(0, rows_N, _variance(logits.c0_NV, changes.c0_NV))
     sums_C.index_add_(0, rows_N[batch.depth_M], _variance(logits.depth_MJV, changes.depth_MJV).sum(dim=-1))
+    if logits.text_NW is not None and changes.text_NW is not None:
+        sums_C.index_add_(0, rows_N, _variance(logits.text_NW, changes.text_NW))
     return sums_C.cpu().numpy()
 
 

@@ -86,7 +86,9 @@ def build_streams(
 def ungated_rows(base: Base, clips: Sequence[Clip], prepared: Prepared, template: str = PLAIN_TEMPLATE) -> list[Row]:
     """Rows of `clips` as the base reads them, adapters off."""
     by_id = {clip.id: clip for clip in prepared.clips}
-    return make_rows(base, clips, prepared.codes, prepared.speakers, template=template, by_id=by_id)
+    return make_rows(
+        base, clips, prepared.codes, prepared.speakers, template=template, by_id=by_id, beside_of=prepared.beside
+    )
 
 
 def _emotional_clips(config: Config, emotion: str, prepared: Prepared) -> tuple[list[Clip], list[Clip]]:

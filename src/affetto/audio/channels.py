@@ -1,0 +1,44 @@
+"""Files with two channels: two speakers of a dialogue, one each, or one sound that was recorded twice."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from affetto.audio.sound import read_sound, sound_info
+from affetto.types import Clip
+
+_RATE, _FRAME = 8000, 640
+"""Hz, and samples of 80 ms."""
+SAME_SOUND = 0.9
+"""Correlation of the channels' levels, frame by frame, from which on they are one sound. Speakers who take turns are
+below 0; the two channels of one recording of one speaker are above 0.99 even where their phases differ."""
+
+
+def channel_use(clip: Clip) -> Literal["one", "same", "two"]:
+    """What the channels of a clip's file are: `two` speakers, the `same` sound twice, or `one` sound.
+
+    More channels than two are taken for one sound. Raises `SoundError` as `read_sound` does.
+    """
+    if sound_info(clip.audio).channels != 2:
+        return "one"
+    first_N, second_N = (
+        read_sound(clip.audio, _RATE, start_s=clip.start_s, end_s=clip.end_s, channel=channel) for channel in (0, 1)
+    )
+    return "same" if is_same_sound(first_N, second_N) else "two"
+
+
+def is_same_sound(first_N: NDArray[np.floating], second_N: NDArray[np.floating]) -> bool:
+    """Whether two channels at 8 kHz rise and fall together; a channel of constant level is a silent speaker's."""
+    levels = [_levels(sound_N) for sound_N in (first_N, second_N)]
+    if min(len(levels[0]), len(levels[1])) < 2 or min(level.std() for level in levels) < 1e-9:
+        return False
+    return bool(np.corrcoef(levels[0], levels[1])[0, 1] >= SAME_SOUND)
+
+
+def _levels(sound_N: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Root mean square of every frame."""
+    frames = np.asarray(sound_N[: len(sound_N) // _FRAME * _FRAME], dtype=np.float64).reshape(-1, _FRAME)
+    return np.asarray(np.sqrt((frames**2).mean(axis=1)))

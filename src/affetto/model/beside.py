@@ -1,0 +1,238 @@
+"""What runs beside the codes of a base that listens while it speaks (Moshi): when words are said, and the user.
+
+The words of a clip are timed by an annotation beside its file, else by a recogniser (`codes.timing`). Of a dialogue in
+two channels the first is the base's own voice and the second the user's, as moshi-finetune has it. All of it is cached
+beside the codes, so a second run only looks.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from affetto.audio.channels import channel_use
+from affetto.audio.checks import SILENT_PEAK
+from affetto.audio.manifest import broken_context
+from affetto.audio.sound import read_sound
+from affetto.codes.codec import load_codec
+from affetto.codes.prepare import Prepared
+from affetto.codes.timing import Recogniser, Word, aligned_words, annotated_words, annotation_of, spread_words
+from affetto.errors import DataError
+from affetto.files import cache_root, hash_text, read_json, write_json
+from affetto.model.base import Base, has_text_stream
+from affetto.model.monologue import text_stream
+from affetto.model.quiet import quiet_transformers
+from affetto.progress import progress, say
+from affetto.types import Clip, Codec, Problem
+
+_VERSION = "1"
+_SHARD = 256
+"""Clips after which what was found is written down."""
+MOST_DOUBT = 3.0
+"""Nats per token from which on a recogniser hears other words than the text's, which are then spread over the clip by
+their length. The miniature's recogniser gives its own clips 0.1 at most and another clip's text 11.5 at least
+(benchmarks/word_alignment.py). Real recordings, which it doesn't understand, have 3.4 at least (40 clips of LJSpeech,
+40 of RAVDESS, where another clip's text has as much), and there its alignment is hardly better than spreading."""
+
+
+def with_streams(
+    prepared: Prepared, base_folder: Path, find_recogniser: Callable[[], Recogniser], *, use_cached_only: bool = False
+) -> Prepared:
+    """`prepared` with the words and the other speaker of every clip that doesn't have them yet.
+
+    As it is, where the base's text stands before its frames. Clips whose words can't be laid beside their frames are
+    left out, with those that hear them, and listed among the problems: unaligned (more text than sound, or none that
+    the recogniser can spell), bad-annotation, silent. `use_cached_only` codes nothing and aligns nothing: clips of
+    which something isn't there are left out silently.
+    """
+    waiting = [clip for clip in prepared.clips if clip.id not in prepared.words and clip.text is not None]
+    if not waiting or not has_text_stream(base_folder):
+        return prepared
+    stage = _Stage(prepared, base_folder, find_recogniser, use_cached_only)
+    dialogues = stage.two_speakers(waiting)
+    stage.code_channels(dialogues)
+    silent = stage.bad
+    stage.time_words([clip for clip in waiting if clip.id not in silent])
+    bad, clips = stage.bad, {clip.id: clip for clip in prepared.clips}
+    broken = broken_context(clips, bad)
+    problems = [*stage.problems, *(Problem(name, "bad-context", told) for name, told in broken.items())]
+    if use_cached_only:
+        problems = []
+    left = [clip for clip in prepared.clips if clip.id not in bad and clip.id not in broken]
+    if not left:
+        told = "\n".join(f"  {problem.message}" for problem in problems[:10]) or "  run once without --skip-datasets"
+        raise DataError(f"no clip is left whose words are timed:\n{told}")
+    stage.tell(len(dialogues))
+    return replace(
+        prepared, clips=tuple(left), problems=(*prepared.problems, *problems), keys=stage.keys,
+        words={**prepared.words, **stage.words}, user_keys={**prepared.user_keys, **stage.user_keys},
+    )  # fmt: skip
+
+
+class _Stage:
+    """The work of `with_streams`, and what it found."""
+
+    def __init__(
+        self, prepared: Prepared, base_folder: Path, find_recogniser: Callable[[], Recogniser], use_cached_only: bool
+    ) -> None:
+        self.cache, self.keys = prepared.cache, dict(prepared.keys)
+        self.base_folder, self.use_cached_only = base_folder, use_cached_only
+        self.find_recogniser = find_recogniser
+        self.words: dict[str, tuple[Word, ...]] = {}
+        self.user_keys: dict[str, str] = {}
+        self.problems: list[Problem] = []
+        self.ways: Counter[str] = Counter()
+        self.num_doubled = 0
+
+    @property
+    def bad(self) -> set[str]:
+        """Ids of clips that can't be used."""
+        return {problem.where for problem in self.problems}
+
+    def two_speakers(self, clips: Sequence[Clip]) -> list[Clip]:
+        """Clips that are dialogues in two channels; the answer is remembered by the file's contents."""
+        path = cache_root() / "dialogues.json"
+        known: dict[str, str] = read_json(path) if path.is_file() else {}
+        before = len(known)
+        for clip in clips:
+            key = self.keys[clip.id]
+            if key not in known and clip.audio.is_file():
+                known[key] = channel_use(clip)
+        if len(known) > before:
+            write_json(path, known)
+        found = [known.get(self.keys[clip.id]) for clip in clips]
+        self.num_doubled = found.count("same")
+        return [clip for clip, channels in zip(clips, found, strict=True) if channels == "two"]
+
+    def code_channels(self, dialogues: Sequence[Clip]) -> None:
+        """Give each dialogue the codes of its first channel as its own, and those of the second as the user's."""
+        missing = []
+        for clip in dialogues:
+            keys = [hash_text(self.keys[clip.id], f"channel {channel}") for channel in (0, 1)]
+            self.keys[clip.id], self.user_keys[clip.id] = keys
+            if not all(key in self.cache for key in keys):
+                missing.append(clip)
+        if self.use_cached_only:
+            self.problems += [Problem(clip.id, "unaligned", "its channels aren't coded yet") for clip in missing]
+            return
+        if not missing:
+            return
+        with progress("Coding dialogues", len(missing)) as bar:
+            for start in range(0, len(missing), _SHARD):
+                coded: dict[str, NDArray[np.int64]] = {}
+                for clip in missing[start : start + _SHARD]:
+                    coded |= self._coded(clip)
+                    bar.advance(1)
+                self.cache.add(coded)
+
+    def _coded(self, clip: Clip) -> dict[str, NDArray[np.int64]]:
+        """Codes of both channels of a dialogue by their keys; none where the model says nothing in it."""
+        own_N, user_N = (self._samples(clip, self.codec.sample_rate, channel) for channel in (0, 1))
+        if np.abs(own_N).max(initial=0.0) < SILENT_PEAK:
+            message = f"{clip.audio}: its first channel, the model's own voice, is silent; swap the channels"
+            self.problems.append(Problem(clip.id, "silent", message))
+            return {}
+        return {self.keys[clip.id]: self.codec.encode(own_N), self.user_keys[clip.id]: self.codec.encode(user_N)}
+
+    def time_words(self, clips: Sequence[Clip]) -> None:
+        """Time the words of `clips`, and see that their tokens fit into their frames."""
+        unknown = []
+        for clip in clips:
+            path = annotation_of(clip.audio)
+            if path is None:
+                unknown.append(clip)
+                continue
+            try:
+                self._take(clip, annotated_words(path, clip.start_s or 0.0, clip.end_s), "annotated")
+            except DataError as error:
+                self.problems.append(Problem(clip.id, "bad-annotation", str(error)))
+        if unknown:
+            self._align(unknown)
+
+    def _align(self, clips: Sequence[Clip]) -> None:
+        recogniser = self.find_recogniser()
+        path = cache_root() / "words" / f"{hash_text(_VERSION, recogniser.id)[:24]}.json"
+        known: dict[str, Any] = read_json(path) if path.is_file() else {}
+        waiting = [clip for clip in clips if self.keys[clip.id] not in known and not self.use_cached_only]
+        if waiting:
+            with progress("Aligning words", len(waiting)) as bar:
+                for start in range(0, len(waiting), _SHARD):
+                    for clip in waiting[start : start + _SHARD]:
+                        known[self.keys[clip.id]] = self._heard(clip, recogniser)
+                        bar.advance(1)
+                    write_json(path, known)
+        for clip in clips:
+            found = known.get(self.keys[clip.id], {"problem": "its words aren't aligned yet"})
+            is_own = not clip.audio.is_file()
+            if "problem" in found and not is_own:
+                self.problems.append(Problem(clip.id, "unaligned", f"{clip.audio}: {found['problem']}"))
+            elif "problem" in found or found["doubt"] > MOST_DOUBT:
+                assert clip.text is not None
+                frames = self.cache.num_frames(self.keys[clip.id])
+                self._take(clip, spread_words(clip.text, frames / Base.frame_rate), "spread")
+            else:
+                self._take(clip, [Word(text, start_s) for text, start_s in found["words"]], f"by {recogniser.id}")
+
+    def _heard(self, clip: Clip, recogniser: Recogniser) -> dict[str, Any]:
+        """What is written down of one clip."""
+        assert clip.text is not None
+        channel = 0 if clip.id in self.user_keys else None
+        try:
+            found = aligned_words(clip.text, self._samples(clip, recogniser.sample_rate, channel), recogniser)
+        except DataError as error:
+            return {"problem": str(error)}
+        return {"words": [[word.text, round(word.start_s, 4)] for word in found.words], "doubt": round(found.doubt, 4)}
+
+    def _take(self, clip: Clip, words: Sequence[Word], way: str) -> None:
+        frames = self.cache.num_frames(self.keys[clip.id])
+        try:
+            text_stream(words, frames, self.tokenizer, Base.frame_rate, clip.id)
+        except DataError as error:
+            self.problems.append(Problem(clip.id, "unaligned", str(error)))
+            return
+        self.words[clip.id] = tuple(words)
+        self.ways[way] += 1
+
+    def _samples(self, clip: Clip, sample_rate: int, channel: int | None) -> NDArray[np.float32]:
+        """The clip's sound; of one that has no file, being the base's own speech, what its codes sound like."""
+        if clip.audio.is_file():
+            return read_sound(clip.audio, sample_rate, start_s=clip.start_s, end_s=clip.end_s, channel=channel)
+        import soxr
+
+        spoken = self.codec.decode(self.cache[self.keys[clip.id]])
+        return np.asarray(soxr.resample(spoken, self.codec.sample_rate, sample_rate, quality="HQ"), dtype=np.float32)
+
+    @cached_property
+    def codec(self) -> Codec:
+        """The base's codec."""
+        return load_codec(self.base_folder)
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The base's tokenizer."""
+        from transformers import AutoTokenizer
+
+        with quiet_transformers():
+            return AutoTokenizer.from_pretrained(self.base_folder)
+
+    def tell(self, num_dialogues: int) -> None:
+        """Say how many clips were timed in which way, and whose users are heard."""
+        ways = ", ".join(f"{count} {way}" for way, count in sorted(self.ways.items()))
+        say(f"when words are said, of {self.ways.total()} clips: {ways}")
+        if spread := self.ways["spread"]:
+            say(
+                f"in {spread} of them the recogniser hears other words than the text, so the words are spread by their "
+                "length: mend the texts, annotate the clips, or name a recogniser that hears them (judges: words:)",
+                style="yellow",
+            )
+        if num_dialogues:
+            say(f"{num_dialogues} dialogues: the first channel is the model's voice, the second its user's")
+        if self.num_doubled:
+            say(f"{self.num_doubled} files have one sound in both channels, which are averaged; the user is silent")
