@@ -153,8 +153,8 @@ def weights_hash(folder: Path) -> str:
 
 def has_text_stream(folder: Path) -> bool:
     """Whether the text of the base in `folder` runs beside its frames; see `Base.has_text_stream`."""
-    network = NETWORKS.get(_model_type(folder))
-    return network is not None and network.has_text_stream
+    kind = BASES.get(_model_type(folder))
+    return kind is not None and kind.network.has_text_stream
 
 
 def _model_type(folder: Path) -> Any:
@@ -231,7 +231,7 @@ class BaseKind:
 
     load: Callable[[Path, torch.dtype], tuple[Any, Any]]
     """Model, without a codec, and tokenizer of a checkpoint's folder; what is wrong with it is a BaseModelError."""
-    network: Callable[[Any], Network]
+    network: type[Network]
     """The road through the loaded model: logits, and speech where no engine of `affetto.speak` is its own."""
 
 

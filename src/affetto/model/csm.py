@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from affetto.model.batch import Batch, Logits
-from affetto.model.gates import GateSwitch
 from affetto.model.network import Network
 from affetto.model.recompute import checkpoint_layers
 
@@ -22,8 +21,7 @@ class CsmNetwork(Network):
     """Teacher-forced logits of a `CsmForConditionalGeneration`, through its own modules and weights."""
 
     def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.gates = GateSwitch()
+        super().__init__(model)
         self.backbone: Any = model.backbone_model
         self.depth: Any = model.depth_decoder
         self.embed_text: nn.Embedding = model.embed_text_tokens

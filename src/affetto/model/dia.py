@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from affetto.model.batch import Batch, Logits, Row, stack_gates
 from affetto.model.csm import float32_heads
-from affetto.model.gates import GateSwitch
 from affetto.model.network import Network, Pick, Said
 from affetto.model.recompute import checkpoint_layers
 from affetto.tensors import check_tensors, stored_tensors
@@ -33,8 +32,7 @@ class DiaNetwork(Network):
     """As transformers has it."""
 
     def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.gates = GateSwitch()
+        super().__init__(model)
         self.encoder: Any = model.model.encoder
         self.decoder: Any = model.model.decoder
         self.heads: nn.Linear = model.logits_dense

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from affetto.model.batch import Batch, Logits
-from affetto.model.gates import GateSwitch
 from affetto.model.network import Network
 from affetto.model.recompute import checkpoint_layers
 
@@ -29,8 +28,7 @@ class MoshiNetwork(Network):
     has_text_stream = True
 
     def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.gates = GateSwitch()
+        super().__init__(model)
         self.backbone: Any = model.decoder.model
         self.text_head: nn.Linear = model.decoder.lm_head
         self.embed_codes: nn.ModuleList = model.embed_tokens

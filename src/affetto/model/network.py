@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +36,10 @@ class Network(nn.Module):
     """Codes that the codec knows; a vocabulary has a few more, such as padding, which nothing can speak."""
     window: int
     """Positions of a row (its text and its frames) that the base can look back over."""
+
+    def __init__(self, _model: Any) -> None:
+        super().__init__()
+        self.gates = GateSwitch()
 
     def prompt(self, text: str, speaker: int) -> str:
         """One turn's text as the base reads it; `speaker` is the data's number."""
