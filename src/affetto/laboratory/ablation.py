@@ -20,7 +20,7 @@ from affetto.adapters.checkpoints import load_adapter
 from affetto.codes.prepare import Prepared
 from affetto.config import Config
 from affetto.errors import CheckpointError, ConfigError, DataError
-from affetto.evaluate.judges import choose_judges
+from affetto.evaluate.judges import Judges, choose_judges
 from affetto.evaluate.scoring import Item, score_files
 from affetto.evaluate.suite import held_out_sentences
 from affetto.evaluate.summary import build_system
@@ -117,6 +117,7 @@ def _run(config: Config, cell: Cell, prepared: Prepared, folder: Path) -> dict[s
     except CheckpointError:
         trained = train(own, cell.emotion, prepared)
     facts = read_json(trained / "best" / "affetto.json")
+    judges = choose_judges({**own.judges, "quality": "none"}, cell.emotion)
     return {
         "schema": SCHEMA,
         "method": cell.method,
@@ -127,7 +128,8 @@ def _run(config: Config, cell: Cell, prepared: Prepared, folder: Path) -> dict[s
         "recommended_intensity": facts["recommended_intensity"],
         "training_s": facts["timings_s"]["training"],
         "points": frontier_on_test(own, cell.emotion, prepared, trained / "best"),
-        "heard": _heard(own, cell.emotion, prepared, trained / "best"),
+        "heard": _heard(own, cell.emotion, prepared, trained / "best", judges),
+        "judges": {kind: judge.id for kind, judge in (("emotion", judges.emotion), ("words", judges.words)) if judge},
         "base": facts["base"],
         "date": date.today().isoformat(),
         "versions": versions(),
@@ -165,12 +167,13 @@ def frontier_on_test(config: Config, emotion: str, prepared: Prepared, adapter: 
     return found
 
 
-def _heard(config: Config, emotion: str, prepared: Prepared, adapter: Path) -> dict[str, dict[str, float | None]]:
+def _heard(
+    config: Config, emotion: str, prepared: Prepared, adapter: Path, judges: Judges
+) -> dict[str, dict[str, float | None]]:
     """What judges hear at intensity 1: `base`, `emotional` and `plain` prompts, each with `HEARD`; null without one."""
     voice = Voice.load(config.base)
     voice.load_adapter(emotion, adapter)
     facts = read_json(adapter / "affetto.json")
-    judges = choose_judges({**config.judges, "quality": "none"}, emotion)
     sentences = held_out_sentences(config, emotion, prepared, facts["trained_speakers"], facts["speakers"])
     found: dict[str, dict[str, float | None]] = {}
     for kind, intensity in (("base", 0.0), ("emotional", 1.0), ("plain", 1.0)):
