@@ -66,5 +66,5 @@ def test_the_stand_in_tokenizer_knows_every_byte() -> None:
 
 
 def test_an_unknown_random_base_names_the_known_ones() -> None:
-    with pytest.raises(BaseModelError, match=r"no 'random:csm-7b'.*random:csm-1b, random:csm-tiny"):
+    with pytest.raises(BaseModelError, match=r"no 'random:csm-7b'.*random:csm-1b, random:csm-1b-short, random:csm-tiny"):
         load_base("random:csm-7b")

@@ -56,7 +56,7 @@ class Prepared:
     @property
     def num_bad(self) -> int:
         """How many clips or rows had to be left out; what was only warned of doesn't count."""
-        return len({problem.where for problem in self.problems if problem not in self.warnings})
+        return len({problem.where for problem in {*self.problems} - {*self.warnings}})
 
     def codes(self, clip: Clip) -> NDArray[np.int16]:
         """Codes (T, K) of a clip."""
@@ -118,7 +118,8 @@ def prepare(
         raise DataError(_nothing(sources, problems, use_cached_only))
     _encode_all([clip for clip in clips if not is_cached[clip.id]], keys, cache, base_folder, workers)
     warnings = [*(problem for problem in problems if problem.kind == "mislabelled"), *warnings]
-    problems = [problem for problem in problems if problem not in warnings]
+    is_warned = {*warnings}
+    problems = [problem for problem in problems if problem not in is_warned]
     return Prepared(
         tuple(clips), (*problems, *warnings), tuple(warnings), speakers, keys, cache, is_checked=not use_cached_only
     )
@@ -130,7 +131,7 @@ def _without(clips: Sequence[Clip], emotions: Collection[str | None]) -> list[Cl
     wanted = {clip.id for clip in clips if clip.emotion not in emotions}
     waiting = list(wanted)
     while waiting:
-        new = set(by_id[waiting.pop()].context) & by_id.keys() - wanted
+        new = {name for name in by_id[waiting.pop()].context if name in by_id and name not in wanted}
         wanted |= new
         waiting += new
     return [clip for clip in clips if clip.id in wanted]
