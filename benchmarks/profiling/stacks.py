@@ -1,7 +1,8 @@
 """Stacks sampled by processor time, and their picture: an icicle as an SVG, each box as wide as what it takes.
 
 The sampler is a SIGPROF timer whose handler runs in the main thread, between two instructions of Python. A long call
-into a library delays it, so every sample counts as much processor time as has passed since the one before, whoever's
+into a library delays it (to the next call of a function: a product written as an operator shows under the line after
+it), so every sample counts as much processor time as has passed since the one before, whoever's
 threads spent it.
 """
 
