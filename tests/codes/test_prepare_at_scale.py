@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -134,3 +136,42 @@ def _killed_run(source: Path, codec_folder: Path, after_s: float) -> None:
     time.sleep(after_s)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
+
+
+_WITH_WORKERS = """
+import os, sys, time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from affetto.codes import prepare
+
+if __name__ == "__main__":
+    pool = ProcessPoolExecutor(1, get_context("spawn"), prepare._start_process, (Path(sys.argv[1]),))
+    print(pool.submit(os.getpid).result(), flush=True)
+    time.sleep(100)
+"""
+
+
+def test_workers_end_with_a_run_that_is_killed(tmp_path: Path, codec_folder: Path) -> None:
+    """They stayed for ever, a hundred megabytes each."""
+    script = tmp_path / "with_workers.py"
+    script.write_text(_WITH_WORKERS)
+    command = [sys.executable, str(script), str(codec_folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None
+        worker = int(run.stdout.readline())
+        os.kill(worker, 0)
+        run.kill()
+        run.wait()
+        deadline_s = time.monotonic() + 20.0
+        while _is_running(worker) and time.monotonic() < deadline_s:
+            time.sleep(0.05)
+        assert not _is_running(worker)
+
+
+def _is_running(process: int) -> bool:
+    """Whether it is there and not merely waiting for somebody to ask for its exit status."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False

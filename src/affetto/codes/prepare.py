@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
@@ -194,7 +195,7 @@ def _encode_all(
         run: Callable[..., Iterable[list[_Coded]]] = map
         if codec.name == "vocoder" and len(clips) >= _IN_PROCESS:
             spawn = multiprocessing.get_context("spawn")
-            pool = ProcessPoolExecutor(workers or os.cpu_count(), spawn, _start_worker, (base_folder,))
+            pool = ProcessPoolExecutor(workers or os.cpu_count(), spawn, _start_process, (base_folder,))
             run = stack.enter_context(pool).map
         else:
             _start_worker(base_folder)
@@ -213,6 +214,23 @@ _codec: Codec | None = None
 def _end_worker() -> None:
     global _codec
     _codec = None
+
+
+def _start_process(base_folder: Path) -> None:
+    """Begin a worker process, which is to end with the one that started it.
+
+    One that is killed can't tell its workers, and they would wait for work for ever: each holds the writing end of the
+    pipe that it reads from.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "only worker processes begin so"
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+    _start_worker(base_folder)
 
 
 def _start_worker(base_folder: Path) -> None:
