@@ -6,7 +6,7 @@ Writes `benchmarks/results/preparing_scale.json`. Clips are links to a few sound
 of the second run was filled with codes that nobody computed, under the keys of those clips; the run itself is the
 library's own. Memory is the most that a process of its own held, with coding replaced by a constant: the road from the
 manifest through checks and shards into the cache is the real one. The runs that are killed (SIGKILL after a random
-time, over and over until one comes to its end) and the speed are real throughout.
+time, in shards of 64 clips) and the speed are real throughout.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from affetto.codes import prepare as stage
 from affetto.codes.cache import CodeCache
 from affetto.codes.codec import codec_hash
 from affetto.codes.vocoder import VocoderCodec
-from affetto.files import cache_root, write_json
+from affetto.files import cache_root, read_json, write_json
 from affetto.model.base import find_base
 from affetto.types import EMOTIONS, Clip
 
@@ -46,7 +46,10 @@ def main() -> None:
     """Measure everything, or be the process that is measured."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clips", type=int, default=100_000)
-    parser.add_argument("--kills", type=int, default=12, help="runs that are killed before one may end")
+    parser.add_argument("--kills", type=int, default=8, help="runs that are killed before one may end")
+    parser.add_argument(
+        "--only", choices=("speed", "killed", "memory", "second_run"), help="the others stay as they were"
+    )
     parser.add_argument("--child", nargs=2, metavar=("MANIFEST", "CODING"), help="for the script's own use")
     options = parser.parse_args()
     if options.child:
@@ -55,13 +58,16 @@ def main() -> None:
     base = find_base("miniature")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        found = {
-            "speed": _speed(folder / "speed", base),
-            "killed": _killed(folder / "killed", options.kills),
-            "memory": _memory(folder / "memory"),
-            "second_run": _second_run(folder / "second", base, options.clips),
+        parts = {
+            "speed": lambda: _speed(folder / "speed", base),
+            "killed": lambda: _killed(folder / "killed", options.kills),
+            "memory": lambda: _memory(folder / "memory"),
+            "second_run": lambda: _second_run(folder / "second", base, options.clips),
         }
-    write_json(RESULT, run_facts() | found)
+        found = read_json(RESULT) if RESULT.is_file() else {}
+        for part in [options.only] if options.only else list(parts):
+            found[part] = run_facts() | parts[part]()
+    write_json(RESULT, found)
     print(RESULT.read_text(encoding="utf-8"))
 
 
@@ -113,9 +119,11 @@ def _memory(folder: Path) -> dict[str, Any]:
 
 
 def _killed(folder: Path, kills: int) -> dict[str, Any]:
-    """Runs of 1,500 clips that die at random moments: what is in the cache only grows, and is right at the end."""
+    """Runs of 600 clips that die at random moments: what is in the cache only grows, and is right at the end."""
     rng = np.random.default_rng(0)
-    manifest = make_clips(folder, 1_500)
+    manifest = make_clips(folder, 600)
+    os.environ["AFFETTO_CACHE"] = str(folder / "straight")
+    whole_s = float(_run(manifest, "real")["clock_s"])
     cache_folder = folder / "cache"
     os.environ["AFFETTO_CACHE"] = str(cache_folder)
     known: dict[str, bytes] = {}
@@ -126,7 +134,7 @@ def _killed(folder: Path, kills: int) -> dict[str, Any]:
         )
         assert process.stdout is not None
         process.stdout.readline()
-        time.sleep(float(rng.uniform(0.0, 6.0)))
+        time.sleep(float(rng.uniform(0.0, whole_s)))
         process.send_signal(signal.SIGKILL)
         process.wait()
         now = _cached(cache_folder)
@@ -137,7 +145,7 @@ def _killed(folder: Path, kills: int) -> dict[str, Any]:
     del os.environ["AFFETTO_CACHE"]
     after = _cached(cache_folder)
     assert known.items() <= after.items()
-    assert ended["clips"] == 1_500
+    assert ended["clips"] == 600
     codec = VocoderCodec.load(find_base("miniature"))
     wanted = {_coded(codec, folder / f"sound-{number}.wav") for number in range(NUM_SOUNDS)}
     assert set(after.values()) == wanted, "a shard holds other codes than the codec gives"
@@ -207,6 +215,8 @@ def _child(manifest: Path, coding: str) -> None:
     if coding == "constant":
         stage._IN_PROCESS = 10**9
         VocoderCodec.encode = lambda self, samples: _CODES  # type: ignore[method-assign] # noqa: ARG005
+    if coding == "real":
+        stage._SHARD_CLIPS = 64
     if coding == "none":
         VocoderCodec.encode = lambda self, samples: 1 / 0  # type: ignore[assignment, method-assign] # noqa: ARG005
     print("begins", flush=True)

@@ -183,7 +183,7 @@ class Ours:
                 [self.streams.emotional[place] for place in micro.emotional],
                 [self.streams.rehearsal[place] for place in micro.general],
                 self.teacher, self.weights.taught, self.base.num_codebooks, self.config.depth_frames_share,
-                np.random.default_rng((number, index)),
+                np.random.default_rng((number, index)), self.weights.learned,
             )  # fmt: skip
             penalty = None if self.curvature is None else self._penalty
             with train_mode(self.base.network, self.is_checkpointed):
