@@ -4,9 +4,20 @@ from __future__ import annotations
 
 import importlib
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
 
+import numpy as np
 import pytest
+import torch
+
+from affetto.codes.codec import load_codec
+from affetto.model.base import Base
+from affetto.model.batch import Row, Turn, collate
+from affetto.terms import code_losses
 
 FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
 
@@ -17,3 +28,63 @@ def test_every_benchmark_imports(name: str, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.delitem(sys.modules, name, raising=False)
     module = importlib.import_module(name)
     assert hasattr(module, "main") or name == "facts"
+
+
+def test_the_documented_recipe_does_the_same_work(tiny_base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers' own loss of the same clips, coded in the loop or before it, is ours; padding changes nothing."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    recipes = importlib.import_module("opponents.csm_documentation")
+    codec = load_codec(tiny_base.folder)
+    rng = np.random.default_rng(0)
+    examples, rows = [], []
+    for number, length in enumerate((4_000, 9_500)):
+        samples = (0.1 * rng.standard_normal(length)).astype(np.float32)
+        codes = codec.encode(samples)
+        examples.append(recipes.Example(f"take {number}", number, samples, codes))
+        rows.append(Row(str(number), (Turn(tiny_base.prompt_ids(f"take {number}", number), codes),)))
+    batch = collate(rows, tiny_base.num_codebooks)
+    c0, depth = code_losses(tiny_base.network(batch), batch)
+    wanted = float(c0.mean + depth.mean)
+    recipe = recipes.DocumentedRecipe(tiny_base, r"backbone_model\..*\.q_proj", 2, 4.0, codec=codec)
+    in_loop = recipe.loss(recipe.batch(examples), is_coded=False)
+    before = recipe.loss(recipe.padded([recipe.prepared(example) for example in examples]), is_coded=True)
+    assert in_loop.item() == pytest.approx(wanted, abs=1e-4)
+    assert before.item() == pytest.approx(wanted, abs=1e-4)
+    recipe.step(recipe.batch(examples), is_coded=False)
+    moved = [value for name, value in recipe.model.named_parameters() if "lora_B" in name]
+    assert moved
+    assert all(value.abs().max() > 0 for value in moved), "the opponent learns, too"
+
+
+def test_the_sampler_tells_who_took_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    stacks = importlib.import_module("profiling.stacks")
+    monkeypatch.setattr(stacks, "_kind", lambda frame: "affetto" if "spin" in frame.f_code.co_name else "other")
+    with stacks.sampled("all") as top:
+        _spin_outer(0.6, _spin_long)
+        _spin_outer(0.2, _spin_short)
+    outer = top.below["_spin_outer"]
+    long, short = outer.below["_spin_long"].spent_s, outer.below["_spin_short"].spent_s
+    assert long / short == pytest.approx(3.0, rel=0.25)
+    assert top.spent_s == pytest.approx(0.8, rel=0.25)
+    picture = ElementTree.fromstring(stacks.icicle(top, "A <title>"))
+    titles = [element.text or "" for element in picture.iter() if element.tag.endswith("title")]
+    assert any(title.startswith("_spin_long: 7") for title in titles), titles
+
+
+def _spin_outer(duration_s: float, spin: Callable[[float], Any]) -> None:
+    spin(duration_s)
+
+
+def _spin_long(duration_s: float) -> None:
+    start_s = time.process_time()
+    while time.process_time() - start_s < duration_s:
+        pass
+
+
+def _spin_short(duration_s: float) -> None:
+    # A long call into a library counts as what it took, though no sample can fall inside.
+    start_s = time.process_time()
+    values = torch.ones(200, 200)
+    while time.process_time() - start_s < duration_s:
+        torch.linalg.svd(values)

@@ -39,6 +39,14 @@ def test_csm_1b_has_the_published_shape() -> None:
     assert layers == by_hand
 
 
+def test_the_short_one_differs_by_its_number_of_layers_alone() -> None:
+    full, short = (random_config(f"random:{name}").to_dict() for name in ("csm-1b", "csm-1b-short"))
+    assert (short.pop("num_hidden_layers"), full.pop("num_hidden_layers")) == (4, 16)
+    depths = short["depth_decoder_config"], full["depth_decoder_config"]
+    assert [depth.pop("num_hidden_layers") for depth in depths] == [1, 4]
+    assert short == full
+
+
 def test_a_random_base_is_a_whole_checkpoint_and_says_what_it_is() -> None:
     base = load_base("random:csm-tiny")
     assert base.id == "random:csm-tiny"
@@ -66,5 +74,7 @@ def test_the_stand_in_tokenizer_knows_every_byte() -> None:
 
 
 def test_an_unknown_random_base_names_the_known_ones() -> None:
-    with pytest.raises(BaseModelError, match=r"no 'random:csm-7b'.*random:csm-1b, random:csm-tiny"):
+    with pytest.raises(
+        BaseModelError, match=r"no 'random:csm-7b'.*random:csm-1b, random:csm-1b-short, random:csm-tiny"
+    ):
         load_base("random:csm-7b")

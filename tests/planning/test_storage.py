@@ -94,11 +94,15 @@ def test_depth_frames_are_those_drawn_and_those_of_the_teacher() -> None:
     plain = workload(Config(**shared, distillation_alpha=0.0), Data(100, 7.92), 12.5)
     assert plain.frames == 100
     assert (plain.depth_frames, plain.taught_share, plain.teacher_clips) == (250, 0.0, 0)
-    taught = workload(Config(**shared), Data(100, 7.92), 12.5)
+    half = shared | {"distillation_alpha": 0.5}
+    taught = workload(Config(**half), Data(100, 7.92), 12.5)
     # Of the rehearsed half another quarter, of which a quarter was drawn already.
     assert (taught.depth_frames, taught.taught_share) == (round(250 + 500 * 0.25 * 0.75), 0.5)
-    both = workload(Config(**shared, distill_on="both"), Data(100, 7.92), 12.5)
+    both = workload(Config(**half, distill_on="both"), Data(100, 7.92), 12.5)
     assert both.depth_frames == round(1000 * (0.25 + 0.25 * 0.75))
     assert both.teacher_clips == 240 + 100
+    # With the KL alone only the teacher's frames are looked at.
+    alone = workload(Config(**shared, teacher_frames_share=0.125), Data(100, 7.92), 12.5)
+    assert alone.depth_frames == round(500 * 0.25 + 500 * 0.125)
     budget = workload(Config(**shared, forgetting_budget=0.01), Data(100, 7.92), 12.5)
     assert (budget.fisher_clips, budget.teacher_clips) == (0, 240)

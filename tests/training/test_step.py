@@ -23,6 +23,7 @@ from affetto.preserve.ewc import ewc_penalty
 from affetto.preserve.teacher import TeacherCache, teacher_cache
 from affetto.training.batches import TrainBatch, assemble
 from affetto.training.step import (
+    STREAMS,
     TERMS,
     BudgetWeights,
     LossWeights,
@@ -247,6 +248,45 @@ def test_processes_agree_on_a_mean() -> None:
         found = list(pool.map(lambda index: agreed(float(index), Member(group, index)), range(3)))
     assert found == [1.0, 1.0, 1.0]
     assert agreed(0.3, Alone()) == 0.3
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        LossWeights(0.4, 1.0, 1.5, 0.4, 0.0, "rehearsal"),
+        LossWeights(0.4, 1.0, 1.0, 0.4, 0.0, "both"),
+        LossWeights(0.4, 0.5, 1.0, 0.4, 0.0, "rehearsal", is_self_speech=True),
+        BudgetWeights(3.0, 0.4, 8),
+        LossWeights(0.4, 0.5, 1.0, 0.4, 0.0, "both"),
+    ],
+)
+def test_frames_without_a_loss_are_left_out_and_change_nothing(
+    tiny_base: Base, bank: AdapterBank, rows: tuple[list[Row], list[Row]], teacher: TeacherCache, weights: Any
+) -> None:
+    """Where the KL alone counts, frames drawn for the cross-entropy would go through the depth decoder in vain."""
+
+    def made(learned: dict[str, bool] | None) -> TrainBatch:
+        return assemble(*rows, teacher, weights.taught, 8, 0.4, np.random.default_rng(1), learned)
+
+    full, lean = made(None), made(weights.learned)
+    told, found = {}, {}
+    for name, batch in (("full", full), ("lean", lean)):
+        told[name] = accumulate_gradients(tiny_base.network, [batch], weights, None, Alone())
+        found[name] = gradients(bank)
+    assert told["lean"]["total"] == pytest.approx(told["full"]["total"], rel=1e-5)
+    assert found["lean"].keys() == found["full"].keys()
+    for name, value in found["full"].items():
+        torch.testing.assert_close(found["lean"][name], value, rtol=1e-4, atol=1e-6 * float(value.abs().max()))
+    free = [stream for stream in STREAMS if weights.taught[stream] and not weights.of(f"{stream}_ce_depth")]
+    assert all(f"{stream}_ce_depth" in told["lean"] for stream in STREAMS), "the log still has its loss"
+    assert (len(lean.batch.depth_M) < len(full.batch.depth_M)) == bool(free)
+    for stream in STREAMS:
+        in_full, in_lean = (one.general_M if stream == "rehearsal" else ~one.general_M for one in (full, lean))
+        if stream in free:
+            assert lean.kl_M[in_lean].all(), "only the teacher's frames are left"
+        else:
+            drawn = lean.batch.depth_frames_M2[in_lean & lean.ce_M]
+            assert torch.equal(full.batch.depth_frames_M2[in_full & full.ce_M], drawn)
 
 
 def test_total_is_the_weighted_sum_and_its_gradient_is_what_is_left(

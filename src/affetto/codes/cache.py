@@ -8,7 +8,7 @@ reads headers only.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +37,10 @@ class CodeCache:
 
     def __len__(self) -> int:
         return len(self._places)
+
+    def __iter__(self) -> Iterator[str]:
+        """All keys, as they were found."""
+        return iter(self._places)
 
     def __getitem__(self, key: str) -> CodeArray:
         """Codes (T, K) of `key`."""

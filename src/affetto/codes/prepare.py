@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
@@ -61,7 +62,7 @@ class Prepared:
     @property
     def num_bad(self) -> int:
         """How many clips or rows had to be left out; what was only warned of doesn't count."""
-        return len({problem.where for problem in self.problems if problem not in self.warnings})
+        return len({problem.where for problem in {*self.problems} - {*self.warnings}})
 
     def codes(self, clip: Clip) -> NDArray[np.int16]:
         """Codes (T, K) of a clip."""
@@ -130,7 +131,8 @@ def prepare(
         raise DataError(_nothing(sources, problems, use_cached_only))
     _encode_all([clip for clip in clips if not is_cached[clip.id]], keys, cache, base_folder, workers)
     warnings = [*(problem for problem in problems if problem.kind == "mislabelled"), *warnings]
-    problems = [problem for problem in problems if problem not in warnings]
+    is_warned = {*warnings}
+    problems = [problem for problem in problems if problem not in is_warned]
     return Prepared(
         tuple(clips), (*problems, *warnings), tuple(warnings), speakers, keys, cache, is_checked=not use_cached_only
     )
@@ -142,7 +144,7 @@ def _without(clips: Sequence[Clip], emotions: Collection[str | None]) -> list[Cl
     wanted = {clip.id for clip in clips if clip.emotion not in emotions}
     waiting = list(wanted)
     while waiting:
-        new = set(by_id[waiting.pop()].context) & by_id.keys() - wanted
+        new = {name for name in by_id[waiting.pop()].context if name in by_id and name not in wanted}
         wanted |= new
         waiting += new
     return [clip for clip in clips if clip.id in wanted]
@@ -205,7 +207,7 @@ def _encode_all(
         run: Callable[..., Iterable[list[_Coded]]] = map
         if codec.name == "vocoder" and len(clips) >= _IN_PROCESS:
             spawn = multiprocessing.get_context("spawn")
-            pool = ProcessPoolExecutor(workers or os.cpu_count(), spawn, _start_worker, (base_folder,))
+            pool = ProcessPoolExecutor(workers or os.cpu_count(), spawn, _start_process, (base_folder,))
             run = stack.enter_context(pool).map
         else:
             _start_worker(base_folder)
@@ -224,6 +226,23 @@ _codec: Codec | None = None
 def _end_worker() -> None:
     global _codec
     _codec = None
+
+
+def _start_process(base_folder: Path) -> None:
+    """Begin a worker process, which is to end with the one that started it.
+
+    One that is killed can't tell its workers, and they would wait for work for ever: each holds the writing end of the
+    pipe that it reads from.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "only worker processes begin so"
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+    _start_worker(base_folder)
 
 
 def _start_worker(base_folder: Path) -> None:

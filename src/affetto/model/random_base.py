@@ -38,6 +38,14 @@ def csm_1b() -> Any:
     return CsmConfig()
 
 
+def csm_1b_short() -> Any:
+    """CSM-1B's widths, vocabularies and codec with a quarter of its layers: what a CPU can train in a benchmark."""
+    config = csm_1b()
+    config.num_hidden_layers //= 4
+    config.depth_decoder_config.num_hidden_layers //= 4
+    return config
+
+
 def csm_tiny() -> Any:
     """CSM-1B's shape, 32 codebooks and all, with everything else as small as it goes."""
     from transformers import CsmConfig, CsmDepthDecoderConfig, MimiConfig
@@ -60,7 +68,7 @@ def csm_tiny() -> Any:
     )  # fmt: skip
 
 
-CONFIGS: dict[str, Callable[[], Any]] = {"csm-1b": csm_1b, "csm-tiny": csm_tiny}
+CONFIGS: dict[str, Callable[[], Any]] = {"csm-1b": csm_1b, "csm-1b-short": csm_1b_short, "csm-tiny": csm_tiny}
 _SPREAD = {"csm-tiny": 0.2}
 """Standard deviation of the weights where the configuration's would leave logits almost uniform."""
 

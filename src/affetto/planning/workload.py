@@ -56,7 +56,10 @@ def workload(config: Config, data: Data, frame_rate: float) -> Workload:
     is_budget = config.forgetting_budget is not None
     taught = replay if is_budget or config.general == "self" else _taught_share(config)
     drawn, kept = config.depth_frames_share, config.teacher_share
-    share = drawn + taught * kept * (1 - drawn)
+    # Where the cross-entropy counts nothing, only the teacher's frames go through the depth decoder.
+    is_alone = is_budget or config.general == "self" or config.distillation_alpha == 1
+    beside = 0.0 if is_alone else drawn
+    share = (1 - taught) * drawn + taught * (beside + kept * (1 - beside))
     micro = math.ceil(data.clips / (config.batch_size * (1 - replay)))
     steps = math.ceil(micro / config.grad_accumulation_steps)
     has_rehearsal = replay > 0 and taught > 0

@@ -152,12 +152,14 @@ def assemble(
     num_codebooks: int,
     depth_share: float,
     rng: np.random.Generator,
+    learned: Mapping[str, bool] | None = None,
 ) -> TrainBatch:
     """Make the batch of one micro-step.
 
     `taught` says for each stream ("emotion", "rehearsal") whether the teacher's answers are asked for. The depth
     frames of the cross-entropy are drawn here, uniformly over all frames of a stream: the end-of-audio frame has
-    the same chance as any other.
+    the same chance as any other. Where the cross-entropy of a stream that is taught counts nothing (`learned`; None:
+    it counts), it is told of the teacher's frames, and no others go through the depth decoder.
     """
     rows = [*emotional, *general]
     drawn = [*_draw(emotional, depth_share, rng), *_draw(general, depth_share, rng)]
@@ -165,6 +167,12 @@ def assemble(
     assert teacher is not None or not any(asked), "the teacher is asked, but there is none"
     answers = [teacher[row.clip_id] if teacher and ask else None for row, ask in zip(rows, asked, strict=True)]
     fixed = [answer.depth_frames if answer else np.zeros(0, dtype=np.int64) for answer in answers]
+    counts = dict.fromkeys(taught, True) if learned is None else learned
+    is_drawn = [counts["emotion"]] * len(emotional) + [counts["rehearsal"]] * len(general)
+    drawn = [
+        frames if is_needed or answer is None else answer.depth_frames
+        for frames, is_needed, answer in zip(drawn, is_drawn, answers, strict=True)
+    ]
     chosen = [np.union1d(a, b).astype(np.int64) for a, b in zip(drawn, fixed, strict=True)]
     batch = collate(rows, num_codebooks, chosen)
     lengths = [row.num_frames for row in rows]

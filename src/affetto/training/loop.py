@@ -220,10 +220,13 @@ def _micro_batches(run: Run, step: int) -> list[TrainBatch]:
             emotional = [run.streams.emotional[index] for index in rows.emotional]
             general = [run.streams.rehearsal[index] for index in rows.general]
             rng = np.random.default_rng((run.config.seed, 2, step, number))
-            share = run.config.depth_frames_share
+            share, weights = run.config.depth_frames_share, run.weights
             made.append(
-                assemble(emotional, general, run.teacher, run.weights.taught, run.base.num_codebooks, share, rng)
-            )
+                assemble(
+                    emotional, general, run.teacher, weights.taught, run.base.num_codebooks, share, rng,
+                    weights.learned,
+                )
+            )  # fmt: skip
     return made
 
 

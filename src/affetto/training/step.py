@@ -55,6 +55,11 @@ class LossWeights:
             and self.replay > 0,
         }
 
+    @property
+    def learned(self) -> dict[str, bool]:
+        """Which streams' cross-entropy of the depth codebooks counts."""
+        return {stream: self.of(f"{stream}_ce_depth") > 0 for stream in STREAMS}
+
     def of(self, name: str) -> float:
         """Weight of the term `name`, such as `rehearsal_kl_c0`."""
         stream, kind, part = name.split("_")
@@ -86,6 +91,11 @@ class BudgetWeights:
     def taught(self) -> dict[str, bool]:
         """Which streams need the teacher."""
         return {"emotion": False, "rehearsal": True}
+
+    @property
+    def learned(self) -> dict[str, bool]:
+        """Which streams' cross-entropy of the depth codebooks counts."""
+        return {stream: self.of(f"{stream}_ce_depth") > 0 for stream in STREAMS}
 
     def of(self, name: str) -> float:
         """Weight of the term `name`, such as `rehearsal_kl_c0`."""
