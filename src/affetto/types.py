@@ -6,9 +6,10 @@ E emotions of a bank, N items of a list. `c0` is codebook zero, `depth` the othe
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,4 +76,13 @@ class Codec(Protocol):
 
     def decode(self, codes_TK: NDArray[np.integer]) -> NDArray[np.float32]:
         """Mono samples of codes (T, K)."""
+        ...
+
+
+@runtime_checkable
+class BatchCodec(Codec, Protocol):
+    """A codec that can code clips together, where it knows that to be faster."""
+
+    def encode_batch(self, sounds: Sequence[NDArray[np.floating]]) -> list[NDArray[np.int64]]:
+        """What `encode` gives of each of `sounds`, in their order."""
         ...

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from affetto.codes.batches import can_batch_dac, can_batch_mimi, dac_codes, exactly, mimi_codes, pack
 from affetto.codes.vocoder import VocoderCodec
 from affetto.errors import BaseModelError
 from affetto.files import hash_folder, hash_text, read_json
@@ -15,9 +17,12 @@ from affetto.hub import fetch
 from affetto.tensors import check_tensors, stored_tensors, weight_files
 from affetto.types import Codec
 
+_GPU_BATCH_S = 120.0
+"""Seconds of sound that are coded at once on a GPU: some 4 GB of Mimi's first layers, and DAC's."""
+
 
 class MimiCodec:
-    """Kyutai's Mimi through transformers, one clip at a time: it has no padding mask (transformers #43377)."""
+    """Kyutai's Mimi through transformers, which has no padding mask (transformers #43377): see `codes.batches`."""
 
     name = "mimi"
     _quantizers = "num_quantizers"
@@ -34,11 +39,40 @@ class MimiCodec:
         """Codes (T, K) of mono samples at `sample_rate`."""
         import torch
 
-        padded = np.pad(np.asarray(samples, dtype=np.float32), (0, self._num_missing(len(samples))))
-        values = torch.from_numpy(padded)[None, None].to(self.model.device)
-        with torch.inference_mode():
+        values = torch.from_numpy(self._padded(samples))[None, None].to(self.model.device, self.model.dtype)
+        with exactly():
             codes = self.model.eval().encode(values, **{self._quantizers: self.num_codebooks}).audio_codes
         return np.asarray(codes[0].T.cpu().numpy(), dtype=np.int64)
+
+    def encode_batch(
+        self, sounds: Sequence[NDArray[np.floating]], *, batch_s: float | None = None
+    ) -> list[NDArray[np.int64]]:
+        """What `encode` gives of each of `sounds`, in their order, coded in batches of clips of like lengths.
+
+        But for the rounding of float32: a code differs where two centroids are as near to 1e-6, and with it those of
+        its frame in later codebooks. A batch has at most `batch_s` seconds with its padding, or one clip. By default
+        clips go one by one on a CPU, whose caches don't hold the layers of a batch, which takes longer.
+        """
+        if batch_s is None:
+            batch_s = 0.0 if self.model.device.type == "cpu" else _GPU_BATCH_S
+        if batch_s == 0.0 or not self._can_batch():
+            return [self.encode(samples) for samples in sounds]
+        padded = [self._padded(samples) for samples in sounds]
+        coded: dict[int, NDArray[np.int64]] = {}
+        self.model.eval()
+        with exactly():
+            for places in pack([len(samples) for samples in padded], round(batch_s * self.sample_rate)):
+                coded |= zip(places, self._encode_one_batch([padded[place] for place in places]), strict=True)
+        return [coded[place] for place in range(len(sounds))]
+
+    def _can_batch(self) -> bool:
+        return can_batch_mimi(self.model)
+
+    def _encode_one_batch(self, padded: Sequence[NDArray[np.float32]]) -> list[NDArray[np.int64]]:
+        return mimi_codes(self.model, padded, self.num_codebooks)
+
+    def _padded(self, samples: NDArray[np.floating]) -> NDArray[np.float32]:
+        return np.pad(np.asarray(samples, dtype=np.float32), (0, self._num_missing(len(samples))))
 
     def _num_missing(self, num_samples: int) -> int:
         """Zeros to be put behind a clip: Mimi fills the last frame up by itself, but needs one."""
@@ -57,7 +91,7 @@ class MimiCodec:
 
 
 class DacCodec(MimiCodec):
-    """Descript's audio codec (Kumar et al. 2023, arXiv 2306.06546) through transformers, one clip at a time."""
+    """Descript's audio codec (Kumar et al. 2023, arXiv 2306.06546) through transformers."""
 
     name = "dac"
     _quantizers = "n_quantizers"
@@ -71,13 +105,23 @@ class DacCodec(MimiCodec):
         hop = int(self.model.config.hop_length)
         return -num_samples % hop if num_samples else hop
 
+    def _can_batch(self) -> bool:
+        return can_batch_dac(self.model)
 
-def load_codec(base_folder: Path) -> Codec:
-    """The codec of a base's folder."""
+    def _encode_one_batch(self, padded: Sequence[NDArray[np.float32]]) -> list[NDArray[np.int64]]:
+        return dac_codes(self.model, padded, self.num_codebooks)
+
+
+def load_codec(base_folder: Path, *, use_gpu: bool = False) -> Codec:
+    """The codec of a base's folder; with `use_gpu` a network is on the GPU where there is one."""
     if (base_folder / "codec.json").is_file():
         return VocoderCodec.load(base_folder)
     if (base_folder / "config.json").is_file():
-        return _load_neural(base_folder)
+        import torch
+
+        codec = _load_neural(base_folder)
+        codec.model.to("cuda" if use_gpu and torch.cuda.is_available() else "cpu")
+        return codec
     raise BaseModelError(f"{base_folder} holds neither codec.json nor a checkpoint with a codec inside")
 
 

@@ -6,8 +6,8 @@ import multiprocessing
 import os
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from affetto.audio.checks import check_clips, good_clips
 from affetto.audio.corpora import load_clips
 from affetto.audio.manifest import broken_context
-from affetto.audio.sound import SoundError, read_sound
+from affetto.audio.sound import SoundError, read_sound, sound_info
 from affetto.audio.speakers import speaker_numbers
 from affetto.audio.splits import assign_splits
 from affetto.codes.cache import CodeCache
@@ -27,11 +27,15 @@ from affetto.codes.timing import Beside, Word
 from affetto.errors import DataError
 from affetto.files import cache_root, hash_file, hash_text, read_json, write_json
 from affetto.progress import progress
-from affetto.types import EMOTIONS, Clip, Codec, Problem
+from affetto.types import EMOTIONS, BatchCodec, Clip, Codec, Problem
 
 _SHARD_CLIPS = 256
 _IN_PROCESS = 48
 """Fewer clips than this are coded here: starting workers would take longer."""
+_WORK_CLIPS = 16
+"""What a worker process is given at once."""
+_PILE_S = 600.0
+"""Sound that is in memory together, to be coded in batches of clips of like lengths: some 60 MB."""
 _Coded = tuple[str, NDArray[np.int64]]
 """Clip id and codes (T, K)."""
 KNOWN_LABELS = (*EMOTIONS, "calm", "disgusted", "contempt", "other")
@@ -201,7 +205,8 @@ def _encode_all(
     """Code `clips` shard by shard; what is written stays, whenever the process dies."""
     if not clips:
         return
-    codec = load_codec(base_folder)
+    codec = load_codec(base_folder, use_gpu=True)
+    size = _SHARD_CLIPS if isinstance(codec, BatchCodec) else _WORK_CLIPS
     with ExitStack() as stack:
         bar = stack.enter_context(progress("Coding clips", len(clips)))
         run: Callable[..., Iterable[list[_Coded]]] = map
@@ -210,9 +215,9 @@ def _encode_all(
             pool = ProcessPoolExecutor(workers or os.cpu_count(), spawn, _start_process, (base_folder,))
             run = stack.enter_context(pool).map
         else:
-            _start_worker(base_folder)
+            _start_worker(codec)
         for shard in _chunks(clips, _SHARD_CLIPS):
-            parts = run(_work, list(_chunks(shard, 16)))
+            parts = run(_work, list(_chunks(shard, size)))
             cache.add({keys[name]: codes for part in parts for name, codes in part})
             bar.advance(len(shard))
     # Mimi would stay in memory while the same process trains.
@@ -242,25 +247,55 @@ def _start_process(base_folder: Path) -> None:
         os._exit(1)
 
     threading.Thread(target=follow, daemon=True).start()
-    _start_worker(base_folder)
+    _start_worker(load_codec(base_folder))
 
 
-def _start_worker(base_folder: Path) -> None:
+def _start_worker(codec: Codec) -> None:
     global _codec
-    _codec = load_codec(base_folder)
+    _codec = codec
 
 
 def _work(clips: Sequence[Clip]) -> list[_Coded]:
     assert _codec is not None
-    coded = []
-    for clip in clips:
-        try:
-            samples = read_sound(clip.audio, _codec.sample_rate, start_s=clip.start_s, end_s=clip.end_s)
-        except SoundError as error:
-            # Only errors made of one message survive the way back from a worker.
-            raise DataError(str(error)) from None
-        coded.append((clip.id, _codec.encode(samples)))
+    if not isinstance(_codec, BatchCodec):
+        return [(clip.id, _codec.encode(_read(clip))) for clip in clips]
+    coded: list[_Coded] = []
+    with ThreadPoolExecutor() as pool:
+        for pile in _piles(clips):
+            sounds = list(pool.map(_read, pile))
+            coded += zip([clip.id for clip in pile], _codec.encode_batch(sounds), strict=True)
     return coded
+
+
+def _read(clip: Clip) -> NDArray[np.float32]:
+    assert _codec is not None
+    with _told():
+        return read_sound(clip.audio, _codec.sample_rate, start_s=clip.start_s, end_s=clip.end_s)
+
+
+def _piles(clips: Sequence[Clip]) -> Iterator[list[Clip]]:
+    """`clips` in turn, so many at once as last `_PILE_S` together; one that is longer is alone."""
+    pile: list[Clip] = []
+    pile_s = 0.0
+    for clip in clips:
+        with _told():
+            whole_s = sound_info(clip.audio).duration_s
+        duration_s = (whole_s if clip.end_s is None else clip.end_s) - (clip.start_s or 0.0)
+        if pile and pile_s + duration_s > _PILE_S:
+            yield pile
+            pile, pile_s = [], 0.0
+        pile.append(clip)
+        pile_s += duration_s
+    yield pile
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Only errors made of one message survive the way back from a worker."""
+    try:
+        yield
+    except SoundError as error:
+        raise DataError(str(error)) from None
 
 
 def _chunks(clips: Sequence[Clip], size: int) -> Iterator[list[Clip]]:
