@@ -108,6 +108,8 @@ def make_mimi(sounds: Sounds) -> MimiModel:
             book.embed_sum.copy_(0.5 * spread * (one - other) + (mean_D if index == 0 else 0.0))
             book.cluster_usage.fill_(1.0)
             rest_FD = rest_FD - book.decode(book.quantize(rest_FD))
+            # What the book keeps of itself wouldn't go to another device.
+            book._embed = None
         print(f"residual after {len(part.layers)} codebooks: {rest_FD.norm() / (vectors_FD - mean_D).norm():.3f}")
     return model
 
@@ -144,7 +146,7 @@ def speeds(codec: MimiCodec, clips: Sounds, bounds: Sequence[float], repeats: in
 
 
 def timed(device: str, run: Callable[[], object]) -> float:
-    """Seconds that `run` takes: of the processor on a CPU, else by the clock; codes come back when the GPU has ended."""
+    """Seconds of the processor on a CPU, else by the clock; codes are there when the GPU has ended."""
     clock = time.process_time if device == "cpu" else time.perf_counter
     start = clock()
     run()

@@ -18,7 +18,7 @@ from affetto.tensors import check_tensors, stored_tensors, weight_files
 from affetto.types import Codec
 
 _GPU_BATCH_S = 120.0
-"""Seconds of sound that are coded at once on a GPU: some 4 GB of Mimi's first layers, and DAC's."""
+"""Seconds of sound that are coded at once on a GPU: 3 GB in Mimi's first layers by their shapes, in DAC's 7."""
 
 
 class MimiCodec:
@@ -49,9 +49,10 @@ class MimiCodec:
     ) -> list[NDArray[np.int64]]:
         """What `encode` gives of each of `sounds`, in their order, coded in batches of clips of like lengths.
 
-        But for the rounding of float32: a code differs where two centroids are as near to 1e-6, and with it those of
-        its frame in later codebooks. A batch has at most `batch_s` seconds with its padding, or one clip. By default
-        clips go one by one on a CPU, whose caches don't hold the layers of a batch, which takes longer.
+        But for float32's rounding, which depends on a batch's shape: where two centroids are as near to about 1e-6 it
+        decides, and with this code those of its frame in later codebooks. A batch has at most `batch_s` seconds with
+        its padding, or one clip. By default clips go one by one on a CPU, where batches take longer: their layers
+        don't fit into its caches.
         """
         if batch_s is None:
             batch_s = 0.0 if self.model.device.type == "cpu" else _GPU_BATCH_S
