@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from affetto.errors import DataError
 from affetto.files import write_atomically
+from affetto.types import Clip
 
 SOUND_SUFFIXES = frozenset(
     {
@@ -72,18 +73,19 @@ def sound_info(path: Path) -> SoundInfo:
 
 
 def read_sound(
-    path: Path, sample_rate: int, *, start_s: float | None = None, end_s: float | None = None
-) -> NDArray[np.float32]:
+    path: Path, sample_rate: int, *, start_s: float | None = None, end_s: float | None = None,
+    channel: int | None = None,
+) -> NDArray[np.float32]:  # fmt: skip
     """Mono samples (N,) at `sample_rate` of a file or of its segment; only the segment is decoded.
 
-    Channels are averaged; resampling is soxr's HQ (linear phase). N is the duration times `sample_rate`, rounded.
-    Raises `SoundError` (a `DataError`) where the file is missing, unreadable, empty, cut off or not finite, or the
-    segment isn't inside it.
+    Channels are averaged, unless `channel` (from 1) says which; resampling is soxr's HQ (linear phase). N is the duration
+    times `sample_rate`, rounded. Raises `SoundError` (a `DataError`) where the file is missing, unreadable, empty, cut
+    off or not finite, or the segment isn't inside it, or it has no such channel.
     """
     with open_sound(path) as file:
         first, stop = segment_frames(path, file, start_s, end_s)
         file.seek(first)
-        samples = file.read(stop - first, dtype="float32", always_2d=True)
+        samples = file.read(stop - first, dtype="float32", always_2d=True)[:, channel_slice(path, file, channel)]
         rate = file.samplerate
     if len(samples) < stop - first:
         raise ends_early(path, len(samples) / rate, (stop - first) / rate)
@@ -93,6 +95,20 @@ def read_sound(
     if rate != sample_rate:
         mono = np.asarray(soxr.resample(mono, rate, sample_rate, quality="HQ"), dtype=np.float32)
     return mono
+
+
+def read_clip(clip: Clip, sample_rate: int) -> NDArray[np.float32]:
+    """`read_sound` of a clip: its file, segment and channel."""
+    return read_sound(clip.audio, sample_rate, start_s=clip.start_s, end_s=clip.end_s, channel=clip.channel)
+
+
+def channel_slice(path: Path, file: soundfile.SoundFile, channel: int | None) -> slice:
+    """Columns of a file's samples that belong to `channel` (from 1; None is all). SoundError where there is none."""
+    if channel is None:
+        return slice(None)
+    if channel > file.channels:
+        raise SoundError("bad-segment", f"{path} has {file.channels} channels, not {channel}; mend `channel`")
+    return slice(channel - 1, channel)
 
 
 def write_sound(path: Path, samples: NDArray[np.floating], sample_rate: int) -> None:
