@@ -44,7 +44,7 @@ def spoil(manifest: Path, number: int, **changes: Any) -> None:
 
 
 def test_check_says_how_many_texts_a_machine_wrote(clips: Path) -> None:
-    assert "written by people" in called("check", clips)[1]
+    assert "none of 12 texts was written by machine" in called("check", clips)[1]
     for number, model in ((1, "openai/whisper@1"), (4, "openai/whisper@1"), (5, "local/other@2")):
         spoil(clips, number, transcribed_by=model)
     assert "3 texts were written by machine: 1 by local/other@2, 2 by openai/whisper@1" in called("check", clips)[1]

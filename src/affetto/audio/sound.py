@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import soundfile
@@ -78,9 +79,9 @@ def read_sound(
 ) -> NDArray[np.float32]:  # fmt: skip
     """Mono samples (N,) at `sample_rate` of a file or of its segment; only the segment is decoded.
 
-    Channels are averaged, unless `channel` (from 1) says which; resampling is soxr's HQ (linear phase). N is the duration
-    times `sample_rate`, rounded. Raises `SoundError` (a `DataError`) where the file is missing, unreadable, empty, cut
-    off or not finite, or the segment isn't inside it, or it has no such channel.
+    Channels are averaged, unless `channel` (from 1) says which; resampling is soxr's HQ (linear phase). N is the
+    duration times `sample_rate`, rounded. Raises `SoundError` (a `DataError`) where the file is missing, unreadable,
+    empty, cut off or not finite, or the segment isn't inside it, or it has no such channel.
     """
     with open_sound(path) as file:
         first, stop = segment_frames(path, file, start_s, end_s)
@@ -134,7 +135,7 @@ def open_sound(path: Path) -> Iterator[soundfile.SoundFile]:
     if _is_cut_off(path):
         raise SoundError("unreadable", f"{path}: the file ends before its header says; copy or download it again")
     try:
-        with soundfile.SoundFile(path) as file:
+        with _undisturbed(path) as source, soundfile.SoundFile(source) as file:
             if not 0 <= file.frames < 2**62:
                 raise SoundError("unreadable", f"{path}: the header doesn't say how long it is; {_CONVERT}")
             if file.frames == 0:
@@ -143,6 +144,17 @@ def open_sound(path: Path) -> Iterator[soundfile.SoundFile]:
     except (soundfile.SoundFileError, OSError, TypeError, ValueError) as error:
         reason = str(getattr(error, "error_string", error)).rstrip(".")
         raise SoundError("unreadable", f"{path}: can't be decoded ({reason}); {_CONVERT}") from error
+
+
+@contextmanager
+def _undisturbed(path: Path) -> Iterator[Path | BinaryIO]:
+    """What libsndfile shall open. By its name it would take `._a.mp3`, which macOS leaves beside `a.mp3` in archives,
+    for half of the sound, and then fail on an MP3."""
+    if path.with_name(f"._{path.name}").is_file():
+        with path.open("rb") as file:
+            yield file
+    else:
+        yield path
 
 
 def segment_frames(

@@ -204,7 +204,8 @@ def _writers_told(found: Examined) -> str:
 
     counts = machine_texts(found.clips)
     if not counts:
-        return "texts were written by people: no clip has transcribed_by"
+        given = sum(clip.text is not None for clip in found.clips)
+        return f"none of {given} texts was written by machine: no clip has transcribed_by"
     told = ", ".join(f"{count} by {model}" for model, count in counts.items())
     return f"{sum(counts.values())} texts were written by machine: {told}"
 
