@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import onnxruntime
 import pytest
+import torch
 from evaluate_fakes import RATE, silence, voice
 
 from affetto.errors import JudgeError, MissingDependencyError
@@ -58,7 +59,7 @@ def test_a_sound_is_heard_once(judge: quality.DnsmosJudge, monkeypatch: pytest.M
     assert first[0] == first[1] != first[2]
     first[0]["mos_overall"] = 0.0
     heard: list[int] = []
-    monkeypatch.setattr(judge, "_run", lambda window: heard.append(len(window)))
+    monkeypatch.setattr(judge, "_hear", lambda sound: heard.append(len(sound)))
     assert judge.score([other, one]) == [first[2], first[1]]
     assert not heard
 
@@ -67,26 +68,35 @@ def test_a_sound_is_heard_once(judge: quality.DnsmosJudge, monkeypatch: pytest.M
     ("duration_s", "num_windows"), [(0.5, 7), (5.0, 1), (9.01, 1), (10.9, 1), (11.0, 2), (15.0, 6), (30.0, 21)]
 )
 def test_windows_come_every_second(duration_s: float, num_windows: int) -> None:
-    sound = np.linspace(-1, 1, round(duration_s * RATE), dtype=np.float32)
-    windows = quality.windows(sound)
-    assert {len(window) for window in windows} == {144_160}
-    assert len(windows) == num_windows, "0.5 s is doubled to 16 s, 5 s to 10 s"
-    assert all(window[0] == sound[index * RATE % len(sound)] for index, window in enumerate(windows))
+    filled = quality.fill(np.linspace(-1, 1, round(duration_s * RATE), dtype=np.float32))
+    assert quality.count_windows(len(filled)) == num_windows, "0.5 s is doubled to 16 s, 5 s to 10 s"
+    assert (num_windows - 1) * RATE + quality.WINDOW <= len(filled)
 
 
 def test_short_sounds_are_repeated_and_not_padded() -> None:
     sound = voice(150, 0.7)
-    window = quality.windows(sound)[0]
-    np.testing.assert_array_equal(window, np.resize(sound, len(window)))
+    filled = quality.fill(sound)
+    assert quality.WINDOW <= len(filled) < 2 * quality.WINDOW
+    np.testing.assert_array_equal(filled, np.resize(sound, len(filled)))
 
 
 def test_samples_beyond_full_scale_are_clipped() -> None:
-    assert np.abs(quality.windows(voice(150, 0.7) * 50)[0]).max() == 1.0
+    assert np.abs(quality.fill(voice(150, 0.7) * 50)).max() == 1.0
+
+
+def test_threads_are_as_many_as_before(judge: quality.DnsmosJudge) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        judge.score([voice(150, 0.51)])
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_an_empty_sound_is_refused() -> None:
     with pytest.raises(JudgeError, match="empty"):
-        quality.windows(silence(0))
+        quality.fill(silence(0))
 
 
 def test_without_the_package_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -108,7 +108,7 @@ def test_segments_silence_and_broken_files(tmp_path: Path) -> None:
     assert [(problem.where, problem.kind) for problem in done.problems] == [
         ("torn", "unreadable"), ("still", "missing-text")
     ]  # fmt: skip
-    with pytest.raises(DataError, match="can't be written"):
+    with pytest.raises(DataError, match="can't write"):
         transcribe(clips, Deaf(), tmp_path / "torn.wav" / "journal")
 
 

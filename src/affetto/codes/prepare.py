@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from affetto.audio.checks import check_clips, good_clips
 from affetto.audio.corpora import load_clips
 from affetto.audio.manifest import broken_context
-from affetto.audio.sound import SoundError, read_sound
+from affetto.audio.sound import SoundError, read_clip
 from affetto.audio.speakers import speaker_numbers
 from affetto.audio.splits import assign_splits
 from affetto.codes.cache import CodeCache
@@ -189,7 +189,8 @@ def _keys(clips: Sequence[Clip]) -> dict[str, str]:
                 memory[place] = hash_file(clip.audio)
         except OSError:
             continue
-        keys[clip.id] = hash_text(memory[place], str(clip.start_s), str(clip.end_s), clip.text or "")
+        channel = [] if clip.channel is None else [str(clip.channel)]
+        keys[clip.id] = hash_text(memory[place], str(clip.start_s), str(clip.end_s), clip.text or "", *channel)
     if len(memory) > before:
         write_json(memory_path, memory)
     return keys
@@ -255,7 +256,7 @@ def _work(clips: Sequence[Clip]) -> list[_Coded]:
     coded = []
     for clip in clips:
         try:
-            samples = read_sound(clip.audio, _codec.sample_rate, start_s=clip.start_s, end_s=clip.end_s)
+            samples = read_clip(clip, _codec.sample_rate)
         except SoundError as error:
             # Only errors made of one message survive the way back from a worker.
             raise DataError(str(error)) from None

@@ -69,7 +69,7 @@ recommended intensity {facts["recommended_intensity"]:g} (1 is how it was traine
 {data["fisher_clips"]} for the Fisher. {rank}, learning rate {settings["learning_rate"]:g},
 {settings["num_epochs"]} epochs, `ewc_lambda` {settings["ewc_lambda"]:g} ({facts["ewc_natural_weight"]:.3g} in natural
 units), `distillation_alpha` {settings["distillation_alpha"]:g}, `replay_ratio` {settings["replay_ratio"]:g}.
-Command: `{facts["command"]}`.
+{texts_by_machine(data)}Command: `{facts["command"]}`.
 
 Base weights {base["hash"][:16]}…; everything else is in `affetto.json`.
 
@@ -79,3 +79,12 @@ Base and adapter, same words, same voice, same seed (`samples/NUMBER_NAME.wav`):
 
 {samples}
 """
+
+
+def texts_by_machine(data: Mapping[str, Any]) -> str:
+    """What to say of texts that a model wrote; nothing where people wrote them all, or where it isn't known."""
+    told = data.get("machine_texts") or {"by_model": {}}
+    if not told["by_model"]:
+        return ""
+    counts = f"{told['emotional_clips']} of the emotional clips and {told['rehearsed_clips']} of the general ones"
+    return f"The texts of {counts} were written down by {', '.join(told['by_model'])}, not by people.\n"

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from affetto.audio.overview import durations_s, statistics
-from affetto.audio.sound import SoundError, read_sound
+from affetto.audio.sound import SoundError, read_clip
 from affetto.evaluate.activity import find_activity
 from affetto.evaluate.canvas import Picture
 from affetto.evaluate.data_pictures import (
@@ -57,7 +57,7 @@ def measure_voices(clips: Sequence[Clip], most: int) -> Voices:
         for clip in chosen:
             bar.advance(1)
             try:
-                samples = read_sound(clip.audio, RATE, start_s=clip.start_s, end_s=clip.end_s)
+                samples = read_clip(clip, RATE)
             except SoundError:
                 continue
             if activity := find_activity(samples, RATE):

@@ -1,21 +1,23 @@
 """DNSMOS P.835 (Reddy et al., ICASSP 2022): predicted listening scores from 1 to 5, with no reference.
 
-The models come in speechmos' wheel (MIT). speechmos itself is never imported, because it needs librosa; the model
-takes raw samples, so nothing is lost. Differences from the published script (speechmos 0.0.1.1, dnsmos.py):
+The weights come in speechmos' wheel (MIT); speechmos itself is never imported, because it needs librosa, and its ONNX
+graph is computed in torch (`dnsmos`), which is what makes windows cheap. Differences from the published script
+(speechmos 0.0.1.1, dnsmos.py):
 - its float arithmetic makes windows 7 to 23 one sample short and skips them; here every window counts, so only
   files of 16 s and more differ;
 - samples beyond full scale are clipped to it instead of refused;
 - the P.808 model is left out: it needs log-mel features and answers the same question as `mos_overall`.
-Windows run side by side, one thread each; batches of windows were slower and gave the same bits. It is the slowest
-judge, so a sound that it heard before isn't heard again: the base's sentences are the same for every emotion of a run.
+Sounds run side by side, one thread each. A sound that was heard before isn't heard again: the base's sentences are the
+same for every emotion of a run.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -48,29 +50,37 @@ class DnsmosJudge:
     sample_rate = SAMPLE_RATE
 
     def __init__(self, num_threads: int | None = None) -> None:
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise MissingDependencyError("DNSMOS needs onnxruntime: pip install onnxruntime") from error
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        from affetto.evaluate.dnsmos import DnsmosNetwork
+
         self._num_threads = num_threads or os.cpu_count() or 1
         self._heard: dict[str, dict[str, float]] = {}
-        self._session = onnxruntime.InferenceSession(str(find_model()), options, providers=["CPUExecutionProvider"])
+        self._network = DnsmosNetwork(find_model())
 
     def score(self, sounds: Sequence[NDArray[np.float32]]) -> list[dict[str, float]]:
         """Scores of each sound (mono, 16 kHz): means over its windows, by name."""
         keys = [hash_bytes(np.ascontiguousarray(sound, dtype=np.float32).tobytes()) for sound in sounds]
         unheard = {key: sound for key, sound in zip(keys, sounds, strict=True) if key not in self._heard}
-        with ThreadPoolExecutor(self._num_threads) as pool:
-            waiting = {key: [pool.submit(self._run, part) for part in windows(sound)] for key, sound in unheard.items()}
-            for key, parts in waiting.items():
-                raw_W3 = np.concatenate([part.result() for part in parts])
-                self._heard[key] = _scores(raw_W3, unheard[key])
+        with one_thread_each(), ThreadPoolExecutor(self._num_threads) as pool:
+            self._heard.update(zip(unheard, pool.map(self._hear, unheard.values()), strict=True))
         return [dict(self._heard[key]) for key in keys]
 
-    def _run(self, window: NDArray[np.float32]) -> NDArray[np.float32]:
-        return np.asarray(self._session.run(None, {"input_1": window[None]})[0])
+    def _hear(self, sound: NDArray[np.float32]) -> dict[str, float]:
+        filled = fill(sound)
+        period = len(sound) if len(filled) > len(sound) else None
+        return _scores(self._network.score(filled, count_windows(len(filled)), period), sound)
+
+
+@contextmanager
+def one_thread_each() -> Iterator[None]:
+    """Threads that are started in here compute on one processor each."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _scores(raw_W3: NDArray[np.float32], sound: NDArray[np.float32]) -> dict[str, float]:
@@ -81,16 +91,19 @@ def _scores(raw_W3: NDArray[np.float32], sound: NDArray[np.float32]) -> dict[str
     return scores
 
 
-def windows(sound: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-    """Windows of 9.01 s every second. A short sound is doubled until it fills one, as the published script does."""
+def fill(sound: NDArray[np.float32]) -> NDArray[np.float32]:
+    """A sound within full scale, doubled until it fills a window, as the published script does."""
     if len(sound) == 0:
         raise JudgeError("an empty sound has no quality")
     filled = np.clip(sound, -1.0, 1.0).astype(np.float32)
     while len(filled) < WINDOW:
         filled = np.concatenate([filled, filled])
-    num_windows = max(1, len(filled) // HOP - 9)
-    starts = [index * HOP for index in range(num_windows) if index * HOP + WINDOW <= len(filled)]
-    return [filled[start : start + WINDOW] for start in starts]
+    return filled
+
+
+def count_windows(num_samples: int) -> int:
+    """Windows of 9.01 s, one every second, in at least `WINDOW` samples."""
+    return max(1, min(num_samples // HOP - 9, (num_samples - WINDOW) // HOP + 1))
 
 
 def find_model() -> Path:

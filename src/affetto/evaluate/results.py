@@ -235,13 +235,13 @@ def build_results(
 
 def validate_results(document: Mapping[str, Any]) -> Results:
     """Check the shape, that numbers are finite, that every null has its reason, and that counts add up (DataError)."""
+    if document.get("schema") not in (None, SCHEMA):
+        raise DataError(f"results of schema {document['schema']!r} can't be read; this affetto reads {SCHEMA!r}")
     try:
         results = pydantic.TypeAdapter(Results).validate_python(document)
     except pydantic.ValidationError as error:
         lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:5]]
         raise DataError("this is not a results document; " + "; ".join(lines)) from error
-    if results["schema"] != SCHEMA:
-        raise DataError(f"results of schema {results['schema']!r} can't be read; this affetto reads {SCHEMA!r}")
     for system in results["systems"]:
         _check_system(system)
     for comparison in results["comparisons"]:
@@ -264,7 +264,10 @@ def read_results(path: Path) -> Results:
         raise DataError(f"can't read the results {path}: {error}") from error
     if not isinstance(document, dict):
         raise DataError(f"{path} holds no results document")
-    return validate_results(document)
+    try:
+        return validate_results(document)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
 
 
 def to_csv(results: Results) -> str:

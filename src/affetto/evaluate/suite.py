@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -86,7 +87,7 @@ def evaluate(
         *_score(spoken[emotion], journal, emotion, prompt="emotional"),
         *_score(spoken["plain"], journal, f"{emotion}, plain prompts", prompt="plain"),
     ]
-    recordings = _recordings(emotion, prepared, voice, config.evaluation_sentences)
+    recordings = _recordings(config, emotion, prepared, voice, samples / f"{emotion}_real")
     real_rows = _score(recordings, journal, "real recordings", prompt=None)
     if judges.voice is not None:
         base_voices = hear_voices(spoken["base"], base_rows, judges.voice)
@@ -125,6 +126,7 @@ def evaluate(
 
 
 _PROMPTS: tuple[Prompt, ...] = ("emotional", "plain")
+_LONGEST_NAME = 80
 _REFERENCES = 8
 """Recordings that a voice is known by."""
 
@@ -190,15 +192,27 @@ def _speak(
     ]  # fmt: skip
 
 
-def _recordings(emotion: str, prepared: Prepared, voice: Voice, most: int) -> list[Item]:
-    """Held-out recordings, spread over all there are, through the base's codec: no adapter can sound better."""
-    clips = prepared.select(emotion, "test")
+def _recordings(config: Config, emotion: str, prepared: Prepared, voice: Voice, folder: Path) -> list[Item]:
+    """Held-out recordings, spread over all there are, through the base's codec: no adapter can sound better.
+
+    They are written into `folder` like what the systems speak, and judged as written; names end in the clips' ids.
+    """
+    clips, most = prepared.select(emotion, "test"), config.evaluation_sentences
     chosen = [clips[index * len(clips) // most] for index in range(most)] if len(clips) > most else clips
-    rate = voice.codec.sample_rate
-    return [
-        Item(clip.id, voice.codec.decode(prepared.codes(clip)), rate, text=clip.text, speaker=clip.speaker)
-        for clip in chosen
-    ]
+    shutil.rmtree(folder, ignore_errors=True)
+    items = []
+    for index, clip in enumerate(chosen):
+        path = folder / f"{index:03d}_{_file_name(clip.id)}.wav"
+        write_sound(path, voice.codec.decode(prepared.codes(clip)), voice.codec.sample_rate)
+        if clip.text:
+            write_text(path.with_suffix(".txt"), clip.text + "\n")
+        items.append(Item(_name(path, config), path, text=clip.text, speaker=clip.speaker))
+    return items
+
+
+def _file_name(name: str) -> str:
+    """What of a clip's id may stand in a file's name anywhere."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name)[-_LONGEST_NAME:]
 
 
 def _references(prepared: Prepared, voice: Voice, speakers: Sequence[str]) -> list[Item]:
