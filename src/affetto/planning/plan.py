@@ -186,7 +186,7 @@ def _costs(config: Config, shape: ShapeOnly, work: Workload, device: str) -> dic
     }
     if work.fisher_clips:
         seen = shape.batch(fisher, frames, text, fisher * frames)
-        costs["fisher"] = fisher_cost(shape, seen, on_host=device == "cuda"), fisher
+        costs["fisher"] = fisher_cost(shape, seen, curvature=config.ewc_curvature, on_host=device == "cuda"), fisher
     return costs
 
 

@@ -207,24 +207,22 @@ def answering_cost(shape: ShapeOnly, batch: Batch) -> Cost:
     return shape.cost(answer)
 
 
-def fisher_cost(shape: ShapeOnly, batch: Batch, *, on_host: bool = False) -> Cost:
-    """The Fisher's pass: base alone, all layers' inputs and gradients kept until its end.
+def fisher_cost(shape: ShapeOnly, batch: Batch, *, curvature: str = "kfac", on_host: bool = False) -> Cost:
+    """The Fisher's pass: base alone, all layers' inputs and gradients kept until its end, then the curvature's update.
 
     `on_host` says that what waits for other parts of a batch lies in the host's memory, which isn't counted then.
     """
     plain = batch.with_gate(batch.gate_BE[:, :0])
     part_frames = depth_frames_at_once(shape.network)
-    is_split = part_frames < len(batch.depth_M)
-    keep = _gone if on_host and is_split else as_it_is
+    keep = _gone if on_host and part_frames < len(batch.depth_M) else as_it_is
 
     def work() -> None:
         records = look(shape.network, shape.bank.sites, plain, _Labels(plain), part_frames=part_frames, keep=keep)
-        if keep is _gone:
-            del records
-            _largest_update(shape, plain)
-            return
-        for inputs, gradients in records.values():
-            _update(inputs, gradients)
+        for site in shape.bank.sites:
+            # What was gone comes back site by site.
+            inputs, gradients = _come_back(shape, plain, site) if keep is _gone else records.pop(site)
+            _update(inputs.flatten(0, 1), gradients.flatten(0, 1), curvature)
+            del inputs, gradients
 
     return shape.cost(work)
 
@@ -252,17 +250,21 @@ def _gone(tensor: Tensor) -> Tensor:
     return tensor.new_empty(0)
 
 
-def _largest_update(shape: ShapeOnly, batch: Batch) -> None:
-    """A curvature's update at the layer where that takes most, from records that come back from the host."""
-    positions = batch.text_BS.numel(), len(batch.depth_M) * shape.network.num_codebooks
-    sizes = [(positions[is_depth(path)], *site.shape) for path, site in shape.bank.sites.items()]
-    most, num_out, num_in = max(sizes, key=lambda size: size[0] * (size[1] + size[2]) + size[1] * size[2])
+def _come_back(shape: ShapeOnly, batch: Batch, site: str) -> tuple[Tensor, Tensor]:
+    num_out, num_in = shape.bank.sites[site].shape
+    positions = len(batch.depth_M) * shape.network.num_codebooks if is_depth(site) else batch.text_BS.numel()
     dtype = shape.network.c0_head.weight.dtype
-    _update(torch.empty(1, most, num_in, dtype=dtype), torch.empty(1, most, num_out, dtype=dtype))
+    return torch.empty(1, positions, num_in, dtype=dtype), torch.empty(1, positions, num_out, dtype=dtype)
 
 
-def _update(inputs_CPI: Tensor, gradients_CPO: Tensor) -> None:
+def _update(inputs_PI: Tensor, gradients_PO: Tensor, curvature: str) -> None:
     """What curvatures do with a layer's clips: they are picked out, brought into float32, multiplied and squared."""
-    picked = inputs_CPI.flatten(0, 1).clone(), gradients_CPO.flatten(0, 1).clone()
+    picked = inputs_PI.clone(), gradients_PO.clone()
     inputs_PI, gradients_PO = (values.to(torch.float32, copy=True) for values in picked)
-    (gradients_PO.T @ inputs_PI).square()
+    if curvature == "kfac":
+        products = inputs_PI.T @ inputs_PI, gradients_PO.T @ gradients_PO
+    else:
+        product_OI = gradients_PO.T @ inputs_PI
+        products = product_OI, product_OI.square()
+    # Named, since both are there at the same time.
+    del products
