@@ -33,10 +33,10 @@ from affetto.training.runtime import resident_bytes
 FRAME_RATE = 12.5
 _TEXT = "embed_text_tokens."
 _HEAP = (
-    "memory is that of what is alive; glibc's heap holds up to 1.6 times as much of freed tensors beside it, which the "
-    "environment variable MALLOC_MMAP_THRESHOLD_=4194304 keeps under 1.2"
+    "memory is that of what is alive; a process took up to 1.6 times as much, since glibc's heap keeps what is freed. "
+    "With MALLOC_MMAP_THRESHOLD_=4194304 in the environment it was 1.15 times"
 )
-"""benchmarks/memory.py, the checkpointed case: 1,190 MiB, and 884 with that variable, where 768 are alive."""
+"""benchmarks/memory.py, the checkpointed case: 1,244 MiB, and 884 with that variable, where 768 are alive."""
 
 
 @dataclass(frozen=True)
