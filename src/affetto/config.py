@@ -97,7 +97,7 @@ class Config(BaseModel):
 
     num_checkpoints: Whole = 0
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    base_precision: Literal["fp32", "bf16"] = "fp32"
+    base_precision: Literal["fp32", "bf16", "nf4"] = "fp32"
     activation_checkpointing: bool = False
     trackers: tuple[str, ...] = ("tensorboard",)
 
@@ -179,6 +179,13 @@ class Config(BaseModel):
         if adapter_dropout and not info.data.get("use_adapters", True):
             raise ValueError("it is LoRA's: leave use_adapters on, or adapter_dropout at 0")
         return adapter_dropout
+
+    @field_validator("base_precision")
+    @classmethod
+    def _packed(cls, base_precision: str, info: ValidationInfo) -> str:
+        if base_precision == "nf4" and not info.data.get("use_adapters", True):
+            raise ValueError("nf4 is for adapters upon it: leave use_adapters on, or take bf16")
+        return base_precision
 
     @field_validator("expressive_base")
     @classmethod
