@@ -13,8 +13,6 @@ from affetto.doctor.diagnose import examine
 from affetto.errors import AdapterError, DataError
 from affetto.evaluate import journal
 from affetto.evaluate.folder import evaluate_folder
-from affetto.evaluate.report_comparison import write_comparison
-from affetto.evaluate.report_systems import read_entries
 from affetto.evaluate.results import Results, read_results
 from affetto.evaluate.results_schema import results_schema
 from affetto.evaluate.suite import evaluate
@@ -22,6 +20,8 @@ from affetto.files import read_json
 from affetto.miniature.build import ASSETS
 from affetto.pipeline import prepare_clips, report, run
 from affetto.preserve import self_speech
+from affetto.report.comparison_page import write_comparison
+from affetto.report.systems import read_entries
 from affetto.speak.voice import Voice
 from schema_check import problems
 from small_run import small_config, write_clips

@@ -108,8 +108,8 @@ def transcribe(
     from affetto.audio.corpora import load_clips
     from affetto.audio.manifest import write_manifest
     from affetto.audio.overview import sounds_beside
-    from affetto.evaluate.judges import load_judge
     from affetto.evaluate.transcription import journal_of, transcribe
+    from affetto.judges.choice import load_judge
     from affetto.progress import console
     from affetto.types import EMOTIONS
 
@@ -163,7 +163,7 @@ def stats(
     else:
         console.print(statistics_table(rows))
     if page is not None:
-        from affetto.evaluate.data_page import write_data_page
+        from affetto.report.data_page import write_data_page
 
         title = ", ".join(dict.fromkeys(clip.corpus for clip in clips))
         write_data_page(clips, page, title=title, measured=measured)
@@ -175,12 +175,12 @@ def _hearings(found: Examined, choices: dict[str, str]) -> dict[str, Hearing | N
     hearings: dict[str, Hearing | None] = {"words": None, "emotion": None}
     if choices.get("words", "none") != "none":
         from affetto.evaluate.clip_doubts import doubt_texts
-        from affetto.evaluate.judges import load_judge
+        from affetto.judges.choice import load_judge
 
         hearings["words"] = doubt_texts(found.clips, load_judge("words", choices["words"], _device()))
     if choices.get("emotion", "none") != "none":
         from affetto.evaluate.clip_doubts import doubt_labels
-        from affetto.evaluate.judges import load_judge
+        from affetto.judges.choice import load_judge
 
         hearings["emotion"] = doubt_labels(found.clips, load_judge("emotion", choices["emotion"], _device()))
     return hearings

@@ -12,11 +12,11 @@ from affetto.audio.corpora.tables import read_table
 from affetto.audio.sound import FOREIGN_SUFFIXES, SOUND_SUFFIXES
 from affetto.errors import DataError
 from affetto.evaluate.journal import Journal, journal_path
-from affetto.evaluate.judges import Judges, choose_judges
 from affetto.evaluate.results import JudgeFacts, Results, build_results, judge_facts, read_results, write_results
 from affetto.evaluate.scoring import Item
 from affetto.evaluate.similarity import hear_voices, set_similarities
 from affetto.evaluate.summary import build_system
+from affetto.judges.choice import Judges, choose_judges
 from affetto.progress import progress
 
 SUFFIXES = SOUND_SUFFIXES | FOREIGN_SUFFIXES
@@ -47,7 +47,7 @@ def evaluate_folder(
     """Score every sound file directly in folder `path` (or the one file `path`) and write the results to `output`.
 
     Texts come from `metadata` (see `read_metadata`; by default the folder's own metadata.csv or metadata.jsonl), else
-    from a `.txt` of the same name beside the sound. `judges` are names by kind (see `judges.choose_judges`), or judges
+    from a `.txt` of the same name beside the sound. `judges` are names by kind (see `choose_judges`), or judges
     that are already loaded. Rows are kept beside `output` while they are made (see `journal`); `resume` takes those up
     that still hold. Where `output` holds the results of a run (`affetto evaluate`), the folder becomes one more
     system of them. Raises DataError where there is nothing to score or `output` can't be used, JudgeError where a judge

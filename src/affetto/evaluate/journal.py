@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from affetto.evaluate.judges import Judges
 from affetto.evaluate.results import VALUE_NAMES, FileRow, judge_facts, judges_fingerprint
 from affetto.evaluate.scoring import Item, score_files
 from affetto.files import hash_bytes, hash_file, hash_text, write_text
+from affetto.judges.choice import Judges
 from affetto.provenance import versions
 
 _MEAN_BATCH, _MOST_BATCH = 16, 64

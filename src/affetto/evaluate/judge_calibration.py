@@ -18,13 +18,13 @@ from rich.table import Table
 from affetto.audio.corpora import load_clips
 from affetto.audio.sound import read_clip
 from affetto.errors import DataError
-from affetto.evaluate import statistics
 from affetto.evaluate.expectations import against_neutral
-from affetto.evaluate.judges import Judges
 from affetto.evaluate.results import FileRow, judge_facts, to_metric
 from affetto.evaluate.scoring import Item, score_files
 from affetto.evaluate.summary import summarise
 from affetto.files import write_json
+from affetto.judges.choice import Judges
+from affetto.metrics import statistics
 from affetto.progress import progress
 from affetto.provenance import versions
 from affetto.types import Clip

@@ -16,9 +16,9 @@ import pydantic
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 from affetto.errors import DataError
-from affetto.evaluate.judges import KINDS, Judges
-from affetto.evaluate.statistics import Estimate, Verdict, Worse
 from affetto.files import read_json, write_json, write_text
+from affetto.judges.choice import KINDS, Judges
+from affetto.metrics.statistics import Estimate, Verdict, Worse
 from affetto.provenance import versions
 
 SCHEMA = "affetto.results/1"

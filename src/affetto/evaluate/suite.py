@@ -13,7 +13,6 @@ from affetto.codes.prepare import Prepared
 from affetto.config import Config
 from affetto.errors import DataError
 from affetto.evaluate.journal import Journal, journal_path
-from affetto.evaluate.judges import choose_judges
 from affetto.evaluate.results import FileRow, Prompt, Results, build_results, judge_facts, write_results
 from affetto.evaluate.retention import general_test_rows, measure_retention
 from affetto.evaluate.scoring import Item
@@ -21,6 +20,7 @@ from affetto.evaluate.similarity import hear_voices, reference_rows, set_similar
 from affetto.evaluate.spoken import note_spoken, read_spoken, speech_key
 from affetto.evaluate.summary import build_system, compare
 from affetto.files import hash_folder, read_json, write_text
+from affetto.judges.choice import choose_judges
 from affetto.progress import progress
 from affetto.speak.generation import Request
 from affetto.speak.voice import Voice

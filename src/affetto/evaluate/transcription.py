@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from affetto.audio.sound import SoundError, read_clip
 from affetto.errors import DataError
-from affetto.evaluate.judges import WordJudge
 from affetto.files import hash_text, write_text
+from affetto.judges.choice import WordJudge
 from affetto.progress import progress
 from affetto.types import Clip, Problem
 

@@ -20,11 +20,11 @@ from affetto.adapters.checkpoints import load_adapter
 from affetto.codes.prepare import Prepared
 from affetto.config import Config
 from affetto.errors import CheckpointError, ConfigError, DataError
-from affetto.evaluate.judges import Judges, choose_judges
 from affetto.evaluate.scoring import Item, score_files
 from affetto.evaluate.suite import held_out_sentences
 from affetto.evaluate.summary import build_system
 from affetto.files import hash_text, read_json, write_json, write_text
+from affetto.judges.choice import Judges, choose_judges
 from affetto.laboratory.methods import METHODS
 from affetto.model.base import Base, load_base
 from affetto.preserve.rehearsal import spread
