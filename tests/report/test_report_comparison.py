@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_report import EVIL, LOADED, Page, result
+from test_report import EVIL, LOADED, Page
 
 from affetto.audio.sound import write_sound
 from affetto.errors import DataError
@@ -25,6 +25,7 @@ from affetto.report.grid import make_grids
 from affetto.report.systems import find_entry, judge_marks, read_entries
 from browser import chromium
 from evaluate_fakes import PitchJudge, fake_judges, voice
+from result_samples import result
 
 NUM_TEXTS = 24
 
