@@ -30,5 +30,6 @@ def small_config(output: Path, *data: Path) -> Config:
     return load_config(
         None, data=tuple(map(str, data)), output_dir=output, emotions=("happy",), num_epochs=1, batch_size=6,
         fisher_clips=4, rehearsal_buffer_size=8, validation_clips=4, evaluation_sentences=4, evaluation_clips=4,
+        evaluation_strengths=(0.5,),
         judges={"quality": "none"}, trackers=(),
     )  # fmt: skip

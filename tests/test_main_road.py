@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import soxr
 
 from affetto.doctor.diagnose import examine
 from affetto.errors import AdapterError, DataError
@@ -17,6 +18,8 @@ from affetto.evaluate.results import Results, read_results
 from affetto.evaluate.results_schema import results_schema
 from affetto.evaluate.suite import evaluate
 from affetto.files import read_json
+from affetto.judges.choice import default_judge
+from affetto.metrics.words import score_words, word_error_rate
 from affetto.miniature.build import ASSETS
 from affetto.pipeline import prepare_clips, report, run
 from affetto.preserve import self_speech
@@ -89,6 +92,38 @@ def test_results_count_what_was_spoken(finished: Path) -> None:
     assert results["retention"]["num_clips"] == 4
     assert happy["metrics"]["mos_overall"]["value"] is None
     assert happy["metrics"]["mos_overall"]["reason"]
+
+
+def test_each_strength_is_what_the_adapter_says_at_it(finished: Path, clips: Path) -> None:
+    config = small_config(finished, clips)
+    results = read_results(finished / "evaluation_results" / "happy_results.json")
+    base, adapter, _ = results["systems"]
+    written = results.get("strengths")
+    assert written is not None
+    assert adapter["intensity"] is not None
+    assert [item["intensity"] for item in written] == sorted({*config.evaluation_strengths, adapter["intensity"]})
+    for item in written:
+        voice, words = Voice.load("miniature"), default_judge("words")
+        voice.load_adapter("happy", finished / "emotion_models" / "happy" / "best")
+        rows = [row for row in base["files"] if row["prompt"] == "emotional"]
+        said = [
+            voice.request(
+                str(row["text"]), "happy", intensity=item["intensity"], speaker=int(str(row["speaker"])),
+                seed=int(row["seed"] or 0), temperature=config.sampling_temperature,
+            )
+            for row in rows
+        ]  # fmt: skip
+        sounds = [
+            soxr.resample(voice.decode(one), voice.codec.sample_rate, words.sample_rate, quality="HQ").astype("float32")
+            for one in voice.generate(said)
+        ]
+        scores = [score_words(str(row["text"]), text) for row, text in zip(rows, words.transcribe(sounds), strict=True)]
+        expected = word_error_rate([score for score in scores if score is not None])
+        # Speech that was written as 16 bits may be heard otherwise by a word.
+        assert item["metrics"]["wer"]["value"] == pytest.approx(expected, abs=1.01 / 20)
+    page = (finished / "emotion_models" / "happy" / "report.html").read_text(encoding="utf-8")
+    assert 'id="strengths"' in page
+    assert f"at {config.evaluation_strengths[0]:g}" in page
 
 
 def test_the_page_that_compares_plays_the_recordings(finished: Path, tmp_path: Path) -> None:

@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-import tiny_judges
-from evaluate_fakes import RATE, fake_judges, voice
 
+import tiny_judges
 from affetto.errors import DataError, JudgeError
 from affetto.evaluate.folder import evaluate_folder, find_sounds, read_metadata
 from affetto.evaluate.results import read_results
+from evaluate_fakes import RATE, fake_judges, voice
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "evaluation_metrics.py"
 OFF = "--judge emotion=none --judge words=none --judge quality=none"

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from evaluate_fakes import RATE, fake_judges, silence, voice
 
 from affetto.errors import DataError
 from affetto.evaluate import results
 from affetto.evaluate.scoring import Item, score_files
 from affetto.evaluate.summary import build_system, compare
+from evaluate_fakes import RATE, fake_judges, silence, voice
 
 
 def _document() -> results.Results:

@@ -149,6 +149,14 @@ class TextRetention(TypedDict):
 
 
 @_checked
+class Strength(TypedDict):
+    """What is heard of the adapter at one intensity, over the same sentences."""
+
+    intensity: float
+    metrics: dict[str, Metric]
+
+
+@_checked
 class Retention(TypedDict):
     """What the model kept, teacher-forced on held-out general clips."""
 
@@ -173,6 +181,8 @@ class Results(TypedDict):
     systems: list[System]
     comparisons: list[Comparison]
     retention: Retention | None
+    strengths: NotRequired[list[Strength]]
+    """Weakest first, the evaluated one among them; absent where none but that was spoken."""
 
 
 def to_metric(estimate: Estimate, unit: str) -> Metric:
@@ -209,15 +219,6 @@ def _add_known(facts: JudgeFacts, judge: Any) -> None:
         facts["scale"] = scale
 
 
-def judges_fingerprint(facts: Mapping[str, JudgeFacts | None]) -> dict[str, str]:
-    """What decides whether two evaluations' numbers are one measure: by kind, the judge's id (with its commit or the
-    hash of its weights), its tier, its labels and the rate that it hears at; `none` where there is none."""
-    return {
-        kind: "none" if judge is None else f"{judge['id']} {judge['tier']} {judge['sample_rate']} {judge['labels']}"
-        for kind, judge in facts.items()
-    }
-
-
 def build_results(
     emotion: str,
     command: str,
@@ -225,11 +226,13 @@ def build_results(
     systems: Sequence[System],
     comparisons: Sequence[Comparison] = (),
     retention: Retention | None = None,
+    strengths: Sequence[Strength] = (),
 ) -> Results:
     """A checked document."""
     return validate_results({
         "schema": SCHEMA, "emotion": emotion, "command": command, "versions": versions(), "judges": judges,
         "systems": list(systems), "comparisons": list(comparisons), "retention": retention,
+        **({"strengths": list(strengths)} if strengths else {}),
     })  # fmt: skip
 
 

@@ -18,23 +18,13 @@ from affetto.evaluate.retention import general_test_rows, measure_retention
 from affetto.evaluate.scoring import Item
 from affetto.evaluate.similarity import hear_voices, reference_rows, set_similarities
 from affetto.evaluate.spoken import note_spoken, read_spoken, speech_key
+from affetto.evaluate.strengths import Sentence, hear_strengths
 from affetto.evaluate.summary import build_system, compare
 from affetto.files import hash_folder, read_json, write_text
 from affetto.judges.choice import choose_judges
 from affetto.progress import progress
 from affetto.speak.generation import Request
 from affetto.speak.voice import Voice
-
-
-@dataclass(frozen=True)
-class Sentence:
-    """One thing to be said by both systems: same words, same voice, same seed."""
-
-    text: str
-    speaker: str
-    number: int
-    """CSM's speaker number."""
-    seed: int
 
 
 @dataclass(frozen=True)
@@ -118,9 +108,14 @@ def evaluate(
             gate = tuple(voice.bank.gate({emotion: strength}).tolist())
             retention = measure_retention(voice.base, held_out, gate, bar.advance).document()
 
-    # 5. Write it down.
+    # 5. What is heard at other strengths.
+    strengths = hear_strengths(
+        voice, sentences, systems[1], config.evaluation_strengths, judges, temperature=config.sampling_temperature
+    )
+
+    # 6. Write it down.
     ceiling = systems[-1]["metrics"]["recall"]
-    results = build_results(emotion, command, judge_facts(judges, ceiling), systems, comparisons, retention)
+    results = build_results(emotion, command, judge_facts(judges, ceiling), systems, comparisons, retention, strengths)
     write_results(output, results)
     return results
 

@@ -34,6 +34,16 @@ def _emotional(rows: list[FileRow]) -> list[FileRow]:
     return [row for row in rows if row["prompt"] == "emotional"]
 
 
+def _strengths(results: Results) -> str:
+    """What is heard at each strength, a line of the card; nothing where it wasn't spoken."""
+    found = [
+        f"{item['metrics']['recall']['value']:.0%} at {item['intensity']:g}"
+        for item in results.get("strengths", [])
+        if item["metrics"]["recall"]["value"] is not None
+    ]
+    return f"Heard as {results['emotion']} by intensity: {', '.join(found)}.\n\n" if found else ""
+
+
 _LORA = "PEFT alone loads it too: `PeftModel.from_pretrained(base, THIS_FOLDER)`."
 _CHECKPOINT = "transformers alone loads it as it loads the base, and `affetto --base THIS_FOLDER` takes it for one."
 
@@ -63,7 +73,7 @@ recommended intensity {facts["recommended_intensity"]:g} (1 is how it was traine
 
 {markdown_table([results])}
 
-## Trained on
+{_strengths(results)}## Trained on
 
 {data["emotional_clips"]} {emotion} clips; {data["rehearsed_clips"]} {general} rehearsed and distilled,
 {data["fisher_clips"]} for the Fisher. {rank}, learning rate {settings["learning_rate"]:g},

@@ -214,6 +214,45 @@ def frontier_curve(
     return picture(520, 320, draw, name=name, alt=f"{axis} against KL by intensity. {said}.")
 
 
+@dataclass(frozen=True)
+class StrengthLine:
+    """One share over intensities: (intensity, value, low, high), and what real recordings have."""
+
+    label: str
+    points: tuple[tuple[float, float, float | None, float | None], ...]
+    real: float | None
+
+
+def strength_curve(lines: Sequence[StrengthLine], evaluated: float, *, name: str) -> Picture:
+    """What is heard at each intensity, in percent; dashes are real recordings, the upright line what was evaluated."""
+    said = ". ".join(
+        f"{line.label}: " + ", ".join(f"{100 * value:.0f} % at {x:g}" for x, value, _, _ in line.points)
+        for line in lines
+    )
+
+    def draw(figure: Figure) -> None:
+        axes = plot_area(figure, 58, 26, 22, 42)
+        axes.axvline(evaluated, color=FAINT, linewidth=1, linestyle=(0, (1, 3)))
+        for number, line in enumerate(lines):
+            colour = system_colour(number + 1)
+            xs, ys = [point[0] for point in line.points], [100 * point[1] for point in line.points]
+            axes.plot(xs, ys, color=colour, linewidth=1.8, marker=marker(number), markersize=7, clip_on=False)
+            for x, _, low, high in line.points:
+                if low is not None and high is not None:
+                    axes.plot([x, x], [100 * low, 100 * high], color=colour, linewidth=2, alpha=0.35)
+            if line.real is not None:
+                axes.axhline(100 * line.real, color=colour, linewidth=1, linestyle=(0, (4, 3)), alpha=0.8)
+            axes.annotate(
+                line.label, (xs[-1], ys[-1]), xytext=(0, 10), textcoords="offset points", ha="right", color=INK,
+                fontsize=11, annotation_clip=False,
+            )  # fmt: skip
+        axes.set_ylim(0, 104)
+        axes.set_xlabel("intensity", color=FAINT, fontsize=10.5)
+        axes.set_ylabel("%", color=FAINT, fontsize=10.5)
+
+    return picture(520, 300, draw, name=name, alt=f"What is heard by intensity. {said}.")
+
+
 def _dot_name(dot: Dot, length: int) -> str:
     return f"{_short(dot.system, length - 6)}, plain" if dot.is_plain else _short(dot.system, length)
 

@@ -119,6 +119,7 @@ def _evaluation(
         "dots": _dot_plots(systems, numbers, f"dots-{index}"),
         "answers": _answers(result, systems, numbers, f"answers-{index}"),
         "retention": _retention(result.get("retention"), f"retention-{index}"),
+        "strengths": _strengths(result, f"strengths-{index}"),
         "judges": [(kind, judge, _ceiling(judge or {})) for kind, judge in judges.items()],
         "failures": [
             (system["name"], file) for system in systems for file in system.get("files") or [] if file.get("error")
@@ -172,6 +173,36 @@ def _retention(retention: Mapping[str, Any] | None, name: str) -> dict[str, Any]
     shown += [(f"{measure.label} of the text", show_metric(text[name], measure)) for name, measure in measures.items()
               if name in text]  # fmt: skip
     return {"numbers": shown, "pictures": drawn} | {key: retention.get(key) for key in ("num_clips", "num_codes")}
+
+
+_AT_STRENGTHS = ("recall", "posterior", "wer", "f0_median_st")
+
+
+def _strengths(result: Mapping[str, Any], name: str) -> dict[str, Any] | None:
+    """What is heard at each intensity: a picture of the shares, and the numbers beside those of base and recordings."""
+    strengths = result.get("strengths") or []
+    systems = {system["role"]: system for system in result.get("systems") or []}
+    if not strengths or "adapter" not in systems:
+        return None
+    lines = []
+    for metric in ("recall", "wer"):
+        found = [(item["intensity"], item["metrics"].get(metric) or {}) for item in strengths]
+        points = tuple((x, m["value"], m["low"], m["high"]) for x, m in found if m.get("value") is not None)
+        if points:
+            real = ((systems.get("real") or {}).get("metrics") or {}).get(metric) or {}
+            lines.append(pictures.StrengthLine(MEASURES[metric].label, points, real.get("value")))
+    rows = [(f"{item['intensity']:g}", item["metrics"]) for item in strengths]
+    rows = [("the base", systems["base"]["metrics"])] * ("base" in systems) + rows
+    rows += [("real recordings", systems["real"]["metrics"])] * ("real" in systems)
+    return {
+        "picture": pictures.strength_curve(lines, systems["adapter"]["intensity"], name=name) if lines else None,
+        "columns": ["Intensity", *(MEASURES[metric].label for metric in _AT_STRENGTHS)],
+        "rows": [
+            (title, [show_metric(metrics.get(metric), MEASURES[metric]).text for metric in _AT_STRENGTHS],
+             title == f"{systems['adapter']['intensity']:g}")
+            for title, metrics in rows
+        ],
+    }  # fmt: skip
 
 
 def _training_curves(log: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, Picture]]:

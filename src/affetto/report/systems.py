@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from affetto.errors import DataError
-from affetto.evaluate.results import FileRow, Results, System, judges_fingerprint, read_results
+from affetto.evaluate.journal import judges_fingerprint
+from affetto.evaluate.results import FileRow, Results, System, read_results
 from affetto.evaluate.summary import METRICS
 
 Marks = Mapping[str, Mapping[str, str]]
@@ -47,7 +48,7 @@ class Entry:
 
     @property
     def fingerprint(self) -> dict[str, str]:
-        """Who judged it, by kind; see `results.judges_fingerprint`."""
+        """Who judged it, by kind; see `journal.judges_fingerprint`."""
         return judges_fingerprint(self.results["judges"])
 
     def path(self, row: FileRow) -> Path:
