@@ -120,6 +120,7 @@ def run(
     """Everything for each emotion in turn; returns the reports. `together` trains all of them in one run first."""
     from affetto.evaluate.suite import evaluate
     from affetto.judges.choice import check_choices
+    from affetto.report.comparison_page import compare_run
     from affetto.report.run_page import terminal_table
 
     check_choices(config.judges, [emotion for emotion in emotions if emotion != EXPRESSIVE])
@@ -136,6 +137,9 @@ def run(
         console.print(terminal_table([results]))
         say(f"report: {reports[-1]}")
         say(f"hear more: {_speak_command(config, emotion)}")
+    if len(reports) > 1:
+        folder = config.output_dir / "evaluation_results"
+        say(f"side by side: {compare_run(folder, [path.parent.name for path in reports], command)}")
     return reports
 
 

@@ -19,7 +19,7 @@ from affetto.evaluate.results import read_results
 from affetto.files import write_json
 from affetto.judges.choice import Judges
 from affetto.report import players as report_audio
-from affetto.report.comparison_page import audio_rows, matrices, write_comparison
+from affetto.report.comparison_page import audio_rows, compare_run, matrices, write_comparison
 from affetto.report.differences import make_differences
 from affetto.report.grid import make_grids
 from affetto.report.systems import find_entry, judge_marks, read_entries
@@ -327,3 +327,23 @@ def test_a_browser_shows_it_without_complaint(text: str, tmp_path: Path, width: 
     assert complaints == []
     asked = [e["params"]["request"]["url"] for e in browser.events if e.get("method") == "Network.requestWillBeSent"]
     assert all(url.startswith("data:") for url in asked[1:])
+
+
+def test_one_base_under_two_emotions_is_heard_once(tmp_path: Path) -> None:
+    folder = tmp_path / "evaluation_results"
+    for number, emotion in enumerate(("happy", "sad")):
+        document = run_of(emotion)
+        for system, pitch in zip(document["systems"], (120, 150 + number, 170 + number), strict=True):
+            path = tmp_path / "samples" / f"{emotion}_{system['role']}.wav"
+            write_sound(path, voice(pitch, 0.4, rate=16_000), 16_000)
+            row = {
+                "file": path.relative_to(tmp_path).as_posix(), "prompt": "emotional", "text": "hello", "speaker": "0",
+                "seed": 1, "duration_s": 0.4, "error": None, "values": {"posterior": 0.1, "first_choice": "neutral"},
+            }  # fmt: skip
+            system |= {"files": [row], "num_failed": 0}
+        write_json(folder / f"{emotion}_results.json", document)
+    assert compare_run(folder, ["happy", "sad"], "affetto run") == folder / "comparison.html"
+    [row], _ = audio_rows(read_entries([str(folder / f"{emotion}_results.json") for emotion in ("happy", "sad")]), 3)
+    assert [cell.system for cell in row.cells] == ["base", "happy", "happy: real", "sad", "sad: real"]
+    assert "posterior" not in row.cells[0].values
+    assert "posterior" in row.cells[1].values

@@ -8,12 +8,12 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from affetto.evaluate.results import FileRow
-from affetto.files import write_text
+from affetto.files import hash_file, write_text
 from affetto.report import pictures
 from affetto.report.canvas import NUM_SYSTEM_COLOURS, Picture
 from affetto.report.differences import DIFFERED, make_differences, words_of
@@ -22,7 +22,7 @@ from affetto.report.measures import MEASURES, PLAIN, scale_of
 from affetto.report.page_templates import page_templates
 from affetto.report.players import AudioCell, AudioRow, player_rows
 from affetto.report.speech_picture import LEFT, RIGHT, WIDTH
-from affetto.report.systems import Entry, Marks, find_entry, judge_marks
+from affetto.report.systems import Entry, Marks, find_entry, judge_marks, read_entries
 
 SENTENCES = 8
 """Rows of players, unless told otherwise."""
@@ -75,6 +75,8 @@ def write_comparison(
     rows, sounds = audio_rows(entries, sentences)
     numbers = {entry.name: entry.number % NUM_SYSTEM_COLOURS for entry in entries}
     numbers |= {_plain(entry): entry.number % NUM_SYSTEM_COLOURS for entry in entries}
+    for cell in (cell for row in rows for cell in row.cells):
+        numbers.setdefault(cell.system, 0)
     script_hash = base64.b64encode(hashlib.sha256(texts["report.js"].encode()).digest()).decode()
     page = environment.get_template("comparison.html.j2").render(
         title=title or _title(entries),
@@ -101,6 +103,12 @@ def write_comparison(
     return output
 
 
+def compare_run(folder: Path, emotions: Sequence[str], command: str) -> Path:
+    """Write `comparison.html`, the emotions of one run side by side, into the folder of their results."""
+    entries = read_entries([str(folder / f"{emotion}_results.json") for emotion in emotions])
+    return write_comparison(folder / "comparison.html", entries, command=command)
+
+
 def audio_rows(entries: Sequence[Entry], most: int) -> tuple[list[AudioRow], dict[str, str]]:
     """Texts (files of one name where texts aren't known), those that most systems spoke first, and by system how many
     of its sounds were found, or why none."""
@@ -118,12 +126,22 @@ def audio_rows(entries: Sequence[Entry], most: int) -> tuple[list[AudioRow], dic
 
 def _audio_row(spoken: Sequence[tuple[Entry, FileRow]]) -> AudioRow:
     cells: dict[str, AudioCell] = {}
+    order: dict[str, tuple[int, str]] = {}
+    first_base: dict[str, str] = {}
     for entry, row in spoken:
-        is_plain = row["prompt"] == "plain"
-        if not is_plain or entry.system["role"] == "adapter":  # the base's plain rows are its emotional ones
-            name = _plain(entry) if is_plain else entry.name
-            cells.setdefault(name, AudioCell(name, entry.path(row), row["values"]))
-    order = {name: (entry.number, name) for entry, _ in spoken for name in (entry.name, _plain(entry))}
+        is_plain, path = row["prompt"] == "plain", entry.path(row)
+        if is_plain and entry.system["role"] != "adapter":  # the base's plain rows are its emotional ones
+            continue
+        name = _plain(entry) if is_plain else entry.name
+        if entry.system["role"] == "base" and path.is_file():
+            # One base under several emotions is heard once, without any one emotion's posterior.
+            first = first_base.setdefault(hash_file(path), name)
+            if first != name:
+                values = {key: value for key, value in cells[first].values.items() if key != "posterior"}
+                cells[first] = replace(cells[first], system=first.rpartition(": ")[2], values=values)
+                continue
+        cells.setdefault(name, AudioCell(name, path, row["values"]))
+        order.setdefault(name, (entry.number, name))
     rows = [row for _, row in spoken]
     speakers, seeds = ({row[key] for row in rows} for key in ("speaker", "seed"))
     return AudioRow(
@@ -131,7 +149,7 @@ def _audio_row(spoken: Sequence[tuple[Entry, FileRow]]) -> AudioRow:
         prompt="emotional",
         speaker=str(rows[0]["speaker"] or "") if len(speakers) == 1 else "",
         seed=rows[0]["seed"] if len(seeds) == 1 else None,
-        cells=tuple(sorted(cells.values(), key=lambda cell: order[cell.system])),
+        cells=tuple(cells[name] for name in sorted(cells, key=lambda name: order[name])),
     )
 
 
