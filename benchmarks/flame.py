@@ -91,8 +91,8 @@ def judging(folder: Path) -> tuple[Callable[[], object], str]:
     """All default judges and metrics over clips of five seconds."""
     import metrics_speed
 
-    from affetto.evaluate.judges import choose_judges
     from affetto.evaluate.scoring import score_files
+    from affetto.judges.choice import choose_judges
 
     metrics_speed.NUM_CLIPS = NUM_JUDGED
     items = metrics_speed._clips(folder)

@@ -18,8 +18,8 @@ from rich.console import Console
 
 from affetto.commands.options import pairs_of
 from affetto.evaluate.judge_calibration import calibrate_judges, calibration_table, said
-from affetto.evaluate.judges import all_judges
 from affetto.files import write_json
+from affetto.judges.choice import all_judges
 
 RESULT = Path(__file__).parent / "results" / "judge_calibration.json"
 

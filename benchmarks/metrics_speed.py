@@ -22,11 +22,11 @@ from facts import run_facts
 
 from affetto.audio.sound import write_sound
 from affetto.evaluate import scoring
-from affetto.evaluate.judges import Judges, choose_judges
 from affetto.evaluate.results import build_results, judge_facts, write_results
 from affetto.evaluate.scoring import Item, score_files
 from affetto.evaluate.summary import build_system
 from affetto.files import write_json
+from affetto.judges.choice import Judges, choose_judges
 from affetto.miniature.corpus import SAMPLE_RATE, general_lines, render
 
 RESULT = Path(__file__).parent / "results" / "metrics_speed.json"
@@ -92,7 +92,7 @@ def _parts(items: list[Item], judges: Judges) -> dict[str, dict[str, float]]:
 
 def _fresh_quality() -> Any:
     """DNSMOS that hasn't heard these sounds."""
-    from affetto.evaluate.quality import DnsmosJudge
+    from affetto.judges.quality import DnsmosJudge
 
     return DnsmosJudge()
 

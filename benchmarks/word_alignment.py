@@ -17,8 +17,8 @@ from facts import run_facts
 
 from affetto.codes.timing import Aligned, aligned_words
 from affetto.errors import DataError
-from affetto.evaluate.aligner import find_aligner
 from affetto.files import write_json
+from affetto.judges.aligner import find_aligner
 from affetto.miniature.corpus import EMOTIONS, SAMPLE_RATE, Line, Rendered, acted_lines, general_lines, render_timed
 
 RESULT = Path(__file__).parent / "results" / "word_alignment.json"

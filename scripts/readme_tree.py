@@ -22,8 +22,8 @@ def tree() -> str:
 
 
 _STAGES = (
-    "", "commands", "audio", "codes", "model", "adapters", "preserve", "training", "planning", "speak", "evaluate",
-    "doctor", "laboratory", "miniature",
+    "", "commands", "audio", "codes", "model", "adapters", "preserve", "training", "planning", "speak",
+    "judges", "metrics", "evaluate", "report", "listening", "doctor", "laboratory", "miniature",
 )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from affetto import files
+from affetto.errors import DataError
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
@@ -35,6 +36,15 @@ def test_failing_halfway_leaves_the_old_file(tmp_path: Path, failure: type[BaseE
         files.write_atomically(target, write)
     assert target.read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["value.txt"]
+
+
+def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("x")
+    for target, reason in ((tmp_path / "folder", "directory"), (tmp_path / "file" / "a.txt", "exists|Not a directory")):
+        with pytest.raises(DataError, match=rf"can't write .*{target.name} \(.*({reason}).*name another place"):
+            files.write_text(target, "text")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"], "nothing is left of it"
 
 
 def test_temporary_file_has_the_suffix_and_is_hidden(tmp_path: Path) -> None:

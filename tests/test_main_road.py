@@ -8,10 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import soxr
 
-from affetto.audio.manifest import write_manifest
-from affetto.audio.sound import write_sound
-from affetto.config import Config, load_config
 from affetto.doctor.diagnose import examine
 from affetto.errors import AdapterError, DataError
 from affetto.evaluate import journal
@@ -20,13 +18,16 @@ from affetto.evaluate.results import Results, read_results
 from affetto.evaluate.results_schema import results_schema
 from affetto.evaluate.suite import evaluate
 from affetto.files import read_json
-from affetto.miniature import corpus
+from affetto.judges.choice import default_judge
+from affetto.metrics.words import score_words, word_error_rate
 from affetto.miniature.build import ASSETS
 from affetto.pipeline import prepare_clips, report, run
 from affetto.preserve import self_speech
+from affetto.report.comparison_page import write_comparison
+from affetto.report.systems import read_entries
 from affetto.speak.voice import Voice
-from affetto.types import Clip
 from schema_check import problems
+from small_run import small_config, write_clips
 
 REAL_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -50,26 +51,7 @@ def _cached(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small manifest: happy clips of two actors, and general speech."""
-    folder = tmp_path_factory.mktemp("clips")
-    lines = list(corpus.acted_lines("happy", {"train": 3, "validation": 1, "test": 2}))
-    for split, count in (("train", 14), ("validation", 4), ("test", 4)):
-        lines += corpus.general_lines(count, "general", split)
-    found = []
-    for line in lines:
-        path = folder / f"{line.id}.wav"
-        write_sound(path, corpus.render(line), corpus.SAMPLE_RATE)
-        emotion = None if line.emotion == corpus.PLAIN else line.emotion
-        found.append(Clip(line.id, path, line.text, emotion, line.speaker, "small", line.split))
-    write_manifest(folder / "manifest.jsonl", found)
-    return folder / "manifest.jsonl"
-
-
-def _config(output: Path, *data: Path) -> Config:
-    return load_config(
-        None, data=tuple(map(str, data)), output_dir=output, emotions=("happy",), num_epochs=1, batch_size=6,
-        fisher_clips=4, rehearsal_buffer_size=8, validation_clips=4, evaluation_sentences=4, evaluation_clips=4,
-        judges={"quality": "none"}, trackers=(),
-    )  # fmt: skip
+    return write_clips(tmp_path_factory.mktemp("clips"))
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +60,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, clips: Path, cache: Path)
     output = tmp_path_factory.mktemp("run")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AFFETTO_CACHE", str(cache))
-        run(_config(output, clips), ["happy"], command="affetto run")
+        run(small_config(output, clips), ["happy"], command="affetto run")
     return output
 
 
@@ -103,10 +85,58 @@ def test_results_count_what_was_spoken(finished: Path) -> None:
     for row in real["files"]:
         frames = row["duration_s"] * 12.5
         assert frames == pytest.approx(round(frames)), "heard through the codec, in whole frames of 80 ms"
+        assert soundfile.info(finished / row["file"]).duration == pytest.approx(row["duration_s"], abs=1e-4)
+        assert (finished / row["file"]).with_suffix(".txt").read_text(encoding="utf-8").strip() == row["text"]
+        assert Path(row["file"]).parent.as_posix() == "evaluation/test_samples/happy_real"
     assert results["retention"] is not None
     assert results["retention"]["num_clips"] == 4
     assert happy["metrics"]["mos_overall"]["value"] is None
     assert happy["metrics"]["mos_overall"]["reason"]
+
+
+def test_each_strength_is_what_the_adapter_says_at_it(finished: Path, clips: Path) -> None:
+    config = small_config(finished, clips)
+    results = read_results(finished / "evaluation_results" / "happy_results.json")
+    base, adapter, _ = results["systems"]
+    written = results.get("strengths")
+    assert written is not None
+    assert adapter["intensity"] is not None
+    assert [item["intensity"] for item in written] == sorted({*config.evaluation_strengths, adapter["intensity"]})
+    for item in written:
+        voice, words = Voice.load("miniature"), default_judge("words")
+        voice.load_adapter("happy", finished / "emotion_models" / "happy" / "best")
+        rows = [row for row in base["files"] if row["prompt"] == "emotional"]
+        said = [
+            voice.request(
+                str(row["text"]), "happy", intensity=item["intensity"], speaker=int(str(row["speaker"])),
+                seed=int(row["seed"] or 0), temperature=config.sampling_temperature,
+            )
+            for row in rows
+        ]  # fmt: skip
+        sounds = [
+            soxr.resample(voice.decode(one), voice.codec.sample_rate, words.sample_rate, quality="HQ").astype("float32")
+            for one in voice.generate(said)
+        ]
+        scores = [score_words(str(row["text"]), text) for row, text in zip(rows, words.transcribe(sounds), strict=True)]
+        expected = word_error_rate([score for score in scores if score is not None])
+        # Speech that was written as 16 bits may be heard otherwise by a word.
+        assert item["metrics"]["wer"]["value"] == pytest.approx(expected, abs=1.01 / 20)
+    page = (finished / "emotion_models" / "happy" / "report.html").read_text(encoding="utf-8")
+    assert 'id="strengths"' in page
+    assert f"at {config.evaluation_strengths[0]:g}" in page
+
+
+def test_the_page_that_compares_plays_the_recordings(finished: Path, tmp_path: Path) -> None:
+    def page_of(run: Path) -> Path:
+        entries = read_entries([str(run / "evaluation_results" / "happy_results.json")])
+        return write_comparison(tmp_path / "page.html", entries)
+
+    text = page_of(finished).read_text(encoding="utf-8")
+    assert "not kept as files" not in text
+    without = tmp_path / "without"
+    shutil.copytree(finished, without)
+    shutil.rmtree(without / "evaluation" / "test_samples" / "happy_real")
+    assert text.count("<audio") > page_of(without).read_text(encoding="utf-8").count("<audio") > 0
 
 
 def test_the_guides_evaluation_of_the_samples_keeps_the_runs_results(
@@ -124,7 +154,7 @@ def test_the_guides_evaluation_of_the_samples_keeps_the_runs_results(
     assert [(system["name"], system["role"]) for system in results["systems"][3:]] == [("happy (files)", "files")]
     (mine,) = results["systems"][3:]
     assert mine["metrics"]["wer"]["value"] == before["systems"][1]["metrics"]["wer"]["value"], "the same four files"
-    assert report(_config(copied, clips), "happy").is_file()
+    assert report(small_config(copied, clips), "happy").is_file()
     with pytest.raises(DataError, match="name another --output"):
         evaluate_folder(folder, "happy", path, judges={"quality": "none", "words": "none"})
     with pytest.raises(DataError, match=r"x\.json"):
@@ -141,7 +171,7 @@ def test_a_resumed_evaluation_speaks_and_judges_nothing_again_and_writes_the_sam
     before = path.read_bytes()
     assert problems(read_json(path), results_schema()) == []
     path.unlink()
-    config = _config(copied, clips)
+    config = small_config(copied, clips)
     prepared = prepare_clips(config, ["happy"])
     judged: list[int] = []
     original = journal.score_files
@@ -168,7 +198,7 @@ def test_a_report_without_base_and_adapter_says_so_and_touches_nothing(
     evaluate_folder(copied / "evaluation" / "test_samples" / "happy", "happy", path, judges={"quality": "none"})
     samples = sorted((copied / "emotion_models" / "happy" / "best" / "samples").iterdir())
     with pytest.raises(DataError, match="affetto evaluate --emotion happy"):
-        report(_config(copied, clips), "happy")
+        report(small_config(copied, clips), "happy")
     assert sorted((copied / "emotion_models" / "happy" / "best" / "samples").iterdir()) == samples
 
 
@@ -178,7 +208,7 @@ def test_an_emotion_of_ones_own_gets_its_report(tmp_path: Path, clips: Path) -> 
     shutil.copytree(clips.parent, folder)
     manifest = folder / "manifest.jsonl"
     manifest.write_text(manifest.read_text(encoding="utf-8").replace('"happy"', '"proud"'), encoding="utf-8")
-    config = _config(tmp_path, manifest).model_copy(update={"emotions": ("happy", "proud")})
+    config = small_config(tmp_path, manifest).model_copy(update={"emotions": ("happy", "proud")})
     (page,) = run(config, ["proud"], command="affetto run")
     assert page.stat().st_size > 20_000
     adapter = read_results(tmp_path / "evaluation_results" / "proud_results.json")["systems"][1]
@@ -197,8 +227,8 @@ def test_without_general_clips_the_base_speaks_its_own(
     acted = [line for line in manifest.read_text(encoding="utf-8").splitlines() if '"happy"' in line]
     manifest.write_text("\n".join(acted) + "\n", encoding="utf-8")
     with pytest.raises(DataError, match="--general self"):
-        run(_config(tmp_path, manifest), ["happy"], command="affetto run")
-    config = _config(tmp_path, manifest).model_copy(update={"general": "self"})
+        run(small_config(tmp_path, manifest), ["happy"], command="affetto run")
+    config = small_config(tmp_path, manifest).model_copy(update={"general": "self"})
     (page,) = run(config, ["happy"], command="affetto run")
     facts = read_json(tmp_path / "emotion_models" / "happy" / "best" / "affetto.json")
     assert (facts["data"]["general"], facts["data"]["rehearsed_clips"], facts["data"]["fisher_clips"]) == ("self", 8, 4)
@@ -262,7 +292,7 @@ def test_broken_clips_stop_the_run_and_lose_nothing(tmp_path: Path, clips: Path)
     first, second = sorted(folder.glob("happy-train-*.wav"))[:2]
     first.write_bytes(b"")
     soundfile.write(second, np.zeros(24_000), 24_000)
-    config = _config(tmp_path, folder / "manifest.jsonl")
+    config = small_config(tmp_path, folder / "manifest.jsonl")
     with pytest.raises(DataError, match="2 clips"):
         prepare_clips(config, ["happy"])
     prepared = prepare_clips(config, ["happy"], skip_bad_clips=True)
@@ -286,7 +316,7 @@ def test_real_recordings_run_to_the_end(tmp_path: Path) -> None:
     lines = (REAL_DATA / "LJSpeech-1.1" / "metadata.csv").read_text(encoding="utf-8").splitlines(keepends=True)
     kept = [line for line in lines if line.partition("|")[0] in {sound.stem for sound in sounds}]
     (data / "LJSpeech-1.1" / "metadata.csv").write_text("".join(kept), encoding="utf-8")
-    config = _config(tmp_path, data)
+    config = small_config(tmp_path, data)
     run(config, ["happy"], command="affetto run")
     results = read_results(tmp_path / "evaluation_results" / "happy_results.json")
     assert results["systems"][1]["num_failed"] == 0

@@ -97,13 +97,14 @@ class Config(BaseModel):
 
     num_checkpoints: Whole = 0
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    base_precision: Literal["fp32", "bf16"] = "fp32"
+    base_precision: Literal["fp32", "bf16", "nf4"] = "fp32"
     activation_checkpointing: bool = False
     trackers: tuple[str, ...] = ("tensorboard",)
 
     validation_clips: Count = 48
     evaluation_sentences: Count = 30
     evaluation_clips: Count = 120
+    evaluation_strengths: tuple[Annotated[float, _Number, Field(gt=0.0, le=2.0)], ...] = (0.5, 0.75, 0.9, 1.1, 1.25)
     sampling_temperature: NotNegative = SPEAKING_TEMPERATURE
     judges: dict[str, str] = Field(default_factory=dict)
 
@@ -179,6 +180,13 @@ class Config(BaseModel):
         if adapter_dropout and not info.data.get("use_adapters", True):
             raise ValueError("it is LoRA's: leave use_adapters on, or adapter_dropout at 0")
         return adapter_dropout
+
+    @field_validator("base_precision")
+    @classmethod
+    def _packed(cls, base_precision: str, info: ValidationInfo) -> str:
+        if base_precision == "nf4" and not info.data.get("use_adapters", True):
+            raise ValueError("nf4 is for adapters upon it: leave use_adapters on, or take bf16")
+        return base_precision
 
     @field_validator("expressive_base")
     @classmethod

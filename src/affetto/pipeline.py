@@ -18,7 +18,7 @@ from affetto.model.base import MINIATURE, find_base
 from affetto.progress import console, say
 
 if TYPE_CHECKING:
-    from affetto.evaluate.calibration import Fit
+    from affetto.laboratory.calibration import Fit
 
 
 def prepare_clips(
@@ -30,7 +30,7 @@ def prepare_clips(
     `skip_datasets` takes what was coded before as it is, and renders, checks and codes nothing. With `general: self`
     the base speaks the general clips, and those of the data are left alone.
     """
-    from affetto.evaluate.aligner import with_timed_words
+    from affetto.judges.aligner import with_timed_words
 
     is_own = config.general == "self"
     labels = _labels(config, emotions)
@@ -118,9 +118,10 @@ def run(
     resume: bool = False,
 ) -> list[Path]:
     """Everything for each emotion in turn; returns the reports. `together` trains all of them in one run first."""
-    from affetto.evaluate.judges import check_choices
-    from affetto.evaluate.report import terminal_table
     from affetto.evaluate.suite import evaluate
+    from affetto.judges.choice import check_choices
+    from affetto.report.comparison_page import compare_run
+    from affetto.report.run_page import terminal_table
 
     check_choices(config.judges, [emotion for emotion in emotions if emotion != EXPRESSIVE])
     prepared = prepare_clips(config, emotions, skip_bad_clips=skip_bad_clips, skip_datasets=skip_datasets)
@@ -136,6 +137,9 @@ def run(
         console.print(terminal_table([results]))
         say(f"report: {reports[-1]}")
         say(f"hear more: {_speak_command(config, emotion)}")
+    if len(reports) > 1:
+        folder = config.output_dir / "evaluation_results"
+        say(f"side by side: {compare_run(folder, [path.parent.name for path in reports], command)}")
     return reports
 
 
@@ -184,10 +188,10 @@ def calibrate(
     Without `adapters` it trains its own into `calibration/`: plain LoRA and the configuration's recipe, each kept at
     `NUM_CHECKPOINTS` moments of its run. What was trained before is used again.
     """
-    from affetto.evaluate.calibration import calibrate as calibrate_adapters
-    from affetto.evaluate.calibration import fits
-    from affetto.evaluate.calibration_picture import calibration_picture
     from affetto.files import write_text
+    from affetto.laboratory.calibration import calibrate as calibrate_adapters
+    from affetto.laboratory.calibration import fits
+    from affetto.report.calibration_picture import calibration_picture
 
     if adapters:
         families = {"given": list(adapters)}
@@ -232,9 +236,9 @@ def unmet_budgets(config: Config, emotions: Sequence[str]) -> list[str]:
 
 def report(config: Config, emotion: str) -> Path:
     """Draw `emotion_models/<emotion>/report.html`, and the adapter's card, from what training and evaluation wrote."""
-    from affetto.evaluate.adapter_card import write_adapter_card
-    from affetto.evaluate.report import AudioCell, AudioRow, write_report
     from affetto.evaluate.results import read_results
+    from affetto.report.adapter_card import write_adapter_card
+    from affetto.report.run_page import AudioCell, AudioRow, write_report
     from affetto.training.log import read_log
 
     folder = config.output_dir / "emotion_models" / emotion

@@ -24,8 +24,8 @@ class Task:
 def progress(title: str, total: int) -> Iterator[Task]:
     """A bar over `total` items while the block runs."""
     columns = (
-        TextColumn("{task.description:<34}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-        TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
+        TextColumn("{task.description:<34}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+        TimeRemainingColumn(), TextColumn("{task.fields[note]}", markup=False),
     )  # fmt: skip
     with Progress(*columns, console=console) as bar:
         task = bar.add_task(title, total=total, note="")

@@ -41,6 +41,8 @@ class Clip:
     """Ids of earlier turns of the same conversation, oldest first; heard by the model, never trained on."""
     transcribed_by: str | None = None
     """Judge that wrote the text down; None is people."""
+    channel: int | None = None
+    """Of the file, counted from 1, where each channel is another speaker; None is the mean of all."""
 
 
 @dataclass(frozen=True)

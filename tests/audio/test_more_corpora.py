@@ -103,7 +103,6 @@ def _emov_db(tone: Tone, tmp_path: Path) -> dict[str, Told]:
 def _expresso(tone: Tone, tmp_path: Path) -> dict[str, Told]:
     for name in ("ex04/happy/base/ex04_happy_00085", "ex01/default/ex01_default_00001", "ex02/sing/ex02_singing_01"):
         tone(f"expresso/audio_48khz/read/{name}.wav", duration_s=0.1)
-    tone("expresso/audio_48khz/conversational/ex01-ex02/happy-sad/ex01-ex02_happy-sad_001.wav", duration_s=0.1)
     _write(tmp_path, "expresso/read_transcriptions.txt", "ex04_happy_00085\tSo fun!\nex01_default_00001\tSo.\n")
     return {
         "ex04_happy_00085": ("happy", "expresso-ex04", "So fun!"),

@@ -172,3 +172,12 @@ def test_a_pointer_of_git_lfs_is_called_one(tmp_path: Path) -> None:
     with pytest.raises(SoundError, match="git lfs pull") as caught:
         read_sound(path, 16_000)
     assert caught.value.kind == "unreadable"
+
+
+def test_what_macos_leaves_beside_an_mp3_is_no_part_of_it(tmp_path: Path) -> None:
+    """libsndfile opens `._a.mp3` as a resource fork of `a.mp3` and gives up."""
+    path = tmp_path / "a.mp3"
+    soundfile.write(path, sine(0.5, 8_000), 8_000, format="MP3", subtype="MPEG_LAYER_III")
+    alone = read_sound(path, 8_000)
+    (tmp_path / "._a.mp3").write_bytes(b"\0\5\x16\7")
+    np.testing.assert_array_equal(read_sound(path, 8_000), alone)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from affetto.codes.timing import aligned_words, annotated_words, spread_words
 from affetto.errors import DataError
-from affetto.evaluate.aligner import find_aligner
+from affetto.judges.aligner import find_aligner
 from affetto.miniature import corpus
 from affetto.model.beside import MOST_DOUBT
 

@@ -28,8 +28,8 @@ from affetto.commands import reporting
 from affetto.commands.options import pairs_of, settings_of
 from affetto.config import Config
 from affetto.errors import AffettoError, ConfigError, DataError, Interrupted
-from affetto.evaluate.judges import KINDS
 from affetto.evaluate.results import build_results, write_results
+from affetto.judges.choice import KINDS
 from affetto.miniature import data as miniature_data
 from affetto.model.base import load_base
 from affetto.preserve import self_speech

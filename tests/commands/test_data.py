@@ -43,6 +43,16 @@ def spoil(manifest: Path, number: int, **changes: Any) -> None:
     manifest.write_text("\n".join(json.dumps(row) for row in rows))
 
 
+def test_check_says_how_many_texts_a_machine_wrote(clips: Path) -> None:
+    assert "none of 12 texts was written by machine" in called("check", clips)[1]
+    for number, model in ((1, "openai/whisper@1"), (4, "openai/whisper@1"), (5, "local/other@2")):
+        spoil(clips, number, transcribed_by=model)
+    assert "3 texts were written by machine: 1 by local/other@2, 2 by openai/whisper@1" in called("check", clips)[1]
+    document = json.loads(called("check", clips, "--json")[1])
+    assert document["machine_texts"] == {"local/other@2": 1, "openai/whisper@1": 2}
+    assert sum(row["machine_texts"] for row in document["statistics"]) == 3
+
+
 def test_check_as_json_tells_all_and_decides_the_status(clips: Path) -> None:
     status, said, _ = called("check", clips, "--json")
     document = json.loads(said)

@@ -9,7 +9,6 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from affetto.config import Config
-from affetto.evaluate.judges import Judges
 from affetto.evaluate.results import (
     VALUE_NAMES,
     FileRow,
@@ -25,6 +24,7 @@ from affetto.evaluate.results import (
 )
 from affetto.evaluate.summary import build_system, compare
 from affetto.files import write_json
+from affetto.judges.choice import Judges
 from affetto.training.checkpoint import Progress
 from affetto.training.facts import final_facts
 from affetto.training.log import TrainingLog

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from evaluate_fakes import RATE, PitchJudge, PitchWords, voice
 from numpy.typing import NDArray
 
 from affetto.evaluate.clip_doubts import doubt_labels, doubt_texts
 from affetto.types import Clip
+from evaluate_fakes import RATE, PitchJudge, PitchWords, voice
 
 WORDS = {12: "twelve", 13: "thirteen", 14: "fourteen", 25: "twenty five"}
 

@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-import tiny_judges
-from evaluate_fakes import RATE, fake_judges, voice
 
+import tiny_judges
 from affetto.errors import DataError, JudgeError
 from affetto.evaluate.folder import evaluate_folder, find_sounds, read_metadata
 from affetto.evaluate.results import read_results
+from evaluate_fakes import RATE, fake_judges, voice
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "evaluation_metrics.py"
 OFF = "--judge emotion=none --judge words=none --judge quality=none"
@@ -81,12 +81,17 @@ def test_judges_can_be_named_by_folder(folder: Path, tmp_path: Path) -> None:
         ("m.csv", "\ufeffspeaker|audio|transcript\nanna|low.wav|Twelve\nben|high.WAV|Twenty four\n"),
         ("m.jsonl", '{"audio": "a/low.wav", "text": "Twelve", "speaker": "anna"}\n\n'
                     '{"file": "high.WAV", "text": "Twenty four", "speaker": "ben"}\n'),
+        ("m.csv", "\ufeffFile,Text,Speaker\r\nlow.wav,Twelve,anna\r\nhigh.WAV,Twenty four,ben\r\n"),
+        ("m.tsv", 'wav_path\ttranscription\tspk\nC:\\x\\low.wav\tTwelve\tanna\nwavs/high.WAV\t"Twenty\nfour"\tben\n'),
     ],
 )  # fmt: skip
 def test_texts_come_from_metadata(folder: Path, tmp_path: Path, name: str, content: str) -> None:
-    (tmp_path / name).write_text(content)
+    (tmp_path / name).write_bytes(content.encode())
     results = evaluate_folder(folder, "happy", tmp_path / "r.json", judges=fake_judges(), metadata=tmp_path / name)
-    rows = {row["file"]: (row["text"], row["speaker"]) for row in results["systems"][0]["files"]}
+    rows = {
+        row["file"]: (" ".join(row["text"].split()) if row["text"] else None, row["speaker"])
+        for row in results["systems"][0]["files"]
+    }
     assert rows == {"high.WAV": ("Twenty four", "ben"), "low.wav": ("Twelve", "anna"), "middle.flac": (None, None)}
     assert results["systems"][0]["metrics"]["wer"]["value"] == 0.0
 
@@ -94,13 +99,19 @@ def test_texts_come_from_metadata(folder: Path, tmp_path: Path, name: str, conte
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("m.csv", "name,text\nlow.wav,Twelve\n", "m.csv:2: no column file"),
+        ("m.csv", "name,text\nlow.wav,Twelve\n", "m.csv: no column names the sound; columns are name, text"),
+        ("m.csv", "low.wav|Twelve\nhigh.WAV|x\n", "m.csv: no column names the sound; columns are low.wav|Twelve"),
+        ("m.csv", "file,text\nlow.wav,Twelve, they say\n", "m.csv:2: need 2 cells, got 3; quote texts that hold ','"),
+        ("m.csv", 'file,text\nlow.wav,"Twelve\nhigh.WAV,x\n', "not CSV"),
+        ("m.csv", "file,txt\nlow.wav,Twelve\n", "did you mean 'text'?"),
+        ("m.csv", "file,text\n,Twelve\n", "m.csv:2: names no sound file"),
+        ("m.csv", "file,text\n", "no rows"),
         ("m.csv", "file,text\nother.wav,Twelve\n", "names none of the 3 files"),
         ("m.csv", "file,text\nlow.wav,one\nlow.wav,two\n", "m.csv:3: low.wav was given before"),
         ("m.csv", "file,text\na/low.wav,one\nb/low.wav,two\n", "2 different rows for low.wav"),
         ("m.csv", "", "no rows"),
         ("m.jsonl", "{'file': 1}\n", "m.jsonl:1: not JSON"),
-        ("m.jsonl", "[1]\n", "not a JSON object"),
+        ("m.jsonl", "[1]\n", "m.jsonl:1: expected an object"),
     ],
 )
 def test_wrong_metadata_says_where(folder: Path, tmp_path: Path, name: str, content: str, message: str) -> None:
@@ -126,7 +137,7 @@ def test_a_text_that_cannot_be_read_fails_its_file_alone(folder: Path, tmp_path:
 
 
 def test_missing_metadata_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="can't read the metadata"):
+    with pytest.raises(DataError, match="can't read the table"):
         read_metadata(tmp_path / "none.csv")
 
 
@@ -221,3 +232,56 @@ def test_a_judge_must_be_kind_and_name(script: Callable[[list[str]], int], capsy
 def test_loudness_of_the_file_on_disk_is_what_is_measured(folder: Path, tmp_path: Path) -> None:
     results = evaluate_folder(folder / "low.wav", "happy", tmp_path / "r.json", judges=fake_judges())
     assert results["systems"][0]["metrics"]["level_db"]["value"] == pytest.approx(20 * np.log10(0.1), abs=0.1)
+
+
+@pytest.mark.parametrize(("content", "told"), [("file,text\nlow.wav,Caf\xe9\n", "save it as UTF-8")])
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
+def test_a_table_in_another_encoding_says_what_to_do(
+    folder: Path, tmp_path: Path, content: str, told: str, encoding: str
+) -> None:
+    (tmp_path / "m.csv").write_bytes(content.encode(encoding))
+    with pytest.raises(DataError, match=told):
+        evaluate_folder(folder, "happy", tmp_path / "r.json", judges=fake_judges(), metadata=tmp_path / "m.csv")
+
+
+def test_a_strangers_folder(tmp_path: Path) -> None:
+    """Odd names, rates and formats are judged; what can't be is a failed row, and only what is no sound is left out."""
+    folder = tmp_path / "出力 (final) [v2]"
+    folder.mkdir()
+    sound, slow = voice(120, 0.8), voice(120, 0.8, rate=8_000)
+    soundfile.write(folder / "-häppy 1.wav", slow, 8_000)
+    soundfile.write(folder / "日本語.flac", sound, RATE)
+    soundfile.write(folder / "a.mp3", slow, 8_000, format="MP3", subtype="MPEG_LAYER_III")
+    soundfile.write(folder / "b.OGG", sound, RATE, format="OGG", subtype="VORBIS")
+    (folder / "zero.wav").write_bytes(b"")
+    (folder / "torn.flac").write_bytes((folder / "日本語.flac").read_bytes()[:60])
+    (folder / "to.wav").symlink_to("-häppy 1.wav")
+    (folder / "dangling.wav").symlink_to("nowhere.wav")
+    (folder / "._a.mp3").write_bytes(b"\0\5\x16\7")
+    (folder / "folder.wav").mkdir()
+    (folder / "metadata.csv").write_bytes("\ufefffile,text\r\n-häppy 1.wav,Twelve.\r\n".encode())
+    system = evaluate_folder(folder, "happy", tmp_path / "r.json", judges=fake_judges())["systems"][0]
+    errors = {row["file"]: row["error"] for row in system["files"]}
+    assert {name for name, error in errors.items() if error is None} == {
+        "-häppy 1.wav", "日本語.flac", "a.mp3", "b.OGG", "to.wav",
+    }  # fmt: skip
+    assert {name: error.partition(":")[0] for name, error in errors.items() if error} == {
+        "zero.wav": "empty", "torn.flac": "unreadable", "dangling.wav": "missing-file"
+    }  # fmt: skip
+    assert next(row["text"] for row in system["files"] if row["file"] == "-häppy 1.wav") == "Twelve."
+
+
+def test_a_folder_with_one_file_has_its_numbers_and_says_why_there_is_no_interval(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "only.wav", voice(200, 0.8), RATE)
+    system = evaluate_folder(tmp_path, "happy", tmp_path / "r.json", judges=fake_judges())["systems"][0]
+    metric = system["metrics"]["posterior"]
+    assert (metric["n"], metric["low"], metric["high"]) == (1, None, None)
+    assert metric["value"] is not None
+    assert metric["reason"]
+
+
+def test_brackets_in_a_folders_name_are_shown_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "x[v2]").mkdir()
+    soundfile.write(tmp_path / "x[v2]" / "a.wav", voice(200, 0.8), RATE)
+    evaluate_folder(tmp_path / "x[v2]", "happy", tmp_path / "r.json", judges=fake_judges())
+    assert "Judging x[v2]" in capsys.readouterr().err

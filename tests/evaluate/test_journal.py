@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from evaluate_fakes import RATE, PitchJudge, PitchWords, fake_judges, voice
 from numpy.typing import NDArray
 
 from affetto.evaluate import journal
 from affetto.evaluate.folder import evaluate_folder
-from affetto.evaluate.judges import Judges
+from affetto.judges.choice import Judges
+from evaluate_fakes import RATE, PitchJudge, PitchWords, fake_judges, voice
 
 
 class Counting(PitchJudge):

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from evaluate_fakes import RATE, LevelDimensions, LevelQuality, PitchJudge, PitchWords, voice
 from rich.console import Console
 from scipy import stats
 from typer.testing import CliRunner
@@ -14,12 +13,13 @@ from affetto.audio.manifest import write_manifest
 from affetto.audio.sound import write_sound
 from affetto.cli import app
 from affetto.errors import DataError
-from affetto.evaluate import judges as judge_module
 from affetto.evaluate.judge_calibration import SCHEMA, calibrate_judges, calibration_table, said, verdict
-from affetto.evaluate.judges import Judges, KnownJudge
-from affetto.evaluate.statistics import Estimate, share
 from affetto.files import read_json
+from affetto.judges import choice as judge_module
+from affetto.judges.choice import Judges, KnownJudge
+from affetto.metrics.statistics import Estimate, share
 from affetto.types import Clip
+from evaluate_fakes import RATE, LevelDimensions, LevelQuality, PitchJudge, PitchWords, voice
 
 SPEAKERS = ("ann", "bob", "cy")
 

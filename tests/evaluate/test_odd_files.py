@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from evaluate_fakes import RATE, fake_judges, silence, voice
 
 from affetto.evaluate.folder import evaluate_folder
 from affetto.evaluate.results import FileRow, System
+from evaluate_fakes import RATE, fake_judges, silence, voice
 
 
 def plain(path: Path) -> None:

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from evaluate_fakes import RATE, fake_judges, silence, voice
 
 from affetto.errors import DataError
 from affetto.evaluate import results
 from affetto.evaluate.scoring import Item, score_files
 from affetto.evaluate.summary import build_system, compare
+from evaluate_fakes import RATE, fake_judges, silence, voice
 
 
 def _document() -> results.Results:
@@ -132,3 +132,19 @@ def test_retention_fits_in() -> None:
     }  # fmt: skip
     document = _break(_document(), ["retention"], retention)
     assert results.validate_results(document)["retention"] == retention
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ('{"schema": "affetto.results/1"}', "this is not a results document"),
+        ('{"schema": "affetto.results/9"}', "affetto.results/9' can't be read; this affetto reads"),
+        ("[]", "holds no results document"),
+        ("not", "can't read the results"),
+    ],
+)
+def test_a_file_that_holds_no_results_is_named(tmp_path: Path, content: str, told: str) -> None:
+    (tmp_path / "theirs.json").write_text(content)
+    with pytest.raises(DataError, match=told) as caught:
+        results.read_results(tmp_path / "theirs.json")
+    assert "theirs.json" in str(caught.value)

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import soundfile
-from evaluate_fakes import RATE, fake_judges, voice
-from test_report import result
 
 from affetto.errors import DataError
 from affetto.evaluate.folder import evaluate_folder
 from affetto.evaluate.results import VALUE_NAMES, validate_results
 from affetto.evaluate.results_schema import results_schema
+from evaluate_fakes import RATE, fake_judges, voice
+from result_samples import result
 from schema_check import problems
 
 PUBLISHED = Path(__file__).parents[2] / "docs" / "results.schema.json"

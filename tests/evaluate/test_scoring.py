@@ -6,16 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from evaluate_fakes import RATE, LevelQuality, PitchJudge, PitchWords, fake_judges, silence, voice
 from numpy.typing import NDArray
 
 from affetto.errors import DataError, JudgeError
-from affetto.evaluate.judges import Judges
 from affetto.evaluate.results import VALUE_NAMES
 from affetto.evaluate.scoring import Item, score_files
 from affetto.evaluate.summary import METRICS, build_system, summarise
-from affetto.evaluate.words import score_words
 from affetto.files import to_json
+from affetto.judges.choice import Judges
+from affetto.metrics.words import score_words
+from evaluate_fakes import RATE, LevelQuality, PitchJudge, PitchWords, fake_judges, silence, voice
 
 SIMILARITIES = {name for name, measure in METRICS.items() if measure.source == "voice"}
 

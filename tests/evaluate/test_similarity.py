@@ -4,14 +4,14 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from evaluate_fakes import RATE, PitchVoice, voice
 from numpy.typing import NDArray
 
-from affetto.evaluate.judges import Judges
 from affetto.evaluate.results import VALUE_NAMES, FileRow
 from affetto.evaluate.scoring import Item, score_files
 from affetto.evaluate.similarity import Voiced, hear_voices, reference_rows, set_similarities
 from affetto.evaluate.summary import MARGINS, compare, summarise
+from affetto.judges.choice import Judges
+from evaluate_fakes import RATE, PitchVoice, voice
 
 
 def _one(text: str | None, unit: NDArray[np.float64], speaker: str | None = "a", seed: int = 0) -> Voiced:

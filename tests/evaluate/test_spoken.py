@@ -4,11 +4,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from evaluate_fakes import voice
 
 from affetto.audio.sound import write_sound
 from affetto.evaluate.spoken import NOTE, note_spoken, read_spoken, speech_key
 from affetto.speak.generation import Request
+from evaluate_fakes import voice
 
 REQUESTS = [Request((1, 2, 3), 40, (0.5,), seed=7), Request((4,), 20, (0.5,), seed=8)]
 

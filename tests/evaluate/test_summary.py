@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from evaluate_fakes import PitchJudge, PitchWords
 from scipy import stats
 
 from affetto.errors import DataError
-from affetto.evaluate.judges import Judges
 from affetto.evaluate.results import VALUE_NAMES, FileRow
 from affetto.evaluate.summary import MARGINS, METRICS, build_system, compare, summarise
+from affetto.judges.choice import Judges
+from evaluate_fakes import PitchJudge, PitchWords
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "evaluation.md"
 JUDGES = Judges(PitchJudge(), PitchWords())

@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from evaluate_fakes import RATE, PitchWords, silence, voice
 from numpy.typing import NDArray
-from tiny_judges import bert_words, whisper_words
 
 from affetto.audio.manifest import read_manifest, write_manifest
 from affetto.errors import DataError
-from affetto.evaluate.judges import load_judge
 from affetto.evaluate.transcription import BATCH_CLIPS, journal_of, transcribe
+from affetto.judges.choice import load_judge
 from affetto.types import Clip
+from evaluate_fakes import RATE, PitchWords, silence, voice
+from tiny_judges import bert_words, whisper_words
 
 
 class Counting(PitchWords):
@@ -108,7 +108,7 @@ def test_segments_silence_and_broken_files(tmp_path: Path) -> None:
     assert [(problem.where, problem.kind) for problem in done.problems] == [
         ("torn", "unreadable"), ("still", "missing-text")
     ]  # fmt: skip
-    with pytest.raises(DataError, match="can't be written"):
+    with pytest.raises(DataError, match="can't write"):
         transcribe(clips, Deaf(), tmp_path / "torn.wav" / "journal")
 
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import soundfile
-from evaluate_fakes import RATE, PitchWords, fake_judges, voice
-from test_report import result
 
 from affetto.evaluate.folder import evaluate_folder
-from affetto.evaluate.judges import Judges
 from affetto.evaluate.results import Results, validate_results
 from affetto.evaluate.versa import versa_lines, write_versa
+from affetto.judges.choice import Judges
+from evaluate_fakes import RATE, PitchWords, fake_judges, voice
+from result_samples import result
 
 
 class Whisper(PitchWords):

@@ -8,8 +8,8 @@ import soxr
 from numpy.typing import NDArray
 
 from affetto.codes.vocoder import NUM_CEPSTRA, VocoderCodec, analyse
-from affetto.evaluate.judges import WordJudge, default_judge
-from affetto.evaluate.words import score_words, word_error_rate
+from affetto.judges.choice import WordJudge, default_judge
+from affetto.metrics.words import score_words, word_error_rate
 from affetto.miniature.base import CODEBOOK_SIZE, NUM_CODEBOOKS
 from affetto.miniature.corpus import EMOTIONS, SAMPLE_RATE, Line, acted_lines, general_lines, render
 from affetto.model.base import MINIATURE, find_base

@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from affetto.codes.cache import CodeCache
-from affetto.evaluate.judges import load_judge
+from affetto.judges.choice import load_judge
 from affetto.miniature import base, build, corpus, judges
 from affetto.model.packed import unpacked
 from affetto.speak.voice import Voice

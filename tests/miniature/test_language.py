@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from affetto.evaluate.beam_search import find_word_model
+from affetto.judges.beam_search import find_word_model
 from affetto.miniature import corpus
 from affetto.miniature.build import ASSETS
 from affetto.miniature.language import estimate_bigrams, save_language_model

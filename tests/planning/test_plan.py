@@ -10,7 +10,7 @@ from typing import Any
 import huggingface_hub
 import pytest
 
-from affetto.config import Config
+from affetto.config import Config, load_config
 from affetto.errors import BaseModelError, ConfigError
 from affetto.planning import plan as plan_module
 from affetto.planning.plan import Plan, base_config, plan
@@ -67,6 +67,18 @@ def test_csm_1b_as_the_guide_promises_it_is_planned_without_its_weights(
     on_cpu = plan(Config(**settings), Data(10, 2.0), device="cpu", tflops=1.0)
     assert on_cpu.parts["weights"] - on_gpu.parts["weights"] == 2 * 128256 * 2048
     assert list(tmp_path.iterdir()) == [], "no weights were made"
+
+
+@pytest.mark.parametrize(("precision", "most_gb"), [("bf16", 4.0), ("nf4", 2.5)])
+def test_csm_1b_on_a_gpu_keeps_the_promise(precision: str, most_gb: float) -> None:
+    """Eight rows of 10 s with everything on, the Fisher's whole clips included."""
+    path = Path(__file__).parents[2] / "configs" / "csm_1b.yaml"
+    config = load_config(path, base="random:csm-1b", base_precision=precision)
+    assert (config.batch_size, config.ewc_lambda > 0, config.distillation_alpha > 0) == (8, True, True)
+    told = plan(config, Data(200, 10.0), device="cuda", tflops=150.0)
+    assert told.parts["weights"] + 5e8 < told.peak_bytes < most_gb * 1e9
+    peaks = {stage.name: stage.peak_bytes for stage in told.stages}
+    assert peaks["fisher"] > peaks["teacher"]
 
 
 def test_disk_is_what_a_run_writes(tiny_base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from affetto.adapters.bank import AdapterBank
+from affetto.model import rows_at_once
 from affetto.model.base import Base
 from affetto.model.batch import Batch
 from affetto.planning.plan import base_config
@@ -103,7 +104,26 @@ def test_answers_keep_nothing_for_a_gradient(shape: ShapeOnly) -> None:
     answered, looked = answering_cost(shape, batch), fisher_cost(shape, batch)
     assert answered.peak_bytes < trained.peak_bytes / 2
     assert answered.peak_bytes < looked.peak_bytes
-    assert answered.flops < looked.flops < trained.flops
+    # The Fisher goes forward and backward as training does, and multiplies what it found at every layer.
+    positions = {"backbone_model": ROWS * (TEXT + FRAMES), "depth_decoder": ROWS * FRAMES * 8}
+    sizes = [(positions[path.split(".")[0]], *site.shape) for path, site in shape.bank.sites.items()]
+    assert looked.flops - fisher_cost(shape, batch, curvature="rank1").flops == sum(
+        2 * p * (i * i + o * o - i * o) for p, o, i in sizes
+    )
+    assert answered.flops < looked.flops - sum(2 * p * (i * i + o * o) for p, o, i in sizes) < trained.flops
+
+
+def test_a_fisher_in_parts_takes_less_and_on_the_host_less_still(
+    shape: ShapeOnly, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = shape.batch(ROWS, 40, TEXT, ROWS * 40)
+    whole = fisher_cost(shape, batch)
+    assert fisher_cost(shape, batch, on_host=True) == whole, "one part waits for nothing"
+    monkeypatch.setattr(rows_at_once, "MOST_PART_BYTES", 10 * shape.network.frame_bytes(with_gradient=True))
+    parts, elsewhere = fisher_cost(shape, batch), fisher_cost(shape, batch, on_host=True)
+    assert elsewhere.peak_bytes < 0.8 * parts.peak_bytes < 0.8 * whole.peak_bytes
+    # Each part makes its own rotary angles.
+    assert elsewhere.flops == parts.flops == pytest.approx(whole.flops, rel=1e-4)
 
 
 def test_checkpointing_takes_less_memory_and_a_third_more_products(tiny_base_folder: Any) -> None:

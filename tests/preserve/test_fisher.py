@@ -13,11 +13,13 @@ from torch import Tensor, nn
 
 from affetto.adapters.bank import AdapterBank
 from affetto.files import hash_text
+from affetto.model import rows_at_once
 from affetto.model.base import Base
-from affetto.model.batch import Logits, Row, collate
-from affetto.preserve.curvature import Diagonal
+from affetto.model.batch import Batch, Logits, Row, collate
+from affetto.preserve import fisher as module
+from affetto.preserve.curvature import CURVATURES, Diagonal
 from affetto.preserve.distillation import distillation_kl
-from affetto.preserve.fisher import FisherKind, _labels, _sample, estimate_fisher
+from affetto.preserve.fisher import DrawnLabels, FisherKind, estimate_fisher, first
 from affetto.terms import code_losses, cross_entropy
 
 
@@ -60,6 +62,12 @@ def drawn_labels(logits: Logits, clip_id: str, seed: int) -> tuple[Tensor, Tenso
     num_frames, num_rest, _ = logits.depth_MJV.shape
     flat = torch.multinomial(logits.depth_MJV.double().softmax(-1).flatten(0, 1), 1, generator=generator)
     return c0[0], flat.reshape(num_frames, num_rest)
+
+
+def all_labels(logits: Logits, batch: Batch, seed: int) -> tuple[Tensor, Tensor]:
+    """What the pass draws, in its order."""
+    labels = DrawnLabels(batch, seed)
+    return labels.c0(logits.c0_NV), labels.depth(logits.depth_MJV, slice(None))
 
 
 def dense_gradients(base: Base, bank: AdapterBank, row: Row, kind: FisherKind, seed: int = 0) -> dict[str, Tensor]:
@@ -131,7 +139,9 @@ def test_pitfall_17_importance_does_not_depend_on_the_batch_size(
 
 def test_pitfall_18_labels_are_drawn_from_the_softmax() -> None:
     logits_V = torch.tensor([1.0, 0.0, -1.0, 2.0, -30.0])
-    drawn = _sample(logits_V.expand(2000, 2, 5), torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    times = torch.empty(2000, 2, 5, dtype=torch.float64).exponential_(generator=generator)
+    drawn = first(logits_V.expand(2000, 2, 5), times)
     assert drawn.shape == (2000, 2)
     counts = torch.bincount(drawn.flatten(), minlength=5).numpy()
     expected = logits_V.double().softmax(-1).numpy() * 4000
@@ -146,7 +156,7 @@ def test_pitfall_18_labels_belong_to_the_clip_and_not_to_its_place_in_the_batch(
     def labels(order: Sequence[Row], seed: int = 0) -> dict[str, tuple[list[int], list[int]]]:
         batch = collate(order, tiny_base.num_codebooks)
         with torch.no_grad():
-            c0_N, depth_MJ = _labels(tiny_base.network(batch), batch, "true", seed)
+            c0_N, depth_MJ = all_labels(tiny_base.network(batch), batch, seed)
         owner_N = batch.frames_N2[:, 0]
         return {
             row.clip_id: (c0_N[owner_N == b].tolist(), depth_MJ[owner_N == b].flatten().tolist())
@@ -164,8 +174,8 @@ def test_pitfall_18_labels_that_equal_the_predictions_have_no_gradient_and_drawn
     tiny_base: Base, bank: AdapterBank, rows: list[Row]
 ) -> None:
     batch = collate(rows, tiny_base.num_codebooks)
-    for module in bank.sites.values():
-        module.layer.weight.requires_grad_()
+    for layer in bank.sites.values():
+        layer.layer.weight.requires_grad_()
     logits = tiny_base.network(batch)
     weight = next(iter(bank.sites.values())).layer.weight
 
@@ -177,7 +187,7 @@ def test_pitfall_18_labels_that_equal_the_predictions_have_no_gradient_and_drawn
         return float(torch.autograd.grad(loss, weight, retain_graph=True)[0].norm())
 
     predicted = gradient(logits.c0_NV.detach().softmax(-1), logits.depth_MJV.detach().softmax(-1))
-    c0_N, depth_MJ = _labels(logits, batch, "true", seed=0)
+    c0_N, depth_MJ = all_labels(logits, batch, seed=0)
     size = logits.c0_NV.shape[-1]
     drawn = gradient(nn.functional.one_hot(c0_N, size).float(), nn.functional.one_hot(depth_MJ, size).float())
     residual = (nn.functional.one_hot(c0_N, size) - logits.c0_NV.softmax(-1)).abs().sum(-1).mean()
@@ -193,6 +203,66 @@ def test_fisher_of_two_halves_adds_up(tiny_base: Base, bank: AdapterBank, rows: 
     for site, sums in whole.tensors["sums"].items():
         assert_close(parts.tensors["sums"][site], sums, site)
     assert (parts.num_codes, parts.num_clips) == (whole.num_codes, whole.num_clips)
+
+
+@pytest.mark.parametrize("name", ["rank1", "kfac", "diagonal", "sketch", "full"])
+def test_a_decoder_looked_at_in_parts_gives_the_same_curvature(
+    tiny_base: Base, bank: AdapterBank, rows: list[Row], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = estimate_fisher(tiny_base.network, bank.sites, rows, CURVATURES[name](), rows_per_batch=3)
+    calls = []
+    depth_logits = tiny_base.network.depth_logits
+
+    def counted(states_MD: Tensor, codes_MK: Tensor) -> Tensor:
+        calls.append(len(states_MD))
+        return depth_logits(states_MD, codes_MK)
+
+    monkeypatch.setattr(tiny_base.network, "depth_logits", counted)
+    # Five frames are less than most clips have, and no batch is a multiple of it.
+    monkeypatch.setattr(rows_at_once, "MOST_PART_BYTES", 5 * tiny_base.network.frame_bytes(with_gradient=True))
+    parts = estimate_fisher(tiny_base.network, bank.sites, rows, CURVATURES[name](), rows_per_batch=3)
+    assert max(calls) == 5
+    assert sum(calls) == sum(row.num_frames for row in rows)
+    assert (parts.num_codes, parts.num_clips) == (whole.num_codes, whole.num_clips)
+    if name in ("sketch", "full"):
+        # Kept in float16 and up to a sign: what they say of a change is what counts.
+        bank.add("happy", 4, 8.0, 0)
+        factors = [(site, a_RI, torch.ones_like(b_OR), scale) for site, a_RI, b_OR, scale in bank.factors("happy")]
+        assert whole.form(factors) > 0
+        torch.testing.assert_close(parts.form(factors), whole.form(factors), rtol=2e-3, atol=0.0)
+        return
+    for kind, by_site in whole.tensors.items():
+        for site, value in by_site.items():
+            assert_close(parts.tensors[kind][site], value, f"{kind} of {site}", tolerance=1e-3)
+
+
+@pytest.mark.parametrize("part", ["backbone", "depth"])
+def test_parts_with_adapters_on_one_part_of_the_network(
+    tiny_base: Base, rows: list[Row], part: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bank = AdapterBank(tiny_base.model, tiny_base.network.gates, ("q_proj", "down_proj"), part)
+    expected: dict[str, Tensor] = {}
+    for row in rows:
+        for site, gradient in dense_gradients(tiny_base, bank, row, "empirical").items():
+            expected[site] = expected.get(site, torch.zeros_like(gradient)) + gradient**2
+    monkeypatch.setattr(rows_at_once, "MOST_PART_BYTES", 4 * tiny_base.network.frame_bytes(with_gradient=True))
+    found = estimate_fisher(tiny_base.network, bank.sites, rows, Diagonal(), kind="empirical")
+    assert found.tensors["sums"].keys() == expected.keys()
+    for site, sums in expected.items():
+        assert_close(found.tensors["sums"][site], sums, site)
+
+
+def test_what_waits_for_other_parts_waits_on_the_host(
+    tiny_base: Base, bank: AdapterBank, rows: list[Row], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved: list[int] = []
+    monkeypatch.setattr(module, "to_host", lambda tensor: moved.append(tensor.numel()) or tensor)
+    estimate_fisher(tiny_base.network, bank.sites, rows, Diagonal())
+    assert not moved, "one part has nothing to wait for"
+    monkeypatch.setattr(rows_at_once, "MOST_PART_BYTES", 1)
+    estimate_fisher(tiny_base.network, bank.sites, rows[:1], Diagonal())
+    backbone = sum(site.startswith("backbone_model.") for site in bank.sites)
+    assert len(moved) == 2 * (backbone + (len(bank.sites) - backbone) * rows[0].num_frames)
 
 
 def test_progress_counts_clips_and_gates_are_ignored(tiny_base: Base, bank: AdapterBank, rows: list[Row]) -> None:

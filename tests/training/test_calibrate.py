@@ -9,7 +9,7 @@ import pytest
 from training_helpers import make_config, make_prepared
 
 from affetto.errors import DataError
-from affetto.evaluate.calibration import INTENSITIES, forecast_table, predict_forgetting
+from affetto.laboratory.calibration import INTENSITIES, forecast_table, predict_forgetting
 from affetto.pipeline import calibrate
 from affetto.preserve.curvature import CURVATURES
 

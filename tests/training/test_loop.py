@@ -233,6 +233,10 @@ def test_trackers_are_told_what_the_log_says(config_of: Make, prepared: Prepared
 
 def test_facts_say_where_the_adapter_comes_from(config_of: Make, prepared: Prepared) -> None:
     config = config_of(**TINY)
+    written = {"happy-train-0": "a@1", "happy-train-3": "b@2", "sad-train-0": "a@1", "happy-validation-0": "a@1"}
+    written |= {f"general-train-{number}": "a@1" for number in range(10)}
+    clips = tuple(replace(clip, transcribed_by=written.get(clip.id)) for clip in prepared.clips)
+    prepared = replace(prepared, clips=clips)
     folder = train(config, "happy", prepared, command="affetto train --emotion happy")
     facts = read_json(folder / "best" / "affetto.json")
     assert facts["command"] == "affetto train --emotion happy"
@@ -242,6 +246,9 @@ def test_facts_say_where_the_adapter_comes_from(config_of: Make, prepared: Prepa
     assert facts["data"]["validation_clips"] == 2
     assert (facts["data"]["prepared_clips"], facts["data"]["bad_clips"]) == (len(prepared.clips), 0)
     assert facts["data"]["rehearsed_clips"] == 6
+    assert facts["data"]["machine_texts"] == {
+        "emotional_clips": 2, "rehearsed_clips": 6, "by_model": {"a@1": 7, "b@2": 1}
+    }, "clips that are held out, not chosen, or another emotion's, don't count"  # fmt: skip
     assert set(facts["timings_s"]) == {"fisher", "teacher", "training", "frontier", "total"}
     assert facts["configuration"]["adapter_r"] == 4
     assert "output_dir" not in facts["configuration"]

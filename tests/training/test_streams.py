@@ -255,7 +255,7 @@ def test_a_manifests_context_is_heard_and_what_is_too_long_is_said_once(
         assert row.turns[-1].text_ids == before[row.clip_id].turns[-1].text_ids
     assert streams.hash != alone.hash, "what is heard belongs to the run's key"
     longest = max(row.num_positions for row in [*streams.emotional, *streams.rehearsal])
-    monkeypatch.setattr(tiny_base.model.config, "max_position_embeddings", longest - 1)
+    monkeypatch.setattr(tiny_base.network, "window", longest - 1)
     build_streams(config_of(rehearsal_buffer_size=10), "happy", talking, tiny_base)
     assert len(told) == 1
     assert told[0].startswith("1 of the conversations exceed")

@@ -19,6 +19,7 @@ from affetto.adapters.gated import gated_linear
 from affetto.adapters.targets import Part, find_targets, leaf_name, part_of
 from affetto.errors import AdapterError
 from affetto.files import hash_text
+from affetto.model.four_bit import FourBitLinear, frozen_linear
 from affetto.model.gates import GateSwitch
 
 Change = tuple[Tensor, Tensor | None]
@@ -38,6 +39,19 @@ class GatedLora(nn.Module):
         """By adapter of low rank: (out, R)."""
         self.scale: dict[str, float] = {}
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(out, in)."""
+        # A layer in four bits is not unpacked only to be measured.
+        shape = self.layer.shape if isinstance(self.layer, FourBitLinear) else self.layer.weight.shape
+        return shape[0], shape[1]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the layer is."""
+        device: torch.device = next(self.layer.parameters()).device
+        return device
+
     def add(self, name: str, a_RI: Tensor, b_OR: Tensor | None, scale: float) -> None:
         """Put an adapter into the last place."""
         self.A[name], self.scale[name] = nn.Parameter(a_RI), scale
@@ -48,7 +62,7 @@ class GatedLora(nn.Module):
         """x (rows, S, in) → (rows, S, out)."""
         gate_BE = self.gates.rows_BE
         if gate_BE is None:
-            return functional.linear(x, self.layer.weight, self.layer.bias)
+            return frozen_linear(x, self.layer)
         assert gate_BE.shape == (len(x), len(self.A)), (
             f"gate {tuple(gate_BE.shape)} for {len(x)} rows, {len(self.A)} adapters"
         )
@@ -58,7 +72,7 @@ class GatedLora(nn.Module):
             factors = _stacked([self.A[name] for name in low_rank], 0), _stacked([self.B[name] for name in low_rank], 1)
             y = gated_linear(x, self.layer, *factors, self._per_rank(gate_BE, low_rank))
         else:
-            y = functional.linear(x, self.layer.weight, self.layer.bias)
+            y = frozen_linear(x, self.layer)
             for name in low_rank:
                 low = functional.linear(self.gates.dropped(x), self.A[name].to(x.dtype))
                 y = y + functional.linear(low * self._per_rank(gate_BE, [name]).to(x.dtype), self.B[name].to(x.dtype))
@@ -134,7 +148,7 @@ class AdapterBank:
         for path in find_targets(targets, part, list(linear)):
             layer = linear[path]
             parent, _, leaf = path.rpartition(".")
-            layer.weight.requires_grad_(False)
+            layer.requires_grad_(False)
             made = StackedLora(layer, gates) if _is_stack(layer) else GatedLora(layer, gates)
             setattr(model.get_submodule(parent), leaf, made)
             if isinstance(made, StackedLora):
@@ -148,12 +162,12 @@ class AdapterBank:
         """A fresh adapter: A as PEFT draws it (Kaiming uniform), B zero, so that it starts as the base."""
         tensors = {}
         for path, site in self.sites.items():
-            weight = site.layer.weight
+            num_out, num_in = site.shape
             generator = torch.Generator().manual_seed(int(hash_text(str(seed), path)[:15], 16))
-            a_RI = torch.empty(rank, weight.shape[1])
+            a_RI = torch.empty(rank, num_in)
             # Kaiming uniform with a = sqrt(5) is PEFT's (and nn.Linear's) draw.
             nn.init.kaiming_uniform_(a_RI, a=5**0.5, generator=generator)
-            tensors[path] = (a_RI, torch.zeros(weight.shape[0], rank))
+            tensors[path] = (a_RI, torch.zeros(num_out, rank))
         self.insert(name, tensors, dict.fromkeys(self.sites, alpha / rank))
 
     def add_full(self, name: str) -> None:
@@ -169,13 +183,13 @@ class AdapterBank:
             raise AdapterError(f"an adapter can't be named {name!r}; choose another name, without dots")
         assert set(tensors) <= set(self.sites), f"not adapted: {sorted(set(tensors) - set(self.sites))}"
         for path, site in self.sites.items():
-            weight = site.layer.weight
-            a_RI, b_OR = tensors.get(path, (torch.zeros(0, weight.shape[1]), torch.zeros(weight.shape[0], 0)))
+            num_out, num_in = site.shape
+            a_RI, b_OR = tensors.get(path, (torch.zeros(0, num_in), torch.zeros(num_out, 0)))
             outer = a_RI.shape if b_OR is None else (b_OR.shape[0], a_RI.shape[1])
-            assert outer == weight.shape, f"shapes at {path}"
+            assert outer == site.shape, f"shapes at {path}"
             assert b_OR is None or b_OR.shape[1] == a_RI.shape[0], f"ranks at {path}"
             copied = [
-                factor if factor is None else factor.detach().to(weight.device, torch.float32, copy=True)
+                factor if factor is None else factor.detach().to(site.device, torch.float32, copy=True)
                 for factor in (a_RI, b_OR)
             ]
             assert copied[0] is not None
@@ -247,7 +261,7 @@ def _linear_layers(model: nn.Module) -> dict[str, Any]:
     return {
         path: layer
         for path, layer in model.named_modules()
-        if (isinstance(layer, nn.Linear) or _is_stack(layer))
+        if (isinstance(layer, (nn.Linear, FourBitLinear)) or _is_stack(layer))
         and part_of(path) is not None
         and leaf_name(path) not in _NOT_LAYERS
     }

@@ -101,7 +101,7 @@ def read_checkpoint(folder: Path, bank: AdapterBank) -> AdapterFile:
                     if name in names:
                         stored = file.get_tensor(name).float()
                         stored = stored[int(number)] if stack in bank.stacks else stored
-                        check_change(folder, site, stored.shape, layer.layer.weight.shape)
+                        check_change(folder, site, stored.shape, torch.Size(layer.shape))
                         tensors[site] = (stored - layer.layer.weight.detach().cpu().float(), None)
     except (OSError, SafetensorError) as error:
         raise AdapterError(f"{folder} can't be read ({error}); copy or train it again") from error

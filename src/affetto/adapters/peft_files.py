@@ -201,7 +201,7 @@ def insert_adapter(
         raise AdapterError(f"{where}: {len(missing)} layers of its target_modules have no tensors: {_listed(missing)}")
     wrong = []
     for site, (a_RI, b_OR) in tensors.items():
-        out_features, in_features = bank.sites[site].layer.weight.shape
+        out_features, in_features = bank.sites[site].shape
         if a_RI.shape[1] != in_features or b_OR.shape[0] != out_features or a_RI.shape[0] != b_OR.shape[1]:
             wrong.append(
                 f"{site}: A {tuple(a_RI.shape)}, B {tuple(b_OR.shape)} for a layer {out_features}x{in_features}"

@@ -20,12 +20,13 @@ below 0; the two channels of one recording of one speaker are above 0.99 even wh
 def channel_use(clip: Clip) -> Literal["one", "same", "two"]:
     """What the channels of a clip's file are: `two` speakers, the `same` sound twice, or `one` sound.
 
-    More channels than two are taken for one sound. Raises `SoundError` as `read_sound` does.
+    More channels than two are taken for one sound, as is a channel that the clip names. Raises `SoundError` as
+    `read_sound` does.
     """
-    if sound_info(clip.audio).channels != 2:
+    if clip.channel is not None or sound_info(clip.audio).channels != 2:
         return "one"
     first_N, second_N = (
-        read_sound(clip.audio, _RATE, start_s=clip.start_s, end_s=clip.end_s, channel=channel) for channel in (0, 1)
+        read_sound(clip.audio, _RATE, start_s=clip.start_s, end_s=clip.end_s, channel=channel) for channel in (1, 2)
     )
     return "same" if is_same_sound(first_N, second_N) else "two"
 

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from affetto.audio.hints import did_you_mean
 from affetto.audio.manifest import broken_context
-from affetto.audio.sound import SoundError, ends_early, open_sound, segment_frames
+from affetto.audio.sound import SoundError, channel_slice, ends_early, open_sound, segment_frames
 from affetto.types import Clip, Problem
 
 SILENT_PEAK = 10 ** (-60 / 20)
@@ -116,9 +116,11 @@ def _levels(clip: Clip) -> _Levels:
     peak, num_clipped, num_frames, is_finite = 0.0, 0, 0, True
     with open_sound(clip.audio) as file:
         first, stop = segment_frames(clip.audio, file, clip.start_s, clip.end_s)
+        own = channel_slice(clip.audio, file, clip.channel)
         file.seek(first)
-        rate, channels = file.samplerate, file.channels
+        rate, channels = file.samplerate, len(range(file.channels)[own])
         for block in file.blocks(_BLOCK_FRAMES, frames=stop - first, dtype="float32", always_2d=True):
+            block = block[:, own]
             num_frames += len(block)
             if not np.isfinite(block).all():
                 is_finite = False

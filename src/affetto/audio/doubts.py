@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
-from affetto.audio.sound import SoundError, read_sound, sound_info
+from affetto.audio.sound import SoundError, read_clip, sound_info
 from affetto.files import hash_bytes
 from affetto.types import Clip, Problem
 
@@ -81,7 +81,7 @@ def duplicates(clips: Sequence[Clip]) -> list[list[Clip]]:
 def _digest(clip: Clip) -> str | None:
     try:
         rate = sound_info(clip.audio).sample_rate
-        return hash_bytes(read_sound(clip.audio, rate, start_s=clip.start_s, end_s=clip.end_s).tobytes())
+        return hash_bytes(read_clip(clip, rate).tobytes())
     except SoundError:
         return None
 

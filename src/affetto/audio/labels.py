@@ -28,10 +28,13 @@ LABELS: dict[str, dict[str, str]] = {
         "Neutral": "neutral", "Angry": "angry", "Amused": "amused", "Sleepy": "sleepy", "Disgust": "disgusted",
         "Disgusted": "disgusted",
     },
-    "expresso": {  # style; the read part has no angry, fearful, disgusted
+    "expresso": {  # style; everything after whisper, and angry, fearful, disgusted, only in the conversations
         "default": "neutral", "narration": "narration", "happy": "happy", "sad": "sad", "angry": "angry",
         "fearful": "fearful", "disgusted": "disgusted", "confused": "confused", "enunciated": "enunciated",
-        "laughing": "laughing", "whisper": "whisper",
+        "laughing": "laughing", "whisper": "whisper", "animal": "animal", "animaldir": "animal_directed", "awe": "awe",
+        "bored": "bored", "calm": "calm", "child": "child", "childdir": "child_directed", "desire": "desire",
+        "fast": "fast", "nonverbal": "non_verbal", "projected": "projected", "sarcastic": "sarcastic",
+        "sleepy": "sleepy", "sympathetic": "sympathetic",
     },
     "iemocap": {  # EmoEvaluation; there is little or no surprise
         "neu": "neutral", "hap": "happy", "exc": "happy", "sad": "sad", "ang": "angry", "fru": "frustrated",

@@ -5,7 +5,8 @@
      "transcribed_by": "openai/whisper-base.en@911407f"}
 
 Only `id` and `audio` are required. Without `text` a clip can be scored but not trained on; `transcribed_by` marks a
-text that a model wrote (`affetto data transcribe`); without `emotion` it is general speech; `speaker` is "0" (CSM's
+text that a model wrote (`affetto data transcribe`); `channel`, counted from 1, is that of a file in which each speaker
+has one; without `emotion` it is general speech; `speaker` is "0" (CSM's
 first speaker number), `corpus` is the manifest's folder name, `split` is left to `affetto.audio.splits`. null means
 absent.
 """
@@ -26,6 +27,7 @@ from affetto.types import SPLITS, Clip, Problem
 
 KEYS = (
     "id", "audio", "text", "emotion", "speaker", "corpus", "split", "start_s", "end_s", "context", "transcribed_by",
+    "channel",
 )  # fmt: skip
 DEFAULT_SPEAKER = "0"
 _REQUIRED = ("id", "audio")
@@ -156,7 +158,9 @@ def _row_problems(row: Mapping[str, Any], where: str) -> list[Problem]:
             said.append(f"{key!r} is an empty string; leave the key out or give a name")
     if row.get("transcribed_by") and not row.get("text"):
         said.append("'transcribed_by' says who wrote a text that isn't there; leave both out, or neither")
-    split, context = row.get("split"), row.get("context")
+    split, context, channel = row.get("split"), row.get("context"), row.get("channel")
+    if channel is not None and (type(channel) is not int or channel < 1):
+        said.append(f"'channel' must be a whole number from 1, got {channel!r}")
     if isinstance(split, str) and split not in SPLITS:
         said.append(f"unknown split {split!r}{did_you_mean(split, SPLITS)}; splits are {', '.join(SPLITS)}")
     if context is not None and not (isinstance(context, list) and all(isinstance(turn, str) for turn in context)):
@@ -190,6 +194,7 @@ def _clip(row: Mapping[str, Any], path: Path) -> Clip:
         end_s=_seconds(row.get("end_s")),
         context=tuple(row.get("context") or ()),
         transcribed_by=row.get("transcribed_by"),
+        channel=row.get("channel"),
     )
 
 
@@ -197,7 +202,7 @@ def _row(clip: Clip, path: Path) -> dict[str, Any]:
     audio = os.path.relpath(clip.audio, path.absolute().parent)
     row: dict[str, Any] = {"id": clip.id, "audio": Path(audio).as_posix()}
     row |= {key: getattr(clip, key) for key in ("text", "emotion", "speaker", "corpus", "split")}
-    row |= {key: getattr(clip, key) for key in (*_TIMES, "transcribed_by") if getattr(clip, key) is not None}
+    row |= {key: getattr(clip, key) for key in (*_TIMES, "transcribed_by", "channel") if getattr(clip, key) is not None}
     return row | ({"context": list(clip.context)} if clip.context else {})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -125,6 +126,11 @@ def statistics(clips: Sequence[Clip]) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def machine_texts(clips: Iterable[Clip]) -> dict[str, int]:
+    """How many clips have a text that a model wrote, by model."""
+    return dict(sorted(Counter(clip.transcribed_by for clip in clips if clip.transcribed_by is not None).items()))
 
 
 def statistics_table(rows: Sequence[dict[str, Any]]) -> Table:

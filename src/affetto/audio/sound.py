@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import soundfile
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 from affetto.errors import DataError
 from affetto.files import write_atomically
+from affetto.types import Clip
 
 SOUND_SUFFIXES = frozenset(
     {
@@ -77,23 +79,37 @@ def read_sound(
 ) -> NDArray[np.float32]:  # fmt: skip
     """Mono samples (N,) at `sample_rate` of a file or of its segment; only the segment is decoded.
 
-    Channels are averaged unless one is asked for (0 is the first); resampling is soxr's HQ (linear phase). N is the
+    Channels are averaged, unless `channel` (from 1) says which; resampling is soxr's HQ (linear phase). N is the
     duration times `sample_rate`, rounded. Raises `SoundError` (a `DataError`) where the file is missing, unreadable,
-    empty, cut off or not finite, or the segment isn't inside it.
+    empty, cut off or not finite, or the segment isn't inside it, or it has no such channel.
     """
     with open_sound(path) as file:
         first, stop = segment_frames(path, file, start_s, end_s)
         file.seek(first)
-        samples = file.read(stop - first, dtype="float32", always_2d=True)
+        samples = file.read(stop - first, dtype="float32", always_2d=True)[:, channel_slice(path, file, channel)]
         rate = file.samplerate
     if len(samples) < stop - first:
         raise ends_early(path, len(samples) / rate, (stop - first) / rate)
-    mono: NDArray[np.float32] = samples.mean(axis=1) if channel is None else np.ascontiguousarray(samples[:, channel])
+    mono: NDArray[np.float32] = samples.mean(axis=1)
     if not np.isfinite(mono).all():
         raise SoundError("not-finite", f"{path}: samples are NaN or infinite; render the file again, or leave it out")
     if rate != sample_rate:
         mono = np.asarray(soxr.resample(mono, rate, sample_rate, quality="HQ"), dtype=np.float32)
     return mono
+
+
+def read_clip(clip: Clip, sample_rate: int) -> NDArray[np.float32]:
+    """`read_sound` of a clip: its file, segment and channel."""
+    return read_sound(clip.audio, sample_rate, start_s=clip.start_s, end_s=clip.end_s, channel=clip.channel)
+
+
+def channel_slice(path: Path, file: soundfile.SoundFile, channel: int | None) -> slice:
+    """Columns of a file's samples that belong to `channel` (from 1; None is all). SoundError where there is none."""
+    if channel is None:
+        return slice(None)
+    if channel > file.channels:
+        raise SoundError("bad-segment", f"{path} has {file.channels} channels, not {channel}; mend `channel`")
+    return slice(channel - 1, channel)
 
 
 def write_sound(path: Path, samples: NDArray[np.floating], sample_rate: int) -> None:
@@ -119,7 +135,7 @@ def open_sound(path: Path) -> Iterator[soundfile.SoundFile]:
     if _is_cut_off(path):
         raise SoundError("unreadable", f"{path}: the file ends before its header says; copy or download it again")
     try:
-        with soundfile.SoundFile(path) as file:
+        with _undisturbed(path) as source, soundfile.SoundFile(source) as file:
             if not 0 <= file.frames < 2**62:
                 raise SoundError("unreadable", f"{path}: the header doesn't say how long it is; {_CONVERT}")
             if file.frames == 0:
@@ -128,6 +144,17 @@ def open_sound(path: Path) -> Iterator[soundfile.SoundFile]:
     except (soundfile.SoundFileError, OSError, TypeError, ValueError) as error:
         reason = str(getattr(error, "error_string", error)).rstrip(".")
         raise SoundError("unreadable", f"{path}: can't be decoded ({reason}); {_CONVERT}") from error
+
+
+@contextmanager
+def _undisturbed(path: Path) -> Iterator[Path | BinaryIO]:
+    """What libsndfile shall open. By its name it would take `._a.mp3`, which macOS leaves beside `a.mp3` in archives,
+    for half of the sound, and then fail on an MP3."""
+    if path.with_name(f"._{path.name}").is_file():
+        with path.open("rb") as file:
+            yield file
+    else:
+        yield path
 
 
 def segment_frames(

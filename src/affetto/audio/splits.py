@@ -135,7 +135,9 @@ def _text_keys(clip: Clip) -> list[str]:
     words = normalise_text(clip.text) if clip.text else ""
     said = [f"text:{words}"] if words else []
     # Groups are named and drawn by their smallest key, which must not be a path: those differ between machines.
-    return [*said, f"~sound:{clip.audio}:{clip.start_s}:{clip.end_s}", *_context_keys(clip)]
+    # Speakers on channels of their own talk with each other: one conversation, whatever was cut from it.
+    sound = str(clip.audio) if clip.channel is not None else f"{clip.audio}:{clip.start_s}:{clip.end_s}"
+    return [*said, f"~sound:{sound}", *_context_keys(clip)]
 
 
 def _speaker_keys(clip: Clip) -> list[str]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from affetto.audio.checks import check_clips, good_clips
 from affetto.audio.corpora import load_clips
 from affetto.audio.manifest import broken_context
-from affetto.audio.sound import SoundError, read_sound, sound_info
+from affetto.audio.sound import SoundError, read_clip, sound_info
 from affetto.audio.speakers import speaker_numbers
 from affetto.audio.splits import assign_splits
 from affetto.codes.cache import CodeCache
@@ -193,7 +193,8 @@ def _keys(clips: Sequence[Clip]) -> dict[str, str]:
                 memory[place] = hash_file(clip.audio)
         except OSError:
             continue
-        keys[clip.id] = hash_text(memory[place], str(clip.start_s), str(clip.end_s), clip.text or "")
+        channel = [] if clip.channel is None else [str(clip.channel)]
+        keys[clip.id] = hash_text(memory[place], str(clip.start_s), str(clip.end_s), clip.text or "", *channel)
     if len(memory) > before:
         write_json(memory_path, memory)
     return keys
@@ -270,7 +271,7 @@ def _work(clips: Sequence[Clip]) -> list[_Coded]:
 def _read(clip: Clip) -> NDArray[np.float32]:
     assert _codec is not None
     with _told():
-        return read_sound(clip.audio, _codec.sample_rate, start_s=clip.start_s, end_s=clip.end_s)
+        return read_clip(clip, _codec.sample_rate)
 
 
 def _piles(clips: Sequence[Clip]) -> Iterator[list[Clip]]:

@@ -86,6 +86,7 @@ def check(
     console.print(statistics_table(statistics(found.clips)))
     for kind, hearing in hearings.items():
         typer.echo(_told(kind, hearing))
+    typer.echo(_writers_told(found))
     bad = len({problem.where for problem in found.problems})
     typer.echo(f"{len(found.clips)} clips are good, {bad} are not, {len(found.leaks)} leaks, {len(doubts)} doubts")
     raise typer.Exit(int(is_bad))
@@ -107,8 +108,8 @@ def transcribe(
     from affetto.audio.corpora import load_clips
     from affetto.audio.manifest import write_manifest
     from affetto.audio.overview import sounds_beside
-    from affetto.evaluate.judges import load_judge
     from affetto.evaluate.transcription import journal_of, transcribe
+    from affetto.judges.choice import load_judge
     from affetto.progress import console
     from affetto.types import EMOTIONS
 
@@ -162,7 +163,7 @@ def stats(
     else:
         console.print(statistics_table(rows))
     if page is not None:
-        from affetto.evaluate.data_page import write_data_page
+        from affetto.report.data_page import write_data_page
 
         title = ", ".join(dict.fromkeys(clip.corpus for clip in clips))
         write_data_page(clips, page, title=title, measured=measured)
@@ -174,12 +175,12 @@ def _hearings(found: Examined, choices: dict[str, str]) -> dict[str, Hearing | N
     hearings: dict[str, Hearing | None] = {"words": None, "emotion": None}
     if choices.get("words", "none") != "none":
         from affetto.evaluate.clip_doubts import doubt_texts
-        from affetto.evaluate.judges import load_judge
+        from affetto.judges.choice import load_judge
 
         hearings["words"] = doubt_texts(found.clips, load_judge("words", choices["words"], _device()))
     if choices.get("emotion", "none") != "none":
         from affetto.evaluate.clip_doubts import doubt_labels
-        from affetto.evaluate.judges import load_judge
+        from affetto.judges.choice import load_judge
 
         hearings["emotion"] = doubt_labels(found.clips, load_judge("emotion", choices["emotion"], _device()))
     return hearings
@@ -198,11 +199,22 @@ def _told(kind: str, hearing: Hearing | None) -> str:
     return f"{_CHECKED[kind]}: {hearing.judge} heard {hearing.num_clips} clips{measure}, {doubts}"
 
 
+def _writers_told(found: Examined) -> str:
+    from affetto.audio.overview import machine_texts
+
+    counts = machine_texts(found.clips)
+    if not counts:
+        given = sum(clip.text is not None for clip in found.clips)
+        return f"none of {given} texts was written by machine: no clip has transcribed_by"
+    told = ", ".join(f"{count} by {model}" for model, count in counts.items())
+    return f"{sum(counts.values())} texts were written by machine: {told}"
+
+
 def _document(
     found: Examined, hearings: dict[str, Hearing | None], doubts: list[Any], by_speaker: bool
 ) -> dict[str, Any]:
     """`affetto data check --json`."""
-    from affetto.audio.overview import statistics
+    from affetto.audio.overview import machine_texts, statistics
 
     def rows(problems: Any) -> list[dict[str, str]]:
         return [{"where": item.where, "kind": item.kind, "message": item.message} for item in problems]
@@ -214,6 +226,7 @@ def _document(
         "leaks": rows(found.leaks),
         "doubts": rows(doubts),
         "by_speaker": by_speaker,
+        "machine_texts": machine_texts(found.clips),
         "judges": {
             kind: {"reason": f"not checked: no --judge {kind}=ID_OR_FOLDER"} if hearing is None else hearing.to_json()
             for kind, hearing in hearings.items()

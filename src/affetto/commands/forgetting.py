@@ -33,7 +33,7 @@ def calibrate(
     skip_bad_clips: SkipBad = False,
 ) -> None:  # fmt: skip
     """Hold predicted forgetting against measured, for every curvature: calibration.json and calibration.svg."""
-    from affetto.evaluate.calibration import fit_table
+    from affetto.laboratory.calibration import fit_table
     from affetto.pipeline import calibrate as calibrate_all
     from affetto.pipeline import prepare_clips
     from affetto.progress import console
@@ -52,9 +52,9 @@ def predict_forgetting(
     skip_bad_clips: SkipBad = False,
 ) -> None:  # fmt: skip
     """Tell from an adapter's weights how much the base will forget, without a second of audio."""
-    from affetto.evaluate.calibration import INTENSITIES, forecast_table
-    from affetto.evaluate.calibration import predict_forgetting as predict
     from affetto.files import to_json
+    from affetto.laboratory.calibration import INTENSITIES, forecast_table
+    from affetto.laboratory.calibration import predict_forgetting as predict
     from affetto.pipeline import prepare_clips
     from affetto.progress import console
 

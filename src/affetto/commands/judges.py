@@ -14,7 +14,7 @@ def calibrate_on(source: Path, judge: list[str] | None, output: Path | None) -> 
     from rich.console import Console
 
     from affetto.evaluate.judge_calibration import calibrate_judges, calibration_table, said
-    from affetto.evaluate.judges import all_judges
+    from affetto.judges.choice import all_judges
 
     path = (output or Path()) / "judge_calibration.json"
     document = calibrate_judges(source, all_judges(pairs_of(judge, "--judge") or {}), path, command=command_line())

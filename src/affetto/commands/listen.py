@@ -26,7 +26,7 @@ def export(
     config: ConfigFile = None, output: Output = None,
 ) -> None:  # fmt: skip
     """Write a blinded test: naturalness, emotion, preference; one page (test.html), and webmushra.yaml beside it."""
-    from affetto.evaluate.listening import export_test
+    from affetto.listening.test_page import export_test
 
     settings, _ = settings_of(config, [emotion], output_dir=output)
     samples = settings.output_dir / "evaluation" / "test_samples"
@@ -45,8 +45,8 @@ def score(
     target: Annotated[str | None, typer.Option("--emotion", "-e", help="The emotion that was asked for.")] = None,
 ) -> None:
     """Mean opinion, heard emotions and preferences with intervals, as JSON."""
-    from affetto.evaluate.listening_votes import read_votes, score_votes
     from affetto.files import read_json, to_json
+    from affetto.listening.votes import read_votes, score_votes
 
     known = read_json(key)
     typer.echo(to_json(score_votes(known, read_votes(votes, str(known.get("test"))), target)))

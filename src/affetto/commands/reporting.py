@@ -60,11 +60,11 @@ def evaluate(
     if calibrate_judges is not None:
         calibrate_on(calibrate_judges, judge, output)
         return
-    from affetto.evaluate.report import terminal_table
     from affetto.evaluate.suite import evaluate as evaluate_emotion
     from affetto.evaluate.versa import write_versa
     from affetto.pipeline import prepare_clips
     from affetto.progress import console
+    from affetto.report.run_page import terminal_table
 
     judges = pairs_of(judge, "--judge")
     settings, emotions = settings_of(
@@ -117,8 +117,8 @@ def report(
         raise ConfigError(
             "--emotion, --config and --output are for runs: where results are named, the page goes to --out"
         )
-    from affetto.evaluate.report_comparison import write_comparison
-    from affetto.evaluate.report_systems import read_entries
+    from affetto.report.comparison_page import write_comparison
+    from affetto.report.systems import read_entries
 
     folders = {name: Path(folder) for name, folder in (pairs_of(audio, "--audio") or {}).items()}
     page = write_comparison(

@@ -10,8 +10,8 @@ from affetto.doctor.changes import scaled, set_to, to_default
 from affetto.doctor.evidence import Evidence
 from affetto.doctor.findings import Answer, Change, Check, Number, Symptom
 from affetto.doctor.thresholds import FORGETTING_NATS, MIN_CLIPS_FOR_A_VERDICT
-from affetto.evaluate.statistics import Estimate, non_inferiority
 from affetto.evaluate.summary import MARGINS, PLAIN_MARGINS
+from affetto.metrics.statistics import Estimate, non_inferiority
 from affetto.model.rows import PLAIN_TEMPLATE
 
 _ANSWERS: Mapping[str, Answer] = {"worse": "shown", "preserved": "absent"}

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from affetto.doctor.findings import Change, Check, Diagnosis, Number, Symptom
-from affetto.evaluate.report_measures import SCALES, Scale, scale_of, write_interval, write_number
+from affetto.report.measures import SCALES, Scale, scale_of, write_interval, write_number
 
 _COLOURS = {"shown": "red", "absent": "green", "unknown": "yellow", "cause": "red", "noted": "yellow"}
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from affetto.evaluate.statistics import MIN_PAIRS
 from affetto.evaluate.summary import MARGINS
+from affetto.metrics.statistics import MIN_PAIRS
 
 FORGETTING_NATS = MARGINS["delta_nll"].size
 """Nats per code of ΔNLL; of KL too, which is its expectation on the base's own speech (method, section 7)."""

@@ -1,1 +1,1 @@
-"""What was conveyed, kept and lost, and the page that shows it."""
+"""Systems on the same sentences: what was conveyed, kept and lost, written as docs/results.md has it."""

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from affetto.evaluate.emotion import first_choices
-from affetto.evaluate.judges import EmotionJudge, WordJudge
-from affetto.evaluate.statistics import wilson_interval
 from affetto.evaluate.transcription import heard_batches
-from affetto.evaluate.words import score_words
+from affetto.judges.choice import EmotionJudge, WordJudge
+from affetto.metrics.emotion import first_choices
+from affetto.metrics.statistics import wilson_interval
+from affetto.metrics.words import score_words
 from affetto.types import Clip, Problem
 
 MISMATCH = 0.5

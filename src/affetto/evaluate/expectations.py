@@ -14,9 +14,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from affetto.evaluate import statistics
 from affetto.evaluate.results import ComparedMetric, Comparison, FileRow
-from affetto.evaluate.statistics import MIN_PAIRS, Worse
+from affetto.metrics import statistics
+from affetto.metrics.statistics import MIN_PAIRS, Worse
 
 _UP: Worse = "higher"
 _DOWN: Worse = "lower"

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PureWindowsPath
 
+from affetto.audio.columns import choose_columns, misspelt
+from affetto.audio.corpora.tables import read_table
 from affetto.audio.sound import FOREIGN_SUFFIXES, SOUND_SUFFIXES
 from affetto.errors import DataError
 from affetto.evaluate.journal import Journal, journal_path
-from affetto.evaluate.judges import Judges, choose_judges
 from affetto.evaluate.results import JudgeFacts, Results, build_results, judge_facts, read_results, write_results
 from affetto.evaluate.scoring import Item
 from affetto.evaluate.similarity import hear_voices, set_similarities
 from affetto.evaluate.summary import build_system
+from affetto.judges.choice import Judges, choose_judges
 from affetto.progress import progress
 
 SUFFIXES = SOUND_SUFFIXES | FOREIGN_SUFFIXES
 """Recordings that can't be decoded are listed as well, so that they are counted as failed and not passed over."""
+_TOLD = 5
+"""Problems of a table that one message holds."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ def evaluate_folder(
     """Score every sound file directly in folder `path` (or the one file `path`) and write the results to `output`.
 
     Texts come from `metadata` (see `read_metadata`; by default the folder's own metadata.csv or metadata.jsonl), else
-    from a `.txt` of the same name beside the sound. `judges` are names by kind (see `judges.choose_judges`), or judges
+    from a `.txt` of the same name beside the sound. `judges` are names by kind (see `choose_judges`), or judges
     that are already loaded. Rows are kept beside `output` while they are made (see `journal`); `resume` takes those up
     that still hold. Where `output` holds the results of a run (`affetto evaluate`), the folder becomes one more
     system of them. Raises DataError where there is nothing to score or `output` can't be used, JudgeError where a judge
@@ -116,7 +117,7 @@ def find_sounds(path: Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise DataError(f"there is no folder or file {path}")
-    sounds = sorted(entry for entry in path.iterdir() if entry.suffix.lower() in SUFFIXES and entry.is_file())
+    sounds = sorted(entry for entry in path.iterdir() if _is_sound(entry))
     if not sounds:
         below = sorted({str(entry.parent) for entry in path.rglob("*") if entry.suffix.lower() in SUFFIXES})
         hint = f"; there are some in {', '.join(below[:3])}" if below else ""
@@ -124,19 +125,34 @@ def find_sounds(path: Path) -> list[Path]:
     return sounds
 
 
-def read_metadata(path: Path) -> dict[str, Facts]:
-    """Texts and speakers by file name.
+def _is_sound(entry: Path) -> bool:
+    """Files, and links to nothing, which then count as failed; not what macOS keeps of a file beside it (`._a.wav`)."""
+    is_named = entry.suffix.lower() in SUFFIXES and not entry.name.startswith(".")
+    return is_named and (entry.is_file() or (entry.is_symlink() and not entry.exists()))
 
-    `.jsonl`: one object per line; `.csv`: a header line, with `,`, `;`, `|` or tab between columns. The file's name is
-    in `file`, `audio`, `file_name` or `path`, what is said in `text`, `transcript` or `sentence`, who says it in
-    `speaker`.
+
+def read_metadata(path: Path) -> dict[str, Facts]:
+    """Texts and speakers by file name, from a table with column names that `affetto.audio.columns` knows.
+
+    CSV or TSV with a header line (`,`, `;`, `|` or tab between cells), or JSON lines. DataError where any of it can't
+    be read: half a table would leave files without their texts in silence.
     """
+    table = read_table(path, str(path))
+    if table.problems:
+        told = "; ".join(f"{problem.where}: {problem.message}" for problem in table.problems[:_TOLD])
+        raise DataError(f"can't read all of the metadata: {told}")
+    if not table.columns and not table.rows:
+        raise DataError(f"{path} holds no rows")
     known: dict[str, Facts] = {}
-    for number, row in _rows(path):
-        name = _first(row, "file", "audio", "file_name", "path")
+    columns = choose_columns(table.columns, where=str(path))
+    if "text" not in columns and (doubts := misspelt(table.columns, columns)):
+        raise DataError(f"{path} has no text, and {'; '.join(doubts)}")
+    for number, row in table.rows:
+        columns = choose_columns(row, where=f"{path}:{number}")  # JSON lines may have each its own names
+        name = columns.text(row, "audio")
         if name is None:
-            raise DataError(f"{path}:{number}: no column file, audio, file_name or path; there are {', '.join(row)}")
-        facts = Facts(_first(row, "text", "transcript", "sentence"), _first(row, "speaker"))
+            raise DataError(f"{path}:{number}: names no sound file")
+        facts = Facts(columns.text(row, "text"), columns.text(row, "speaker"))
         if known.setdefault(name, facts) != facts:
             raise DataError(f"{path}:{number}: {name} was given before, with another text or speaker")
     if not known:
@@ -144,43 +160,11 @@ def read_metadata(path: Path) -> dict[str, Facts]:
     return known
 
 
-def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"can't read the metadata {path}: {error}") from error
-    lines = text.splitlines()
-    if path.suffix.lower() in (".jsonl", ".json"):
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                yield number, _object(path, number, line)
-        return
-    header = lines[0] if lines else ""
-    delimiter = max(",;|\t", key=header.count)
-    for number, row in enumerate(csv.DictReader(lines, delimiter=delimiter), 2):
-        yield number, {str(key).strip(): value for key, value in row.items() if key is not None}
-
-
-def _object(path: Path, number: int, line: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise DataError(f"{path}:{number}: not JSON: {error}") from error
-    if not isinstance(row, dict):
-        raise DataError(f"{path}:{number}: not a JSON object")
-    return row
-
-
-def _first(row: Mapping[str, Any], *names: str) -> str | None:
-    values = (str(row[name]).strip() for name in names if row.get(name) is not None)
-    return next((value for value in values if value), None)
-
-
 def _match(sounds: list[Path], known: Mapping[str, Facts]) -> dict[Path, Facts]:
     """Metadata of each file that has some; its name there may have a folder before it, or no suffix."""
     by_name: dict[str, set[Facts]] = {}
     for name, facts in known.items():
-        by_name.setdefault(Path(name).name, set()).add(facts)
+        by_name.setdefault(PureWindowsPath(name).name, set()).add(facts)  # which knows both kinds of slashes
     matched = {}
     for sound in sounds:
         found = by_name.get(sound.name) or by_name.get(sound.stem) or set()

@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from affetto.evaluate.judges import Judges
-from affetto.evaluate.results import VALUE_NAMES, FileRow, judge_facts, judges_fingerprint
+from affetto.evaluate.results import VALUE_NAMES, FileRow, JudgeFacts, judge_facts
 from affetto.evaluate.scoring import Item, score_files
 from affetto.files import hash_bytes, hash_file, hash_text, write_text
+from affetto.judges.choice import Judges
 from affetto.provenance import versions
 
 _MEAN_BATCH, _MOST_BATCH = 16, 64
@@ -120,3 +120,12 @@ def _read(path: Path) -> dict[str, FileRow]:
 def _is_row(row: Mapping[str, Any]) -> bool:
     values = row.get("values")
     return set(row) == set(FileRow.__annotations__) and isinstance(values, dict) and set(VALUE_NAMES) <= set(values)
+
+
+def judges_fingerprint(facts: Mapping[str, JudgeFacts | None]) -> dict[str, str]:
+    """What decides whether two evaluations' numbers are one measure: by kind, the judge's id (with its commit or the
+    hash of its weights), its tier, its labels and the rate that it hears at; `none` where there is none."""
+    return {
+        kind: "none" if judge is None else f"{judge['id']} {judge['tier']} {judge['sample_rate']} {judge['labels']}"
+        for kind, judge in facts.items()
+    }

@@ -16,15 +16,15 @@ from typing import Any, Literal
 from rich.table import Table
 
 from affetto.audio.corpora import load_clips
-from affetto.audio.sound import read_sound
+from affetto.audio.sound import read_clip
 from affetto.errors import DataError
-from affetto.evaluate import statistics
 from affetto.evaluate.expectations import against_neutral
-from affetto.evaluate.judges import Judges
 from affetto.evaluate.results import FileRow, judge_facts, to_metric
 from affetto.evaluate.scoring import Item, score_files
 from affetto.evaluate.summary import summarise
 from affetto.files import write_json
+from affetto.judges.choice import Judges
+from affetto.metrics import statistics
 from affetto.progress import progress
 from affetto.provenance import versions
 from affetto.types import Clip
@@ -179,10 +179,10 @@ def _judge(clips: Sequence[Clip], judges: Judges) -> list[FileRow]:
 
 
 def _item(clip: Clip) -> Item:
-    if clip.start_s is None and clip.end_s is None:
+    if clip.start_s is None and clip.end_s is None and clip.channel is None:
         return Item(clip.id, clip.audio, text=clip.text, speaker=clip.speaker)
     try:
-        samples = read_sound(clip.audio, _SEGMENT_RATE, start_s=clip.start_s, end_s=clip.end_s)
+        samples = read_clip(clip, _SEGMENT_RATE)
     except DataError as error:
         return Item(clip.id, clip.audio, text=clip.text, speaker=clip.speaker, error=str(error))
     return Item(clip.id, samples, _SEGMENT_RATE, text=clip.text, speaker=clip.speaker)

@@ -16,9 +16,9 @@ import pydantic
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 from affetto.errors import DataError
-from affetto.evaluate.judges import KINDS, Judges
-from affetto.evaluate.statistics import Estimate, Verdict, Worse
 from affetto.files import read_json, write_json, write_text
+from affetto.judges.choice import KINDS, Judges
+from affetto.metrics.statistics import Estimate, Verdict, Worse
 from affetto.provenance import versions
 
 SCHEMA = "affetto.results/1"
@@ -149,6 +149,14 @@ class TextRetention(TypedDict):
 
 
 @_checked
+class Strength(TypedDict):
+    """What is heard of the adapter at one intensity, over the same sentences."""
+
+    intensity: float
+    metrics: dict[str, Metric]
+
+
+@_checked
 class Retention(TypedDict):
     """What the model kept, teacher-forced on held-out general clips."""
 
@@ -173,6 +181,8 @@ class Results(TypedDict):
     systems: list[System]
     comparisons: list[Comparison]
     retention: Retention | None
+    strengths: NotRequired[list[Strength]]
+    """Weakest first, the evaluated one among them; absent where none but that was spoken."""
 
 
 def to_metric(estimate: Estimate, unit: str) -> Metric:
@@ -209,15 +219,6 @@ def _add_known(facts: JudgeFacts, judge: Any) -> None:
         facts["scale"] = scale
 
 
-def judges_fingerprint(facts: Mapping[str, JudgeFacts | None]) -> dict[str, str]:
-    """What decides whether two evaluations' numbers are one measure: by kind, the judge's id (with its commit or the
-    hash of its weights), its tier, its labels and the rate that it hears at; `none` where there is none."""
-    return {
-        kind: "none" if judge is None else f"{judge['id']} {judge['tier']} {judge['sample_rate']} {judge['labels']}"
-        for kind, judge in facts.items()
-    }
-
-
 def build_results(
     emotion: str,
     command: str,
@@ -225,23 +226,25 @@ def build_results(
     systems: Sequence[System],
     comparisons: Sequence[Comparison] = (),
     retention: Retention | None = None,
+    strengths: Sequence[Strength] = (),
 ) -> Results:
     """A checked document."""
     return validate_results({
         "schema": SCHEMA, "emotion": emotion, "command": command, "versions": versions(), "judges": judges,
         "systems": list(systems), "comparisons": list(comparisons), "retention": retention,
+        **({"strengths": list(strengths)} if strengths else {}),
     })  # fmt: skip
 
 
 def validate_results(document: Mapping[str, Any]) -> Results:
     """Check the shape, that numbers are finite, that every null has its reason, and that counts add up (DataError)."""
+    if document.get("schema") not in (None, SCHEMA):
+        raise DataError(f"results of schema {document['schema']!r} can't be read; this affetto reads {SCHEMA!r}")
     try:
         results = pydantic.TypeAdapter(Results).validate_python(document)
     except pydantic.ValidationError as error:
         lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:5]]
         raise DataError("this is not a results document; " + "; ".join(lines)) from error
-    if results["schema"] != SCHEMA:
-        raise DataError(f"results of schema {results['schema']!r} can't be read; this affetto reads {SCHEMA!r}")
     for system in results["systems"]:
         _check_system(system)
     for comparison in results["comparisons"]:
@@ -264,7 +267,10 @@ def read_results(path: Path) -> Results:
         raise DataError(f"can't read the results {path}: {error}") from error
     if not isinstance(document, dict):
         raise DataError(f"{path} holds no results document")
-    return validate_results(document)
+    try:
+        return validate_results(document)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
 
 
 def to_csv(results: Results) -> str:

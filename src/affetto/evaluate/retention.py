@@ -21,7 +21,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from affetto.codes.prepare import Prepared
-from affetto.evaluate import results, statistics
+from affetto.evaluate import results
+from affetto.metrics import statistics
 from affetto.model.base import Base
 from affetto.model.batch import Batch, Logits, Row, collate
 from affetto.model.rows import make_rows

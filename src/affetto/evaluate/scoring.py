@@ -18,15 +18,15 @@ from numpy.typing import NDArray
 
 from affetto.audio.sound import read_sound
 from affetto.errors import DataError, JudgeError
-from affetto.evaluate.activity import Activity, find_activity
-from affetto.evaluate.emotion import first_choices, target_posteriors
-from affetto.evaluate.judges import Judges, require_label
-from affetto.evaluate.predictors import members_of
-from affetto.evaluate.prosody import measure_pitch
 from affetto.evaluate.results import VALUE_NAMES, FileRow, Prompt, Value, is_predicted
 from affetto.evaluate.summary import compare, summarise
-from affetto.evaluate.words import score_words, syllables_per_second, words_per_second
 from affetto.files import hash_bytes
+from affetto.judges.choice import Judges, require_label
+from affetto.judges.predictors import members_of
+from affetto.metrics.activity import Activity, find_activity
+from affetto.metrics.emotion import first_choices, target_posteriors
+from affetto.metrics.prosody import measure_pitch
+from affetto.metrics.words import score_words, syllables_per_second, words_per_second
 
 __all__ = ["Item", "compare", "score_files", "summarise"]
 

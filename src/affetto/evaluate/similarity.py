@@ -19,9 +19,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from affetto.evaluate.kinds import VoiceJudge
 from affetto.evaluate.results import FileRow
 from affetto.evaluate.scoring import Item, load
+from affetto.judges.kinds import VoiceJudge
 
 _DECIMALS = 6
 _CHUNK = 64

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,28 +13,18 @@ from affetto.codes.prepare import Prepared
 from affetto.config import Config
 from affetto.errors import DataError
 from affetto.evaluate.journal import Journal, journal_path
-from affetto.evaluate.judges import choose_judges
 from affetto.evaluate.results import FileRow, Prompt, Results, build_results, judge_facts, write_results
 from affetto.evaluate.retention import general_test_rows, measure_retention
 from affetto.evaluate.scoring import Item
 from affetto.evaluate.similarity import hear_voices, reference_rows, set_similarities
 from affetto.evaluate.spoken import note_spoken, read_spoken, speech_key
+from affetto.evaluate.strengths import Sentence, hear_strengths
 from affetto.evaluate.summary import build_system, compare
 from affetto.files import hash_folder, read_json, write_text
+from affetto.judges.choice import choose_judges
 from affetto.progress import progress
 from affetto.speak.generation import Request
 from affetto.speak.voice import Voice
-
-
-@dataclass(frozen=True)
-class Sentence:
-    """One thing to be said by both systems: same words, same voice, same seed."""
-
-    text: str
-    speaker: str
-    number: int
-    """CSM's speaker number."""
-    seed: int
 
 
 @dataclass(frozen=True)
@@ -86,7 +77,7 @@ def evaluate(
         *_score(spoken[emotion], journal, emotion, prompt="emotional"),
         *_score(spoken["plain"], journal, f"{emotion}, plain prompts", prompt="plain"),
     ]
-    recordings = _recordings(emotion, prepared, voice, config.evaluation_sentences)
+    recordings = _recordings(config, emotion, prepared, voice, samples / f"{emotion}_real")
     real_rows = _score(recordings, journal, "real recordings", prompt=None)
     if judges.voice is not None:
         base_voices = hear_voices(spoken["base"], base_rows, judges.voice)
@@ -117,14 +108,20 @@ def evaluate(
             gate = tuple(voice.bank.gate({emotion: strength}).tolist())
             retention = measure_retention(voice.base, held_out, gate, bar.advance).document()
 
-    # 5. Write it down.
+    # 5. What is heard at other strengths.
+    strengths = hear_strengths(
+        voice, sentences, systems[1], config.evaluation_strengths, judges, temperature=config.sampling_temperature
+    )
+
+    # 6. Write it down.
     ceiling = systems[-1]["metrics"]["recall"]
-    results = build_results(emotion, command, judge_facts(judges, ceiling), systems, comparisons, retention)
+    results = build_results(emotion, command, judge_facts(judges, ceiling), systems, comparisons, retention, strengths)
     write_results(output, results)
     return results
 
 
 _PROMPTS: tuple[Prompt, ...] = ("emotional", "plain")
+_LONGEST_NAME = 80
 _REFERENCES = 8
 """Recordings that a voice is known by."""
 
@@ -190,15 +187,27 @@ def _speak(
     ]  # fmt: skip
 
 
-def _recordings(emotion: str, prepared: Prepared, voice: Voice, most: int) -> list[Item]:
-    """Held-out recordings, spread over all there are, through the base's codec: no adapter can sound better."""
-    clips = prepared.select(emotion, "test")
+def _recordings(config: Config, emotion: str, prepared: Prepared, voice: Voice, folder: Path) -> list[Item]:
+    """Held-out recordings, spread over all there are, through the base's codec: no adapter can sound better.
+
+    They are written into `folder` like what the systems speak, and judged as written; names end in the clips' ids.
+    """
+    clips, most = prepared.select(emotion, "test"), config.evaluation_sentences
     chosen = [clips[index * len(clips) // most] for index in range(most)] if len(clips) > most else clips
-    rate = voice.codec.sample_rate
-    return [
-        Item(clip.id, voice.codec.decode(prepared.codes(clip)), rate, text=clip.text, speaker=clip.speaker)
-        for clip in chosen
-    ]
+    shutil.rmtree(folder, ignore_errors=True)
+    items = []
+    for index, clip in enumerate(chosen):
+        path = folder / f"{index:03d}_{_file_name(clip.id)}.wav"
+        write_sound(path, voice.codec.decode(prepared.codes(clip)), voice.codec.sample_rate)
+        if clip.text:
+            write_text(path.with_suffix(".txt"), clip.text + "\n")
+        items.append(Item(_name(path, config), path, text=clip.text, speaker=clip.speaker))
+    return items
+
+
+def _file_name(name: str) -> str:
+    """What of a clip's id may stand in a file's name anywhere."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name)[-_LONGEST_NAME:]
 
 
 def _references(prepared: Prepared, voice: Voice, speakers: Sequence[str]) -> list[Item]:

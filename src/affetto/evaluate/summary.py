@@ -8,10 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from affetto.errors import DataError
-from affetto.evaluate import emotion as emotion_metrics
-from affetto.evaluate import statistics
 from affetto.evaluate.expectations import mark_expected
-from affetto.evaluate.kinds import KINDS, Judges
 from affetto.evaluate.results import (
     ComparedMetric,
     Comparison,
@@ -23,7 +20,10 @@ from affetto.evaluate.results import (
     is_predicted,
     to_metric,
 )
-from affetto.evaluate.statistics import Difference, Estimate, Worse
+from affetto.judges.kinds import KINDS, Judges
+from affetto.metrics import emotion as emotion_metrics
+from affetto.metrics import statistics
+from affetto.metrics.statistics import Difference, Estimate, Worse
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from affetto.audio.sound import SoundError, read_sound
+from affetto.audio.sound import SoundError, read_clip
 from affetto.errors import DataError
-from affetto.evaluate.judges import WordJudge
 from affetto.files import hash_text, write_text
+from affetto.judges.choice import WordJudge
 from affetto.progress import progress
 from affetto.types import Clip, Problem
 
@@ -47,7 +47,7 @@ def heard_batches(
             opened, sounds = [], []
             for clip in batch:
                 try:
-                    sounds.append(read_sound(clip.audio, sample_rate, start_s=clip.start_s, end_s=clip.end_s))
+                    sounds.append(read_clip(clip, sample_rate))
                 except SoundError as error:
                     problems.append(Problem(clip.id, error.kind, str(error)))
                 else:
@@ -100,9 +100,9 @@ def _key(clip: Clip, judge: WordJudge) -> str:
         state = clip.audio.stat()
     except (OSError, ValueError):
         return hash_text(str(clip.audio), judge.id)
-    return hash_text(
-        str(clip.audio), str(clip.start_s), str(clip.end_s), str(state.st_size), str(state.st_mtime_ns), judge.id
-    )
+    channel = [] if clip.channel is None else [str(clip.channel)]
+    segment = [str(clip.audio), str(clip.start_s), str(clip.end_s), *channel]
+    return hash_text(*segment, str(state.st_size), str(state.st_mtime_ns), judge.id)
 
 
 def _line(key: str, text: str) -> str:

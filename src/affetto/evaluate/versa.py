@@ -65,7 +65,7 @@ def _scores(row: FileRow, names: Mapping[str, str], prefix: str) -> dict[str, An
 def _edits(text: str | None, heard: str, prefix: str) -> dict[str, int]:
     import jiwer
 
-    from affetto.evaluate.spelling import normalise
+    from affetto.metrics.spelling import normalise
 
     wanted, got = (" ".join(normalise(words or "")) for words in (text, heard))
     if not wanted:

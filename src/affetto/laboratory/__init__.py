@@ -1,1 +1,1 @@
-"""Methods of preservation compared: many runs of the same clips, at matched expressivity"""
+"""Preservation put to the test: methods compared at matched expressivity, predicted against measured forgetting."""

@@ -20,11 +20,10 @@ from affetto.adapters.checkpoints import load_adapter
 from affetto.codes.prepare import Prepared
 from affetto.config import Config
 from affetto.errors import CheckpointError, ConfigError, DataError
-from affetto.evaluate.judges import Judges, choose_judges
-from affetto.evaluate.scoring import Item, score_files
+from affetto.evaluate.strengths import hear
 from affetto.evaluate.suite import held_out_sentences
-from affetto.evaluate.summary import build_system
 from affetto.files import hash_text, read_json, write_json, write_text
+from affetto.judges.choice import Judges, choose_judges
 from affetto.laboratory.methods import METHODS
 from affetto.model.base import Base, load_base
 from affetto.preserve.rehearsal import spread
@@ -177,21 +176,10 @@ def _heard(
     sentences = held_out_sentences(config, emotion, prepared, facts["trained_speakers"], facts["speakers"])
     found: dict[str, dict[str, float | None]] = {}
     for kind, intensity in (("base", 0.0), ("emotional", 1.0), ("plain", 1.0)):
-        requests = [
-            voice.request(
-                item.text, emotion, intensity=intensity, speaker=item.number, seed=item.seed,
-                temperature=config.sampling_temperature, cued=kind == "emotional",
-            )
-            for item in sentences
-        ]  # fmt: skip
-        items = [
-            Item(
-                f"{number:03d}", voice.decode(said), voice.codec.sample_rate, text=sentence.text,
-                speaker=sentence.speaker, seed=sentence.seed, hit_cap=said.hit_cap,
-            )
-            for number, (sentence, said) in enumerate(zip(sentences, voice.generate(requests), strict=True))
-        ]  # fmt: skip
-        metrics = build_system(kind, "adapter", score_files(items, judges, emotion), judges)["metrics"]
+        metrics = hear(
+            voice, sentences, emotion, judges, intensity=intensity, temperature=config.sampling_temperature,
+            cued=kind == "emotional",
+        )  # fmt: skip
         found[kind] = {name: metrics[name]["value"] for name in HEARD}
     return found
 

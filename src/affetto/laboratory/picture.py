@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from affetto.evaluate.canvas import FAINT, INK, MARKERS, Picture, picture, plain_ticks, plot_area, system_colour
 from affetto.laboratory.comparison import MARK, Line, Row, at_one, compare_methods, gains
 from affetto.laboratory.methods import METHODS, PLAIN
+from affetto.report.canvas import FAINT, INK, MARKERS, Picture, picture, plain_ticks, plot_area, system_colour
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

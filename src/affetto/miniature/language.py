@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
 
-from affetto.evaluate.ngrams import END, START, UNKNOWN, BackoffModel, Ngram, write_arpa
 from affetto.files import write_json
+from affetto.judges.ngrams import END, START, UNKNOWN, BackoffModel, Ngram, write_arpa
 from affetto.miniature.lexicon import HELD_OUT, lexicon, plural
 
 _DISCOUNT = 0.7

@@ -20,6 +20,7 @@ from affetto.hub import fetch
 from affetto.model.conversion.moshi import converted
 from affetto.model.csm import CsmNetwork
 from affetto.model.dia import DiaNetwork, load_dia
+from affetto.model.four_bit import FOUR_BIT, FourBitLinear, packed_linear, replace_linears, require_four_bit
 from affetto.model.moshi import MoshiNetwork, load_moshi
 from affetto.model.network import Network
 from affetto.model.packed import unpacked
@@ -28,8 +29,8 @@ from affetto.model.random_base import RANDOM, random_base
 from affetto.tensors import check_tensors, stored_tensors, weight_files
 
 MINIATURE = "miniature"
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-"""By the configuration's names."""
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, FOUR_BIT: torch.bfloat16}
+"""What a base computes in, by the configuration's names of how its weights are kept."""
 MINIATURE_FOLDER = Path(__file__).parent.parent / "miniature" / "assets" / "base"
 _WEIGHTS = ("*.safetensors", "*.bin")
 
@@ -83,6 +84,8 @@ class Base:
     def answers_hash(self) -> str:
         """What caches of this base's answers are bound to: its weights, and the precision that they are computed in."""
         dtype = self.model.dtype
+        if any(isinstance(module, FourBitLinear) for module in self.model.modules()):
+            return f"{self.hash}/{dtype}/{FOUR_BIT}"
         return self.hash if dtype == torch.float32 else f"{self.hash}/{dtype}"
 
     def to(self, device: torch.device | str) -> Base:
@@ -96,8 +99,18 @@ class Base:
         return replace(self)
 
 
-def load_base(name: str, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Base:
-    """Load a base by name, folder or hub id, frozen and in eval mode. Raises BaseModelError where it can't."""
+def load_base(
+    name: str, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, precision: str | None = None
+) -> Base:
+    """Load a base by name, folder or hub id, frozen and in eval mode. Raises BaseModelError where it can't.
+
+    `precision` is the configuration's `base_precision` and stands for `dtype`; with nf4 the linear layers are packed,
+    and MissingDependencyError says what that needs.
+    """
+    if precision is not None:
+        dtype = DTYPES[precision]
+    if precision == FOUR_BIT:
+        require_four_bit()
     folder = find_base(name)
     kind = _model_type(folder)
     if kind not in BASES:
@@ -111,6 +124,8 @@ def load_base(name: str, *, device: torch.device | str = "cpu", dtype: torch.dty
             f"{name}: the checkpoint in {folder} can't be loaded; copy or fetch it again. {error}"
         ) from error
     model.eval().requires_grad_(False)
+    if precision == FOUR_BIT and not replace_linears(model, lambda layer: packed_linear(layer, device)):
+        raise BaseModelError(f"{name}: it has no layers that base_precision: {FOUR_BIT} packs; set it to bf16")
     network = BASES[kind].network(model).eval()
     base = Base(
         id=name, folder=folder, hash=weights_hash(folder), model=model, network=network, tokenizer=tokenizer,

@@ -115,7 +115,7 @@ class _Stage:
         """Give each dialogue the codes of its first channel as its own, and those of the second as the user's."""
         missing = []
         for clip in dialogues:
-            keys = [hash_text(self.keys[clip.id], f"channel {channel}") for channel in (0, 1)]
+            keys = [hash_text(self.keys[clip.id], f"channel {channel}") for channel in (1, 2)]
             self.keys[clip.id], self.user_keys[clip.id] = keys
             if not all(key in self.cache for key in keys):
                 missing.append(clip)
@@ -134,7 +134,7 @@ class _Stage:
 
     def _coded(self, clip: Clip) -> dict[str, NDArray[np.int64]]:
         """Codes of both channels of a dialogue by their keys; none where the model says nothing in it."""
-        own_N, user_N = (self._samples(clip, self.codec.sample_rate, channel) for channel in (0, 1))
+        own_N, user_N = (self._samples(clip, self.codec.sample_rate, channel) for channel in (1, 2))
         if np.abs(own_N).max(initial=0.0) < SILENT_PEAK:
             message = f"{clip.audio}: its first channel, the model's own voice, is silent; swap the channels"
             self.problems.append(Problem(clip.id, "silent", message))
@@ -183,7 +183,7 @@ class _Stage:
     def _heard(self, clip: Clip, recogniser: Recogniser) -> dict[str, Any]:
         """What is written down of one clip."""
         assert clip.text is not None
-        channel = 0 if clip.id in self.user_keys else None
+        channel = 1 if clip.id in self.user_keys else clip.channel
         try:
             found = aligned_words(clip.text, self._samples(clip, recogniser.sample_rate, channel), recogniser)
         except DataError as error:

@@ -33,14 +33,19 @@ class CsmNetwork(Network):
 
     def forward(self, batch: Batch) -> Logits:
         """Logits of the batch's N frames (codebook zero) and M frames (the others), float32."""
+        states_ND = self.frame_states(batch)
+        c0_NV = self.c0_logits(states_ND)
+        with self.gates.set(batch.gate_BE[self.depth_rows(batch)]):
+            depth_MJV = self.depth_logits(states_ND[batch.depth_M], batch.depth_codes_MK)
+        return Logits(c0_NV, depth_MJV)
+
+    def frame_states(self, batch: Batch) -> Tensor:
+        """The backbone's states (N, D) that the batch's frames are predicted from."""
         with self.gates.set(batch.gate_BE):
             hidden_BSD = self.backbone(inputs_embeds=self.embed(batch), use_cache=False).last_hidden_state
         rows, places = batch.frames_N2.unbind(dim=1)
-        states_ND = hidden_BSD[rows, places - 1]
-        c0_NV = self.c0_logits(states_ND)
-        with self.gates.set(batch.gate_BE[rows[batch.depth_M]]):
-            depth_MJV = self.depth_logits(states_ND[batch.depth_M], batch.depth_codes_MK)
-        return Logits(c0_NV, depth_MJV)
+        states_ND: Tensor = hidden_BSD[rows, places - 1]
+        return states_ND
 
     def embed(self, batch: Batch) -> Tensor:
         """Input embeddings (B, S, D): a text token's, or the sum over the codebooks of a frame."""

@@ -14,6 +14,7 @@ from affetto.config import Config
 from affetto.errors import BaseModelError, ConfigError
 from affetto.hub import fetch_config
 from affetto.model.base import DTYPES, find_base
+from affetto.model.four_bit import FOUR_BIT
 from affetto.model.quiet import quiet_transformers
 from affetto.model.random_base import RANDOM, random_config
 from affetto.model.rows_at_once import frames_at_once
@@ -31,12 +32,11 @@ from affetto.training.runtime import resident_bytes
 
 FRAME_RATE = 12.5
 _TEXT = "embed_text_tokens."
-_HEAP_SLACK, _KERNELS = 1.45, 40 * 2**20
-"""On a CPU glibc's heap holds more than what is alive in it, and the first products load their kernels.
-
-Fitted to the miniature's default and large batch (benchmarks/memory.py; with every tensor mapped by itself the former's
-peak is within 5 % of what is alive); the other cases there are held out.
-"""
+_HEAP = (
+    "memory is that of what is alive; a process took up to 1.6 times as much, since glibc's heap keeps what is freed. "
+    "With MALLOC_MMAP_THRESHOLD_=4194304 in the environment it was 1.15 times"
+)
+"""benchmarks/memory.py, the checkpointed case: 1,244 MiB, and 884 with that variable, where 768 are alive."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Plan:
 
     base: str
     device: str
-    """cpu: resident memory of the process; cuda: what torch allocates on the GPU."""
+    """cpu: resident memory of the process, without what its heap holds beyond tensors; cuda: what torch allocates."""
     work: Workload
     stages: tuple[Stage, ...]
     parts: Mapping[str, int]
@@ -124,14 +124,15 @@ def plan(config: Config, data: Data, *, device: str = "cpu", tflops: float | Non
     dtype = DTYPES[config.base_precision]
     rank = config.adapter_r if config.use_adapters else None
     shape = shape_only(
-        base, dtype, config.target_modules, config.adapted_parts, rank, checkpointing=config.activation_checkpointing
-    )
+        base, dtype, config.target_modules, config.adapted_parts, rank, checkpointing=config.activation_checkpointing,
+        is_packed=config.base_precision == FOUR_BIT,
+    )  # fmt: skip
     work = workload(config, data, FRAME_RATE)
     stays = {"runtime": runtime, **_what_stays(config, shape, work, rank, device)}
-    costs = _costs(config, shape, work)
+    costs = _costs(config, shape, work, device)
     rate = stated_rate(tflops) if tflops is not None else measured_rate(base, config, work, device)
     stages = tuple(
-        Stage(name, before + _resident(cost, device), cost.flops * times, cost.flops * times / rate.flops_per_s)
+        Stage(name, before + cost.peak_bytes, cost.flops * times, cost.flops * times / rate.flops_per_s)
         for name, (cost, times, before) in _stages(costs, stays, work).items()
     )
     return Plan(
@@ -140,18 +141,17 @@ def plan(config: Config, data: Data, *, device: str = "cpu", tflops: float | Non
     )  # fmt: skip
 
 
-def _resident(cost: Cost, device: str) -> int:
-    """What a pass takes of the device's memory, where `cost` says what is alive."""
-    return cost.peak_bytes if device == "cuda" else round(_KERNELS + _HEAP_SLACK * cost.peak_bytes)
-
-
 def _runtime_bytes() -> int:
-    """What Python and the libraries that a run imports take in this process."""
+    """What Python and the libraries that a run imports take in this process, first products and steps included."""
     import accelerate  # noqa: F401
     from transformers import CsmForConditionalGeneration  # noqa: F401
 
     from affetto.training import loop  # noqa: F401
 
+    # Kernels are loaded, and parts of torch imported, where they are first used.
+    layer = torch.nn.Linear(64, 64)
+    torch.autograd.backward(layer(torch.ones(64, 64)).square().sum())
+    torch.optim.AdamW(layer.parameters()).step()
     return resident_bytes()
 
 
@@ -170,10 +170,10 @@ def _what_stays(config: Config, shape: ShapeOnly, work: Workload, rank: int | No
 
 
 def _shapes(shape: ShapeOnly) -> dict[str, tuple[int, ...]]:
-    return {path: tuple(site.layer.weight.shape) for path, site in shape.bank.sites.items()}
+    return {path: site.shape for path, site in shape.bank.sites.items()}
 
 
-def _costs(config: Config, shape: ShapeOnly, work: Workload) -> dict[str, tuple[Cost, int]]:
+def _costs(config: Config, shape: ShapeOnly, work: Workload, device: str) -> dict[str, tuple[Cost, int]]:
     """Each pass of a run, and how many rows it takes at once."""
     frames, text = work.frames, work.text_tokens
     fisher = frames_at_once(shape.network, frames, 8, with_gradient=True)
@@ -185,7 +185,8 @@ def _costs(config: Config, shape: ShapeOnly, work: Workload) -> dict[str, tuple[
         "answers": (answering_cost(shape, shape.batch(answer, frames, text, answer * frames)), answer),
     }
     if work.fisher_clips:
-        costs["fisher"] = fisher_cost(shape, shape.batch(fisher, frames, text, fisher * frames)), fisher
+        seen = shape.batch(fisher, frames, text, fisher * frames)
+        costs["fisher"] = fisher_cost(shape, seen, curvature=config.ewc_curvature, on_host=device == "cuda"), fisher
     return costs
 
 
@@ -230,6 +231,8 @@ def _assumptions(data: Data, device: str, rate: Rate) -> tuple[str, ...]:
         "one process, one emotion; evaluation, speech and the coding of clips are not in it",
         f"time at {rate.flops_per_s / 1e12:.3g} TFLOP/s, {rate.source}",
     ]
+    if device == "cpu":
+        told.append(_HEAP)
     if device == "cuda":
         told.append("GPU memory as torch allocates it; the CUDA context takes 0.3 to 0.6 GB more")
         told.append("the text's embeddings stay in the host's memory")

@@ -23,8 +23,11 @@ from affetto.adapters.bank import AdapterBank
 from affetto.adapters.targets import Part
 from affetto.model.batch import Batch
 from affetto.model.csm import CsmNetwork
+from affetto.model.four_bit import FourBitLinear, packed_sizes, replace_linears
 from affetto.model.quiet import quiet_transformers
+from affetto.model.rows_at_once import depth_frames_at_once
 from affetto.preserve.distillation import distillation_kl
+from affetto.preserve.fisher_pass import as_it_is, is_depth, look
 from affetto.terms import cross_entropy
 
 ADAPTER = "planned"
@@ -106,10 +109,29 @@ class ShapeOnly:
         return Cost(live.peak, live.flops)
 
 
+class _Packed(FourBitLinear):
+    """A layer in four bits without numbers, which bitsandbytes need not be there for."""
+
+    @property
+    def weight(self) -> Tensor:
+        """As large as it is unpacked."""
+        return torch.empty(self.shape, dtype=self.dtype)
+
+
+def _packed(layer: Any) -> _Packed:
+    shape = (layer.out_features, layer.in_features)
+    num_bytes, num_scales = packed_sizes(shape)
+    scales = torch.empty(num_scales, dtype=torch.float32)
+    return _Packed(torch.empty(num_bytes, 1, dtype=torch.uint8), scales, shape, layer.weight.dtype, layer.bias)
+
+
 def shape_only(
-    config: Any, dtype: torch.dtype, targets: Sequence[str], part: Part, rank: int | None, *, checkpointing: bool
-) -> ShapeOnly:
-    """The network of a CSM configuration, with an adapter of `rank` (None is full rank)."""
+    config: Any, dtype: torch.dtype, targets: Sequence[str], part: Part, rank: int | None, *, checkpointing: bool,
+    is_packed: bool = False,
+) -> ShapeOnly:  # fmt: skip
+    """The network of a CSM configuration, with an adapter of `rank` (None is full rank), on layers in four bits if
+    `is_packed`.
+    """
     from transformers import CsmForConditionalGeneration
 
     mode = FakeTensorMode()
@@ -120,8 +142,10 @@ def shape_only(
         model.backbone_model.embed_tokens.embed_audio_tokens.weight = model.depth_decoder.model.embed_tokens.weight
     network = CsmNetwork(model).eval()
     with mode:
+        if is_packed:
+            replace_linears(model, _packed)
         bank = AdapterBank(model, network.gates, targets, part)
-        shapes = {path: site.layer.weight.shape for path, site in bank.sites.items()}
+        shapes = {path: site.shape for path, site in bank.sites.items()}
         if rank is None:
             bank.insert(ADAPTER, {path: (torch.zeros(shape), None) for path, shape in shapes.items()}, {})
         else:
@@ -183,20 +207,64 @@ def answering_cost(shape: ShapeOnly, batch: Batch) -> Cost:
     return shape.cost(answer)
 
 
-def fisher_cost(shape: ShapeOnly, batch: Batch) -> Cost:
-    """The Fisher's pass: base alone, all layers' inputs and gradients kept until its end."""
-    from affetto.preserve.fisher import recorded
+def fisher_cost(shape: ShapeOnly, batch: Batch, *, curvature: str = "kfac", on_host: bool = False) -> Cost:
+    """The Fisher's pass: base alone, all layers' inputs and gradients kept until its end, then the curvature's update.
 
+    `on_host` says that what waits for other parts of a batch lies in the host's memory, which isn't counted then.
+    """
     plain = batch.with_gate(batch.gate_BE[:, :0])
+    part_frames = depth_frames_at_once(shape.network)
+    keep = _gone if on_host and part_frames < len(batch.depth_M) else as_it_is
 
-    def look() -> None:
-        with recorded(shape.bank.sites) as records:
-            logits = shape.network(plain)
-            loss = cross_entropy(logits.c0_NV, batch.c0_targets_N).total
-            loss = loss + cross_entropy(logits.depth_MJV, batch.depth_targets_MJ).total
-            # Labels are drawn in double precision.
-            logits.depth_MJV.detach().double().softmax(dim=-1)
-            torch.autograd.backward(loss)
-        assert records
+    def work() -> None:
+        records = look(shape.network, shape.bank.sites, plain, _Labels(plain), part_frames=part_frames, keep=keep)
+        for site in shape.bank.sites:
+            # What was gone comes back site by site.
+            inputs, gradients = _come_back(shape, plain, site) if keep is _gone else records.pop(site)
+            _update(inputs.flatten(0, 1), gradients.flatten(0, 1), curvature)
+            del inputs, gradients
 
-    return shape.cost(look)
+    return shape.cost(work)
+
+
+class _Labels:
+    """The data's own labels, after what it takes to draw some: probabilities in double precision."""
+
+    def __init__(self, batch: Batch) -> None:
+        self.batch = batch
+
+    def c0(self, logits_NV: Tensor) -> Tensor:
+        logits_NV.detach().double().softmax(dim=-1)
+        return self.batch.c0_targets_N
+
+    def depth(self, logits_MJV: Tensor, part: slice) -> Tensor:
+        logits_MJV.detach().double().softmax(dim=-1)
+        return self.batch.depth_targets_MJ[part]
+
+    def text(self, logits_NW: Tensor) -> Tensor:  # noqa: ARG002
+        raise AssertionError("plans are made for bases whose text stands before the frames")
+
+
+def _gone(tensor: Tensor) -> Tensor:
+    """A record that isn't on the device any more."""
+    return tensor.new_empty(0)
+
+
+def _come_back(shape: ShapeOnly, batch: Batch, site: str) -> tuple[Tensor, Tensor]:
+    num_out, num_in = shape.bank.sites[site].shape
+    positions = len(batch.depth_M) * shape.network.num_codebooks if is_depth(site) else batch.text_BS.numel()
+    dtype = shape.network.c0_head.weight.dtype
+    return torch.empty(1, positions, num_in, dtype=dtype), torch.empty(1, positions, num_out, dtype=dtype)
+
+
+def _update(inputs_PI: Tensor, gradients_PO: Tensor, curvature: str) -> None:
+    """What curvatures do with a layer's clips: they are picked out, brought into float32, multiplied and squared."""
+    picked = inputs_PI.clone(), gradients_PO.clone()
+    inputs_PI, gradients_PO = (values.to(torch.float32, copy=True) for values in picked)
+    if curvature == "kfac":
+        products = inputs_PI.T @ inputs_PI, gradients_PO.T @ gradients_PO
+    else:
+        product_OI = gradients_PO.T @ inputs_PI
+        products = product_OI, product_OI.square()
+    # Named, since both are there at the same time.
+    del products

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from affetto.files import hash_text
-from affetto.model.batch import Batch, Logits, Row, collate
-from affetto.model.rows_at_once import rows_at_once
+from affetto.model.batch import Batch, Row, collate
+from affetto.model.rows_at_once import depth_frames_at_once, rows_at_once
 from affetto.preserve.curvature import Curvature
-from affetto.terms import cross_entropy
+from affetto.preserve.fisher_pass import as_it_is, is_depth, look, to_host
 
 FisherKind = Literal["true", "empirical"]
 C = TypeVar("C", bound=Curvature)
@@ -33,91 +32,99 @@ def estimate_fisher(
     """Feed `curvature` with every code of `rows`, and the text beside them where the base has one.
 
     `sites` are the adapted layers by path. Labels are sampled per clip from its own generator, so the result does not
-    depend on the batch size; `kind="empirical"` takes the data's labels, for comparison only.
+    depend on the batch size. Nor does it on the parts that a large decoder's frames are looked at in: their records
+    wait in the host's memory, and every curvature is fed whole clips. `kind="empirical"` takes the data's labels, for
+    comparison only.
     """
     network.eval()
     at_once = rows_at_once(network, rows, rows_per_batch, with_gradient=True)
+    device = next(network.parameters()).device
     for start in range(0, len(rows), at_once):
         part = rows[start : start + at_once]
-        batch = collate([Row(row.clip_id, row.turns) for row in part], network.num_codebooks).to(_device(network))
-        with recorded(sites) as records, torch.enable_grad():
-            logits = network(batch)
-            c0_N, depth_MJ = _labels(logits, batch, kind, seed)
-            loss = cross_entropy(logits.c0_NV, c0_N).total + cross_entropy(logits.depth_MJV, depth_MJ).total
-            if logits.text_NW is not None:
-                loss = loss + cross_entropy(logits.text_NW, _text_labels(logits.text_NW, batch, kind, seed)).total
-            torch.autograd.backward(loss)
-        assert records.keys() == sites.keys(), f"no gradient at {sorted(sites.keys() - records.keys())}"
-        for site, (inputs, gradients) in records.items():
-            owner = network.depth_rows(batch) if _is_depth(site) else None
-            clips = (_by_clip(values, owner, len(part)) for values in (inputs, gradients))
+        batch = collate([Row(row.clip_id, row.turns) for row in part], network.num_codebooks).to(device)
+        part_frames = depth_frames_at_once(network)
+        keep = to_host if len(batch.depth_M) > part_frames else as_it_is
+        labels = DrawnLabels(batch, seed) if kind == "true" else GivenLabels(batch)
+        records = look(network, sites, batch, labels, part_frames=part_frames, keep=keep)
+        depth_rows = network.depth_rows(batch)
+        for site in list(records):
+            owner = depth_rows if is_depth(site) else None
+            clips = (_by_clip(values.to(device), owner, len(part)) for values in records.pop(site))
             curvature.update(site, batch.clip_ids, *clips)
-        curvature.num_codes += c0_N.numel() + depth_MJ.numel()
+        curvature.num_codes += len(batch.frames_N2) + batch.depth_targets_MJ.numel()
         curvature.num_clips += len(part)
         if on_progress:
             on_progress(len(part))
     return curvature
 
 
-def _labels(logits: Logits, batch: Batch, kind: FisherKind, seed: int) -> tuple[Tensor, Tensor]:
-    """Labels of codebook zero (N,) and of the others (M, J)."""
-    if kind == "empirical":
-        return batch.c0_targets_N, batch.depth_targets_MJ
-    rows_N = batch.frames_N2[:, 0]
-    rows_M = rows_N[batch.depth_M]
-    c0_N, depth_MJ = torch.empty_like(batch.c0_targets_N), torch.empty_like(batch.depth_targets_MJ)
-    for b, clip_id in enumerate(batch.clip_ids):
-        generator = torch.Generator().manual_seed(int(hash_text(str(seed), clip_id)[:15], 16))
-        c0_N[rows_N == b] = _sample(logits.c0_NV[rows_N == b], generator)
-        depth_MJ[rows_M == b] = _sample(logits.depth_MJV[rows_M == b], generator)
-    return c0_N, depth_MJ
+class GivenLabels:
+    """The data's own labels."""
+
+    def __init__(self, batch: Batch) -> None:
+        self.batch = batch
+
+    def c0(self, logits_NV: Tensor) -> Tensor:  # noqa: ARG002
+        """Codebook zero (N,)."""
+        return self.batch.c0_targets_N
+
+    def depth(self, logits_MJV: Tensor, part: slice) -> Tensor:  # noqa: ARG002
+        """The other codebooks (M, J) of the frames `part`."""
+        return self.batch.depth_targets_MJ[part]
+
+    def text(self, logits_NW: Tensor) -> Tensor:  # noqa: ARG002
+        """The text beside the frames (N,)."""
+        return self.batch.text_targets_N
 
 
-def _text_labels(text_NW: Tensor, batch: Batch, kind: FisherKind, seed: int) -> Tensor:
-    """Labels (N,) of the text beside the frames."""
-    if kind == "empirical":
-        return batch.text_targets_N
-    rows_N, text_N = batch.frames_N2[:, 0], torch.empty_like(batch.text_targets_N)
-    for b, clip_id in enumerate(batch.clip_ids):
-        generator = torch.Generator().manual_seed(int(hash_text(str(seed), clip_id, "text")[:15], 16))
-        text_N[rows_N == b] = _sample(text_NW[rows_N == b], generator)
-    return text_N
+class DrawnLabels:
+    """Labels drawn from the base itself, each clip's by a generator of its own.
+
+    A draw is the first arrival of a race between the codes, each of which takes an exponential time over its
+    probability (as `torch.multinomial` has it). A clip's times are drawn together, so that no draw depends on which
+    frames or clips are looked at together.
+    """
+
+    def __init__(self, batch: Batch, seed: int) -> None:
+        self.rows_N = batch.frames_N2[:, 0].cpu()
+        self.rows_M = self.rows_N[batch.depth_M.cpu()]
+        self.clip_ids, self.seed = batch.clip_ids, seed
+        self.generators = [self._generator(clip_id) for clip_id in batch.clip_ids]
+        self.times_MJV: Tensor | None = None
+
+    def c0(self, logits_NV: Tensor) -> Tensor:
+        """Codebook zero (N,)."""
+        return first(logits_NV, self._times(self.rows_N, logits_NV, self.generators))
+
+    def depth(self, logits_MJV: Tensor, part: slice) -> Tensor:
+        """The other codebooks (M, J) of the frames `part`."""
+        if self.times_MJV is None:
+            self.times_MJV = self._times(self.rows_M, logits_MJV, self.generators)
+        return first(logits_MJV, self.times_MJV[part])
+
+    def text(self, logits_NW: Tensor) -> Tensor:
+        """The text beside the frames (N,)."""
+        return first(
+            logits_NW, self._times(self.rows_N, logits_NW, [self._generator(c, "text") for c in self.clip_ids])
+        )
+
+    def _generator(self, clip_id: str, *what: str) -> torch.Generator:
+        return torch.Generator().manual_seed(int(hash_text(str(self.seed), clip_id, *what)[:15], 16))
+
+    @staticmethod
+    def _times(rows: Tensor, like: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+        """Exponential times (len(rows), …, V) in double precision, on the host."""
+        times = torch.empty(len(rows), *like.shape[1:], dtype=torch.float64)
+        for b, generator in enumerate(generators):
+            mine = rows == b
+            times[mine] = torch.empty_like(times[mine]).exponential_(generator=generator)
+        return times
 
 
-def _sample(logits: Tensor, generator: torch.Generator) -> Tensor:
-    """One draw (…) from each softmax of (…, V), on the CPU's generator whatever the device."""
-    weights = logits.detach().double().softmax(dim=-1).cpu()
-    flat = torch.multinomial(weights.flatten(0, -2), 1, generator=generator)
-    return flat.reshape(weights.shape[:-1]).to(logits.device)
-
-
-@contextmanager
-def recorded(sites: Mapping[str, nn.Module]) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
-    """Collect each site's input and the gradient at its output while the block runs."""
-    records: dict[str, tuple[Tensor, Tensor]] = {}
-    seen: set[str] = set()
-
-    def watch(site: str) -> Callable[[nn.Module, tuple[Tensor, ...], Any], Any]:
-        def hook(_module: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> Any:
-            # Nothing in a frozen base asks for gradients: the first adapted layers start the graph.
-            output = output if output.requires_grad else output.detach().requires_grad_()
-            kept = inputs[0].detach()
-            # A second run (weight sharing, activation checkpointing) would replace the first one's record.
-            assert site not in seen, f"{site} ran twice in one pass"
-            seen.add(site)
-            output.register_hook(lambda gradient: records.__setitem__(site, (kept, gradient.detach())))
-            return output
-
-        return hook
-
-    with ExitStack() as stack:
-        for site, module in sites.items():
-            stack.callback(module.register_forward_hook(watch(site)).remove)
-        yield records
-
-
-def _is_depth(site: str) -> bool:
-    return site.startswith("depth_decoder.")
+def first(logits: Tensor, times: Tensor) -> Tensor:
+    """Which of (…, V) codes arrives first, whose times (…, V) are those of equally likely ones."""
+    weights = logits.detach().double().softmax(dim=-1).to(times.device)
+    return (weights / times).argmax(dim=-1).to(logits.device)
 
 
 def _by_clip(values: Tensor, owner: Tensor | None, num_clips: int) -> list[Tensor]:
@@ -125,7 +132,3 @@ def _by_clip(values: Tensor, owner: Tensor | None, num_clips: int) -> list[Tenso
     if owner is None:
         return list(values)
     return [values[owner == clip].flatten(0, 1) for clip in range(num_clips)]
-
-
-def _device(network: nn.Module) -> torch.device:
-    return next(network.parameters()).device

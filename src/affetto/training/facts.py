@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -54,6 +55,7 @@ def run_facts(
             "validation_clips": len(streams.validation_emotional),
             "prepared_clips": len(prepared.clips),
             "bad_clips": prepared.num_bad if prepared.is_checked else None,
+            "machine_texts": machine_texts(prepared, streams),
             "hash": hash_text(*(row_hash(row) for row in (*streams.emotional, *streams.rehearsal))),
         },
         "ewc_natural_weight": weights.ewc,
@@ -61,6 +63,17 @@ def run_facts(
         "command": command,
         "versions": versions(),
     }
+
+
+def machine_texts(prepared: Prepared, streams: Streams) -> dict[str, Any]:
+    """How many of the clips that are trained on have a text that a model wrote, and how many by which model."""
+    writers = {clip.id: clip.transcribed_by for clip in prepared.clips}
+    counts = {
+        name: Counter(writer for row in rows if (writer := writers[row.clip_id]) is not None)
+        for name, rows in (("emotional_clips", streams.emotional), ("rehearsed_clips", streams.rehearsal))
+    }
+    by_model = sum(counts.values(), Counter[str]())
+    return {name: found.total() for name, found in counts.items()} | {"by_model": dict(sorted(by_model.items()))}
 
 
 def final_facts(

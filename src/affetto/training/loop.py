@@ -17,7 +17,7 @@ from affetto.adapters.bank import AdapterBank
 from affetto.codes.prepare import Prepared
 from affetto.config import Config
 from affetto.errors import Interrupted, NonFiniteLossError
-from affetto.model.base import DTYPES, load_base
+from affetto.model.base import load_base
 from affetto.preserve.budget import BudgetState
 from affetto.progress import Task, progress, say
 from affetto.training.batches import TrainBatch, assemble
@@ -57,7 +57,7 @@ def train_together(
     with accelerated(config, "_and_".join(emotions)) as accelerator:
         check_scaling(accelerator, emotions)
         # 2. The frozen base, and a bank with a fresh adapter for every emotion, which starts as the base.
-        base = load_base(config.base, device=accelerator.device, dtype=DTYPES[config.base_precision])
+        base = load_base(config.base, device=accelerator.device, precision=config.base_precision)
         if config.activation_checkpointing:
             base.network.enable_checkpointing()
         bank = AdapterBank(base.model, base.network.gates, config.target_modules, config.adapted_parts)

@@ -35,7 +35,8 @@ from affetto.training.streams import Streams, loss_weights, teacher_answers
 from affetto.training.validation import Validation
 
 _NOT_DECISIVE = {
-    "output_dir", "trackers", "judges", "evaluation_sentences", "evaluation_clips", "sampling_temperature",
+    "output_dir", "trackers", "judges", "evaluation_sentences", "evaluation_clips", "evaluation_strengths",
+    "sampling_temperature",
     "base", "data", "emotions", "num_checkpoints",
 }  # fmt: skip
 """Keys that don't change a run, or do so through the base's and the rows' hashes."""

@@ -175,7 +175,7 @@ def general_fisher(
         parts = (part for a_RI, scale in anchors.values() for part in (a_RI.numpy(force=True).tobytes(), b"%r" % scale))
         key = hash_text(key, hash_bytes(*parts))
     path = cache_root() / "fisher" / f"{key[:24]}.safetensors"
-    _tell_size(config, {site: base.model.get_submodule(site).layer.weight.shape for site in sites}, len(rows))
+    _tell_size(config, {site: base.model.get_submodule(site).shape for site in sites}, len(rows))
     if not path.is_file():
         modules = {site: base.model.get_submodule(site) for site in sites}
         with progress("Estimating the Fisher", len(rows)) as bar:

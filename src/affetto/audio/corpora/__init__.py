@@ -166,8 +166,8 @@ def _merge(clips: dict[str, Clip], found: Sequence[Clip], name: str) -> list[Pro
     return problems
 
 
-def _recording(clip: Clip) -> tuple[Path, float | None, float | None]:
-    return clip.audio, clip.start_s, clip.end_s
+def _recording(clip: Clip) -> tuple[Path, float | None, float | None, int | None]:
+    return clip.audio, clip.start_s, clip.end_s, clip.channel
 
 
 def _known_layouts() -> str:

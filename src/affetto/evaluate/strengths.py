@@ -1,0 +1,76 @@
+"""What is heard at other strengths than the one that is evaluated: the same sentences again, emotion and words alone.
+
+An adapter's intensity multiplies its change of the weights, which moves log-odds evenly and what is heard by no means:
+below some intensity hardly anything shows, above it the emotion is overdone and words suffer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from affetto.evaluate.results import Metric, Strength, System
+from affetto.evaluate.scoring import Item, score_files
+from affetto.evaluate.summary import build_system
+from affetto.judges.choice import Judges
+from affetto.progress import progress
+from affetto.speak.voice import Voice
+
+HEARD = ("recall", "posterior", "wer", "f0_median_st")
+"""What is kept of each strength."""
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """One thing to be said by every system: same words, same voice, same seed."""
+
+    text: str
+    speaker: str
+    number: int
+    """CSM's speaker number."""
+    seed: int
+
+
+def hear(
+    voice: Voice, sentences: Sequence[Sentence], emotion: str, judges: Judges, *, intensity: float, temperature: float,
+    cued: bool = True,
+) -> dict[str, Metric]:  # fmt: skip
+    """Speak `sentences` at one intensity and have emotion and words judged; nothing is written."""
+    requests = [
+        voice.request(
+            sentence.text, emotion, intensity=intensity, speaker=sentence.number, seed=sentence.seed,
+            temperature=temperature, cued=cued,
+        )
+        for sentence in sentences
+    ]  # fmt: skip
+    items = [
+        Item(
+            f"{number:03d}", voice.decode(said), voice.codec.sample_rate, text=sentence.text,
+            speaker=sentence.speaker, seed=sentence.seed, hit_cap=said.hit_cap,
+        )
+        for number, (sentence, said) in enumerate(zip(sentences, voice.generate(requests), strict=True))
+    ]  # fmt: skip
+    few = replace(judges, quality=None, voice=None, dimensions=None)
+    return build_system(emotion, "adapter", score_files(items, few, emotion), few, intensity)["metrics"]
+
+
+def hear_strengths(
+    voice: Voice, sentences: Sequence[Sentence], own: System, intensities: Sequence[float], judges: Judges, *,
+    temperature: float,
+) -> list[Strength]:  # fmt: skip
+    """`HEARD` at every one of `intensities` and, from its own metrics, at the adapter's; weakest first.
+
+    Empty without `intensities`, and where neither emotion nor words can be judged.
+    """
+    others = [intensity for intensity in intensities if intensity != own["intensity"]]
+    if not others or (judges.emotion is None and judges.words is None) or own["intensity"] is None:
+        return []
+    found = {own["intensity"]: own["metrics"]}
+    with progress("Hearing other strengths", len(others)) as bar:
+        for intensity in others:
+            found[intensity] = hear(voice, sentences, own["name"], judges, intensity=intensity, temperature=temperature)
+            bar.advance(1)
+    return [
+        Strength(intensity=intensity, metrics={name: metrics[name] for name in HEARD})
+        for intensity, metrics in sorted(found.items())
+    ]

@@ -1,0 +1,247 @@
+"""Who judges: how a judge is found by name, folder or hub id, and loaded; see `kinds` for what one is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Literal, cast, overload
+
+from affetto.errors import JudgeError, MissingDependencyError
+from affetto.files import hash_folder
+from affetto.judges.kinds import (
+    KINDS,
+    AnyJudge,
+    DimensionJudge,
+    EmotionJudge,
+    Judges,
+    Kind,
+    QualityJudge,
+    Tier,
+    VoiceJudge,
+    WordJudge,
+)
+from affetto.judges.known import KNOWN_JUDGES, KnownJudge
+from affetto.judges.labels import to_affetto
+from affetto.model.packed import unpacked
+
+__all__ = [
+    "KINDS", "KNOWN_JUDGES", "DimensionJudge", "EmotionJudge", "Judges", "Kind", "KnownJudge", "QualityJudge", "Source",
+    "Tier", "VoiceJudge", "WordJudge", "check_choices", "choose_judges", "default_judge", "find_source", "load_judge",
+    "read_labels", "require_label",
+]  # fmt: skip
+
+OFF = "none"
+_BUNDLED_NOWHERE = {
+    "voice": "--judge voice=microsoft/wavlm-base-plus-sv, or a folder with a speaker-verification model",
+    "dimensions": "--judge dimensions=audeering/wav2vec2-large-robust-12-ft-emotion-msp-dim (non-commercial), or a "
+    "folder with such a model",
+}
+"""Kinds of which no model comes with affetto, and how to name one."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a transformers judge is loaded from, and the name it is reported under."""
+
+    where: str
+    id: str
+    tier: Tier
+    licence: str | None
+    revision: str | None = None
+    labels: Mapping[str, str] | None = None
+    """None reads them by `labels.to_affetto`."""
+    known: KnownJudge | None = None
+    """What the registry says of it; None for a folder: nothing on disk is what a hub model is."""
+
+
+@overload
+def load_judge(kind: Literal["emotion"], id_or_path: str | Path, device: str = "cpu") -> EmotionJudge: ...
+@overload
+def load_judge(kind: Literal["words"], id_or_path: str | Path, device: str = "cpu") -> WordJudge: ...
+@overload
+def load_judge(kind: Literal["quality"], id_or_path: str | Path, device: str = "cpu") -> QualityJudge: ...
+@overload
+def load_judge(kind: Literal["voice"], id_or_path: str | Path, device: str = "cpu") -> VoiceJudge: ...
+@overload
+def load_judge(kind: Literal["dimensions"], id_or_path: str | Path, device: str = "cpu") -> DimensionJudge: ...
+def load_judge(kind: Kind, id_or_path: str | Path, device: str = "cpu") -> AnyJudge:
+    """Load a judge: a folder, a hub id, `id@revision`, or `miniature`; for quality see `predictors.load_quality`.
+
+    Raises JudgeError where it can't be loaded whole or is of another kind, MissingDependencyError where a package
+    is missing.
+    """
+    if kind == "quality":
+        from affetto.judges.predictors import load_quality
+
+        return load_quality(str(id_or_path), device)
+    if str(id_or_path) == "miniature":
+        return default_judge(kind, device)
+    return _load(kind, find_source(kind, id_or_path), device)
+
+
+@overload
+def default_judge(kind: Literal["emotion"], device: str = "cpu") -> EmotionJudge: ...
+@overload
+def default_judge(kind: Literal["words"], device: str = "cpu") -> WordJudge: ...
+@overload
+def default_judge(kind: Literal["quality"], device: str = "cpu") -> QualityJudge: ...
+@overload
+def default_judge(kind: Literal["voice"], device: str = "cpu") -> VoiceJudge: ...
+@overload
+def default_judge(kind: Literal["dimensions"], device: str = "cpu") -> DimensionJudge: ...
+def default_judge(kind: Kind, device: str = "cpu") -> AnyJudge:
+    """The judge that needs no network: the miniature's for emotion and words, DNSMOS for quality.
+
+    Raises MissingDependencyError for the other kinds, and where it isn't installed.
+    """
+    if kind == "quality":
+        return dnsmos()
+    if kind in _BUNDLED_NOWHERE:
+        raise MissingDependencyError(f"no {kind} judge comes with affetto; name one with {_BUNDLED_NOWHERE[kind]}")
+    folder = Path(str(resources.files("affetto.miniature"))) / "assets" / "judges" / kind
+    if not (folder / "config.json").is_file():
+        raise MissingDependencyError(
+            f"the miniature's {kind} judge isn't in this installation; name one with --judge {kind}=ID_OR_FOLDER"
+        )
+    folder = unpacked(folder)
+    name = f"miniature/{kind}@{weights_hash(folder)}"
+    return _load(kind, Source(str(folder), name, "miniature", "Apache-2.0"), device)
+
+
+def choose_judges(choices: Mapping[str, str], emotion: str, device: str = "cpu") -> Judges:
+    """Judges by kind: as chosen (`none` switches one off), else the default ones.
+
+    A default judge that isn't installed, or doesn't know `emotion`, is missing with a reason; a chosen one that can't
+    be loaded or doesn't know it raises.
+    """
+    found, reasons = _find_all(choices, device)
+    if "emotion" not in choices and "emotion" in found:
+        try:
+            require_label(cast(EmotionJudge, found["emotion"]), emotion)
+        except JudgeError as error:
+            reasons["emotion"] = str(error)
+            del found["emotion"]
+    if "emotion" in found:
+        require_label(cast(EmotionJudge, found["emotion"]), emotion)
+    return _judges(found, reasons)
+
+
+def all_judges(choices: Mapping[str, str], device: str = "cpu") -> Judges:
+    """Judges by kind as `choose_judges` finds them, whatever emotions they know."""
+    return _judges(*_find_all(choices, device))
+
+
+def check_choices(choices: Mapping[str, str], emotions: Sequence[str]) -> None:
+    """Load the chosen judges and see that they know `emotions`: before a run, what would stop its evaluation."""
+    _check_kinds(choices)
+    for kind in KINDS:
+        if choices.get(kind, OFF) != OFF:
+            judge = load_judge(kind, choices[kind])
+            for emotion in emotions if kind == "emotion" else ():
+                require_label(cast(EmotionJudge, judge), emotion)
+
+
+def require_label(judge: EmotionJudge, emotion: str) -> None:
+    """Refuse a judge that has no label for `emotion`: a class it lacks is never mapped to another."""
+    if emotion not in judge.labels:
+        raise JudgeError(
+            f"the emotion judge {judge.id} can't hear {emotion!r}; its labels are {', '.join(judge.labels)}. "
+            "Choose another with --judge emotion=ID_OR_FOLDER, or go without: --judge emotion=none"
+        )
+
+
+def find_source(kind: Kind, id_or_path: str | Path) -> Source:
+    """Resolve a folder, a hub id or `id@revision`."""
+    name = str(id_or_path)
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return Source(str(folder), f"local/{folder.resolve().name}@{weights_hash(folder)}", "local", None)
+    if isinstance(id_or_path, Path) or name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise JudgeError(f"there is no folder {name} to load a {kind} judge from")
+    repository, _, revision = name.partition("@")
+    known = KNOWN_JUDGES.get(repository)
+    if known is None:
+        return Source(repository, repository, "hub", None, revision or None)
+    if known.kind != kind:
+        raise JudgeError(f"{repository} judges {known.kind}, not {kind}")
+    if known.obstacle:
+        raise JudgeError(f"{repository} can't be a judge here: {known.obstacle}")
+    is_pinned = revision in ("", known.revision)
+    labels = known.labels if is_pinned else None
+    return Source(repository, repository, "hub", known.licence, revision or known.revision, labels, known)
+
+
+def read_labels(names: Sequence[str], source: Source) -> tuple[str, ...]:
+    """Affetto's label of each of a model's outputs, by name.
+
+    Raises JudgeError where a pinned model doesn't have the names it is known to have (a revision that renamed them).
+    """
+    if source.labels is None:
+        return tuple(to_affetto(name) for name in names)
+    plain = [name.rsplit("/", 1)[-1].strip().lower() for name in names]
+    if set(plain) != set(source.labels):
+        raise JudgeError(
+            f"{source.id} has the labels {', '.join(plain)} where {', '.join(source.labels)} were expected; "
+            "its revision differs from the one that affetto knows"
+        )
+    return tuple(source.labels[name] for name in plain)
+
+
+def weights_hash(folder: Path) -> str:
+    """What a folder of weights is named by."""
+    return hash_folder(folder, ("config.json", "*.safetensors", "*.bin"))[:12]
+
+
+@cache
+def dnsmos() -> QualityJudge:
+    """The bundled quality judge, loaded once."""
+    from affetto.judges.quality import DnsmosJudge
+
+    return DnsmosJudge()
+
+
+def _find_all(choices: Mapping[str, str], device: str) -> tuple[dict[str, AnyJudge], dict[str, str]]:
+    """(judges found, why the others are missing), both by kind."""
+    _check_kinds(choices)
+    found: dict[str, AnyJudge] = {}
+    reasons: dict[str, str] = {}
+    for kind in KINDS:
+        if choices.get(kind) == OFF:
+            reasons[kind] = f"the {kind} judge was switched off"
+        elif kind in choices:
+            found[kind] = load_judge(kind, choices[kind], device)
+        else:
+            try:
+                found[kind] = default_judge(kind, device)
+            except MissingDependencyError as error:
+                reasons[kind] = str(error)
+    return found, reasons
+
+
+def _judges(found: Mapping[str, AnyJudge], reasons: Mapping[str, str]) -> Judges:
+    return Judges(
+        emotion=cast("EmotionJudge | None", found.get("emotion")),
+        words=cast("WordJudge | None", found.get("words")),
+        quality=cast("QualityJudge | None", found.get("quality")),
+        voice=cast("VoiceJudge | None", found.get("voice")),
+        dimensions=cast("DimensionJudge | None", found.get("dimensions")),
+        reasons=reasons,
+    )
+
+
+def _check_kinds(choices: Mapping[str, str]) -> None:
+    if wrong := sorted(set(choices) - set(KINDS)):
+        raise JudgeError(f"no such kind of judge: {', '.join(wrong)}; the kinds are {', '.join(KINDS)}")
+
+
+def _load(kind: Kind, source: Source, device: str) -> AnyJudge:
+    if kind in ("voice", "dimensions"):
+        from affetto.judges import voices
+
+        return voices.load_voice(source, device) if kind == "voice" else voices.load_dimensions(source, device)
+    from affetto.judges import listeners  # imports transformers, which takes seconds
+
+    return listeners.load_emotion(source, device) if kind == "emotion" else listeners.load_words(source, device)

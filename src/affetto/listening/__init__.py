@@ -1,0 +1,1 @@
+"""Listening tests for people: made, blinded, and their votes counted."""

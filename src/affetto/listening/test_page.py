@@ -1,0 +1,185 @@
+"""A listening test for people: blinded, loudness-safe, one page that needs nothing but itself.
+
+Three questions: how natural (1 to 5), which emotion (forced choice, with `other` and `none`), which of two. Sounds
+carry random names; which system each is of stands in a key beside the test's folder, never inside it. Everything is set
+to one level, so that loudness decides nothing and nobody is startled.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import yaml
+from numpy.typing import NDArray
+
+from affetto.audio.corpora.files import sound_files, text_beside
+from affetto.audio.sound import SoundError, read_sound
+from affetto.errors import DataError
+from affetto.files import hash_text, write_json, write_text
+from affetto.metrics.activity import find_activity
+
+KEY_SCHEMA, VOTES_SCHEMA = "affetto.listening-key/1", "affetto.votes/1"
+CHOICES = ("other", "none")
+"""Beside the emotions of a forced choice."""
+_RATE = 24_000
+_LEVEL_DB, _PEAK_DB = -26.0, -1.0
+
+
+@dataclass(frozen=True)
+class Item:
+    """One sound of the test."""
+
+    id: str
+    """What its file is called, which says nothing."""
+    system: str
+    file: str
+    text: str | None
+    samples: NDArray[np.float32]
+
+
+def export_test(
+    systems: Mapping[str, Path], out: Path, emotions: Sequence[str], *, num_sentences: int = 8, seed: int = 0
+) -> Path:
+    """Write the test of `systems` (folders whose files of one name say one sentence); returns the key's path.
+
+    `out` gets `test.html`, `webmushra.yaml` and `audio/`; the key goes to `OUT_key.json` beside it. Raises DataError
+    where fewer than two systems share a file, or a sound can't be read.
+    """
+    items, sentences = _items(systems, num_sentences, seed)
+    pairs = _pairs(items, sentences, seed)
+    test = hash_text(*(item.id for item in items))[:12]
+    for item in items:
+        path = out / "audio" / f"{item.id}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(_wav(item.samples))
+    choices = [*dict.fromkeys(emotions), *CHOICES]
+    write_text(out / "test.html", _page(test, items, pairs, choices))
+    write_text(out / "webmushra.yaml", _webmushra(test, items, pairs, choices))
+    key = out.with_name(f"{out.name}_key.json")
+    write_json(
+        key,
+        {
+            "schema": KEY_SCHEMA,
+            "test": test,
+            "choices": choices,
+            "items": {item.id: {"system": item.system, "file": item.file, "text": item.text} for item in items},
+            "pairs": {name: {"a": a.id, "b": b.id} for name, a, b in pairs},
+        },
+    )
+    return key
+
+
+def level(samples: NDArray[np.floating], sample_rate: int) -> NDArray[np.float32]:
+    """`samples` with what sounds at -26 dBFS RMS, or as near as peaks under -1 dBFS allow; silence as it is."""
+    activity = find_activity(samples, sample_rate)
+    if activity is None:
+        return np.asarray(samples, dtype=np.float32)
+    gain = min(10 ** ((_LEVEL_DB - activity.level_db) / 20), 10 ** (_PEAK_DB / 20) / float(np.abs(samples).max()))
+    return np.asarray(samples * gain, dtype=np.float32)
+
+
+def _items(systems: Mapping[str, Path], num_sentences: int, seed: int) -> tuple[list[Item], list[str]]:
+    found = {name: {path.stem: path for path in sound_files(folder)} for name, folder in systems.items()}
+    shared = sorted(set.intersection(*(set(files) for files in found.values()))) if len(found) > 1 else []
+    if not shared:
+        raise DataError(
+            "a listening test needs two folders or more with sound files of the same names (000.wav in each says the "
+            f"same sentence); given: {', '.join(f'{name} ({len(files)} files)' for name, files in found.items())}"
+        )
+    draw = random.Random(f"listening/{seed}")
+    sentences = sorted(draw.sample(shared, min(num_sentences, len(shared))))
+    items = []
+    for sentence in sentences:
+        for name, files in found.items():
+            path = files[sentence]
+            try:
+                samples = level(read_sound(path, _RATE), _RATE)
+            except SoundError as error:
+                raise DataError(f"{path} can't be heard by anybody: {error}") from error
+            blind = hash_text("listening", str(seed), name, sentence, str(draw.random()))[:10]
+            items.append(Item(blind, name, path.name, text_beside(path), samples))
+    draw.shuffle(items)
+    return items, sentences
+
+
+def _pairs(items: Sequence[Item], sentences: Sequence[str], seed: int) -> list[tuple[str, Item, Item]]:
+    """(name, A, B) of every two systems on every sentence, sides drawn."""
+    draw = random.Random(f"pairs/{seed}")
+    by_place = {(Path(item.file).stem, item.system): item for item in items}
+    systems = sorted({item.system for item in items})
+    found = []
+    for sentence in sentences:
+        for one, other in combinations(systems, 2):
+            sides = [by_place[sentence, one], by_place[sentence, other]]
+            draw.shuffle(sides)
+            found.append((f"pair-{hash_text(sides[0].id, sides[1].id)[:8]}", sides[0], sides[1]))
+    draw.shuffle(found)
+    return found
+
+
+def _wav(samples: NDArray[np.float32]) -> bytes:
+    buffer = io.BytesIO()
+    soundfile.write(buffer, samples, _RATE, format="WAV", subtype="PCM_16")
+    return buffer.getvalue()
+
+
+def _page(test: str, items: Sequence[Item], pairs: Sequence[tuple[str, Item, Item]], choices: Sequence[str]) -> str:
+    import jinja2
+
+    folder = resources.files("affetto.report") / "templates"
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    sounds = {
+        item.id: "data:audio/wav;base64," + base64.b64encode(_wav(item.samples)).decode("ascii") for item in items
+    }
+    return environment.from_string((folder / "listen.html.j2").read_text(encoding="utf-8")).render(
+        test=test,
+        schema=VOTES_SCHEMA,
+        css=(folder / "report.css").read_text(encoding="utf-8"),
+        sounds=sounds,
+        items=[item.id for item in items],
+        pairs=[(name, a.id, b.id) for name, a, b in pairs],
+        choices=list(choices),
+    )
+
+
+def _webmushra(
+    test: str, items: Sequence[Item], pairs: Sequence[tuple[str, Item, Item]], choices: Sequence[str]
+) -> str:
+    """The same test for webMUSHRA (Schoeffler et al. 2018): `likert_single_stimulus` and `paired_comparison` pages."""
+
+    def likert(item: Item, kind: str, question: str, responses: list[dict[str, Any]]) -> dict[str, Any]:
+        return {
+            "type": "likert_single_stimulus", "id": f"{kind}-{item.id}", "name": question, "mustRate": True,
+            "mustPlayback": "processUntilEnd", "reference": None, "stimuli": {item.id: f"audio/{item.id}.wav"},
+            "response": responses,
+        }  # fmt: skip
+
+    natural = [{"value": value, "label": f"{value}"} for value in range(1, 6)]
+    feelings = [{"value": choice, "label": choice} for choice in choices]
+    pages: list[Any] = [["random", *(likert(item, "naturalness", "How natural is it?", natural) for item in items)]]
+    pages.append(["random", *(likert(item, "emotion", "Which emotion is it?", feelings) for item in items)])
+    pages.append(
+        [
+            "random",
+            *(
+                {
+                    "type": "paired_comparison", "id": name, "name": "Which do you prefer?", "unforced": "none",
+                    "reference": None, "stimuli": {"A": f"audio/{a.id}.wav", "B": f"audio/{b.id}.wav"},
+                }
+                for name, a, b in pairs
+            ),
+        ]
+    )  # fmt: skip
+    config = {"testname": "affetto", "testId": test, "bufferSize": 2048, "showButtonPreviousPage": False,
+              "remoteService": "service/write.php", "pages": pages}  # fmt: skip
+    return str(yaml.safe_dump(config, sort_keys=False, allow_unicode=True))

@@ -1,0 +1,137 @@
+"""One look of the Fisher pass: what every adapted layer heard, and the gradient at what it said.
+
+A base that predicts a frame's other codebooks from a state of its own (CSM's depth decoder) is looked at in parts of
+the frames: each part goes forward and backward by itself, and the backbone's backward gets the sum. Nothing but memory
+depends on the parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from affetto.model.batch import Batch
+from affetto.terms import cross_entropy
+
+Records = dict[str, tuple[Tensor, Tensor]]
+"""By site: its inputs and the gradients at its outputs, (rows, positions, width) both."""
+Keep = Callable[[Tensor], Tensor]
+"""Where what is recorded goes: as it is, or to the host's memory."""
+
+
+class Labels(Protocol):
+    """Whose negative log likelihood is differentiated."""
+
+    def c0(self, logits_NV: Tensor) -> Tensor:
+        """Codebook zero (N,); asked for first."""
+
+    def depth(self, logits_MJV: Tensor, part: slice) -> Tensor:
+        """The other codebooks (M, J) of the frames `part` of the decoder's."""
+
+    def text(self, logits_NW: Tensor) -> Tensor:
+        """The text beside the frames (N,), where there is one."""
+
+
+def as_it_is(tensor: Tensor) -> Tensor:
+    """Keep a record where it was made."""
+    return tensor
+
+
+def to_host(tensor: Tensor) -> Tensor:
+    """Keep a record in the host's memory."""
+    return tensor.to("cpu")
+
+
+def look(
+    network: Any, sites: Mapping[str, nn.Module], batch: Batch, labels: Labels, *, part_frames: int,
+    keep: Keep = as_it_is,
+) -> Records:  # fmt: skip
+    """Records of every site on `batch`, at most `part_frames` frames in the depth decoder at once."""
+    if not hasattr(network, "frame_states"):
+        return _whole(network, sites, batch, labels)
+    depth_sites = {site: module for site, module in sites.items() if is_depth(site)}
+    others = {site: module for site, module in sites.items() if not is_depth(site)}
+    gathered: dict[str, list[tuple[Tensor, Tensor]]] = {site: [] for site in depth_sites}
+    with recorded(others, keep) as records, torch.enable_grad():
+        states_ND = network.frame_states(batch)
+        c0_NV = network.c0_logits(states_ND)
+        c0_loss = cross_entropy(c0_NV, labels.c0(c0_NV)).total
+        # The decoder's parts leave their gradients here, one upon the other.
+        leaf_ND = states_ND.detach().requires_grad_(states_ND.requires_grad)
+        del c0_NV
+        for start in range(0, len(batch.depth_M), part_frames):
+            part = slice(start, start + part_frames)
+            with recorded(depth_sites, keep) as own, network.gates.set(None):
+                depth_MJV = network.depth_logits(leaf_ND[batch.depth_M[part]], batch.depth_codes_MK[part])
+                torch.autograd.backward(cross_entropy(depth_MJV, labels.depth(depth_MJV, part)).total)
+            del depth_MJV
+            _check(own, depth_sites)
+            for site, record in own.items():
+                gathered[site].append(record)
+        if states_ND.requires_grad:
+            torch.autograd.backward([c0_loss, states_ND], [torch.ones_like(c0_loss), leaf_ND.grad])
+    _check(records, others)
+    # Whole again site by site: parts and whole of all of them together would be twice as much.
+    for site in depth_sites:
+        inputs, gradients = zip(*gathered.pop(site), strict=True)
+        records[site] = _joined(inputs), _joined(gradients)
+    return records
+
+
+def _whole(network: Any, sites: Mapping[str, nn.Module], batch: Batch, labels: Labels) -> Records:
+    with recorded(sites) as records, torch.enable_grad():
+        logits = network(batch)
+        loss = cross_entropy(logits.c0_NV, labels.c0(logits.c0_NV)).total
+        loss = loss + cross_entropy(logits.depth_MJV, labels.depth(logits.depth_MJV, slice(None))).total
+        if logits.text_NW is not None:
+            loss = loss + cross_entropy(logits.text_NW, labels.text(logits.text_NW)).total
+        torch.autograd.backward(loss)
+    _check(records, sites)
+    return records
+
+
+@contextmanager
+def recorded(sites: Mapping[str, nn.Module], keep: Keep = as_it_is) -> Iterator[Records]:
+    """Collect each site's input and the gradient at its output while the block runs."""
+    records: Records = {}
+    seen: set[str] = set()
+
+    def watch(site: str) -> Callable[[nn.Module, tuple[Tensor, ...], Any], Any]:
+        def hook(_module: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> Any:
+            # Nothing in a frozen base asks for gradients: the first adapted layers start the graph.
+            output = output if output.requires_grad else output.detach().requires_grad_()
+            # A second run (weight sharing, activation checkpointing) would replace the first one's record.
+            assert site not in seen, f"{site} ran twice in one pass"
+            seen.add(site)
+            held = [inputs[0].detach()]
+
+            def record(gradient: Tensor) -> None:
+                # Popped, since the graph keeps this function longer than the input is needed.
+                records[site] = keep(held.pop()), keep(gradient.detach())
+
+            output.register_hook(record)
+            return output
+
+        return hook
+
+    with ExitStack() as stack:
+        for site, module in sites.items():
+            stack.callback(module.register_forward_hook(watch(site)).remove)
+        yield records
+
+
+def is_depth(site: str) -> bool:
+    """Whether the layer's rows are frames of the batch, not its rows."""
+    return site.startswith("depth_decoder.")
+
+
+def _check(records: Records, sites: Mapping[str, nn.Module]) -> None:
+    assert records.keys() == sites.keys(), f"no gradient at {sorted(sites.keys() - records.keys())}"
+
+
+def _joined(parts: tuple[Tensor, ...]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)

@@ -1,0 +1,1 @@
+"""Pages and pictures: what a run did, systems side by side, a collection of clips."""

@@ -1,0 +1,100 @@
+"""The adapter's own page: `README.md` and `samples/` beside its weights, so that it can be handed on by itself."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from affetto.evaluate.results import FileRow, Results
+from affetto.files import write_text
+from affetto.report.run_page import markdown_table
+
+_NUM_SAMPLES = 3
+
+
+def write_adapter_card(folder: Path, facts: Mapping[str, Any], results: Results, output_dir: Path) -> None:
+    """Write `folder/README.md` and copy the first sentences of base and adapter to `folder/samples/`."""
+    emotion = str(facts["emotion"])
+    rows = {system["name"]: _emotional(system["files"]) for system in results["systems"] if system["role"] != "real"}
+    samples = folder / "samples"
+    shutil.rmtree(samples, ignore_errors=True)
+    samples.mkdir()
+    lines = []
+    for number, row in enumerate(rows[emotion][:_NUM_SAMPLES]):
+        for name in ("base", emotion):
+            twin = next(other for other in rows[name] if other["text"] == row["text"] and other["seed"] == row["seed"])
+            shutil.copyfile(output_dir / twin["file"], samples / f"{number}_{name}.wav")
+        lines.append(f"{number}. “{row['text']}” (speaker {row['speaker']}, seed {row['seed']})")
+    write_text(folder / "README.md", _card(facts, results, "\n".join(lines)))
+
+
+def _emotional(rows: list[FileRow]) -> list[FileRow]:
+    return [row for row in rows if row["prompt"] == "emotional"]
+
+
+def _strengths(results: Results) -> str:
+    """What is heard at each strength, a line of the card; nothing where it wasn't spoken."""
+    found = [
+        f"{item['metrics']['recall']['value']:.0%} at {item['intensity']:g}"
+        for item in results.get("strengths", [])
+        if item["metrics"]["recall"]["value"] is not None
+    ]
+    return f"Heard as {results['emotion']} by intensity: {', '.join(found)}.\n\n" if found else ""
+
+
+_LORA = "PEFT alone loads it too: `PeftModel.from_pretrained(base, THIS_FOLDER)`."
+_CHECKPOINT = "transformers alone loads it as it loads the base, and `affetto --base THIS_FOLDER` takes it for one."
+
+
+def _card(facts: Mapping[str, Any], results: Results, samples: str) -> str:
+    emotion, base, data, settings = facts["emotion"], facts["base"], facts["data"], facts["configuration"]
+    general = "general clips that the base spoke itself," if data.get("general") == "self" else "general clips"
+    is_lora = settings.get("use_adapters", True)
+    kind, loads = ("a LoRA adapter", _LORA) if is_lora else ("a fully fine-tuned checkpoint", _CHECKPOINT)
+    rank = f"Rank {settings['adapter_r']}" if is_lora else "Every weight of the target layers"
+    return f"""---
+base_model: {base["id"]}
+library_name: {"peft" if is_lora else "transformers"}
+tags: [{"lora, " if is_lora else ""}text-to-speech, emotion, {emotion}]
+---
+
+# {emotion}: {kind} made by affetto
+
+It makes `{base["id"]}` speak {emotion} when the prompt is wrapped as `{facts["prompt_template"]}`, at the
+recommended intensity {facts["recommended_intensity"]:g} (1 is how it was trained).
+
+    affetto speak "I found the silver key" --emotion {emotion} --out key.wav
+
+{loads}
+
+## Measured
+
+{markdown_table([results])}
+
+{_strengths(results)}## Trained on
+
+{data["emotional_clips"]} {emotion} clips; {data["rehearsed_clips"]} {general} rehearsed and distilled,
+{data["fisher_clips"]} for the Fisher. {rank}, learning rate {settings["learning_rate"]:g},
+{settings["num_epochs"]} epochs, `ewc_lambda` {settings["ewc_lambda"]:g} ({facts["ewc_natural_weight"]:.3g} in natural
+units), `distillation_alpha` {settings["distillation_alpha"]:g}, `replay_ratio` {settings["replay_ratio"]:g}.
+{texts_by_machine(data)}Command: `{facts["command"]}`.
+
+Base weights {base["hash"][:16]}…; everything else is in `affetto.json`.
+
+## Samples
+
+Base and adapter, same words, same voice, same seed (`samples/NUMBER_NAME.wav`):
+
+{samples}
+"""
+
+
+def texts_by_machine(data: Mapping[str, Any]) -> str:
+    """What to say of texts that a model wrote; nothing where people wrote them all, or where it isn't known."""
+    told = data.get("machine_texts") or {"by_model": {}}
+    if not told["by_model"]:
+        return ""
+    counts = f"{told['emotional_clips']} of the emotional clips and {told['rehearsed_clips']} of the general ones"
+    return f"The texts of {counts} were written down by {', '.join(told['by_model'])}, not by people.\n"

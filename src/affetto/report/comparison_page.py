@@ -1,0 +1,281 @@
+"""One HTML page that compares any number of systems: how they sound, what was measured, and by whom.
+
+Like a run's report (`run_page.py`) the page needs nothing but itself, and the same input gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from affetto.evaluate.results import FileRow
+from affetto.files import hash_file, write_text
+from affetto.report import pictures
+from affetto.report.canvas import NUM_SYSTEM_COLOURS, Picture
+from affetto.report.differences import DIFFERED, make_differences, words_of
+from affetto.report.grid import columns_of, make_grids, metric_of
+from affetto.report.measures import MEASURES, PLAIN, scale_of
+from affetto.report.page_templates import page_templates
+from affetto.report.players import AudioCell, AudioRow, player_rows
+from affetto.report.speech_picture import LEFT, RIGHT, WIDTH
+from affetto.report.systems import Entry, Marks, find_entry, judge_marks, read_entries
+
+SENTENCES = 8
+"""Rows of players, unless told otherwise."""
+_TEMPLATES = ("comparison.html.j2", "macros.html.j2", "report.css", "report.js")
+_NAME_LENGTH = 24
+_ROLES = {
+    "base": "the base model", "adapter": "adapter", "real": "recordings, through the codec", "files": "sound files",
+}  # fmt: skip
+
+
+_GROUPS = {"base": "base models", "adapter": "adapters", "real": "recordings", "files": "sound files"}
+
+
+@dataclass(frozen=True)
+class MatrixRow:
+    """What was heard in one system: (share, count, whether it is the target) per label."""
+
+    name: str
+    target: str
+    total: int
+    cells: tuple[tuple[float, int, bool], ...]
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """Confusion of systems that one judge heard."""
+
+    title: str
+    judge: str
+    labels: tuple[str, ...]
+    rows: tuple[MatrixRow, ...]
+
+
+def write_comparison(
+    output: Path,
+    entries: Sequence[Entry],
+    *,
+    title: str = "",
+    against: str | None = None,
+    sentences: int = SENTENCES,
+    command: str = "",
+) -> Path:
+    """Write the page to `output` and return it. `against` names the system that all others are held against.
+
+    A sound that isn't where the results say is shown as missing, with the reason. DataError where `against` is no
+    system's name.
+    """
+    environment, texts = page_templates(_TEMPLATES)
+    marks = judge_marks(entries)
+    rows, sounds = audio_rows(entries, sentences)
+    numbers = {entry.name: entry.number % NUM_SYSTEM_COLOURS for entry in entries}
+    numbers |= {_plain(entry): entry.number % NUM_SYSTEM_COLOURS for entry in entries}
+    for cell in (cell for row in rows for cell in row.cells):
+        numbers.setdefault(cell.system, 0)
+    script_hash = base64.b64encode(hashlib.sha256(texts["report.js"].encode()).digest()).decode()
+    page = environment.get_template("comparison.html.j2").render(
+        title=title or _title(entries),
+        script=texts["report.js"],
+        script_hash=script_hash,
+        emotions=list(dict.fromkeys(entry.emotion for entry in entries)),
+        systems=[_system(entry, marks, sounds[entry.name]) for entry in entries],
+        warnings=list(_warnings(entries, marks)),
+        rows=player_rows(rows, numbers),
+        grids=make_grids(entries, marks),
+        dots=list(_dot_plots(entries, marks)),
+        differences=make_differences(entries, find_entry(entries, against) if against else None, marks),
+        differed=[(measure.label, scale_of(measure.unit)) for measure in DIFFERED.values()],
+        matrices=list(matrices(entries, marks)),
+        judges=list(_judges(entries, marks)),
+        sources=_sources(entries),
+        command=command,
+        numbers=numbers,
+        units={unit: scale_of(unit).unit for unit in _units(entries)},
+        glossary=[measure for measure in MEASURES.values() if measure.meaning],
+        playhead={"left": LEFT / WIDTH, "width": (WIDTH - LEFT - RIGHT) / WIDTH},
+    )
+    write_text(output, page)
+    return output
+
+
+def compare_run(folder: Path, emotions: Sequence[str], command: str) -> Path:
+    """Write `comparison.html`, the emotions of one run side by side, into the folder of their results."""
+    entries = read_entries([str(folder / f"{emotion}_results.json") for emotion in emotions])
+    return write_comparison(folder / "comparison.html", entries, command=command)
+
+
+def audio_rows(entries: Sequence[Entry], most: int) -> tuple[list[AudioRow], dict[str, str]]:
+    """Texts (files of one name where texts aren't known), those that most systems spoke first, and by system how many
+    of its sounds were found, or why none."""
+    texts: dict[str, list[tuple[Entry, FileRow]]] = {}
+    told = {}
+    for entry in entries:
+        found = {row["file"] for row in entry.system["files"] if entry.path(row).is_file()}
+        told[entry.name] = _found(entry, len(found))
+        for row in entry.system["files"] if found else ():
+            key = words_of(row["text"]) if row["text"] else f"file:{Path(row['file']).stem}"
+            texts.setdefault(key, []).append((entry, row))
+    ranked = sorted(texts.values(), key=lambda spoken: -len({entry.name for entry, _ in spoken}))
+    return [_audio_row(spoken) for spoken in ranked[: max(0, most)]], told
+
+
+def _audio_row(spoken: Sequence[tuple[Entry, FileRow]]) -> AudioRow:
+    cells: dict[str, AudioCell] = {}
+    order: dict[str, tuple[int, str]] = {}
+    first_base: dict[str, str] = {}
+    for entry, row in spoken:
+        is_plain, path = row["prompt"] == "plain", entry.path(row)
+        if is_plain and entry.system["role"] != "adapter":  # the base's plain rows are its emotional ones
+            continue
+        name = _plain(entry) if is_plain else entry.name
+        if entry.system["role"] == "base" and path.is_file():
+            # One base under several emotions is heard once, without any one emotion's posterior.
+            first = first_base.setdefault(hash_file(path), name)
+            if first != name:
+                values = {key: value for key, value in cells[first].values.items() if key != "posterior"}
+                cells[first] = replace(cells[first], system=first.rpartition(": ")[2], values=values)
+                continue
+        cells.setdefault(name, AudioCell(name, path, row["values"]))
+        order.setdefault(name, (entry.number, name))
+    rows = [row for _, row in spoken]
+    speakers, seeds = ({row[key] for row in rows} for key in ("speaker", "seed"))
+    return AudioRow(
+        text=str(rows[0]["text"] or Path(rows[0]["file"]).stem),
+        prompt="emotional",
+        speaker=str(rows[0]["speaker"] or "") if len(speakers) == 1 else "",
+        seed=rows[0]["seed"] if len(seeds) == 1 else None,
+        cells=tuple(cells[name] for name in sorted(cells, key=lambda name: order[name])),
+    )
+
+
+def _found(entry: Entry, num_found: int) -> str:
+    num_files = len({row["file"] for row in entry.system["files"]})
+    if num_found == num_files:
+        return "all here"
+    if num_found:
+        return f"{num_found} of {num_files} here"
+    if entry.system["role"] == "real":
+        return "not kept as files"
+    return f"none in {entry.folder}: say where with --audio"
+
+
+def matrices(entries: Sequence[Entry], marks: Marks) -> Iterator[Matrix]:
+    """What each emotion judge heard: one matrix per judge, and per kind of system where several emotions were asked."""
+    is_mixed = len({entry.emotion for entry in entries}) > 1
+    groups: dict[tuple[str, str], list[Entry]] = {}
+    for entry in entries:
+        if entry.system["confusion"]:
+            role = _GROUPS[entry.system["role"]] if is_mixed else ""
+            groups.setdefault((entry.fingerprint["emotion"], role), []).append(entry)
+    for (fingerprint, role), members in groups.items():
+        judge = members[0].results["judges"]["emotion"]
+        labels = tuple(dict.fromkeys(label for entry in members for label in entry.system["confusion"] or {}))
+        mark = (marks.get("emotion") or {}).get(fingerprint, "")
+        title = ", ".join(part for part in (role, f"judge {mark}" if mark else "") if part)
+        yield Matrix(
+            title[:1].upper() + title[1:],
+            judge["id"] if judge else "",
+            labels,
+            tuple(_matrix_row(entry, labels) for entry in members),
+        )
+
+
+def _matrix_row(entry: Entry, labels: Sequence[str]) -> MatrixRow:
+    counts = entry.system["confusion"] or {}
+    total = sum(counts.values())
+    cells = ((counts.get(label, 0) / max(1, total), counts.get(label, 0), label == entry.emotion) for label in labels)
+    return MatrixRow(entry.name, entry.emotion, total, tuple(cells))
+
+
+def _dot_plots(entries: Sequence[Entry], marks: Marks) -> Iterator[tuple[str, Picture]]:
+    columns = list(columns_of(entries, marks))
+    for column in columns:
+        if column.measure.is_plotted and column.aspect != PLAIN:
+            own = [other for other in columns if (other.metric, other.mark) == (column.metric, column.mark)]
+            dots = []
+            for entry in entries:
+                for each in own:
+                    metric = metric_of(entry, each, marks)
+                    if metric["value"] is not None:
+                        ends = (metric["low"], metric["high"])
+                        dots.append(
+                            pictures.Dot(entry.name, entry.number, metric["value"], *ends, each.aspect == PLAIN)
+                        )
+            if dots:
+                label = f"{column.measure.label}{f', judge {column.mark}' if column.mark else ''}"
+                name = f"dots-{column.metric}-{column.mark}"
+                scale = scale_of(column.measure.unit)
+                yield label, pictures.dot_plot(label, dots, scale, name=name, name_length=_NAME_LENGTH)
+
+
+def _system(entry: Entry, marks: Marks, sounds: str) -> dict[str, Any]:
+    strength = entry.system["intensity"]
+    what = _ROLES[entry.system["role"]]
+    if entry.system["role"] == "adapter" and strength is not None:
+        what += f" at intensity {strength:g}"
+    own = {kind: marks[kind].get(fingerprint, "") for kind, fingerprint in entry.fingerprint.items()}
+    return {
+        "name": entry.name, "what": what, "emotion": entry.emotion, "sounds": sounds, "source": entry.source.name,
+        "num_files": entry.system["num_files"], "num_failed": entry.system["num_failed"],
+        "marks": [(kind, mark) for kind, mark in own.items() if mark],
+        "failures": [(row["file"], row["error"]) for row in entry.system["files"] if row["error"]],
+    }  # fmt: skip
+
+
+def _warnings(entries: Sequence[Entry], marks: Marks) -> Iterator[str]:
+    for kind, own in marks.items():
+        if own:
+            heard = "; ".join(
+                f"{mark} is {fingerprint.split(' ')[0]} and judged "
+                f"{', '.join(entry.name for entry in entries if entry.fingerprint.get(kind) == fingerprint)}"
+                for fingerprint, mark in own.items()
+            )
+            yield (
+                f"The {kind} judges differ: {heard}. Each one's numbers stand in columns and pictures of their own, "
+                "and are not compared with the others'."
+            )
+    versions = dict.fromkeys(entry.results["versions"].get("affetto", "unknown") for entry in entries)
+    if len(versions) > 1:
+        yield f"These were scored by different versions of affetto ({', '.join(versions)}): score them again with one."
+
+
+def _judges(entries: Sequence[Entry], marks: Marks) -> Iterator[dict[str, Any]]:
+    """Every judge once, with the systems that it judged."""
+    seen: dict[tuple[str, str], dict[str, Any]] = {}
+    for entry in entries:
+        for kind, judge in entry.results["judges"].items():
+            if judge is not None:
+                fingerprint = entry.fingerprint[kind]
+                mark = marks[kind].get(fingerprint, "")
+                seen.setdefault((kind, fingerprint), {"kind": kind, "mark": mark, "judge": judge, "systems": []})
+                seen[kind, fingerprint]["systems"].append(entry.name)
+    yield from sorted(seen.values(), key=lambda item: (list(marks).index(item["kind"]), item["mark"]))
+
+
+def _sources(entries: Sequence[Entry]) -> list[dict[str, Any]]:
+    by_path = {entry.source: entry.results for entry in entries}
+    return [
+        {"file": path.name, "command": results["command"], "versions": results["versions"]}
+        for path, results in by_path.items()
+    ]
+
+
+def _units(entries: Sequence[Entry]) -> set[str]:
+    tables = [entry.system[key] or {} for entry in entries for key in ("metrics", "plain_metrics")]
+    return {measure.unit for measure in MEASURES.values()} | {m["unit"] for table in tables for m in table.values()}
+
+
+def _title(entries: Sequence[Entry]) -> str:
+    names = [entry.name for entry in entries]
+    if len(names) <= 3:
+        return " and ".join(part for part in (", ".join(names[:-1]), names[-1]) if part)
+    return f"{len(names)} systems compared"
+
+
+def _plain(entry: Entry) -> str:
+    return f"{entry.name}, plain prompt"

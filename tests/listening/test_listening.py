@@ -1,0 +1,240 @@
+"""Listening tests: blind, of one loudness, and votes back to numbers that are known otherwise."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import yaml
+from scipy.stats import binomtest
+from typer.testing import CliRunner
+
+from affetto.audio.sound import write_sound
+from affetto.cli import app
+from affetto.errors import DataError
+from affetto.files import read_json
+from affetto.listening.test_page import VOTES_SCHEMA, export_test, level
+from affetto.listening.votes import Vote, pigeonhole_interval, read_votes, score_votes
+from affetto.metrics.activity import find_activity
+from browser import chromium
+from evaluate_fakes import voice
+
+EMOTIONS = ("happy", "sad")
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> dict[str, Path]:
+    """Two systems that say the same five sentences, one of them much louder, one file only in one."""
+    found = {"base": tmp_path / "plain", "happy": tmp_path / "cheerful"}
+    for place, folder in enumerate(found.values()):
+        for number in range(5 + place):
+            path = folder / f"{number:03d}.wav"
+            write_sound(path, (0.05, 0.4)[place] * voice(120 + 20 * number, 0.4), 24_000)
+            path.with_suffix(".txt").write_text(f"sentence {number}")
+    return found
+
+
+def test_nothing_that_listeners_get_tells_the_systems(folders: dict[str, Path], tmp_path: Path) -> None:
+    key = export_test(folders, tmp_path / "out", EMOTIONS, num_sentences=4)
+    assert key == tmp_path / "out_key.json"
+    assert not list((tmp_path / "out").rglob("*key*"))
+    page, config = ((tmp_path / "out" / name).read_text(encoding="utf-8") for name in ("test.html", "webmushra.yaml"))
+    known = read_json(key)
+    assert len(known["items"]) == 8
+    assert len(known["pairs"]) == 4
+    for text in (re.sub(r"base64,[^\"]*|(?s:<style>.*</style>)", "", page), config):
+        assert "cheerful" not in text
+        assert not re.search(r"\bbase\b", text)
+        assert not re.search(r"00\d\.wav", text)
+    assert not re.search(r"https?://|src=\"(?!\$)", page), "nothing is fetched"
+    ids = {path.stem for path in (tmp_path / "out" / "audio").iterdir()}
+    assert ids == set(known["items"])
+    mushra = yaml.safe_load(config)
+    assert [len(block) - 1 for block in mushra["pages"]] == [8, 8, 4]
+    assert {option["label"] for option in mushra["pages"][1][1]["response"]} == {"happy", "sad", "other", "none"}
+    both = {frozenset(known["items"][pair[side]]["system"] for side in "ab") for pair in known["pairs"].values()}
+    assert both == {frozenset({"base", "happy"})}
+
+
+def test_the_same_seed_gives_the_same_test_and_another_one_another(folders: dict[str, Path], tmp_path: Path) -> None:
+    keys = [
+        read_json(export_test(folders, tmp_path / name, EMOTIONS, seed=seed))
+        for name, seed in (("one", 0), ("two", 0), ("three", 1))
+    ]
+    assert keys[0] == keys[1]
+    assert keys[0]["items"].keys().isdisjoint(keys[2]["items"])
+
+
+def test_every_sound_is_of_one_level_and_none_is_clipped(folders: dict[str, Path], tmp_path: Path) -> None:
+    export_test(folders, tmp_path / "out", EMOTIONS)
+    page = (tmp_path / "out" / "test.html").read_text(encoding="utf-8")
+    embedded = re.findall(r'"(\w+)": "data:audio/wav;base64,([^"]+)"', page)
+    assert len(embedded) == 10
+    levels = []
+    for name, data in embedded:
+        samples, rate = soundfile.read(io.BytesIO(base64.b64decode(data)))
+        written, _ = soundfile.read(tmp_path / "out" / "audio" / f"{name}.wav")
+        np.testing.assert_array_equal(samples, written)
+        found = find_activity(samples, rate)
+        assert found is not None
+        levels.append(found.level_db)
+        assert np.abs(samples).max() <= 10 ** (-1 / 20) + 1e-4
+    assert max(levels) - min(levels) < 0.5
+    spiky = np.zeros(24_000)
+    spiky[::4000] = 1.0
+    assert np.abs(level(spiky, 24_000)).max() <= 10 ** (-1 / 20) + 1e-6
+    assert not level(np.zeros(2400), 24_000).any()
+
+
+def test_folders_that_share_nothing_are_an_error(folders: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="two folders or more"):
+        export_test({"base": folders["base"]}, tmp_path / "out", EMOTIONS)
+    (folders["base"] / "000.wav").write_bytes(b"torn")
+    with pytest.raises(DataError, match="can't be heard"):
+        export_test(folders, tmp_path / "out", EMOTIONS, num_sentences=5)
+
+
+def key_of(num_sentences: int) -> dict[str, Any]:
+    items = {
+        f"{name[0]}{number}": {"system": name, "file": f"{number}.wav", "text": None}
+        for name in ("base", "happy")
+        for number in range(num_sentences)
+    }
+    pairs = {f"pair-{number}": {"a": f"b{number}", "b": f"h{number}"} for number in range(num_sentences)}
+    return {"schema": "affetto.listening-key/1", "test": "t", "choices": [], "items": items, "pairs": pairs}
+
+
+def test_scores_are_counted_by_system() -> None:
+    votes = [
+        Vote(rater, item, "naturalness", value)
+        for rater, values in (("ann", "54"), ("bob", "32"))
+        for item, value in zip(("b0", "h0"), values, strict=True)
+    ]
+    heard = (("ann", "h0", "happy"), ("bob", "h0", "none"), ("ann", "b0", "sad"))
+    votes += [Vote(rater, item, "emotion", value) for rater, item, value in heard]
+    found = score_votes(key_of(2), votes, "happy")
+    assert found["num_raters"] == 2
+    assert found["systems"]["base"]["naturalness"]["value"] == 4.0
+    assert found["systems"]["happy"]["naturalness"]["value"] == 3.0
+    assert found["systems"]["happy"]["naturalness"]["low"] is None, "one sentence gives no interval"
+    assert found["systems"]["happy"]["emotions"] == {"happy": 1, "none": 1}
+    assert found["systems"]["happy"]["recall"]["value"] == 0.5
+    assert found["systems"]["base"]["recall"]["value"] == 0.0
+
+
+def test_preferences_count_sentences_by_majority() -> None:
+    # On five of six sentences happy wins two to one; on the sixth it loses; A is always the base.
+    votes = [
+        Vote(rater, f"pair-{number}", "preference", "A" if (number == 5) != (rater == "cy") else "B")
+        for number in range(6)
+        for rater in ("ann", "bob", "cy")
+    ]
+    votes.append(Vote("dan", "pair-0", "preference", "none"))
+    (row,) = score_votes(key_of(6), votes)["preferences"]
+    assert row["systems"] == ["base", "happy"]
+    assert row["votes"] == {"base": 7, "happy": 11, "none": 1}
+    assert row["sentences"] == {"base": 1, "happy": 5, "tied": 0}
+    assert row["p_value"] == pytest.approx(binomtest(1, 6).pvalue)
+
+
+def test_intervals_cover_though_raters_and_sentences_differ() -> None:
+    """Simulated tests: the 95 % interval holds the true mean about so often, a naive one far less."""
+    rng = np.random.default_rng(3)
+    held, naive, rounds = 0, 0, 120
+    for number in range(rounds):
+        raters, items = rng.normal(0, 0.6, 12), rng.normal(0, 0.5, 12)
+        values = 3 + raters[:, None] + items + rng.normal(0, 0.3, (12, 12))
+        names = [(str(r), str(i)) for r in range(12) for i in range(12)]
+        interval = pigeonhole_interval([r for r, _ in names], [i for _, i in names], values.ravel(), seed=number)
+        assert interval is not None
+        held += interval[0] <= 3 <= interval[1]
+        half = 1.96 * values.std() / 12
+        naive += abs(values.mean() - 3) <= half
+    assert 0.88 * rounds <= held
+    assert naive < 0.75 * rounds
+    assert pigeonhole_interval(["a", "a"], ["x", "y"], [1.0, 2.0]) is None
+
+
+def write_votes(path: Path, votes: list[dict[str, Any]], **changes: Any) -> Path:
+    path.write_text(json.dumps({"schema": VOTES_SCHEMA, "test": "t", "rater": path.stem, "votes": votes} | changes))
+    return path
+
+
+def test_votes_are_read_from_pages_and_tables(tmp_path: Path) -> None:
+    page = write_votes(tmp_path / "ann.json", [{"item": "b0", "kind": "naturalness", "value": 4}])
+    table = tmp_path / "lab.csv"
+    table.write_text("rater,item,kind,value\nbob,b0,naturalness,2\n")
+    votes = read_votes([page, table], "t")
+    assert score_votes(key_of(1), votes)["systems"]["base"]["naturalness"]["value"] == 3.0
+
+
+BAD: dict[str, tuple[list[dict[str, Any]], dict[str, Any], str]] = {
+    "another test's": ([{"item": "b0", "kind": "naturalness", "value": 4}], {"test": "u"}, "is of test u"),
+    "no votes file": ([], {"schema": "something"}, "holds no votes"),
+    "empty": ([], {}, "no votes"),
+    "twice": ([{"item": "b0", "kind": "naturalness", "value": 4}] * 2, {}, "voted twice"),
+    "an unknown kind": ([{"item": "b0", "kind": "beauty", "value": 4}], {}, "unknown kind of vote 'beauty'"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_votes_are_named(tmp_path: Path, case: str) -> None:
+    votes, changes, said = BAD[case]
+    with pytest.raises(DataError, match=said):
+        read_votes([write_votes(tmp_path / "ann.json", votes, **changes)], "t")
+
+
+def test_votes_beyond_the_scale_or_the_key_are_errors() -> None:
+    with pytest.raises(DataError, match="goes from 1 to 5"):
+        score_votes(key_of(1), [Vote("ann", "b0", "naturalness", "6")])
+    with pytest.raises(DataError, match="doesn't know"):
+        score_votes(key_of(1), [Vote("ann", "zzz", "naturalness", "3")])
+    with pytest.raises(DataError, match="no key"):
+        score_votes({"schema": "x"}, [])
+
+
+def test_the_verbs_go_from_an_evaluation_to_numbers(folders: dict[str, Path], tmp_path: Path) -> None:
+    options = [f"--system={name}={folder}" for name, folder in folders.items()]
+    out = tmp_path / "listening"
+    made = CliRunner().invoke(app, ["listen", "export", "-e", "happy", "--out", str(out), *options])
+    assert made.exit_code == 0, made.output
+    key = read_json(tmp_path / "listening_key.json")
+    votes = [{"item": item, "kind": "naturalness", "value": 3} for item in key["items"]]
+    write_votes(tmp_path / "ann.json", votes, test=key["test"])
+    scored = CliRunner().invoke(
+        app, ["listen", "score", str(tmp_path / "ann.json"), "--key", str(tmp_path / "listening_key.json")]
+    )
+    assert scored.exit_code == 0, scored.output
+    assert json.loads(scored.output)["systems"]["happy"]["naturalness"]["value"] == 3.0
+
+
+def test_a_listener_can_vote_in_a_browser(folders: dict[str, Path], tmp_path: Path) -> None:
+    """Clicks through the whole page; the votes that it would save are complete and of the key's items."""
+    key = read_json(export_test(folders, tmp_path / "out", EMOTIONS, num_sentences=2))
+    with chromium(tmp_path / "profile") as browser:
+        for domain in ("Runtime", "Page"):
+            browser.call(f"{domain}.enable")
+        browser.call("Page.navigate", url=(tmp_path / "out" / "test.html").as_uri())
+        while not any(event.get("method") == "Page.loadEventFired" for event in browser.events):
+            browser.events.append(browser.receive())
+        browser.evaluate(
+            "URL.createObjectURL = blob => { window.saved = blob.text(); return '#'; };"
+            "document.getElementById('rater').value = 'ann'; document.getElementById('next').click()"
+        )
+        for _ in range(len(key["items"]) + len(key["pairs"])):
+            assert browser.evaluate("document.getElementById('next').disabled") is True
+            browser.evaluate("document.querySelectorAll('fieldset').forEach(f => f.querySelector('input').click())")
+            browser.evaluate("document.getElementById('next').click()")
+        saved = json.loads(browser.evaluate("window.saved"))
+    (tmp_path / "ann.json").write_text(json.dumps(saved))
+    votes = read_votes([tmp_path / "ann.json"], key["test"])
+    assert {vote.item for vote in votes} == {*key["items"], *key["pairs"]}
+    assert len(votes) == 2 * len(key["items"]) + len(key["pairs"])
+    assert score_votes(key, votes)["systems"]["base"]["naturalness"]["value"] == 1.0

@@ -1,0 +1,260 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from scipy import stats
+
+from affetto.metrics import statistics
+from affetto.metrics.statistics import Estimate
+
+NUM_WORLDS = 1000
+
+
+@given(st.integers(1, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_wilson_is_scipys(counts: tuple[int, int]) -> None:
+    successes, n = counts
+    theirs = stats.binomtest(successes, n).proportion_ci(0.95, method="wilson")
+    assert statistics.wilson_interval(successes, n) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
+
+
+def test_pitfall_27_a_ratio_is_sums_over_sums_and_not_a_mean_of_ratios() -> None:
+    edits, words = [2, 0, 1], [2, 10, 8]
+    estimate = statistics.bootstrap_ratio(edits, words, ["a", "b", "c"])
+    assert estimate.value == 3 / 20
+    assert estimate.value != pytest.approx(np.mean([1, 0, 1 / 8]))
+
+
+def test_the_interval_is_that_of_a_plain_loop_over_resamples() -> None:
+    rng = np.random.default_rng(5)
+    clusters = [f"p{index % 15}" for index in range(40)]
+    edits, words = rng.poisson(2, 40), rng.integers(5, 12, 40)
+    estimate = statistics.bootstrap_ratio(edits, words, clusters, num_resamples=20_000)
+    draw = np.random.default_rng(6)
+    names = sorted(set(clusters))
+    rows = {name: [index for index, cluster in enumerate(clusters) if cluster == name] for name in names}
+    resampled = []
+    for _ in range(20_000):
+        picked = [index for name in draw.choice(names, len(names)) for index in rows[str(name)]]
+        resampled.append(edits[picked].sum() / words[picked].sum())
+    tail = stats.norm.cdf(stats.t.ppf(0.025, 14) * math.sqrt(15 / 14))
+    low, high = np.quantile(resampled, [tail, 1 - tail])
+    assert estimate.low == pytest.approx(low, abs=0.01)
+    assert estimate.high == pytest.approx(high, abs=0.01)
+    assert high - low > 0.05, "the fixture must have a width to get wrong"
+
+
+def test_for_many_independent_rows_the_interval_is_students() -> None:
+    values = np.random.default_rng(7).normal(3, 2, 800)
+    estimate = statistics.bootstrap_mean(values)
+    theirs = stats.t.interval(0.95, 799, loc=values.mean(), scale=stats.sem(values))
+    assert (estimate.low, estimate.high) == pytest.approx(theirs, abs=0.01)
+
+
+def _world(rng: np.random.Generator) -> tuple[NDArray[np.float64], NDArray[np.float64], list[str]]:
+    """40 prompts, 3 files each, whose errors go together; edits, words, prompts. The true rate is 0.2."""
+    prompts = [f"p{index // 3}" for index in range(120)]
+    words = np.repeat(rng.integers(5, 15, 40), 3).astype(float)
+    hardness = np.repeat(rng.gamma(4, 0.25, 40), 3)
+    return rng.poisson(0.2 * words * hardness).astype(float), words, prompts
+
+
+def _coverage(truth: float, intervals: list[Estimate]) -> float:
+    return float(np.mean([i.low <= truth <= i.high for i in intervals if i.low is not None and i.high is not None]))
+
+
+def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
+    rng = np.random.default_rng(8)
+    ratios, means, differences = [], [], []
+    for _ in range(NUM_WORLDS):
+        edits, words, prompts = _world(rng)
+        ratios.append(statistics.bootstrap_ratio(edits, words, prompts, num_resamples=2000))
+        offsets = np.repeat(rng.normal(0, 1, 40), 3) + rng.normal(1, 1, 120)
+        means.append(statistics.bootstrap_mean(offsets, prompts, num_resamples=2000))
+        worse = edits + rng.poisson(0.05 * words)
+        pair = statistics.paired_difference((worse, words), (edits, words), prompts, num_resamples=2000)
+        differences.append(pair)
+    assert 0.93 <= _coverage(0.2, ratios) <= 0.97
+    assert 0.93 <= _coverage(1.0, means) <= 0.97
+    assert 0.93 <= _coverage(0.05, differences) <= 0.97
+
+
+def test_files_of_one_prompt_are_not_independent() -> None:
+    rng = np.random.default_rng(9)
+    worlds = [_world(rng) for _ in range(300)]
+    ignored = [statistics.bootstrap_ratio(edits, words, num_resamples=2000) for edits, words, _ in worlds]
+    assert _coverage(0.2, ignored) < 0.92, "intervals that ignore the prompts cover too little"
+
+
+def test_pitfall_28_two_runs_and_any_order_give_the_same_bits() -> None:
+    rng = np.random.default_rng(10)
+    edits, words, prompts = _world(rng)
+    rates = np.tile([1e16, 1.0, -1e16], 40) + rng.normal(size=120)  # sums of these depend on their order
+    order = rng.permutation(len(prompts))
+    shuffled = [prompts[index] for index in order]
+    for columns in ((edits, words), (rates, np.ones(120))):
+        first = statistics.bootstrap_ratio(*columns, prompts)
+        assert statistics.bootstrap_ratio(*columns, prompts) == first
+        assert statistics.bootstrap_ratio(columns[0][order], columns[1][order], shuffled) == first
+        assert statistics.bootstrap_ratio(columns[0], columns[1], None) == statistics.bootstrap_ratio(
+            columns[0][order], columns[1][order], None
+        )
+
+
+def test_pairing_takes_out_what_the_prompts_share() -> None:
+    rng = np.random.default_rng(11)
+    base = rng.normal(0, 10, 60)
+    system = base + rng.normal(0.5, 0.1, 60)
+    prompts, ones = [str(index) for index in range(60)], np.ones(60)
+    difference = statistics.paired_difference((system, ones), (base, ones), prompts)
+    expected = stats.t.interval(0.95, 59, loc=(system - base).mean(), scale=stats.sem(system - base))
+    assert (difference.low, difference.high) == pytest.approx(expected, abs=0.005)
+    assert difference.p_value is not None
+    assert difference.p_value < 0.001
+    unpaired = statistics.bootstrap_mean(system)
+    assert unpaired.high is not None
+    assert unpaired.low is not None
+    assert unpaired.high - unpaired.low > 10 * 0.05
+
+
+def test_the_p_value_of_no_difference_is_uniform_enough() -> None:
+    rng = np.random.default_rng(12)
+    ones = np.ones(50)
+    prompts = [str(index) for index in range(50)]
+    p_values = []
+    for _ in range(400):
+        system, base = rng.normal(0, 1, (2, 50))
+        p_values.append(statistics.paired_difference((system, ones), (base, ones), prompts, num_resamples=2000).p_value)
+    assert stats.kstest(np.array(p_values, dtype=float), "uniform").pvalue > 0.01
+
+
+def test_no_errors_in_a_few_prompts_do_not_prove_perfection() -> None:
+    estimate = statistics.bootstrap_ratio([0] * 20, [8] * 20, is_count=True)
+    bound = stats.binomtest(0, 20).proportion_ci(0.95, method="wilson").high
+    assert (estimate.value, estimate.low) == (0.0, 0.0)
+    assert estimate.high == pytest.approx(bound / 8)
+    tied = ([1, 0] * 10, [8] * 20)
+    difference = statistics.paired_difference(tied, tied, [str(index) for index in range(20)], is_count=True)
+    assert difference.high == pytest.approx(bound / 8)
+    assert difference.low == pytest.approx(-bound / 8)
+    assert statistics.non_inferiority(difference, 0.01, "higher") == ("undecided", None)
+
+
+def test_one_prompt_or_none_gives_no_interval_but_a_reason() -> None:
+    assert statistics.bootstrap_ratio([1, 2], [4, 4], ["p", "p"]) == Estimate(
+        3 / 8, None, None, 2, "one prompt gives no interval"
+    )
+    assert statistics.bootstrap_mean([]).value is None
+    assert statistics.bootstrap_mean([]).reason
+    assert statistics.share([]).reason
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "worse", "verdict"),
+    [
+        (-0.02, 0.009, "higher", "preserved"),
+        (-0.02, 0.011, "higher", "undecided"),
+        (0.009, 0.03, "higher", "undecided"),
+        (0.011, 0.03, "higher", "worse"),
+        (-0.5, -0.4, "higher", "preserved"),
+        (-0.009, 0.02, "lower", "preserved"),
+        (-0.011, 0.02, "lower", "undecided"),
+        (-0.03, -0.011, "lower", "worse"),
+        (0.4, 0.5, "lower", "preserved"),
+    ],
+)
+def test_verdicts_hold_the_whole_interval_against_the_margin(
+    low: float, high: float, worse: statistics.Worse, verdict: str
+) -> None:
+    estimate = Estimate((low + high) / 2, low, high, 20)
+    assert statistics.non_inferiority(estimate, 0.01, worse) == (verdict, None)
+
+
+def test_there_is_no_verdict_under_twenty_pairs() -> None:
+    verdict, reason = statistics.non_inferiority(Estimate(0.0, 0.0, 0.0, 19), 0.01, "higher")
+    assert verdict is None
+    assert reason is not None
+    assert "19" in reason
+
+
+def test_a_harmless_change_is_called_worse_about_as_often_as_stated() -> None:
+    rng = np.random.default_rng(13)
+    prompts, ones = [str(index) for index in range(60)], np.ones(60)
+    verdicts = []
+    for _ in range(500):
+        base = rng.normal(0, 1, 60)
+        pair = ((base + 0.1 + rng.normal(0, 0.3, 60), ones), (base, ones))
+        difference = statistics.paired_difference(*pair, prompts, num_resamples=2000)
+        verdicts.append(statistics.non_inferiority(difference, 0.1, "higher")[0])
+    assert verdicts.count("worse") / 500 < 0.045, "at the margin itself, 2.5 % may be called worse"
+    assert verdicts.count("preserved") / 500 < 0.045, "and 2.5 % preserved"
+    assert verdicts.count("undecided") / 500 > 0.9
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
+def test_holm_is_its_definition(p_values: list[float]) -> None:
+    adjusted = statistics.holm(p_values)
+    for p, ours in zip(p_values, adjusted, strict=True):
+        ranked = sorted(p_values)
+        steps = [(len(ranked) - rank) * ranked[rank] for rank in range(len(ranked)) if ranked[rank] <= p]
+        assert ours == pytest.approx(min(1.0, max(steps)))
+
+
+def test_holm_on_a_textbook_example() -> None:
+    assert statistics.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+
+
+def test_wilsons_intervals_cover_the_truth_as_often_as_they_say() -> None:
+    rng = np.random.default_rng(14)
+    truths = rng.uniform(0.1, 0.9, NUM_WORLDS)
+    shares = [statistics.share(list(rng.random(40) < truth)) for truth in truths]
+    covered = [s.low <= truth <= s.high for s, truth in zip(shares, truths, strict=True)]  # type: ignore[operator]
+    assert 0.93 <= np.mean(covered) <= 0.97
+
+
+def test_intervals_are_about_scipys_own_bootstraps() -> None:
+    rng = np.random.default_rng(15)
+    values = rng.gamma(2.0, 1.0, 60)
+    ours = statistics.bootstrap_mean(values)
+    theirs = stats.bootstrap((values,), np.mean, method="percentile", n_resamples=20_000, rng=rng).confidence_interval
+    widening = float(stats.t.ppf(0.975, 59) / stats.norm.ppf(0.975)) * math.sqrt(60 / 59)
+    assert ours.low is not None
+    assert ours.high is not None
+    assert (ours.high - ours.low) / (theirs.high - theirs.low) == pytest.approx(widening, rel=0.03)
+
+
+def test_statsmodels_agrees_where_it_is_installed() -> None:
+    proportion = pytest.importorskip("statsmodels.stats.proportion", reason="statsmodels is no dependency")
+    multitest = pytest.importorskip("statsmodels.stats.multitest", reason="statsmodels is no dependency")
+    for successes, n in ((0, 7), (3, 20), (19, 20), (150, 500)):
+        theirs = proportion.proportion_confint(successes, n, method="wilson")
+        assert statistics.wilson_interval(successes, n) == pytest.approx(theirs, abs=1e-12)
+    p_values = [0.01, 0.04, 0.03, 0.005, 0.2, 0.9]
+    assert statistics.holm(p_values) == pytest.approx(multitest.multipletests(p_values, method="holm")[1])
+
+
+def test_resamples_in_blocks_are_those_of_one_draw_kept_or_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(3)
+    top_C, bottom_C = rng.normal(size=37), rng.uniform(1, 2, size=37)
+    whole_RC = np.random.default_rng(11).multinomial(37, np.full(37, 1 / 37), size=1001)
+    for most_kept in (0, 10**9):
+        monkeypatch.setattr(statistics, "_MOST_KEPT", most_kept)
+        for sums, column in zip(
+            statistics._resampled_sums((top_C, bottom_C), 1001, 11), (top_C, bottom_C), strict=True
+        ):
+            np.testing.assert_allclose(sums, whole_RC @ column, rtol=1e-12)
+
+
+def test_memory_of_an_interval_does_not_grow_with_resamples_times_clusters() -> None:
+    import tracemalloc
+
+    values = np.random.default_rng(0).normal(size=4000)
+    tracemalloc.start()
+    statistics.bootstrap_mean(values, num_resamples=2000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 40e6, "all counts together take 64 MB, twice"
