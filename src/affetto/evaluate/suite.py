@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from affetto.codes.prepare import Prepared
 from affetto.config import Config
 from affetto.errors import DataError
 from affetto.evaluate.journal import Journal, journal_path
-from affetto.evaluate.results import FileRow, Prompt, Results, build_results, judge_facts, write_results
+from affetto.evaluate.results import FileRow, Prompt, Results, Retention, build_results, judge_facts, write_results
 from affetto.evaluate.retention import general_test_rows, measure_retention
 from affetto.evaluate.scoring import Item
 from affetto.evaluate.similarity import hear_voices, reference_rows, set_similarities
@@ -22,6 +22,7 @@ from affetto.evaluate.strengths import Sentence, hear_strengths
 from affetto.evaluate.summary import build_system, compare
 from affetto.files import hash_folder, read_json, write_text
 from affetto.judges.choice import choose_judges
+from affetto.model.batch import Row
 from affetto.progress import progress
 from affetto.speak.generation import Request
 from affetto.speak.voice import Voice
@@ -101,12 +102,7 @@ def evaluate(
 
     # 4. What was forgotten, teacher-forced on general clips that nothing was trained on.
     held_out = general_test_rows(voice.base, prepared, config.evaluation_clips, config.seed, facts["speakers"])
-    retention = None
-    if held_out:
-        assert voice.bank is not None
-        with progress("Measuring retention", len(held_out)) as bar:
-            gate = tuple(voice.bank.gate({emotion: strength}).tolist())
-            retention = measure_retention(voice.base, held_out, gate, bar.advance).document()
+    retention = _retention(voice, held_out, {emotion: strength})
 
     # 5. What is heard at other strengths.
     strengths = hear_strengths(
@@ -219,6 +215,16 @@ def _references(prepared: Prepared, voice: Voice, speakers: Sequence[str]) -> li
         Item(clip.id, voice.codec.decode(prepared.codes(clip)), rate, text=clip.text, speaker=clip.speaker)
         for clip in chosen
     ]
+
+
+def _retention(voice: Voice, held_out: Sequence[Row], gates: Mapping[str, float]) -> Retention | None:
+    """What the base under `gates` kept; None without general clips."""
+    if not held_out:
+        return None
+    assert voice.bank is not None
+    with progress("Measuring retention", len(held_out)) as bar:
+        gate = tuple(voice.bank.gate(gates).tolist())
+        return measure_retention(voice.base, held_out, gate, bar.advance).document()
 
 
 def _score(items: Sequence[Item], journal: Journal, title: str, *, prompt: Prompt | None) -> list[FileRow]:
