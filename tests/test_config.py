@@ -132,7 +132,7 @@ WRONG = [
     ("emotions: [../up]", "emotions", "letters, digits"),
     ("emotions: [happy, base]", "emotions", "'base' isn't an emotion"),
     ("emotions: [happy, real]", "emotions", "'real' isn't an emotion"),
-    ("emotions: [happy, happy_plain]", "emotions", "'happy_plain' ends in _base or _plain"),
+    ("emotions: [happy, happy_plain]", "emotions", "'happy_plain' ends in one of _base, _plain"),
     ("emotions: [happy, 3]", "emotions.1", "valid string"),
     ("base: ''", "base", "at least 1 character"),
     ("base: [a]", "base", "valid string"),

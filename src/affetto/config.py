@@ -25,7 +25,7 @@ EVERY = "all"
 """Stands for every emotion of the configuration, trained in one run."""
 RESERVED = (EXPRESSIVE, EVERY, "general", "plain", "none", "real", "files")
 """Names that mean something else beside emotions."""
-RESERVED_ENDINGS = ("_base", "_plain")
+RESERVED_ENDINGS = ("_base", "_plain", "_real", "_strengths")
 """Of the folders of spoken sentences beside each emotion's own."""
 
 
@@ -116,7 +116,7 @@ class Config(BaseModel):
         if taken := [name for name in emotions if name in RESERVED]:
             raise ValueError(f"{taken[0]!r} isn't an emotion here: {', '.join(RESERVED)} are taken")
         if taken := [name for name in emotions if name.endswith(RESERVED_ENDINGS)]:
-            raise ValueError(f"{taken[0]!r} ends in {' or '.join(RESERVED_ENDINGS)}, which other folders end in")
+            raise ValueError(f"{taken[0]!r} ends in one of {', '.join(RESERVED_ENDINGS)}, which other folders end in")
         if len(set(emotions)) != len(emotions):
             raise ValueError("an emotion is named twice")
         return emotions

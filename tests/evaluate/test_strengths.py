@@ -2,35 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
-from affetto.evaluate import strengths
-from affetto.evaluate.results import System
-from affetto.evaluate.strengths import HEARD, Sentence, hear_strengths
+from affetto.evaluate.results import VALUE_NAMES, FileRow, System
+from affetto.evaluate.strengths import HEARD, hear_strengths, of_strengths
 from affetto.judges.kinds import Judges
-from affetto.speak.voice import Voice
 from evaluate_fakes import fake_judges
-
-SENTENCES = [Sentence("The red boat came back", "0", 0, 5), Sentence("Please call the road", "1", 1, 6)]
-
-
-@pytest.fixture(scope="module")
-def voice() -> Voice:
-    return Voice.load("miniature")
 
 
 @pytest.fixture
-def spoken(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The intensities that were asked for, while a base without adapters speaks."""
-    asked: list[float] = []
+def asked() -> list[float]:
+    return []
 
-    def plain(*_args, intensity, **_options):
+
+@pytest.fixture
+def say(asked: list[float]) -> Callable[[float], list[FileRow]]:
+    """One file whose posterior is the intensity that was asked for."""
+
+    def speak(intensity: float) -> list[FileRow]:
         asked.append(intensity)
-        return {name: {"value": intensity, "low": None, "high": None, "n": 2, "unit": "share", "reason": None}
-                for name in (*HEARD, "mos_overall")}  # fmt: skip
+        values = {**dict.fromkeys(VALUE_NAMES), "posterior": intensity, "recall": 1, "first_choice": "happy"}
+        row = FileRow(
+            file="a.wav",
+            prompt="emotional",
+            text="hello",
+            speaker="0",
+            seed=1,
+            duration_s=1.0,
+            error=None,
+            values=values,
+        )
+        return [row]
 
-    monkeypatch.setattr(strengths, "hear", plain)
-    return asked
+    return speak
 
 
 def own(intensity: float) -> System:
@@ -41,17 +47,24 @@ def own(intensity: float) -> System:
     )  # type: ignore[typeddict-item]  # fmt: skip
 
 
-def test_strengths_stand_in_order_and_the_evaluated_one_is_not_spoken_again(voice: Voice, spoken: list[float]) -> None:
-    found = hear_strengths(voice, SENTENCES, own(1.0), (1.25, 1.0, 0.5), fake_judges(), temperature=0.6)
-    assert spoken == [1.25, 0.5]
-    assert [(item["intensity"], item["metrics"]["recall"]["value"]) for item in found] == [
+def test_strengths_stand_in_order_and_the_evaluated_one_is_not_spoken_again(say, asked: list[float]) -> None:
+    found = hear_strengths(own(1.0), (1.25, 1.0, 0.5), fake_judges(), say)
+    assert asked == [1.25, 0.5]
+    assert [(item["intensity"], item["metrics"]["posterior"]["value"]) for item in found] == [
         (0.5, 0.5), (1.0, -1.0), (1.25, 1.25)
     ]  # fmt: skip
     assert all(tuple(item["metrics"]) == HEARD for item in found)
 
 
-def test_without_judges_or_strengths_there_is_nothing_to_hear(voice: Voice, spoken: list[float]) -> None:
-    assert hear_strengths(voice, SENTENCES, own(1.0), (0.5,), Judges(), temperature=0.6) == []
-    assert hear_strengths(voice, SENTENCES, own(1.0), (), fake_judges(), temperature=0.6) == []
-    assert hear_strengths(voice, SENTENCES, own(1.0), (1.0,), fake_judges(), temperature=0.6) == []
-    assert spoken == []
+def test_without_judges_or_strengths_there_is_nothing_to_hear(say, asked: list[float]) -> None:
+    assert hear_strengths(own(1.0), (0.5,), Judges(), say) == []
+    assert hear_strengths(own(1.0), (), fake_judges(), say) == []
+    assert hear_strengths(own(1.0), (1.0,), fake_judges(), say) == []
+    assert asked == []
+
+
+def test_only_emotion_and_words_are_judged() -> None:
+    judges = of_strengths(fake_judges())
+    assert judges.emotion is not None
+    assert judges.words is not None
+    assert (judges.quality, judges.voice, judges.dimensions) == (None, None, None)

@@ -6,14 +6,13 @@ below some intensity hardly anything shows, above it the emotion is overdone and
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from affetto.evaluate.results import Metric, Strength, System
+from affetto.evaluate.results import FileRow, Metric, Strength, System
 from affetto.evaluate.scoring import Item, score_files
 from affetto.evaluate.summary import build_system
 from affetto.judges.choice import Judges
-from affetto.progress import progress
 from affetto.speak.voice import Voice
 
 HEARD = ("recall", "posterior", "wer", "f0_median_st")
@@ -50,27 +49,30 @@ def hear(
         )
         for number, (sentence, said) in enumerate(zip(sentences, voice.generate(requests), strict=True))
     ]  # fmt: skip
-    few = replace(judges, quality=None, voice=None, dimensions=None)
+    few = of_strengths(judges)
     return build_system(emotion, "adapter", score_files(items, few, emotion), few, intensity)["metrics"]
 
 
 def hear_strengths(
-    voice: Voice, sentences: Sequence[Sentence], own: System, intensities: Sequence[float], judges: Judges, *,
-    temperature: float,
-) -> list[Strength]:  # fmt: skip
-    """`HEARD` at every one of `intensities` and, from its own metrics, at the adapter's; weakest first.
+    own: System, intensities: Sequence[float], judges: Judges, say: Callable[[float], list[FileRow]]
+) -> list[Strength]:
+    """`HEARD` at every one of `intensities`, as `say` speaks and scores it, and from its own metrics at the adapter's.
 
-    Empty without `intensities`, and where neither emotion nor words can be judged.
+    Weakest first; empty without `intensities`, and where neither emotion nor words can be judged.
     """
     others = [intensity for intensity in intensities if intensity != own["intensity"]]
     if not others or (judges.emotion is None and judges.words is None) or own["intensity"] is None:
         return []
+    few = of_strengths(judges)
     found = {own["intensity"]: own["metrics"]}
-    with progress("Hearing other strengths", len(others)) as bar:
-        for intensity in others:
-            found[intensity] = hear(voice, sentences, own["name"], judges, intensity=intensity, temperature=temperature)
-            bar.advance(1)
+    for intensity in others:
+        found[intensity] = build_system(own["name"], "adapter", say(intensity), few, intensity)["metrics"]
     return [
         Strength(intensity=intensity, metrics={name: metrics[name] for name in HEARD})
         for intensity, metrics in sorted(found.items())
     ]
+
+
+def of_strengths(judges: Judges) -> Judges:
+    """The judges that hear every strength: emotion and words."""
+    return replace(judges, quality=None, voice=None, dimensions=None)

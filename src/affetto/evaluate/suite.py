@@ -13,15 +13,25 @@ from affetto.codes.prepare import Prepared
 from affetto.config import Config
 from affetto.errors import DataError
 from affetto.evaluate.journal import Journal, journal_path
-from affetto.evaluate.results import FileRow, Prompt, Results, Retention, build_results, judge_facts, write_results
+from affetto.evaluate.results import (
+    FileRow,
+    Prompt,
+    Results,
+    Retention,
+    Strength,
+    System,
+    build_results,
+    judge_facts,
+    write_results,
+)
 from affetto.evaluate.retention import general_test_rows, measure_retention
 from affetto.evaluate.scoring import Item
 from affetto.evaluate.similarity import hear_voices, reference_rows, set_similarities
 from affetto.evaluate.spoken import note_spoken, read_spoken, speech_key
-from affetto.evaluate.strengths import Sentence, hear_strengths
+from affetto.evaluate.strengths import Sentence, hear_strengths, of_strengths
 from affetto.evaluate.summary import build_system, compare
 from affetto.files import hash_folder, read_json, write_text
-from affetto.judges.choice import choose_judges
+from affetto.judges.choice import Judges, choose_judges
 from affetto.model.batch import Row
 from affetto.progress import progress
 from affetto.speak.generation import Request
@@ -105,9 +115,7 @@ def evaluate(
     retention = _retention(voice, held_out, {emotion: strength})
 
     # 5. What is heard at other strengths.
-    strengths = hear_strengths(
-        voice, sentences, systems[1], config.evaluation_strengths, judges, temperature=config.sampling_temperature
-    )
+    strengths = _strengths(config, voice, sentences, systems[1], judges, again)
 
     # 6. Write it down.
     ceiling = systems[-1]["metrics"]["recall"]
@@ -225,6 +233,25 @@ def _retention(voice: Voice, held_out: Sequence[Row], gates: Mapping[str, float]
     with progress("Measuring retention", len(held_out)) as bar:
         gate = tuple(voice.bank.gate(gates).tolist())
         return measure_retention(voice.base, held_out, gate, bar.advance).document()
+
+
+def _strengths(
+    config: Config, voice: Voice, sentences: Sequence[Sentence], own: System, judges: Judges, again: _Again
+) -> list[Strength]:
+    """What is heard at the configuration's other strengths; the sounds are kept in a folder for each."""
+    emotion = own["name"]
+    path = config.output_dir / "evaluation_results" / f"{emotion}_strengths.json"
+    journal = Journal(journal_path(path), of_strengths(judges), emotion, resume=again.resume)
+    kept = config.output_dir / "evaluation" / "test_samples" / f"{emotion}_strengths"
+    if not again.resume:
+        shutil.rmtree(kept, ignore_errors=True)
+
+    def say(intensity: float) -> list[FileRow]:
+        name = f"{emotion}_at_{intensity:g}"
+        items = _speak(config, voice, sentences, kept / name, emotion, intensity, cued=True, again=again)
+        return _score(items, journal, name.replace("_", " "), prompt="emotional")
+
+    return hear_strengths(own, config.evaluation_strengths, judges, say)
 
 
 def _score(items: Sequence[Item], journal: Journal, title: str, *, prompt: Prompt | None) -> list[FileRow]:
