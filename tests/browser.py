@@ -76,3 +76,13 @@ def chromium(profile: Path) -> Iterator[Browser]:
         process.wait(timeout=20)
         os.close(to_browser[1])
         browser.read.close()
+
+
+def complaints(browser: Browser) -> list[dict[str, Any]]:
+    """Exceptions, errors and warnings of the page so far."""
+    return [
+        event for event in browser.events
+        if event.get("method") == "Runtime.exceptionThrown"
+        or (event.get("method") == "Runtime.consoleAPICalled" and event["params"]["type"] in ("error", "warning"))
+        or (event.get("method") == "Log.entryAdded" and event["params"]["entry"]["level"] in ("error", "warning"))
+    ]  # fmt: skip

@@ -14,21 +14,10 @@ from affetto.adapters.peft_files import insert_adapter, read_adapter, save_adapt
 from affetto.errors import AdapterError
 from affetto.model.base import Base
 from affetto.model.batch import collate
+from banks import trained_bank
 from moshi_checkpoint import moshi_row
 
 FACTS = {"base": {"id": "tiny", "hash": None}}
-
-
-def trained_bank(base: Base, *, part: str = "both", targets: tuple[str, ...] = ("both",), seed: int = 0) -> AdapterBank:
-    """A bank with one adapter that changes something everywhere."""
-    bank = AdapterBank(base.model, base.network.gates, targets, part)  # type: ignore[arg-type]
-    bank.add("happy", rank=3, alpha=6.0, seed=seed)
-    torch.manual_seed(seed)
-    with torch.no_grad():
-        for _, _, b_OR, _ in bank.factors("happy"):
-            assert b_OR is not None
-            b_OR.normal_(std=0.05)
-    return bank
 
 
 @torch.no_grad()

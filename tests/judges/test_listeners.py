@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 import tiny_judges
 from affetto.errors import JudgeError
 from affetto.judges import listeners
-from affetto.judges.choice import load_judge
+from affetto.judges.beam_search import WordModel
+from affetto.judges.choice import Source, load_judge
 from affetto.judges.ngrams import BackoffModel, write_arpa
 from evaluate_fakes import RATE, silence, voice
 
@@ -101,6 +102,16 @@ def test_a_word_model_in_the_folder_is_heard_with_and_named(tmp_path: Path, word
     assert together == [with_words.transcribe([sound])[0] for sound in SOUNDS]
     # What isn't listed has its price, so that it says less than the letters alone do.
     assert sum(map(len, together)) < sum(map(len, words.transcribe(SOUNDS)))
+
+
+def test_a_word_model_without_a_token_between_words_is_refused(words: listeners.CtcListener) -> None:
+    class Joined:
+        word_delimiter_token_id = None
+
+    model = WordModel(BackoffModel(1, {("<unk>",): -1.0}, {}), name="0123456789")
+    source = Source("here", "local/joined", "local", None)
+    with pytest.raises(JudgeError, match="no token between words"):
+        listeners.CtcListener(words.model, words.extractor, Joined(), source, "cpu", model)
 
 
 def test_models_that_cannot_mask_hear_one_sound_at_a_time(tmp_path: Path) -> None:

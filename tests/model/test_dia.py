@@ -35,6 +35,7 @@ from affetto.speak.generation import Request, Spoken, generate
 from affetto.speak.voice import Voice
 from affetto.terms import code_losses, cross_entropy
 from affetto.types import Clip
+from banks import trained_bank
 from dia_checkpoint import BOOKS, BOS, CODES, DELAYS, END, HOP, PAD, RATE, dia_row, write_dia
 
 TOKENS = {"delay_pattern": DELAYS, "eos_token_id": END, "pad_token_id": PAD, "bos_token_id": BOS}
@@ -280,17 +281,6 @@ def test_speech_stays_inside_the_window(dia: Base) -> None:
     said = generate(dia, [Request(dia.prompt_ids("hello", 0), 10_000), Request(dia.prompt_ids("hello", 0), 0)])
     assert len(said[0].codes_TK) <= dia.window
     assert said[1].codes_TK.shape == (0, BOOKS)
-
-
-def trained_bank(base: Base, targets: tuple[str, ...] = ("both",)) -> AdapterBank:
-    bank = AdapterBank(base.model, base.network.gates, targets)
-    bank.add("happy", rank=3, alpha=6.0, seed=0)
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for _, _, b_OR, _ in bank.factors("happy"):
-            assert b_OR is not None
-            b_OR.normal_(std=0.05)
-    return bank
 
 
 @torch.no_grad()

@@ -21,7 +21,7 @@ from affetto.report.headline import headline, verdicts
 from affetto.report.players import compare_words
 from affetto.report.run_page import AudioCell, AudioRow, markdown_table, terminal_table, write_report
 from affetto.report.tables import latex_table
-from browser import chromium
+from browser import chromium, complaints
 from evaluate_fakes import voice
 from result_samples import compared, metric, result, system
 
@@ -378,13 +378,7 @@ def test_a_browser_shows_it_without_complaint(text: str, tmp_path: Path):
         browser.call("Emulation.setDeviceMetricsOverride", width=390, height=800, deviceScaleFactor=1, mobile=True)
         assert browser.evaluate("document.documentElement.scrollWidth") == 390
         assert browser.evaluate(WIDE) == []
-    complaints = [
-        event for event in browser.events
-        if event.get("method") == "Runtime.exceptionThrown"
-        or (event.get("method") == "Runtime.consoleAPICalled" and event["params"]["type"] in ("error", "warning"))
-        or (event.get("method") == "Log.entryAdded" and event["params"]["entry"]["level"] in ("error", "warning"))
-    ]  # fmt: skip
-    assert complaints == []
+    assert complaints(browser) == []
     asked = [e["params"]["request"]["url"] for e in browser.events if e.get("method") == "Network.requestWillBeSent"]
     assert asked[0] == path.as_uri()
     assert all(url.startswith("data:") for url in asked[1:])

@@ -23,7 +23,7 @@ from affetto.report.comparison_page import audio_rows, compare_run, matrices, wr
 from affetto.report.differences import make_differences
 from affetto.report.grid import make_grids
 from affetto.report.systems import find_entry, judge_marks, read_entries
-from browser import chromium
+from browser import chromium, complaints
 from evaluate_fakes import PitchJudge, fake_judges, voice
 from result_samples import result
 
@@ -318,13 +318,7 @@ def test_a_browser_shows_it_without_complaint(text: str, tmp_path: Path, width: 
         wide += " && !e.closest('.scroll, .bare-scroll, .clips, nav')).map((e) => e.outerHTML.slice(0, 80))"
         assert browser.evaluate(wide) == []
         assert browser.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    complaints = [
-        event for event in browser.events
-        if event.get("method") == "Runtime.exceptionThrown"
-        or (event.get("method") == "Runtime.consoleAPICalled" and event["params"]["type"] in ("error", "warning"))
-        or (event.get("method") == "Log.entryAdded" and event["params"]["entry"]["level"] in ("error", "warning"))
-    ]  # fmt: skip
-    assert complaints == []
+    assert complaints(browser) == []
     asked = [e["params"]["request"]["url"] for e in browser.events if e.get("method") == "Network.requestWillBeSent"]
     assert all(url.startswith("data:") for url in asked[1:])
 

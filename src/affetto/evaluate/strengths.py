@@ -7,10 +7,11 @@ below some intensity hardly anything shows, above it the emotion is overdone and
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from affetto.evaluate.results import FileRow, Metric, Strength, System
 from affetto.evaluate.scoring import Item, score_files
+from affetto.evaluate.sentences import Sentence, ask
 from affetto.evaluate.summary import build_system
 from affetto.judges.choice import Judges
 from affetto.speak.voice import Voice
@@ -19,29 +20,12 @@ HEARD = ("recall", "posterior", "wer", "f0_median_st")
 """What is kept of each strength."""
 
 
-@dataclass(frozen=True)
-class Sentence:
-    """One thing to be said by every system: same words, same voice, same seed."""
-
-    text: str
-    speaker: str
-    number: int
-    """CSM's speaker number."""
-    seed: int
-
-
 def hear(
     voice: Voice, sentences: Sequence[Sentence], emotion: str, judges: Judges, *, intensity: float, temperature: float,
     cued: bool = True,
 ) -> dict[str, Metric]:  # fmt: skip
     """Speak `sentences` at one intensity and have emotion and words judged; nothing is written."""
-    requests = [
-        voice.request(
-            sentence.text, emotion, intensity=intensity, speaker=sentence.number, seed=sentence.seed,
-            temperature=temperature, cued=cued,
-        )
-        for sentence in sentences
-    ]  # fmt: skip
+    requests = ask(voice, sentences, emotion, intensity=intensity, temperature=temperature, cued=cued)
     items = [
         Item(
             f"{number:03d}", voice.decode(said), voice.codec.sample_rate, text=sentence.text,

@@ -26,15 +26,15 @@ from affetto.evaluate.results import (
 )
 from affetto.evaluate.retention import general_test_rows, measure_retention
 from affetto.evaluate.scoring import Item
+from affetto.evaluate.sentences import Sentence, ask
 from affetto.evaluate.similarity import hear_voices, reference_rows, set_similarities
 from affetto.evaluate.spoken import note_spoken, read_spoken, speech_key
-from affetto.evaluate.strengths import Sentence, hear_strengths, of_strengths
+from affetto.evaluate.strengths import hear_strengths, of_strengths
 from affetto.evaluate.summary import build_system, compare
 from affetto.files import hash_folder, read_json, write_text
 from affetto.judges.choice import Judges, choose_judges
 from affetto.model.batch import Row
 from affetto.progress import progress
-from affetto.speak.generation import Request
 from affetto.speak.voice import Voice
 
 
@@ -157,18 +157,7 @@ def _speak(
     again: _Again,
 ) -> list[Item]:
     """Speak into `folder`, one wav and one txt per sentence; what an earlier evaluation left there goes, or is used."""
-    requests: list[Request] = [
-        voice.request(
-            sentence.text,
-            emotion,
-            intensity=intensity,
-            speaker=sentence.number,
-            seed=sentence.seed,
-            temperature=config.sampling_temperature,
-            cued=cued,
-        )
-        for sentence in sentences
-    ]
+    requests = ask(voice, sentences, emotion, intensity=intensity, temperature=config.sampling_temperature, cued=cued)
     key = speech_key(requests, *again.weights)
     hit_caps = read_spoken(folder, key) if again.resume else None
     if hit_caps is None:

@@ -105,6 +105,11 @@ class CtcListener(TransformersJudge):
         self.tokenizer = tokenizer
         self.words = words
         if words is not None:
+            if self.between is None:
+                raise JudgeError(
+                    f"{source.id} has a language_model/, but no token between words, so it can't tell which it heard: "
+                    "remove that folder to hear by letters alone"
+                )
             self.id += f"+lm@{words.name[:8]}"
 
     @property
@@ -164,7 +169,8 @@ class CtcListener(TransformersJudge):
 
     def _likeliest(self, logits_NTV: torch.Tensor, is_real_NT: torch.Tensor) -> list[str]:
         assert self.words is not None
-        blank, delimiter = self.tokenizer.pad_token_id, self.tokenizer.word_delimiter_token_id
+        assert self.between is not None
+        blank, delimiter = self.blank, self.between
         written = self.tokenizer.convert_ids_to_tokens(list(range(logits_NTV.shape[2])))
         marks = set(self.tokenizer.all_special_tokens) - {written[blank], written[delimiter]}
         is_mark = [token in marks for token in written]
