@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +22,10 @@ from affetto.codes.prepare import Prepared
 from affetto.config import Config
 from affetto.files import read_json, write_json
 from affetto.model.base import load_base
-from affetto.model.rows import make_rows
 from affetto.pipeline import prepare_clips
 from affetto.preserve.rehearsal import spread
 from affetto.training.loop import train
+from affetto.training.streams import gated_rows
 from affetto.training.validation import Validation
 
 RESULT = Path(__file__).parent / "results" / "forgetting_budget.json"
@@ -75,7 +74,7 @@ def _test_clips(config: Config, prepared: Prepared, best: Path) -> Validation:
     base = load_base(config.base)
     general = spread(prepared.select(None, "test"), prepared.num_frames(), config.evaluation_clips, "benchmark")
     rows = [
-        [replace(row, gate=(1.0,)) for row in make_rows(base, clips, prepared.codes, prepared.speakers, **how)]
+        gated_rows(base, clips, prepared, **how)
         for clips, how in (
             (prepared.select(EMOTION, "test"), {"template": config.prompt_template}),
             (general, {}),

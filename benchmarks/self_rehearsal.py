@@ -26,12 +26,13 @@ from affetto.config import Config
 from affetto.evaluate.retention import Retention, measure_retention
 from affetto.files import read_json, write_json
 from affetto.model.batch import Row
-from affetto.model.rows import PLAIN_TEMPLATE, make_rows
+from affetto.model.rows import PLAIN_TEMPLATE
 from affetto.pipeline import prepare_clips
 from affetto.preserve.rehearsal import spread
 from affetto.preserve.self_speech import with_self_speech
 from affetto.speak.voice import Voice
 from affetto.training.loop import train
+from affetto.training.streams import gated_rows
 from affetto.training.validation import Validation
 
 RESULT = Path(__file__).parent / "results" / "self_rehearsal.json"
@@ -146,8 +147,7 @@ def _forgotten(retention: Retention) -> dict[str, Any]:
 
 def _rows(config: Config, voice: Voice, prepared: Prepared, emotion: str | None, template: str) -> list[Row]:
     clips = spread(prepared.select(emotion, "test"), prepared.num_frames(), config.evaluation_clips, "benchmark")
-    rows = make_rows(voice.base, clips, prepared.codes, prepared.speakers, template=template)
-    return [Row(row.clip_id, row.turns, (1.0,)) for row in rows]
+    return gated_rows(voice.base, clips, prepared, template)
 
 
 def _means(runs: list[dict[str, Any]]) -> dict[str, Any]:

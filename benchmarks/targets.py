@@ -30,12 +30,12 @@ from affetto.config import Config
 from affetto.evaluate.retention import measure_retention
 from affetto.files import cache_root, read_json, write_json
 from affetto.model.base import load_base
-from affetto.model.rows import make_rows
 from affetto.pipeline import prepare_clips
 from affetto.preserve.rehearsal import spread
 from affetto.progress import say
 from affetto.training import loop
 from affetto.training.log import read_log
+from affetto.training.streams import gated_rows
 from affetto.training.validation import Validation
 
 RESULT = Path(__file__).parent / "results" / "targets.json"
@@ -144,11 +144,10 @@ def _held_out(config: Config, prepared: Prepared, adapter: Path | None) -> dict[
     """Test clips: the emotion's loss, and KL and ΔNLL on general speech. None is the base, whose forgetting is 0."""
     base = load_base(config.base)
     bank = AdapterBank(base.model, base.network.gates, all_targets(base.model))
-    by_id = {clip.id: clip for clip in prepared.clips}
 
     def rows(emotion: str | None, most: int, **template: str) -> list[Any]:
         clips = spread(prepared.select(emotion, "test"), prepared.num_frames(), most, "targets")
-        return make_rows(base, clips, prepared.codes, dict(prepared.speakers), by_id=by_id, **template)
+        return gated_rows(base, clips, prepared, **template)
 
     emotional = rows(EMOTION, EMOTIONAL_CLIPS, template=config.prompt_template)
     if adapter is None:

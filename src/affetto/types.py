@@ -43,6 +43,14 @@ class Clip:
     """Judge that wrote the text down; None is people."""
     channel: int | None = None
     """Of the file, counted from 1, where each channel is another speaker; None is the mean of all."""
+    intensity: float | None = None
+    """How strongly the emotion is acted, above 0 and up to 1, the corpus's strongest; None is 1. The adapter trains on
+    the clip under that gate, so that speaking at that intensity sounds like it."""
+
+    @property
+    def gate(self) -> float:
+        """The gate of an adapter that trains on the clip."""
+        return 1.0 if self.intensity is None else self.intensity
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,10 @@ def test_ravdess(tone: Tone, tmp_path: Path) -> None:
     assert (calm.emotion, calm.text, calm.speaker) == ("calm", "Dogs are sitting by the door.", "ravdess-01")
     assert (disgusted.emotion, disgusted.text) == ("disgusted", "Kids are talking by the door.")
     assert ("normal" in calm.id, "strong" in disgusted.id) == (True, True)
+    assert calm.intensity is not None
+    assert 0.0 < calm.intensity < 1.0 == disgusted.intensity
+    neutral = _by_name(clips)["03-01-01-01-01-01-01.wav"]
+    assert neutral.gate == 1.0, "nobody acts it strongly, so the one way it is acted is its full strength"
     assert {clip.corpus for clip in clips} == {"ravdess"}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import string
 import tempfile
 from collections.abc import Callable
@@ -43,8 +44,11 @@ def _clips(draw: st.DrawFn) -> list[tuple[str, dict[str, Any]]]:
             "split": draw(st.sampled_from([*SPLITS, None])),
             "start_s": start_s,
             "end_s": end_s,
+            "intensity": None,
             "context": tuple(draw(st.lists(st.sampled_from(ids[:index]), unique=True))) if index else (),
         }
+        if fields["emotion"] is not None:
+            fields["intensity"] = draw(st.none() | st.floats(0, 1, exclude_min=True))
         rows.append((name, fields))
     return rows
 
@@ -117,6 +121,12 @@ _BAD_ROWS: list[tuple[str, object, list[tuple[str, str]]]] = [
     ("a turn twice", {"id": "x", "audio": "a.wav", "context": ["ok", "ok"]}, [("bad-context", "twice")]),
     ("corpora mixed", {"id": "x", "audio": "a.wav", "corpus": "b", "context": ["ok"]}, [("bad-context", "corpus 'c'")]),
     ("nobody's text", {"id": "x", "audio": "a.wav", "transcribed_by": "m"}, [("bad-row", "a text that isn't there")]),
+    ("too strong", {"id": "x", "audio": "a.wav", "emotion": "sad", "intensity": 2}, [("bad-row", "up to 1")]),
+    ("no strength", {"id": "x", "audio": "a.wav", "emotion": "sad", "intensity": 0.0}, [("bad-row", "above 0")]),
+    ("NaN strength", {"id": "x", "audio": "a.wav", "emotion": "sad", "intensity": math.nan}, [("bad-row", "above 0")]),
+    ("strength in words", {"id": "x", "audio": "a.wav", "emotion": "sad", "intensity": "1"}, [("bad-row", "got '1'")]),
+    ("bool as strength", {"id": "x", "audio": "a.wav", "emotion": "sad", "intensity": True}, [("bad-row", "got True")]),
+    ("strength of nothing", {"id": "x", "audio": "a.wav", "intensity": 0.5}, [("bad-row", "row has none")]),
     ("id taken", {"id": "ok", "audio": "b.wav"}, [("duplicate-id", "line 1")]),
     ("two things", {"id": 1, "audio": "a.wav", "split": "dev"}, [("bad-row", "string"), ("bad-row", "'dev'")]),
 ]

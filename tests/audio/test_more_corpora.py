@@ -184,6 +184,14 @@ def test_labels_speakers_and_texts_are_the_corpus_own(tone: Tone, tmp_path: Path
     assert all(clip.split is None for clip in clips)
 
 
+def test_how_strongly_crema_d_is_acted_is_read_where_it_is_said(tone: Tone, tmp_path: Path) -> None:
+    _crema_d(tone, tmp_path)
+    tone("CREMA-D/AudioWAV/1001_IEO_HAP_LO.wav", duration_s=0.1)
+    found = {clip.audio.stem: clip.intensity for clip in load_clips([tmp_path / "CREMA-D"])[0]}
+    assert found["1001_IEO_HAP_LO"] < found["1091_DFA_ANG_MD"] < found["1001_IEO_HAP_HI"] == 1.0
+    assert found["1002_WSI_NEU_XX"] is found["1040_ITH_SAD_X"] is None
+
+
 @pytest.mark.parametrize("root", LAYOUTS)
 def test_pitfall_23_no_text_and_where_asked_no_speaker_in_two_splits(tone: Tone, tmp_path: Path, root: str) -> None:
     LAYOUTS[root][1](tone, tmp_path)

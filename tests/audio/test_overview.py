@@ -72,7 +72,14 @@ def test_counts_are_by_emotion_and_split(crema_d: Path) -> None:
     assert rows["happy"]["texts"] == 4
     assert rows["happy"]["minutes"] == pytest.approx(8 * 1.5 / 60)
     assert rows["happy"]["train"] + rows["happy"]["validation"] + rows["happy"]["test"] == 8
+    assert rows["happy"]["intensities"] == {"1": 8}
     assert (rows["happy"]["shortest_s"], rows["happy"]["longest_s"]) == (1.5, 1.5)
+
+
+def test_how_strongly_clips_are_acted_is_counted_where_it_differs(crema_d: Path, tone: Tone) -> None:
+    assert "acted at" not in called("stats", crema_d)[1]
+    tone("CREMA-D/AudioWAV/1001_IEO_HAP_LO.wav", duration_s=1.5, hertz=200)
+    assert "1×0.4 8×1" in called("stats", crema_d)[1]
 
 
 def test_a_tempo_out_of_the_ordinary_is_a_doubt_and_no_problem() -> None:

@@ -61,8 +61,8 @@ def test_one_table_in_every_form_gives_the_same_clips(tone: Tone, tmp_path: Path
     tone("t/x/a.wav", duration_s=0.1)
     tone("t/x/b.wav", duration_s=0.1)
     rows = [
-        {"path": "x/a.wav", "transcription": "Ay, so", "label": "fear", "spk": "7", "split": "dev"},
-        {"path": "x/b", "transcription": "Bee", "label": "happy", "spk": "8", "split": "train"},
+        {"path": "x/a.wav", "transcription": "Ay, so", "label": "fear", "spk": "7", "split": "dev", "intensity": 0.5},
+        {"path": "x/b", "transcription": "Bee", "label": "happy", "spk": "8", "split": "train", "intensity": ""},
     ]
     table = tmp_path / f"t/list{suffix}"
     if suffix == ".json":
@@ -75,8 +75,8 @@ def test_one_table_in_every_form_gives_the_same_clips(tone: Tone, tmp_path: Path
         table.write_bytes("\r\n".join(mark.join(line) for line in lines).encode("utf-8-sig"))
     clips, problems = load_clips([table])
     assert problems == []
-    assert [(clip.id, clip.text, clip.emotion, clip.speaker, clip.split) for clip in clips] == [
-        ("t-x-a", "Ay, so", "fearful", "7", "validation"), ("t-x-b", "Bee", "happy", "8", "train"),
+    assert [(clip.id, clip.text, clip.emotion, clip.speaker, clip.split, clip.intensity) for clip in clips] == [
+        ("t-x-a", "Ay, so", "fearful", "7", "validation", 0.5), ("t-x-b", "Bee", "happy", "8", "train", None),
     ]  # fmt: skip
 
 
@@ -93,12 +93,13 @@ def test_everything_wrong_is_told_by_line(tone: Tone, tmp_path: Path) -> None:
         {"file": "c.wav", "split": "holdout"},
         {"file": "c.wav", "emotion": 3},
         {"file": ""},
+        {"file": "deep/b.wav", "emotion": "sad", "intensity": 3},
     )
     path.write_text(path.read_text() + "nonsense\n[1]\n")
     clips, problems = load_clips([path])
     assert [clip.audio.name for clip in clips] == ["a.wav"]
     told = {(problem.where.rpartition("/")[2], problem.kind) for problem in problems}
-    lines = {1: "bad-row", 2: "missing-file", 3: "duplicate-id", **dict.fromkeys(range(4, 11), "bad-row")}
+    lines = {1: "bad-row", 2: "missing-file", 3: "duplicate-id", **dict.fromkeys(range(4, 12), "bad-row")}
     assert told == {(f"list.jsonl:{line}", kind) for line, kind in lines.items()}
     said = " ".join(problem.message for problem in problems)
     for words in (
@@ -108,6 +109,7 @@ def test_everything_wrong_is_told_by_line(tone: Tone, tmp_path: Path) -> None:
         "is empty",
         "'holdout'",
         "number without",
+        "got 3; scale it",
     ):
         assert words in said
 

@@ -32,6 +32,8 @@ def test_clips_are_rendered_once_and_read_back(monkeypatch: pytest.MonkeyPatch) 
     for clip in clips[::4]:
         line = lines[clip.id]
         assert (clip.text, clip.speaker, clip.corpus) == (line.text, line.speaker, "miniature")
+        weaker = line.emotion != corpus.PLAIN and line.strength == min(corpus.STRENGTHS)
+        assert (clip.gate < 1.0) == weaker
         found = read_sound(clip.audio, corpus.SAMPLE_RATE)
         np.testing.assert_allclose(found, corpus.render(line), atol=1 / 32768)
     monkeypatch.setattr(data, "ProcessPoolExecutor", lambda *_, **__: pytest.fail("rendered twice"))

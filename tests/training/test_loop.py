@@ -235,7 +235,10 @@ def test_facts_say_where_the_adapter_comes_from(config_of: Make, prepared: Prepa
     config = config_of(**TINY)
     written = {"happy-train-0": "a@1", "happy-train-3": "b@2", "sad-train-0": "a@1", "happy-validation-0": "a@1"}
     written |= {f"general-train-{number}": "a@1" for number in range(10)}
-    clips = tuple(replace(clip, transcribed_by=written.get(clip.id)) for clip in prepared.clips)
+    acted = {"happy-train-1": 0.6, "happy-train-2": 0.6, "sad-train-1": 0.6}
+    clips = tuple(
+        replace(clip, transcribed_by=written.get(clip.id), intensity=acted.get(clip.id)) for clip in prepared.clips
+    )
     prepared = replace(prepared, clips=clips)
     folder = train(config, "happy", prepared, command="affetto train --emotion happy")
     facts = read_json(folder / "best" / "affetto.json")
@@ -249,6 +252,7 @@ def test_facts_say_where_the_adapter_comes_from(config_of: Make, prepared: Prepa
     assert facts["data"]["machine_texts"] == {
         "emotional_clips": 2, "rehearsed_clips": 6, "by_model": {"a@1": 7, "b@2": 1}
     }, "clips that are held out, not chosen, or another emotion's, don't count"  # fmt: skip
+    assert facts["data"]["intensities"] == {"0.6": 2, "1": 4}
     assert set(facts["timings_s"]) == {"fisher", "teacher", "training", "frontier", "total"}
     assert facts["configuration"]["adapter_r"] == 4
     assert "output_dir" not in facts["configuration"]

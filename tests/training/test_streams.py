@@ -47,6 +47,26 @@ def test_rows_come_from_their_splits_and_carry_their_prompts(
         assert row.gate == (1.0,)
 
 
+def test_weaker_acting_trains_under_a_smaller_gate_and_general_speech_under_the_whole(
+    tiny_base: Base, prepared: Prepared, config_of: Callable[..., Config], capsys: pytest.CaptureFixture[str]
+) -> None:
+    acted = {"happy-train-0": 0.5, "happy-train-1": 0.25, "happy-validation-0": 0.5}
+    clips = tuple(replace(clip, intensity=acted.get(clip.id)) for clip in prepared.clips)
+    streams = build_streams(config_of(), "happy", replace(prepared, clips=clips), tiny_base, (0.0, 1.0, 1.0))
+    for row in (*streams.emotional, *streams.validation_emotional):
+        intensity = acted.get(row.clip_id, 1.0)
+        assert row.gate == (0.0, intensity, intensity)
+    for row in (*streams.rehearsal, *streams.fisher, *streams.validation_general):
+        assert row.gate == (0.0, 1.0, 1.0)
+    plain = build_streams(config_of(), "happy", prepared, tiny_base)
+    assert streams.hash != plain.hash, "a run can't be resumed under other labels"
+    assert plain.hash == build_streams(config_of(), "happy", prepared, tiny_base, (0.0, 1.0)).hash
+    assert "goes beyond" not in capsys.readouterr().err
+    weak = tuple(replace(clip, intensity=0.5 if clip.emotion else None) for clip in prepared.clips)
+    build_streams(config_of(), "happy", replace(prepared, clips=weak), tiny_base)
+    assert "no clip above intensity 0.5" in capsys.readouterr().err
+
+
 def test_fisher_takes_rehearsed_clips_where_there_are_no_others(
     tiny_base: Base, prepared: Prepared, config_of: Callable[..., Config]
 ) -> None:

@@ -42,6 +42,16 @@ def test_pitfall_28_two_validations_are_identical(validation: Validation, tmp_pa
     assert again() == values
 
 
+def test_weaker_clips_are_looked_at_under_their_own_gate(
+    tiny_base: Base, validation: Validation, rows: tuple[list[Row], list[Row]], tmp_path: Path
+) -> None:
+    weaker = Validation(tiny_base, [row.at(0.6) for row in rows[0]], rows[1], tmp_path)
+    assert weaker.emotion_nll(1.0) == pytest.approx(validation.emotion_nll(0.6), abs=1e-9)
+    assert weaker.general_kl(1.0) == validation.general_kl(1.0)
+    mixed = Validation(tiny_base, [rows[0][0].at(0.5), *rows[0][1:]], [], tmp_path)
+    assert validation.emotion_nll(1.0) != mixed.emotion_nll(1.0) != mixed.emotion_nll(0.5)
+
+
 def test_forgetting_is_the_kl_to_the_live_base_per_code(
     tiny_base: Base, validation: Validation, rows: tuple[list[Row], list[Row]]
 ) -> None:

@@ -26,6 +26,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "speaker": ("speaker", "speaker_id", "speaker_name", "spk", "spk_id", "client_id", "actor"),
     "id": ("id", "utt_id", "utterance_id", "clip_id", "key"),
     "split": ("split",),
+    "intensity": ("intensity",),
     "start_s": ("start_s", "offset", "start_time"),
     "end_s": ("end_s", "end_time"),
     "duration_s": ("duration_s", "duration"),

@@ -6,9 +6,9 @@
 
 Only `id` and `audio` are required. Without `text` a clip can be scored but not trained on; `transcribed_by` marks a
 text that a model wrote (`affetto data transcribe`); `channel`, counted from 1, is that of a file in which each speaker
-has one; without `emotion` it is general speech; `speaker` is "0" (CSM's
-first speaker number), `corpus` is the manifest's folder name, `split` is left to `affetto.audio.splits`. null means
-absent.
+has one; `intensity` says how strongly an emotion is acted, above 0 and up to 1, which stands where there is none;
+without `emotion` it is general speech; `speaker` is "0" (CSM's first speaker number), `corpus` is the manifest's folder
+name, `split` is left to `affetto.audio.splits`. null means absent.
 """
 
 from __future__ import annotations
@@ -27,12 +27,14 @@ from affetto.types import SPLITS, Clip, Problem
 
 KEYS = (
     "id", "audio", "text", "emotion", "speaker", "corpus", "split", "start_s", "end_s", "context", "transcribed_by",
-    "channel",
+    "channel", "intensity",
 )  # fmt: skip
 DEFAULT_SPEAKER = "0"
 _REQUIRED = ("id", "audio")
 _STRINGS = ("id", "audio", "text", "emotion", "speaker", "corpus", "split", "transcribed_by")
 _TIMES = ("start_s", "end_s")
+_OPTIONAL = (*_TIMES, "transcribed_by", "channel", "intensity")
+"""Keys that are written only where there is something to say."""
 
 
 def read_manifest(path: Path) -> tuple[list[Clip], list[Problem]]:
@@ -161,11 +163,23 @@ def _row_problems(row: Mapping[str, Any], where: str) -> list[Problem]:
     split, context, channel = row.get("split"), row.get("context"), row.get("channel")
     if channel is not None and (type(channel) is not int or channel < 1):
         said.append(f"'channel' must be a whole number from 1, got {channel!r}")
+    said += _intensity_problems(row)
     if isinstance(split, str) and split not in SPLITS:
         said.append(f"unknown split {split!r}{did_you_mean(split, SPLITS)}; splits are {', '.join(SPLITS)}")
     if context is not None and not (isinstance(context, list) and all(isinstance(turn, str) for turn in context)):
         said.append(f"'context' must be a list of clip ids, got {context!r}")
     return [Problem(where, "bad-row", message) for message in said] + _segment_problems(row, where)
+
+
+def _intensity_problems(row: Mapping[str, Any]) -> list[str]:
+    intensity = row.get("intensity")
+    if intensity is None:
+        return []
+    if type(intensity) not in (int, float) or not 0.0 < intensity <= 1.0:
+        return [f"'intensity' must be above 0 and up to 1 (as strong as it is acted), got {intensity!r}"]
+    if row.get("emotion") is None:
+        return ["'intensity' is of an emotion, and the row has none; add it, or leave the intensity out"]
+    return []
 
 
 def _segment_problems(row: Mapping[str, Any], where: str) -> list[Problem]:
@@ -190,11 +204,12 @@ def _clip(row: Mapping[str, Any], path: Path) -> Clip:
         speaker=row.get("speaker") or DEFAULT_SPEAKER,
         corpus=row.get("corpus") or folder.name or "corpus",
         split=row.get("split"),
-        start_s=_seconds(row.get("start_s")),
-        end_s=_seconds(row.get("end_s")),
+        start_s=_number(row.get("start_s")),
+        end_s=_number(row.get("end_s")),
         context=tuple(row.get("context") or ()),
         transcribed_by=row.get("transcribed_by"),
         channel=row.get("channel"),
+        intensity=_number(row.get("intensity")),
     )
 
 
@@ -202,7 +217,7 @@ def _row(clip: Clip, path: Path) -> dict[str, Any]:
     audio = os.path.relpath(clip.audio, path.absolute().parent)
     row: dict[str, Any] = {"id": clip.id, "audio": Path(audio).as_posix()}
     row |= {key: getattr(clip, key) for key in ("text", "emotion", "speaker", "corpus", "split")}
-    row |= {key: getattr(clip, key) for key in (*_TIMES, "transcribed_by", "channel") if getattr(clip, key) is not None}
+    row |= {key: getattr(clip, key) for key in _OPTIONAL if getattr(clip, key) is not None}
     return row | ({"context": list(clip.context)} if clip.context else {})
 
 
@@ -215,5 +230,5 @@ def _line(row: Mapping[str, Any]) -> str:
     return line
 
 
-def _seconds(value: float | None) -> float | None:
+def _number(value: float | None) -> float | None:
     return None if value is None else float(value)

@@ -104,7 +104,7 @@ def durations_s(clips: Sequence[Clip]) -> dict[str, float]:
 
 
 def statistics(clips: Sequence[Clip]) -> list[dict[str, Any]]:
-    """A row per emotion (`general` is none): clips, minutes, speakers, texts, clips by split, seconds of a clip."""
+    """A row per emotion (`general` is none): clips, minutes, speakers, texts, clips by intensity and split, seconds."""
     seconds = durations_s(clips)
     rows = []
     for emotion in sorted({clip.emotion or "" for clip in clips}):
@@ -119,6 +119,7 @@ def statistics(clips: Sequence[Clip]) -> list[dict[str, Any]]:
                 "texts": len({clip.text for clip in mine if clip.text}),
                 "without_text": sum(not clip.text for clip in mine),
                 "machine_texts": sum(clip.transcribed_by is not None for clip in mine),
+                "intensities": dict(sorted(Counter(f"{clip.gate:g}" for clip in mine).items())) if emotion else {},
                 **{split: sum(clip.split == split for clip in mine) for split in SPLITS},
                 "shortest_s": round(min(lengths), 2) if lengths else None,
                 "median_s": round(float(np.median(lengths)), 2) if lengths else None,
@@ -138,12 +139,16 @@ def statistics_table(rows: Sequence[dict[str, Any]]) -> Table:
     table = Table(title=f"clips by emotion ({' / '.join(SPLITS)}; shortest, median, longest)", title_justify="left")
     for name in ("emotion", "clips", "min", "speakers", "texts", "splits", "seconds"):
         table.add_column(name, justify="left" if name == "emotion" else "right")
+    is_graded = any(set(row["intensities"]) - {"1"} for row in rows)
+    if is_graded:
+        table.add_column("acted at", justify="right")
     for row in rows:
+        acted = " ".join(f"{count}×{intensity}" for intensity, count in row["intensities"].items())
         lengths = ("–" if row[key] is None else f"{row[key]:.1f}" for key in ("shortest_s", "median_s", "longest_s"))
         splits = "/".join(str(row[split]) for split in SPLITS)
         table.add_row(
             row["emotion"], str(row["clips"]), f"{row['minutes']:.1f}", str(row["speakers"]), str(row["texts"]), splits,
-            " ".join(lengths),
+            " ".join(lengths), *([acted] if is_graded else []),
         )  # fmt: skip
     return table
 

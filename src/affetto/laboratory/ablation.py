@@ -26,12 +26,13 @@ from affetto.files import hash_text, read_json, write_json, write_text
 from affetto.judges.choice import Judges, choose_judges
 from affetto.laboratory.methods import METHODS
 from affetto.model.base import Base, load_base
+from affetto.model.rows import PLAIN_TEMPLATE
 from affetto.preserve.rehearsal import spread
 from affetto.progress import progress, say
 from affetto.provenance import versions
 from affetto.speak.voice import Voice
 from affetto.training.loop import train
-from affetto.training.streams import ungated_rows
+from affetto.training.streams import gated_rows
 from affetto.training.validation import INTENSITIES, Validation
 
 SCHEMA = "affetto.ablation/1"
@@ -145,11 +146,11 @@ def frontier_on_test(config: Config, emotion: str, prepared: Prepared, adapter: 
     load_adapter(bank, emotion, adapter, base.hash)
     frames = prepared.num_frames()
 
-    def rows(name: str | None, most: int, **template: str) -> list[Any]:
+    def rows(name: str | None, most: int, template: str = PLAIN_TEMPLATE) -> list[Any]:
         clips = spread(prepared.select(name, "test"), frames, most, "ablation")
-        return ungated_rows(base, clips, prepared, **template)
+        return gated_rows(base, clips, prepared, template)
 
-    emotional = rows(emotion, config.validation_clips, template=config.prompt_template)
+    emotional = rows(emotion, config.validation_clips, config.prompt_template)
     general = rows(None, config.evaluation_clips)
     if not (emotional and general):
         raise DataError(f"the ablation is measured on test clips, {emotion} ones and general ones; the data lacks some")

@@ -36,6 +36,9 @@ JUDGING_VOICES = (
     "m2", "m6", "Hugo",
 )  # fmt: skip
 STRENGTHS = (1.0, 1.35)
+INTENSITIES = (0.6, 1.0)
+"""What clips of those strengths are labelled with. Their ratio is 0.74; under 0.6 speech between them is more gradual
+(docs/log.md)."""
 JUDGING_STRENGTHS = (0.85, 1.15, 1.5)
 _RMS = 0.055
 _EDGE_SECONDS = 0.04

@@ -16,7 +16,7 @@ from affetto.miniature import corpus
 from affetto.progress import progress
 from affetto.types import Clip
 
-VERSION = "5"
+VERSION = "6"
 ACTED = corpus.EMOTIONS
 """Emotions that the miniature's actors know."""
 ACTED_TEXTS = {"train": 200, "validation": 10, "test": 15}
@@ -75,4 +75,5 @@ def _render(target: tuple[corpus.Line, Path]) -> None:
 
 def _clip(line: corpus.Line, path: Path) -> Clip:
     emotion = None if line.emotion == corpus.PLAIN else line.emotion
-    return Clip(line.id, path, line.text, emotion, line.speaker, "miniature", line.split)
+    intensity = corpus.INTENSITIES[corpus.STRENGTHS.index(line.strength)] if emotion else None
+    return Clip(line.id, path, line.text, emotion, line.speaker, "miniature", line.split, intensity=intensity)

@@ -60,6 +60,10 @@ class Row:
     gate: tuple[float, ...] = ()
     """One value per emotion of the bank; empty is the base."""
 
+    def at(self, intensity: float) -> Row:
+        """The row under its own gate, as much stronger."""
+        return replace(self, gate=tuple(intensity * value for value in self.gate))
+
     @property
     def num_frames(self) -> int:
         """Predicted frames, the end-of-audio frame included."""

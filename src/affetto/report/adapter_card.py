@@ -79,7 +79,7 @@ recommended intensity {facts["recommended_intensity"]:g} (1 is how it was traine
 {data["fisher_clips"]} for the Fisher. {rank}, learning rate {settings["learning_rate"]:g},
 {settings["num_epochs"]} epochs, `ewc_lambda` {settings["ewc_lambda"]:g} ({facts["ewc_natural_weight"]:.3g} in natural
 units), `distillation_alpha` {settings["distillation_alpha"]:g}, `replay_ratio` {settings["replay_ratio"]:g}.
-{texts_by_machine(data)}Command: `{facts["command"]}`.
+{texts_by_machine(data)}{by_intensity(data)}Command: `{facts["command"]}`.
 
 Base weights {base["hash"][:16]}…; everything else is in `affetto.json`.
 
@@ -89,6 +89,15 @@ Base and adapter, same words, same voice, same seed (`samples/NUMBER_NAME.wav`):
 
 {samples}
 """
+
+
+def by_intensity(data: Mapping[str, Any]) -> str:
+    """What to say of clips that are acted more weakly than others; nothing where all have full strength."""
+    found = data.get("intensities") or {}
+    if not set(found) - {"1"}:
+        return ""
+    told = ", ".join(f"{count} clips at {intensity}" for intensity, count in found.items())
+    return f"By how strongly they are acted: {told}; speak at that intensity to sound like them.\n"
 
 
 def texts_by_machine(data: Mapping[str, Any]) -> str:

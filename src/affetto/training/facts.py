@@ -56,6 +56,7 @@ def run_facts(
             "prepared_clips": len(prepared.clips),
             "bad_clips": prepared.num_bad if prepared.is_checked else None,
             "machine_texts": machine_texts(prepared, streams),
+            "intensities": intensities(prepared, streams),
             "hash": hash_text(*(row_hash(row) for row in (*streams.emotional, *streams.rehearsal))),
         },
         "ewc_natural_weight": weights.ewc,
@@ -74,6 +75,13 @@ def machine_texts(prepared: Prepared, streams: Streams) -> dict[str, Any]:
     }
     by_model = sum(counts.values(), Counter[str]())
     return {name: found.total() for name, found in counts.items()} | {"by_model": dict(sorted(by_model.items()))}
+
+
+def intensities(prepared: Prepared, streams: Streams) -> dict[str, int]:
+    """How many of the emotional clips are acted how strongly; the strongest last."""
+    acted = {clip.id: clip.gate for clip in prepared.clips}
+    counts = Counter(acted[row.clip_id] for row in streams.emotional)
+    return {f"{intensity:g}": count for intensity, count in sorted(counts.items())}
 
 
 def final_facts(

@@ -26,7 +26,7 @@ from affetto.preserve.teacher import TeacherCache
 from affetto.progress import say
 from affetto.training.batches import Plan, plan_run
 from affetto.training.checkpoint import Progress, has_state, load_state
-from affetto.training.expressive import EXPRESSIVE, own_gate
+from affetto.training.expressive import EXPRESSIVE
 from affetto.training.facts import run_facts
 from affetto.training.log import TrainingLog
 from affetto.training.runtime import timed
@@ -85,9 +85,7 @@ def prepared_run(
     facts = run_facts(config, emotion, base, prepared, streams, weights, command, expressive)
     with accelerator.main_process_first(), timed(timings, "teacher"):
         teacher = teacher_answers(config, base, streams, weights)
-        validation = Validation(
-            base, streams.validation_emotional, streams.validation_general, gate=own_gate(bank, emotion)
-        )
+        validation = Validation(base, streams.validation_emotional, streams.validation_general)
     plan = _plan(config, streams)
     parameters = bank.parameters(emotion)
     optimizer = accelerator.prepare_optimizer(

@@ -47,22 +47,26 @@ class Streams:
 
     @property
     def hash(self) -> str:
-        """Hash of all rows in their order."""
+        """Hash of all rows in their order, and of how strongly the emotional ones are acted."""
         parts = (self.emotional, self.rehearsal, self.fisher, self.validation_emotional, self.validation_general)
-        return hash_text(*(hash_text(*map(row_hash, part)) for part in parts))
+        acted = (f"{max(row.gate):g}" for row in (*self.emotional, *self.validation_emotional))
+        return hash_text(*(hash_text(*map(row_hash, part)) for part in parts), *acted)
 
 
 def build_streams(
     config: Config, emotion: str, prepared: Prepared, base: Base, gate: tuple[float, ...] = (1.0,)
 ) -> Streams:
-    """Choose the clips of a run and make their rows, under `gate`. DataError says what the data lacks."""
+    """Choose the clips of a run and make their rows, under `gate`, of weaker acting as much less of it.
+
+    DataError says what the data lacks.
+    """
     emotional, held = _emotional_clips(config, emotion, prepared)
     buffer, fisher, held_general = general_clips(config, prepared)
 
     shortened: set[str] = set()
 
     def rows(clips: Sequence[Clip], template: str = PLAIN_TEMPLATE) -> list[Row]:
-        found = [replace(row, gate=gate) for row in ungated_rows(base, clips, prepared, template)]
+        found = gated_rows(base, clips, prepared, template, gate)
         shortened.update(clip.id for clip, row in zip(clips, found, strict=True) if len(row.turns) <= len(clip.context))
         return found
 
@@ -75,12 +79,29 @@ def build_streams(
         speakers=dict(prepared.speakers),
         trained_speakers=sorted({clip.speaker for clip in emotional}),
     )
+    strongest = max(clip.gate for clip in emotional)
+    if strongest < 1.0:
+        say(
+            f"{emotion} has no clip above intensity {strongest:g}: speaking at more than that goes beyond what it heard"
+        )
     if shortened:
         say(
             f"{len(shortened)} of the conversations exceed the base's window of {base.window} positions: their "
             "oldest turns are left out"
         )
     return streams
+
+
+def gated_rows(
+    base: Base, clips: Sequence[Clip], prepared: Prepared, template: str = PLAIN_TEMPLATE,
+    gate: tuple[float, ...] = (1.0,),
+) -> list[Row]:  # fmt: skip
+    """Rows of `clips` as an adapter trains on them: under `gate` times how strongly each is acted.
+
+    General speech has its whole gate: there the adapter at full strength must change nothing.
+    """
+    rows = ungated_rows(base, clips, prepared, template)
+    return [replace(row, gate=gate).at(clip.gate) for row, clip in zip(rows, clips, strict=True)]
 
 
 def ungated_rows(base: Base, clips: Sequence[Clip], prepared: Prepared, template: str = PLAIN_TEMPLATE) -> list[Row]:

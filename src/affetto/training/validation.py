@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +27,16 @@ class Validation:
     """Emotion learned and general speech forgotten, in nats per code over all codebooks (the text beside included).
 
     `value`, which the best checkpoint minimises, is their sum: one nat forgotten for one nat learned. Without general
-    clips forgetting can't be measured; it is None then, and `value` is the emotion's alone. `gate` is the adapter's at
-    intensity 1.
+    clips forgetting can't be measured; it is None then, and `value` is the emotion's alone. The rows come under their
+    gates at intensity 1.
     """
 
     def __init__(
-        self, base: Base, emotional: Sequence[Row], general: Sequence[Row], folder: Path | None = None,
-        gate: tuple[float, ...] = (1.0,),
+        self, base: Base, emotional: Sequence[Row], general: Sequence[Row], folder: Path | None = None
     ) -> None:  # fmt: skip
         assert emotional, "validation needs emotional clips"
+        assert all(any(row.gate) for row in (*emotional, *general)), "a row without a gate is the base's"
         self.base = base
-        self.gate = gate
         self.emotional = list(emotional)
         self.general = list(general)
         self.teacher: TeacherCache | None = None
@@ -62,7 +60,7 @@ class Validation:
     def emotion_nll(self, intensity: float) -> float:
         """Negative log likelihood of the emotional clips, nats per code."""
         emotion = LossTerm.zero()
-        for part in self._parts(self._gated(self.emotional, intensity)):
+        for part in self._parts([row.at(intensity) for row in self.emotional]):
             emotion = emotion + self._answer(part)[2]
         return emotion.mean.item()
 
@@ -75,7 +73,7 @@ class Validation:
         """Negative log likelihood and KL of the general clips."""
         assert self.teacher is not None, "there is no general clip"
         general, kl = LossTerm.zero(), LossTerm.zero()
-        for part in self._parts(self._gated(self.general, intensity)):
+        for part in self._parts([row.at(intensity) for row in self.general]):
             batch, logits, nll = self._answer(part)
             general = general + nll
             kl = kl + _teacher_kl([self.teacher[row.clip_id] for row in part], batch, logits)
@@ -84,9 +82,6 @@ class Validation:
     def _parts(self, rows: Sequence[Row]) -> list[list[Row]]:
         at_once = rows_at_once(self.base.network, rows, _ROWS)
         return [list(rows[start : start + at_once]) for start in range(0, len(rows), at_once)]
-
-    def _gated(self, rows: Sequence[Row], intensity: float) -> list[Row]:
-        return [replace(row, gate=tuple(intensity * value for value in self.gate)) for row in rows]
 
     def _answer(self, rows: Sequence[Row]) -> tuple[Batch, Logits, LossTerm]:
         """The batch of `rows`, its logits, and the negative log likelihood of all its codes."""

@@ -1,6 +1,7 @@
 """Acted corpora in which a file's name says speaker, emotion and sentence: CREMA-D, TESS, SAVEE, JL-Corpus.
 
-CREMA-D (Cao et al. 2014, IEEE TAC 5(4); ODbL): `AudioWAV/1001_IEO_HAP_HI.wav`, twelve sentences by code, no surprise.
+CREMA-D (Cao et al. 2014, IEEE TAC 5(4); ODbL): `AudioWAV/1001_IEO_HAP_HI.wav`, twelve sentences by code, no surprise;
+the last field is how strong it is acted, which one of the sentences has.
 One file is published as `1040_ITH_SAD_X.wav` (general knowledge, not checked on a copy).
 TESS (Dupuis & Pichora-Fuller 2010; licence to be confirmed, CC BY-NC by a mirror): `OAF_back_angry.wav`, two women, who
 say "Say the word ___"; `ps` is pleasant surprise. One file is published as `OA_bite_neutral.wav`.
@@ -18,7 +19,7 @@ from pathlib import Path
 
 from affetto.audio.corpora.files import subfolders, text_beside
 from affetto.audio.corpora.named import NamedFiles, Said
-from affetto.audio.labels import savee_code
+from affetto.audio.labels import INTENSITIES, savee_code
 
 CREMA_D_SENTENCES = {
     "IEO": "It's eleven o'clock.",
@@ -42,7 +43,8 @@ def _crema_d_places(folder: Path) -> Iterable[Path]:
 
 
 def _crema_d(_path: Path, match: re.Match[str]) -> Said:
-    return Said(match["speaker"], match["code"], CREMA_D_SENTENCES[match["sentence"]])
+    intensity = INTENSITIES["crema-d"][match["level"]]
+    return Said(match["speaker"], match["code"], CREMA_D_SENTENCES[match["sentence"]], intensity)
 
 
 def _tess_places(folder: Path) -> Iterable[Path]:
@@ -68,7 +70,7 @@ def _jl_corpus(path: Path, match: re.Match[str]) -> Said:
 
 CREMA_D = NamedFiles(
     "crema-d", "CREMA-D: AudioWAV/1001_IEO_HAP_HI.wav",
-    re.compile(rf"(?P<speaker>\d{{4}})_(?P<sentence>{'|'.join(CREMA_D_SENTENCES)})_(?P<code>[A-Z]{{3}})_(LO|MD|HI|XX?)"),
+    re.compile(rf"(?P<speaker>\d{{4}})_(?P<sentence>{'|'.join(CREMA_D_SENTENCES)})_(?P<code>[A-Z]{{3}})_(?P<level>LO|MD|HI|XX?)"),
     _crema_d_places, _crema_d,
 )  # fmt: skip
 TESS = NamedFiles(

@@ -6,9 +6,9 @@ nobody could guess. Hub ids, and folders in any other form, are left to `dataset
 as they are, so neither torchcodec nor torchaudio is needed.
 
 After the question mark stand, joined by `&`: the columns by field (`audio`, `text`, `emotion`, `speaker`, `id`,
-`start_s`, `end_s`, `duration_s`; with nothing after `=` the field isn't read; columns that aren't named are guessed),
-`split` (`train`, `train+test`; default all), `config`, `revision`, `labels=neutral,happy,…` (names of numbered
-emotions, where the data set doesn't tell them), and `keep_splits=true`. Without the last, affetto splits anew:
+`start_s`, `end_s`, `duration_s`, `intensity`; with nothing after `=` the field isn't read; columns that aren't named
+are guessed), `split` (`train`, `train+test`; default all), `config`, `revision`, `labels=neutral,happy,…` (names of
+numbered emotions, where the data set doesn't tell them), and `keep_splits=true`. Without the last, affetto splits anew:
 published splits often share texts and speakers.
 """
 

@@ -21,6 +21,8 @@ class Said:
     code: str | None
     """Of the emotion, in the corpus's own letters; None is general speech."""
     text: str | None
+    intensity: float | None = None
+    """`Clip.intensity`."""
 
 
 @dataclass(frozen=True)
@@ -69,5 +71,7 @@ def add_clip(clips: dict[str, Clip], corpus: str, path: Path, said: Said, where:
     name = "-".join(filter(None, (corpus, part, path.stem)))
     if name in clips:
         return Problem(where, "duplicate-id", f"{clips[name].audio.name} is already clip {name!r}; remove one of them")
-    clips[name] = Clip(name, path.absolute(), said.text, emotion, f"{corpus}-{said.speaker}", corpus)
+    clips[name] = Clip(
+        name, path.absolute(), said.text, emotion, f"{corpus}-{said.speaker}", corpus, intensity=said.intensity
+    )
     return None

@@ -1,7 +1,7 @@
 """RAVDESS (Livingstone & Russo 2018, PLOS ONE 13(5): e0196391; CC BY-NC-SA 4.0), audio-only speech.
 
 `Actor_NN/MM-VV-EE-II-SS-RR-AA.wav`: modality (03 audio only), vocal channel (01 speech, 02 song), emotion, intensity
-(01 normal, 02 strong), statement, repetition, actor. Other modalities and song are passed over.
+(01 normal, 02 strong; none of them neutral), statement, repetition, actor. Other modalities and song are passed over.
 
 Speakers are `ravdess-NN`. Ids are `ravdess-ACTOR-EMOTION-INTENSITY-STATEMENT-REPETITION`.
 """
@@ -16,13 +16,13 @@ from pathlib import Path
 import numpy as np
 
 from affetto.audio.corpora.files import sound_files, subfolders
-from affetto.audio.labels import LABELS
+from affetto.audio.labels import INTENSITIES, LABELS
 from affetto.audio.sound import SoundError, read_sound, sound_info
 from affetto.types import Clip, Problem
 
 LAYOUT = "RAVDESS: Actor_NN/03-01-EE-II-SS-RR-NN.wav"
 STATEMENTS = {"01": "Kids are talking by the door.", "02": "Dogs are sitting by the door."}
-INTENSITIES = {"01": "normal", "02": "strong"}
+_INTENSITY_NAMES = {"01": "normal", "02": "strong"}
 _STATEMENT_NAMES = {"01": "kids", "02": "dogs"}
 _NAME = re.compile(r"\d\d(-\d\d){6}")
 _ACTOR = re.compile(r"Actor_(\d\d)")
@@ -82,19 +82,22 @@ def _codes(path: Path) -> _Codes | None:
     if not _NAME.fullmatch(path.stem):
         return None
     codes = _Codes(*path.stem.split("-"))
-    is_known = codes.emotion in LABELS["ravdess"] and codes.intensity in INTENSITIES and codes.statement in STATEMENTS
-    return codes if is_known else None
+    tables = (LABELS["ravdess"], _INTENSITY_NAMES, STATEMENTS)
+    read = (codes.emotion, codes.intensity, codes.statement)
+    return codes if all(code in table for code, table in zip(read, tables, strict=True)) else None
 
 
 def _clip(path: Path, codes: _Codes) -> Clip:
-    emotion, intensity = LABELS["ravdess"][codes.emotion], INTENSITIES[codes.intensity]
+    emotion, name = LABELS["ravdess"][codes.emotion], _INTENSITY_NAMES[codes.intensity]
     return Clip(
-        id=f"ravdess-{codes.actor}-{emotion}-{intensity}-{_STATEMENT_NAMES[codes.statement]}-{int(codes.repetition)}",
+        id=f"ravdess-{codes.actor}-{emotion}-{name}-{_STATEMENT_NAMES[codes.statement]}-{int(codes.repetition)}",
         audio=path.absolute(),
         text=STATEMENTS[codes.statement],
         emotion=emotion,
         speaker=f"ravdess-{codes.actor}",
         corpus="ravdess",
+        # Nobody acts neutral strongly: its one intensity is its full one.
+        intensity=None if emotion == "neutral" else INTENSITIES["ravdess"][codes.intensity],
     )
 
 

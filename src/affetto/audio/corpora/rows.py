@@ -52,16 +52,18 @@ class RowReader:
         try:
             audio, written = self._sound(row)
             start_s, end_s = self._segment(row)
+            emotion = label_of(self.columns.value(row, "emotion"), self.names, self.classes)
             clip = Clip(
                 id=self.columns.text(row, "id") or name or self._name(written, start_s),
                 audio=audio,
                 text=self.columns.text(row, "text"),
-                emotion=label_of(self.columns.value(row, "emotion"), self.names, self.classes),
+                emotion=emotion,
                 speaker=self._speaker(row),
                 corpus=self.corpus,
                 split=self._split(row),
                 start_s=start_s,
                 end_s=end_s,
+                intensity=self._intensity(row) if emotion else None,
             )
         except FileNotFoundError as error:
             self.problems.append(Problem(where, "missing-file", str(error)))
@@ -109,14 +111,23 @@ class RowReader:
         return target.absolute()
 
     def _segment(self, row: Mapping[str, object]) -> tuple[float | None, float | None]:
-        start_s, end_s, duration_s = (self._seconds(row, name) for name in ("start_s", "end_s", "duration_s"))
+        start_s, end_s, duration_s = (self._number(row, name, "seconds") for name in ("start_s", "end_s", "duration_s"))
         if start_s is not None and end_s is None and duration_s is not None:
             end_s = start_s + duration_s
         if (start_s or 0.0) < 0 or (end_s is not None and end_s <= (start_s or 0.0)):
             raise DataError(f"segment from {start_s} s to {end_s} s is empty; mend its times")
         return start_s, end_s
 
-    def _seconds(self, row: Mapping[str, object], name: str) -> float | None:
+    def _intensity(self, row: Mapping[str, object]) -> float | None:
+        value = self._number(row, "intensity", "above 0 and up to 1")
+        if value is not None and not 0.0 < value <= 1.0:
+            raise DataError(
+                f"{self.columns.names['intensity']!r} must be above 0 and up to 1 (as strong as it is acted), got "
+                f"{value:g}; scale it, or rename the column so that it isn't read"
+            )
+        return value
+
+    def _number(self, row: Mapping[str, object], name: str, what: str) -> float | None:
         said = self.columns.text(row, name)
         if said is None:
             return None
@@ -125,7 +136,7 @@ class RowReader:
         except ValueError:
             value = math.nan
         if not math.isfinite(value):
-            raise DataError(f"{self.columns.names[name]!r} must be seconds, got {said!r}")
+            raise DataError(f"{self.columns.names[name]!r} must be {what}, got {said!r}")
         return value
 
     def _speaker(self, row: Mapping[str, object]) -> str:
