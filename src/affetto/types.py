@@ -71,6 +71,18 @@ SPEAKING_TEMPERATURE = 0.6
 """Of sampled codes, unless somebody says otherwise (docs/log.md)."""
 
 
+class SoundStream(Protocol):
+    """One sound in pieces: all that it gives, joined, is what the codec makes of all codes at once."""
+
+    def push(self, codes_TK: NDArray[np.integer]) -> NDArray[np.float32]:
+        """Mono samples that no later code changes, maybe none yet."""
+        ...
+
+    def finish(self) -> NDArray[np.float32]:
+        """The samples that were held back; the stream has ended."""
+        ...
+
+
 class Codec(Protocol):
     """Samples to codes and back."""
 
@@ -86,6 +98,10 @@ class Codec(Protocol):
 
     def decode(self, codes_TK: NDArray[np.integer]) -> NDArray[np.float32]:
         """Mono samples of codes (T, K)."""
+        ...
+
+    def open_stream(self) -> SoundStream:
+        """One sound to be decoded while its codes come. BaseModelError where the codec looks ahead."""
         ...
 
 

@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from transformers import MimiModel
 
 from affetto.adapters.bank import AdapterBank
 from affetto.adapters.peft_files import save_adapter
+from affetto.codes.codec import MimiCodec
 from affetto.errors import AdapterError, BaseModelError, ConfigError
+from affetto.miniature.base import make_config
 from affetto.model.base import Base, load_base
 from affetto.speak.engine import Engine
 from affetto.speak.voice import Voice, speak_to_file
@@ -73,6 +76,19 @@ def test_a_stream_says_its_first_frame_after_the_second(voice: Voice, monkeypatc
     monkeypatch.setattr(Engine, "step", lambda engine: calls.append(1) or step(engine))
     next(voice.stream("a key", seed=3))
     assert len(calls) == 2
+
+
+def test_with_mimi_every_frame_is_heard_at_once(voice: Voice, monkeypatch: pytest.MonkeyPatch) -> None:
+    mimi = MimiCodec(MimiModel(make_config().codec_config), 8)
+    monkeypatch.setitem(voice.__dict__, "codec", mimi)
+    step, calls = Engine.step, []
+    monkeypatch.setattr(Engine, "step", lambda engine: calls.append(1) or step(engine))
+    pieces = voice.stream("a key", "happy", seed=3)
+    found = [next(pieces)]
+    assert len(calls) == 1
+    found += pieces
+    whole, _ = voice.speak("a key", "happy", seed=3)
+    np.testing.assert_allclose(np.concatenate(found), whole, rtol=1e-4, atol=1e-6)
 
 
 def test_emotions_change_the_speech_and_intensity_zero_does_not(voice: Voice, tiny_base_folder: Path) -> None:

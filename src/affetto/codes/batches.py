@@ -66,7 +66,7 @@ def mimi_latents(model: Any, sounds: Sequence[NDArray[np.floating]]) -> tuple[Te
     x_BCT = samples_BN[:, None]
     convolve = partial(_convolve, lengths_B=lengths_B, num_samples=samples_BN.shape[-1])
     for layer in model.encoder.layers:
-        x_BCT = _walk(layer, x_BCT, convolve)
+        x_BCT = walk(layer, x_BCT, convolve)
     x_BCT = model.encoder_transformer(x_BCT.mT, use_cache=False, return_dict=True).last_hidden_state.mT
     if model.downsample is not None:
         x_BCT = convolve(model.downsample, x_BCT)
@@ -120,10 +120,11 @@ def exactly() -> Iterator[None]:
         yield
 
 
-def _walk(layer: Any, x_BCT: Tensor, convolve: Callable[[Any, Tensor], Tensor]) -> Tensor:
-    from transformers.models.mimi.modeling_mimi import MimiConv1d, MimiResnetBlock
+def walk(layer: Any, x_BCT: Tensor, convolve: Callable[[Any, Tensor], Tensor]) -> Tensor:
+    """What a layer of Mimi's encoder or decoder gives, with `convolve` for its convolutions (B, C, T)."""
+    from transformers.models.mimi.modeling_mimi import MimiConv1d, MimiConvTranspose1d, MimiResnetBlock
 
-    if isinstance(layer, MimiConv1d):
+    if isinstance(layer, MimiConv1d | MimiConvTranspose1d):
         return convolve(layer, x_BCT)
     y_BCT: Tensor
     if not isinstance(layer, MimiResnetBlock):
@@ -131,8 +132,8 @@ def _walk(layer: Any, x_BCT: Tensor, convolve: Callable[[Any, Tensor], Tensor]) 
         return y_BCT
     y_BCT = x_BCT
     for part in layer.block:
-        y_BCT = _walk(part, y_BCT, convolve)
-    return _walk(layer.shortcut, x_BCT, convolve) + y_BCT
+        y_BCT = walk(part, y_BCT, convolve)
+    return walk(layer.shortcut, x_BCT, convolve) + y_BCT
 
 
 def _convolve(layer: Any, x_BCT: Tensor, *, lengths_B: Tensor, num_samples: int) -> Tensor:

@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from affetto.codes.batches import can_batch_dac, can_batch_mimi, dac_codes, exactly, mimi_codes, pack
+from affetto.codes.sound_stream import MimiStream, can_stream_mimi
 from affetto.codes.vocoder import VocoderCodec
 from affetto.errors import BaseModelError
 from affetto.files import hash_folder, hash_text, read_json
 from affetto.hub import fetch
 from affetto.tensors import check_tensors, stored_tensors, weight_files
-from affetto.types import Codec
+from affetto.types import Codec, SoundStream
 
 _GPU_BATCH_S = 120.0
 """Seconds of sound that are coded at once on a GPU: 3 GB in Mimi's first layers by their shapes, in DAC's 7."""
@@ -90,6 +91,12 @@ class MimiCodec:
             values = self.model.eval().decode(audio_codes=codes.to(self.model.device)).audio_values
         return np.asarray(values[0].flatten().float().cpu().numpy(), dtype=np.float32)
 
+    def open_stream(self) -> SoundStream:
+        """A sound to be decoded while its codes come. BaseModelError where the decoder looks ahead."""
+        if not can_stream_mimi(self.model):
+            raise BaseModelError("this Mimi's convolutions look ahead, so that nothing can be heard before the end")
+        return MimiStream(self.model)
+
 
 class DacCodec(MimiCodec):
     """Descript's audio codec (Kumar et al. 2023, arXiv 2306.06546) through transformers."""
@@ -105,6 +112,10 @@ class DacCodec(MimiCodec):
         """Up to whole frames, as Dia's processor pads."""
         hop = int(self.model.config.hop_length)
         return -num_samples % hop if num_samples else hop
+
+    def open_stream(self) -> SoundStream:
+        """BaseModelError: its convolutions look ahead."""
+        raise BaseModelError("DAC's convolutions look ahead, so that nothing can be heard before the end")
 
     def _can_batch(self) -> bool:
         return can_batch_dac(self.model)

@@ -19,8 +19,10 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from affetto.codes.sound_stream import RepeatingStream
 from affetto.errors import BaseModelError
 from affetto.files import write_atomically, write_json
+from affetto.types import SoundStream
 
 FloatArray = NDArray[np.float64]
 
@@ -114,6 +116,10 @@ class VocoderCodec:
         if len(codes_TK) == 0:
             return np.zeros(0, dtype=np.float32)
         return synthesise(self.features(codes_TK))
+
+    def open_stream(self) -> SoundStream:
+        """A sound to be decoded while its codes come: pulses end within 1024 samples, so one frame is held back."""
+        return RepeatingStream(self.decode)
 
     def quantise(self, features: FloatArray) -> NDArray[np.int64]:
         """Codes (T, K) of features (8 T, 26): the nearest sum of centroids that a beam search finds."""

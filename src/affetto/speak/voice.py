@@ -118,11 +118,10 @@ class Voice:
         self, text: str, emotion: str | Mapping[str, float] | None = None, *, intensity: float | None = None,
         speaker: int = 0, seed: int = 0, temperature: float = SPEAKING_TEMPERATURE,
     ) -> Iterator[NDArray[np.float32]]:  # fmt: skip
-        """What `speak` gives, in pieces while it is spoken: mono samples, a frame (80 ms) each, one frame late.
+        """What `speak` gives, in pieces while it is spoken: mono samples, a frame (80 ms) each.
 
-        Every piece decodes all that was said so far, of which the codec changes the last frame at most when more
-        follows: the miniature's pulses end within 1024 samples, Mimi is causal. The work grows with the square of the
-        length; the miniature's codec keeps up with real time for about six seconds of speech.
+        Mimi gives each frame at once and keeps its state (`affetto.codes.sound_stream`). The miniature's codec is a frame
+        late and decodes all that was said so far for every piece: it keeps up with real time for about six seconds.
         """
         network = self.base.network
         if not isinstance(network, CsmNetwork):
@@ -130,17 +129,13 @@ class Voice:
         request = self.request(text, emotion, intensity=intensity, speaker=speaker, seed=seed, temperature=temperature)
         engine = Engine(weights_of(network))
         engine.join([request])
-        frames: list[NDArray[np.int64]] = []
-        num_told = 0
+        sound = self.codec.open_stream()
         while engine.num_speaking:
-            frames += [heard.codes_K for heard in engine.step() if heard.codes_K is not None]
-            if len(frames) > 1 and engine.num_speaking:
-                samples = self.codec.decode(np.stack(frames))
-                num_settled = len(samples) * (len(frames) - 1) // len(frames)
-                yield samples[num_told:num_settled]
-                num_told = num_settled
-        if frames:
-            yield self.codec.decode(np.stack(frames))[num_told:]
+            for heard in engine.step():
+                if heard.codes_K is not None and len(samples := sound.push(heard.codes_K[None])):
+                    yield samples
+        if len(samples := sound.finish()):
+            yield samples
 
     def generate(self, requests: Sequence[Request], on_progress: Callable[[int], object] | None = None) -> list[Spoken]:
         """Codes of many requests, batched. Requests made before an adapter was loaded don't use it."""
