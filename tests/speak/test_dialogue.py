@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file
 
 from affetto.adapters.bank import AdapterBank
@@ -15,7 +18,15 @@ from affetto.codes.silence import silence_codes
 from affetto.model.base import Base
 from affetto.model.batch import Row, Streams, Turn, collate
 from affetto.model.monologue import END_PADDING, PADDING
-from affetto.speak.dialogue import END_FRAMES, PATIENCE_FRAMES, _Reader, _words, continue_dialogue
+from affetto.speak.dialogue import (
+    END_FRAMES,
+    PATIENCE_FRAMES,
+    _Reader,
+    _words,
+    continue_dialogue,
+    stream_dialogue,
+    stream_words,
+)
 from affetto.speak.generation import Request, generate
 from affetto.speak.voice import Voice
 from moshi_checkpoint import REFERENCE
@@ -59,27 +70,59 @@ def test_a_seed_says_the_same_again_and_another_something_else(tiny_moshi: Base)
     assert (first[1] != other[1]).any()
 
 
+def test_a_user_is_heard_while_moshi_speaks(tiny_moshi: Base) -> None:
+    """A frame of the user's is asked for when all before it have been answered."""
+    user_TK = np.random.default_rng(1).integers(0, 32, (8, 4))
+    text_T, codes_TK = continue_dialogue(tiny_moshi, user_TK, seed=2)
+    asked = []
+
+    def microphone() -> Iterator[NDArray[np.int64]]:
+        for place, codes_K in enumerate(user_TK):
+            asked.append(place)
+            yield codes_K
+
+    for place, (text, codes_K) in enumerate(stream_dialogue(tiny_moshi, microphone(), 8, seed=2)):
+        assert len(asked) == place + 1
+        assert tiny_moshi.network.gates.rows_BE is None, "between frames the network is the base's"
+        assert (text, codes_K.tolist()) == (text_T[place], codes_TK[place].tolist())
+    assert place == 7
+    # Who hangs up has heard an answer to every frame but the last.
+    short = list(stream_dialogue(tiny_moshi, user_TK[:5], 8, seed=2))
+    assert [codes_K.tolist() for _, codes_K in short] == codes_TK[:5].tolist()
+
+
+def test_a_voice_streams_moshi(tiny_moshi: Base) -> None:
+    voice = Voice(tiny_moshi)
+    whole, _ = voice.speak("the silver key", seed=4)
+    pieces = list(voice.stream("the silver key", seed=4))
+    assert all(len(piece) == 1920 for piece in pieces)
+    np.testing.assert_allclose(np.concatenate(pieces), whole, atol=1e-4 * whole.std())
+
+
 def test_given_words_are_all_said_in_order_and_alone(tiny_moshi: Base, monkeypatch: pytest.MonkeyPatch) -> None:
     from affetto.speak import dialogue
 
-    heard = []
+    heard: list[list[dialogue.Frame]] = []
     converse = dialogue.converse
 
-    def listening(*arguments: object, **named: object) -> dialogue.Said:
-        heard.append(converse(*arguments, **named))  # type: ignore[arg-type]
-        return heard[-1]
+    def listening(*arguments: Any, **named: Any) -> Iterator[dialogue.Frame]:
+        heard.append([])
+        for frame in converse(*arguments, **named):
+            heard[-1].append(frame)
+            yield frame
 
     monkeypatch.setattr(dialogue, "converse", listening)
     ids = [tiny_moshi.prompt_ids(text, 0) for text in ("hello the silver key", "the key")]
     requests = [Request(one, 120, seed=n, temperature=0.7) for n, one in enumerate(ids)]
     spoken = generate(tiny_moshi, requests)
     for n, (one, result) in enumerate(zip(ids, spoken, strict=True)):
-        text_T = heard[0].text_BT[n][: len(result.codes_TK)]
+        text_T = torch.stack([frame.text_B[n] for frame in heard[0]])[: len(result.codes_TK)]
         assert text_T[(text_T != PADDING) & (text_T != END_PADDING)].tolist() == list(one)
         assert not result.hit_cap
         assert len(one) + END_FRAMES <= len(result.codes_TK) <= 120
         alone = generate(tiny_moshi, [requests[n]])[0]
         np.testing.assert_array_equal(result.codes_TK, alone.codes_TK)
+        np.testing.assert_array_equal(np.stack(list(stream_words(tiny_moshi, requests[n]))), result.codes_TK)
 
 
 def test_the_cap_is_told(tiny_moshi: Base) -> None:

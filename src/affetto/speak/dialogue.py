@@ -6,7 +6,7 @@ the acoustic codes of the frame before (`affetto.model.moshi`). All rows of a ba
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -32,25 +32,27 @@ PickText = Callable[[Tensor, int], Tensor]
 
 
 @dataclass(frozen=True)
-class Said:
-    """What a batch said: the inner monologue (B, T) and its codes (B, T, K)."""
+class Frame:
+    """What a batch said in one frame: tokens of the inner monologue (B,) and codes (B, K)."""
 
-    text_BT: Tensor
-    codes_BTK: Tensor
+    text_B: Tensor
+    codes_BK: Tensor
 
 
 @torch.inference_mode()
 def converse(
-    base: Base, user_BTK: Tensor, pick_text: PickText, requests: Sequence[Request],
+    base: Base, user: Iterable[Tensor], pick_text: PickText, requests: Sequence[Request], num_frames: int,
     is_over: Callable[[], bool] = lambda: False,
-) -> Said:  # fmt: skip
-    """Speak while the user is heard, for as many frames as the user's codes (B, T, K) have or until `is_over`.
+) -> Iterator[Frame]:  # fmt: skip
+    """Speak while the user is heard, frame by frame, for `num_frames` at most or until `is_over`.
 
-    Of the requests it is their gates, seeds and sampling that count.
+    `user` gives the user's codes (B, K) of each frame, and may be as slow as a microphone: a frame is taken up when the
+    one before it has been told. A frame is told a step late, when its acoustic codes are there. Of the requests it is
+    their gates, seeds and sampling that count.
     """
     network = base.network
     assert isinstance(network, MoshiNetwork)
-    num_rows, num_frames, num_codebooks = user_BTK.shape
+    num_rows, num_codebooks, frames = len(requests), network.num_codebooks, iter(user)
     start_B1 = torch.full((num_rows, 1), network.audio_start, device=base.device)
     heard_BC = start_B1.expand(-1, 2 * num_codebooks)
     text_B = torch.full((num_rows,), network.text_start, device=base.device)
@@ -60,27 +62,25 @@ def converse(
     uniform_BTK = torch.stack([dice(request.seed, num_frames + 1, num_codebooks) for request in requests])
     uniform_BTK = uniform_BTK.to(base.device)
     gate_BE = stack_gates([request.gate for request in requests]).to(base.device)
-    texts: list[Tensor] = []
-    frames: list[Tensor] = []
-    with eval_mode(network), network.gates.set(gate_BE):
-        # One step more than there are frames: the last one's acoustic codes come late.
-        for step in range(num_frames + 1):
+    before: Frame | None = None
+    # One step more than there are frames: the last one's acoustic codes come late.
+    for step in range(num_frames + 1):
+        # The gates are set for the step alone: between two of them the caller may use the network.
+        with eval_mode(network), network.gates.set(gate_BE):
             embeds_B1D = network.embed_step(text_B[:, None], heard_BC[:, None])
             state_BD = network.backbone(
                 inputs_embeds=embeds_B1D, past_key_values=cache, use_cache=True
             ).last_hidden_state[:, -1]
             text_B = pick_text(network.text_logits(state_BD), step)
             codes_BK = _codes(network, state_BD, text_B, sampling, uniform_BTK[:, step])
-            if step > 0:
-                frames[-1][:, 1:] = late_own_BJ = codes_BK[:, 1:]
-            if step == num_frames or is_over():
-                break
-            texts.append(text_B)
-            frames.append(codes_BK.clone())
-            user_BK = user_BTK[:, step].to(base.device)
-            heard_BC = torch.cat([codes_BK[:, :1], late_own_BJ, user_BK[:, :1], late_user_BJ], dim=1)
-            late_user_BJ = user_BK[:, 1:]
-    return Said(torch.stack(texts, dim=1).cpu(), torch.stack(frames, dim=1).cpu())
+        if before is not None:
+            late_own_BJ = codes_BK[:, 1:]
+            yield Frame(before.text_B, torch.cat([before.codes_BK[:, :1], late_own_BJ], dim=1))
+        if is_over() or step == num_frames or (user_BK := next(frames, None)) is None:
+            return
+        before, user_BK = Frame(text_B, codes_BK), user_BK.to(base.device)
+        heard_BC = torch.cat([codes_BK[:, :1], late_own_BJ, user_BK[:, :1], late_user_BJ], dim=1)
+        late_user_BJ = user_BK[:, 1:]
 
 
 def _codes(network: MoshiNetwork, state_BD: Tensor, text_B: Tensor, sampling: Sampling, uniform_BK: Tensor) -> Tensor:
@@ -98,9 +98,23 @@ def _codes(network: MoshiNetwork, state_BD: Tensor, text_B: Tensor, sampling: Sa
 
 def say_words(base: Base, requests: Sequence[Request]) -> list[Spoken]:
     """Say the words of each request to a silent user; the inner monologue is given, when a word begins is Moshi's."""
+    readers, frames = _read_aloud(base, requests)
+    codes_BTK = torch.stack([frame.codes_BK for frame in frames], dim=1).cpu().numpy()
+    return [Spoken(codes_TK[: reader.end], reader.hit_cap) for codes_TK, reader in zip(codes_BTK, readers, strict=True)]
+
+
+def stream_words(base: Base, request: Request) -> Iterator[NDArray[np.int64]]:
+    """The codes (K,) of what `say_words` says of one request, each frame as soon as it is known."""
+    (reader,), frames = _read_aloud(base, [request])
+    for place, frame in enumerate(frames):
+        if reader.end is None or place < reader.end:
+            yield frame.codes_BK[0].cpu().numpy()
+
+
+def _read_aloud(base: Base, requests: Sequence[Request]) -> tuple[list[_Reader], Iterator[Frame]]:
+    """The frames of a batch in which every row reads its words, and the readers, which know where each row ends."""
     longest = max(request.max_frames for request in requests)
     assert not any(request.context for request in requests), "earlier turns are not spoken to yet"
-    assert isinstance(base.network, MoshiNetwork)
     readers = [_Reader(_words(base, request.text_ids), request.max_frames) for request in requests]
 
     def pick(logits_BW: Tensor, step: int) -> Tensor:
@@ -109,26 +123,36 @@ def say_words(base: Base, requests: Sequence[Request]) -> list[Spoken]:
         return torch.tensor(tokens, device=logits_BW.device)
 
     silence_TK = torch.from_numpy(silence_codes(base.folder, max(1, longest)))
-    said = converse(
-        base, silence_TK.expand(len(requests), -1, -1), pick, requests,
-        is_over=lambda: all(reader.end is not None for reader in readers),
-    )  # fmt: skip
-    results = []
-    for codes_TK, reader in zip(said.codes_BTK.numpy(), readers, strict=True):
-        results.append(Spoken(codes_TK[: reader.end], reader.hit_cap))
-    return results
+    user = (silence_K.expand(len(requests), -1) for silence_K in silence_TK)
+    return readers, converse(
+        base, user, pick, requests, longest, is_over=lambda: all(reader.end is not None for reader in readers)
+    )
 
 
 def continue_dialogue(
     base: Base, user_TK: NDArray[np.integer], *, seed: int = 0, temperature: float = 0.8, top_k: int = 250,
     text_temperature: float = 0.7, text_top_k: int = 25, gate: tuple[float, ...] = (),
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:  # fmt: skip
-    """What Moshi thinks (T,) and says (T, K) while it hears the user's codes (T, K). Temperatures of 0 are greedy.
+    """What Moshi thinks (T,) and says (T, K) while it hears the user's codes (T, K): `stream_dialogue` as a whole."""
+    said = list(
+        stream_dialogue(
+            base, user_TK, len(user_TK), seed=seed, temperature=temperature, top_k=top_k,
+            text_temperature=text_temperature, text_top_k=text_top_k, gate=gate,
+        )
+    )  # fmt: skip
+    return np.array([text for text, _ in said], dtype=np.int64), np.stack([codes_K for _, codes_K in said])
 
-    The defaults are those of the `moshi` package's `LMGen`.
+
+def stream_dialogue(
+    base: Base, user: Iterable[NDArray[np.integer]], max_frames: int, *, seed: int = 0, temperature: float = 0.8,
+    top_k: int = 250, text_temperature: float = 0.7, text_top_k: int = 25, gate: tuple[float, ...] = (),
+) -> Iterator[tuple[int, NDArray[np.int64]]]:  # fmt: skip
+    """What Moshi thinks (a token) and says (codes (K,)), frame by frame while it hears the user's codes (K,).
+
+    `user` may be as slow as a microphone: a frame is asked for when the one before it has been told. Temperatures of 0
+    are greedy; the defaults are those of the `moshi` package's `LMGen`.
     """
-    assert isinstance(base.network, MoshiNetwork)
-    request = Request((), len(user_TK), gate, seed=seed, temperature=temperature, top_k=top_k)
+    request = Request((), max_frames, gate, seed=seed, temperature=temperature, top_k=top_k)
     dice = torch.Generator().manual_seed(seed + 1)
 
     def pick(logits_BW: Tensor, _: int) -> Tensor:
@@ -138,9 +162,9 @@ def continue_dialogue(
         drawn = torch.multinomial(best.softmax(dim=1), 1, generator=dice)
         return places.gather(1, drawn)[:, 0].to(logits_BW.device)
 
-    user_BTK = torch.from_numpy(np.asarray(user_TK, dtype=np.int64))[None]
-    said = converse(base, user_BTK, pick, [request])
-    return said.text_BT[0].numpy(), said.codes_BTK[0].numpy()
+    heard = (torch.from_numpy(np.asarray(user_K, dtype=np.int64))[None] for user_K in user)
+    for frame in converse(base, heard, pick, [request], max_frames):
+        yield int(frame.text_B), frame.codes_BK[0].cpu().numpy()
 
 
 @dataclass

@@ -120,22 +120,32 @@ class Voice:
     ) -> Iterator[NDArray[np.float32]]:  # fmt: skip
         """What `speak` gives, in pieces while it is spoken: mono samples, a frame (80 ms) each.
 
-        Mimi gives each frame at once and keeps its state (`affetto.codes.sound_stream`). The miniature's codec is a frame
-        late and decodes all that was said so far for every piece: it keeps up with real time for about six seconds.
+        Mimi gives each frame at once and keeps its state (`affetto.codes.sound_stream`); Moshi itself is a frame late.
+        The miniature's codec is a frame late too and decodes all that was said so far for every piece: it keeps up with
+        real time for about six seconds.
         """
-        network = self.base.network
-        if not isinstance(network, CsmNetwork):
-            raise ConfigError(f"{self.base.id} can't be streamed yet: speak whole texts with it")
         request = self.request(text, emotion, intensity=intensity, speaker=speaker, seed=seed, temperature=temperature)
-        engine = Engine(weights_of(network))
-        engine.join([request])
-        sound = self.codec.open_stream()
-        while engine.num_speaking:
-            for heard in engine.step():
-                if heard.codes_K is not None and len(samples := sound.push(heard.codes_K[None])):
-                    yield samples
+        frames, sound = self._frames(request), self.codec.open_stream()
+        for codes_K in frames:
+            if len(samples := sound.push(codes_K[None])):
+                yield samples
         if len(samples := sound.finish()):
             yield samples
+
+    def _frames(self, request: Request) -> Iterator[NDArray[np.int64]]:
+        """Codes (K,) of each frame, as soon as it is known."""
+        network = self.base.network
+        if isinstance(network, CsmNetwork):
+            engine = Engine(weights_of(network))
+            engine.join([request])
+            while engine.num_speaking:
+                yield from (heard.codes_K for heard in engine.step() if heard.codes_K is not None)
+        elif self.base.has_text_stream:
+            from affetto.speak.dialogue import stream_words
+
+            yield from stream_words(self.base, request)
+        else:
+            raise ConfigError(f"{self.base.id} says all codes of a text at once: speak whole texts with it")
 
     def generate(self, requests: Sequence[Request], on_progress: Callable[[int], object] | None = None) -> list[Spoken]:
         """Codes of many requests, batched. Requests made before an adapter was loaded don't use it."""
