@@ -83,6 +83,14 @@ class SoundStream(Protocol):
         ...
 
 
+class CodeStream(Protocol):
+    """Samples of one sound in pieces; all that it gives, joined, are the codes of all whole frames at once."""
+
+    def push(self, samples: NDArray[np.floating]) -> NDArray[np.int64]:
+        """Codes (T, K) of the frames that are whole now, maybe none; the rest waits for more samples."""
+        ...
+
+
 class Codec(Protocol):
     """Samples to codes and back."""
 

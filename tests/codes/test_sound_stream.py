@@ -30,15 +30,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def mimi_of(**changes: Any) -> MimiCodec:
-    """A tiny Mimi in float64 whose decoder's layers matter."""
+    """A tiny Mimi in float64 whose layers all matter."""
     config = make_config(hidden_size=128, num_layers=1, depth_size=64, depth_layers=1).codec_config
     torch.manual_seed(0)
     model = MimiModel(MimiConfig(**(config.to_dict() | changes))).double()
     with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if "decoder" in name or "upsample" in name:
-                fan = weight[0].numel() if weight.ndim > 1 else 4
-                weight.copy_(torch.randn_like(weight) / fan**0.5)
+        for weight in model.parameters():
+            fan = weight[0].numel() if weight.ndim > 1 else 4
+            weight.copy_(torch.randn_like(weight) / fan**0.5)
         for name, buffer in model.named_buffers():
             if name.endswith("embed_sum"):
                 buffer.copy_(torch.randn_like(buffer))
@@ -76,6 +75,30 @@ def test_mimi_in_pieces_is_mimi_at_once(changes: dict[str, Any], size: str) -> N
     np.testing.assert_allclose(np.concatenate(found), whole, rtol=1e-5, atol=1e-6 * whole.std())
 
 
+@pytest.mark.parametrize("changes", VARIANTS.values(), ids=list(VARIANTS))
+def test_mimi_codes_a_sound_while_it_is_heard(changes: dict[str, Any]) -> None:
+    codec = mimi_of(**changes)
+    hop = round(codec.sample_rate / codec.frame_rate)
+    rng = np.random.default_rng(2)
+    samples = rng.normal(0.0, 0.3, 40 * hop).astype(np.float32)
+    whole = codec.encode(samples)
+    assert len(np.unique(whole)) > 20
+    ear, found, start = codec.open_ear(), [], 0
+    while start < len(samples):
+        size = int(rng.integers(0, 3 * hop))
+        found.append(ear.push(samples[start : start + size]))
+        start += size
+        assert sum(map(len, found)) == min(start, len(samples)) // hop, "every whole frame is told at once"
+    np.testing.assert_array_equal(np.concatenate(found), whole)
+
+
+def test_what_is_no_whole_frame_waits() -> None:
+    codec = mimi_of()
+    ear = codec.open_ear()
+    assert ear.push(np.zeros(1919)).shape == (0, BOOKS)
+    assert ear.push(np.zeros(1)).shape == (1, BOOKS)
+
+
 def test_streams_of_one_codec_do_not_hear_each_other() -> None:
     codec = mimi_of()
     codes_TK = codes_of(6, codec)
@@ -87,11 +110,11 @@ def test_streams_of_one_codec_do_not_hear_each_other() -> None:
 
 
 def test_a_codec_that_looks_ahead_is_refused() -> None:
-    with pytest.raises(BaseModelError, match="look ahead"):
-        mimi_of(use_causal_conv=False, kernel_size=7).open_stream()
     dac = DacModel(DacConfig(encoder_hidden_size=8, decoder_hidden_size=64, hidden_size=64, n_codebooks=2))
-    with pytest.raises(BaseModelError, match="look ahead"):
-        DacCodec(dac).open_stream()
+    for codec in (mimi_of(use_causal_conv=False, kernel_size=7), DacCodec(dac)):
+        for open_ in (codec.open_stream, codec.open_ear):
+            with pytest.raises(BaseModelError, match="look ahead"):
+                open_()
 
 
 def test_the_miniatures_codec_is_a_frame_late(tiny_base_folder: Path) -> None:

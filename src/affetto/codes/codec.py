@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from affetto.codes.batches import can_batch_dac, can_batch_mimi, dac_codes, exactly, mimi_codes, pack
-from affetto.codes.sound_stream import MimiStream, can_stream_mimi
+from affetto.codes.sound_stream import MimiEar, MimiSound, can_stream_mimi
 from affetto.codes.vocoder import VocoderCodec
 from affetto.errors import BaseModelError
 from affetto.files import hash_folder, hash_text, read_json
 from affetto.hub import fetch
 from affetto.tensors import check_tensors, stored_tensors, weight_files
-from affetto.types import Codec, SoundStream
+from affetto.types import Codec, CodeStream, SoundStream
 
 _GPU_BATCH_S = 120.0
 """Seconds of sound that are coded at once on a GPU: 3 GB in Mimi's first layers by their shapes, in DAC's 7."""
@@ -93,9 +93,17 @@ class MimiCodec:
 
     def open_stream(self) -> SoundStream:
         """A sound to be decoded while its codes come. BaseModelError where the decoder looks ahead."""
+        self._require_causal()
+        return MimiSound(self.model)
+
+    def open_ear(self) -> CodeStream:
+        """A sound to be coded while it is heard. BaseModelError where the encoder looks ahead."""
+        self._require_causal()
+        return MimiEar(self.model, self.num_codebooks)
+
+    def _require_causal(self) -> None:
         if not can_stream_mimi(self.model):
-            raise BaseModelError("this Mimi's convolutions look ahead, so that nothing can be heard before the end")
-        return MimiStream(self.model)
+            raise BaseModelError("this Mimi's convolutions look ahead, so that nothing is settled before the end")
 
 
 class DacCodec(MimiCodec):
@@ -113,9 +121,8 @@ class DacCodec(MimiCodec):
         hop = int(self.model.config.hop_length)
         return -num_samples % hop if num_samples else hop
 
-    def open_stream(self) -> SoundStream:
-        """BaseModelError: its convolutions look ahead."""
-        raise BaseModelError("DAC's convolutions look ahead, so that nothing can be heard before the end")
+    def _require_causal(self) -> None:
+        raise BaseModelError("DAC's convolutions look ahead, so that nothing is settled before the end")
 
     def _can_batch(self) -> bool:
         return can_batch_dac(self.model)

@@ -1,9 +1,10 @@
-"""Sound while it is spoken: codes go in as they come, and samples come out that no later code changes.
+"""Sound while it is spoken and while it is heard: codes or samples go in as they come, and what nothing later changes
+comes out.
 
-Mimi's decoder is causal, and here each of its layers keeps what the next piece needs: a convolution its last inputs, a
+Mimi is causal, and here each of its layers keeps what the next piece needs: a convolution its last inputs, a
 transposed one the tail that overlaps with what follows, attention its keys and values. A frame then costs the same
-wherever it stands, and its samples are there at once. transformers' `MimiModel.decode` keeps the attention's state
-alone; the weights and all layers are its own.
+wherever it stands, and its samples, or its codes, are there at once. transformers' `MimiModel.decode` keeps the
+attention's state alone; the weights and all layers are its own.
 
 A codec that keeps nothing decodes all that was said so far for every piece, and the work grows with the square of the
 length.
@@ -54,29 +55,25 @@ class RepeatingStream:
 
 
 def can_stream_mimi(model: Any) -> bool:
-    """Whether no layer of Mimi's decoder looks ahead."""
+    """Whether no layer of Mimi looks ahead."""
     from transformers.models.mimi.modeling_mimi import MimiConv1d, MimiConvTranspose1d
 
-    layers = [*model.decoder.modules(), *(model.upsample.modules() if model.upsample is not None else ())]
-    forwards = [layer for layer in layers if isinstance(layer, MimiConv1d)]
-    backwards = [layer for layer in layers if isinstance(layer, MimiConvTranspose1d)]
+    forwards = [layer for layer in model.modules() if isinstance(layer, MimiConv1d)]
+    backwards = [layer for layer in model.modules() if isinstance(layer, MimiConvTranspose1d)]
     return all(layer.causal and layer.pad_mode in ("constant", "replicate") for layer in forwards) and all(
         layer.causal and layer.padding_left == 0 for layer in backwards
     )
 
 
-class MimiStream:
-    """Mimi's decoder with the state of every layer; the model must pass `can_stream_mimi`."""
+class MimiSound:
+    """Codes to samples by Mimi's decoder (`affetto.types.SoundStream`); the model must pass `can_stream_mimi`."""
 
     def __init__(self, model: Any) -> None:
-        from transformers import DynamicCache
-
         self._model = model.eval()
-        self._states: dict[Any, Tensor] = {}
-        self._attended = DynamicCache(config=model.decoder_transformer.config)
+        self._layers = _Layers(model.decoder_transformer)
 
     def push(self, codes_TK: NDArray[np.integer]) -> NDArray[np.float32]:
-        """See `affetto.types.SoundStream`; every frame's samples are settled."""
+        """Every frame's samples are settled."""
         if len(codes_TK) == 0:
             return _NOTHING
         import torch
@@ -86,19 +83,66 @@ class MimiStream:
         with exactly():
             x_BCT = model.quantizer.decode(codes_1KT)
             if model.upsample is not None:
-                x_BCT = self._convolve(model.upsample, x_BCT)
-            x_BCT = model.decoder_transformer(
-                x_BCT.mT, past_key_values=self._attended, use_cache=True, return_dict=True
-            ).last_hidden_state.mT
+                x_BCT = self._layers.convolve(model.upsample, x_BCT)
+            x_BCT = self._layers.attend(x_BCT)
             for layer in model.decoder.layers:
-                x_BCT = walk(layer, x_BCT, self._convolve)
+                x_BCT = walk(layer, x_BCT, self._layers.convolve)
         return np.asarray(x_BCT.flatten().float().cpu().numpy(), dtype=np.float32)
 
     def finish(self) -> NDArray[np.float32]:
-        """See `affetto.types.SoundStream`; nothing is held back."""
+        """Nothing is held back."""
         return _NOTHING
 
-    def _convolve(self, layer: Any, x_BCT: Tensor) -> Tensor:
+
+class MimiEar:
+    """Samples to codes by Mimi's encoder (`affetto.types.CodeStream`); the model must pass `can_stream_mimi`."""
+
+    def __init__(self, model: Any, num_codebooks: int) -> None:
+        self._model, self._num_codebooks = model.eval(), num_codebooks
+        self._layers = _Layers(model.encoder_transformer)
+        self._hop = round(model.config.sampling_rate / model.config.frame_rate)
+        self._waiting = _NOTHING
+
+    def push(self, samples: NDArray[np.floating]) -> NDArray[np.int64]:
+        """The codes (T, K) of the frames that are whole now."""
+        self._waiting = np.concatenate([self._waiting, np.asarray(samples, dtype=np.float32)])
+        whole = self._waiting[: len(self._waiting) // self._hop * self._hop]
+        self._waiting = self._waiting[len(whole) :]
+        if len(whole) == 0:
+            return np.zeros((0, self._num_codebooks), dtype=np.int64)
+        import torch
+
+        model = self._model
+        x_BCT = torch.from_numpy(whole)[None, None].to(model.device, model.dtype)
+        with exactly():
+            for layer in model.encoder.layers:
+                x_BCT = walk(layer, x_BCT, self._layers.convolve)
+            x_BCT = self._layers.attend(x_BCT)
+            if model.downsample is not None:
+                x_BCT = self._layers.convolve(model.downsample, x_BCT)
+            codes_KBT = model.quantizer.encode(x_BCT, self._num_codebooks)
+        return np.asarray(codes_KBT[:, 0].T.cpu().numpy(), dtype=np.int64)
+
+
+class _Layers:
+    """The layers of one direction of Mimi, each with what it keeps from piece to piece."""
+
+    def __init__(self, transformer: Any) -> None:
+        from transformers import DynamicCache
+
+        self._transformer = transformer
+        self._attended = DynamicCache(config=transformer.config)
+        self._states: dict[Any, Tensor] = {}
+
+    def attend(self, x_BCT: Tensor) -> Tensor:
+        """The transformer over what is new, with the keys and values of what was."""
+        y_BTC: Tensor = self._transformer(
+            x_BCT.mT, past_key_values=self._attended, use_cache=True, return_dict=True
+        ).last_hidden_state
+        return y_BTC.mT
+
+    def convolve(self, layer: Any, x_BCT: Tensor) -> Tensor:
+        """A convolution of either kind; a piece must be whole strides of the former."""
         from transformers.models.mimi.modeling_mimi import MimiConv1d
 
         return self._forwards(layer, x_BCT) if isinstance(layer, MimiConv1d) else self._backwards(layer, x_BCT)
@@ -107,8 +151,8 @@ class MimiStream:
         """A convolution, whose last inputs stand before the next piece; before the first what the layer pads with."""
         import torch
 
-        (kernel,), (dilation,) = layer.conv.kernel_size, layer.conv.dilation
-        num_past = (kernel - 1) * dilation
+        (kernel,), (stride,), (dilation,) = layer.conv.kernel_size, layer.conv.stride, layer.conv.dilation
+        num_past = (kernel - 1) * dilation + 1 - stride
         if layer in self._states:
             x_BCT = torch.cat([self._states[layer], x_BCT], dim=-1)
         else:
