@@ -183,6 +183,13 @@ def speak(
     temperature: Annotated[
         float | None, typer.Option(min=0.0, help="0 always takes the likeliest code. Default: 0.6.")
     ] = None,
+    after: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="An earlier turn, whose voice it goes on with: a sound file with its words in a .txt beside it. "
+            "1:FILE is speaker 1's, FILE that of --speaker. Repeat it, oldest first."
+        ),
+    ] = None,
 ) -> None:
     """Speak a sentence, with any trained emotion or blend, at any strength."""
     if not text.strip():
@@ -196,6 +203,7 @@ def speak(
     speak_to_file(
         text, blend, out, base=base, models=models, intensity=intensity, speaker=speaker, seed=seed,
         temperature=SPEAKING_TEMPERATURE if temperature is None else temperature,
+        after=[_earlier_turn(turn, speaker) for turn in after or ()],
     )  # fmt: skip
     typer.echo(out)
 
@@ -249,6 +257,12 @@ def main() -> NoReturn:
             sys.exit(int(error.exit_code))
         raise
     sys.exit(status or 0)
+
+
+def _earlier_turn(said: str, speaker: int) -> tuple[Path, int]:
+    """(file, speaker) of `FILE` or `NUMBER:FILE`."""
+    number, mark, path = said.partition(":")
+    return (Path(path), int(number)) if mark and number.isdecimal() else (Path(said), speaker)
 
 
 def _end_by_budget(settings: Config, emotions: list[str]) -> None:

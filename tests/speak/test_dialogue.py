@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from affetto.adapters.bank import AdapterBank
 from affetto.codes.silence import silence_codes
+from affetto.errors import ConfigError
 from affetto.model.base import Base
 from affetto.model.batch import Row, Streams, Turn, collate
 from affetto.model.monologue import END_PADDING, PADDING
@@ -95,6 +96,8 @@ def test_a_voice_streams_moshi(tiny_moshi: Base) -> None:
     voice = Voice(tiny_moshi)
     whole, _ = voice.speak("the silver key", seed=4)
     pieces = list(voice.stream("the silver key", seed=4))
+    with pytest.raises(ConfigError, match="can't be given earlier turns"):
+        voice.turn("hello", whole, 24_000)
     assert all(len(piece) == 1920 for piece in pieces)
     np.testing.assert_allclose(np.concatenate(pieces), whole, atol=1e-4 * whole.std())
 

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 import torch
+from numpy.typing import NDArray
 from transformers import MimiModel
+from typer.testing import CliRunner
 
 from affetto.adapters.bank import AdapterBank
 from affetto.adapters.peft_files import save_adapter
+from affetto.cli import app
 from affetto.codes.codec import MimiCodec
-from affetto.errors import AdapterError, BaseModelError, ConfigError
+from affetto.errors import AdapterError, BaseModelError, ConfigError, DataError
 from affetto.miniature.base import make_config
 from affetto.model.base import Base, load_base
 from affetto.speak.engine import Engine
@@ -89,6 +93,56 @@ def test_with_mimi_every_frame_is_heard_at_once(voice: Voice, monkeypatch: pytes
     found += pieces
     whole, _ = voice.speak("a key", "happy", seed=3)
     np.testing.assert_allclose(np.concatenate(found), whole, rtol=1e-4, atol=1e-6)
+
+
+def _earlier(voice: Voice, seconds: float, seed: int = 0) -> NDArray[np.float64]:
+    return np.random.default_rng(seed).normal(0.0, 0.05, round(seconds * voice.codec.sample_rate))
+
+
+def test_earlier_turns_are_read_and_heard_before_the_text(voice: Voice) -> None:
+    sound = _earlier(voice, 0.4)
+    turn = voice.turn("a lock", sound, voice.codec.sample_rate, speaker=1)
+    assert turn.text_ids == voice.base.prompt_ids("a lock", 1)
+    np.testing.assert_array_equal(turn.codes_TK, voice.codec.encode(sound))
+    plain, _ = voice.speak("a key", "happy", seed=3)
+    after, _ = voice.speak("a key", "happy", seed=3, context=[turn])
+    assert plain.tolist() != after.tolist()
+    wish = replace(voice.request("a key", "happy", seed=3), context=(turn,))
+    np.testing.assert_array_equal(after, voice.decode(voice.generate([wish])[0]))
+    np.testing.assert_array_equal(after, np.concatenate(list(voice.stream("a key", "happy", seed=3, context=[turn]))))
+    at_48 = voice.turn("a lock", np.repeat(sound, 2), 2 * voice.codec.sample_rate)
+    assert at_48.num_positions == turn.num_positions, "resampled to the codec's rate"
+
+
+def test_of_more_turns_than_the_window_holds_the_last_are_heard(
+    voice: Voice, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    turns = [voice.turn("a", _earlier(voice, 0.4, seed), 24_000) for seed in range(3)]
+    room = voice.request("a key").max_frames + len(voice.base.prompt_ids("a key", 0)) + 2 * turns[0].num_positions
+    monkeypatch.setattr(voice.base.network, "window", room)
+    assert voice.request("a key", context=turns).context == tuple(turns[1:])
+    assert "room for 2 of 3 earlier turns" in capsys.readouterr().err
+    assert voice.request("a key", context=turns[1:]).context == tuple(turns[1:])
+    assert capsys.readouterr().err == ""
+
+
+def test_the_command_speaks_after_a_recording(tiny_base_folder: Path, models: Path, tmp_path: Path) -> None:
+    def said(*more: str) -> bytes:
+        out = tmp_path / "out.wav"
+        result = CliRunner().invoke(
+            app, ["speak", "a key", "--base", str(tiny_base_folder), "--models", str(models), "--out", str(out), *more]
+        )
+        if result.exception and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return out.read_bytes()
+
+    clip = tmp_path / "clip.wav"
+    soundfile.write(clip, np.random.default_rng(0).normal(0.0, 0.05, 9600), 24_000)
+    with pytest.raises(DataError, match=r"write what .*clip\.wav says into clip\.txt"):
+        said("--after", str(clip))
+    clip.with_suffix(".txt").write_text("a lock\n")
+    assert len({said(), said("--after", str(clip)), said("--after", f"1:{clip}")}) == 3
+    assert said("--after", str(clip)) == said("--after", f"0:{clip}")
 
 
 def test_emotions_change_the_speech_and_intensity_zero_does_not(voice: Voice, tiny_base_folder: Path) -> None:

@@ -8,18 +8,21 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import soxr
 import torch
 from numpy.typing import NDArray
 
 from affetto.adapters.bank import AdapterBank, all_targets
 from affetto.adapters.checkpoints import load_adapter
-from affetto.audio.sound import write_sound
+from affetto.audio.sound import read_sound, write_sound
 from affetto.codes.codec import load_codec
-from affetto.errors import AdapterError, ConfigError
+from affetto.errors import AdapterError, ConfigError, DataError
 from affetto.model.base import Base, load_base
+from affetto.model.batch import Turn
 from affetto.model.csm import CsmNetwork
 from affetto.model.light import load_for_speaking
 from affetto.model.rows import PLAIN_TEMPLATE
+from affetto.progress import say
 from affetto.speak.engine import Engine
 from affetto.speak.generation import Request, Spoken, frame_cap, generate, weights_of
 from affetto.types import SPEAKING_TEMPERATURE, Codec
@@ -83,11 +86,13 @@ class Voice:
         seed: int = 0,
         temperature: float = SPEAKING_TEMPERATURE,
         cued: bool = True,
+        context: Sequence[Turn] = (),
     ) -> Request:
         """The request for `text`. `emotion` is a name or a blend {name: share}; `intensity` scales it.
 
         Without `intensity` each adapter speaks at the intensity that its training recommends. `cued=False` leaves the
-        prompt plain with the adapter on, which shows what leaks.
+        prompt plain with the adapter on, which shows what leaks. `context` are earlier turns (`turn`), oldest first;
+        the oldest ones are left out where the base's window has no room.
         """
         shares = {emotion: 1.0} if isinstance(emotion, str) else dict(emotion or {})
         if unknown := [name for name in shares if name not in self.emotions]:
@@ -104,19 +109,39 @@ class Voice:
             template = self._templates.get(max(strengths, key=lambda name: strengths[name]), PLAIN_TEMPLATE)
         ids = self.base.prompt_ids(template.replace("{text}", text), speaker)
         cap = frame_cap(text, self.base.frame_rate)
-        return Request(ids, cap, gate, seed=seed, temperature=temperature)
+        fitting = list(context)
+        while fitting and sum(turn.num_positions for turn in fitting) + len(ids) + cap > self.base.window:
+            fitting.pop(0)
+        if len(fitting) < len(context):
+            say(f"the base's window has room for {len(fitting)} of {len(context)} earlier turns: the last ones")
+        return Request(ids, cap, gate, seed=seed, temperature=temperature, context=tuple(fitting))
+
+    def turn(self, text: str, samples: NDArray[np.floating], sample_rate: int, speaker: int = 0) -> Turn:
+        """An earlier turn for `context`: what `speaker` said and how it sounded, mono samples.
+
+        A base of many voices goes on in the voice that it hears. ConfigError for Moshi, which can't be given any yet.
+        """
+        if self.base.has_text_stream:
+            raise ConfigError(f"{self.base.id} can't be given earlier turns to speak after")
+        sound = np.asarray(samples, dtype=np.float32)
+        if sample_rate != self.codec.sample_rate:
+            sound = soxr.resample(sound, sample_rate, self.codec.sample_rate, quality="HQ")
+        codes_TK = self.codec.encode(sound)[:, : self.base.num_codebooks]
+        return Turn(self.base.prompt_ids(text, speaker), codes_TK, end_code=self.base.network.end_code)
 
     def speak(
         self, text: str, emotion: str | Mapping[str, float] | None = None, *, intensity: float | None = None,
-        speaker: int = 0, seed: int = 0, temperature: float = SPEAKING_TEMPERATURE,
+        speaker: int = 0, seed: int = 0, temperature: float = SPEAKING_TEMPERATURE, context: Sequence[Turn] = (),
     ) -> tuple[NDArray[np.float32], int]:  # fmt: skip
-        """Speak; returns (mono samples, sample rate). No emotion is the base."""
-        request = self.request(text, emotion, intensity=intensity, speaker=speaker, seed=seed, temperature=temperature)
+        """Speak; returns (mono samples, sample rate). No emotion is the base; see `request`."""
+        request = self.request(
+            text, emotion, intensity=intensity, speaker=speaker, seed=seed, temperature=temperature, context=context
+        )
         return self.decode(self.generate([request])[0]), self.codec.sample_rate
 
     def stream(
         self, text: str, emotion: str | Mapping[str, float] | None = None, *, intensity: float | None = None,
-        speaker: int = 0, seed: int = 0, temperature: float = SPEAKING_TEMPERATURE,
+        speaker: int = 0, seed: int = 0, temperature: float = SPEAKING_TEMPERATURE, context: Sequence[Turn] = (),
     ) -> Iterator[NDArray[np.float32]]:  # fmt: skip
         """What `speak` gives, in pieces while it is spoken: mono samples, a frame (80 ms) each.
 
@@ -124,7 +149,9 @@ class Voice:
         The miniature's codec is a frame late too and decodes all that was said so far for every piece: it keeps up with
         real time for about six seconds.
         """
-        request = self.request(text, emotion, intensity=intensity, speaker=speaker, seed=seed, temperature=temperature)
+        request = self.request(
+            text, emotion, intensity=intensity, speaker=speaker, seed=seed, temperature=temperature, context=context
+        )
         frames, sound = self._frames(request), self.codec.open_stream()
         for codes_K in frames:
             if len(samples := sound.push(codes_K[None])):
@@ -176,8 +203,12 @@ def speak_to_file(
     speaker: int = 0,
     seed: int = 0,
     temperature: float = SPEAKING_TEMPERATURE,
+    after: Sequence[tuple[Path, int]] = (),
 ) -> None:
-    """`affetto speak`: load what the blend needs from `models/<emotion>/best`, speak, write `out`."""
+    """`affetto speak`: load what the blend needs from `models/<emotion>/best`, speak, write `out`.
+
+    `after` are earlier turns, (sound file with its words in a .txt beside it, speaker), oldest first.
+    """
     voice = Voice.load(base, only_speaks=True)
     for name in blend:
         folder = models / name / "best"
@@ -186,5 +217,18 @@ def speak_to_file(
                 f"there is no adapter {folder}. Train it: affetto train --emotion {name}; or point --models elsewhere"
             )
         voice.load_adapter(name, folder)
-    samples, rate = voice.speak(text, blend, intensity=intensity, speaker=speaker, seed=seed, temperature=temperature)
+    context = [_read_turn(voice, path, who) for path, who in after]
+    samples, rate = voice.speak(
+        text, blend, intensity=intensity, speaker=speaker, seed=seed, temperature=temperature, context=context
+    )
     write_sound(out, samples, rate)
+
+
+def _read_turn(voice: Voice, path: Path, speaker: int) -> Turn:
+    from affetto.audio.corpora.files import text_beside
+
+    rate = voice.codec.sample_rate
+    samples, text = read_sound(path, rate), text_beside(path)
+    if text is None:
+        raise DataError(f"write what {path} says into {path.with_suffix('.txt').name} beside it")
+    return voice.turn(text, samples, rate, speaker)
