@@ -21,7 +21,10 @@ def write_clips(folder: Path) -> Path:
         path = folder / f"{line.id}.wav"
         write_sound(path, corpus.render(line), corpus.SAMPLE_RATE)
         emotion = None if line.emotion == corpus.PLAIN else line.emotion
-        found.append(Clip(line.id, path, line.text, emotion, line.speaker, "small", line.split))
+        weak = emotion is not None and line.strength == min(corpus.STRENGTHS)
+        found.append(
+            Clip(line.id, path, line.text, emotion, line.speaker, "small", line.split, intensity=0.6 if weak else None)
+        )
     write_manifest(folder / "manifest.jsonl", found)
     return folder / "manifest.jsonl"
 

@@ -124,6 +124,11 @@ def test_each_strength_is_what_the_adapter_says_at_it(finished: Path, clips: Pat
     page = (finished / "emotion_models" / "happy" / "report.html").read_text(encoding="utf-8")
     assert 'id="strengths"' in page
     assert f"at {config.evaluation_strengths[0]:g}" in page
+    assert [item["intensity"] for item in results.get("real_strengths", [])] == [0.6, 1.0]
+    assert "recordings acted at 0.6" in page
+    assert read_json(finished / "emotion_models" / "happy" / "best" / "affetto.json")["data"]["intensities"].keys() == {
+        "0.6", "1"
+    }  # fmt: skip
 
 
 def test_the_page_that_compares_plays_the_recordings(finished: Path, tmp_path: Path) -> None:

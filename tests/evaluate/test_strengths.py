@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from affetto.evaluate.results import VALUE_NAMES, FileRow, System
-from affetto.evaluate.strengths import HEARD, hear_strengths, of_strengths
+from affetto.evaluate.strengths import HEARD, by_intensity, hear_strengths, of_strengths
 from affetto.judges.kinds import Judges
 from evaluate_fakes import fake_judges
 
@@ -61,6 +61,17 @@ def test_without_judges_or_strengths_there_is_nothing_to_hear(say, asked: list[f
     assert hear_strengths(own(1.0), (), fake_judges(), say) == []
     assert hear_strengths(own(1.0), (1.0,), fake_judges(), say) == []
     assert asked == []
+
+
+def test_recordings_stand_by_how_strongly_they_are_acted(say) -> None:
+    rows = [row for intensity in (0.9, 0.3, 0.5) for row in say(intensity)]
+    found = by_intensity(rows, [1.0, 0.6, 1.0], fake_judges())
+    assert [(item["intensity"], item["metrics"]["posterior"]["value"]) for item in found] == [
+        (0.6, 0.3), (1.0, pytest.approx(0.7))
+    ]  # fmt: skip
+    assert all(tuple(item["metrics"]) == HEARD for item in found)
+    assert by_intensity(rows, [1.0] * 3, fake_judges()) == by_intensity([], [], fake_judges()) == []
+    assert by_intensity(rows, [1.0, 0.6, 1.0], Judges()) == []
 
 
 def test_only_emotion_and_words_are_judged() -> None:

@@ -150,7 +150,7 @@ class TextRetention(TypedDict):
 
 @_checked
 class Strength(TypedDict):
-    """What is heard of the adapter at one intensity, over the same sentences."""
+    """What is heard at one intensity: of the adapter, over the same sentences, or of recordings that are acted so."""
 
     intensity: float
     metrics: dict[str, Metric]
@@ -183,6 +183,8 @@ class Results(TypedDict):
     retention: Retention | None
     strengths: NotRequired[list[Strength]]
     """Weakest first, the evaluated one among them; absent where none but that was spoken."""
+    real_strengths: NotRequired[list[Strength]]
+    """Held-out recordings by how strongly they are acted, weakest first; absent where all are alike."""
 
 
 def to_metric(estimate: Estimate, unit: str) -> Metric:
@@ -227,12 +229,14 @@ def build_results(
     comparisons: Sequence[Comparison] = (),
     retention: Retention | None = None,
     strengths: Sequence[Strength] = (),
+    real_strengths: Sequence[Strength] = (),
 ) -> Results:
     """A checked document."""
     return validate_results({
         "schema": SCHEMA, "emotion": emotion, "command": command, "versions": versions(), "judges": judges,
         "systems": list(systems), "comparisons": list(comparisons), "retention": retention,
         **({"strengths": list(strengths)} if strengths else {}),
+        **({"real_strengths": list(real_strengths)} if real_strengths else {}),
     })  # fmt: skip
 
 

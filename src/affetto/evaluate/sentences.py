@@ -1,12 +1,14 @@
-"""What every system is asked to say: the same words, voices and seeds."""
+"""What every system is asked to say: the same words, voices and seeds; and which recordings stand beside it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 from affetto.speak.generation import Request
 from affetto.speak.voice import Voice
+from affetto.types import Clip
 
 
 @dataclass(frozen=True)
@@ -37,3 +39,18 @@ def ask(
         )
         for sentence in sentences
     ]  # fmt: skip
+
+
+def recordings_in_turn(clips: Sequence[Clip], most: int) -> list[Clip]:
+    """At most `most` of `clips`, in their order, from every voice and intensity in turn and spread over the texts."""
+    queues: dict[tuple[str, float], list[int]] = {}
+    for place, clip in enumerate(clips):
+        queues.setdefault((clip.speaker, clip.gate), []).append(place)
+    # Even steps through each queue (the golden ratio's), begun elsewhere in each: other texts from each of them.
+    orders = [
+        [queue[i] for i in sorted(range(len(queue)), key=lambda i, start=start: 0.618 * (i + start) % 1)]  # type: ignore[misc]
+        for start, queue in enumerate(queues.values())
+    ]
+    turns = zip_longest(*orders)
+    chosen = [place for turn in turns for place in turn if place is not None][:most]
+    return [clips[place] for place in sorted(chosen)]

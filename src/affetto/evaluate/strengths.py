@@ -57,6 +57,18 @@ def hear_strengths(
     ]
 
 
+def by_intensity(rows: Sequence[FileRow], acted: Sequence[float], judges: Judges) -> list[Strength]:
+    """`HEARD` of recordings by how strongly each is acted, weakest first; empty where all are acted alike."""
+    if len(set(acted)) < 2 or (judges.emotion is None and judges.words is None):
+        return []
+    few, found = of_strengths(judges), []
+    for intensity in sorted(set(acted)):
+        alike = [row for row, own in zip(rows, acted, strict=True) if own == intensity]
+        metrics = build_system("real", "real", alike, few)["metrics"]
+        found.append(Strength(intensity=intensity, metrics={name: metrics[name] for name in HEARD}))
+    return found
+
+
 def of_strengths(judges: Judges) -> Judges:
     """The judges that hear every strength: emotion and words."""
     return replace(judges, quality=None, voice=None, dimensions=None)

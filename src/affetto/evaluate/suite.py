@@ -26,10 +26,10 @@ from affetto.evaluate.results import (
 )
 from affetto.evaluate.retention import general_test_rows, measure_retention
 from affetto.evaluate.scoring import Item
-from affetto.evaluate.sentences import Sentence, ask
+from affetto.evaluate.sentences import Sentence, ask, recordings_in_turn
 from affetto.evaluate.similarity import hear_voices, reference_rows, set_similarities
 from affetto.evaluate.spoken import note_spoken, read_spoken, speech_key
-from affetto.evaluate.strengths import hear_strengths, of_strengths
+from affetto.evaluate.strengths import by_intensity, hear_strengths, of_strengths
 from affetto.evaluate.summary import build_system, compare
 from affetto.files import hash_folder, read_json, write_text
 from affetto.judges.choice import Judges, choose_judges
@@ -88,7 +88,7 @@ def evaluate(
         *_score(spoken[emotion], journal, emotion, prompt="emotional"),
         *_score(spoken["plain"], journal, f"{emotion}, plain prompts", prompt="plain"),
     ]
-    recordings = _recordings(config, emotion, prepared, voice, samples / f"{emotion}_real")
+    recordings, acted = _recordings(config, emotion, prepared, voice, samples / f"{emotion}_real")
     real_rows = _score(recordings, journal, "real recordings", prompt=None)
     if judges.voice is not None:
         base_voices = hear_voices(spoken["base"], base_rows, judges.voice)
@@ -114,12 +114,15 @@ def evaluate(
     held_out = general_test_rows(voice.base, prepared, config.evaluation_clips, config.seed, facts["speakers"])
     retention = _retention(voice, held_out, {emotion: strength})
 
-    # 5. What is heard at other strengths.
+    # 5. What is heard at other strengths, and of recordings by theirs.
     strengths = _strengths(config, voice, sentences, systems[1], judges, again)
+    real_strengths = by_intensity(real_rows, acted, judges)
 
     # 6. Write it down.
     ceiling = systems[-1]["metrics"]["recall"]
-    results = build_results(emotion, command, judge_facts(judges, ceiling), systems, comparisons, retention, strengths)
+    results = build_results(
+        emotion, command, judge_facts(judges, ceiling), systems, comparisons, retention, strengths, real_strengths
+    )
     write_results(output, results)
     return results
 
@@ -180,13 +183,14 @@ def _speak(
     ]  # fmt: skip
 
 
-def _recordings(config: Config, emotion: str, prepared: Prepared, voice: Voice, folder: Path) -> list[Item]:
-    """Held-out recordings, spread over all there are, through the base's codec: no adapter can sound better.
+def _recordings(
+    config: Config, emotion: str, prepared: Prepared, voice: Voice, folder: Path
+) -> tuple[list[Item], list[float]]:
+    """Held-out recordings through the base's codec, than which no adapter can sound better, and their intensities.
 
     They are written into `folder` like what the systems speak, and judged as written; names end in the clips' ids.
     """
-    clips, most = prepared.select(emotion, "test"), config.evaluation_sentences
-    chosen = [clips[index * len(clips) // most] for index in range(most)] if len(clips) > most else clips
+    chosen = recordings_in_turn(prepared.select(emotion, "test"), config.evaluation_sentences)
     shutil.rmtree(folder, ignore_errors=True)
     items = []
     for index, clip in enumerate(chosen):
@@ -195,7 +199,7 @@ def _recordings(config: Config, emotion: str, prepared: Prepared, voice: Voice, 
         if clip.text:
             write_text(path.with_suffix(".txt"), clip.text + "\n")
         items.append(Item(_name(path, config), path, text=clip.text, speaker=clip.speaker))
-    return items
+    return items, [clip.gate for clip in chosen]
 
 
 def _file_name(name: str) -> str:

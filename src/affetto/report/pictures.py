@@ -221,12 +221,21 @@ class StrengthLine:
     label: str
     points: tuple[tuple[float, float, float | None, float | None], ...]
     real: float | None
+    recorded: tuple[tuple[float, float], ...] = ()
+    """(intensity, value) of recordings by how strongly they are acted."""
 
 
 def strength_curve(lines: Sequence[StrengthLine], evaluated: float, *, name: str) -> Picture:
-    """What is heard at each intensity, in percent; dashes are real recordings, the upright line what was evaluated."""
+    """What is heard at each intensity, in percent; the upright line is what was evaluated.
+
+    Dashes are real recordings, hollow marks those that are acted so strongly.
+    """
     said = ". ".join(
-        f"{line.label}: " + ", ".join(f"{100 * value:.0f} % at {x:g}" for x, value, _, _ in line.points)
+        f"{line.label}: "
+        + ", ".join(
+            [f"{100 * value:.0f} % at {x:g}" for x, value, _, _ in line.points]
+            + [f"recordings acted at {x:g} {100 * value:.0f} %" for x, value in line.recorded]
+        )
         for line in lines
     )
 
@@ -240,6 +249,9 @@ def strength_curve(lines: Sequence[StrengthLine], evaluated: float, *, name: str
             for x, _, low, high in line.points:
                 if low is not None and high is not None:
                     axes.plot([x, x], [100 * low, 100 * high], color=colour, linewidth=2, alpha=0.35)
+            for x, value in line.recorded:
+                axes.plot([x], [100 * value], color=colour, marker=marker(number), markersize=9, markerfacecolor="none",
+                          markeredgewidth=1.6, clip_on=False, linestyle="none")  # fmt: skip
             if line.real is not None:
                 axes.axhline(100 * line.real, color=colour, linewidth=1, linestyle=(0, (4, 3)), alpha=0.8)
             axes.annotate(

@@ -180,20 +180,22 @@ _AT_STRENGTHS = ("recall", "posterior", "wer", "f0_median_st")
 
 def _strengths(result: Mapping[str, Any], name: str) -> dict[str, Any] | None:
     """What is heard at each intensity: a picture of the shares, and the numbers beside those of base and recordings."""
-    strengths = result.get("strengths") or []
+    strengths, acted = result.get("strengths") or [], result.get("real_strengths") or []
     systems = {system["role"]: system for system in result.get("systems") or []}
     if not strengths or "adapter" not in systems:
         return None
     lines = []
     for metric in ("recall", "wer"):
-        found = [(item["intensity"], item["metrics"].get(metric) or {}) for item in strengths]
+        found = _at(strengths, metric)
         points = tuple((x, m["value"], m["low"], m["high"]) for x, m in found if m.get("value") is not None)
         if points:
             real = ((systems.get("real") or {}).get("metrics") or {}).get(metric) or {}
-            lines.append(pictures.StrengthLine(MEASURES[metric].label, points, real.get("value")))
+            recorded = tuple((x, m["value"]) for x, m in _at(acted, metric) if m.get("value") is not None)
+            lines.append(pictures.StrengthLine(MEASURES[metric].label, points, real.get("value"), recorded))
     rows = [(f"{item['intensity']:g}", item["metrics"]) for item in strengths]
     rows = [("the base", systems["base"]["metrics"])] * ("base" in systems) + rows
     rows += [("real recordings", systems["real"]["metrics"])] * ("real" in systems)
+    rows += [(f"recordings acted at {item['intensity']:g}", item["metrics"]) for item in acted]
     return {
         "picture": pictures.strength_curve(lines, systems["adapter"]["intensity"], name=name) if lines else None,
         "columns": ["Intensity", *(MEASURES[metric].label for metric in _AT_STRENGTHS)],
@@ -203,6 +205,10 @@ def _strengths(result: Mapping[str, Any], name: str) -> dict[str, Any] | None:
             for title, metrics in rows
         ],
     }  # fmt: skip
+
+
+def _at(strengths: Sequence[Mapping[str, Any]], metric: str) -> list[tuple[float, Mapping[str, Any]]]:
+    return [(item["intensity"], item["metrics"].get(metric) or {}) for item in strengths]
 
 
 def _training_curves(log: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, Picture]]:
