@@ -17,7 +17,7 @@ from typing_extensions import TypedDict  # pydantic needs this one before Python
 
 from affetto.errors import DataError
 from affetto.files import read_json, write_json, write_text
-from affetto.judges.choice import KINDS, Judges
+from affetto.judges.choice import KINDS, LABELLED, Judges
 from affetto.metrics.statistics import Estimate, Verdict, Worse
 from affetto.provenance import versions
 
@@ -33,6 +33,7 @@ VALUE_NAMES = (
     "jitter", "words_per_s", "level_db", "pause_share", "longest_silence_s", "stop_failures", "substitutions",
     "deletions", "insertions", "intelligible", "syllables_per_s", "seconds_per_word", "arousal", "dominance", "valence",
     "speaker_similarity", "similarity_same_prompt", "similarity_to_reference", "voice_consistency",
+    "emotion_similarity",
 )  # fmt: skip
 """What a file's `values` hold, in the order of the CSV's columns. Shares of one file (recall, stop_failures) and the
 flags (truncated, repeated, runaway, intelligible) are 0 or 1; `heard` is what the word judge wrote down. Further
@@ -199,7 +200,7 @@ def judge_facts(judges: Judges, ceiling: Metric | None = None) -> dict[str, Judg
         judge = getattr(judges, kind, None)
         if judge is not None:
             found = JudgeFacts(
-                id=judge.id, tier=judge.tier, labels=list(judge.labels) if kind == "emotion" else None,
+                id=judge.id, tier=judge.tier, labels=list(judge.labels) if kind in LABELLED else None,
                 licence=judge.licence, sample_rate=judge.sample_rate, ceiling=ceiling if kind == "emotion" else None,
             )  # fmt: skip
             _add_known(found, judge)

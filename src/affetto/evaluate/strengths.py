@@ -59,4 +59,4 @@ def hear_strengths(
 
 def of_strengths(judges: Judges) -> Judges:
     """The judges that hear every strength: emotion and words."""
-    return replace(judges, quality=None, voice=None, dimensions=None)
+    return replace(judges, quality=None, voice=None, dimensions=None, embedding=None)

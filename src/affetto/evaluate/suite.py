@@ -27,7 +27,7 @@ from affetto.evaluate.results import (
 from affetto.evaluate.retention import general_test_rows, measure_retention
 from affetto.evaluate.scoring import Item
 from affetto.evaluate.sentences import Sentence, ask
-from affetto.evaluate.similarity import hear_voices, reference_rows, set_similarities
+from affetto.evaluate.similarity import compare_emotions, compare_voices
 from affetto.evaluate.spoken import note_spoken, read_spoken, speech_key
 from affetto.evaluate.strengths import hear_strengths, of_strengths
 from affetto.evaluate.summary import build_system, compare
@@ -90,13 +90,12 @@ def evaluate(
     ]
     recordings = _recordings(config, emotion, prepared, voice, samples / f"{emotion}_real")
     real_rows = _score(recordings, journal, "real recordings", prompt=None)
+    base, real = (spoken["base"], base_rows), (recordings, real_rows)
+    adapter = ([*spoken[emotion], *spoken["plain"]], adapter_rows)
     if judges.voice is not None:
-        base_voices = hear_voices(spoken["base"], base_rows, judges.voice)
-        clips = _references(prepared, voice, facts["trained_speakers"])
-        references = hear_voices(clips, reference_rows(clips), judges.voice)
-        set_similarities(base_voices, base_voices, references, is_base=True)
-        for items, rows in (([*spoken[emotion], *spoken["plain"]], adapter_rows), (recordings, real_rows)):
-            set_similarities(hear_voices(items, rows, judges.voice), base_voices, references)
+        compare_voices(judges.voice, base, (adapter, real), _references(prepared, voice, facts["trained_speakers"]))
+    if judges.embedding is not None:
+        compare_emotions(judges.embedding, (base, adapter), real)
     systems = [
         build_system("base", "base", [*base_rows, *plain_base_rows], judges, 0.0),
         build_system(emotion, "adapter", adapter_rows, judges, strength),

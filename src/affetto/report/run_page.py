@@ -17,7 +17,7 @@ from affetto.report import pictures
 from affetto.report.calibration_picture import calibration_picture
 from affetto.report.canvas import NUM_SYSTEM_COLOURS, Picture
 from affetto.report.headline import headline, verdicts
-from affetto.report.measures import ABSENT, MEASURES, scale_of, write_duration
+from affetto.report.measures import ABSENT, MEASURES, glossary, scale_of, shown_judges, write_duration
 from affetto.report.page_templates import page_templates
 from affetto.report.players import AudioCell, AudioRow, player_rows
 from affetto.report.speech_picture import LEFT, RIGHT, WIDTH
@@ -87,7 +87,7 @@ def write_report(
         facts=_facts(facts),
         numbers=numbers,
         tiers=_TIERS,
-        glossary=[measure for measure in MEASURES.values() if measure.meaning],
+        glossary=glossary([system for result in results for system in result.get("systems") or []]),
         playhead={"left": LEFT / WIDTH, "width": (WIDTH - LEFT - RIGHT) / WIDTH},
     )
     write_text(output, page)
@@ -105,7 +105,7 @@ def _evaluation(
     result: Mapping[str, Any], facts: Mapping[str, Any], numbers: Mapping[str, int], index: int
 ) -> dict[str, Any]:
     table, systems = main_table(result), list(result.get("systems") or [])
-    judges = result.get("judges") or {}
+    judges = shown_judges(result.get("judges") or {})
     return {
         "emotion": str(result.get("emotion", "the emotion")),
         "command": result.get("command"),
