@@ -131,8 +131,8 @@ MEASURES: dict[str, Measure] = {
     "valence": Measure("Valence", "Expressivity", "the judge's own scale", "negative to positive", is_on_request=True),
     "emotion_similarity": Measure(
         "Emotion similarity (secondary)", SECONDARY, "cosine",
-        "of emotion embeddings, to real recordings with other texts, beside the same of the base and of the recordings "
-        "among themselves; secondary: rewards mimicry, arXiv 2604.26347; never a headline", is_on_request=True,
+        "of emotion embeddings, to real recordings with other texts; secondary: rewards mimicry, arXiv 2604.26347; "
+        "never a headline", is_on_request=True,
     ),
     "delta_nll": Measure(
         "ΔNLL", "Forgetting", "nats/code", "how much less likely general speech became", "lower", is_main=True
