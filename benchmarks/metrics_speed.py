@@ -22,7 +22,8 @@ from facts import run_facts
 
 from affetto.audio.sound import write_sound
 from affetto.evaluate import scoring
-from affetto.evaluate.results import build_results, judge_facts, write_results
+from affetto.evaluate.judge_facts import judge_facts
+from affetto.evaluate.results import build_results, write_results
 from affetto.evaluate.scoring import Item, score_files
 from affetto.evaluate.summary import build_system
 from affetto.files import write_json

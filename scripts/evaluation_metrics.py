@@ -74,7 +74,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--judge", action="append", default=[], type=_judge, metavar="KIND=NAME",
         help="emotion=, words= a Hugging Face id (id@revision pins it) or a local folder; quality=dnsmos; "
-        "NAME none switches a judge off; may be given several times",
+        "voice=, dimensions=, embedding= judge only where named (docs/evaluation.md); NAME none switches a judge off; "
+        "may be given several times",
     )  # fmt: skip
     parser.add_argument(
         "--metadata",

@@ -13,7 +13,8 @@ Usage: run_emotion_finetuning.sh [options]
   --data PATH         a manifest (.jsonl) or a folder of clips; may be given again
   --general SOURCE    general speech: data (its clips without emotion; the default) or self (the base speaks it)
   --output DIR        where emotion_models/ and evaluation_results/ go (default: here)
-  --judge KIND=NAME   judge of emotion, words or quality (a hub id, a folder, or none); may be given again
+  --judge KIND=NAME   judge of emotion, words, quality, voice, dimensions or embedding (a hub id, a folder, or none);
+                      may be given again
   --gpu N             use this GPU
   --skip-datasets     do not touch or check the data again: use what was prepared before
   --skip-bad-clips    go on with the good clips where some are bad

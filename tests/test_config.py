@@ -200,7 +200,7 @@ WRONG = [
     ("evaluation_clips: 0", "evaluation_clips", "greater than or equal to 1"),
     ("evaluation_strengths: [0]", "evaluation_strengths.0", "greater than 0"),
     ("sampling_temperature: -1", "sampling_temperature", "greater than or equal to 0"),
-    ("judges: {mood: x}", "judges", "there are emotion, words, quality, voice, dimensions"),
+    ("judges: {mood: x}", "judges", "there are emotion, words, quality, voice, dimensions, embedding"),
     ("judges: [x]", "judges", "valid dictionary"),
 ]
 

@@ -22,6 +22,7 @@ from transformers import (
     WavLMForXVector,
     WhisperConfig,
     WhisperFeatureExtractor,
+    WhisperForAudioClassification,
     WhisperForConditionalGeneration,
     WhisperTokenizer,
 )
@@ -117,6 +118,22 @@ def whisper_words(folder: Path) -> Path:
     model.generation_config.max_length = 12
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    WhisperFeatureExtractor(chunk_length=1).save_pretrained(folder)
+    return folder
+
+
+def whisper_emotion(folder: Path, labels: tuple[str, ...]) -> Path:
+    """A classifier with a window of one second, as the miniature's is of five."""
+    torch.manual_seed(9)
+    config = WhisperConfig(
+        vocab_size=8, d_model=32, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
+        decoder_attention_heads=2, encoder_ffn_dim=64, decoder_ffn_dim=64, max_source_positions=50,
+        classifier_proj_size=16, pad_token_id=0, bos_token_id=1, eos_token_id=2, decoder_start_token_id=1,
+        id2label=dict(enumerate(labels)), label2id={label: index for index, label in enumerate(labels)},
+    )  # fmt: skip
+    model = WhisperForAudioClassification(config)
+    _sharpen(model)
+    model.save_pretrained(folder)
     WhisperFeatureExtractor(chunk_length=1).save_pretrained(folder)
     return folder
 

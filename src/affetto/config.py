@@ -18,7 +18,7 @@ from affetto.adapters.targets import Part
 from affetto.errors import ConfigError
 from affetto.types import EMOTIONS, SPEAKING_TEMPERATURE
 
-JUDGE_KINDS = ("emotion", "words", "quality", "voice", "dimensions")
+JUDGE_KINDS = ("emotion", "words", "quality", "voice", "dimensions", "embedding")
 EXPRESSIVE = "base"
 """Name of the adapter over all emotions that the emotions' own may build upon."""
 EVERY = "all"

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from affetto.config import Config
+from affetto.evaluate.judge_facts import judge_facts
 from affetto.evaluate.results import (
     VALUE_NAMES,
     FileRow,
@@ -19,7 +20,6 @@ from affetto.evaluate.results import (
     System,
     Value,
     build_results,
-    judge_facts,
     write_results,
 )
 from affetto.evaluate.summary import build_system, compare

@@ -16,7 +16,9 @@ import tiny_judges
 from affetto.errors import DataError, JudgeError
 from affetto.evaluate.folder import evaluate_folder, find_sounds, read_metadata
 from affetto.evaluate.results import read_results
+from affetto.files import write_json
 from evaluate_fakes import RATE, fake_judges, voice
+from result_samples import result
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "evaluation_metrics.py"
 OFF = "--judge emotion=none --judge words=none --judge quality=none"
@@ -285,3 +287,36 @@ def test_brackets_in_a_folders_name_are_shown_as_they_are(tmp_path: Path, capsys
     soundfile.write(tmp_path / "x[v2]" / "a.wav", voice(200, 0.8), RATE)
     evaluate_folder(tmp_path / "x[v2]", "happy", tmp_path / "r.json", judges=fake_judges())
     assert "Judging x[v2]" in capsys.readouterr().err
+
+
+def test_a_folder_has_no_recordings_to_be_like(folder: Path, tmp_path: Path) -> None:
+    """As for voices: the judge is named, and the value is null with the reason. Nothing is asked for by default."""
+    choices = {"emotion": "none", "words": "none", "quality": "none"}
+    named = {**choices, "embedding": str(tiny_judges.whisper_emotion(tmp_path / "e", ("hap", "sad")))}
+    results = evaluate_folder(folder, "happy", tmp_path / "r.json", judges=named)
+    judge = results["judges"]["embedding"]
+    assert judge is not None
+    assert (judge["tier"], judge["labels"], judge["ceiling"]) == ("local", ["happy", "sad"], None)
+    metric = results["systems"][0]["metrics"]["emotion_similarity"]
+    assert (metric["value"], metric["n"]) == (None, 0)
+    assert "no real recordings" in str(metric["reason"])
+    default = evaluate_folder(folder, "happy", tmp_path / "d.json", judges=choices)
+    assert default["judges"]["embedding"] is None
+    assert "only on request" in str(default["systems"][0]["metrics"]["emotion_similarity"]["reason"])
+    assert {row["values"]["emotion_similarity"] for row in default["systems"][0]["files"]} == {None}
+    with pytest.raises(JudgeError, match="can't hear 'angry'"):
+        evaluate_folder(folder, "angry", tmp_path / "r.json", judges=named)
+
+
+def test_a_run_of_an_affetto_that_knew_fewer_kinds_of_judges_takes_a_folder_in(folder: Path, tmp_path: Path) -> None:
+    output = tmp_path / "run.json"
+    off = {"emotion": "none", "words": "none", "quality": "none"}
+    run = result() | {"judges": {"emotion": None, "words": None, "quality": None}}
+    write_json(output, run)
+    results = evaluate_folder(folder, "happy", output, judges=off)
+    assert [system["name"] for system in results["systems"]] == ["base", "happy", "real", "happy (files)"]
+    with pytest.raises(DataError, match="made with other judges"):
+        evaluate_folder(
+            folder, "happy", output,
+            judges={**off, "embedding": str(tiny_judges.whisper_emotion(tmp_path / "e", ("hap", "sad")))},
+        )  # fmt: skip

@@ -10,6 +10,7 @@ import pytest
 
 from affetto.errors import DataError
 from affetto.evaluate import results
+from affetto.evaluate.judge_facts import judge_facts
 from affetto.evaluate.scoring import Item, score_files
 from affetto.evaluate.summary import build_system, compare
 from evaluate_fakes import RATE, fake_judges, silence, voice
@@ -33,7 +34,7 @@ def _document() -> results.Results:
         build_system("happy", "adapter", rows["happy"], judges, 0.7),
     ]
     comparison = compare(rows["happy"], rows["base"], system="happy", against="base", prompt="emotional")
-    return results.build_results("happy", "affetto evaluate", results.judge_facts(judges), systems, [comparison])
+    return results.build_results("happy", "affetto evaluate", judge_facts(judges), systems, [comparison])
 
 
 def test_what_is_written_is_read_back_and_is_strict_json(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from affetto.judges.choice import Judges
 from affetto.metrics.words import score_words
 from evaluate_fakes import RATE, LevelQuality, PitchJudge, PitchWords, fake_judges, silence, voice
 
-SIMILARITIES = {name for name, measure in METRICS.items() if measure.source == "voice"}
+SIMILARITIES = {name for name, measure in METRICS.items() if measure.source in ("voice", "embedding")}
 
 
 def _spoken(index: int) -> NDArray[np.float32]:
@@ -183,7 +183,7 @@ def test_pitfall_25_missing_judges_and_texts_give_null_with_a_reason_and_never_z
     reasons = {name: metric["reason"] for name, metric in metrics.items() if metric["value"] is None}
     assert set(reasons) == {
         *(name for name, measure in METRICS.items() if measure.source in ("emotion", "words", "quality", "rate")),
-        *(name for name, measure in METRICS.items() if measure.source in ("voice", "dimensions")),
+        *(name for name, measure in METRICS.items() if measure.source in ("voice", "dimensions", "embedding")),
     }
     assert reasons["mos_overall"] == "onnxruntime isn't installed"
     assert reasons["wer"] == reasons["words_per_s"] == "no text is known for these files"

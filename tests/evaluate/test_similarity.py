@@ -8,21 +8,28 @@ from numpy.typing import NDArray
 
 from affetto.evaluate.results import VALUE_NAMES, FileRow
 from affetto.evaluate.scoring import Item, score_files
-from affetto.evaluate.similarity import Voiced, hear_voices, reference_rows, set_similarities
-from affetto.evaluate.summary import MARGINS, compare, summarise
+from affetto.evaluate.similarity import (
+    Embedded,
+    compare_emotions,
+    embed_files,
+    reference_rows,
+    set_emotion_similarity,
+    set_similarities,
+)
+from affetto.evaluate.summary import MARGINS, METRICS, PLAIN_MARGINS, build_system, compare, summarise
 from affetto.judges.choice import Judges
 from evaluate_fakes import RATE, PitchVoice, voice
 
 
-def _one(text: str | None, unit: NDArray[np.float64], speaker: str | None = "a", seed: int = 0) -> Voiced:
+def _one(text: str | None, unit: NDArray[np.float64], speaker: str | None = "a", seed: int = 0) -> Embedded:
     row = FileRow(
         file=f"{text}{speaker}{seed}", prompt="emotional", text=text, speaker=speaker, seed=seed, duration_s=1.0,
         error=None, values=dict.fromkeys(VALUE_NAMES),
     )  # fmt: skip
-    return Voiced(row, unit / np.linalg.norm(unit))
+    return Embedded(row, unit / np.linalg.norm(unit))
 
 
-def _many(rng: np.random.Generator, shift: float = 0.0, num_texts: int = 6) -> list[Voiced]:
+def _many(rng: np.random.Generator, shift: float = 0.0, num_texts: int = 6) -> list[Embedded]:
     centres = {"a": np.array([3.0, 0, 0, 0]), "b": np.array([0, 3.0, 0, 0])}
     return [
         _one(f"t{index}", centres[speaker] + [0, 0, shift, 0] + rng.normal(0, 0.5, 4), speaker)
@@ -107,16 +114,110 @@ def test_files_are_heard_in_their_own_rows() -> None:
     items.insert(1, Item("broken.wav", voice(100, 0.01), RATE, text="x", speaker="a", prompt="plain"))
     judges = Judges(voice=PitchVoice())
     rows = score_files(items, judges, "happy")
-    voiced = hear_voices(items, rows, judges.voice)
+    voiced = embed_files(items, rows, judges.voice)
     assert [one.row["file"] for one in voiced] == ["100.wav", "150.wav", "200.wav"]
     cosines = [float(one.unit_D @ other.unit_D) for one, other in pairwise(voiced)]
     assert cosines == pytest.approx(
         [np.cos(np.pi / 2 * np.log2(1.5)), np.cos(np.pi / 2 * np.log2(200 / 150))], abs=0.01
     )
     clips = reference_rows(items[:1])
-    set_similarities(voiced, references=hear_voices(items[:1], clips, judges.voice))
+    set_similarities(voiced, references=embed_files(items[:1], clips, judges.voice))
     metrics = summarise(rows, judges)
     assert metrics["voice_consistency"]["n"] == 3
     assert metrics["similarity_to_reference"]["n"] == 2, "not to the same text"
     assert metrics["speaker_similarity"]["reason"] == "no base speaks in the same voice"
-    assert hear_voices(items, rows, None) == []
+    assert embed_files(items, rows, None) == []
+
+
+class PitchEmotions(PitchVoice):
+    """Emotions an octave apart are at right angles."""
+
+    labels = ("happy", "sad")
+
+
+def _emotion_of(one: Embedded) -> object:
+    return one.row["values"]["emotion_similarity"]
+
+
+def test_likeness_to_recordings_is_by_hand() -> None:
+    """Recordings at 0, 90 and 180 degrees; each text of theirs weighs the same, however often it was spoken."""
+    real = [
+        _one("x", np.array([1.0, 0])), _one("x", np.array([0, 1.0]), seed=1), _one("y", np.array([-1.0, 0])),
+        _one("z", np.array([1.0, 0]), "b"),
+    ]  # fmt: skip
+    at_60 = _one("other", np.array([0.5, np.sqrt(0.75)]))
+    same_text = _one("y", np.array([0.5, np.sqrt(0.75)]))
+    stranger = _one("other", np.array([0.0, 1.0]), "c")
+    nobody = _one("other", np.array([0.0, 1.0]), None)
+    set_emotion_similarity([at_60, same_text, stranger, nobody], real)
+    of_x = (0.5 + np.sqrt(0.75)) / 2
+    assert _emotion_of(at_60) == pytest.approx((of_x - 0.5) / 2, abs=1e-6)
+    assert _emotion_of(same_text) == pytest.approx(of_x, abs=1e-6), "not to what says the same"
+    assert _emotion_of(stranger) == pytest.approx((0.5 + 0 + 0) / 3, abs=1e-6), "to all, where the speaker has none"
+    assert _emotion_of(nobody) == _emotion_of(stranger)
+
+
+def test_recordings_are_held_against_each_other_without_their_own_text() -> None:
+    real = [_one("x", np.array([1.0, 0])), _one("x", np.array([1.0, 0]), seed=1), _one("y", np.array([0.6, 0.8]))]
+    set_emotion_similarity(real, real)
+    assert [_emotion_of(one) for one in real] == pytest.approx([0.6, 0.6, 0.6])
+    alone = [_one("x", np.array([1.0, 0])), _one("x", np.array([1.0, 0]), seed=1)]
+    set_emotion_similarity(alone, alone)
+    assert [_emotion_of(one) for one in alone] == [None, None]
+
+
+def test_a_speaker_whose_only_recording_says_the_same_is_held_against_the_others() -> None:
+    real = [_one("x", np.array([1.0, 0]), "a"), _one("y", np.array([0.6, 0.8]), "b")]
+    set_emotion_similarity(real, real)
+    assert [_emotion_of(one) for one in real] == pytest.approx([0.6, 0.6])
+
+
+def test_order_changes_no_likeness_to_recordings() -> None:
+    real, system = _many(np.random.default_rng(0)), _many(np.random.default_rng(1))
+    set_emotion_similarity(system, real)
+    before = [_emotion_of(one) for one in system]
+    set_emotion_similarity(system[::-1], real[::-1])
+    assert [_emotion_of(one) for one in system] == before
+
+
+def _items(hz: tuple[int, ...]) -> list[Item]:
+    return [Item(f"{each}.wav", voice(each, 0.5), RATE, text=f"text {each}", speaker="a") for each in hz]
+
+
+def test_base_adapter_and_recordings_are_compared_in_their_own_rows() -> None:
+    judge = PitchEmotions()
+    judges = Judges(embedding=judge)
+    scored = {name: (items, score_files(items, judges, "happy")) for name, items in (
+        ("base", _items((100, 110))), ("happy", [*_items((185, 190)), Item("silent.wav", np.zeros(RATE), RATE)]),
+        ("real", _items((190, 200, 210))),
+    )}  # fmt: skip
+    rows = {name: rows for name, (_, rows) in scored.items()}
+    assert {row["values"]["emotion_similarity"] for each in rows.values() for row in each} == {None}
+    compare_emotions(judge, (scored["base"], scored["happy"]), scored["real"])
+    base, happy, real = (summarise(rows[name], judges)["emotion_similarity"] for name in ("base", "happy", "real"))
+    assert (base["n"], happy["n"], real["n"]) == (2, 2, 3), "a file with an error has none"
+    assert base["value"] is not None
+    assert happy["value"] is not None
+    assert real["value"] is not None
+    assert base["value"] < 0.3 < 0.9 < happy["value"]
+    assert real["unit"] == "cosine"
+    angle = [np.pi / 2 * np.log2(hz / 100) for hz in (190, 200, 210)]
+    wanted = [np.mean([np.cos(one - other) for other in angle if other != one]) for one in angle]
+    assert real["value"] == pytest.approx(np.mean(wanted), abs=0.01)
+    alone = summarise(rows["happy"][2:], judges)["emotion_similarity"]
+    assert (alone["value"], alone["reason"]) == (None, "every file failed")
+
+
+def test_without_recordings_or_without_a_judge_there_is_a_reason() -> None:
+    judges = Judges(embedding=PitchEmotions())
+    items = _items((185, 190))
+    rows = score_files(items, judges, "happy")
+    compare_emotions(PitchEmotions(), ((items, rows),), ([], []))
+    assert summarise(rows, judges)["emotion_similarity"]["reason"] == METRICS["emotion_similarity"].lacking
+    none = build_system("s", "files", rows, Judges())["metrics"]["emotion_similarity"]
+    assert (none["value"], none["reason"]) == (None, "no embedding judge was given")
+
+
+def test_it_has_no_margin_so_that_no_verdict_rests_on_it() -> None:
+    assert "emotion_similarity" not in MARGINS
+    assert "emotion_similarity" not in PLAIN_MARGINS

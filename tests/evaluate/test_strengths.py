@@ -78,4 +78,4 @@ def test_only_emotion_and_words_are_judged() -> None:
     judges = of_strengths(fake_judges())
     assert judges.emotion is not None
     assert judges.words is not None
-    assert (judges.quality, judges.voice, judges.dimensions) == (None, None, None)
+    assert (judges.quality, judges.voice, judges.dimensions, judges.embedding) == (None, None, None, None)

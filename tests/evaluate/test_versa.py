@@ -87,3 +87,13 @@ def test_systems_are_told_apart_and_a_file_comes_once_in_each() -> None:
         system["num_files"] = system["num_failed"] = 2
     lines = list(versa_lines(validate_results(document)))
     assert [line["system"] for line in lines] == ["base", "happy", "real"]
+
+
+def test_what_versa_calls_by_the_same_name_and_measures_otherwise_has_another_name() -> None:
+    document = result()
+    for system in document["systems"]:
+        system["files"][0] |= {"error": None, "values": {"emotion_similarity": 0.25}}
+        system["num_failed"] = 0
+    lines = list(versa_lines(validate_results(document)))
+    assert [line["emotion_similarity_other_texts"] for line in lines] == [0.25] * 3
+    assert not any("emotion_similarity" in line for line in lines)

@@ -60,7 +60,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_judges_of_the_hubs_classes_judge_a_whole_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AFFETTO_CACHE", str(tmp_path / "cache"))
     (tmp_path / "clips").mkdir()
-    names = {"emotion": EMOTION, "words": WORDS, "voice": VOICE, "dimensions": DIMENSIONS}
+    names = {"emotion": EMOTION, "words": WORDS, "voice": VOICE, "dimensions": DIMENSIONS, "embedding": EMOTION}
     config = small_config(tmp_path / "run", write_clips(tmp_path / "clips"))
     config = config.model_copy(update={"judges": {"quality": "none", **names}})
     prepared = prepare_clips(config, ["happy"])
@@ -80,12 +80,19 @@ def test_judges_of_the_hubs_classes_judge_a_whole_run(tmp_path: Path, monkeypatc
     base, happy, real = results["systems"]
     for system in (base, happy, real):
         assert system["num_failed"] == 0
-        for name in ("recall", "posterior", "wer", "arousal", "speaker_similarity", "similarity_to_reference"):
+        for name in (
+            "recall", "posterior", "wer", "arousal", "speaker_similarity", "similarity_to_reference",
+            "emotion_similarity",
+        ):  # fmt: skip
             assert system["metrics"][name]["value"] is not None, (system["name"], name)
     for system in (happy, real):
         _assert_heard_by_the_judges(system["files"][:2], tmp_path / "run")
     assert base["metrics"]["similarity_same_prompt"]["value"] is None, "the base against itself would be 1"
     assert happy["metrics"]["similarity_same_prompt"]["value"] is not None
+    _assert_like_the_recordings(results["systems"], tmp_path / "run")
+    before = written.read_bytes()
+    evaluate(config, "happy", prepared, resume=True)
+    assert written.read_bytes() == before, "similarities are the same when the rows are taken up"
 
 
 def _assert_heard_by_the_judges(rows: list, run: Path) -> None:
@@ -97,6 +104,25 @@ def _assert_heard_by_the_judges(rows: list, run: Path) -> None:
         assert row["values"]["posterior"] == pytest.approx(posteriors[1], abs=1e-5)
         assert row["values"]["first_choice"] == emotion.labels[int(np.argmax(posteriors))]
         assert row["values"]["heard"] == words.transcribe([sound])[0]
+
+
+def _assert_like_the_recordings(systems: list, run: Path) -> None:
+    """Every file's likeness is the mean of its cosines to the recordings that say something else."""
+    judge = load_judge("embedding", EMOTION)
+
+    def vectors(rows: list) -> list:
+        return judge.embed([read_sound(run / row["file"], 16_000) for row in rows])
+
+    real = list(zip(systems[2]["files"], vectors(systems[2]["files"]), strict=True))
+    for system in systems:
+        for row, vector in zip(system["files"], vectors(system["files"]), strict=True):
+            others = [(other, each) for other, each in real if other["text"] != row["text"]]
+            own = [pair for pair in others if pair[0]["speaker"] == row["speaker"]] or others
+            by_text: dict[str, list[float]] = {}
+            for other, each in own:
+                by_text.setdefault(other["text"], []).append(float(vector @ each))
+            wanted = np.mean([np.mean(cosines) for cosines in by_text.values()])
+            assert row["values"]["emotion_similarity"] == pytest.approx(wanted, abs=1e-5), row["file"]
 
 
 def test_a_revision_with_other_labels_is_refused(hub: Path) -> None:

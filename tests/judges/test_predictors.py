@@ -12,7 +12,8 @@ from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2ForSequenceClassifica
 
 import tiny_judges
 from affetto.errors import JudgeError, MissingDependencyError
-from affetto.evaluate.results import build_results, judge_facts, to_csv
+from affetto.evaluate.judge_facts import judge_facts
+from affetto.evaluate.results import build_results, to_csv
 from affetto.evaluate.scoring import Item, score_files
 from affetto.evaluate.summary import build_system, compare
 from affetto.judges import predictors

@@ -164,9 +164,9 @@ def test_the_dimensional_models_licence_is_told() -> None:
 
 def test_vectors_without_length_are_an_error() -> None:
     with pytest.raises(JudgeError, match="length 0"):
-        voices._unit(np.zeros(3), "x")
+        voices.to_unit(np.zeros(3), "x")
     with pytest.raises(JudgeError, match="length nan"):
-        voices._unit(np.array([1.0, np.nan]), "x")
+        voices.to_unit(np.array([1.0, np.nan]), "x")
 
 
 def test_a_folder_with_speechbrains_parameters_is_speechbrains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,7 +53,10 @@ SkipDatasets = Annotated[
 ]
 Judge = Annotated[
     list[str] | None,
-    typer.Option("--judge", help="emotion=ID_OR_FOLDER, words=…, quality=…, voice=… or dimensions=…; `none` is off."),
+    typer.Option(
+        "--judge",
+        help="emotion=ID_OR_FOLDER, words=…, quality=…, voice=…, dimensions=… or embedding=…; `none` is off.",
+    ),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")]
 

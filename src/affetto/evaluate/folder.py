@@ -12,9 +12,10 @@ from affetto.audio.corpora.tables import read_table
 from affetto.audio.sound import FOREIGN_SUFFIXES, SOUND_SUFFIXES
 from affetto.errors import DataError
 from affetto.evaluate.journal import Journal, journal_path
-from affetto.evaluate.results import JudgeFacts, Results, build_results, judge_facts, read_results, write_results
+from affetto.evaluate.judge_facts import judge_facts
+from affetto.evaluate.results import JudgeFacts, Results, build_results, read_results, write_results
 from affetto.evaluate.scoring import Item
-from affetto.evaluate.similarity import hear_voices, set_similarities
+from affetto.evaluate.similarity import embed_files, set_similarities
 from affetto.evaluate.summary import build_system
 from affetto.judges.choice import Judges, choose_judges
 from affetto.progress import progress
@@ -67,7 +68,7 @@ def evaluate_folder(
     journal = Journal(journal_path(output), chosen, emotion, resume=resume, device=device)
     with progress(f"Judging {path.name}", len(items)) as bar:
         rows = journal.score(items, bar.advance)
-    set_similarities(hear_voices(items, rows, chosen.voice))
+    set_similarities(embed_files(items, rows, chosen.voice))
     system = build_system(path.stem if path.is_file() else path.resolve().name, "files", rows, chosen)
     system["folder"] = _seen_from(output.parent, path.parent if path.is_file() else path)
     results = build_results(emotion, command, judge_facts(chosen), [system])
@@ -97,7 +98,8 @@ def _run_in(output: Path, emotion: str, judges: Mapping[str, JudgeFacts | None])
         return None
     if all(system["role"] != "adapter" for system in found["systems"]):
         return None
-    ids = [{kind: judge and judge["id"] for kind, judge in each.items()} for each in (found["judges"], judges)]
+    # An earlier affetto had fewer kinds.
+    ids = [{kind: judge["id"] for kind, judge in each.items() if judge} for each in (found["judges"], judges)]
     if found["emotion"] != emotion or ids[0] != ids[1]:
         raise DataError(
             f"{output} holds the results of a run (emotion {found['emotion']}), made with other judges or for another "

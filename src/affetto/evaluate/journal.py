@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from affetto.evaluate.results import VALUE_NAMES, FileRow, JudgeFacts, judge_facts
+from affetto.evaluate.judge_facts import judge_facts
+from affetto.evaluate.results import VALUE_NAMES, FileRow, JudgeFacts
 from affetto.evaluate.scoring import Item, score_files
 from affetto.files import hash_bytes, hash_file, hash_text, write_text
 from affetto.judges.choice import Judges

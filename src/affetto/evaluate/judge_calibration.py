@@ -19,7 +19,8 @@ from affetto.audio.corpora import load_clips
 from affetto.audio.sound import read_clip
 from affetto.errors import DataError
 from affetto.evaluate.expectations import against_neutral
-from affetto.evaluate.results import FileRow, judge_facts, to_metric
+from affetto.evaluate.judge_facts import judge_facts
+from affetto.evaluate.results import FileRow, to_metric
 from affetto.evaluate.scoring import Item, score_files
 from affetto.evaluate.summary import summarise
 from affetto.files import write_json

@@ -17,7 +17,6 @@ from typing_extensions import TypedDict  # pydantic needs this one before Python
 
 from affetto.errors import DataError
 from affetto.files import read_json, write_json, write_text
-from affetto.judges.choice import KINDS, Judges
 from affetto.metrics.statistics import Estimate, Verdict, Worse
 from affetto.provenance import versions
 
@@ -33,6 +32,7 @@ VALUE_NAMES = (
     "jitter", "words_per_s", "level_db", "pause_share", "longest_silence_s", "stop_failures", "substitutions",
     "deletions", "insertions", "intelligible", "syllables_per_s", "seconds_per_word", "arousal", "dominance", "valence",
     "speaker_similarity", "similarity_same_prompt", "similarity_to_reference", "voice_consistency",
+    "emotion_similarity",
 )  # fmt: skip
 """What a file's `values` hold, in the order of the CSV's columns. Shares of one file (recall, stop_failures) and the
 flags (truncated, repeated, runaway, intelligible) are 0 or 1; `heard` is what the word judge wrote down. Further
@@ -192,33 +192,6 @@ def to_metric(estimate: Estimate, unit: str) -> Metric:
     return Metric(
         value=estimate.value, low=estimate.low, high=estimate.high, n=estimate.n, unit=unit, reason=estimate.reason
     )
-
-
-def judge_facts(judges: Judges, ceiling: Metric | None = None) -> dict[str, JudgeFacts | None]:
-    """The `judges` part; null for a kind that has none. `ceiling`: the emotion judge's recall on real clips."""
-    facts: dict[str, JudgeFacts | None] = dict.fromkeys(KINDS)
-    for kind in KINDS:
-        judge = getattr(judges, kind, None)
-        if judge is not None:
-            found = JudgeFacts(
-                id=judge.id, tier=judge.tier, labels=list(judge.labels) if kind == "emotion" else None,
-                licence=judge.licence, sample_rate=judge.sample_rate, ceiling=ceiling if kind == "emotion" else None,
-            )  # fmt: skip
-            _add_known(found, judge)
-            facts[kind] = found
-    return facts
-
-
-def _add_known(facts: JudgeFacts, judge: Any) -> None:
-    """Languages, corpora, scale and note of a judge, as far as anybody said."""
-    known = getattr(judge, "known", None)
-    if known is not None:
-        facts["languages"], facts["heard"] = list(known.languages), list(known.heard)
-        if known.note is not None:
-            facts["note"] = known.note
-    scale = getattr(judge, "scale", None) or getattr(known, "scale", None)
-    if scale is not None:
-        facts["scale"] = scale
 
 
 def build_results(

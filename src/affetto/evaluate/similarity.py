@@ -1,6 +1,6 @@
-"""Whose voice it is: cosines between a voice judge's vectors, of files by the same speaker.
+"""Cosines between files' vectors: whose voice it is, and, on request, how like real recordings the emotion sounds.
 
-For each file, means over
+By a voice judge's vectors, for each file, means over files by the same speaker:
 - `speaker_similarity`: the base's other texts in the same voice. The base is held against itself in the same way,
   leaving out the text at hand, so its value is what re-saying costs, and the paired difference from it is what the
   adapter changed; that difference has method.md's margin of 0.02;
@@ -9,6 +9,11 @@ For each file, means over
 - `voice_consistency`: the system's own other texts in the same voice and of the same kind of prompt.
 Other texts only, because the same words make two voices alike. Files whose text isn't known each count as a text of
 their own, and files whose speaker isn't known count as one voice.
+
+By an embedding judge's vectors, `emotion_similarity`: to held-out real recordings of the emotion that speak another
+text, the same speaker's where there are any, else all. The base's value is where an adapter starts from, and that of
+the recordings among themselves, likewise without their own text, what can be reached. It is secondary: likeness to
+recordings rewards mimicry of them (arXiv 2604.26347), and a system may convey an emotion in another way.
 """
 
 from __future__ import annotations
@@ -21,7 +26,10 @@ from numpy.typing import NDArray
 
 from affetto.evaluate.results import FileRow
 from affetto.evaluate.scoring import Item, load
-from affetto.judges.kinds import VoiceJudge
+from affetto.judges.kinds import EmbeddingJudge, VectorJudge, VoiceJudge
+
+Scored = tuple[Sequence[Item], Sequence[FileRow]]
+"""Files, and the rows that they were scored into."""
 
 _DECIMALS = 6
 _CHUNK = 64
@@ -29,7 +37,7 @@ _CHUNK = 64
 
 
 @dataclass(frozen=True)
-class Voiced:
+class Embedded:
     """A file's vector and what it may be compared by."""
 
     row: FileRow
@@ -41,18 +49,34 @@ class Voiced:
         return f"file:{self.row['file']}" if self.row["text"] is None else f"text:{self.row['text']}"
 
 
-def hear_voices(items: Sequence[Item], rows: Sequence[FileRow], judge: VoiceJudge | None) -> list[Voiced]:
+def compare_voices(judge: VoiceJudge, base: Scored, others: Sequence[Scored], references: Sequence[Item]) -> None:
+    """Fill the four values of voices in the rows of `base` and of each of `others`, in place."""
+    base_voices = embed_files(*base, judge)
+    clips = embed_files(references, reference_rows(references), judge)
+    set_similarities(base_voices, base_voices, clips, is_base=True)
+    for items, rows in others:
+        set_similarities(embed_files(items, rows, judge), base_voices, clips)
+
+
+def compare_emotions(judge: EmbeddingJudge, systems: Sequence[Scored], real: Scored) -> None:
+    """Fill `emotion_similarity` in the rows of each of `systems` and of the `real` recordings, in place."""
+    recordings = embed_files(*real, judge)
+    for embedded in (recordings, *(embed_files(items, rows, judge) for items, rows in systems)):
+        set_emotion_similarity(embedded, recordings)
+
+
+def embed_files(items: Sequence[Item], rows: Sequence[FileRow], judge: VectorJudge | None) -> list[Embedded]:
     """Vectors of the files that have no error and are long enough; `items` are what `rows` were scored from.
 
     Nothing without a judge.
     """
     usable = [(item, row) for item, row in zip(items, rows, strict=True) if row["error"] is None] if judge else []
-    found: list[Voiced] = []
+    found: list[Embedded] = []
     for start in range(0, len(usable), _CHUNK):
         part = usable[start : start + _CHUNK]
         assert judge is not None
         vectors = judge.embed([load(item, judge.sample_rate) for item, _ in part])
-        found += [Voiced(row, unit) for (_, row), unit in zip(part, vectors, strict=True) if unit is not None]
+        found += [Embedded(row, unit) for (_, row), unit in zip(part, vectors, strict=True) if unit is not None]
     return found
 
 
@@ -68,8 +92,9 @@ def reference_rows(items: Sequence[Item]) -> list[FileRow]:
 
 
 def set_similarities(
-    voiced: Sequence[Voiced], base: Sequence[Voiced] = (), references: Sequence[Voiced] = (), *, is_base: bool = False
-) -> None:
+    voiced: Sequence[Embedded], base: Sequence[Embedded] = (), references: Sequence[Embedded] = (), *,
+    is_base: bool = False,
+) -> None:  # fmt: skip
     """Fill the four values of `voiced`'s rows; those that lack something to be compared with stay null."""
     own, theirs, clips = _by_speaker(voiced), _by_speaker(base), _by_speaker(references)
     same = {_prompt(one): one for one in base if one.row["text"] is not None}
@@ -83,7 +108,16 @@ def set_similarities(
         values["similarity_same_prompt"] = None if twin is None else round(float(one.unit_D @ twin.unit_D), _DECIMALS)
 
 
-def _mean_cosine(one: Voiced, others: Sequence[Voiced]) -> float | None:
+def set_emotion_similarity(embedded: Sequence[Embedded], recordings: Sequence[Embedded]) -> None:
+    """Fill `emotion_similarity`; files that no recording of another text can be held against stay null."""
+    by_speaker = _by_speaker(recordings)
+    for one in embedded:
+        own = by_speaker.get(one.row["speaker"], []) if one.row["speaker"] is not None else []
+        cosine = _mean_cosine(one, own)
+        one.row["values"]["emotion_similarity"] = _mean_cosine(one, recordings) if cosine is None else cosine
+
+
+def _mean_cosine(one: Embedded, others: Sequence[Embedded]) -> float | None:
     """Over other texts, each text weighing the same; summed in an order that the files' order doesn't change."""
     by_text: dict[str, list[float]] = {}
     for other in others:
@@ -93,12 +127,12 @@ def _mean_cosine(one: Voiced, others: Sequence[Voiced]) -> float | None:
     return round(float(np.mean(means)), _DECIMALS) if means else None
 
 
-def _by_speaker(voiced: Sequence[Voiced]) -> Mapping[str | None, list[Voiced]]:
-    found: dict[str | None, list[Voiced]] = {}
-    for one in voiced:
+def _by_speaker(embedded: Sequence[Embedded]) -> Mapping[str | None, list[Embedded]]:
+    found: dict[str | None, list[Embedded]] = {}
+    for one in embedded:
         found.setdefault(one.row["speaker"], []).append(one)
     return found
 
 
-def _prompt(one: Voiced) -> tuple[str | None, str | None, int | None]:
+def _prompt(one: Embedded) -> tuple[str | None, str | None, int | None]:
     return one.row["text"], one.row["speaker"], one.row["seed"]

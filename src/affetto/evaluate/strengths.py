@@ -71,4 +71,4 @@ def by_intensity(rows: Sequence[FileRow], acted: Sequence[float], judges: Judges
 
 def of_strengths(judges: Judges) -> Judges:
     """The judges that hear every strength: emotion and words."""
-    return replace(judges, quality=None, voice=None, dimensions=None)
+    return replace(judges, quality=None, voice=None, dimensions=None, embedding=None)

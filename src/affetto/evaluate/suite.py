@@ -13,6 +13,7 @@ from affetto.codes.prepare import Prepared
 from affetto.config import Config
 from affetto.errors import DataError
 from affetto.evaluate.journal import Journal, journal_path
+from affetto.evaluate.judge_facts import judge_facts
 from affetto.evaluate.results import (
     FileRow,
     Prompt,
@@ -21,13 +22,12 @@ from affetto.evaluate.results import (
     Strength,
     System,
     build_results,
-    judge_facts,
     write_results,
 )
 from affetto.evaluate.retention import general_test_rows, measure_retention
 from affetto.evaluate.scoring import Item
 from affetto.evaluate.sentences import Sentence, ask, recordings_in_turn
-from affetto.evaluate.similarity import hear_voices, reference_rows, set_similarities
+from affetto.evaluate.similarity import compare_emotions, compare_voices
 from affetto.evaluate.spoken import note_spoken, read_spoken, speech_key
 from affetto.evaluate.strengths import by_intensity, hear_strengths, of_strengths
 from affetto.evaluate.summary import build_system, compare
@@ -90,13 +90,12 @@ def evaluate(
     ]
     recordings, acted = _recordings(config, emotion, prepared, voice, samples / f"{emotion}_real")
     real_rows = _score(recordings, journal, "real recordings", prompt=None)
+    base, real = (spoken["base"], base_rows), (recordings, real_rows)
+    adapter = ([*spoken[emotion], *spoken["plain"]], adapter_rows)
     if judges.voice is not None:
-        base_voices = hear_voices(spoken["base"], base_rows, judges.voice)
-        clips = _references(prepared, voice, facts["trained_speakers"])
-        references = hear_voices(clips, reference_rows(clips), judges.voice)
-        set_similarities(base_voices, base_voices, references, is_base=True)
-        for items, rows in (([*spoken[emotion], *spoken["plain"]], adapter_rows), (recordings, real_rows)):
-            set_similarities(hear_voices(items, rows, judges.voice), base_voices, references)
+        compare_voices(judges.voice, base, (adapter, real), _references(prepared, voice, facts["trained_speakers"]))
+    if judges.embedding is not None:
+        compare_emotions(judges.embedding, (base, adapter), real)
     systems = [
         build_system("base", "base", [*base_rows, *plain_base_rows], judges, 0.0),
         build_system(emotion, "adapter", adapter_rows, judges, strength),

@@ -20,7 +20,7 @@ from affetto.evaluate.results import (
     is_predicted,
     to_metric,
 )
-from affetto.judges.kinds import KINDS, Judges
+from affetto.judges.kinds import KINDS, Judges, Kind
 from affetto.metrics import emotion as emotion_metrics
 from affetto.metrics import statistics
 from affetto.metrics.statistics import Difference, Estimate, Worse
@@ -31,7 +31,7 @@ class Measure:
     """How a metric is made from the rows' values."""
 
     unit: str
-    source: Literal["emotion", "words", "quality", "voice", "dimensions", "signal", "pitch", "rate", "generation"]
+    source: Kind | Literal["signal", "pitch", "rate", "generation"]
     """What must be at hand for it; decides the reason when it isn't."""
     ratio: tuple[str, str] | None = None
     """Values to be summed and divided; None takes the mean of the value named like the metric."""
@@ -71,6 +71,9 @@ METRICS: dict[str, Measure] = {
     "similarity_same_prompt": Measure("cosine", "voice", lacking="no base spoke the same prompts"),
     "similarity_to_reference": Measure("cosine", "voice", lacking="there are no reference clips of these speakers"),
     "voice_consistency": Measure("cosine", "voice", lacking="no voice speaks two texts"),
+    "emotion_similarity": Measure(
+        "cosine", "embedding", lacking="there are no real recordings of the emotion, with other texts, to compare with"
+    ),
     "f0_median_st": Measure("semitones re 100 Hz", "pitch"),
     "f0_range_st": Measure("semitones", "pitch"),
     "jitter": Measure("share of the period", "pitch"),

@@ -18,8 +18,12 @@ from typing import Any
 from affetto.evaluate.results import FileRow, Results, System
 from affetto.files import write_text
 
-NAMES = {"mos_overall": "dns_overall", "speaker_similarity": "spk_similarity"}
-"""affetto's names of what VERSA scores too, and VERSA's. The first holds for DNSMOS alone."""
+NAMES = {
+    "mos_overall": "dns_overall", "speaker_similarity": "spk_similarity",
+    "emotion_similarity": "emotion_similarity_other_texts",
+}  # fmt: skip
+"""affetto's names of what VERSA scores too, and VERSA's. The first holds for DNSMOS alone. VERSA's `emotion_similarity`
+is to a recording of the same text, so that affetto's needs another name there."""
 _REPLACED = ("heard", "word_edits", "num_words", "char_edits", "num_chars", "wer", "cer")
 """What VERSA's own counts say."""
 

@@ -13,8 +13,10 @@ from affetto.errors import JudgeError, MissingDependencyError
 from affetto.files import hash_folder
 from affetto.judges.kinds import (
     KINDS,
+    LABELLED,
     AnyJudge,
     DimensionJudge,
+    EmbeddingJudge,
     EmotionJudge,
     Judges,
     Kind,
@@ -28,18 +30,21 @@ from affetto.judges.labels import to_affetto
 from affetto.model.packed import unpacked
 
 __all__ = [
-    "KINDS", "KNOWN_JUDGES", "DimensionJudge", "EmotionJudge", "Judges", "Kind", "KnownJudge", "QualityJudge", "Source",
-    "Tier", "VoiceJudge", "WordJudge", "check_choices", "choose_judges", "default_judge", "find_source", "load_judge",
-    "read_labels", "require_label",
+    "KINDS", "KNOWN_JUDGES", "LABELLED", "DimensionJudge", "EmbeddingJudge", "EmotionJudge", "Judges", "Kind",
+    "KnownJudge", "QualityJudge", "Source", "Tier", "VoiceJudge", "WordJudge", "check_choices", "choose_judges",
+    "default_judge", "find_source", "load_judge", "read_labels", "require_label",
 ]  # fmt: skip
 
 OFF = "none"
-_BUNDLED_NOWHERE = {
-    "voice": "--judge voice=microsoft/wavlm-base-plus-sv, or a folder with a speaker-verification model",
-    "dimensions": "--judge dimensions=audeering/wav2vec2-large-robust-12-ft-emotion-msp-dim (non-commercial), or a "
-    "folder with such a model",
+_ON_REQUEST = {
+    "voice": "no voice judge comes with affetto; name one with --judge voice=microsoft/wavlm-base-plus-sv, or a folder "
+    "with a speaker-verification model",
+    "dimensions": "no dimensions judge comes with affetto; name one with --judge "
+    "dimensions=audeering/wav2vec2-large-robust-12-ft-emotion-msp-dim (non-commercial), or a folder with such a model",
+    "embedding": "emotion embeddings are compared only on request, because their likeness rewards mimicry (arXiv "
+    "2604.26347): --judge embedding=miniature, or the id or folder of an emotion classifier",
 }
-"""Kinds of which no model comes with affetto, and how to name one."""
+"""Kinds that judge only where somebody names one, and how to."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,8 @@ def load_judge(kind: Literal["quality"], id_or_path: str | Path, device: str = "
 def load_judge(kind: Literal["voice"], id_or_path: str | Path, device: str = "cpu") -> VoiceJudge: ...
 @overload
 def load_judge(kind: Literal["dimensions"], id_or_path: str | Path, device: str = "cpu") -> DimensionJudge: ...
+@overload
+def load_judge(kind: Literal["embedding"], id_or_path: str | Path, device: str = "cpu") -> EmbeddingJudge: ...
 def load_judge(kind: Kind, id_or_path: str | Path, device: str = "cpu") -> AnyJudge:
     """Load a judge: a folder, a hub id, `id@revision`, or `miniature`; for quality see `predictors.load_quality`.
 
@@ -78,7 +85,7 @@ def load_judge(kind: Kind, id_or_path: str | Path, device: str = "cpu") -> AnyJu
 
         return load_quality(str(id_or_path), device)
     if str(id_or_path) == "miniature":
-        return default_judge(kind, device)
+        return _miniature(kind, device) if kind == "embedding" else default_judge(kind, device)
     return _load(kind, find_source(kind, id_or_path), device)
 
 
@@ -92,6 +99,8 @@ def default_judge(kind: Literal["quality"], device: str = "cpu") -> QualityJudge
 def default_judge(kind: Literal["voice"], device: str = "cpu") -> VoiceJudge: ...
 @overload
 def default_judge(kind: Literal["dimensions"], device: str = "cpu") -> DimensionJudge: ...
+@overload
+def default_judge(kind: Literal["embedding"], device: str = "cpu") -> EmbeddingJudge: ...
 def default_judge(kind: Kind, device: str = "cpu") -> AnyJudge:
     """The judge that needs no network: the miniature's for emotion and words, DNSMOS for quality.
 
@@ -99,16 +108,9 @@ def default_judge(kind: Kind, device: str = "cpu") -> AnyJudge:
     """
     if kind == "quality":
         return dnsmos()
-    if kind in _BUNDLED_NOWHERE:
-        raise MissingDependencyError(f"no {kind} judge comes with affetto; name one with {_BUNDLED_NOWHERE[kind]}")
-    folder = Path(str(resources.files("affetto.miniature"))) / "assets" / "judges" / kind
-    if not (folder / "config.json").is_file():
-        raise MissingDependencyError(
-            f"the miniature's {kind} judge isn't in this installation; name one with --judge {kind}=ID_OR_FOLDER"
-        )
-    folder = unpacked(folder)
-    name = f"miniature/{kind}@{weights_hash(folder)}"
-    return _load(kind, Source(str(folder), name, "miniature", "Apache-2.0"), device)
+    if kind in _ON_REQUEST:
+        raise MissingDependencyError(_ON_REQUEST[kind])
+    return _miniature(kind, device)
 
 
 def choose_judges(choices: Mapping[str, str], emotion: str, device: str = "cpu") -> Judges:
@@ -124,8 +126,9 @@ def choose_judges(choices: Mapping[str, str], emotion: str, device: str = "cpu")
         except JudgeError as error:
             reasons["emotion"] = str(error)
             del found["emotion"]
-    if "emotion" in found:
-        require_label(cast(EmotionJudge, found["emotion"]), emotion)
+    for kind in LABELLED:
+        if kind in found:
+            require_label(cast("EmotionJudge | EmbeddingJudge", found[kind]), emotion, kind)
     return _judges(found, reasons)
 
 
@@ -140,16 +143,16 @@ def check_choices(choices: Mapping[str, str], emotions: Sequence[str]) -> None:
     for kind in KINDS:
         if choices.get(kind, OFF) != OFF:
             judge = load_judge(kind, choices[kind])
-            for emotion in emotions if kind == "emotion" else ():
-                require_label(cast(EmotionJudge, judge), emotion)
+            for emotion in emotions if kind in LABELLED else ():
+                require_label(cast("EmotionJudge | EmbeddingJudge", judge), emotion, kind)
 
 
-def require_label(judge: EmotionJudge, emotion: str) -> None:
+def require_label(judge: EmotionJudge | EmbeddingJudge, emotion: str, kind: Kind = "emotion") -> None:
     """Refuse a judge that has no label for `emotion`: a class it lacks is never mapped to another."""
     if emotion not in judge.labels:
         raise JudgeError(
-            f"the emotion judge {judge.id} can't hear {emotion!r}; its labels are {', '.join(judge.labels)}. "
-            "Choose another with --judge emotion=ID_OR_FOLDER, or go without: --judge emotion=none"
+            f"the {kind} judge {judge.id} can't hear {emotion!r}; its labels are {', '.join(judge.labels)}. "
+            f"Choose another with --judge {kind}=ID_OR_FOLDER, or go without: --judge {kind}=none"
         )
 
 
@@ -165,7 +168,7 @@ def find_source(kind: Kind, id_or_path: str | Path) -> Source:
     known = KNOWN_JUDGES.get(repository)
     if known is None:
         return Source(repository, repository, "hub", None, revision or None)
-    if known.kind != kind:
+    if known.kind != kind and (known.kind, kind) != ("emotion", "embedding"):
         raise JudgeError(f"{repository} judges {known.kind}, not {kind}")
     if known.obstacle:
         raise JudgeError(f"{repository} can't be a judge here: {known.obstacle}")
@@ -228,6 +231,7 @@ def _judges(found: Mapping[str, AnyJudge], reasons: Mapping[str, str]) -> Judges
         quality=cast("QualityJudge | None", found.get("quality")),
         voice=cast("VoiceJudge | None", found.get("voice")),
         dimensions=cast("DimensionJudge | None", found.get("dimensions")),
+        embedding=cast("EmbeddingJudge | None", found.get("embedding")),
         reasons=reasons,
     )
 
@@ -237,7 +241,25 @@ def _check_kinds(choices: Mapping[str, str]) -> None:
         raise JudgeError(f"no such kind of judge: {', '.join(wrong)}; the kinds are {', '.join(KINDS)}")
 
 
+def _miniature(kind: Kind, device: str) -> AnyJudge:
+    """A judge that ships with affetto; embeddings are its emotion judge's."""
+    name = "emotion" if kind == "embedding" else kind
+    folder = Path(str(resources.files("affetto.miniature"))) / "assets" / "judges" / name
+    if not (folder / "config.json").is_file():
+        raise MissingDependencyError(
+            f"the miniature's {name} judge isn't in this installation; name one with --judge {kind}=ID_OR_FOLDER"
+        )
+    folder = unpacked(folder)
+    return _load(
+        kind, Source(str(folder), f"miniature/{name}@{weights_hash(folder)}", "miniature", "Apache-2.0"), device
+    )
+
+
 def _load(kind: Kind, source: Source, device: str) -> AnyJudge:
+    if kind == "embedding":
+        from affetto.judges import embeddings
+
+        return embeddings.load_embedding(source, device)
     if kind in ("voice", "dimensions"):
         from affetto.judges import voices
 

@@ -14,8 +14,10 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-Kind = Literal["emotion", "words", "quality", "voice", "dimensions"]
-KINDS: tuple[Kind, ...] = ("emotion", "words", "quality", "voice", "dimensions")
+Kind = Literal["emotion", "words", "quality", "voice", "dimensions", "embedding"]
+KINDS: tuple[Kind, ...] = ("emotion", "words", "quality", "voice", "dimensions", "embedding")
+LABELLED: tuple[Kind, ...] = ("emotion", "embedding")
+"""Kinds whose judges have labels, among which the target emotion must be."""
 Tier = Literal["miniature", "bundled", "hub", "local"]
 DIMENSIONS = ("arousal", "dominance", "valence")
 
@@ -60,11 +62,24 @@ class QualityJudge(_Judge, Protocol):
         ...
 
 
-class VoiceJudge(_Judge, Protocol):
-    """Tells speakers apart."""
+class VectorJudge(_Judge, Protocol):
+    """Answers with vectors that can be compared."""
 
     def embed(self, sounds: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float64] | None]:
         """Vectors (D,) of length 1, whose products are cosines; None for a sound too short for the model."""
+        ...
+
+
+class VoiceJudge(VectorJudge, Protocol):
+    """Tells speakers apart."""
+
+
+class EmbeddingJudge(VectorJudge, Protocol):
+    """Puts utterances that sound like the same emotion near each other; only where somebody asks for it."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Emotions in affetto's vocabulary that its model learned to tell apart."""
         ...
 
 
@@ -76,7 +91,7 @@ class DimensionJudge(_Judge, Protocol):
         ...
 
 
-AnyJudge = EmotionJudge | WordJudge | QualityJudge | VoiceJudge | DimensionJudge
+AnyJudge = EmotionJudge | WordJudge | QualityJudge | VoiceJudge | DimensionJudge | EmbeddingJudge
 
 
 @dataclass(frozen=True)
@@ -89,6 +104,7 @@ class Judges:
     reasons: Mapping[str, str] = field(default_factory=dict)
     voice: VoiceJudge | None = None
     dimensions: DimensionJudge | None = None
+    embedding: EmbeddingJudge | None = None
 
     def reason(self, kind: str) -> str:
         """Why there is no judge of that kind."""

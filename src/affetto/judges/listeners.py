@@ -69,14 +69,20 @@ class TransformersJudge:
             )
             yield indices, inputs.to(self.device)
 
+    def real_frames(self, num_frames: int, attention_mask: torch.Tensor) -> torch.Tensor:
+        """(N, frames) True where one of the model's frames is sound and not padding; `attention_mask` (N, inputs)."""
+        if attention_mask.shape[1] == num_frames:
+            return attention_mask.bool()
+        mask: torch.Tensor = self.model._get_feature_vector_attention_mask(num_frames, attention_mask)
+        return mask.bool()
+
 
 class EmotionListener(TransformersJudge):
     """Emotion judge; outputs whose labels mean the same emotion are added up."""
 
     def __init__(self, model: Any, extractor: Any, source: Source, device: str) -> None:
         super().__init__(model, extractor, source, device)
-        names = [str(model.config.id2label[index]) for index in range(model.config.num_labels)]
-        meant = read_labels(names, source)
+        meant = output_labels(model, source)
         self.labels = tuple(dict.fromkeys(meant))
         self._columns = [self.labels.index(label) for label in meant]
 
@@ -129,7 +135,7 @@ class CtcListener(TransformersJudge):
         ((_, inputs),) = self.batches([sound])
         logits_TV = self.model(**inputs).logits[0]
         if "attention_mask" in inputs:
-            logits_TV = logits_TV[self._real_frames(len(logits_TV), inputs["attention_mask"])[0]]
+            logits_TV = logits_TV[self.real_frames(len(logits_TV), inputs["attention_mask"])[0]]
         return np.asarray(logits_TV.double().log_softmax(dim=-1).cpu().numpy())
 
     def spell(self, word: str) -> list[int]:
@@ -152,8 +158,8 @@ class CtcListener(TransformersJudge):
         for indices, inputs in self.batches(sounds):
             logits_NTV = self.model(**inputs).logits
             is_real_NT = torch.ones(logits_NTV.shape[:2], dtype=torch.bool, device=logits_NTV.device)
-            if "attention_mask" in inputs:
-                is_real_NT = self._real_frames(logits_NTV.shape[1], inputs["attention_mask"])
+            if "attention_mask" in inputs:  # padding's frames could spell words otherwise
+                is_real_NT = self.real_frames(logits_NTV.shape[1], inputs["attention_mask"])
             texts = (
                 self._best(logits_NTV, is_real_NT) if self.words is None else self._likeliest(logits_NTV, is_real_NT)
             )
@@ -180,13 +186,6 @@ class CtcListener(TransformersJudge):
             decode(log_probs_TV[is_real_T], written, blank, delimiter, self.words)
             for log_probs_TV, is_real_T in zip(log_probs_NTV, is_real_NT.cpu().numpy(), strict=True)
         ]
-
-    def _real_frames(self, num_frames: int, attention_mask: torch.Tensor) -> torch.Tensor:
-        """(N, frames) True where a frame is sound; padding's frames could spell words otherwise."""
-        if attention_mask.shape[1] == num_frames:
-            return attention_mask.bool()
-        mask: torch.Tensor = self.model._get_feature_vector_attention_mask(num_frames, attention_mask)
-        return mask.bool()
 
 
 class SequenceListener(TransformersJudge):
@@ -231,6 +230,11 @@ def cut(sound: NDArray[np.float32], limit: int, sample_rate: int) -> list[NDArra
         pieces.append(sound[:at])
         sound = sound[at:]
     return [*pieces, sound]
+
+
+def output_labels(model: Any, source: Source) -> tuple[str, ...]:
+    """Affetto's label of each of a classifier's outputs; see `choice.read_labels`."""
+    return read_labels([str(model.config.id2label[index]) for index in range(model.config.num_labels)], source)
 
 
 def load_emotion(source: Source, device: str) -> EmotionListener:

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from affetto.errors import JudgeError, MissingDependencyError
-from affetto.judges.choice import Source, read_labels
+from affetto.judges.choice import Source
 from affetto.judges.kinds import DIMENSIONS
-from affetto.judges.listeners import Sounds, TransformersJudge, load, load_whole
+from affetto.judges.listeners import Sounds, TransformersJudge, load, load_whole, output_labels
 
 
 class XVectorListener(TransformersJudge):
@@ -47,7 +47,7 @@ class XVectorListener(TransformersJudge):
             _, inputs = next(self.batches([sound]))
             # One sound has no padding; its mask would be all ones.
             embedding = self.model(inputs[self.model.main_input_name]).embeddings[0]
-            found.append(_unit(embedding.double().cpu().numpy(), self.id))
+            found.append(to_unit(embedding.double().cpu().numpy(), self.id))
         return found
 
 
@@ -83,7 +83,7 @@ class EcapaListener:
                 found.append(None)
                 continue
             vector = self.model.encode_batch(torch.from_numpy(np.ascontiguousarray(sound))[None].to(self.device))
-            found.append(_unit(vector.reshape(-1).double().cpu().numpy(), self.id))
+            found.append(to_unit(vector.reshape(-1).double().cpu().numpy(), self.id))
         return found
 
 
@@ -122,8 +122,7 @@ class DimensionListener(TransformersJudge):
 
     def __init__(self, model: Any, extractor: Any, source: Source, device: str) -> None:
         super().__init__(model, extractor, source, device)
-        names = [str(model.config.id2label[index]) for index in range(model.config.num_labels)]
-        self.labels = read_labels(names, source)
+        self.labels = output_labels(model, source)
         if missing := [name for name in DIMENSIONS if name not in self.labels]:
             raise JudgeError(
                 f"{source.id} has no output named {', '.join(missing)}: a dimensional judge's are "
@@ -163,9 +162,10 @@ def load_dimensions(source: Source, device: str) -> DimensionListener:
     return DimensionListener(model, load(transformers.AutoFeatureExtractor, source), source, device)
 
 
-def _unit(vector: NDArray[np.float64], name: str) -> NDArray[np.float64]:
+def to_unit(vector: NDArray[np.float64], name: str) -> NDArray[np.float64]:
+    """`vector` (D,) at length 1; JudgeError where it has none, which names the judge `name`."""
     length = float(np.linalg.norm(vector))
     if not np.isfinite(length) or length == 0:
-        raise JudgeError(f"the voice judge {name} gave a vector of length {length}")
+        raise JudgeError(f"the judge {name} gave a vector of length {length}")
     unit: NDArray[np.float64] = vector / length
     return unit

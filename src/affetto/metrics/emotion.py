@@ -1,6 +1,7 @@
 """Which emotion a judge hears. Recall and posterior of the target, and what was heard instead.
 
-Emotion-embedding similarity is left out on purpose: it rewards mimicry of the reference (arXiv 2604.26347).
+Emotion-embedding similarity isn't among them: it rewards mimicry of the reference (arXiv 2604.26347), and is measured
+only on request (`evaluate.similarity`).
 """
 
 from __future__ import annotations

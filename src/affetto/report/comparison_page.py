@@ -18,7 +18,7 @@ from affetto.report import pictures
 from affetto.report.canvas import NUM_SYSTEM_COLOURS, Picture
 from affetto.report.differences import DIFFERED, make_differences, words_of
 from affetto.report.grid import columns_of, make_grids, metric_of
-from affetto.report.measures import MEASURES, PLAIN, scale_of
+from affetto.report.measures import MEASURES, PLAIN, glossary, scale_of
 from affetto.report.page_templates import page_templates
 from affetto.report.players import AudioCell, AudioRow, player_rows
 from affetto.report.speech_picture import LEFT, RIGHT, WIDTH
@@ -96,7 +96,7 @@ def write_comparison(
         command=command,
         numbers=numbers,
         units={unit: scale_of(unit).unit for unit in _units(entries)},
-        glossary=[measure for measure in MEASURES.values() if measure.meaning],
+        glossary=glossary([entry.system for entry in entries]),
         playhead={"left": LEFT / WIDTH, "width": (WIDTH - LEFT - RIGHT) / WIDTH},
     )
     write_text(output, page)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
+
+from affetto.evaluate.summary import METRICS
 
 MINUS = "−"
 ABSENT = "—"
@@ -58,7 +60,9 @@ class Measure:
 
 PLAIN = "When nobody asked"
 """The aspect of all metrics over plain prompts."""
-ASPECTS = ("Expressivity", "Words", "Quality", "Voice", "Prosody", "Delivery", "Other", "Forgetting", PLAIN)
+SECONDARY = "Secondary"
+"""The aspect of what is shown beside the others, gets no verdict, no picture and no place at the head."""
+ASPECTS = ("Expressivity", "Words", "Quality", "Voice", "Prosody", "Delivery", "Other", "Forgetting", SECONDARY, PLAIN)
 MEASURES: dict[str, Measure] = {
     "recall": Measure(
         "Recall", "Expressivity", "share", "how often the emotion judge's first choice is the target",
@@ -125,6 +129,11 @@ MEASURES: dict[str, Measure] = {
         "Dominance", "Expressivity", "the judge's own scale", "submissive to dominant", is_on_request=True
     ),
     "valence": Measure("Valence", "Expressivity", "the judge's own scale", "negative to positive", is_on_request=True),
+    "emotion_similarity": Measure(
+        "Emotion similarity (secondary)", SECONDARY, "cosine",
+        "of emotion embeddings, to real recordings with other texts; secondary: rewards mimicry, arXiv 2604.26347; "
+        "never a headline", is_on_request=True,
+    ),
     "delta_nll": Measure(
         "ΔNLL", "Forgetting", "nats/code", "how much less likely general speech became", "lower", is_main=True
     ),
@@ -140,6 +149,19 @@ def measure_of(name: str, metric: Mapping[str, Any] | None = None) -> Measure:
     """What is known of metric `name`; a metric that isn't known keeps its own name and unit."""
     unit = str((metric or {}).get("unit") or "")
     return MEASURES.get(name) or Measure(name.replace("_", " "), "Other", unit, "")
+
+
+def glossary(systems: Iterable[Mapping[str, Any]]) -> list[Measure]:
+    """What is explained on a page of `systems`: every measure, but one on request only where somebody has a number."""
+    tables = [system.get(key) or {} for system in systems for key in ("metrics", "plain_metrics")]
+    known = {name for table in tables for name, metric in table.items() if metric.get("value") is not None}
+    return [one for name, one in MEASURES.items() if one.meaning and (not one.is_on_request or name in known)]
+
+
+def shown_judges(judges: Mapping[str, Any]) -> dict[str, Any]:
+    """Judges by kind, None where there is none, without kinds that nobody named and that judge only where named."""
+    on_request = {METRICS[name].source for name, one in MEASURES.items() if one.is_on_request}
+    return {kind: judge for kind, judge in judges.items() if judge or kind not in on_request}
 
 
 def scale_of(unit: str) -> Scale:

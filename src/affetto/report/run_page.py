@@ -17,10 +17,11 @@ from affetto.report import pictures
 from affetto.report.calibration_picture import calibration_picture
 from affetto.report.canvas import NUM_SYSTEM_COLOURS, Picture
 from affetto.report.headline import headline, verdicts
-from affetto.report.measures import ABSENT, MEASURES, scale_of, write_duration
+from affetto.report.measures import ABSENT, MEASURES, glossary, scale_of, shown_judges, write_duration
 from affetto.report.page_templates import page_templates
 from affetto.report.players import AudioCell, AudioRow, player_rows
 from affetto.report.speech_picture import LEFT, RIGHT, WIDTH
+from affetto.report.strengths_section import strengths_section
 from affetto.report.tables import (
     DELTA_NLL_MARGIN,
     latex_table,
@@ -87,7 +88,7 @@ def write_report(
         facts=_facts(facts),
         numbers=numbers,
         tiers=_TIERS,
-        glossary=[measure for measure in MEASURES.values() if measure.meaning],
+        glossary=glossary([system for result in results for system in result.get("systems") or []]),
         playhead={"left": LEFT / WIDTH, "width": (WIDTH - LEFT - RIGHT) / WIDTH},
     )
     write_text(output, page)
@@ -105,7 +106,7 @@ def _evaluation(
     result: Mapping[str, Any], facts: Mapping[str, Any], numbers: Mapping[str, int], index: int
 ) -> dict[str, Any]:
     table, systems = main_table(result), list(result.get("systems") or [])
-    judges = result.get("judges") or {}
+    judges = shown_judges(result.get("judges") or {})
     return {
         "emotion": str(result.get("emotion", "the emotion")),
         "command": result.get("command"),
@@ -119,7 +120,7 @@ def _evaluation(
         "dots": _dot_plots(systems, numbers, f"dots-{index}"),
         "answers": _answers(result, systems, numbers, f"answers-{index}"),
         "retention": _retention(result.get("retention"), f"retention-{index}"),
-        "strengths": _strengths(result, f"strengths-{index}"),
+        "strengths": strengths_section(result, f"strengths-{index}"),
         "judges": [(kind, judge, _ceiling(judge or {})) for kind, judge in judges.items()],
         "failures": [
             (system["name"], file) for system in systems for file in system.get("files") or [] if file.get("error")
@@ -173,42 +174,6 @@ def _retention(retention: Mapping[str, Any] | None, name: str) -> dict[str, Any]
     shown += [(f"{measure.label} of the text", show_metric(text[name], measure)) for name, measure in measures.items()
               if name in text]  # fmt: skip
     return {"numbers": shown, "pictures": drawn} | {key: retention.get(key) for key in ("num_clips", "num_codes")}
-
-
-_AT_STRENGTHS = ("recall", "posterior", "wer", "f0_median_st")
-
-
-def _strengths(result: Mapping[str, Any], name: str) -> dict[str, Any] | None:
-    """What is heard at each intensity: a picture of the shares, and the numbers beside those of base and recordings."""
-    strengths, acted = result.get("strengths") or [], result.get("real_strengths") or []
-    systems = {system["role"]: system for system in result.get("systems") or []}
-    if not strengths or "adapter" not in systems:
-        return None
-    lines = []
-    for metric in ("recall", "wer"):
-        found = _at(strengths, metric)
-        points = tuple((x, m["value"], m["low"], m["high"]) for x, m in found if m.get("value") is not None)
-        if points:
-            real = ((systems.get("real") or {}).get("metrics") or {}).get(metric) or {}
-            recorded = tuple((x, m["value"]) for x, m in _at(acted, metric) if m.get("value") is not None)
-            lines.append(pictures.StrengthLine(MEASURES[metric].label, points, real.get("value"), recorded))
-    rows = [(f"{item['intensity']:g}", item["metrics"]) for item in strengths]
-    rows = [("the base", systems["base"]["metrics"])] * ("base" in systems) + rows
-    rows += [("real recordings", systems["real"]["metrics"])] * ("real" in systems)
-    rows += [(f"recordings acted at {item['intensity']:g}", item["metrics"]) for item in acted]
-    return {
-        "picture": pictures.strength_curve(lines, systems["adapter"]["intensity"], name=name) if lines else None,
-        "columns": ["Intensity", *(MEASURES[metric].label for metric in _AT_STRENGTHS)],
-        "rows": [
-            (title, [show_metric(metrics.get(metric), MEASURES[metric]).text for metric in _AT_STRENGTHS],
-             title == f"{systems['adapter']['intensity']:g}")
-            for title, metrics in rows
-        ],
-    }  # fmt: skip
-
-
-def _at(strengths: Sequence[Mapping[str, Any]], metric: str) -> list[tuple[float, Mapping[str, Any]]]:
-    return [(item["intensity"], item["metrics"].get(metric) or {}) for item in strengths]
 
 
 def _training_curves(log: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, Picture]]:

@@ -1,0 +1,35 @@
+"""What results say of the judges that heard them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from affetto.evaluate.results import JudgeFacts, Metric
+from affetto.judges.kinds import KINDS, LABELLED, Judges
+
+
+def judge_facts(judges: Judges, ceiling: Metric | None = None) -> dict[str, JudgeFacts | None]:
+    """The `judges` part; null for a kind that has none. `ceiling`: the emotion judge's recall on real clips."""
+    facts: dict[str, JudgeFacts | None] = dict.fromkeys(KINDS)
+    for kind in KINDS:
+        judge = getattr(judges, kind, None)
+        if judge is not None:
+            found = JudgeFacts(
+                id=judge.id, tier=judge.tier, labels=list(judge.labels) if kind in LABELLED else None,
+                licence=judge.licence, sample_rate=judge.sample_rate, ceiling=ceiling if kind == "emotion" else None,
+            )  # fmt: skip
+            _add_known(found, judge)
+            facts[kind] = found
+    return facts
+
+
+def _add_known(facts: JudgeFacts, judge: Any) -> None:
+    """Languages, corpora, scale and note of a judge, as far as anybody said."""
+    known = getattr(judge, "known", None)
+    if known is not None:
+        facts["languages"], facts["heard"] = list(known.languages), list(known.heard)
+        if known.note is not None:
+            facts["note"] = known.note
+    scale = getattr(judge, "scale", None) or getattr(known, "scale", None)
+    if scale is not None:
+        facts["scale"] = scale
