@@ -43,7 +43,7 @@ class Outline:
     """What loading does to a model beside filling in its weights."""
 
     def configuration(self, values: Mapping[str, Any]) -> Any:
-        """transformers' configuration of what stands in a config.json; ValueError or TypeError where it refuses."""
+        """transformers' configuration of what stands in a config.json; what it refuses with is its own."""
         import transformers
 
         with quiet_transformers():

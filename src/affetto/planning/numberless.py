@@ -1,7 +1,7 @@
-"""Tensors without numbers, or with those of the indices alone.
+"""Tensors without numbers but for those of indices.
 
 What a network computes from its weights decides nothing about its road. Its indices may: how many places a mask
-chooses, how long the longest text is. Of a base that asks for such things (`Outline.reads_indices`) what comes of
+chooses, how long the longest text is. For a base that asks for such things (`Outline.reads_indices`) what comes of
 indices, truth values and masks of ones is computed, and what comes of weights has a shape alone.
 """
 
@@ -17,20 +17,19 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 
 class Numberless(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Every tensor that is made while it is on has a shape only; with `keeps_indices` all but whole numbers, truth
-    values and ones, and what is made of such alone.
+    """Every tensor that is made while it is on has a shape only, all but whole numbers, truth values and ones, and
+    what is made of such alone.
     """
 
-    def __init__(self, *, keeps_indices: bool) -> None:
+    def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.keeps_indices = keeps_indices
         self.fake = FakeTensorMode(allow_non_fake_inputs=True)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the operation, with numbers where all of its tensors have some."""
         kwargs = kwargs or {}
         given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        has_numbers = self.keeps_indices and not any(isinstance(tensor, FakeTensor) for tensor in given)
+        has_numbers = not any(isinstance(tensor, FakeTensor) for tensor in given)
         if has_numbers and given:
             return func(*args, **kwargs)
         if not all(isinstance(tensor, FakeTensor) for tensor in given):
@@ -40,10 +39,6 @@ class Numberless(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if has_numbers and (func is torch.ops.aten.ones.default or not _is_real(made)):
             return func(*args, **kwargs)
         return made
-
-    def emptied(self, tensor: Tensor) -> Tensor:
-        """What is left of a tensor that is made elsewhere."""
-        return tensor if self.keeps_indices else self.fake.from_tensor(tensor)
 
     def _emptied(self, leaf: Any) -> Any:
         if not isinstance(leaf, Tensor) or isinstance(leaf, FakeTensor):

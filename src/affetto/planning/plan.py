@@ -104,10 +104,13 @@ def base_config(name: str) -> Any:
     kind = values.get("model_type")
     if kind not in BASES:
         raise BaseModelError(f"{name}: plans are made for {', '.join(BASES)}, and this is {kind!r}")
+    from huggingface_hub.errors import StrictDataclassError
+
     try:
         return BASES[kind].outline.configuration(values)
-    except (ValueError, TypeError, KeyError) as error:
-        raise BaseModelError(f"{path}: transformers refuses this configuration: {error}") from error
+    except (ValueError, TypeError, KeyError, StrictDataclassError) as error:
+        told = " ".join(str(error).split())
+        raise BaseModelError(f"{path}: transformers refuses this configuration: {told}") from error
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
@@ -84,7 +85,7 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 class ShapeOnly:
     """A base's network with a fresh adapter in its bank, all of it without numbers."""
 
-    mode: Numberless
+    mode: FakeTensorMode | Numberless
     model: Any
     network: Network
     bank: AdapterBank
@@ -92,10 +93,12 @@ class ShapeOnly:
     def batch(self, rows: int, frames: int, text_tokens: int, depth_frames: int) -> Batch:
         """A batch of `rows` rows of `frames` predicted frames each, `depth_frames` of them all for the decoder."""
         batch = blank_batch(self.network, rows, frames, text_tokens, depth_frames)
-        kept: dict[str, Any] = {
-            name: self.mode.emptied(value) for name, value in vars(batch).items() if isinstance(value, Tensor)
+        if isinstance(self.mode, Numberless):
+            return batch
+        emptied: dict[str, Any] = {
+            name: self.mode.from_tensor(value) for name, value in vars(batch).items() if isinstance(value, Tensor)
         }
-        return replace(batch, **kept)
+        return replace(batch, **emptied)
 
     def cost(self, work: Callable[[], object]) -> Cost:
         """What `work` takes; it runs on shapes alone."""
@@ -129,7 +132,7 @@ def shape_only(
     `is_packed`. BaseModelError where it has none that can be.
     """
     kind = BASES[config.model_type]
-    mode = Numberless(keeps_indices=kind.outline.reads_indices)
+    mode = Numberless() if kind.outline.reads_indices else FakeTensorMode()
     with mode, _default(dtype):
         model = kind.outline.model(config)
         network = kind.network(model).eval()
@@ -216,7 +219,7 @@ def fisher_cost(shape: ShapeOnly, batch: Batch, *, curvature: str = "kfac", on_h
     keep = _gone if on_host and has_parts else as_it_is
 
     # CSM's masks, which only the plan makes, take more than its times.
-    labels = _Labels(plain, has_times=not on_host and shape.mode.keeps_indices)
+    labels = _Labels(plain, has_times=not on_host and isinstance(shape.mode, Numberless))
 
     def work() -> None:
         records = look(shape.network, shape.bank.sites, plain, labels, part_frames=part_frames, keep=keep)
