@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +21,7 @@ from affetto.codes.cache import CodeCache
 from affetto.codes.prepare import Prepared
 from affetto.config import Config
 from affetto.errors import AdapterError, BaseModelError, ConfigError
-from affetto.model.base import BASES, Base, load_base
+from affetto.model.base import BASES, DTYPES, Base, load_base
 from affetto.model.batch import Row, Streams, Turn
 from affetto.model.four_bit import FourBitLinear, packed_sizes
 from affetto.model.monologue import monologue_turn
@@ -90,12 +89,15 @@ def real_cost(model: Any, run: Callable[[], object]) -> Cost:
     return Cost(live.peak, live.flops)
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize(("checkpointing", "precision"), [(False, "fp32"), (True, "fp32"), (True, "bf16")])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_planned_step_is_the_trainers(
-    folders: dict[str, Path], tmp_path: Path, kind: str, checkpointing: bool
+    folders: dict[str, Path], tmp_path: Path, kind: str, checkpointing: bool, precision: str
 ) -> None:
-    base, work = load_base(str(folders[kind])), work_of(kind, Config(batch_size=ROWS), Data(20, LONG))
+    base, work = (
+        load_base(str(folders[kind]), precision=precision),
+        work_of(kind, Config(batch_size=ROWS), Data(20, LONG)),
+    )
     bank = AdapterBank(base.model, base.network.gates)
     bank.add("happy", RANK, 8.0, 0)
     if checkpointing:
@@ -107,26 +109,27 @@ def test_a_planned_step_is_the_trainers(
     batch = assemble(
         rows[half:], rows[:half], teacher, weights.taught, base.num_codebooks, 1.0, np.random.default_rng(0)
     )
+    autocast = torch.bfloat16 if precision == "bf16" else None
     accelerator = SimpleNamespace(
-        device=torch.device("cpu"), num_processes=1, autocast=nullcontext, backward=torch.autograd.backward
-    )
+        device=torch.device("cpu"), num_processes=1, backward=torch.autograd.backward,
+        autocast=lambda: torch.autocast("cpu", autocast or torch.bfloat16, enabled=autocast is not None),
+    )  # fmt: skip
 
     def step() -> None:
         with train_mode(base.network, checkpointing):
             accumulate_gradients(base.network, [batch], weights, None, accelerator)
 
     found = real_cost(base.model, step)
-    shape = made(folders[kind], checkpointing=checkpointing)
+    shape = made(folders[kind], DTYPES[precision], checkpointing=checkpointing)
     streams = [(0.5, False), (0.5, True)]
     planned = shape.batch(ROWS, work.frames, work.text_tokens, ROWS * work.frames)
-    told = training_cost(shape, planned, streams, autocast=None)
+    told = training_cost(shape, planned, streams, autocast=autocast)
     assert told.flops == found.flops > 0
     assert told.peak_bytes == pytest.approx(found.peak_bytes, rel=0.05)
 
 
-def made(folder: Path, **changes: Any) -> ShapeOnly:
-    settings: dict[str, Any] = {"checkpointing": False} | changes
-    return shape_only(base_config(str(folder)), torch.float32, ("both",), "both", RANK, **settings)
+def made(folder: Path, dtype: torch.dtype = torch.float32, *, checkpointing: bool = False) -> ShapeOnly:
+    return shape_only(base_config(str(folder)), dtype, ("both",), "both", RANK, checkpointing=checkpointing)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -272,6 +275,17 @@ def test_four_bits_are_planned_where_they_can_be_and_refused_where_the_trainer_r
             refused()
         refusals.append(str(error.value).partition(": ")[2])
     assert refusals[0] == refusals[1]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_networks_own_guess_of_a_frame_is_near_the_plan(kind: str) -> None:
+    """By which the Fisher, the teacher and validation choose how many rows they look at together."""
+    outline = BASES[kind].outline
+    short = outline.short(getattr(transformers, outline.config_class)())
+    shape = shape_only(short, torch.bfloat16, ("both",), "both", RANK, checkpointing=False)
+    peaks = [fisher_cost(shape, shape.batch(1, n, 0 if kind == "moshi" else 9, n), on_host=True) for n in (100, 200)]
+    frame = (peaks[1].peak_bytes - peaks[0].peak_bytes) / 100
+    assert 0.4 < frame / shape.network.frame_bytes(with_gradient=True) < 2.5
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -136,6 +136,17 @@ class MoshiNetwork(Network):
         """See `checkpoint_layers`."""
         checkpoint_layers((self.backbone, self.depth), self.gates)
 
+    def frame_bytes(self, *, with_gradient: bool = False) -> int:
+        """About what one frame needs, in bytes: a layer's activations in either transformer (all layers', where they
+        are kept for a gradient) and its logits, of the text and of the codes, in three copies.
+        """
+        total = 0
+        for config, positions in ((self.backbone.config, 1), (self.depth.config, self.num_codebooks)):
+            # Six of the layer's width, norms and sums included; gate and up, their product and activation.
+            layer = positions * (6 * config.hidden_size + 2 * config.ffn_dim) * self.text_head.weight.element_size()
+            total += layer * (config.num_hidden_layers if with_gradient else 1)
+        return int(total + 3 * (self.text_size + self.num_codebooks * self.vocab_size) * 4)
+
 
 def matrix_by_matrix(stack: Any, x_ULI: Tensor, layer_idx: Tensor | None = None) -> Tensor:
     """What transformers' `MoshiFlexibleLinear` gives (U, L, O), with its matrices `layer_idx` (L,), or all.
