@@ -118,7 +118,6 @@ def _measured(name: str) -> dict[str, float]:
     from affetto.adapters.bank import AdapterBank
     from affetto.model.base import load_base
     from affetto.model.rows_at_once import rows_at_once
-    from affetto.planning.plan import FRAME_RATE
     from affetto.planning.workload import Data, workload
     from affetto.preserve.curvature import CURVATURES
     from affetto.preserve.ewc import ewc_penalty
@@ -132,11 +131,11 @@ def _measured(name: str) -> dict[str, float]:
 
     device, changes, clip_s = CASES[name]
     config = Config(**changes, emotions=("happy",), trackers=(), output_dir=Path(tempfile.mkdtemp()))
-    work = workload(config, Data(CLIPS, clip_s), FRAME_RATE)
     peaks: dict[str, float] = {}
     with accelerated(config, "happy") as accelerator:
         assert accelerator.device.type == device, f"{name} is for {device}, and this is {accelerator.device.type}"
         base = load_base(config.base, device=accelerator.device, precision=config.base_precision)
+        work = workload(config, Data(CLIPS, clip_s), base.frame_rate)
         if config.activation_checkpointing:
             base.network.enable_checkpointing()
         bank = AdapterBank(base.model, base.network.gates, config.target_modules, config.adapted_parts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +12,7 @@ from safetensors.torch import load_file
 
 from affetto.model.base import Base
 from affetto.model.batch import Row, Streams, Turn, collate, join
+from affetto.planning.tracing import LiveBytes
 from moshi_checkpoint import REFERENCE, TEXT_CARD, moshi_row
 
 K, V = 4, 32
@@ -155,3 +157,34 @@ def test_the_random_moshi_has_signal(tiny_moshi: Base) -> None:
         name for name, weight in tiny_moshi.model.named_parameters() if weight.grad is None or not weight.grad.any()
     ]
     assert dead == []
+
+
+@pytest.mark.parametrize("places", [None, [0, 1, 2, 3], [2]])
+def test_a_stack_is_multiplied_matrix_by_matrix_and_not_copied_for_every_row(
+    tiny_moshi: Base, places: list[int] | None
+) -> None:
+    """transformers' own product copies all matrices for every row: in Moshi's size more than a GPU has."""
+    stack = tiny_moshi.network.depth.layers[0].mlp.fc1
+    layer_idx = None if places is None else torch.tensor(places)
+    x_ULI = torch.randn(50, 4 if places is None else len(places), stack.weight.shape[2])
+    x_ULI.requires_grad_()
+    peaks, found = [], []
+    for forward in (stack.forward, lambda *inputs: type(stack).forward(stack, *inputs)):
+        live = LiveBytes([stack.weight, x_ULI])
+        with live:
+            y_ULO = forward(x_ULI, layer_idx)
+            (gradient_ULI,) = torch.autograd.grad(y_ULO.square().sum(), x_ULI)
+        peaks.append(live.peak)
+        found.append((y_ULO.detach(), gradient_ULI))
+    for mine, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(mine, theirs)
+    if places != [2]:
+        assert peaks[1] > 50 * stack.weight.nbytes > 2 * peaks[0], "one matrix alone isn't copied"
+
+
+def test_the_copies_stack_is_the_copies(tiny_moshi: Base) -> None:
+    model = copy.deepcopy(tiny_moshi.model)
+    stack = model.depth_decoder.layers[0].mlp.fc1
+    with torch.no_grad():
+        stack.weight.zero_()
+    assert stack(torch.ones(2, 4, stack.weight.shape[2])).abs().max() == 0, "and not that of the one it was made from"

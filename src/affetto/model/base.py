@@ -19,10 +19,11 @@ from affetto.files import hash_folder, hash_text, read_json
 from affetto.hub import fetch
 from affetto.model.conversion.moshi import converted
 from affetto.model.csm import CsmNetwork
-from affetto.model.dia import DiaNetwork, load_dia
+from affetto.model.dia import DIA, DiaNetwork, load_dia
 from affetto.model.four_bit import FOUR_BIT, FourBitLinear, packed_linear, replace_linears, require_four_bit
-from affetto.model.moshi import MoshiNetwork, load_moshi
+from affetto.model.moshi import MOSHI, MoshiNetwork, load_moshi
 from affetto.model.network import Network
+from affetto.model.outline import Outline
 from affetto.model.packed import unpacked
 from affetto.model.quiet import quiet_transformers
 from affetto.model.random_base import RANDOM, random_base
@@ -93,10 +94,17 @@ class Base:
 
         A batch reads a few hundred of their rows (CSM-1B's take 0.5 GB in bfloat16), so they stay where they are.
         """
-        for part in self.model.children():
-            if part is not getattr(self.network, "embed_text", None):
+        stays = host_part(self.model, self.network)
+        for name, part in self.model.named_children():
+            if name != stays:
                 part.to(device)
         return replace(self)
+
+
+def host_part(model: Any, network: Any) -> str | None:
+    """The model's child that never leaves the host's memory, where there is one."""
+    table = getattr(network, "embed_text", None)
+    return next((name for name, part in model.named_children() if part is table), None)
 
 
 def load_base(
@@ -125,13 +133,18 @@ def load_base(
         ) from error
     model.eval().requires_grad_(False)
     if precision == FOUR_BIT and not replace_linears(model, lambda layer: packed_linear(layer, device)):
-        raise BaseModelError(f"{name}: it has no layers that base_precision: {FOUR_BIT} packs; set it to bf16")
+        raise nothing_to_pack(name)
     network = BASES[kind].network(model).eval()
     base = Base(
         id=name, folder=folder, hash=weights_hash(folder), model=model, network=network, tokenizer=tokenizer,
         revision=folder.name if folder.parent.name == "snapshots" else None, frame_rate=codec_frame_rate(folder),
     )  # fmt: skip
     return base.to(device)
+
+
+def nothing_to_pack(name: str) -> BaseModelError:
+    """What to tell where none of a base's layers can be in four bits."""
+    return BaseModelError(f"{name}: it has no layers that base_precision: {FOUR_BIT} packs; set it to bf16")
 
 
 def find_base(name: str) -> Path:
@@ -248,11 +261,17 @@ class BaseKind:
     """Model, without a codec, and tokenizer of a checkpoint's folder; what is wrong with it is a BaseModelError."""
     network: type[Network]
     """The road through the loaded model: logits, and speech where no engine of `affetto.speak` is its own."""
+    outline: Outline
+    """What plans know of it without a checkpoint."""
 
 
+_CSM = Outline(
+    "CsmConfig", "CsmForConditionalGeneration", ("num_hidden_layers", "depth_decoder_config.num_hidden_layers"), 12.5,
+    codec="codec_model", unread=("text_vocab_size",), finish=lambda model: _tie_codes(model, {_HEARD}),
+)  # fmt: skip
 BASES: dict[str, BaseKind] = {
-    "csm": BaseKind(_load_csm, CsmNetwork),
-    "moshi": BaseKind(load_moshi, MoshiNetwork),
-    "dia": BaseKind(load_dia, DiaNetwork),
+    "csm": BaseKind(_load_csm, CsmNetwork, _CSM),
+    "moshi": BaseKind(load_moshi, MoshiNetwork, MOSHI),
+    "dia": BaseKind(load_dia, DiaNetwork, DIA),
 }
 """By transformers' `model_type`."""

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from affetto.model.batch import Batch, Logits, Row, stack_gates
 from affetto.model.csm import float32_heads
 from affetto.model.network import Network, Pick, Said
+from affetto.model.outline import Outline
 from affetto.model.recompute import checkpoint_layers
 from affetto.tensors import check_tensors, stored_tensors
 
@@ -220,6 +221,14 @@ class _Sounds:
             (codes_BLK[b, count + 1 : end], hit)
             for b, ((count, end), hit) in enumerate(zip(ends, self.hit_cap_B1[:, 0].tolist(), strict=True))
         ]
+
+
+DIA = Outline(
+    "DiaConfig", "DiaForConditionalGeneration",
+    ("encoder_config.num_hidden_layers", "decoder_config.num_hidden_layers"), 44_100 / 512,
+    tokens_per_s=14, template_tokens=17, reads_indices=True,
+)  # fmt: skip
+"""Its tokens are bytes, and its codec is Descript's at 44.1 kHz: 512 samples a frame (Kumar et al. 2023)."""
 
 
 def load_dia(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:

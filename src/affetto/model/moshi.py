@@ -11,6 +11,7 @@ So the step after p frames predicts the text and first code of frame p, and the 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from affetto.model.batch import Batch, Logits
+from affetto.model.monologue import TAIL_FRAMES
 from affetto.model.network import Network
+from affetto.model.outline import Outline
 from affetto.model.recompute import checkpoint_layers
 
 
@@ -34,11 +37,15 @@ class MoshiNetwork(Network):
         self.embed_codes: nn.ModuleList = model.embed_tokens
         """K tables of its own codes, then K of the user's."""
         self.depth: Any = model.depth_decoder
+        for module in self.depth.modules():
+            # By name, as in `affetto.adapters.bank`.
+            if type(module).__name__ == "MoshiFlexibleLinear":
+                module.forward = partial(matrix_by_matrix, module)
         self.num_codebooks = model.config.num_codebooks
         self.vocab_size = model.config.audio_vocab_size
         self.codebook_size = model.config.audio_vocab_size
         self.window = int(model.config.max_position_embeddings)
-        self.text_start: int = model.config.vocab_size
+        self.text_start = self.text_size = int(model.config.vocab_size)
         """Token that stands for the text before the first frame."""
         self.audio_start: int = model.config.audio_vocab_size
         """Code that stands for what wasn't said or heard yet."""
@@ -128,6 +135,35 @@ class MoshiNetwork(Network):
     def enable_checkpointing(self) -> None:
         """See `checkpoint_layers`."""
         checkpoint_layers((self.backbone, self.depth), self.gates)
+
+    def frame_bytes(self, *, with_gradient: bool = False) -> int:
+        """About what one frame needs, in bytes: a layer's activations in either transformer (all layers', where they
+        are kept for a gradient) and its logits, of the text and of the codes, in three copies.
+        """
+        total = 0
+        for config, positions in ((self.backbone.config, 1), (self.depth.config, self.num_codebooks)):
+            # Six of the layer's width, norms and sums included; gate and up, their product and activation.
+            layer = positions * (6 * config.hidden_size + 2 * config.ffn_dim) * self.text_head.weight.element_size()
+            total += layer * (config.num_hidden_layers if with_gradient else 1)
+        return int(total + 3 * (self.text_size + self.num_codebooks * self.vocab_size) * 4)
+
+
+def matrix_by_matrix(stack: Any, x_ULI: Tensor, layer_idx: Tensor | None = None) -> Tensor:
+    """What transformers' `MoshiFlexibleLinear` gives (U, L, O), with its matrices `layer_idx` (L,), or all.
+
+    It multiplies all pairs of rows and matrices in one batch, for which every row gets a copy of the matrices: with
+    Moshi's input projections 67 MB a row in bfloat16.
+    """
+    places = list(range(len(stack.weight))) if layer_idx is None else layer_idx.tolist()
+    return torch.stack([functional.linear(x_ULI[:, n], stack.weight[k]) for n, k in enumerate(places)], dim=1)
+
+
+MOSHI = Outline(
+    "MoshiConfig", "MoshiForConditionalGeneration", ("num_hidden_layers", "depth_decoder_config.num_hidden_layers"),
+    12.5, codec="audio_encoder", tokens_per_s=0, template_tokens=0, end_frames=TAIL_FRAMES - 1,
+    reads_indices=True,
+)  # fmt: skip
+"""Its text takes no positions of its own, and of the silence behind a clip the last frame is only heard."""
 
 
 def load_moshi(folder: Any, dtype: torch.dtype) -> tuple[Any, Any]:

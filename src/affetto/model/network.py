@@ -25,6 +25,8 @@ class Network(nn.Module):
     """Whether the text is what is said, beside the frames (Moshi), and not a prompt before them."""
     end_code = 0
     """What the frame that ends a turn is made of."""
+    text_size = 0
+    """Width of the text's logits, where it runs beside the frames."""
     least_temperature = 0.0
     """Below it codes are never drawn, unless greedily."""
 

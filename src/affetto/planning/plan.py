@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,10 +11,13 @@ import torch
 
 from affetto.config import Config
 from affetto.errors import BaseModelError, ConfigError
+from affetto.files import read_json
 from affetto.hub import fetch_config
-from affetto.model.base import DTYPES, find_base
+from affetto.model.base import BASES, DTYPES, find_base, host_part
+from affetto.model.conversion.architecture import settings_of_arguments
+from affetto.model.conversion.source import is_authors_format
 from affetto.model.four_bit import FOUR_BIT
-from affetto.model.quiet import quiet_transformers
+from affetto.model.outline import Outline
 from affetto.model.random_base import RANDOM, random_config
 from affetto.model.rows_at_once import frames_at_once
 from affetto.planning.rate import Rate, measured_rate, stated_rate
@@ -30,8 +32,6 @@ from affetto.planning.workload import Data, Workload, workload
 from affetto.preserve.curvature.memory import curvature_bytes
 from affetto.training.runtime import resident_bytes
 
-FRAME_RATE = 12.5
-_TEXT = "embed_text_tokens."
 _HEAP = (
     "memory is that of what is alive; a process took up to 1.6 times as much, since glibc's heap keeps what is freed. "
     "With MALLOC_MMAP_THRESHOLD_=4194304 in the environment it was 1.15 times"
@@ -88,27 +88,39 @@ class Plan:
 
 
 def base_config(name: str) -> Any:
-    """The transformers configuration of a CSM base; of a hub id only config.json is fetched."""
-    from transformers import CsmConfig
-
+    """The transformers configuration of a base; of a hub id only config.json is fetched, and nothing is converted."""
     if name.startswith(RANDOM):
         return random_config(name)
-    if "/" in name and not Path(name).expanduser().is_dir():
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        path = folder / "config.json" if is_authors_format(folder) else find_base(name) / "config.json"
+    elif "/" in name:
         path = fetch_config(*name.split("@", 1))
     else:
         path = find_base(name) / "config.json"
-    values = json.loads(path.read_text(encoding="utf-8"))
-    if values.get("model_type") != "csm":
-        raise BaseModelError(f"{name}: plans are made for CSM, and this is {values.get('model_type')!r}")
-    with quiet_transformers():
-        return CsmConfig.from_dict(_without_dtype(values))
+    values = _read(path) if path.is_file() else {}
+    if is_authors_format(path.parent):
+        values = settings_of_arguments(values, path)
+    kind = values.get("model_type")
+    if kind not in BASES:
+        raise BaseModelError(f"{name}: plans are made for {', '.join(BASES)}, and this is {kind!r}")
+    from huggingface_hub.errors import StrictDataclassError
+
+    try:
+        return BASES[kind].outline.configuration(values)
+    except (ValueError, TypeError, KeyError, StrictDataclassError) as error:
+        told = " ".join(str(error).split())
+        raise BaseModelError(f"{path}: transformers refuses this configuration: {told}") from error
 
 
-def _without_dtype(values: Any) -> Any:
-    """The parts of a model would be made in the precision that a configuration says they are stored in."""
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        values = read_json(path)
+    except (OSError, ValueError) as error:
+        raise BaseModelError(f"{path} can't be read ({error}); copy or fetch the checkpoint again") from error
     if not isinstance(values, dict):
-        return values
-    return {key: _without_dtype(value) for key, value in values.items() if key not in ("dtype", "torch_dtype")}
+        raise BaseModelError(f"{path} holds no settings; copy or fetch the checkpoint again")
+    return values
 
 
 def plan(config: Config, data: Data, *, device: str = "cpu", tflops: float | None = None) -> Plan:
@@ -119,16 +131,27 @@ def plan(config: Config, data: Data, *, device: str = "cpu", tflops: float | Non
     """
     if device == "cuda" and tflops is None and not torch.cuda.is_available():
         raise ConfigError("there is no GPU here to be timed: say how fast yours computes with --tflops (an H100: 150)")
-    runtime = _runtime_bytes() if device == "cpu" else 0
     base = base_config(config.base)
+    outline = BASES[base.model_type].outline
+    runtime = _runtime_bytes(outline) if device == "cpu" else 0
     dtype = DTYPES[config.base_precision]
     rank = config.adapter_r if config.use_adapters else None
     shape = shape_only(
         base, dtype, config.target_modules, config.adapted_parts, rank, checkpointing=config.activation_checkpointing,
         is_packed=config.base_precision == FOUR_BIT,
     )  # fmt: skip
-    work = workload(config, data, FRAME_RATE)
-    stays = {"runtime": runtime, **_what_stays(config, shape, work, rank, device)}
+    work = workload(
+        config, data, outline.frame_rate, tokens_per_s=outline.tokens_per_s, template_tokens=outline.template_tokens,
+        end_frames=outline.end_frames,
+    )  # fmt: skip
+    positions = work.text_tokens + work.frames + shape.network.has_text_stream
+    if positions > shape.network.window:
+        raise ConfigError(
+            f"clips of {data.clip_s:g} s take {positions} positions with their text, and {config.base} looks back over "
+            f"{shape.network.window}: plan for shorter ones, since longer ones can't be trained on"
+        )
+    on_host = host_part(shape.model, shape.network) if device == "cuda" else None
+    stays = {"runtime": runtime, **_what_stays(config, shape, work, rank, on_host)}
     costs = _costs(config, shape, work, device)
     rate = stated_rate(tflops) if tflops is not None else measured_rate(base, config, work, device)
     stages = tuple(
@@ -136,18 +159,20 @@ def plan(config: Config, data: Data, *, device: str = "cpu", tflops: float | Non
         for name, (cost, times, before) in _stages(costs, stays, work).items()
     )
     return Plan(
-        base=config.base, device=device, work=work, stages=stages, parts=stays, disk=_disk(config, shape, work, rank),
-        rate=rate, assumptions=_assumptions(data, device, rate),
+        base=config.base, device=device, work=work, stages=stages, parts=stays,
+        disk=_disk(config, shape, work, rank, outline.frame_rate), rate=rate,
+        assumptions=_assumptions(data, device, rate, has_host_part=on_host is not None),
     )  # fmt: skip
 
 
-def _runtime_bytes() -> int:
+def _runtime_bytes(outline: Outline) -> int:
     """What Python and the libraries that a run imports take in this process, first products and steps included."""
     import accelerate  # noqa: F401
-    from transformers import CsmForConditionalGeneration  # noqa: F401
+    import transformers
 
     from affetto.training import loop  # noqa: F401
 
+    getattr(transformers, outline.model_class)
     # Kernels are loaded, and parts of torch imported, where they are first used.
     layer = torch.nn.Linear(64, 64)
     torch.autograd.backward(layer(torch.ones(64, 64)).square().sum())
@@ -155,12 +180,13 @@ def _runtime_bytes() -> int:
     return resident_bytes()
 
 
-def _what_stays(config: Config, shape: ShapeOnly, work: Workload, rank: int | None, device: str) -> dict[str, int]:
-    """Bytes that stay, in the order in which they come."""
+def _what_stays(
+    config: Config, shape: ShapeOnly, work: Workload, rank: int | None, on_host: str | None
+) -> dict[str, int]:  # fmt: skip
+    """Bytes that stay, in the order in which they come, but for those of the model's child `on_host`."""
     shapes = _shapes(shape)
     trained = adapter_parameters(shapes, rank)
-    left_out = (_TEXT,) if device == "cuda" else ()
-    frozen = weight_bytes(shape.model, left_out) - 4 * trained
+    frozen = weight_bytes(shape.model, () if on_host is None else (f"{on_host}.",)) - 4 * trained
     return {
         "weights": frozen,
         "curvature": curvature_bytes(config.ewc_curvature, shapes, work.fisher_clips, config.adapter_r),
@@ -209,15 +235,18 @@ def _stages(
     return stages
 
 
-def _disk(config: Config, shape: ShapeOnly, work: Workload, rank: int | None) -> dict[str, int]:
+def _disk(
+    config: Config, shape: ShapeOnly, work: Workload, rank: int | None, frame_rate: float
+) -> dict[str, int]:  # fmt: skip
     network, shapes = shape.network, _shapes(shape)
     trained = adapter_parameters(shapes, rank)
     size = 4 * trained if rank is not None else 2 * weight_bytes(shape.model)
     sizes = (work.frames, network.num_codebooks, network.vocab_size)
+    texts = network.text_size
     return {
-        "codes_per_hour": codes_bytes_per_hour(network.num_codebooks, FRAME_RATE),
-        "teacher": teacher_bytes(work.teacher_clips, *sizes, config.teacher_share)
-        + teacher_bytes(work.held_clips, *sizes, 1.0),
+        "codes_per_hour": codes_bytes_per_hour(network.num_codebooks, frame_rate),
+        "teacher": teacher_bytes(work.teacher_clips, *sizes, config.teacher_share, texts)
+        + teacher_bytes(work.held_clips, *sizes, 1.0, texts),
         "fisher": curvature_bytes(config.ewc_curvature, shapes, work.fisher_clips, config.adapter_r),
         "best": size,
         "last": 12 * trained,
@@ -225,7 +254,7 @@ def _disk(config: Config, shape: ShapeOnly, work: Workload, rank: int | None) ->
     }
 
 
-def _assumptions(data: Data, device: str, rate: Rate) -> tuple[str, ...]:
+def _assumptions(data: Data, device: str, rate: Rate, *, has_host_part: bool) -> tuple[str, ...]:
     told = [
         f"{data.clips} clips of {data.clip_s:g} s, every batch of mean clips; longer ones need more",
         "one process, one emotion; evaluation, speech and the coding of clips are not in it",
@@ -235,5 +264,6 @@ def _assumptions(data: Data, device: str, rate: Rate) -> tuple[str, ...]:
         told.append(_HEAP)
     if device == "cuda":
         told.append("GPU memory as torch allocates it; the CUDA context takes 0.3 to 0.6 GB more")
+    if has_host_part:
         told.append("the text's embeddings stay in the host's memory")
     return tuple(told)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,16 +12,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from affetto.adapters.bank import AdapterBank
 from affetto.config import Config
-from affetto.model.base import DTYPES
+from affetto.model.base import BASES, DTYPES
 from affetto.model.batch import Batch
-from affetto.model.csm import CsmNetwork
-from affetto.model.quiet import quiet_transformers
+from affetto.model.network import Network
+from affetto.planning.blank import blank_batch
 from affetto.planning.workload import Workload
-from affetto.terms import code_losses
+from affetto.terms import code_losses, text_loss
 
 _MOST_FLOPS = 4e11
 """Of a measured step, which a slow core does in ten seconds."""
-_TEXTS = 64
 
 
 @dataclass(frozen=True)
@@ -40,10 +38,7 @@ def stated_rate(tflops: float) -> Rate:
 
 def measured_rate(base: Any, config: Config, work: Workload, device: str) -> Rate:
     """Time steps of a network with one layer in either part, of the run's widths, shapes and precision."""
-    small = copy.deepcopy(base)
-    small.num_hidden_layers = small.depth_decoder_config.num_hidden_layers = 1
-    small.text_vocab_size = _TEXTS
-    network, parameters = _network(small, config, device)
+    network, parameters = _network(BASES[base.model_type].outline.short(base), config, device)
     rows = max(1, min(work.rows, 2))
     depth = max(1, round(work.depth_frames * rows / work.rows))
     batch = _batch(network, rows, work, depth, device)
@@ -56,43 +51,24 @@ def measured_rate(base: Any, config: Config, work: Workload, device: str) -> Rat
     return Rate(flops / min(taken), f"measured on this machine's {device} with one layer of each kind")
 
 
-def _network(small: Any, config: Config, device: str) -> tuple[CsmNetwork, Sequence[torch.Tensor]]:
-    from transformers import CsmForConditionalGeneration
-
-    before = torch.get_default_dtype()
+def _network(small: Any, config: Config, device: str) -> tuple[Network, Sequence[torch.Tensor]]:
+    kind, before = BASES[small.model_type], torch.get_default_dtype()
     torch.set_default_dtype(DTYPES[config.base_precision])
     try:
-        with quiet_transformers():
-            model: Any = CsmForConditionalGeneration(small).requires_grad_(False)
+        model = kind.outline.model(small)
     finally:
         torch.set_default_dtype(before)
-    del model.codec_model
-    network = CsmNetwork(model.to(device)).eval()
+    network = kind.network(model.to(device)).eval()
     bank = AdapterBank(model, network.gates, config.target_modules, config.adapted_parts)
     bank.add("measured", config.adapter_r, config.lora_alpha, 0)
     return network, list(bank.parameters("measured").values())
 
 
-def _batch(network: CsmNetwork, rows: int, work: Workload, depth: int, device: str) -> Batch:
-    positions = work.text_tokens + work.frames
-    frames = torch.stack(
-        [torch.arange(rows).repeat_interleave(work.frames), torch.arange(work.text_tokens, positions).repeat(rows)],
-        dim=1,
-    )
-    is_audio = torch.zeros(rows, positions, dtype=torch.bool)
-    is_audio[:, work.text_tokens :] = True
-    return Batch(
-        text_BS=torch.zeros(rows, positions, dtype=torch.long),
-        codes_BSK=torch.randint(0, network.codebook_size, (rows, positions, network.num_codebooks)),
-        is_audio_BS=is_audio,
-        frames_N2=frames,
-        depth_M=torch.arange(min(depth, len(frames))),
-        gate_BE=torch.ones(rows, 1),
-        clip_ids=(),
-    ).to(device)
+def _batch(network: Network, rows: int, work: Workload, depth: int, device: str) -> Batch:
+    return blank_batch(network, rows, work.frames, work.text_tokens, depth).to(device)
 
 
-def _step(network: CsmNetwork, batch: Batch, parameters: Sequence[torch.Tensor], device: str) -> tuple[int, float]:
+def _step(network: Network, batch: Batch, parameters: Sequence[torch.Tensor], device: str) -> tuple[int, float]:
     """Products of a step, and its seconds."""
     counter = FlopCounterMode(display=False)
     with counter:
@@ -104,9 +80,10 @@ def _step(network: CsmNetwork, batch: Batch, parameters: Sequence[torch.Tensor],
     return int(counter.get_total_flops()), time.perf_counter() - start
 
 
-def _forward_backward(network: CsmNetwork, batch: Batch, parameters: Sequence[torch.Tensor]) -> None:
-    c0, depth = code_losses(network(batch), batch)
-    torch.autograd.grad(c0.total + depth.total, parameters, allow_unused=True)
+def _forward_backward(network: Network, batch: Batch, parameters: Sequence[torch.Tensor]) -> None:
+    logits = network(batch)
+    c0, depth = code_losses(logits, batch)
+    torch.autograd.grad(c0.total + depth.total + text_loss(logits, batch).total, parameters, allow_unused=True)
 
 
 def _wait(device: str) -> None:

@@ -24,9 +24,11 @@ def adapter_parameters(shapes: Shapes, rank: int | None) -> int:
     return sum(o * i if rank is None else rank * (o + i) for o, i in shapes.values())
 
 
-def teacher_bytes(num_clips: int, frames: int, num_codebooks: int, vocab_size: int, share: float) -> int:
-    """Disk of the answers on as many clips of `frames` predicted frames."""
-    return cache_bytes([frames] * num_clips, num_codebooks, vocab_size, share)
+def teacher_bytes(
+    num_clips: int, frames: int, num_codebooks: int, vocab_size: int, share: float, text_size: int = 0
+) -> int:
+    """Disk of the answers on as many clips of `frames` predicted frames; `text_size` as for `cache_bytes`."""
+    return cache_bytes([frames] * num_clips, num_codebooks, vocab_size, share, text_size)
 
 
 def codes_bytes_per_hour(num_codebooks: int, frame_rate: float) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -21,11 +21,14 @@ from torch.utils.flop_counter import flop_registry
 
 from affetto.adapters.bank import AdapterBank
 from affetto.adapters.targets import Part
-from affetto.model.batch import Batch
-from affetto.model.csm import CsmNetwork
+from affetto.model.base import BASES, nothing_to_pack
+from affetto.model.batch import Batch, Logits
 from affetto.model.four_bit import FourBitLinear, packed_sizes, replace_linears
+from affetto.model.network import Network
 from affetto.model.quiet import quiet_transformers
 from affetto.model.rows_at_once import depth_frames_at_once
+from affetto.planning.blank import blank_batch
+from affetto.planning.numberless import Numberless
 from affetto.preserve.distillation import distillation_kl
 from affetto.preserve.fisher_pass import as_it_is, is_depth, look
 from affetto.terms import cross_entropy
@@ -82,24 +85,20 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 class ShapeOnly:
     """A base's network with a fresh adapter in its bank, all of it without numbers."""
 
-    mode: FakeTensorMode
+    mode: FakeTensorMode | Numberless
     model: Any
-    network: CsmNetwork
+    network: Network
     bank: AdapterBank
 
     def batch(self, rows: int, frames: int, text_tokens: int, depth_frames: int) -> Batch:
         """A batch of `rows` rows of `frames` predicted frames each, `depth_frames` of them all for the decoder."""
-        positions, codebooks = text_tokens + frames, self.network.num_codebooks
-        with self.mode:
-            return Batch(
-                text_BS=torch.zeros(rows, positions, dtype=torch.long),
-                codes_BSK=torch.zeros(rows, positions, codebooks, dtype=torch.long),
-                is_audio_BS=torch.zeros(rows, positions, dtype=torch.bool),
-                frames_N2=torch.zeros(rows * frames, 2, dtype=torch.long),
-                depth_M=torch.zeros(depth_frames, dtype=torch.long),
-                gate_BE=torch.ones(rows, 1),
-                clip_ids=(),
-            )
+        batch = blank_batch(self.network, rows, frames, text_tokens, depth_frames)
+        if isinstance(self.mode, Numberless):
+            return batch
+        emptied: dict[str, Any] = {
+            name: self.mode.from_tensor(value) for name, value in vars(batch).items() if isinstance(value, Tensor)
+        }
+        return replace(batch, **emptied)
 
     def cost(self, work: Callable[[], object]) -> Cost:
         """What `work` takes; it runs on shapes alone."""
@@ -129,21 +128,17 @@ def shape_only(
     config: Any, dtype: torch.dtype, targets: Sequence[str], part: Part, rank: int | None, *, checkpointing: bool,
     is_packed: bool = False,
 ) -> ShapeOnly:  # fmt: skip
-    """The network of a CSM configuration, with an adapter of `rank` (None is full rank), on layers in four bits if
-    `is_packed`.
+    """The network of a base's configuration, with an adapter of `rank` (None is full rank), on layers in four bits if
+    `is_packed`. BaseModelError where it has none that can be.
     """
-    from transformers import CsmForConditionalGeneration
-
-    mode = FakeTensorMode()
-    with quiet_transformers(), mode, _default(dtype):
-        model: Any = CsmForConditionalGeneration(config).requires_grad_(False)
-    del model.codec_model
-    if config.tie_codebooks_embeddings:
-        model.backbone_model.embed_tokens.embed_audio_tokens.weight = model.depth_decoder.model.embed_tokens.weight
-    network = CsmNetwork(model).eval()
+    kind = BASES[config.model_type]
+    mode = Numberless() if kind.outline.reads_indices else FakeTensorMode()
+    with mode, _default(dtype):
+        model = kind.outline.model(config)
+        network = kind.network(model).eval()
     with mode:
-        if is_packed:
-            replace_linears(model, _packed)
+        if is_packed and not replace_linears(model, _packed):
+            raise nothing_to_pack(config.model_type)
         bank = AdapterBank(model, network.gates, targets, part)
         shapes = {path: site.shape for path, site in bank.sites.items()}
         if rank is None:
@@ -152,7 +147,8 @@ def shape_only(
             factors = {path: (torch.zeros(rank, i), torch.zeros(o, rank)) for path, (o, i) in shapes.items()}
             bank.insert(ADAPTER, factors, {})
     if checkpointing:
-        network.enable_checkpointing()
+        with quiet_transformers():
+            network.enable_checkpointing()
     return ShapeOnly(mode, model, network, bank)
 
 
@@ -181,9 +177,7 @@ def training_cost(
         terms = []
         # Each stream's frames are picked out for each of its terms, as `batch_terms` does.
         for share, is_taught in streams:
-            for values, targets in (
-                (logits.c0_NV, batch.c0_targets_N), (logits.depth_MJV, batch.depth_targets_MJ)
-            ):  # fmt: skip
+            for values, targets in _predicted(logits, batch):
                 chosen = torch.zeros(max(1, round(share * len(values))), dtype=torch.long)
                 terms.append(cross_entropy(values[chosen], targets[chosen]).total)
                 if is_taught:
@@ -195,13 +189,19 @@ def training_cost(
     return shape.cost(step)
 
 
+def _predicted(logits: Logits, batch: Batch) -> list[tuple[Tensor, Tensor]]:
+    """Logits and targets of everything that is predicted."""
+    parts = [(logits.c0_NV, batch.c0_targets_N), (logits.depth_MJV, batch.depth_targets_MJ)]
+    return parts if logits.text_NW is None else [*parts, (logits.text_NW, batch.text_targets_N)]
+
+
 def answering_cost(shape: ShapeOnly, batch: Batch) -> Cost:
     """Forward alone and a KL against kept answers, as teacher and validation have it."""
 
     @torch.no_grad()
     def answer() -> None:
         logits = shape.network(batch)
-        for values in (logits.c0_NV, logits.depth_MJV):
+        for values, _ in _predicted(logits, batch):
             distillation_kl(torch.empty(values.shape), values)
 
     return shape.cost(answer)
@@ -210,14 +210,19 @@ def answering_cost(shape: ShapeOnly, batch: Batch) -> Cost:
 def fisher_cost(shape: ShapeOnly, batch: Batch, *, curvature: str = "kfac", on_host: bool = False) -> Cost:
     """The Fisher's pass: base alone, all layers' inputs and gradients kept until its end, then the curvature's update.
 
-    `on_host` says that what waits for other parts of a batch lies in the host's memory, which isn't counted then.
+    `on_host` says that what waits for other parts of a batch lies in the host's memory, and so do the random numbers,
+    which isn't counted then.
     """
     plain = batch.with_gate(batch.gate_BE[:, :0])
     part_frames = depth_frames_at_once(shape.network)
-    keep = _gone if on_host and part_frames < len(batch.depth_M) else as_it_is
+    has_parts = hasattr(shape.network, "frame_states") and part_frames < len(batch.depth_M)
+    keep = _gone if on_host and has_parts else as_it_is
+
+    # CSM's masks, which only the plan makes, take more than its times.
+    labels = _Labels(plain, has_times=not on_host and isinstance(shape.mode, Numberless))
 
     def work() -> None:
-        records = look(shape.network, shape.bank.sites, plain, _Labels(plain), part_frames=part_frames, keep=keep)
+        records = look(shape.network, shape.bank.sites, plain, labels, part_frames=part_frames, keep=keep)
         for site in shape.bank.sites:
             # What was gone comes back site by site.
             inputs, gradients = _come_back(shape, plain, site) if keep is _gone else records.pop(site)
@@ -228,21 +233,32 @@ def fisher_cost(shape: ShapeOnly, batch: Batch, *, curvature: str = "kfac", on_h
 
 
 class _Labels:
-    """The data's own labels, after what it takes to draw some: probabilities in double precision."""
+    """The data's own labels, after what it takes to draw some: probabilities in double precision, and where
+    `has_times` the times that a draw compares, as many as there are logits and as precise.
+    """
 
-    def __init__(self, batch: Batch) -> None:
-        self.batch = batch
+    def __init__(self, batch: Batch, *, has_times: bool) -> None:
+        self.batch, self.has_times = batch, has_times
+        self.times_MJV: Tensor | None = None
 
     def c0(self, logits_NV: Tensor) -> Tensor:
-        logits_NV.detach().double().softmax(dim=-1)
+        self._draw(logits_NV)
         return self.batch.c0_targets_N
 
     def depth(self, logits_MJV: Tensor, part: slice) -> Tensor:
-        logits_MJV.detach().double().softmax(dim=-1)
+        self.times_MJV = self._draw(logits_MJV)
         return self.batch.depth_targets_MJ[part]
 
-    def text(self, logits_NW: Tensor) -> Tensor:  # noqa: ARG002
-        raise AssertionError("plans are made for bases whose text stands before the frames")
+    def text(self, logits_NW: Tensor) -> Tensor:
+        self._draw(logits_NW)
+        return self.batch.text_targets_N
+
+    def _draw(self, logits: Tensor) -> Tensor | None:
+        times = torch.empty(logits.shape, dtype=torch.float64) if self.has_times else None
+        weights = logits.detach().double().softmax(dim=-1)
+        if times is not None:
+            weights.div(times)
+        return times
 
 
 def _gone(tensor: Tensor) -> Tensor:
@@ -253,7 +269,7 @@ def _gone(tensor: Tensor) -> Tensor:
 def _come_back(shape: ShapeOnly, batch: Batch, site: str) -> tuple[Tensor, Tensor]:
     num_out, num_in = shape.bank.sites[site].shape
     positions = len(batch.depth_M) * shape.network.num_codebooks if is_depth(site) else batch.text_BS.numel()
-    dtype = shape.network.c0_head.weight.dtype
+    dtype = shape.model.dtype
     return torch.empty(1, positions, num_in, dtype=dtype), torch.empty(1, positions, num_out, dtype=dtype)
 
 

@@ -8,9 +8,6 @@ from dataclasses import dataclass
 from affetto.config import Config
 from affetto.training.validation import INTENSITIES
 
-TOKENS_PER_S, TEMPLATE_TOKENS = 4.0, 12
-"""Text tokens of a second of speech (about 14 characters), and of the marks and the prompt's own words. Assumed."""
-
 
 @dataclass(frozen=True)
 class Data:
@@ -49,9 +46,15 @@ class Workload:
     """Looks at the held-out clips of both kinds, the frontier's included."""
 
 
-def workload(config: Config, data: Data, frame_rate: float) -> Workload:
-    """Lay out a run of one emotion as `plan_run` would, with every clip of mean length."""
-    frames = math.ceil(data.clip_s * frame_rate) + 1
+def workload(
+    config: Config, data: Data, frame_rate: float, *, tokens_per_s: float = 4.0, template_tokens: int = 12,
+    end_frames: int = 1,
+) -> Workload:  # fmt: skip
+    """Lay out a run of one emotion as `plan_run` would, with every clip of mean length.
+
+    What is known of the base's speech is as in its `Outline`.
+    """
+    frames = math.ceil(data.clip_s * frame_rate) + end_frames
     replay = config.replay_ratio
     is_budget = config.forgetting_budget is not None
     taught = replay if is_budget or config.general == "self" else _taught_share(config)
@@ -69,7 +72,7 @@ def workload(config: Config, data: Data, frame_rate: float) -> Workload:
     return Workload(
         rows=config.batch_size,
         frames=frames,
-        text_tokens=round(TOKENS_PER_S * data.clip_s) + TEMPLATE_TOKENS,
+        text_tokens=round(tokens_per_s * data.clip_s) + template_tokens,
         depth_frames=max(1, round(share * frames * config.batch_size)),
         taught_share=taught,
         streams=tuple(

@@ -118,14 +118,18 @@ def teacher_cache(
     return TeacherCache(path, key)
 
 
-def cache_bytes(num_frames: Sequence[int], num_codebooks: int, vocab_size: int, depth_share: float) -> int:
+def cache_bytes(
+    num_frames: Sequence[int], num_codebooks: int, vocab_size: int, depth_share: float, text_size: int = 0
+) -> int:
     """Bytes of the answers on clips of `num_frames` predicted frames each, the file's header left out.
 
     Two bytes for each log-probability: `vocab_size` of them for codebook zero of every frame, and for each of the
-    other codebooks of the kept frames, whose places take eight bytes each.
+    other codebooks of the kept frames, whose places take eight bytes each; where the text runs beside the frames,
+    `text_size` of them for that of every frame.
     """
     kept = sum(_num_kept(frames, depth_share) for frames in num_frames)
-    return 2 * vocab_size * (sum(num_frames) + kept * (num_codebooks - 1)) + 8 * kept
+    codes = 2 * vocab_size * (sum(num_frames) + kept * (num_codebooks - 1)) + 8 * kept
+    return codes + 2 * text_size * sum(num_frames)
 
 
 def _num_kept(num_frames: int, share: float) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from affetto.errors import BaseModelError
@@ -34,7 +35,7 @@ def language_model_settings(checkpoint: AuthorsCheckpoint) -> dict[str, Any]:
     _check_kind(file)
     _check_dtypes(file)
     if config is not None:
-        _check_arguments(checkpoint)
+        _check_arguments(config, checkpoint.folder / "config.json")
     shapes = {name: info.shape for name, info in file.tensors.items()}
     (text_rows, dim), (depth_dim, _) = shapes["text_emb.weight"], shapes["depformer_in.0.weight"]
     card, num_streams, dep_q = (
@@ -75,6 +76,52 @@ def language_model_settings(checkpoint: AuthorsCheckpoint) -> dict[str, Any]:
             "rms_norm_eps": 1e-8,
         },
     }
+
+
+def settings_of_arguments(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """What `language_model_settings` finds in a checkpoint's tensors, from the package's arguments alone, those of
+    config.json at `path`; what isn't said is Moshi 7B's. BaseModelError where the model can't be expressed.
+    """
+    given = {**PUBLISHED, **_PUBLISHED_SIZES, **config}
+    _check_arguments(given, path)
+    try:
+        dim, depth_dim, books = int(given["dim"]), int(given["depformer_dim"]), int(given["dep_q"])
+        width = given.get("dim_feedforward") or given["hidden_scale"] * dim
+        return {
+            "model_type": "moshi",
+            "vocab_size": int(given["text_card"]),
+            "hidden_size": dim,
+            "num_hidden_layers": int(given["num_layers"]),
+            "num_attention_heads": int(given["num_heads"]),
+            "audio_vocab_size": int(given["card"]),
+            "max_position_embeddings": int(given["context"]),
+            "sliding_window": int(given["context"]),
+            "ffn_dim": _gated(int(width), dim),
+            "num_codebooks": books,
+            "audio_encoder_config": {"model_type": "mimi"},
+            "depth_decoder_config": {
+                "hidden_size": depth_dim,
+                "num_hidden_layers": int(given["depformer_num_layers"]),
+                "num_attention_heads": int(given["depformer_num_heads"]),
+                "max_position_embeddings": books + 1,
+                "sliding_window": books,
+                "ffn_dim": _gated(int(given["depformer_dim_feedforward"]), depth_dim),
+            },
+        }
+    except (TypeError, ValueError) as error:
+        raise BaseModelError(f"{path} is damaged ({error}); get it again") from error
+
+
+_PUBLISHED_SIZES: Mapping[str, Any] = {
+    "text_card": 32000, "card": 2048, "n_q": 16, "dep_q": 8, "num_layers": 32, "hidden_scale": 4.125,
+    "depformer_num_layers": 6, "depformer_dim_feedforward": 4224,
+}  # fmt: skip
+"""As `PUBLISHED`, of what is read from the tensors where there are some."""
+
+
+def _gated(width: int, dim: int) -> int:
+    """Rows of a gating MLP's first matrix, gate and up, of the `width` that the package is told."""
+    return 2 * (21 * dim // 8 if width == 4 * dim else 2 * width // 3)
 
 
 def mimi_settings(checkpoint: AuthorsCheckpoint) -> dict[str, Any]:
@@ -140,17 +187,14 @@ def _check_dtypes(file: TensorFile) -> None:
         raise BaseModelError(f"{file.path} mixes {', '.join(kinds)}; save it in one of them")
 
 
-def _check_arguments(checkpoint: AuthorsCheckpoint) -> None:
-    config = checkpoint.config
-    assert config is not None
-    dep_q = int(config["dep_q"])
-    own = [0, *[1] * (dep_q - 1)]
+def _check_arguments(config: Mapping[str, Any], path: Path) -> None:
+    own = [0, *[1] * (int(config["dep_q"]) - 1)]
     fixed = {**_FIXED, "delays": [0, *own, *own]}
     for key, value in fixed.items():
         if key in config and config[key] != value:
             raise BaseModelError(
-                f"{checkpoint.folder / 'config.json'}: {key} is {config[key]!r}, and transformers' Moshi has {value!r} "
-                "built in: this model can't be converted"
+                f"{path}: {key} is {config[key]!r}, and transformers' Moshi has {value!r} built in: this model can't "
+                "be converted"
             )
 
 

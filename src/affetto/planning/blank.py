@@ -1,0 +1,26 @@
+"""Rows that say nothing, of the shape that a base's own have."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from affetto.model.batch import Batch, Row, Streams, Turn, collate
+
+
+def blank_batch(network: Any, rows: int, frames: int, text_tokens: int, depth_frames: int) -> Batch:
+    """`rows` rows of `frames` predicted frames each, `depth_frames` of them all for the decoder, under a gate of 1.
+
+    `text_tokens` stand before the frames; where the text runs beside them there are none, and one more frame is heard.
+    """
+    books = network.num_codebooks
+    if network.has_text_stream:
+        text_T, codes_TK = np.zeros(frames + 1, dtype=np.int64), np.zeros((frames + 1, books), dtype=np.int64)
+        turn = Turn((), codes_TK, Streams(text_T, np.ones(frames + 1), codes_TK))
+    else:
+        codes_TK = np.zeros((frames - 1, books), dtype=np.int64)
+        turn = Turn((0,) * text_tokens, codes_TK, end_code=network.end_code)
+    per_row = np.split(np.arange(rows * frames) < depth_frames, rows)
+    chosen = [np.flatnonzero(is_chosen) for is_chosen in per_row]
+    return collate([Row(f"clip-{place}", (turn,), (1.0,)) for place in range(rows)], books, chosen)
