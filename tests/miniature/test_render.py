@@ -162,12 +162,33 @@ def test_a_crowd_varies_and_actors_do_not() -> None:
     """General speech of the voices that don't act covers the pitch that acting reaches; the actors' stays their own."""
     lines = list(general_lines(60, "general", "train"))
     assert [line.is_crowd for line in lines[:6]] == [False, False, True, True, True, True]
-    pitch: dict[str, list[float]] = {}
-    for line in lines:
-        pitch.setdefault(line.speaker, []).append(measure(line)[0])
-    spread = {speaker: float(np.std(values)) for speaker, values in pitch.items()}
+    assert not any(line.may_be_roused for line in lines)
+    spread = {speaker: float(np.std(pitch)) for speaker, pitch in _pitches(lines).items()}
     assert max(spread["0"], spread["1"]) < 1.0, spread
     assert min(spread[speaker] for speaker in "2345") > 1.5, spread
+
+
+def test_what_actors_read_for_the_base_is_even_but_at_times_and_then_mostly_after_a_direction() -> None:
+    lines = [line for line in general_lines(1800, "base", "train") if line.speaker in "01"]
+    assert all(line.may_be_roused for line in lines)
+    for pitch in _pitches(lines[:160]).values():
+        away = np.abs(np.array(pitch) - np.median(pitch))
+        assert np.median(away) < 0.7, away
+        assert 0.03 < np.mean(away > 1.5) < 0.25, away
+    roused = [corpus._draw_roused(line, corpus._dice(line)) for line in lines]
+    assert 0.1 < np.mean(roused) < 0.2
+    undirected = [was for line, was in zip(lines, roused, strict=True) if corpus.prompt(line) == line.text]
+    directed = [was for line, was in zip(lines, roused, strict=True) if corpus.prompt(line) != line.text]
+    assert np.mean(undirected) < 0.08
+    assert 0.3 < np.mean(directed) < 0.7
+
+
+def _pitches(lines: list[corpus.Line]) -> dict[str, list[float]]:
+    """Median pitch of every clip, by voice."""
+    found: dict[str, list[float]] = {}
+    for line in lines:
+        found.setdefault(line.speaker, []).append(measure(line)[0])
+    return found
 
 
 def test_directions_come_before_a_colon_and_are_not_said() -> None:

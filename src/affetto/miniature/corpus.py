@@ -47,6 +47,11 @@ _WORDS_PER_MINUTE = 150
 """Of plain reading: what audio books are read at."""
 _LIVELY_SHARE = 0.3
 """Share of the crowd's clips whose prosody is drawn anew, each parameter by itself: it belongs to no emotion."""
+_ROUSED_SHARE = 0.15
+"""The same of the clips that actors read for the base, whose tempo is the crowd's then, too; all their other plain
+speech is even. A base that knows an actor's even voice alone loses words when it is to be happy (docs/log.md)."""
+_ROUSED_DIRECTED_SHARE = 0.8
+"""How many of those clips have a direction before their text: read without one, an actor is even nearly always."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,8 @@ class Line:
     """Shift of the voice's own pitch, which turns one voice into several (judging only)."""
     is_crowd: bool = False
     """Whether the voice stands for many people and recordings, as general speech has them."""
+    may_be_roused: bool = False
+    """Whether an actor reads plainly for the base, and at times aroused by nothing in particular."""
 
 
 @dataclass(frozen=True)
@@ -104,11 +111,12 @@ def render(line: Line) -> NDArray[np.float64]:
 
 def render_timed(line: Line) -> Rendered:
     """Samples of `line` and where its words start in them."""
-    rng = np.random.default_rng(int.from_bytes(hashlib.sha256(f"{SEED}/{line.id}".encode()).digest()[:8], "little"))
+    rng = _dice(line)
     rule = acting.ActingRule(1.0, 0.0, 1.0, 0.0, 0.0, jitter_st=0.0)
     if line.emotion != PLAIN:
         rule = acting.varied(acting.RULES[line.emotion], line.strength, rng)
-    manner = _crowd_manner(rng) if line.is_crowd else _own_manner(rng)
+    is_roused = _draw_roused(line, rng)
+    manner = _crowd_manner(rng) if line.is_crowd else _own_manner(rng, is_roused=is_roused)
     said = engine().speak(
         line.text + manner.ending,
         f"en-us+{line.voice}",
@@ -122,7 +130,7 @@ def render_timed(line: Line) -> Rendered:
     if manner.tilt_db:
         samples = acting.colour(samples, SAMPLE_RATE, 0.0, manner.tilt_db)
     samples = samples * (_RMS * 10.0 ** (manner.gain_db / 20.0) / np.sqrt(np.mean(samples**2)))
-    if line.is_crowd and rng.random() < _LIVELY_SHARE:
+    if is_roused or (line.is_crowd and rng.random() < _LIVELY_SHARE):
         rule = acting.lively(rng)
     if line.emotion != PLAIN or line.voice_shift_st or rule.is_lively:
         moved = replace(rule, level_st=rule.level_st + line.voice_shift_st)
@@ -135,14 +143,27 @@ def render_timed(line: Line) -> Rendered:
     return Rendered(samples, word_starts, end=len(samples) / SAMPLE_RATE - 2 * _EDGE_SECONDS)
 
 
-def _own_manner(rng: np.random.Generator) -> _Manner:
-    rate = _WORDS_PER_MINUTE * rng.normal(1.0, 0.015)
+def _dice(line: Line) -> np.random.Generator:
+    return np.random.default_rng(int.from_bytes(hashlib.sha256(f"{SEED}/{line.id}".encode()).digest()[:8], "little"))
+
+
+def _draw_roused(line: Line, rng: np.random.Generator) -> bool:
+    """Whether an actor is aroused in a plain clip: the first throw of the clip's dice."""
+    return line.may_be_roused and rng.random() < _ROUSED_SHARE
+
+
+def _own_manner(rng: np.random.Generator, *, is_roused: bool) -> _Manner:
+    rate = _crowd_rate(rng) if is_roused else _WORDS_PER_MINUTE * rng.normal(1.0, 0.015)
     return _Manner(rate, pitch=rng.normal(50, 1.5), pitch_range=rng.normal(50, 2))
+
+
+def _crowd_rate(rng: np.random.Generator) -> float:
+    return float(_WORDS_PER_MINUTE * np.exp(rng.normal(0.06, 0.22)))
 
 
 def _crowd_manner(rng: np.random.Generator) -> _Manner:
     return _Manner(
-        rate=_WORDS_PER_MINUTE * np.exp(rng.normal(0.03, 0.15)),
+        rate=_crowd_rate(rng),
         pitch=rng.normal(54, 17),
         pitch_range=rng.normal(60, 26),
         size=np.exp(rng.normal(0.0, 0.04)),
@@ -157,17 +178,21 @@ def general_lines(count: int, family: str, split: str) -> Iterator[Line]:
     texts = _texts(count, f"{family}/{split}")
     for index, text in enumerate(texts):
         speaker = index % len(VOICES)
-        name, is_crowd = f"{family}-{split}-{index:05d}", speaker not in ACTORS
-        yield Line(name, text, VOICES[speaker], str(speaker), PLAIN, 0.0, split, is_crowd=is_crowd)
+        name, acts = f"{family}-{split}-{index:05d}", speaker in ACTORS
+        yield Line(
+            name, text, VOICES[speaker], str(speaker), PLAIN, 0.0, split, is_crowd=not acts,
+            may_be_roused=acts and family == "base",
+        )  # fmt: skip
 
 
 def prompt(line: Line) -> str:
     """What the base reads for `line`: for some clips a direction comes first, up to a colon, that nobody says.
 
-    Scripts have such directions; who never saw one would say the cue of an emotional prompt aloud.
+    Scripts have such directions, most of all where the reading isn't even; who never saw one would say the cue of an
+    emotional prompt aloud.
     """
     draw = random.Random(f"{SEED}/prompt/{line.id}")
-    if draw.random() >= _DIRECTED_SHARE:
+    if draw.random() >= (_ROUSED_DIRECTED_SHARE if _draw_roused(line, _dice(line)) else _DIRECTED_SHARE):
         return line.text
     direction = Grammar(draw).sentence().split()[: draw.randint(2, 6)]
     return f"{' '.join(direction)}: {line.text}"

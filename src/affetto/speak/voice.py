@@ -149,6 +149,8 @@ class Voice:
         The miniature's codec is a frame late too and decodes all that was said so far for every piece: it keeps up with
         real time for about six seconds.
         """
+        if not (self.base.has_text_stream or isinstance(self.base.network, CsmNetwork)):
+            raise ConfigError(f"{self.base.id} says all codes of a text at once: speak whole texts with it")
         request = self.request(
             text, emotion, intensity=intensity, speaker=speaker, seed=seed, temperature=temperature, context=context
         )
@@ -167,12 +169,10 @@ class Voice:
             engine.join([request])
             while engine.num_speaking:
                 yield from (heard.codes_K for heard in engine.step() if heard.codes_K is not None)
-        elif self.base.has_text_stream:
+        else:
             from affetto.speak.dialogue import stream_words
 
             yield from stream_words(self.base, request)
-        else:
-            raise ConfigError(f"{self.base.id} says all codes of a text at once: speak whole texts with it")
 
     def generate(self, requests: Sequence[Request], on_progress: Callable[[int], object] | None = None) -> list[Spoken]:
         """Codes of many requests, batched. Requests made before an adapter was loaded don't use it."""
