@@ -45,7 +45,7 @@ class Clip:
     """Of the file, counted from 1, where each channel is another speaker; None is the mean of all."""
     intensity: float | None = None
     """How strongly the emotion is acted, above 0 and up to 1, the corpus's strongest; None is 1. The adapter trains on
-    the clip under that gate, so that speaking at that intensity sounds like it."""
+    the clip under that gate."""
 
     @property
     def gate(self) -> float:

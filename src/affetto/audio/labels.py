@@ -79,8 +79,8 @@ INTENSITIES: dict[str, dict[str, float | None]] = {
     "ravdess": {"01": 0.6, "02": 1.0},  # fourth number: normal, strong
     "crema-d": {"LO": 0.4, "MD": 0.7, "HI": 1.0, "XX": None, "X": None},  # fourth field: low, medium, high, unspecified
 }
-"""How strongly a clip is acted, by the corpus's own code. The authors give an order and no distances: these are ours,
-chosen so that speech at half strength sounds like the weaker acting (docs/data.md)."""
+"""How strongly a clip is acted, by the corpus's own code. The authors give an order and no distances: those are ours
+(docs/data.md)."""
 
 WEAK: dict[str, dict[str, str]] = {
     "emov-db": {"Amused": "happy"},

@@ -166,7 +166,7 @@ voices, and nothing else: it is a laboratory and a default that runs anywhere, n
 
 - **Codec**: WORLD features in 80 ms blocks, 8 residual codebooks of 256, 12.5 frames per second, 24 kHz.
 - **Base**: a `CsmForConditionalGeneration` of {figures.parameters_m:.1f} M parameters, trained on general
-  speech only: a fifth of it lively, none of it by rule of an emotion.
+  speech only: a quarter of it lively, none of it by rule of an emotion.
 - **Judges**: `Wav2Vec2BertForCTC` and `WhisperForAudioClassification`, trained on other voices, texts and
   strengths than any adapter's acted clips. Two thirds of what they heard went through the codec. The recogniser also
   heard the base's four voices that don't act, on other texts than it is tested on, and knows a bigram model of the
@@ -195,15 +195,14 @@ def _carried(earlier: str | None) -> str:
 def _trained(output: Path, settings: dict[str, Any], intensity: float | None = None) -> Trained:
     """Train, speak and judge `happy` as `affetto run` does; at `intensity` in place of the recommended one."""
     from affetto.config import load_config
-    from affetto.evaluate.results import read_results
     from affetto.evaluate.suite import evaluate
-    from affetto.pipeline import prepare_clips, run
+    from affetto.pipeline import prepare_clips
+    from affetto.training.loop import train
 
     config = load_config(None, emotions=("happy",), output_dir=output, trackers=()).model_copy(update=settings)
-    run(config, ["happy"], command="affetto miniature measure")
-    if intensity is not None:
-        evaluate(config, "happy", prepare_clips(config, ["happy"]), intensity=intensity)
-    results = read_results(output / "evaluation_results" / "happy_results.json")
+    prepared = prepare_clips(config, ["happy"])
+    train(config, "happy", prepared, command="affetto miniature measure")
+    results = evaluate(config, "happy", prepared, intensity=intensity)
     base, happy = (next(item for item in results["systems"] if item["role"] == role) for role in ("base", "adapter"))
     assert happy["plain_metrics"] is not None
     assert results["retention"] is not None

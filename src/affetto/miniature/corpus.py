@@ -3,7 +3,7 @@
 Three families of clips, with disjoint texts throughout:
   general   six voices read plainly; the base is trained on these, and other ones serve as general speech. Those of
             them that don't act vary in pitch, melody, tempo, size, level and colour as a crowd's recordings do, and
-            some of their readers are lively
+            some of their readers are lively; those that act are even, but at times in what they read for the base
   acted     two of the voices act six emotions at two strengths on a small set of sentences
   judging   eighteen voices, none of them an actor, act at other strengths; only the judges hear these
 """

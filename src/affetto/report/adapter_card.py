@@ -97,7 +97,7 @@ def by_intensity(data: Mapping[str, Any]) -> str:
     if not set(found) - {"1"}:
         return ""
     told = ", ".join(f"{count} clips at {intensity}" for intensity, count in found.items())
-    return f"By how strongly they are acted: {told}; speak at that intensity to sound like them.\n"
+    return f"By how strongly they are acted, which was their gate: {told}.\n"
 
 
 def texts_by_machine(data: Mapping[str, Any]) -> str:

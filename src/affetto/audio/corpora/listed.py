@@ -20,7 +20,7 @@ from affetto.audio.labels import LABELS
 from affetto.audio.manifest import KEYS
 from affetto.types import Clip, Problem
 
-_OWN = frozenset({"context", "corpus", "transcribed_by", "channel"})
+_OWN = frozenset({"context", "corpus", "transcribed_by"})
 LAYOUT = "a table (.csv, .tsv, .json, .jsonl) with a column for the sound: file, path, audio_filepath, …"
 
 
