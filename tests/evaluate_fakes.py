@@ -95,3 +95,12 @@ class LevelDimensions:
 
 def fake_judges() -> Judges:
     return Judges(PitchJudge(), PitchWords(), LevelQuality(), voice=PitchVoice(), dimensions=LevelDimensions())
+
+
+SOUNDS = [
+    voice(120, 0.9),
+    voice(220, 0.31, end_hz=150),
+    np.random.default_rng(0).normal(0, 0.1, 9137).astype(np.float32),
+    np.concatenate([voice(90, 0.4), silence(0.3), voice(300, 0.5)]),
+]
+"""A steady voice, a falling one, noise, and two voices with a pause between."""

@@ -18,16 +18,10 @@ from affetto.errors import JudgeError, MissingDependencyError
 from affetto.judges import choice, embeddings
 from affetto.judges.choice import check_choices, choose_judges, default_judge, load_judge
 from affetto.judges.kinds import KINDS, Judges
-from evaluate_fakes import RATE, silence, voice
+from evaluate_fakes import RATE, SOUNDS, voice
 
 LABELS = ("hap", "sad", "neu")
 OFF = {"emotion": "none", "words": "none", "quality": "none"}
-SOUNDS = [
-    voice(120, 0.9),
-    voice(220, 0.31, end_hz=150),
-    np.random.default_rng(0).normal(0, 0.1, 9137).astype(np.float32),
-    np.concatenate([voice(90, 0.4), silence(0.3), voice(300, 0.5)]),
-]
 
 
 @pytest.fixture(scope="module")

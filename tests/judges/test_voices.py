@@ -14,14 +14,7 @@ from affetto.errors import JudgeError, MissingDependencyError
 from affetto.judges import choice as judges
 from affetto.judges import voices
 from affetto.judges.choice import Source, load_judge
-from evaluate_fakes import RATE, silence, voice
-
-SOUNDS = [
-    voice(120, 0.9),
-    voice(220, 0.31, end_hz=150),
-    np.random.default_rng(0).normal(0, 0.1, 9137).astype(np.float32),
-    np.concatenate([voice(90, 0.4), silence(0.3), voice(300, 0.5)]),
-]
+from evaluate_fakes import RATE, SOUNDS, voice
 
 
 @pytest.fixture(scope="module")

@@ -17,8 +17,6 @@ from accelerate.state import AcceleratorState
 from transformers import DiaTokenizer
 
 from affetto.adapters.bank import AdapterBank
-from affetto.codes.cache import CodeCache
-from affetto.codes.prepare import Prepared
 from affetto.config import Config
 from affetto.errors import AdapterError, BaseModelError, ConfigError
 from affetto.model.base import BASES, DTYPES, Base, load_base
@@ -47,6 +45,7 @@ from affetto.training.step import LossWeights, accumulate_gradients
 from affetto.training.validation import Validation
 from affetto.types import Clip
 from dia_checkpoint import BOOKS, CODES, write_dia
+from made_up_clips import made_up_clips
 
 KINDS = ("moshi", "dia")
 LONG, ROWS, RANK = 1.0, 6, 4
@@ -191,16 +190,7 @@ def test_disk_is_what_a_run_of_dia_writes(
         emotions=("happy",), base=str(folders["dia"]), output_dir=tmp_path, fisher_clips=4, rehearsal_buffer_size=6,
         validation_clips=4, num_epochs=1, trackers=(), num_checkpoints=1, ewc_curvature="rank1",
     )  # fmt: skip
-    clips, codes = [], {}
-    counts = {("happy", "train"): 8, ("happy", "validation"): 4, (None, "train"): 10, (None, "validation"): 4}
-    for (emotion, split), count in counts.items():
-        for number in range(count):
-            name = f"{emotion}-{split}-{number}"
-            clips.append(Clip(name, tmp_path / "x.wav", f"text {name}", emotion, "a", "made-up", split))
-            codes[name] = np.random.default_rng(number).integers(0, CODES, (87, BOOKS))
-    cache = CodeCache(tmp_path / "codes")
-    cache.add(codes)
-    prepared = Prepared(tuple(clips), (), (), {"a": 0}, {clip.id: clip.id for clip in clips}, cache)
+    prepared = made_up_clips(tmp_path, 87, CODES, BOOKS)
     AcceleratorState._reset_state(reset_partial_state=True)
     folder = train(config, "happy", prepared)
     told = plan(config, Data(8, 1.0), device="cpu", tflops=1.0).disk

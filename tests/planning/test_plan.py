@@ -17,6 +17,7 @@ from affetto.planning.plan import Plan, base_config, plan
 from affetto.planning.rate import measured_rate, stated_rate
 from affetto.planning.table import duration, size
 from affetto.planning.workload import Data, workload
+from made_up_clips import made_up_clips
 
 
 @pytest.fixture(scope="module")
@@ -82,28 +83,14 @@ def test_csm_1b_on_a_gpu_keeps_the_promise(precision: str, most_gb: float) -> No
 
 
 def test_disk_is_what_a_run_writes(tiny_base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from affetto.codes.cache import CodeCache
-    from affetto.codes.prepare import Prepared
     from affetto.training.loop import train
-    from affetto.types import Clip
 
     monkeypatch.setenv("AFFETTO_CACHE", str(tmp_path / "cache"))
     config = Config(
         emotions=("happy",), base=str(tiny_base_folder), output_dir=tmp_path, fisher_clips=4, rehearsal_buffer_size=6,
         validation_clips=4, num_epochs=1, trackers=(), num_checkpoints=1,
     )  # fmt: skip
-    import numpy as np
-
-    clips, codes = [], {}
-    counts = {("happy", "train"): 8, ("happy", "validation"): 4, (None, "train"): 10, (None, "validation"): 4}
-    for (emotion, split), count in counts.items():
-        for n in range(count):
-            name = f"{emotion}-{split}-{n}"
-            clips.append(Clip(name, tmp_path / "x.wav", f"text {name}", emotion, "a", "made-up", split))
-            codes[name] = np.random.default_rng(n).integers(0, 256, (25, 8))
-    cache = CodeCache(tmp_path / "codes")
-    cache.add(codes)
-    prepared = Prepared(tuple(clips), (), (), {"a": 0}, {clip.id: clip.id for clip in clips}, cache)
+    prepared = made_up_clips(tmp_path, 25, 256, 8)
     from accelerate.state import AcceleratorState
 
     AcceleratorState._reset_state(reset_partial_state=True)
