@@ -86,7 +86,7 @@ def _against_transformers(base: Base, num_rows: int, rounds: int) -> dict[str, f
 
 
 def _by_torch(base: Base, requests: list[Request]) -> int:
-    engine = Engine(weights_of(base.network), use_torch=True)
+    engine = Engine(weights_of(base.network), "torch")
     engine.join(requests)
     num_frames = 0
     while engine.num_speaking:

@@ -18,18 +18,19 @@ from affetto.miniature.base import make_config, make_model
 from affetto.model.base import Base
 from affetto.model.batch import Row, Turn, collate
 from affetto.model.csm import CsmNetwork
-from affetto.speak.engine import Engine
+from affetto.speak.engine import Arithmetic, Engine
 from affetto.speak.generation import Request, generate, weights_of
 from affetto.speak.layers import Rotary
 from affetto.speak.weights import SpeakingWeights, chunked, fingerprint
 
 TEXTS = ["the silver key", "a", "a much longer line about rivers", "two", "it is late"]
 Codes = list[list[int]]
+ARITHMETIC: tuple[Arithmetic, ...] = ("numpy", "torch")
 
 
-def _say(base: Base, requests: Sequence[Request], use_torch: bool = False) -> list[Codes]:
+def _say(base: Base, requests: Sequence[Request], arithmetic: Arithmetic | None = None) -> list[Codes]:
     """All requests in one batch of the engine."""
-    engine = Engine(weights_of(base.network), use_torch=use_torch)
+    engine = Engine(weights_of(base.network), arithmetic)
     numbers = engine.join(requests)
     return _rest(engine, numbers)
 
@@ -72,10 +73,10 @@ def _bank(base: Base) -> AdapterBank:
     return bank
 
 
-@pytest.mark.parametrize("use_torch", [False, True])
+@pytest.mark.parametrize("arithmetic", ARITHMETIC)
 @pytest.mark.parametrize("has_context", [False, True])
 def test_sampled_codes_are_those_of_the_plain_road(
-    tiny_base: Base, make_row: Callable[..., Row], use_torch: bool, has_context: bool
+    tiny_base: Base, make_row: Callable[..., Row], arithmetic: Arithmetic, has_context: bool
 ) -> None:
     """Batched and alone, with one seed each: the same numbers are drawn in the same order."""
     requests = _requests(tiny_base)
@@ -83,11 +84,11 @@ def test_sampled_codes_are_those_of_the_plain_road(
         requests[1] = replace(requests[1], context=make_row(11, frames=(3, 2)).turns)
     plain = _plainly(tiny_base, requests)
     assert len({str(codes) for codes in plain}) == len(plain)
-    assert _say(tiny_base, requests, use_torch) == plain
-    assert [_say(tiny_base, [request], use_torch)[0] for request in requests] == plain
+    assert _say(tiny_base, requests, arithmetic) == plain
+    assert [_say(tiny_base, [request], arithmetic)[0] for request in requests] == plain
 
 
-@pytest.mark.parametrize("use_torch", [False, True])
+@pytest.mark.parametrize("arithmetic", ARITHMETIC)
 @pytest.mark.parametrize(
     "gates",
     [
@@ -99,13 +100,15 @@ def test_sampled_codes_are_those_of_the_plain_road(
     ],
     ids=["one", "one of full rank", "a blend", "mixed", "mixed with full rank"],
 )
-def test_adapters_are_those_of_the_bank(tiny_base: Base, gates: list[tuple[float, ...]], use_torch: bool) -> None:
+def test_adapters_are_those_of_the_bank(
+    tiny_base: Base, gates: list[tuple[float, ...]], arithmetic: Arithmetic
+) -> None:
     _bank(tiny_base)
     requests = [replace(request, gate=gate) for request, gate in zip(_requests(tiny_base), gates, strict=True)]
-    said = _say(tiny_base, requests, use_torch)
+    said = _say(tiny_base, requests, arithmetic)
     assert said == _plainly(tiny_base, requests)
     assert said != _plainly(tiny_base, [replace(request, gate=()) for request in requests])
-    assert said == [_say(tiny_base, [request], use_torch)[0] for request in requests]
+    assert said == [_say(tiny_base, [request], arithmetic)[0] for request in requests]
 
 
 def test_an_adapter_speaks_like_its_merged_checkpoint(tiny_base: Base) -> None:
@@ -120,10 +123,10 @@ def test_an_adapter_speaks_like_its_merged_checkpoint(tiny_base: Base) -> None:
 
 
 def _states(
-    base: Base, requests: Sequence[Request], use_torch: bool, num_frames: int
+    base: Base, requests: Sequence[Request], arithmetic: Arithmetic, num_frames: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The backbone's states (T, B, D) before every frame, and the frames (T, B, K)."""
-    engine = Engine(weights_of(base.network), use_torch=use_torch)
+    engine = Engine(weights_of(base.network), arithmetic)
     engine.join(requests)
     states, codes = [], []
     for _ in range(num_frames):
@@ -135,12 +138,12 @@ def _states(
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("use_torch", [False, True])
-def test_states_are_those_of_the_teacher_forced_backbone(tiny_base: Base, use_torch: bool) -> None:
+@pytest.mark.parametrize("arithmetic", ARITHMETIC)
+def test_states_are_those_of_the_teacher_forced_backbone(tiny_base: Base, arithmetic: Arithmetic) -> None:
     """To 2e-5 of states that are about one; so are logits, which are a product further."""
     requests = _requests(tiny_base, max_frames=9, gate=(0.7, 0.2, 0.4))
     _bank(tiny_base)
-    states_TBD, codes_TBK = _states(tiny_base, requests, use_torch, 8)
+    states_TBD, codes_TBK = _states(tiny_base, requests, arithmetic, 8)
     for b, request in enumerate(requests):
         rows = [Row("", (Turn(request.text_ids, codes_TBK[:, b].numpy()),), gate=request.gate)]
         batch = collate(rows, 8)
@@ -152,15 +155,15 @@ def test_states_are_those_of_the_teacher_forced_backbone(tiny_base: Base, use_to
         assert (states_TBD[:, b] - expected_TD).abs().max() < 2e-5
 
 
-@pytest.mark.parametrize("use_torch", [False, True])
-def test_rows_that_join_and_leave_say_what_they_say_alone(tiny_base: Base, use_torch: bool) -> None:
+@pytest.mark.parametrize("arithmetic", ARITHMETIC)
+def test_rows_that_join_and_leave_say_what_they_say_alone(tiny_base: Base, arithmetic: Arithmetic) -> None:
     """A row joins while others speak, with a longer prompt than there is room for, and others leave meanwhile."""
     _bank(tiny_base)
     gates = [(), (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (1.0, 0.0, 0.0), ()]
     requests = [replace(request, gate=gate) for request, gate in zip(_requests(tiny_base), gates, strict=True)]
     longer = replace(requests[2], text_ids=tiny_base.prompt_ids("a very " * 12, 1), max_frames=12)
-    alone = [_say(tiny_base, [request], use_torch)[0] for request in (*requests, longer)]
-    engine = Engine(weights_of(tiny_base.network), use_torch=use_torch)
+    alone = [_say(tiny_base, [request], arithmetic)[0] for request in (*requests, longer)]
+    engine = Engine(weights_of(tiny_base.network), arithmetic)
     said: dict[int, Codes] = {}
     due = {0: [0, 1], 2: [2, 5], 3: [3], 9: [4]}
     everything, order = [*requests, longer], []
@@ -214,8 +217,8 @@ def test_changed_weights_are_noticed(tiny_base: Base) -> None:
     assert fingerprint(tiny_base.network) != seen
 
 
-@pytest.mark.parametrize("use_torch", [False, True])
-def test_a_base_like_csm_1b_in_small(use_torch: bool) -> None:
+@pytest.mark.parametrize("arithmetic", ARITHMETIC)
+def test_a_base_like_csm_1b_in_small(arithmetic: Arithmetic) -> None:
     """32 codebooks, Llama 3's rotary scaling in both parts, other head counts."""
     config = make_config(hidden_size=96, num_layers=2, depth_size=64, depth_layers=2)
     scaled = {
@@ -238,7 +241,7 @@ def test_a_base_like_csm_1b_in_small(use_torch: bool) -> None:
         Request((0, *range(5, 8 + 3 * i), 1), max_frames=4, seed=i, temperature=0.0 if i == 1 else 1.0)
         for i in range(3)
     ]
-    said = _say(base, requests, use_torch)  # type: ignore[arg-type]
+    said = _say(base, requests, arithmetic)  # type: ignore[arg-type]
     assert said == _plainly(base, requests)  # type: ignore[arg-type]
     assert len(said[0][0]) == 32
 
@@ -246,9 +249,9 @@ def test_a_base_like_csm_1b_in_small(use_torch: bool) -> None:
 def test_bfloat16_stays_near_float32(tiny_base: Base) -> None:
     """bfloat16 keeps eight bits: after two layers states differ by some hundredths of their size."""
     requests = [replace(request, max_frames=9) for request in _requests(tiny_base)]
-    exact_TBD, _ = _states(tiny_base, requests, True, 1)
+    exact_TBD, _ = _states(tiny_base, requests, "torch", 1)
     tiny_base.model.to(torch.bfloat16)
-    rough_TBD, _ = _states(tiny_base, requests, True, 1)
+    rough_TBD, _ = _states(tiny_base, requests, "torch", 1)
     assert weights_of(tiny_base.network).dtype == torch.bfloat16
     error = (rough_TBD - exact_TBD).norm() / exact_TBD.norm()
     assert 1e-4 < error < 0.05

@@ -8,8 +8,9 @@ quarter of the batch has; then, as when rows join, everything that lives is move
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from itertools import count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -26,19 +27,21 @@ from affetto.speak.weights import SpeakingWeights
 if TYPE_CHECKING:
     from affetto.speak.generation import Request
 
+Arithmetic = Literal["numpy", "torch", "triton"]
+"""What frames are computed by: `host`, `frames` or `captured`."""
+
 
 class Engine:
     """Speak rows of a base: `join` them, then `step` until each has said its last frame."""
 
-    def __init__(self, weights: SpeakingWeights, *, use_torch: bool = False) -> None:
-        """With `use_torch` frames are computed in torch on the CPU too, where NumPy is faster."""
+    def __init__(self, weights: SpeakingWeights, arithmetic: Arithmetic | None = None) -> None:
+        """All kinds of arithmetic say the same; without one it is the fastest that device and precision allow."""
         self.weights = weights
+        self.arithmetic = arithmetic or _fastest(weights)
         self._numbers = count()
         self._joining: list[SpeakingRow] = []
         self._batch: SpeakingBatch | None = None
         self._frames: Frames | None = None
-        is_host = weights.device.type == "cpu" and weights.dtype == torch.float32
-        self._arithmetic = HostFrames if is_host and not use_torch else TorchFrames
         self._eps = torch.tensor([weights.backbone_shape.eps], device=weights.device)
         self._rotary = Rotary(weights.backbone_shape, 256, weights.dtype)
         self._depth_rotary = Rotary(weights.depth_shape, weights.num_codebooks, weights.dtype)
@@ -75,11 +78,19 @@ class Engine:
             if batch is None:
                 self._frames = None
                 return []
-            self._frames = self._arithmetic(self.weights, batch, self._rotary, self._depth_rotary)
+            self._frames = self._frames_of(batch)
         assert self._frames is not None
         batch.codes_BK = self._frames.frame()
         batch.num_frames += 1
         return _heard(batch.rows, batch.codes_BK.cpu().numpy())
+
+    def _frames_of(self, batch: SpeakingBatch) -> Frames:
+        if self.arithmetic == "triton":
+            from affetto.speak.captured import CapturedFrames
+
+            return CapturedFrames(self.weights, batch)
+        kind = HostFrames if self.arithmetic == "numpy" else TorchFrames
+        return kind(self.weights, batch, self._rotary, self._depth_rotary)
 
     def _rearranged(self, old: SpeakingBatch | None) -> SpeakingBatch | None:
         """A new batch of the rows that live and those that join; None where there are none."""
@@ -87,6 +98,7 @@ class Engine:
         joining, self._joining = self._joining, []
         rows = [*(old.rows[index] for index in kept if old is not None), *joining]
         if not rows:
+            self._leave(old)
             return None
         prompts = [self._prompt(row.request) for row in joining]
         for row, prompt_SD in zip(joining, prompts, strict=True):
@@ -101,7 +113,15 @@ class Engine:
             self._move(old, kept, batch, places[: len(kept)])
         if joining:
             self._prefill(joining, prompts, batch, places[len(kept) :])
+        self._leave(old)
         return batch
+
+    def _leave(self, batch: SpeakingBatch | None) -> None:
+        """Let other batches have the memory of one that is done."""
+        if batch is not None and batch.room is not None:
+            from affetto.speak.captured import leave
+
+            leave(self.weights, batch.room)
 
     def _empty(self, rows: list[SpeakingRow], slot: int, left: int) -> SpeakingBatch:
         """A batch whose cache has room for `slot` positions that are there and `left` more; nothing is in it yet."""
@@ -110,22 +130,30 @@ class Engine:
             self._rotary = Rotary(weights.backbone_shape, 2 * len(self._rotary.cos_S2H), like.dtype)
         shape, arranged = weights.backbone_shape, weights.arranged([row.gate for row in rows])
         starts = [slot - row.num_positions for row in rows]
-        starts_N = mask = None
+        room, starts_B, mask = None, None, None
         if any(starts):
-            starts_N = torch.tensor(starts, device=like.device).repeat_interleave(shape.num_kv)
+            starts_B = torch.tensor(starts, device=like.device)
+        if starts_B is not None and self.arithmetic != "triton":
+            starts_N = starts_B.repeat_interleave(shape.num_kv)
             is_hidden = torch.arange(slot + left, device=like.device) < starts_N[:, None, None]
             mask = torch.zeros(is_hidden.shape, dtype=like.dtype, device=like.device)
             mask.masked_fill_(is_hidden, -torch.inf)
         uniform_BTK = torch.zeros(num_rows, left, weights.num_codebooks, device=like.device)
         for index, row in enumerate(rows):
             uniform_BTK[index, : row.request.max_frames - row.num_frames] = row.uniform_TK[row.num_frames :]
-        depth_cache = Cache.empty(len(arranged.depth), num_rows, weights.num_codebooks, weights.depth_shape, like)
+        if self.arithmetic == "triton":
+            from affetto.speak.captured import enter
+
+            room = enter(weights, arranged, num_rows, slot + left, left)
+            cache, depth_cache, states_BD = room.cache, room.depth_cache, room.states_BD
+        else:
+            cache = Cache.empty(len(arranged.backbone), num_rows, slot + left, shape, like)
+            depth_cache = Cache.empty(len(arranged.depth), num_rows, weights.num_codebooks, weights.depth_shape, like)
+            states_BD = like.new_zeros(num_rows, len(like))
+        sampling = Sampling([row.request for row in rows], weights.codebook_size, like.device)
         return SpeakingBatch(
-            rows, arranged,
-            Sampling([row.request for row in rows], weights.codebook_size, like.device),
-            Cache.empty(len(arranged.backbone), num_rows, slot + left, shape, like),
-            slot, like.new_zeros(num_rows, len(like)), uniform_BTK, starts_N, mask, depth_cache,
-        )  # fmt: skip
+            rows, arranged, sampling, cache, slot, states_BD, uniform_BTK, starts_B, mask, depth_cache, room
+        )
 
     def _move(self, old: SpeakingBatch, kept: Sequence[int], new: SpeakingBatch, places: Sequence[int]) -> None:
         """Copy what rows `kept` of the old batch have into rows `places` of the new one."""
@@ -179,6 +207,12 @@ class Engine:
         table = self.weights.text_table
         rows_SD: Tensor = table[torch.tensor(ids, dtype=torch.int64, device=table.device)]
         return rows_SD.to(self.weights.device)
+
+
+def _fastest(weights: SpeakingWeights) -> Arithmetic:
+    if weights.device.type == "cpu":
+        return "numpy" if weights.dtype == torch.float32 else "torch"
+    return "triton" if weights.device.type == "cuda" and find_spec("triton") else "torch"
 
 
 def _copy_rows(

@@ -44,13 +44,13 @@ class TorchFrames:
         states_BD, pick = batch.states_BD, batch.sampling.pick
         layers, projector = batch.weights.depth, batch.weights.projector
         uniform = torch.split(batch.uniform_BTK[:, batch.num_frames], 1, dim=1)
-        codes = [pick(torch.mm(states_BD.float(), weights.c0_head_DC), uniform[0])]
+        codes = [pick(logits(states_BD, weights.c0_head_DC), uniform[0])]
         pair_B2D = torch.stack([states_BD, weights.spoken_tables[0].index_select(0, codes[0])], dim=1)
         x_B2D = product(pair_B2D.flatten(0, 1), projector).view(len(states_BD), 2, -1)
         hidden_BD = spread(x_B2D, layers, shape, batch.depth_cache, eps, *self.start)
         for k in range(1, weights.num_codebooks):
-            logits_BC = torch.mm(normed(hidden_BD.float(), eps), weights.heads_DC[k - 1])
-            codes.append(pick(logits_BC, uniform[k]))
+            last_BD = normed(hidden_BD.float(), eps, weights.head_norm_D)
+            codes.append(pick(logits(last_BD, weights.heads_DC[k - 1]), uniform[k]))
             if k < weights.num_codebooks - 1:
                 x_BD = product(weights.spoken_tables[k].index_select(0, codes[k]), projector)
                 hidden_BD = step(x_BD, layers, shape, self.depth_places[k + 1], eps, *self.turns[k + 1])
@@ -60,10 +60,15 @@ class TorchFrames:
         """See `Frames`."""
         weights, batch, slot, mask = self.weights, self.batch, self.batch.slot, self.batch.mask_N1S
         x_BD = functional.embedding(codes_BK + self.offsets_K, weights.heard_table).sum(1)
-        place: int | Tensor = slot if batch.starts_N is None else slot - batch.starts_N
+        place: int | Tensor = slot if batch.starts_B is None else slot - batch.starts_B
         cos, sin = self.rotary.cos_S2H[place], self.rotary.sin_S2H[place]
         if mask is not None:
             cos, sin, mask = cos[:, None], sin[:, None], mask[..., : slot + 1]
         places = batch.cache.places(slot)
         x_BD = step(x_BD, batch.weights.backbone, weights.backbone_shape, places, self.eps, cos, sin, mask)
         batch.states_BD = normed(x_BD, self.eps) * weights.norm_D
+
+
+def logits(x_BD: Tensor, head_DC: Tensor) -> Tensor:
+    """x W (B, C) in float32, whatever the types."""
+    return torch.mm(x_BD.float(), head_DC.float())

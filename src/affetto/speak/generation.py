@@ -177,5 +177,7 @@ def weights_of(network: CsmNetwork) -> SpeakingWeights:
     now = fingerprint(network)
     known = _KNOWN.get(network)
     if known is None or known[0] != now:
-        known = _KNOWN[network] = (now, SpeakingWeights(network))
+        weights = SpeakingWeights(network)
+        # Anew: on a GPU layers have been laid side by side.
+        known = _KNOWN[network] = (fingerprint(network), weights)
     return known[1]

@@ -54,7 +54,7 @@ class HostFrames:
         self.uniform_BTK = batch.uniform_BTK.numpy()
         # Numbers this far below one can't reach the total by rounding: in float64 they needn't be kept below it.
         self.draw = HostSampling(batch.sampling, may_reach_total=bool(self.uniform_BTK.max() > 1 - 2**-20))
-        self.starts_N = None if batch.starts_N is None else batch.starts_N.numpy()
+        self.starts_B = None if batch.starts_B is None else batch.starts_B.numpy()
         self.mask_N1S = None if batch.mask_N1S is None else batch.mask_N1S.numpy()
 
     # The exponential of a large number is infinite, which is what SiLU needs, and nothing to warn of.
@@ -80,11 +80,11 @@ class HostFrames:
         """See `Frames`."""
         slot, shape, mask = self.batch.slot, self.backbone_shape, None
         x_BD = np.add.reduce(self.heard_table[codes_BK.numpy() + self.offsets_K], axis=1)
-        if self.starts_N is None or self.mask_N1S is None:
+        if self.starts_B is None or self.mask_N1S is None:
             cos, sin = self.cos_S2H[slot], self.sin_S2H[slot]
         else:
-            positions_N = slot - self.starts_N
-            cos, sin = self.cos_S2H[positions_N][:, None], self.sin_S2H[positions_N][:, None]
+            positions_B = slot - self.starts_B
+            cos, sin = self.cos_S2H[positions_B][:, None], self.sin_S2H[positions_B][:, None]
             mask = self.mask_N1S[..., : slot + 1]
         places = _places(self.keys_LNDS, self.values_LNSD, slot)
         x_BD = step(x_BD, self.backbone, shape, places, cos, sin, mask)
@@ -96,21 +96,20 @@ def step(
     mask: Array | None = None, is_wanted: bool = True,
 ) -> Array:  # fmt: skip
     """`affetto.speak.layers.step`. Where the output isn't wanted, only keys and values, the last layer stops there."""
-    num_rows, group, half = len(x_BD), shape.group, shape.head_dim // 2
-    num_heads, width, scale = num_rows * shape.num_kv, shape.head_dim, np.float32(shape.head_dim**-0.5)
-    last = len(layers) - 1
+    num_rows, group, width, scale = len(x_BD), shape.group, shape.head_dim, np.float32(shape.head_dim**-0.5)
+    num_q, last = shape.num_kv * group, len(layers) - 1
+    heads, turning = (num_rows, num_q + shape.num_kv, 2, width // 2), (num_q + shape.num_kv) * width
     for index, ((qkv_site, out, gate_up, down), place) in enumerate(zip(layers, places, strict=True)):
         key_slot, value_slot, keys_NDS, values_NSD = place
-        qkv = product(normed(x_BD, shape.eps), qkv_site).reshape(num_heads, group + 2, 2, half)
-        unturned = qkv[:, :-1]
+        qkv = product(normed(x_BD, shape.eps), qkv_site)
+        unturned = qkv[:, :turning].reshape(heads)
         turned = unturned * cos
         turned += unturned[:, :, ::-1] * sin
-        heads = turned.reshape(num_heads, group + 1, width)
-        key_slot[...] = heads[:, group]
-        value_slot[...] = qkv[:, group + 1].reshape(num_heads, width)
+        key_slot[...] = turned[:, num_q:].reshape(-1, width)
+        value_slot[...] = qkv[:, turning:].reshape(-1, width)
         if index == last and not is_wanted:
             break
-        scores = np.matmul(heads[:, :group], keys_NDS)
+        scores = np.matmul(turned[:, :num_q].reshape(-1, group, width), keys_NDS)
         scores *= scale
         if mask is not None:
             scores += mask

@@ -80,12 +80,13 @@ def product(x_NI: Tensor, site: Site, added_NO: Tensor | None = None) -> Tensor:
     return torch.baddbmm(y.view(num_chunks, -1, y.shape[1]), low, site.b_GRO).view(y.shape)
 
 
-def normed(x_ND: Tensor, eps: Tensor) -> Tensor:
-    """RMSNorm without its weight (Zhang & Sennrich 2019), in float32 inside. `eps` is a tensor of one element."""
+def normed(x_ND: Tensor, eps: Tensor, weight_D: Tensor | None = None) -> Tensor:
+    """RMSNorm (Zhang & Sennrich 2019), in float32 inside. `eps` is a tensor of one element."""
     # Four calls, half the time of torch's own rms_norm on the CPU, which is composed of more.
     length_N1 = torch.linalg.vector_norm(x_ND, dim=-1, keepdim=True, dtype=torch.float32)
     factor_N1 = torch.addcmul(eps, length_N1, length_N1, value=1 / x_ND.shape[-1]).rsqrt_()
-    return (x_ND * factor_N1).to(x_ND.dtype)
+    y_ND = (x_ND * factor_N1).to(x_ND.dtype)
+    return y_ND if weight_D is None else y_ND * weight_D
 
 
 def step(
@@ -94,24 +95,25 @@ def step(
 ) -> Tensor:  # fmt: skip
     """One position of every row through the layers; the final norm is not applied.
 
-    `cos` and `sin` are (2, Dh / 2), or (N, 1, 2, Dh / 2) where rows are at different positions; `mask` is added to the
+    `cos` and `sin` are (2, Dh / 2), or (B, 1, 2, Dh / 2) where rows are at different positions; `mask` is added to the
     scores (N, heads per key, S).
     """
-    num_rows, group, half = x_BD.shape[0], shape.group, shape.head_dim // 2
-    num_heads, width, scale = num_rows * shape.num_kv, shape.head_dim, shape.head_dim**-0.5
+    num_rows, group, width, scale = x_BD.shape[0], shape.group, shape.head_dim, shape.head_dim**-0.5
+    num_q = shape.num_kv * group
+    turning, half = (num_q + shape.num_kv) * width, width // 2
     beta = 0 if mask is None else 1
     mask = eps.to(x_BD.dtype) if mask is None else mask
     softmax_type = None if x_BD.dtype == torch.float32 else torch.float32
     for layer, (key_slot, value_slot, keys_NDS, values_NSD) in zip(layers, places, strict=True):
-        qkv = product(normed(x_BD, eps), layer.qkv).view(num_heads, group + 2, 2, half)
-        unturned = qkv[:, :-1]
-        turned = torch.addcmul(unturned * cos, unturned.flip(2), sin).view(num_heads, group + 1, width)
-        key_slot.copy_(turned[:, group])
-        value_slot.copy_(qkv[:, group + 1].view(num_heads, width))
-        scores = torch.baddbmm(mask, turned[:, :group], keys_NDS, beta=beta, alpha=scale)
+        qkv = product(normed(x_BD, eps, layer.attention_norm_D), layer.qkv)
+        unturned = qkv[:, :turning].unflatten(1, (-1, 2, half))
+        turned = torch.addcmul(unturned * cos, unturned.flip(2), sin).flatten(2)
+        key_slot.copy_(turned[:, num_q:].reshape(-1, width))
+        value_slot.copy_(qkv[:, turning:].reshape(-1, width))
+        scores = torch.baddbmm(mask, turned[:, :num_q].reshape(-1, group, width), keys_NDS, beta=beta, alpha=scale)
         shares = torch.softmax(scores, -1, softmax_type).to(x_BD.dtype)
         x_BD = product(torch.bmm(shares, values_NSD).view(num_rows, -1), layer.out, x_BD)
-        gate, up = product(normed(x_BD, eps), layer.gate_up).chunk(2, dim=1)
+        gate, up = product(normed(x_BD, eps, layer.mlp_norm_D), layer.gate_up).chunk(2, dim=1)
         x_BD = product(functional.silu(gate).mul_(up), layer.down, x_BD)
     return x_BD
 
@@ -124,17 +126,18 @@ def spread(
 
     `cos` and `sin` are (S, 2, Dh / 2), or (B, S, 2, Dh / 2). `mask` is True where a position may look; None is causal.
     """
-    num_rows, num_positions, group = x_BSD.shape[0], x_BSD.shape[1], shape.group
+    num_rows, num_positions, width = x_BSD.shape[0], x_BSD.shape[1], shape.head_dim
+    num_q = shape.num_kv * shape.group
     keys, values = cache.rows(num_rows)
-    cos, sin = (torch.unflatten(part, -3, (num_positions, 1, 1)) for part in (cos, sin))
+    cos, sin = cos.unsqueeze(-3), sin.unsqueeze(-3)
     x_ND = x_BSD.flatten(0, 1)
-    heads = (num_rows, num_positions, shape.num_kv, group + 2, 2, shape.head_dim // 2)
     for index, layer in enumerate(layers):
-        qkv = product(normed(x_ND, eps), layer.qkv).view(heads)
-        unturned = qkv[..., :-1, :, :]
+        qkv = product(normed(x_ND, eps, layer.attention_norm_D), layer.qkv)
+        heads = qkv.view(num_rows, num_positions, -1, 2, width // 2)
+        unturned = heads[:, :, : num_q + shape.num_kv]
         turned = torch.addcmul(unturned * cos, unturned.flip(-2), sin).flatten(-2)
-        query = turned[..., :group, :].flatten(2, 3).transpose(1, 2)
-        key, value = turned[..., group, :].transpose(1, 2), qkv[..., group + 1, :, :].flatten(-2).transpose(1, 2)
+        query, key = turned[:, :, :num_q].transpose(1, 2), turned[:, :, num_q:].transpose(1, 2)
+        value = heads[:, :, num_q + shape.num_kv :].flatten(-2).transpose(1, 2)
         keys[index, ..., :num_positions] = key.transpose(2, 3)
         values[index, :, :, :num_positions] = value
         is_causal = mask_BSS is None
@@ -148,6 +151,6 @@ def spread(
             attn_mask=None if mask_BSS is None else mask_BSS[:, None],
         )  # fmt: skip
         x_ND = product(attended.transpose(1, 2).flatten(2).flatten(0, 1), layer.out, x_ND)
-        gate, up = product(normed(x_ND, eps), layer.gate_up).chunk(2, dim=1)
+        gate, up = product(normed(x_ND, eps, layer.mlp_norm_D), layer.gate_up).chunk(2, dim=1)
         x_ND = product(functional.silu(gate).mul_(up), layer.down, x_ND)
     return x_ND

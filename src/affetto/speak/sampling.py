@@ -27,14 +27,15 @@ class Sampling:
     def __init__(self, requests: Sequence[Request], codebook_size: int, device: torch.device) -> None:
         temperatures = [request.temperature for request in requests]
         self.is_greedy = max(temperatures) == 0
-        self.temperature_B1 = torch.tensor(temperatures, device=device)[:, None].clamp(min=1e-6)
+        self.warmth_B = torch.tensor(temperatures, device=device)
+        self.temperature_B1 = self.warmth_B[:, None].clamp(min=1e-6)
         self.is_greedy_B1 = (
             torch.tensor([t == 0 for t in temperatures], device=device)[:, None] if min(temperatures) == 0 else None
         )
-        top_k = torch.tensor([min(request.top_k, codebook_size) for request in requests], device=device)
+        self.top_k_B = torch.tensor([min(request.top_k, codebook_size) for request in requests], device=device)
         self.most = max(min(request.top_k, codebook_size) for request in requests)
-        self.is_cut_B1 = (top_k > 0)[:, None]
-        self.place_B1 = (top_k - 1).clamp(min=0)[:, None]
+        self.is_cut_B1 = (self.top_k_B > 0)[:, None]
+        self.place_B1 = (self.top_k_B - 1).clamp(min=0)[:, None]
         self.zero = torch.zeros((), device=device)
 
     def pick(self, logits_BC: Tensor, uniform_B1: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from affetto.speak.sampling import Sampling
 from affetto.speak.weights import Arranged, Gate
 
 if TYPE_CHECKING:
+    from affetto.speak.captured import Room
     from affetto.speak.generation import Request
 
 
@@ -57,10 +58,12 @@ class SpeakingBatch:
     states_BD: Tensor
     """The backbone's last states, from which the next frame is drawn."""
     uniform_BTK: Tensor
-    starts_N: Tensor | None
-    """First slot by row and key-value head; None where all start at 0."""
+    starts_B: Tensor | None
+    """First slot of each row; None where all start at 0."""
     mask_N1S: Tensor | None
     depth_cache: Cache
+    room: Room | None = None
+    """Whose memory the caches and states are, where frames are captured."""
     num_frames: int = 0
     """That the batch has said since it was put together."""
     codes_BK: Tensor = field(default_factory=lambda: torch.zeros(0))

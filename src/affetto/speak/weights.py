@@ -1,9 +1,13 @@
-"""A base's weights as speaking wants them: few, fused and transposed, with the adapters of a batch's rows beside them.
+"""A base's weights as speaking wants them: few and fused, with the adapters of a batch's rows beside them.
 
-Layers that read the same input become one product, the norm's weight in front of them is multiplied in, and what the
-codec can't say is cut off the heads. Rows of a batch stand in G chunks of equally many rows, one gate each, so that
-a product is the base's plus a batched one of low rank: y = x W + (x A_g) B_g. Where all rows have one gate the adapters
-are merged instead, W + A B, and cost nothing (in float32 only: bfloat16 would round a small change away).
+Layers that read the same input become one product, and what the codec can't say is cut off the heads. Rows of a batch
+stand in G chunks of equally many rows, one gate each, so that a product is the base's plus a batched one of low rank:
+y = x W + (x A_g) B_g. Where all rows have one gate the adapters are merged instead, W + A B, and cost nothing (in
+float32 only: bfloat16 would round a small change away).
+
+On the CPU they are copies, transposed and with the weight of the norm in front of them multiplied in, which makes
+fewer and quicker calls. On a GPU, where a large base must not be there twice, they are the base's own memory: layers of
+one input are laid side by side there, and the base's weights become views of that.
 """
 
 from __future__ import annotations
@@ -41,10 +45,14 @@ class Layer:
     """One decoder layer."""
 
     qkv: Site
-    """Outputs by key-value head: its query heads, its key, its value."""
+    """Outputs: all query heads, all keys, all values."""
     out: Site
     gate_up: Site
     down: Site
+    attention_norm_D: Tensor | None = None
+    """Weight of the norm in front of `qkv`; None where it is multiplied in."""
+    mlp_norm_D: Tensor | None = None
+    """The same in front of `gate_up`."""
 
 
 @dataclass(frozen=True)
@@ -72,29 +80,37 @@ class Arranged:
 
 
 class SpeakingWeights:
-    """Weights of a CSM-shaped base for the engine. The embedding tables are the base's own, everything else a copy."""
+    """Weights of a CSM-shaped base for the engine. The embedding tables are the base's own in any case."""
 
-    def __init__(self, network: CsmNetwork) -> None:
+    def __init__(self, network: CsmNetwork, *, is_shared: bool | None = None) -> None:
+        """`is_shared` decides whether layers are the base's own memory, whatever the device."""
         backbone, depth = network.backbone, network.depth.model
+        if is_shared is None:
+            is_shared = backbone.norm.weight.device.type == "cuda"
         size = network.codebook_size
         self.num_codebooks, self.codebook_size, self.vocab_size = network.num_codebooks, size, network.vocab_size
         self.text_table: Tensor = network.embed_text.weight
         self.heard_table: Tensor = backbone.embed_tokens.embed_audio_tokens.weight
         self.spoken_tables = tuple(depth.embed_tokens.weight.split(network.vocab_size))
-        self.c0_head_DC = network.c0_head.weight[:size].float().T.contiguous()
-        # The norm in front of the heads has no other reader; that in front of c0's feeds the depth decoder too.
-        heads_JDC = network.depth.codebooks_head.weight[..., :size].float() * depth.norm.weight.float()[:, None]
-        self.heads_DC = tuple(heads_JDC.contiguous())
         self.norm_D: Tensor = backbone.norm.weight
+        self.head_norm_D: Tensor | None = depth.norm.weight if is_shared else None
+        heads_JDC = network.depth.codebooks_head.weight[..., :size]
+        if is_shared:
+            self.c0_head_DC = network.c0_head.weight[:size].T
+            self.heads_DC = tuple(heads_JDC.transpose(1, 2).contiguous().transpose(1, 2))
+        else:
+            self.c0_head_DC = network.c0_head.weight[:size].float().T.contiguous()
+            # The norm in front of the heads has no other reader; that in front of c0's feeds the depth decoder too.
+            self.heads_DC = tuple((heads_JDC.float() * depth.norm.weight.float()[:, None]).contiguous())
         self.backbone_shape, self.depth_shape = _shape(backbone), _shape(depth)
-        self._backbone = tuple(_Sources(layer, self.backbone_shape) for layer in backbone.layers)
-        self._depth = tuple(_Sources(layer, self.depth_shape) for layer in depth.layers)
-        self._projector = _Source([depth.inputs_embeds_projector])
+        self._backbone = tuple(_Sources(layer, is_shared) for layer in backbone.layers)
+        self._depth = tuple(_Sources(layer, is_shared) for layer in depth.layers)
+        self._projector = _Source([depth.inputs_embeds_projector], is_shared)
         self._arranged: dict[tuple[Gate, ...], Arranged] = {}
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the layers; heads and logits are float32 always."""
+        """Of the layers; logits are float32 always."""
         return self.norm_D.dtype
 
     @property
@@ -131,24 +147,22 @@ def fingerprint(network: CsmNetwork) -> tuple[tuple[int, int], ...]:
 
 
 class _Source:
-    """Where a site comes from: layers of one input, whose outputs stand side by side in `order`."""
+    """Where a site comes from: layers of one input, whose outputs stand side by side."""
 
-    def __init__(
-        self, layers: Sequence[nn.Module], norm_I: Tensor | None = None, order_O: Tensor | None = None
-    ) -> None:
-        self.layers = layers
+    def __init__(self, layers: Sequence[nn.Module], is_shared: bool, norm_I: Tensor | None = None) -> None:
+        """`norm_I` is multiplied in."""
+        self.layers, self.is_shared = layers, is_shared
         self.norm_I = None if norm_I is None else norm_I.float()
-        self.order_O = order_O
         plain: list[Any] = [layer.layer if isinstance(layer, GatedLora) else layer for layer in layers]
         if any(layer.bias is not None for layer in plain):
             raise BaseModelError("a base whose layers have biases can't be spoken with; CSM's have none")
         self.widths = [len(layer.weight) for layer in plain]
-        weight_OI = torch.cat([layer.weight for layer in plain])
-        self.dtype = weight_OI.dtype
-        self.w_IO = self._read(self._ordered(weight_OI)).to(self.dtype).contiguous()
-
-    def _ordered(self, rows_OI: Tensor) -> Tensor:
-        return rows_OI if self.order_O is None else rows_OI[self.order_O]
+        if is_shared:
+            self.w_IO = _side_by_side(plain).T
+        else:
+            weight_OI = torch.cat([layer.weight for layer in plain])
+            self.w_IO = self._read(weight_OI).to(weight_OI.dtype).contiguous()
+        self.dtype = self.w_IO.dtype
 
     def _read(self, rows_OI: Tensor) -> Tensor:
         """Transposed to (I, O), with the norm's weight on the inputs."""
@@ -175,6 +189,9 @@ class _Source:
         for g, (a_IR, b_RO) in enumerate(factors):
             a_GIR[g, :, : a_IR.shape[1]] = a_IR
             b_GRO[g, : b_RO.shape[0]] = b_RO
+        if self.is_shared:
+            # Kernels read an input's numbers one after another.
+            return Site(w, a_GIR[index].transpose(1, 2).contiguous().transpose(1, 2), b_GRO[index])
         return Site(w, a_GIR[index], b_GRO[index])
 
     def _adapters(self, gate: Gate) -> list[tuple[int, Tensor, Tensor | None, float]]:
@@ -192,7 +209,7 @@ class _Source:
         total: Tensor | None = None
         for place, change_OI, b_OR, strength in self._adapters(gate):
             if b_OR is None:
-                change_IO = self._read(self._ordered(self._padded(place, strength * change_OI.float())))
+                change_IO = self._read(self._padded(place, strength * change_OI.float()))
                 total = change_IO if total is None else total + change_IO
         return total
 
@@ -203,7 +220,7 @@ class _Source:
             return self.w_IO.new_zeros(self.w_IO.shape[0], 0), self.w_IO.new_zeros(0, self.w_IO.shape[1])
         a_RI = torch.cat([a_RI.float() for _, a_RI, _, _ in low])
         b_OR = torch.cat([self._padded(place, s * b_OR.float()) for place, _, b_OR, s in low], dim=1)
-        return self._read(a_RI), self._ordered(b_OR).T
+        return self._read(a_RI), b_OR.T
 
     def _padded(self, place: int, rows_OX: Tensor) -> Tensor:
         """One layer's outputs among those of all."""
@@ -214,24 +231,41 @@ class _Source:
 class _Sources:
     """The sites of one decoder layer."""
 
-    def __init__(self, layer: Any, shape: Shape) -> None:
+    def __init__(self, layer: Any, is_shared: bool) -> None:
         attention, mlp = layer.self_attn, layer.mlp
-        width, num_q = shape.head_dim, shape.num_kv * shape.group * shape.head_dim
-        num_k = shape.num_kv * width
-        places = torch.arange(num_q + 2 * num_k, device=layer.input_layernorm.weight.device)
-        parts = [part.view(shape.num_kv, -1) for part in torch.split(places, [num_q, num_k, num_k])]
-        self.qkv = _Source(
-            [attention.q_proj, attention.k_proj, attention.v_proj],
-            layer.input_layernorm.weight,
-            torch.cat(parts, dim=1).flatten(),
-        )
-        self.out = _Source([attention.o_proj])
-        self.gate_up = _Source([mlp.gate_proj, mlp.up_proj], layer.post_attention_layernorm.weight)
-        self.down = _Source([mlp.down_proj])
+        norms = layer.input_layernorm.weight, layer.post_attention_layernorm.weight
+        self.norms = norms if is_shared else (None, None)
+        inner = (None, None) if is_shared else norms
+        self.qkv = _Source([attention.q_proj, attention.k_proj, attention.v_proj], is_shared, inner[0])
+        self.out = _Source([attention.o_proj], is_shared)
+        self.gate_up = _Source([mlp.gate_proj, mlp.up_proj], is_shared, inner[1])
+        self.down = _Source([mlp.down_proj], is_shared)
 
     def layer(self, chunks: Sequence[Gate]) -> Layer:
         """The layer for chunks of these gates."""
-        return Layer(*(source.site(chunks) for source in (self.qkv, self.out, self.gate_up, self.down)))
+        sites = (source.site(chunks) for source in (self.qkv, self.out, self.gate_up, self.down))
+        return Layer(*sites, *self.norms)
+
+
+def _side_by_side(layers: Sequence[Any]) -> Tensor:
+    """Weights of layers one below the other (O, I), in memory of their own of which the layers' become views."""
+    weights = [layer.weight for layer in layers]
+    if len(weights) == 1:
+        return weights[0].detach()
+    first = weights[0].detach()
+    ends = [weight.data_ptr() + weight.nbytes for weight in weights]
+    starts = [weight.data_ptr() for weight in weights]
+    is_there = all(weight.is_contiguous() for weight in weights) and starts[1:] == ends[:-1]
+    if is_there and len({weight.untyped_storage().data_ptr() for weight in weights}) == 1:
+        return first.as_strided((sum(map(len, weights)), first.shape[1]), first.stride())
+    with torch.inference_mode(False), torch.no_grad():
+        joined_OI = torch.cat([weight.detach() for weight in weights])
+        parts = joined_OI.split([len(weight) for weight in weights])
+        for layer, part_OI in zip(layers, parts, strict=True):
+            # A layer in four bits unpacks its weight when asked, and keeps what it has.
+            if isinstance(layer, nn.Linear):
+                layer.weight.data = part_OI
+    return joined_OI
 
 
 def _shape(stack: Any) -> Shape:

@@ -1,0 +1,214 @@
+"""A batch's frames on a GPU: few kernels, captured as CUDA graphs that are replayed frame by frame.
+
+What `affetto.speak.frames` does. Everything that changes from frame to frame (slot, number of the frame, last codes)
+lies in tensors on the device, so that a frame is two replays and the reading of its codes. A batch's memory, to which
+its graphs are bound, may serve again: rooms that were left stand open for batches of as many rows and the same weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from affetto.speak import frames
+from affetto.speak.kernels import attend, draw, embed, norm, project, swiglu
+from affetto.speak.layers import Cache, Rotary, product
+from affetto.speak.state import SpeakingBatch
+from affetto.speak.weights import Arranged, Layer, Shape, Site, SpeakingWeights
+
+_SLOTS, _FRAMES = 256, 128
+"""Rooms grow in steps of so many slots and frames, that batches of unlike length may share them."""
+_MOST_OPEN = 4
+
+
+@dataclass(eq=False)
+class Room:
+    """Memory of a batch of B rows at fixed addresses, and the graphs that work in it."""
+
+    weights: Arranged
+    cache: Cache
+    depth_cache: Cache
+    rotary: Rotary
+    depth_rotary: Rotary
+    states_BD: Tensor
+    codes_BK: Tensor
+    uniform_BTK: Tensor
+    starts_B: Tensor
+    temperature_B: Tensor
+    top_k_B: Tensor
+    slot: Tensor
+    """Where the next position goes (1,)."""
+    frame: Tensor
+    """Number of the next frame (1,)."""
+    places_K: Tensor
+    """Positions of the depth decoder, from 0."""
+    no_starts_B: Tensor
+    graphs: dict[tuple[str, bool], torch.cuda.CUDAGraph | None] = field(default_factory=dict)
+    """By what they do and whether draws are cut off; None where it was done once without a graph."""
+
+    @classmethod
+    def empty(cls, weights: SpeakingWeights, arranged: Arranged, num_rows: int, slots: int, num_frames: int) -> Room:
+        """A new one."""
+        like, num_books, device = weights.norm_D, weights.num_codebooks, weights.device
+        shape, depth_shape = weights.backbone_shape, weights.depth_shape
+
+        def whole(*sizes: int, dtype: torch.dtype = torch.int32) -> Tensor:
+            return torch.zeros(sizes, dtype=dtype, device=device)
+
+        return cls(
+            arranged,
+            Cache.empty(len(arranged.backbone), num_rows, slots, shape, like),
+            Cache.empty(len(arranged.depth), num_rows, num_books, depth_shape, like),
+            Rotary(shape, slots, weights.dtype), Rotary(depth_shape, num_books, weights.dtype),
+            like.new_zeros(num_rows, len(like)), whole(num_rows, num_books, dtype=torch.int64),
+            whole(num_rows, num_frames, num_books, dtype=torch.float32), whole(num_rows),
+            whole(num_rows, dtype=torch.float32), whole(num_rows), whole(1), whole(1),
+            torch.arange(num_books, dtype=torch.int32, device=device), whole(num_rows),
+        )  # fmt: skip
+
+    def suits(self, arranged: Arranged, num_rows: int, slots: int, num_frames: int) -> bool:
+        """Whether a batch has room in it."""
+        rows, most_frames, _ = self.uniform_BTK.shape
+        most_slots = self.cache.values_LNSD.shape[2]
+        return self.weights is arranged and (rows, most_slots, most_frames) == (num_rows, slots, num_frames)
+
+
+_OPEN: WeakKeyDictionary[SpeakingWeights, list[Room]] = WeakKeyDictionary()
+
+
+def enter(weights: SpeakingWeights, arranged: Arranged, num_rows: int, slots: int, num_frames: int) -> Room:
+    """A room that nobody is in, for at least so many positions and frames; `leave` it when the batch is done."""
+    slots, num_frames = -(-slots // _SLOTS) * _SLOTS, -(-num_frames // _FRAMES) * _FRAMES
+    rooms = _OPEN.setdefault(weights, [])
+    for place, room in enumerate(rooms):
+        if room.suits(arranged, num_rows, slots, num_frames):
+            return rooms.pop(place)
+    return Room.empty(weights, arranged, num_rows, slots, num_frames)
+
+
+def leave(weights: SpeakingWeights, room: Room) -> None:
+    """Let others in. The room that has been open for longest is given up where there are too many."""
+    _OPEN[weights] = [*_OPEN.get(weights, []), room][-_MOST_OPEN:]
+
+
+class CapturedFrames:
+    """`affetto.speak.frames.Frames` by Triton's kernels; on a CPU, whose interpreter runs them, without graphs."""
+
+    def __init__(self, weights: SpeakingWeights, batch: SpeakingBatch) -> None:
+        assert batch.room is not None
+        self.weights, self.batch, self.room = weights, batch, batch.room
+        room, settings = self.room, batch.sampling
+        self.is_single = len(batch.rows) == 1
+        self.is_cut = settings.most > 0
+        room.uniform_BTK[:, : batch.uniform_BTK.shape[1]] = batch.uniform_BTK
+        room.starts_B.zero_() if batch.starts_B is None else room.starts_B.copy_(batch.starts_B)
+        room.temperature_B.copy_(settings.warmth_B)
+        room.top_k_B.copy_(settings.top_k_B)
+        room.slot.fill_(batch.slot)
+        room.frame.zero_()
+
+    def frame(self) -> Tensor:
+        """See `Frames`."""
+        self._do("frame", self._frame)
+        return self.room.codes_BK
+
+    def hear(self, codes_BK: Tensor) -> None:
+        """See `Frames`."""
+        assert codes_BK is self.room.codes_BK, "only the last frame can be heard"
+        self._do("hear", self._hear)
+
+    def _do(self, name: str, work: Callable[[], None]) -> None:
+        """Once as it is, which compiles kernels; then by a graph."""
+        key = (name, self.is_cut)
+        graphs = self.room.graphs
+        if self.weights.device.type != "cuda" or key not in graphs:
+            work()
+            graphs[key] = None
+            return
+        graph = graphs[key]
+        if graph is None:
+            graph = graphs[key] = _captured(work)
+        graph.replay()
+
+    def _frame(self) -> None:
+        weights, room, shape = self.weights, self.room, self.weights.depth_shape
+        projector, layers = room.weights.projector, room.weights.depth
+        self._draw(0, self._logits(room.states_BD, weights.c0_head_DC))
+        self._layers(self._product(room.states_BD, projector), layers, shape, 0)
+        for k in range(1, weights.num_codebooks):
+            table_VD, said = weights.spoken_tables[k - 1], room.codes_BK[:, k - 1]
+            if self.is_single:
+                x_BD = project(table_VD, projector, row=said)
+            else:
+                x_BD = product(table_VD.index_select(0, said), projector)
+            x_BD = self._layers(x_BD, layers, shape, k)
+            self._draw(k, self._logits(x_BD, weights.heads_DC[k - 1], shape, weights.head_norm_D))
+        room.frame.add_(1)
+
+    def _hear(self) -> None:
+        weights, room, shape = self.weights, self.room, self.weights.backbone_shape
+        x_BD = embed(room.codes_BK, weights.heard_table, weights.vocab_size)
+        x_BD = self._layers(x_BD, room.weights.backbone, shape)
+        room.states_BD.copy_(norm(x_BD, shape.eps, weights.norm_D))
+        room.slot.add_(1)
+
+    def _layers(self, x_BD: Tensor, layers: Sequence[Layer], shape: Shape, place: int | None = None) -> Tensor:
+        """One position of every row: of the backbone, or the depth decoder's `place`."""
+        room = self.room
+        cache, rotary, slot, starts_B = room.cache, room.rotary, room.slot, room.starts_B
+        if place is not None:
+            cache, rotary = room.depth_cache, room.depth_rotary
+            slot, starts_B = room.places_K[place:], room.no_starts_B
+        for layer, keys_NDS, values_NSD in zip(layers, cache.keys_LNDS, cache.values_LNSD, strict=True):
+            if self.is_single:
+                qkv_BX = project(x_BD, layer.qkv, shape.eps, layer.attention_norm_D, is_normed=True)
+            else:
+                qkv_BX = product(norm(x_BD, shape.eps, layer.attention_norm_D), layer.qkv)
+            attended_BX = attend(qkv_BX, keys_NDS, values_NSD, shape, rotary, slot, starts_B)
+            x_BD = self._product(attended_BX, layer.out, x_BD)
+            if self.is_single:
+                inner_BF = project(x_BD, layer.gate_up, shape.eps, layer.mlp_norm_D, is_normed=True, is_gated=True)
+            else:
+                inner_BF = swiglu(product(norm(x_BD, shape.eps, layer.mlp_norm_D), layer.gate_up))
+            x_BD = self._product(inner_BF, layer.down, x_BD)
+        return x_BD
+
+    def _product(self, x_BI: Tensor, site: Site, added_BO: Tensor | None = None) -> Tensor:
+        return project(x_BI, site, added_1O=added_BO) if self.is_single else product(x_BI, site, added_BO)
+
+    def _logits(
+        self, x_BD: Tensor, head_DC: Tensor, shape: Shape | None = None, norm_D: Tensor | None = None
+    ) -> Tensor:
+        """Logits (B, C) in float32, of the normed rows where there is a shape that says how."""
+        eps, is_normed = (0.0, False) if shape is None else (shape.eps, True)
+        if self.is_single:
+            return project(x_BD, Site(head_DC), eps, norm_D, is_normed=is_normed, dtype=torch.float32)
+        if is_normed:
+            x_BD = norm(x_BD, eps, norm_D)
+        if x_BD.device.type == "cuda" and x_BD.dtype == head_DC.dtype != torch.float32:
+            return torch.mm(x_BD, head_DC, out_dtype=torch.float32)
+        return frames.logits(x_BD, head_DC)
+
+    def _draw(self, book: int, logits_BC: Tensor) -> None:
+        room = self.room
+        top_k_B = room.top_k_B if self.is_cut else None
+        draw(logits_BC, room.codes_BK, book, room.uniform_BTK, room.frame, room.temperature_B, top_k_B)
+
+
+def _captured(work: Callable[[], None]) -> torch.cuda.CUDAGraph:
+    """What `work` would do, as a graph. Nothing is done yet."""
+    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        # Other threads may go on allocating meanwhile.
+        graph.capture_begin(capture_error_mode="thread_local")
+        try:
+            work()
+        finally:
+            graph.capture_end()
+    torch.cuda.current_stream().wait_stream(stream)
+    return graph

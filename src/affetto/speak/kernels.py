@@ -1,0 +1,317 @@
+"""Triton kernels for one position of every row: what stands between a layer's products, and products of a single row.
+
+At batch 1 a frame is bound by reading weights, if there are few and large kernels: a product reads each weight once, in
+the order in which it lies, and does what comes before and after it (norm, SwiGLU, adapter, residual, look-up) on the
+way. Rows in greater number go through the device's own matrix products. All sums are in float32. Kernels take
+contiguous tensors but for weights (O, I), whose strides count.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from affetto.speak.layers import Rotary
+from affetto.speak.weights import Shape, Site
+
+# Triton's own types are its language's, which a type checker can't follow: inside kernels everything is Any.
+_Any = Any
+
+
+@triton.jit
+def _project(
+    x: _Any, row: _Any, norm: _Any, w: _Any, low: _Any, b: _Any, added: _Any, y: _Any, eps: _Any, w_out: _Any,
+    w_in: _Any, rank: _Any, IN: tl.constexpr, OUT: tl.constexpr, NORMED: tl.constexpr, GATED: tl.constexpr,
+    RANK: tl.constexpr, BLOCK_O: tl.constexpr, BLOCK_I: tl.constexpr,
+) -> None:  # fmt: skip
+    """y (OUT,) of one row; GATED: SiLU of the first OUT outputs times the OUT others."""
+    o = tl.program_id(0) * BLOCK_O + tl.arange(0, BLOCK_O)
+    i = tl.arange(0, BLOCK_I)
+    is_out = o < OUT
+    if row is not None:
+        x += tl.load(row) * IN
+    total = tl.zeros([BLOCK_O, BLOCK_I], tl.float32)
+    other = tl.zeros([BLOCK_O, BLOCK_I], tl.float32)
+    square = tl.zeros([BLOCK_I], tl.float32)
+    # A mask that is always true would still keep loads from being wide.
+    EVEN: tl.constexpr = (IN % BLOCK_I == 0) and (OUT % BLOCK_O == 0)
+    for start in range(0, IN, BLOCK_I):
+        column = start + i
+        is_in = column < IN
+        place = o[:, None] * w_out + column[None, :] * w_in
+        is_there = is_out[:, None] & is_in[None, :]
+        if EVEN:
+            weight = tl.load(w + place)
+        else:
+            weight = tl.load(w + place, mask=is_there, other=0.0)
+        if GATED:
+            if EVEN:
+                second = tl.load(w + OUT * w_out + place)
+            else:
+                second = tl.load(w + OUT * w_out + place, mask=is_there, other=0.0)
+        if EVEN:
+            value = tl.load(x + column).to(tl.float32)
+        else:
+            value = tl.load(x + column, mask=is_in, other=0.0).to(tl.float32)
+        if NORMED:
+            square += value * value
+        if norm is not None:
+            if EVEN:
+                value *= tl.load(norm + column).to(tl.float32)
+            else:
+                value *= tl.load(norm + column, mask=is_in, other=0.0).to(tl.float32)
+        total += weight.to(tl.float32) * value[None, :]
+        if GATED:
+            other += second.to(tl.float32) * value[None, :]
+    found = tl.sum(total, 1)
+    gated = tl.sum(other, 1)
+    if NORMED:
+        factor = tl.rsqrt(tl.sum(square, 0) / IN + eps)
+        found *= factor
+        gated *= factor
+    if low is not None:
+        r = tl.arange(0, RANK)
+        share = tl.load(low + r, mask=r < rank, other=0.0)
+        width = OUT
+        if GATED:
+            width = 2 * OUT
+        place = r[:, None] * width + o[None, :]
+        is_there = (r < rank)[:, None] & is_out[None, :]
+        found += tl.sum(tl.load(b + place, mask=is_there, other=0.0).to(tl.float32) * share[:, None], 0)
+        if GATED:
+            gated += tl.sum(tl.load(b + OUT + place, mask=is_there, other=0.0).to(tl.float32) * share[:, None], 0)
+    if GATED:
+        found = found * tl.sigmoid(found) * gated
+    if added is not None:
+        found += tl.load(added + o, mask=is_out, other=0.0).to(tl.float32)
+    tl.store(y + o, found.to(y.dtype.element_ty), mask=is_out)
+
+
+@triton.jit
+def _attend(
+    qkv: _Any, keys: _Any, values: _Any, y: _Any, cos: _Any, sin: _Any, slot_at: _Any, starts: _Any, slots: _Any,
+    scale: _Any, NUM_KV: tl.constexpr, GROUP: tl.constexpr, HALF: tl.constexpr, BLOCK: tl.constexpr,
+    PRECISION: tl.constexpr,
+) -> None:  # fmt: skip
+    """One key-value head of one row: turn, remember key and value in the slot, attend from the row's start to there."""
+    n = tl.program_id(0)
+    row = n // NUM_KV
+    head = n % NUM_KV
+    slot = tl.load(slot_at)
+    start = tl.load(starts + row)
+    WIDTH: tl.constexpr = 2 * HALF
+    ROWS: tl.constexpr = 16
+    g = tl.arange(0, ROWS)
+    h = tl.arange(0, HALF)
+    d = tl.arange(0, WIDTH)
+    qkv += row * (GROUP + 2) * NUM_KV * WIDTH
+    turn = (slot - start) * WIDTH
+    cosine = tl.load(cos + turn + h).to(tl.float32)
+    sine = tl.load(sin + turn + HALF + h).to(tl.float32)
+    place = (head * GROUP + g)[:, None] * WIDTH + h[None, :]
+    is_query = (g < GROUP)[:, None]
+    first = tl.load(qkv + place, mask=is_query, other=0.0).to(tl.float32)
+    second = tl.load(qkv + place + HALF, mask=is_query, other=0.0).to(tl.float32)
+    kind = keys.dtype.element_ty
+    # Rounded as the cache is, which makes the slot's own score like all others.
+    query_1 = (first * cosine[None, :] - second * sine[None, :]).to(kind)
+    query_2 = (second * cosine[None, :] + first * sine[None, :]).to(kind)
+    place = (GROUP * NUM_KV + head) * WIDTH + h
+    first = tl.load(qkv + place).to(tl.float32)
+    second = tl.load(qkv + place + HALF).to(tl.float32)
+    key_1 = (first * cosine - second * sine).to(kind)
+    key_2 = (second * cosine + first * sine).to(kind)
+    value = tl.load(qkv + ((GROUP + 1) * NUM_KV + head) * WIDTH + d)
+    keys += n * WIDTH * slots
+    values += n * slots * WIDTH
+    tl.store(keys + h * slots + slot, key_1)
+    tl.store(keys + (HALF + h) * slots + slot, key_2)
+    tl.store(values + slot * WIDTH + d, value)
+    score = tl.sum(query_1.to(tl.float32) * key_1.to(tl.float32)[None, :], 1)
+    score += tl.sum(query_2.to(tl.float32) * key_2.to(tl.float32)[None, :], 1)
+    most = score * scale
+    weight = tl.full([ROWS], 1.0, tl.float32)
+    total = tl.zeros([ROWS, WIDTH], tl.float32) + value.to(tl.float32)[None, :]
+    for begin in range(start // BLOCK * BLOCK, slot, BLOCK):
+        s = begin + tl.arange(0, BLOCK)
+        is_seen = (s >= start) & (s < slot)
+        place = h[:, None] * slots + s[None, :]
+        part_1 = tl.load(keys + place, mask=is_seen[None, :], other=0.0)
+        part_2 = tl.load(keys + HALF * slots + place, mask=is_seen[None, :], other=0.0)
+        scores = tl.dot(query_1, part_1, input_precision=PRECISION)
+        scores = tl.dot(query_2, part_2, scores, input_precision=PRECISION) * scale
+        scores = tl.where(is_seen[None, :], scores, float("-inf"))
+        now = tl.maximum(most, tl.max(scores, 1))
+        shares = tl.exp(scores - now[:, None])
+        fading = tl.exp(most - now)
+        weight = weight * fading + tl.sum(shares, 1)
+        part = tl.load(values + s[:, None] * WIDTH + d[None, :], mask=is_seen[:, None], other=0.0)
+        total = total * fading[:, None] + tl.dot(shares.to(kind), part, input_precision=PRECISION)
+        most = now
+    total = total / weight[:, None]
+    place = n * GROUP * WIDTH + g[:, None] * WIDTH + d[None, :]
+    tl.store(y + place, total.to(y.dtype.element_ty), mask=is_query)
+
+
+@triton.jit
+def _norm(x: _Any, weight: _Any, y: _Any, eps: _Any, WIDTH: tl.constexpr, BLOCK: tl.constexpr) -> None:
+    """RMSNorm of a row."""
+    i = tl.arange(0, BLOCK)
+    place = tl.program_id(0) * WIDTH + i
+    value = tl.load(x + place, mask=i < WIDTH, other=0.0).to(tl.float32)
+    value *= tl.rsqrt(tl.sum(value * value, 0) / WIDTH + eps)
+    if weight is not None:
+        value *= tl.load(weight + i, mask=i < WIDTH, other=0.0).to(tl.float32)
+    tl.store(y + place, value.to(y.dtype.element_ty), mask=i < WIDTH)
+
+
+@triton.jit
+def _swiglu(x: _Any, y: _Any, WIDTH: tl.constexpr, BLOCK: tl.constexpr) -> None:
+    """SiLU of a row's first half times its second."""
+    i = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    row = tl.program_id(0)
+    gate = tl.load(x + row * 2 * WIDTH + i, mask=i < WIDTH, other=0.0).to(tl.float32)
+    up = tl.load(x + row * 2 * WIDTH + WIDTH + i, mask=i < WIDTH, other=0.0).to(tl.float32)
+    tl.store(y + row * WIDTH + i, (gate * tl.sigmoid(gate) * up).to(y.dtype.element_ty), mask=i < WIDTH)
+
+
+@triton.jit
+def _embed(
+    codes: _Any, table: _Any, y: _Any, vocab: _Any, WIDTH: tl.constexpr, BOOKS: tl.constexpr, BLOCK: tl.constexpr
+) -> None:
+    """Sum of a frame's rows of the table."""
+    i = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    row = tl.program_id(0)
+    total = tl.zeros([BLOCK], tl.float32)
+    for book in range(BOOKS):
+        code = tl.load(codes + row * BOOKS + book) + book * vocab
+        total += tl.load(table + code * WIDTH + i, mask=i < WIDTH, other=0.0).to(tl.float32)
+    tl.store(y + row * WIDTH + i, total.to(y.dtype.element_ty), mask=i < WIDTH)
+
+
+@triton.jit
+def _draw(
+    logits: _Any, uniform: _Any, frame_at: _Any, temperature: _Any, top_k: _Any, codes: _Any, book: _Any, frames: _Any,
+    CODES: tl.constexpr, BOOKS: tl.constexpr, HAS_CUT: tl.constexpr, BLOCK: tl.constexpr,
+) -> None:  # fmt: skip
+    """One code of a row: where the cumulative distribution passes its number; at temperature 0 the most likely."""
+    row = tl.program_id(0)
+    c = tl.arange(0, BLOCK)
+    is_code = c < CODES
+    score = tl.load(logits + row * CODES + c, mask=is_code, other=float("-inf")).to(tl.float32)
+    most = tl.max(score, 0)
+    likely = tl.min(tl.where((score == most) & is_code, c, BLOCK), 0)
+    warmth = tl.load(temperature + row)
+    score = (score - most) / tl.maximum(warmth, 1e-6)
+    if HAS_CUT:
+        # A float's bits, the negative ones mirrored, are integers in the same order: find the k-th largest by halving.
+        bits = score.to(tl.int32, bitcast=True)
+        key = tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits).to(tl.int64)
+        wanted = tl.load(top_k + row)
+        least = tl.full([], -2147483648, tl.int64)
+        limit = tl.full([], 2147483648, tl.int64)
+        for _ in range(32):
+            middle = (least + limit) // 2
+            is_enough = tl.sum((key >= middle).to(tl.int32) * is_code.to(tl.int32), 0) >= wanted
+            least = tl.where(is_enough, middle, least)
+            limit = tl.where(is_enough, limit, middle)
+        score = tl.where((key >= least) | (wanted <= 0), score, float("-inf"))
+    share = tl.where(is_code, tl.exp(score), 0.0)
+    heap = tl.cumsum(share, 0)
+    total = tl.max(heap, 0)
+    number = tl.load(uniform + (row * frames + tl.load(frame_at)) * BOOKS + book)
+    below = (total.to(tl.int32, bitcast=True) - 1).to(tl.float32, bitcast=True)
+    target = tl.minimum(number * total, below)
+    # A sum over a tree may fall by a rounding; a code of probability zero must never be drawn all the same.
+    drawn = tl.min(tl.where((heap > target) & (share > 0), c, BLOCK), 0)
+    drawn = tl.where(drawn == BLOCK, tl.max(tl.where(share > 0, c, 0), 0), drawn)
+    tl.store(codes + row * BOOKS + book, tl.where(warmth > 0, drawn, likely).to(tl.int64))
+
+
+def project(
+    x_1I: Tensor, site: Site, eps: float = 0.0, norm_I: Tensor | None = None, added_1O: Tensor | None = None, *,
+    is_normed: bool = False, is_gated: bool = False, row: Tensor | None = None, dtype: torch.dtype | None = None,
+) -> Tensor:  # fmt: skip
+    """A product of one row: (1, O), or (1, O / 2) where SwiGLU follows (`is_gated`).
+
+    The row is `x`, or x[row] for a `row` on the device; normed before, with `norm_I` or with a weight of ones, where
+    `is_normed`. `added` comes last.
+    """
+    # Adapters of full rank are a matrix of their own for each chunk, and a single row is one chunk.
+    w_IO, low = site.w if site.w.dim() == 2 else site.w[0], None
+    if site.a_GIR is not None:
+        low = project(x_1I, Site(site.a_GIR[0]), eps, norm_I, is_normed=is_normed, row=row, dtype=torch.float32)
+    num_in, num_out = w_IO.shape
+    num_out //= 1 + is_gated
+    y_1O = torch.empty(1, num_out, dtype=dtype or x_1I.dtype, device=x_1I.device)
+    block_o, block_i, warps = _tile(num_in, num_out)
+    rank = 0 if low is None else low.shape[1]
+    _project[(triton.cdiv(num_out, block_o),)](
+        x_1I, row, norm_I, w_IO, low, site.b_GRO, added_1O, y_1O, eps, w_IO.stride(1), w_IO.stride(0), rank,
+        IN=num_in, OUT=num_out, NORMED=is_normed, GATED=is_gated, RANK=triton.next_power_of_2(max(rank, 1)),
+        BLOCK_O=block_o, BLOCK_I=block_i, num_warps=warps,
+    )  # fmt: skip
+    return y_1O
+
+
+def _tile(num_in: int, num_out: int) -> tuple[int, int, int]:
+    """Outputs and inputs of a program at a time, and its warps: enough programs for all cores, long rows for each."""
+    block_i = min(triton.next_power_of_2(num_in), 2048)
+    block_o = 1 if num_out < 256 else 4 if num_out < 4096 else 8
+    return block_o, block_i, 4
+
+
+def attend(
+    qkv_BX: Tensor, keys_NDS: Tensor, values_NSD: Tensor, shape: Shape, rotary: Rotary, slot: Tensor, starts_B: Tensor
+) -> Tensor:
+    """Attention of one position (B, query heads * Dh), which is put into the cache's `slot` (1,), on the way."""
+    num_heads, width, num_slots = keys_NDS.shape
+    y_BX = torch.empty(len(qkv_BX), shape.num_kv * shape.group * width, dtype=qkv_BX.dtype, device=qkv_BX.device)
+    _attend[(num_heads,)](
+        qkv_BX, keys_NDS, values_NSD, y_BX, rotary.cos_S2H, rotary.sin_S2H, slot, starts_B, num_slots, width**-0.5,
+        NUM_KV=shape.num_kv, GROUP=shape.group, HALF=width // 2, 
+        BLOCK=min(64, max(16, triton.next_power_of_2(num_slots))),
+        PRECISION="ieee" if qkv_BX.dtype == torch.float32 else "tf32", num_warps=4,
+    )  # fmt: skip
+    return y_BX
+
+
+def norm(x_BD: Tensor, eps: float, weight_D: Tensor | None, dtype: torch.dtype | None = None) -> Tensor:
+    """RMSNorm (B, D)."""
+    y_BD = torch.empty_like(x_BD, dtype=dtype or x_BD.dtype)
+    width = x_BD.shape[1]
+    _norm[(len(x_BD),)](x_BD, weight_D, y_BD, eps, WIDTH=width, BLOCK=triton.next_power_of_2(width), num_warps=4)
+    return y_BD
+
+
+def swiglu(x_BF: Tensor) -> Tensor:
+    """SiLU of the first half of the outputs times the second (B, F / 2)."""
+    num_rows, width = x_BF.shape[0], x_BF.shape[1] // 2
+    y_BF = x_BF.new_empty(num_rows, width)
+    _swiglu[num_rows, triton.cdiv(width, 1024)](x_BF, y_BF, WIDTH=width, BLOCK=1024, num_warps=4)
+    return y_BF
+
+
+def embed(codes_BK: Tensor, table_VD: Tensor, vocab_size: int) -> Tensor:
+    """Sum (B, D) over a frame's codebooks, each with `vocab_size` rows of the table."""
+    (num_rows, num_books), width = codes_BK.shape, table_VD.shape[1]
+    y_BD = table_VD.new_empty(num_rows, width)
+    grid = num_rows, triton.cdiv(width, 256)
+    _embed[grid](codes_BK, table_VD, y_BD, vocab_size, WIDTH=width, BOOKS=num_books, BLOCK=256, num_warps=2)
+    return y_BD
+
+
+def draw(
+    logits_BC: Tensor, codes_BK: Tensor, book: int, uniform_BTK: Tensor, frame: Tensor, temperature_B: Tensor,
+    top_k_B: Tensor | None,
+) -> None:  # fmt: skip
+    """Write codebook `book`'s code of every row, by its number of frame `frame` (1,), as `Sampling.pick` would."""
+    num_rows, num_codes = logits_BC.shape
+    _draw[(num_rows,)](
+        logits_BC, uniform_BTK, frame, temperature_B, top_k_B, codes_BK, book, uniform_BTK.shape[1], CODES=num_codes,
+        BOOKS=codes_BK.shape[1], HAS_CUT=top_k_B is not None, BLOCK=triton.next_power_of_2(num_codes), num_warps=8,
+    )  # fmt: skip
