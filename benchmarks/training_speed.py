@@ -32,9 +32,7 @@ import torch
 from facts import run_facts
 from opponents.clips import World, made_up_world, miniature_world
 from opponents.csm_documentation import DocumentedRecipe
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
+from profiling.operations import count_operations, matmul_rate
 
 from affetto.adapters.bank import AdapterBank
 from affetto.adapters.targets import ATTENTION, MLP, target_pattern
@@ -42,7 +40,7 @@ from affetto.codes.codec import load_codec
 from affetto.config import PLAIN_LORA, Config
 from affetto.files import read_json, write_json
 from affetto.model.base import DTYPES, MINIATURE, load_base
-from affetto.preserve.curvature import CURVATURES
+from affetto.preserve.curvature import CURVATURES, Curvature
 from affetto.preserve.ewc import ewc_penalty
 from affetto.preserve.fisher import estimate_fisher
 from affetto.training.batches import assemble, plan_run
@@ -81,9 +79,10 @@ def main() -> None:
         theirs = {} if options.only == "ours" else _opponents(config, base, large)
         rate = matmul_rate(options.device, DTYPES[config.base_precision])
         bank = _bank(config, base, options.device)
+        curvature = _curvature(config, base, bank, world) if config.ewc_lambda else None
         for batch in options.batch:
             sized = config.model_copy(update={"batch_size": batch})
-            work, operations = _contestants(sized, base, bank, world, theirs, accelerator, options.device)
+            work, operations = _contestants(sized, base, bank, world, theirs, accelerator, curvature)
             times = _in_turn(work, options.rounds, options.device)
             case = {"configuration": changes | {"batch_size": batch}, "threads": options.threads,
                     "rounds": options.rounds, **world.facts()}  # fmt: skip
@@ -165,18 +164,24 @@ def _bank(config: Config, base: Any, device: str) -> AdapterBank:
     return bank
 
 
+def _curvature(config: Config, base: Any, bank: AdapterBank, world: World) -> Curvature:
+    modules = {site: base.model.get_submodule(site) for site in bank.sites}
+    rows = world.streams.fisher[:FISHER_CLIPS]
+    return estimate_fisher(base.network, modules, rows, CURVATURES[config.ewc_curvature]())
+
+
 def _contestants(
     config: Config, base: Any, bank: AdapterBank, world: World, theirs: dict[str, DocumentedRecipe], accelerator: Any,
-    device: str,
+    curvature: Curvature | None,
 ) -> tuple[dict[str, Callable[[int], None]], dict[str, float]]:  # fmt: skip
     """An epoch of each, told the round's number, and the operations of one."""
     plain = Config(**(config.model_dump() | PLAIN_LORA))
     work: dict[str, Callable[[int], None]] = {
         "plain": Ours(plain, base, bank, world, accelerator).epoch,
-        "full": Ours(config, base, bank, world, accelerator).epoch,
+        "full": Ours(config, base, bank, world, accelerator, curvature).epoch,
     }
-    if device == "cuda":
-        work["full_checkpointed"] = Ours(config, base, bank, world, accelerator, is_checkpointed=True).epoch
+    if accelerator.device.type == "cuda":
+        work["full_checkpointed"] = Ours(config, base, bank, world, accelerator, curvature, is_checkpointed=True).epoch
     if theirs:
         work["documentation"] = Theirs(theirs[""], world, config.batch_size, is_coded=False).epoch
         work["prepared"] = Theirs(theirs[""], world, config.batch_size, is_coded=True).epoch
@@ -186,7 +191,8 @@ def _contestants(
     operations = {}
     for name, epoch in list(work.items()):
         try:
-            operations[name] = _operations(epoch)
+            operations[name] = count_operations(epoch)
+            epoch(0)
         except torch.OutOfMemoryError:
             print(f"{name}: the GPU's memory is too small for it", file=sys.stderr, flush=True)
             del work[name]
@@ -195,47 +201,18 @@ def _contestants(
     return work, operations
 
 
-def _operations(epoch: Callable[[int], None]) -> float:
-    """Floating-point operations of an epoch's products, whatever kernels do them."""
-    # Attention by plain products: the formulas of some versions don't know grouped heads in the fused kernels.
-    with sdpa_kernel(SDPBackend.MATH), _Operations() as counted:
-        epoch(0)
-    return counted.total
-
-
-class _Operations(TorchDispatchMode):
-    """torch's FlopCounterMode without its watch over modules, which takes minutes where layers are computed twice."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.total = 0.0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = func(*args, **(kwargs or {}))
-        packet = func._overloadpacket
-        if packet is torch.ops.aten.addmm_:
-            self.total += 2 * args[1].numel() * args[2].shape[1]
-        elif packet in flop_registry:
-            self.total += flop_registry[packet](*args, **(kwargs or {}), out_val=made)
-        return made
-
-
 class Ours:
     """Epochs of our training step, with everything that a run does in one."""
 
     def __init__(
-        self, config: Config, base: Any, bank: AdapterBank, world: World, accelerator: Any, *,
-        is_checkpointed: bool = False,
+        self, config: Config, base: Any, bank: AdapterBank, world: World, accelerator: Any,
+        curvature: Curvature | None = None, *, is_checkpointed: bool = False,
     ) -> None:  # fmt: skip
         self.config, self.base, self.bank, self.accelerator = config, base, bank, accelerator
         self.streams, self.is_checkpointed = world.streams, is_checkpointed
         self.weights = loss_weights(config, self.streams, base)
         self.teacher = teacher_answers(config, base, self.streams, self.weights)
-        self.curvature = None
-        if config.ewc_lambda:
-            modules = {site: base.model.get_submodule(site) for site in bank.sites}
-            rows = self.streams.fisher[:FISHER_CLIPS]
-            self.curvature = estimate_fisher(base.network, modules, rows, CURVATURES[config.ewc_curvature]())
+        self.curvature = curvature
         self.parameters = list(bank.parameters("happy").values())
         self.optimizer = torch.optim.AdamW(self.parameters, 1e-6, betas=(0.9, 0.99), weight_decay=0.0)
 
@@ -361,20 +338,6 @@ def _figures(
             "share_with_recomputation": round(done[name] / frames[name] / median(per_frame[name]) / rate, 3),
         }
     return {"matmul_gflop_per_s": round(rate / 1e9, 1), "contestants": contestants}
-
-
-def matmul_rate(device: str, dtype: torch.dtype) -> float:
-    """Operations a second (of a processor's time) of the best of some large products, in the step's precision."""
-    size, repeats = (8192, 20) if device == "cuda" else (2048, 8)
-    one, other = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    best, now = float("inf"), time.perf_counter if device == "cuda" else time.process_time
-    for _ in range(repeats):
-        start = now()
-        one @ other
-        if device == "cuda":
-            torch.cuda.synchronize()
-        best = min(best, now() - start)
-    return 2.0 * size**3 / best
 
 
 if __name__ == "__main__":
