@@ -151,6 +151,7 @@ def _measured(name: str) -> dict[str, float]:
     from affetto.preserve.teacher import teacher_cache
     from affetto.training import loop
     from affetto.training.batches import assemble
+    from affetto.training.run import adamw
     from affetto.training.runtime import accelerated
     from affetto.training.step import LossWeights, accumulate_gradients
     from affetto.training.validation import Validation
@@ -182,7 +183,7 @@ def _measured(name: str) -> dict[str, float]:
         teacher = teacher_cache(folder, base.network, base.answers_hash, general, depth_share=config.teacher_share)
         validation = Validation(base, rows[:looks], rows[:looks], folder)
         _note(peaks, "teacher")
-        optimizer = torch.optim.AdamW(bank.parameters("happy").values(), 1e-4)
+        optimizer = adamw(bank.parameters("happy").values(), 1e-4)
         weights = LossWeights(config.replay_ratio, 1.0, 1.0, 0.5, 1.0, "rehearsal")
         for step in range(2):
             batch = assemble(

@@ -45,6 +45,7 @@ from affetto.preserve.ewc import ewc_penalty
 from affetto.preserve.fisher import estimate_fisher
 from affetto.training.batches import assemble, plan_run
 from affetto.training.loop import train_mode
+from affetto.training.run import adamw
 from affetto.training.runtime import accelerated
 from affetto.training.step import accumulate_gradients, batch_terms, finish_gradients
 from affetto.training.streams import loss_weights, teacher_answers
@@ -214,7 +215,7 @@ class Ours:
         self.teacher = teacher_answers(config, base, self.streams, self.weights)
         self.curvature = curvature
         self.parameters = list(bank.parameters("happy").values())
-        self.optimizer = torch.optim.AdamW(self.parameters, 1e-6, betas=(0.9, 0.99), weight_decay=0.0)
+        self.optimizer = adamw(self.parameters, 1e-6)
 
     def epoch(self, number: int) -> None:
         """All emotional clips once, with their share of rehearsed ones."""

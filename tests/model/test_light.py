@@ -139,7 +139,7 @@ def test_damaged_weights_and_unknown_bases_are_refused_as_ever(folder: Path) -> 
         load_for_speaking("nowhere")
 
 
-def test_what_is_not_plain_goes_the_long_way(folder: Path) -> None:
+def test_what_is_not_plain_goes_the_long_way(folder: Path, tiny_base_folder: Path) -> None:
     """A tokenizer of another class, and a rotary scaling that isn't known here."""
     assert _is_light(load_for_speaking(str(folder)))
     kept = (folder / "tokenizer_config.json").read_text()
@@ -147,8 +147,14 @@ def test_what_is_not_plain_goes_the_long_way(folder: Path) -> None:
     from affetto.model import light
 
     told: list[str] = []
+    real = light.load_base
+
+    def remembered(name: str, **_: object) -> Base:
+        told.append(name)
+        return real(str(tiny_base_folder))
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(light, "load_base", lambda name, **_: told.append(name))
+        patch.setattr(light, "load_base", remembered)
         load_for_speaking(str(folder))
         (folder / "tokenizer_config.json").write_text(kept)
         rope = {"rope_type": "yarn", "rope_theta": 10_000.0, "factor": 2.0}

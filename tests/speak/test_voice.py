@@ -15,6 +15,7 @@ from transformers import MimiModel
 from typer.testing import CliRunner
 
 from affetto.adapters.bank import AdapterBank
+from affetto.adapters.checkpoints import save_checkpoint
 from affetto.adapters.peft_files import save_adapter
 from affetto.cli import app
 from affetto.codes.codec import MimiCodec
@@ -271,3 +272,41 @@ def test_a_missing_adapter_says_how_to_train_it(tiny_base_folder: Path, tmp_path
 def test_an_unknown_base_is_refused() -> None:
     with pytest.raises(BaseModelError, match="no folder"):
         Voice.load("nowhere")
+
+
+def test_what_only_speaks_has_its_layers_once_and_says_the_same(
+    voice: Voice, models: Path, tiny_base_folder: Path
+) -> None:
+    """Also with an adapter that comes after the first word; a layer's own weight is then one element."""
+    light = Voice.load(str(tiny_base_folder), only_speaks=True)
+    light.load_adapter("happy", models / "happy" / "best")
+    said, _ = light.speak("one", "happy", seed=1)
+    np.testing.assert_array_equal(said, voice.speak("one", "happy", seed=1)[0])
+    light.load_adapter("sad", models / "sad" / "best")
+    blend = {"happy": 0.5, "sad": 1.0}
+    np.testing.assert_array_equal(light.speak("two", blend, seed=2)[0], voice.speak("two", blend, seed=2)[0])
+    held, _ = light.speak("one", "happy", seed=1)
+    np.testing.assert_array_equal(held, said)
+    assert light.bank is not None
+    assert voice.bank is not None
+    assert max(site.layer.weight.untyped_storage().nbytes() for site in light.bank.sites.values()) == 4
+    assert min(site.layer.weight.untyped_storage().nbytes() for site in voice.bank.sites.values()) > 4
+    assert {path: site.shape for path, site in light.bank.sites.items()} == {
+        path: site.shape for path, site in voice.bank.sites.items()
+    }
+
+
+def test_a_whole_checkpoint_comes_before_the_first_word_or_not_at_all(tiny_base_folder: Path, tmp_path: Path) -> None:
+    base = load_base(str(tiny_base_folder))
+    bank = AdapterBank(base.model, base.network.gates)
+    bank.add_full("happy")
+    for _, change, _, _ in bank.factors("happy"):
+        change.data.add_(0.01)
+    save_checkpoint(
+        tmp_path / "happy", bank, "happy", base.model, base.folder, {"base": {"id": "t", "hash": base.hash}}
+    )
+    light = Voice.load(str(tiny_base_folder), only_speaks=True)
+    light.load_adapter("happy", tmp_path / "happy")
+    light.speak("one", "happy")
+    with pytest.raises(AdapterError, match="before the first word"):
+        light.load_adapter("again", tmp_path / "happy")

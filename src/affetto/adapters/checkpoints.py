@@ -31,6 +31,8 @@ from affetto.adapters.peft_files import (
 from affetto.codes.codec import codec_tensors
 from affetto.errors import AdapterError
 from affetto.files import write_json
+from affetto.model.four_bit import FourBitLinear
+from affetto.model.network import is_let_go
 from affetto.model.quiet import quiet_transformers
 
 _NOT_COPIED = ("*.safetensors.index.json", "model*.safetensors", "*.bin", "README.md", ".*", FACTS)
@@ -89,6 +91,13 @@ def is_checkpoint(folder: Path) -> bool:
 
 def read_checkpoint(folder: Path, bank: AdapterBank) -> AdapterFile:
     """What the checkpoint in `folder` changes at the bank's layers. AdapterError where it can't be read."""
+    if any(
+        is_let_go(layer.layer.weight) for layer in bank.sites.values() if not isinstance(layer.layer, FourBitLinear)
+    ):
+        raise AdapterError(
+            f"{folder} is a whole checkpoint, and this voice has spoken, which lets go of the weights to compare it "
+            "with: load checkpoints before the first word, or load the voice without only_speaks"
+        )
     tensors: dict[str, Change] = {}
     paths = sorted(folder.glob("*.safetensors"))
     try:

@@ -35,10 +35,12 @@ def load_for_speaking(name: str, *, device: torch.device | str = "cpu", dtype: t
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError):
         found = None
     if found is None:
-        return load_base(name, device=device, dtype=dtype)
-    model, tokenizer = found
-    network = CsmNetwork(model).eval()
-    return Base(name, folder, weights_hash(folder), model, network, tokenizer).to(device)
+        base = load_base(name, device=device, dtype=dtype)
+    else:
+        model, tokenizer = found
+        base = Base(name, folder, weights_hash(folder), model, CsmNetwork(model).eval(), tokenizer).to(device)
+    base.network.only_speaks = True
+    return base
 
 
 class _Holder(nn.Module):

@@ -30,6 +30,9 @@ class Network(nn.Module):
     least_temperature = 0.0
     """Below it codes are never drawn, unless greedily."""
 
+    only_speaks = False
+    """Whether nobody asks for logits: what speaks may let go of weights that it has copied."""
+
     gates: GateSwitch
     num_codebooks: int
     vocab_size: int
@@ -61,3 +64,13 @@ class Network(nn.Module):
         CSM and Moshi are spoken with by `affetto.speak`'s own engines instead.
         """
         raise NotImplementedError
+
+
+def let_go(weight: Tensor) -> Tensor:
+    """What stands for a matrix that nothing reads any more: its shape and device, and one element."""
+    return weight.new_zeros(()).expand(weight.shape)
+
+
+def is_let_go(weight: Tensor) -> bool:
+    """Whether `let_go` stands there, as in a network that only speaks and has spoken."""
+    return weight.dim() == 2 and weight.stride() == (0, 0)

@@ -177,5 +177,7 @@ def weights_of(network: CsmNetwork) -> SpeakingWeights:
     now = fingerprint(network)
     known = _KNOWN.get(network)
     if known is None or known[0] != now:
-        known = _KNOWN[network] = (now, SpeakingWeights(network))
+        weights = SpeakingWeights(network, None if known is None else known[1])
+        # Anew, since a network that only speaks has let go of its weights.
+        known = _KNOWN[network] = (fingerprint(network), weights)
     return known[1]

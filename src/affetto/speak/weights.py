@@ -9,7 +9,7 @@ are merged instead, W + A B, and cost nothing (in float32 only: bfloat16 would r
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from affetto.adapters.bank import GatedLora
 from affetto.errors import BaseModelError
 from affetto.model.csm import CsmNetwork
+from affetto.model.network import is_let_go, let_go
 
 Gate = tuple[float, ...]
 """Intensities by adapter; () where all are zero."""
@@ -72,9 +73,13 @@ class Arranged:
 
 
 class SpeakingWeights:
-    """Weights of a CSM-shaped base for the engine. The embedding tables are the base's own, everything else a copy."""
+    """Weights of a CSM-shaped base for the engine. The embedding tables are the base's own, everything else a copy.
 
-    def __init__(self, network: CsmNetwork) -> None:
+    A network that only speaks lets go of each layer's weights as they are copied, so that they are there once;
+    `before` then has the copies, where adapters have come since.
+    """
+
+    def __init__(self, network: CsmNetwork, before: SpeakingWeights | None = None) -> None:
         backbone, depth = network.backbone, network.depth.model
         size = network.codebook_size
         self.num_codebooks, self.codebook_size, self.vocab_size = network.num_codebooks, size, network.vocab_size
@@ -82,14 +87,18 @@ class SpeakingWeights:
         self.heard_table: Tensor = backbone.embed_tokens.embed_audio_tokens.weight
         self.spoken_tables = tuple(depth.embed_tokens.weight.split(network.vocab_size))
         self.c0_head_DC = network.c0_head.weight[:size].float().T.contiguous()
-        # The norm in front of the heads has no other reader; that in front of c0's feeds the depth decoder too.
-        heads_JDC = network.depth.codebooks_head.weight[..., :size].float() * depth.norm.weight.float()[:, None]
-        self.heads_DC = tuple(heads_JDC.contiguous())
         self.norm_D: Tensor = backbone.norm.weight
         self.backbone_shape, self.depth_shape = _shape(backbone), _shape(depth)
-        self._backbone = tuple(_Sources(layer, self.backbone_shape) for layer in backbone.layers)
-        self._depth = tuple(_Sources(layer, self.depth_shape) for layer in depth.layers)
-        self._projector = _Source([depth.inputs_embeds_projector])
+        kept = _Kept(network.only_speaks, before.copies if before is not None else {})
+        self._backbone = tuple(_Sources(layer, self.backbone_shape, kept) for layer in backbone.layers)
+        self._depth = tuple(_Sources(layer, self.depth_shape, kept) for layer in depth.layers)
+        self._projector = _Source([depth.inputs_embeds_projector], kept)
+        self.copies: dict[nn.Module, Tensor] = kept.copies
+        # The norm in front of the heads has no other reader; that in front of c0's feeds the depth decoder too.
+        norm_D1 = depth.norm.weight.float()[:, None]
+        self.heads_DC = tuple(
+            (head_DV[:, :size].float() * norm_D1).contiguous() for head_DV in network.depth.codebooks_head.weight
+        )
         self._arranged: dict[tuple[Gate, ...], Arranged] = {}
 
     @property
@@ -130,11 +139,29 @@ def fingerprint(network: CsmNetwork) -> tuple[tuple[int, int], ...]:
     )
 
 
+class _Kept:
+    """Copies of the sites' weights, by the first of their layers; whether the layers' own are let go of."""
+
+    def __init__(self, lets_go: bool, before: dict[nn.Module, Tensor]) -> None:
+        self.lets_go = lets_go
+        self.copies: dict[nn.Module, Tensor] = {}
+        self._before = before
+
+    def copy(self, layers: Sequence[Any], make: Callable[[], Tensor]) -> Tensor:
+        """The copy for a site of `layers`, which `make` makes where there is none."""
+        if not self.lets_go:
+            return make()
+        w_IO = self.copies[layers[0]] = self._before[layers[0]] if is_let_go(layers[0].weight) else make()
+        for layer in layers:
+            layer.weight.data = let_go(layer.weight.data)
+        return w_IO
+
+
 class _Source:
     """Where a site comes from: layers of one input, whose outputs stand side by side in `order`."""
 
     def __init__(
-        self, layers: Sequence[nn.Module], norm_I: Tensor | None = None, order_O: Tensor | None = None
+        self, layers: Sequence[nn.Module], kept: _Kept, norm_I: Tensor | None = None, order_O: Tensor | None = None
     ) -> None:
         self.layers = layers
         self.norm_I = None if norm_I is None else norm_I.float()
@@ -143,9 +170,11 @@ class _Source:
         if any(layer.bias is not None for layer in plain):
             raise BaseModelError("a base whose layers have biases can't be spoken with; CSM's have none")
         self.widths = [len(layer.weight) for layer in plain]
-        weight_OI = torch.cat([layer.weight for layer in plain])
-        self.dtype = weight_OI.dtype
-        self.w_IO = self._read(self._ordered(weight_OI)).to(self.dtype).contiguous()
+        self.dtype: torch.dtype = plain[0].weight.dtype
+        self.w_IO = kept.copy(plain, lambda: self._copied(torch.cat([layer.weight for layer in plain])))
+
+    def _copied(self, weight_OI: Tensor) -> Tensor:
+        return self._read(self._ordered(weight_OI)).to(self.dtype).contiguous()
 
     def _ordered(self, rows_OI: Tensor) -> Tensor:
         return rows_OI if self.order_O is None else rows_OI[self.order_O]
@@ -214,7 +243,7 @@ class _Source:
 class _Sources:
     """The sites of one decoder layer."""
 
-    def __init__(self, layer: Any, shape: Shape) -> None:
+    def __init__(self, layer: Any, shape: Shape, kept: _Kept) -> None:
         attention, mlp = layer.self_attn, layer.mlp
         width, num_q = shape.head_dim, shape.num_kv * shape.group * shape.head_dim
         num_k = shape.num_kv * width
@@ -222,12 +251,13 @@ class _Sources:
         parts = [part.view(shape.num_kv, -1) for part in torch.split(places, [num_q, num_k, num_k])]
         self.qkv = _Source(
             [attention.q_proj, attention.k_proj, attention.v_proj],
+            kept,
             layer.input_layernorm.weight,
             torch.cat(parts, dim=1).flatten(),
         )
-        self.out = _Source([attention.o_proj])
-        self.gate_up = _Source([mlp.gate_proj, mlp.up_proj], layer.post_attention_layernorm.weight)
-        self.down = _Source([mlp.down_proj])
+        self.out = _Source([attention.o_proj], kept)
+        self.gate_up = _Source([mlp.gate_proj, mlp.up_proj], kept, layer.post_attention_layernorm.weight)
+        self.down = _Source([mlp.down_proj], kept)
 
     def layer(self, chunks: Sequence[Gate]) -> Layer:
         """The layer for chunks of these gates."""
