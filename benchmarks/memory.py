@@ -2,6 +2,7 @@
 
     OMP_NUM_THREADS=1 python benchmarks/memory.py miniature csm-1b-small          # CPU: resident memory
     python benchmarks/memory.py csm-1b-guide csm-1b-full-fine-tuning              # GPU: what torch allocates
+    python benchmarks/memory.py csm-1b-speaking                                   # six emotions' adapters loaded
 
 Every case runs in a process of its own: the base is loaded (`random:csm-1b` has CSM-1B's shape and random weights),
 then come the Fisher pass, the teacher's answers, two training steps with everything on and a look at held-out clips,
@@ -21,6 +22,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -49,22 +51,31 @@ CASES: dict[str, tuple[str, dict[str, Any], float]] = {
     ),
 }  # fmt: skip
 """Device, what differs from the default configuration, seconds of a clip."""
+SPEAKING = {"csm-1b-speaking": ("cuda", "random:csm-1b"), "csm-tiny-speaking": ("cpu", "random:csm-tiny")}
+"""Device and base of cases that speak with an adapter for every emotion; nothing plans them."""
 CLIPS = 200
 
 
 def main() -> None:
     """Run the cases that are named, write and print."""
     if sys.argv[1] == "--case":
-        print(json.dumps(_measured(sys.argv[2])))
+        name = sys.argv[2]
+        print(json.dumps(_spoken(*SPEAKING[name]) if name in SPEAKING else _measured(name)))
         return
     names = sys.argv[1:] or ["miniature"]
-    if unknown := [name for name in names if name not in CASES]:
-        sys.exit(f"there is no case {unknown[0]!r}; there are {', '.join(CASES)}")
-    known = read_json(RESULT)["cases"] if RESULT.is_file() else {}
+    if unknown := [name for name in names if name not in CASES | SPEAKING]:
+        sys.exit(f"there is no case {unknown[0]!r}; there are {', '.join(CASES | SPEAKING)}")
+    known, failed = read_json(RESULT)["cases"] if RESULT.is_file() else {}, []
     for name in names:
-        known[name] = _compared(name) | {"facts": run_facts()}
+        try:
+            found = _compared(name) if name in CASES else _speaking(name)
+            known[name] = found | {"facts": run_facts() | _gpu(found["device"])}
+        except ChildProcessError as error:
+            # What went wrong stands above; the other cases are worth having.
+            failed.append(str(error))
         write_json(RESULT, {"cases": known})
     print(table(known))
+    sys.exit("; ".join(failed) or None)
 
 
 def table(cases: dict[str, Any]) -> str:
@@ -73,6 +84,9 @@ def table(cases: dict[str, Any]) -> str:
     for name, case in cases.items():
         for stage in case["stages"]:
             told, found = stage["planned_mib"], stage["measured_mib"]
+            if told is None:
+                lines.append(f"| {name} | {stage['stage']} | | {found:.0f} | | |")
+                continue
             heap = f"{stage['with_heap_mib']:.0f}" if "with_heap_mib" in stage else ""
             lines.append(f"| {name} | {stage['stage']} | {told:.0f} | {found:.0f} | {told / found:.2f} | {heap} |")
     return "\n".join(lines)
@@ -94,12 +108,24 @@ def _compared(name: str) -> dict[str, Any]:
     return {"device": device, "configuration": changes, "clip_s": clip_s, "stages": stages}
 
 
+def _speaking(name: str) -> dict[str, Any]:
+    device, base = SPEAKING[name]
+    found = _in_a_process(name, {})
+    frame_ms = found.pop("frame_ms")
+    stages = [{"stage": stage, "planned_mib": None, "measured_mib": round(peak, 1)} for stage, peak in found.items()]
+    return {"device": device, "configuration": {"base": base}, "frame_ms": round(frame_ms, 1), "stages": stages}
+
+
+def _gpu(device: str) -> dict[str, Any]:
+    return {"gpu": torch.cuda.get_device_name()} if device == "cuda" else {}
+
+
 def _in_a_process(name: str, environment: dict[str, str]) -> dict[str, float]:
     """Peak after each stage of a case in a process of its own."""
     child = [sys.executable, __file__, "--case", name]
-    run = subprocess.run(child, capture_output=True, text=True, check=False, env=os.environ | environment)
+    run = subprocess.run(child, stdout=subprocess.PIPE, text=True, check=False, env=os.environ | environment)
     if run.returncode:
-        sys.exit(f"{name}: {run.stderr[-2000:]}")
+        raise ChildProcessError(f"{name} ended with status {run.returncode}")
     peaks: dict[str, float] = json.loads(run.stdout.splitlines()[-1])
     return peaks
 
@@ -125,6 +151,7 @@ def _measured(name: str) -> dict[str, float]:
     from affetto.preserve.teacher import teacher_cache
     from affetto.training import loop
     from affetto.training.batches import assemble
+    from affetto.training.run import adamw
     from affetto.training.runtime import accelerated
     from affetto.training.step import LossWeights, accumulate_gradients
     from affetto.training.validation import Validation
@@ -156,7 +183,7 @@ def _measured(name: str) -> dict[str, float]:
         teacher = teacher_cache(folder, base.network, base.answers_hash, general, depth_share=config.teacher_share)
         validation = Validation(base, rows[:looks], rows[:looks], folder)
         _note(peaks, "teacher")
-        optimizer = torch.optim.AdamW(bank.parameters("happy").values(), 1e-4)
+        optimizer = adamw(bank.parameters("happy").values(), 1e-4)
         weights = LossWeights(config.replay_ratio, 1.0, 1.0, 0.5, 1.0, "rehearsal")
         for step in range(2):
             batch = assemble(
@@ -173,6 +200,34 @@ def _measured(name: str) -> dict[str, float]:
         validation()
         _note(peaks, "validation")
     return peaks
+
+
+def _spoken(device: str, base: str) -> dict[str, float]:
+    """Peak in MiB after loading, after six adapters have come, and after a sentence with each; ms a frame took."""
+    from affetto.adapters.bank import AdapterBank, all_targets
+    from affetto.speak.voice import Voice
+    from affetto.types import EMOTIONS
+
+    peaks: dict[str, float] = {}
+    voice = Voice.load(base, device=device, dtype=torch.bfloat16, only_speaks=True)
+    _note(peaks, "loading")
+    bank = voice.bank = AdapterBank(voice.base.model, voice.base.network.gates, all_targets(voice.base.model))
+    config = Config()
+    for number, emotion in enumerate(EMOTIONS):
+        bank.add(emotion, config.adapter_r, config.lora_alpha, number)
+        for _, _, b_OR, _ in bank.factors(emotion):
+            assert b_OR is not None
+            b_OR.data.normal_(std=0.01)
+    _note(peaks, "adapters")
+    voice.generate([voice.request("Once", EMOTIONS[0])])
+    _note(peaks, "first_word")
+    start, frames = time.perf_counter(), 0
+    for number, emotion in enumerate(EMOTIONS):
+        said = voice.generate([voice.request("I found the silver key by the river", emotion, seed=number)])
+        frames += len(said[0].codes_TK)
+    spent_s = time.perf_counter() - start
+    _note(peaks, "six_sentences")
+    return peaks | {"frame_ms": 1e3 * spent_s / frames}
 
 
 def _note(peaks: dict[str, float], stage: str) -> None:

@@ -15,8 +15,10 @@ makes of the latter, one by one, tells how many codes rounding decides anyway. T
 from __future__ import annotations
 
 import argparse
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -49,21 +51,36 @@ def main() -> None:
     is_gpu = options.device != "cpu"
     bounds = options.batch_s or ([30.0, 60.0, 120.0, 240.0] if is_gpu else [5.0, 60.0])
     rng = np.random.default_rng(0)
-    codec = MimiCodec(make_mimi([make_sound(rng, 5.0) for _ in range(12)]).to(options.device), BOOKS)
-    clips = [make_sound(rng, float(np.clip(rng.lognormal(1.36, 0.78), 0.6, 20.0))) for _ in range(options.clips)]
-    longs = [make_sound(rng, float(rng.uniform(29.0, 30.0))) for _ in range(options.long_clips)]
+    codec = MimiCodec(make_mimi(make_sounds(rng, [5.0] * 12)).to(options.device), BOOKS)
+    clips = make_sounds(rng, np.clip(rng.lognormal(1.36, 0.78, options.clips), 0.6, 20.0))
+    longs = make_sounds(rng, rng.uniform(29.0, 30.0, options.long_clips))
+    print(f"{len(clips)} clips, {sum(map(len, clips)) / RATE:.0f} s", file=sys.stderr, flush=True)
     found: dict[str, Any] = run_facts()
     found["machine"] |= {"gpu": torch.cuda.get_device_name()} if is_gpu else {"threads": torch.get_num_threads()}
     found |= {"clips": len(clips), "sound_s": round(sum(map(len, clips)) / RATE, 1)}
     found["float32"] = speeds(codec, clips, bounds, options.repeats)
+    _keep(options.device, found)
+    found["clips_of_30_s"] = differences(codec, longs, bounds[-1])
+    _keep(options.device, found)
     if is_gpu:
         # What torch does unless it is told otherwise.
         coding.exactly = torch.inference_mode
         found["cudnn_default_tf32"] = speeds(codec, clips, bounds[-2:], options.repeats)
         coding.exactly = exactly
-    found["clips_of_30_s"] = differences(codec, longs, bounds[-1])
-    write_json(RESULT, (read_json(RESULT) if RESULT.is_file() else {}) | {options.device: found})
+        _keep(options.device, found)
     print(RESULT.read_text(encoding="utf-8"))
+
+
+def _keep(device: str, found: dict[str, Any]) -> None:
+    """Write what is known so far."""
+    write_json(RESULT, (read_json(RESULT) if RESULT.is_file() else {}) | {device: found})
+
+
+def make_sounds(rng: np.random.Generator, durations_s: Iterable[float]) -> Sounds:
+    """Sounds of these lengths, each by a generator of its own, so that all cores may be at it."""
+    lengths = list(map(float, durations_s))
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(make_sound, rng.spawn(len(lengths)), lengths))
 
 
 def make_sound(rng: np.random.Generator, duration_s: float) -> NDArray[np.float32]:
@@ -175,11 +192,13 @@ def differences(codec: MimiCodec, clips: Sounds, bound: float) -> dict[str, Any]
         ]
     batched = codec.encode_batch(clips, batch_s=max(bound, 60.0))
     codec.model.double()
+    in_double = [codec.encode(clip) for clip in clips]
+    codec.model.float()
     return {
         "clips": len(clips),
         "latents_differ_at_most_relative": float(f"{max(nearness):.1e}"),
         "in_batches": compared(batched, alone),
-        "one_by_one_in_float64": compared([codec.encode(clip) for clip in clips], alone),
+        "one_by_one_in_float64": compared(in_double, alone),
     }
 
 

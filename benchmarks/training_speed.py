@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=2 python benchmarks/training_speed.py                  # the miniature
     OMP_NUM_THREADS=2 python benchmarks/training_speed.py --base random:csm-1b-short --clips 8 --batch 4 --rounds 5
-    python benchmarks/training_speed.py --base random:csm-1b --clips 64 --batch 16 --device cuda    # --full's size
+    python benchmarks/training_speed.py --full --device cuda --clips 64 --batch 8 32 64 --clip-s 10 --only ours
 
 In every round each contestant trains once on the same emotional clips, in turn: optimizer steps of `--batch` clips with
 batches made anew, LoRA of one rank on the same layers. Before that all must give one loss on the same clips. Times are
@@ -11,7 +11,9 @@ CPU of processor time, all threads together, since the machine may be busy (rati
 results). Sound lies decoded in memory for whoever codes it, and the documented recipe pads to the longest clip of a
 batch, as its processor does (notebooks that pad to a fixed length do more). At CSM-1B's sizes our recipe sends a
 sixteenth of the frames through the depth decoder, as CSM's own training did; `prepared_amortised` is the opponent with
-the same draw. Cases that aren't run stay in `benchmarks/results/training_speed.json` as they were.
+the same draw. On a GPU our recipe is also measured with activation checkpointing; its share of the product rate counts
+what is computed twice once, and stands a second time with all of it. Cases that aren't run stay in
+`benchmarks/results/training_speed.json` as they were.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ import torch
 from facts import run_facts
 from opponents.clips import World, made_up_world, miniature_world
 from opponents.csm_documentation import DocumentedRecipe
-from torch.utils.flop_counter import FlopCounterMode
+from profiling.operations import count_operations, matmul_rate
 
 from affetto.adapters.bank import AdapterBank
 from affetto.adapters.targets import ATTENTION, MLP, target_pattern
@@ -38,11 +40,12 @@ from affetto.codes.codec import load_codec
 from affetto.config import PLAIN_LORA, Config
 from affetto.files import read_json, write_json
 from affetto.model.base import DTYPES, MINIATURE, load_base
-from affetto.preserve.curvature import CURVATURES
+from affetto.preserve.curvature import CURVATURES, Curvature
 from affetto.preserve.ewc import ewc_penalty
 from affetto.preserve.fisher import estimate_fisher
 from affetto.training.batches import assemble, plan_run
 from affetto.training.loop import train_mode
+from affetto.training.run import adamw
 from affetto.training.runtime import accelerated
 from affetto.training.step import accumulate_gradients, batch_terms, finish_gradients
 from affetto.training.streams import loss_weights, teacher_answers
@@ -53,11 +56,11 @@ FISHER_CLIPS = 4
 
 
 def main() -> None:
-    """Measure one case, write and print it."""
+    """Measure one case after the other, write and print each."""
     options = _options()
     torch.set_num_threads(options.threads)
     large = options.base != MINIATURE
-    changes: dict[str, Any] = {"base": options.base, "batch_size": options.batch, "emotions": ("happy",)}
+    changes: dict[str, Any] = {"base": options.base, "batch_size": options.batch[0], "emotions": ("happy",)}
     if large:
         changes |= {"depth_frames_share": 0.0625, "prompt_template": "{text}"}
     if options.base == "random:csm-1b":
@@ -68,17 +71,48 @@ def main() -> None:
     with accelerated(config, "happy") as accelerator:
         assert accelerator.device.type == options.device, f"this is {accelerator.device.type}, not {options.device}"
         base = load_base(config.base, device=accelerator.device, dtype=DTYPES[config.base_precision])
-        world = made_up_world(base, options.clips) if large else miniature_world(config, base, options.clips)
-        theirs = _opponents(config, base, large)
-        work, operations = _contestants(config, base, world, theirs, accelerator, options)
-        times = _in_turn(work, options.rounds, options.device)
+        world = (
+            made_up_world(base, options.clips, options.clip_s)
+            if large
+            else miniature_world(config, base, options.clips)
+        )
+        print(f"{len(world.examples)} clips are there", file=sys.stderr, flush=True)
+        theirs = {} if options.only == "ours" else _opponents(config, base, large)
         rate = matmul_rate(options.device, DTYPES[config.base_precision])
-    case = {"configuration": changes, "threads": options.threads, "rounds": options.rounds, **world.facts()}
-    found = run_facts() | case | _figures(times, operations, world, rate, options.device)
+        bank = _bank(config, base, options.device)
+        curvature = _curvature(config, base, bank, world) if config.ewc_lambda else None
+        for batch in options.batch:
+            sized = config.model_copy(update={"batch_size": batch})
+            work, operations = _contestants(sized, base, bank, world, theirs, accelerator, curvature)
+            times = _in_turn(work, options.rounds, options.device)
+            case = {"configuration": changes | {"batch_size": batch}, "threads": options.threads,
+                    "rounds": options.rounds, **world.facts()}  # fmt: skip
+            found = run_facts() | case | _figures(times, operations, world, rate, options.device)
+            _keep(options, batch, found)
+            if options.profile:
+                _profile(work["full"], options.profile.with_suffix(f".{batch}.txt"))
+
+
+def _keep(options: Any, batch: int, found: dict[str, Any]) -> None:
+    name = f"{options.base} on {options.device}"
+    if options.clip_s:
+        name += f", {batch} rows of {options.clip_s:g} s"
+    if options.device == "cuda":
+        found["gpu"] = torch.cuda.get_device_name()
     known = read_json(RESULT)["cases"] if RESULT.is_file() else {}
-    known[f"{options.base} on {options.device}"] = found
-    write_json(RESULT, {"cases": known})
-    print(table(found))
+    write_json(RESULT, {"cases": known | {name: found}})
+    print(f"{name}\n{table(found)}", flush=True)
+
+
+def _profile(epoch: Callable[[int], None], path: Path) -> None:
+    """Write what an epoch's time goes to, by kernel and by call."""
+    with torch.profiler.profile() as profiler:
+        epoch(0)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+    averages = profiler.key_averages()
+    tables = [averages.table(sort_by=key, row_limit=40) for key in ("self_device_time_total", "self_cpu_time_total")]
+    path.write_text("\n\n".join(tables), encoding="utf-8")
 
 
 def _options() -> Any:
@@ -86,7 +120,10 @@ def _options() -> Any:
     parser.add_argument("--base", default=MINIATURE)
     parser.add_argument("--full", action="store_const", dest="base", const="random:csm-1b", help="CSM-1B's full size")
     parser.add_argument("--clips", type=int, default=48, help="emotional clips, all of them in every round")
-    parser.add_argument("--batch", type=int, default=12, help="rows of a step")
+    parser.add_argument("--batch", type=int, nargs="+", default=[12], help="rows of a step; one case each")
+    parser.add_argument("--clip-s", type=float, help="all made-up clips are so long, instead of 1.5 to 9 s")
+    parser.add_argument("--only", choices=("ours",), help="leave the documented recipe out")
+    parser.add_argument("--profile", type=Path, help="write where the full recipe's time goes to PATH.BATCH.txt")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
@@ -97,14 +134,14 @@ def table(found: dict[str, Any]) -> str:
     """A case's figures in Markdown."""
     lines = [
         "| contestant | ms per trained frame (quartiles) | ms per emotional clip | per frame: `full` times "
-        "| share of the product rate |", "|---|---|---|---|---|",
+        "| share of the product rate | with recomputation |", "|---|---|---|---|---|---|",
     ]  # fmt: skip
     for name, mine in found["contestants"].items():
         low, high = mine["ms_per_frame_quartiles"]
-        share = mine["share_of_matmul_rate"]
+        share, whole = mine["share_of_matmul_rate"], mine["share_with_recomputation"]
         lines.append(
             f"| {name} | {mine['ms_per_frame']:.2f} ({low:.2f} to {high:.2f}) | {mine['ms_per_clip']:.1f} "
-            f"| {mine['per_frame_of_full']:.2f} | {share:.0%} |"
+            f"| {mine['per_frame_of_full']:.2f} | {share:.1%} | {whole:.1%} |"
         )
     return "\n".join(lines)
 
@@ -120,35 +157,48 @@ def _opponents(config: Config, base: Any, large: bool) -> dict[str, DocumentedRe
     return made
 
 
-def _contestants(
-    config: Config, base: Any, world: World, theirs: dict[str, DocumentedRecipe], accelerator: Any, options: Any
-) -> tuple[dict[str, Callable[[int], None]], dict[str, float]]:
-    """An epoch of each, told the round's number, and the operations of one."""
-    if config.activation_checkpointing or options.device == "cuda":
+def _bank(config: Config, base: Any, device: str) -> AdapterBank:
+    if config.activation_checkpointing or device == "cuda":
         base.network.enable_checkpointing()
     bank = AdapterBank(base.model, base.network.gates, config.target_modules)
     bank.add("happy", config.adapter_r, config.lora_alpha, 0)
+    return bank
+
+
+def _curvature(config: Config, base: Any, bank: AdapterBank, world: World) -> Curvature:
+    modules = {site: base.model.get_submodule(site) for site in bank.sites}
+    rows = world.streams.fisher[:FISHER_CLIPS]
+    return estimate_fisher(base.network, modules, rows, CURVATURES[config.ewc_curvature]())
+
+
+def _contestants(
+    config: Config, base: Any, bank: AdapterBank, world: World, theirs: dict[str, DocumentedRecipe], accelerator: Any,
+    curvature: Curvature | None,
+) -> tuple[dict[str, Callable[[int], None]], dict[str, float]]:  # fmt: skip
+    """An epoch of each, told the round's number, and the operations of one."""
     plain = Config(**(config.model_dump() | PLAIN_LORA))
     work: dict[str, Callable[[int], None]] = {
         "plain": Ours(plain, base, bank, world, accelerator).epoch,
-        "full": Ours(config, base, bank, world, accelerator).epoch,
+        "full": Ours(config, base, bank, world, accelerator, curvature).epoch,
     }
-    if options.device == "cuda":
-        work["full_checkpointed"] = Ours(config, base, bank, world, accelerator, is_checkpointed=True).epoch
-    work["documentation"] = Theirs(theirs[""], world, options.batch, is_coded=False).epoch
-    work["prepared"] = Theirs(theirs[""], world, options.batch, is_coded=True).epoch
+    if accelerator.device.type == "cuda":
+        work["full_checkpointed"] = Ours(config, base, bank, world, accelerator, curvature, is_checkpointed=True).epoch
+    if theirs:
+        work["documentation"] = Theirs(theirs[""], world, config.batch_size, is_coded=False).epoch
+        work["prepared"] = Theirs(theirs[""], world, config.batch_size, is_coded=True).epoch
+        check_same_loss(config, base, world, theirs[""], accelerator)
     if "amortised" in theirs:
-        work["prepared_amortised"] = Theirs(theirs["amortised"], world, options.batch, is_coded=True).epoch
-    check_same_loss(config, base, world, theirs[""], accelerator)
+        work["prepared_amortised"] = Theirs(theirs["amortised"], world, config.batch_size, is_coded=True).epoch
     operations = {}
-    for name, epoch in work.items():
-        with FlopCounterMode(display=False) as counter:
+    for name, epoch in list(work.items()):
+        try:
+            operations[name] = count_operations(epoch)
             epoch(0)
-        operations[name] = float(counter.get_total_flops())
+        except torch.OutOfMemoryError:
+            print(f"{name}: the GPU's memory is too small for it", file=sys.stderr, flush=True)
+            del work[name]
+            continue
         print(f"{name}: {operations[name] / 1e9:.0f} GFLOP", file=sys.stderr, flush=True)
-    if "full_checkpointed" in operations:
-        # What is computed twice is work, but not progress.
-        operations["full_checkpointed"] = operations["full"]
     return work, operations
 
 
@@ -156,20 +206,16 @@ class Ours:
     """Epochs of our training step, with everything that a run does in one."""
 
     def __init__(
-        self, config: Config, base: Any, bank: AdapterBank, world: World, accelerator: Any, *,
-        is_checkpointed: bool = False,
+        self, config: Config, base: Any, bank: AdapterBank, world: World, accelerator: Any,
+        curvature: Curvature | None = None, *, is_checkpointed: bool = False,
     ) -> None:  # fmt: skip
         self.config, self.base, self.bank, self.accelerator = config, base, bank, accelerator
         self.streams, self.is_checkpointed = world.streams, is_checkpointed
         self.weights = loss_weights(config, self.streams, base)
         self.teacher = teacher_answers(config, base, self.streams, self.weights)
-        self.curvature = None
-        if config.ewc_lambda:
-            modules = {site: base.model.get_submodule(site) for site in bank.sites}
-            rows = self.streams.fisher[:FISHER_CLIPS]
-            self.curvature = estimate_fisher(base.network, modules, rows, CURVATURES[config.ewc_curvature]())
+        self.curvature = curvature
         self.parameters = list(bank.parameters("happy").values())
-        self.optimizer = torch.optim.AdamW(self.parameters, 1e-6, betas=(0.9, 0.99), weight_decay=0.0)
+        self.optimizer = adamw(self.parameters, 1e-6)
 
     def epoch(self, number: int) -> None:
         """All emotional clips once, with their share of rehearsed ones."""
@@ -234,8 +280,12 @@ def check_same_loss(config: Config, base: Any, world: World, theirs: DocumentedR
         "prepared": float(theirs.loss(theirs.padded([theirs.prepared(one) for one in examples]), is_coded=True)),
     }
     print(f"loss: ours {ours:.5f}, {told}", file=sys.stderr, flush=True)
-    tolerance = 2e-4 if config.base_precision == "fp32" else 2e-2
-    assert all(abs(value - ours) < tolerance for value in told.values()), "the contestants don't do the same work"
+    # A Mimi in bfloat16, as the recipe has it then, codes much of the sound otherwise.
+    tolerances = (
+        dict.fromkeys(told, 0.0002) if config.base_precision == "fp32" else {"documentation": 0.3, "prepared": 2e-2}
+    )
+    for name, value in told.items():
+        assert abs(value - ours) < tolerances[name], f"{name} doesn't do the same work: {value:.5f} and {ours:.5f}"
 
 
 def _in_turn(work: dict[str, Callable[[int], None]], rounds: int, device: str) -> dict[str, list[tuple[float, float]]]:
@@ -269,6 +319,10 @@ def _figures(
         return round(median(a / b for a, b in zip(values[these], values[those], strict=True)), 3)
 
     contestants = {}
+    done = operations
+    if "full_checkpointed" in operations:
+        # What is computed twice is work, but not progress.
+        operations = operations | {"full_checkpointed": operations["full"]}
     for name in times:
         low, high = np.percentile(per_frame[name], (25, 75)).tolist()
         contestants[name] = {
@@ -282,22 +336,9 @@ def _figures(
             "by_clock_of_plain": ratio(by_clock, name, "plain"),
             "mflop_per_frame": round(operations[name] / frames[name] / 1e6, 1),
             "share_of_matmul_rate": round(operations[name] / frames[name] / median(per_frame[name]) / rate, 3),
+            "share_with_recomputation": round(done[name] / frames[name] / median(per_frame[name]) / rate, 3),
         }
     return {"matmul_gflop_per_s": round(rate / 1e9, 1), "contestants": contestants}
-
-
-def matmul_rate(device: str, dtype: torch.dtype) -> float:
-    """Operations a second (of a processor's time) of the best of some large products, in the step's precision."""
-    size, repeats = (8192, 20) if device == "cuda" else (2048, 8)
-    one, other = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    best, now = float("inf"), time.perf_counter if device == "cuda" else time.process_time
-    for _ in range(repeats):
-        start = now()
-        one @ other
-        if device == "cuda":
-            torch.cuda.synchronize()
-        best = min(best, now() - start)
-    return 2.0 * size**3 / best
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from affetto.model.base import Base
 from affetto.model.batch import Row, Turn
 from affetto.pipeline import prepare_clips
 from affetto.training.streams import Streams, build_streams
+from affetto.types import BatchCodec
 
 _WORDS = (
     "a",
@@ -73,19 +74,22 @@ def miniature_world(config: Config, base: Base, count: int) -> World:
     return World(examples, streams)
 
 
-def made_up_world(base: Base, count: int) -> World:
-    """Noise of speech's lengths (a median of 3.5 s), coded by the base's Mimi; four tokens of text a second.
+def made_up_world(base: Base, count: int, clip_s: float | None = None) -> World:
+    """Noise of speech's lengths (a median of 3.5 s, or all `clip_s`), coded by the base's Mimi; four tokens of text a
+    second.
 
     The stand-in tokenizer knows bytes, so the text is as many bytes as the real one would make tokens.
     """
     rng = np.random.default_rng(0)
-    codec = load_codec(base.folder)
+    codec = load_codec(base.folder, use_gpu=base.device.type == "cuda")
+    texts, sounds = [], []
+    for _ in range(2 * count):
+        duration_s = clip_s or float(np.clip(rng.lognormal(np.log(3.5), 0.35), 1.5, 9.0))
+        sounds.append((0.1 * rng.standard_normal(round(24_000 * duration_s))).astype(np.float32))
+        texts.append(" ".join(rng.permutation(_WORDS))[: round(4 * duration_s)])
+    coded = codec.encode_batch(sounds) if isinstance(codec, BatchCodec) else [codec.encode(one) for one in sounds]
     examples, rows = [], []
-    for number in range(2 * count):
-        duration_s = float(np.clip(rng.lognormal(np.log(3.5), 0.35), 1.5, 9.0))
-        samples = (0.1 * rng.standard_normal(round(24_000 * duration_s))).astype(np.float32)
-        text = " ".join(rng.permutation(_WORDS))[: round(4 * duration_s)]
-        codes_TK = codec.encode(samples)
+    for number, (text, samples, codes_TK) in enumerate(zip(texts, sounds, coded, strict=True)):
         rows.append(Row(f"clip-{number}", (Turn(base.prompt_ids(text, 0), codes_TK),), (1.0,)))
         examples.append(Example(text, 0, samples, codes_TK))
     general = rows[count:]

@@ -86,10 +86,10 @@ class DocumentedRecipe:
         with quiet_transformers():
             self.processor = AutoProcessor.from_pretrained(base.folder)
             model = CsmForConditionalGeneration.from_pretrained(base.folder, dtype=dtype).to(base.device)
-        # The frozen weights are ours, which spares a second copy.
+        # The frozen weights are ours, which spares a second copy; the text's table of ours never leaves the host.
         ours = base.model.state_dict()
         for name, parameter in model.named_parameters():
-            if name in ours:
+            if name in ours and ours[name].device == parameter.device:
                 parameter.data = ours[name]
         self.before = CodesBefore()
         self.inside = model.codec_model if codec is None else CodecInLoop(codec)

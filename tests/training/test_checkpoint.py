@@ -19,12 +19,14 @@ from affetto.training.checkpoint import Progress, has_state, load_state, save_st
 PROGRESS = Progress(3, 0.1 + 0.2, 2, "key", 1.5)
 
 
-def make(seed: int, shape: tuple[int, ...] = (3, 2)) -> tuple[dict[str, nn.Parameter], torch.optim.AdamW]:
+def make(
+    seed: int, shape: tuple[int, ...] = (3, 2), *, fused: bool | None = None
+) -> tuple[dict[str, nn.Parameter], torch.optim.AdamW]:
     generator = torch.Generator().manual_seed(seed)
     parameters = {
         name: nn.Parameter(torch.randn(shape, generator=generator)) for name in ("layer.q.lora_A", "layer.q.lora_B")
     }
-    return parameters, torch.optim.AdamW(parameters.values(), 0.1)
+    return parameters, torch.optim.AdamW(parameters.values(), 0.1, fused=fused)
 
 
 def step(parameters: dict[str, nn.Parameter], optimizer: torch.optim.AdamW, seed: int) -> None:
@@ -34,12 +36,13 @@ def step(parameters: dict[str, nn.Parameter], optimizer: torch.optim.AdamW, seed
     optimizer.step()
 
 
-def test_a_restored_run_goes_on_bit_for_bit(tmp_path: Path) -> None:
-    parameters, optimizer = make(0)
+@pytest.mark.parametrize("fused", [None, True])
+def test_a_restored_run_goes_on_bit_for_bit(tmp_path: Path, fused: bool | None) -> None:
+    parameters, optimizer = make(0, fused=fused)
     for seed in range(3):
         step(parameters, optimizer, seed)
     save_state(tmp_path / "last", parameters, optimizer, PROGRESS)
-    others, other_optimizer = make(1)
+    others, other_optimizer = make(1, fused=fused)
     assert load_state(tmp_path / "last", others, other_optimizer, "key") == PROGRESS
     for run in ((parameters, optimizer), (others, other_optimizer)):
         step(*run, seed=9)

@@ -273,7 +273,7 @@ def attend(
     y_BX = torch.empty(len(qkv_BX), shape.num_kv * shape.group * width, dtype=qkv_BX.dtype, device=qkv_BX.device)
     _attend[(num_heads,)](
         qkv_BX, keys_NDS, values_NSD, y_BX, rotary.cos_S2H, rotary.sin_S2H, slot, starts_B, num_slots, width**-0.5,
-        NUM_KV=shape.num_kv, GROUP=shape.group, HALF=width // 2, 
+        NUM_KV=shape.num_kv, GROUP=shape.group, HALF=width // 2,
         BLOCK=min(64, max(16, triton.next_power_of_2(num_slots))),
         PRECISION="ieee" if qkv_BX.dtype == torch.float32 else "tf32", num_warps=4,
     )  # fmt: skip

@@ -71,11 +71,14 @@ def load_state(
         raise CheckpointError(
             f"{folder} doesn't fit this adapter: {', '.join(wrong[:4])}. Start afresh without --resume"
         )
+    # A fused optimizer counts its steps where the weights are, others on the host.
+    is_fused = any(group.get("fused") for group in optimizer.param_groups)
     for name, parameter in parameters.items():
         parameter.data.copy_(moments[name].pop("weight"))
         if moments[name]:
             optimizer.state[parameter] = {
-                kind: value.to(parameter.device if kind != "step" else "cpu") for kind, value in moments[name].items()
+                kind: value.to(parameter.device if kind != "step" or is_fused else "cpu")
+                for kind, value in moments[name].items()
             }
     return progress
 
