@@ -43,6 +43,7 @@ from affetto.model.base import DTYPES, MINIATURE, load_base
 from affetto.preserve.curvature import CURVATURES, Curvature
 from affetto.preserve.ewc import ewc_penalty
 from affetto.preserve.fisher import estimate_fisher
+from affetto.training.ahead import Ahead
 from affetto.training.batches import assemble, plan_run
 from affetto.training.loop import train_mode
 from affetto.training.run import adamw
@@ -224,19 +225,25 @@ class Ours:
             batch_size=self.config.batch_size, accumulation=1, replay_ratio=self.config.replay_ratio, num_epochs=1,
             seed=number,
         )  # fmt: skip
-        for index, (micro,) in enumerate(plan.steps):
-            made = assemble(
+
+        def batch(index: int) -> Any:
+            (micro,) = plan.steps[index]
+            return assemble(
                 [self.streams.emotional[place] for place in micro.emotional],
                 [self.streams.rehearsal[place] for place in micro.general],
                 self.teacher, self.weights.taught, self.base.num_codebooks, self.config.depth_frames_share,
                 np.random.default_rng((number, index)), self.weights.learned,
             )  # fmt: skip
-            penalty = None if self.curvature is None else self._penalty
-            with train_mode(self.base.network, self.is_checkpointed):
-                accumulate_gradients(self.base.network, [made], self.weights, penalty, self.accelerator)
-            finish_gradients(self.parameters, self.config.max_grad_norm, self.accelerator, [made])
-            self.optimizer.step()
-            self.optimizer.zero_grad()
+
+        with Ahead(batch, plan.num_steps, is_on=self.accelerator.device.type == "cuda") as batches:
+            for index in range(plan.num_steps):
+                made = batches.take(index)
+                penalty = None if self.curvature is None else self._penalty
+                with train_mode(self.base.network, self.is_checkpointed):
+                    accumulate_gradients(self.base.network, [made], self.weights, penalty, self.accelerator)
+                finish_gradients(self.parameters, self.config.max_grad_norm, self.accelerator, [made])
+                self.optimizer.step()
+                self.optimizer.zero_grad()
 
     def _penalty(self) -> torch.Tensor:
         assert self.curvature is not None

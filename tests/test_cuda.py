@@ -38,8 +38,8 @@ DEVICE = "cuda"
 TEXTS = ["the silver key", "a", "a much longer line about rivers", "old stones"]
 WEIGHTS = LossWeights(replay=0.4, alpha=0.3, temperature=2.0, first_codebook=0.6, ewc=1.5, distill_on="both")
 LENGTHS = (5, 9, 3, 6, 14, 8, 2, 5)
-HALF_PRECISION = {"sketch", "full"}
-"""Curvatures that keep directions in float16."""
+FLIPPED = 2e-2
+"""What one sampled label may change that falls on the other side of a border by rounding."""
 
 pytestmark = pytest.mark.skipif(DEVICE == "cuda" and not torch.cuda.is_available(), reason="there is no GPU")
 
@@ -236,14 +236,13 @@ def penalty_of(curvature: Curvature, at: Place) -> tuple[float, dict[str, Tensor
 @pytest.mark.parametrize("name", sorted(CURVATURES))
 def test_every_curvature_is_the_cpus(name: str, host: Place, gpu: Place, rows: list[Row], tmp_path: Path) -> None:
     """Estimated there and here; and estimated here, saved, and read there."""
-    tolerance = 1e-2 if name in HALF_PRECISION else 1e-3
     mine = estimate_fisher(host.base.network, host.sites, rows[4:], CURVATURES[name]())
     theirs = estimate_fisher(gpu.base.network, gpu.sites, rows[4:], CURVATURES[name]())
     mine.save(tmp_path / "curvature.safetensors", "key")
     read = CURVATURES[name].load(tmp_path / "curvature.safetensors", "key", device=DEVICE)
     wanted, gradients = penalty_of(mine, host)
     assert wanted > 0
-    for curvature, bound in ((theirs, tolerance), (read, 1e-3)):
+    for curvature, bound in ((theirs, FLIPPED), (read, 1e-3)):
         found, others = penalty_of(curvature, gpu)
         assert found == pytest.approx(wanted, rel=bound)
         assert_near(others, gradients, 10 * bound)
@@ -276,10 +275,13 @@ def test_a_step_of_the_full_recipe_is_the_cpus(host: Place, gpu: Place, rows: li
     assert len(values) == 11
     assert all(value > 0 for value in values.values())
     found, others = step(gpu, rows, tmp_path / "gpu")
+    ewc = found.pop("ewc")
+    assert ewc == pytest.approx(values.pop("ewc"), rel=FLIPPED)
     assert found == pytest.approx(values, rel=1e-3)
     assert_near(others, gradients, 2e-3)
     gpu.base.network.enable_checkpointing()
     again, recomputed = step(gpu, rows, tmp_path / "gpu", checkpointed=True)
+    assert again.pop("ewc") == pytest.approx(ewc, rel=1e-4)
     assert again == pytest.approx(found, rel=1e-4)
     assert_near(recomputed, others, 1e-3)
 

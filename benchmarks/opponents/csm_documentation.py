@@ -17,8 +17,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
+from transformers.models.csm import modeling_csm
 
 from affetto.model.base import Base
+from affetto.model.fused import PLAIN_TURN
 from affetto.model.quiet import quiet_transformers
 from affetto.types import Codec
 
@@ -162,7 +164,12 @@ class DocumentedRecipe:
         told = {name: value.to(self.device) for name, value in batch.items()}
         if "input_values" in told:
             told["input_values"] = told["input_values"].to(self.csm.dtype)
-        loss: Tensor = self.model(**told).loss
+        ours = modeling_csm.apply_rotary_pos_emb
+        modeling_csm.apply_rotary_pos_emb = PLAIN_TURN
+        try:
+            loss: Tensor = self.model(**told).loss
+        finally:
+            modeling_csm.apply_rotary_pos_emb = ours
         return loss
 
     def step(self, batch: dict[str, Tensor], *, is_coded: bool) -> None:

@@ -329,7 +329,7 @@ def test_the_one_operation_equals_autograd_s_own_road(dtype: torch.dtype) -> Non
     gate_B1R = torch.rand(4, 1, 7, generator=generator).to(dtype)
     upstream = torch.randn(4, 3, 5, generator=generator).to(dtype)
     plain = layer(x) + ((x @ a_RI.T) * gate_B1R) @ b_OR.T
-    ours = gated_linear(x, layer, a_RI, b_OR, gate_B1R)
+    ours = gated_linear(x, layer, a_RI, b_OR, gate_B1R.to)
     tolerance = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 0.1}[dtype]
     torch.testing.assert_close(ours, plain, atol=tolerance, rtol=tolerance)
     inputs = (x, a_RI, b_OR)
@@ -343,7 +343,7 @@ def test_autocast_computes_in_its_own_type_and_leaves_gradients_in_the_parameter
     layer = torch.nn.Linear(6, 5).requires_grad_(False)
     x, a_RI, b_OR = (torch.randn(shape, requires_grad=True) for shape in ((4, 3, 6), (7, 6), (5, 7)))
     with torch.autocast("cpu", torch.bfloat16):
-        y = gated_linear(x, layer, a_RI, b_OR, torch.ones(4, 1, 7))
+        y = gated_linear(x, layer, a_RI, b_OR, torch.ones(4, 1, 7).to)
     assert y.dtype == torch.bfloat16
     y.float().sum().backward()
     for leaf in (x, a_RI, b_OR):

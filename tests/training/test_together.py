@@ -162,12 +162,12 @@ def test_the_penalty_is_of_the_sum(config_of: Make, prepared: Prepared, monkeypa
     seen = []
     real = loop._step
 
-    def watched(runs: Any, states: Any) -> Any:
+    def watched(runs: Any, states: Any, batches: Any) -> Any:
         if not seen:
             run = runs[0]
             ranks = [len(a_RI) for _, a_RI, _, _ in run.bank.summed(run.adapters)]
             seen.append((run.penalty().item(), run.adapters, ranks))
-        return real(runs, states)
+        return real(runs, states, batches)
 
     monkeypatch.setattr(loop, "_step", watched)
     train(config, "happy", prepared)

@@ -157,11 +157,11 @@ def stop_at_step(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     """SIGTERM arrives while the run is in its step of that number."""
     real, calls = loop._step, []
 
-    def interrupted(runs: Any, states: Any) -> Any:
+    def interrupted(runs: Any, states: Any, batches: Any) -> Any:
         calls.append(states)
         if len(calls) == number:
             signal.raise_signal(signal.SIGTERM)
-        return real(runs, states)
+        return real(runs, states, batches)
 
     monkeypatch.setattr(loop, "_step", interrupted)
 

@@ -66,30 +66,24 @@ class GatedLora(nn.Module):
         assert gate_BE.shape == (len(x), len(self.A)), (
             f"gate {tuple(gate_BE.shape)} for {len(x)} rows, {len(self.A)} adapters"
         )
+        places = {name: e for e, name in enumerate(self.A)}
         low_rank = [name for name in self.B if self.A[name].shape[0]]
         # Who differentiates by the gates does so twice (`affetto.preserve.forecast`).
         if low_rank and not self.gates.is_dropping and not gate_BE.requires_grad:
             factors = _stacked([self.A[name] for name in low_rank], 0), _stacked([self.B[name] for name in low_rank], 1)
-            y = gated_linear(x, self.layer, *factors, self._per_rank(gate_BE, low_rank))
+            shapes = [(places[name], self.scale[name], self.A[name].shape[0]) for name in low_rank]
+            y = gated_linear(x, self.layer, *factors, lambda dtype: self.gates.per_rank(shapes, dtype))
         else:
             y = frozen_linear(x, self.layer)
             for name in low_rank:
                 low = functional.linear(self.gates.dropped(x), self.A[name].to(x.dtype))
-                y = y + functional.linear(low * self._per_rank(gate_BE, [name]).to(x.dtype), self.B[name].to(x.dtype))
-        for e, name in enumerate(self.A):
+                gate_B11 = (gate_BE[:, places[name]] * self.scale[name])[:, None, None].to(x.dtype)
+                y = y + functional.linear(low * gate_B11, self.B[name].to(x.dtype))
+        for name, e in places.items():
             if name not in self.B:
                 gate_B11 = (gate_BE[:, e] * self.scale[name])[:, None, None].to(x.dtype)
                 y = y + gate_B11 * functional.linear(x, self.A[name].to(x.dtype))
         return y
-
-    def _per_rank(self, gate_BE: Tensor, names: Sequence[str]) -> Tensor:
-        """Gate times scale for every rank of `names`: (rows, 1, sum of R)."""
-        columns = [
-            (gate_BE[:, e : e + 1] * self.scale[name]).expand(-1, a_RI.shape[0])
-            for e, (name, a_RI) in enumerate(self.A.items())
-            if name in names
-        ]
-        return torch.cat(columns, dim=1)[:, None]
 
 
 class StackedLora(nn.ModuleList):

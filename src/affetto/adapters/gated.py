@@ -6,14 +6,15 @@ products are added in place, forward and backward, and W's own gradient is never
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 
-def gated_linear(x: Tensor, layer: Any, a_RI: Tensor, b_OR: Tensor, gate_B1R: Tensor) -> Tensor:
-    """x (rows, S, in) → (rows, S, out); `gate_B1R` scales every rank, row by row, and gets no gradient.
+def gated_linear(x: Tensor, layer: Any, a_RI: Tensor, b_OR: Tensor, gate: Callable[[torch.dtype], Tensor]) -> Tensor:
+    """x (rows, S, in) → (rows, S, out); `gate` gives (rows, 1, R) in a type: it scales every rank, row by row.
 
     `layer` has a frozen `weight` (out, in) and a `bias` or None. The weight is read again for the backward pass, so
     that one in four bits is never kept unpacked. The computation is in x's type, or in autocast's where that is on.
@@ -21,7 +22,7 @@ def gated_linear(x: Tensor, layer: Any, a_RI: Tensor, b_OR: Tensor, gate_B1R: Te
     kind = x.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
     with torch.autocast(kind, enabled=False):
-        factors = a_RI.to(dtype), b_OR.to(dtype), gate_B1R.detach().to(dtype)
+        factors = a_RI.to(dtype), b_OR.to(dtype), gate(dtype)
         y: Tensor = _GatedLinear.apply(x.to(dtype), layer, *factors)  # type: ignore[no-untyped-call]
     return y
 

@@ -16,6 +16,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 
+def moved_to(values: Tensor, device: torch.device | str) -> Tensor:
+    """Values on `device`; a GPU copies them while the host goes on."""
+    if torch.device(device).type != "cuda" or values.device.type != "cpu":
+        return values.to(device)
+    return values.pin_memory().to(device, non_blocking=True)
+
+
 @dataclass(frozen=True)
 class Streams:
     """What runs beside a turn's frames, frame by frame, in a base that listens while it speaks (Moshi)."""
@@ -132,7 +139,7 @@ class Batch:
     def to(self, device: torch.device | str) -> Batch:
         """The batch on `device`."""
         moved: dict[str, Any] = {
-            name: value.to(device) for name, value in self.__dict__.items() if isinstance(value, Tensor)
+            name: moved_to(value, device) for name, value in self.__dict__.items() if isinstance(value, Tensor)
         }
         return replace(self, **moved)
 

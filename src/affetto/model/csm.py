@@ -22,6 +22,11 @@ class CsmNetwork(Network):
 
     def __init__(self, model: Any) -> None:
         super().__init__(model)
+        # A model that only speaks is none of transformers', whose import takes longer than speaking.
+        if type(model).__module__.startswith("transformers."):
+            from affetto.model.fused import fuse
+
+            fuse(model)
         self.backbone: Any = model.backbone_model
         self.depth: Any = model.depth_decoder
         self.embed_text: nn.Embedding = model.embed_text_tokens

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
 import torch
@@ -17,6 +17,7 @@ class GateSwitch:
 
     def __init__(self) -> None:
         self.rows_BE: Tensor | None = None
+        self._per_rank: dict[object, Tensor] = {}
         self._dropped_share = 0.0
         self._seed = 0
         self._generator: torch.Generator | None = None
@@ -24,12 +25,26 @@ class GateSwitch:
     @contextmanager
     def set(self, rows_BE: Tensor | None) -> Iterator[None]:
         """Use `rows_BE` inside the block; a gate without columns is the base."""
-        before = self.rows_BE
+        before = self.rows_BE, self._per_rank
         self.rows_BE = rows_BE if rows_BE is not None and rows_BE.shape[-1] > 0 else None
+        self._per_rank = {}
         try:
             yield
         finally:
-            self.rows_BE = before
+            self.rows_BE, self._per_rank = before
+
+    def per_rank(self, scales: Sequence[tuple[int, float, int]], dtype: torch.dtype) -> Tensor:
+        """Gates times scales (rows, 1, sum of R), for adapters given as (place, scale, rank), without a gradient.
+
+        Layers of like adapters share it, so it is made once a pass and not once a layer.
+        """
+        assert self.rows_BE is not None
+        key = (*scales, dtype)
+        if key not in self._per_rank:
+            rows_BE = self.rows_BE.detach()
+            columns = [(rows_BE[:, e : e + 1] * scale).expand(-1, rank) for e, scale, rank in scales]
+            self._per_rank[key] = torch.cat(columns, dim=1)[:, None].to(dtype)
+        return self._per_rank[key]
 
     @contextmanager
     def dropout(self, share: float, seed: int) -> Iterator[None]:

@@ -201,7 +201,8 @@ class CapturedFrames:
 
 def _captured(work: Callable[[], None]) -> torch.cuda.CUDAGraph:
     """What `work` would do, as a graph. Nothing is done yet."""
-    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+    graph = torch.cuda.CUDAGraph()
+    stream: torch.cuda.Stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         # Other threads may go on allocating meanwhile.

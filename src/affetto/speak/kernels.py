@@ -8,8 +8,6 @@ contiguous tensors but for weights (O, I), whose strides count.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
@@ -18,16 +16,13 @@ from torch import Tensor
 from affetto.speak.layers import Rotary
 from affetto.speak.weights import Shape, Site
 
-# Triton's own types are its language's, which a type checker can't follow: inside kernels everything is Any.
-_Any = Any
-
 
 @triton.jit
 def _project(
-    x: _Any, row: _Any, norm: _Any, w: _Any, low: _Any, b: _Any, added: _Any, y: _Any, eps: _Any, w_out: _Any,
-    w_in: _Any, rank: _Any, IN: tl.constexpr, OUT: tl.constexpr, NORMED: tl.constexpr, GATED: tl.constexpr,
+    x, row, norm, w, low, b, added, y, eps, w_out,
+    w_in, rank, IN: tl.constexpr, OUT: tl.constexpr, NORMED: tl.constexpr, GATED: tl.constexpr,
     RANK: tl.constexpr, BLOCK_O: tl.constexpr, BLOCK_I: tl.constexpr,
-) -> None:  # fmt: skip
+):  # fmt: skip
     """y (OUT,) of one row; GATED: SiLU of the first OUT outputs times the OUT others."""
     o = tl.program_id(0) * BLOCK_O + tl.arange(0, BLOCK_O)
     i = tl.arange(0, BLOCK_I)
@@ -93,12 +88,12 @@ def _project(
 
 @triton.jit
 def _attend(
-    qkv: _Any, keys: _Any, values: _Any, y: _Any, cos: _Any, sin: _Any, slot_at: _Any, starts: _Any, slots: _Any,
-    scale: _Any, NUM_KV: tl.constexpr, GROUP: tl.constexpr, HALF: tl.constexpr, BLOCK: tl.constexpr,
+    qkv, keys, values, y, cos, sin, slot_at, starts, slots,
+    scale, NUM_KV: tl.constexpr, GROUP: tl.constexpr, HALF: tl.constexpr, BLOCK: tl.constexpr,
     PRECISION: tl.constexpr,
-) -> None:  # fmt: skip
+):  # fmt: skip
     """One key-value head of one row: turn, remember key and value in the slot, attend from the row's start to there."""
-    n = tl.program_id(0)
+    n = tl.program_id(0).to(tl.int64)
     row = n // NUM_KV
     head = n % NUM_KV
     slot = tl.load(slot_at)
@@ -139,9 +134,9 @@ def _attend(
     for begin in range(start // BLOCK * BLOCK, slot, BLOCK):
         s = begin + tl.arange(0, BLOCK)
         is_seen = (s >= start) & (s < slot)
-        place = h[:, None] * slots + s[None, :]
-        part_1 = tl.load(keys + place, mask=is_seen[None, :], other=0.0)
-        part_2 = tl.load(keys + HALF * slots + place, mask=is_seen[None, :], other=0.0)
+        there = h[:, None] * slots + s[None, :]
+        part_1 = tl.load(keys + there, mask=is_seen[None, :], other=0.0)
+        part_2 = tl.load(keys + HALF * slots + there, mask=is_seen[None, :], other=0.0)
         scores = tl.dot(query_1, part_1, input_precision=PRECISION)
         scores = tl.dot(query_2, part_2, scores, input_precision=PRECISION) * scale
         scores = tl.where(is_seen[None, :], scores, float("-inf"))
@@ -158,7 +153,7 @@ def _attend(
 
 
 @triton.jit
-def _norm(x: _Any, weight: _Any, y: _Any, eps: _Any, WIDTH: tl.constexpr, BLOCK: tl.constexpr) -> None:
+def _norm(x, weight, y, eps, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
     """RMSNorm of a row."""
     i = tl.arange(0, BLOCK)
     place = tl.program_id(0) * WIDTH + i
@@ -170,7 +165,7 @@ def _norm(x: _Any, weight: _Any, y: _Any, eps: _Any, WIDTH: tl.constexpr, BLOCK:
 
 
 @triton.jit
-def _swiglu(x: _Any, y: _Any, WIDTH: tl.constexpr, BLOCK: tl.constexpr) -> None:
+def _swiglu(x, y, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
     """SiLU of a row's first half times its second."""
     i = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     row = tl.program_id(0)
@@ -180,9 +175,7 @@ def _swiglu(x: _Any, y: _Any, WIDTH: tl.constexpr, BLOCK: tl.constexpr) -> None:
 
 
 @triton.jit
-def _embed(
-    codes: _Any, table: _Any, y: _Any, vocab: _Any, WIDTH: tl.constexpr, BOOKS: tl.constexpr, BLOCK: tl.constexpr
-) -> None:
+def _embed(codes, table, y, vocab, WIDTH: tl.constexpr, BOOKS: tl.constexpr, BLOCK: tl.constexpr):
     """Sum of a frame's rows of the table."""
     i = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     row = tl.program_id(0)
@@ -195,9 +188,9 @@ def _embed(
 
 @triton.jit
 def _draw(
-    logits: _Any, uniform: _Any, frame_at: _Any, temperature: _Any, top_k: _Any, codes: _Any, book: _Any, frames: _Any,
+    logits, uniform, frame_at, temperature, top_k, codes, book, frames,
     CODES: tl.constexpr, BOOKS: tl.constexpr, HAS_CUT: tl.constexpr, BLOCK: tl.constexpr,
-) -> None:  # fmt: skip
+):  # fmt: skip
     """One code of a row: where the cumulative distribution passes its number; at temperature 0 the most likely."""
     row = tl.program_id(0)
     c = tl.arange(0, BLOCK)

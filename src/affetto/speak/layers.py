@@ -106,7 +106,7 @@ def step(
     softmax_type = None if x_BD.dtype == torch.float32 else torch.float32
     for layer, (key_slot, value_slot, keys_NDS, values_NSD) in zip(layers, places, strict=True):
         qkv = product(normed(x_BD, eps, layer.attention_norm_D), layer.qkv)
-        unturned = qkv[:, :turning].unflatten(1, (-1, 2, half))
+        unturned = torch.unflatten(qkv[:, :turning], 1, (-1, 2, half))
         turned = torch.addcmul(unturned * cos, unturned.flip(2), sin).flatten(2)
         key_slot.copy_(turned[:, num_q:].reshape(-1, width))
         value_slot.copy_(qkv[:, turning:].reshape(-1, width))

@@ -243,13 +243,13 @@ class _Sources:
 
     def layer(self, chunks: Sequence[Gate]) -> Layer:
         """The layer for chunks of these gates."""
-        sites = (source.site(chunks) for source in (self.qkv, self.out, self.gate_up, self.down))
-        return Layer(*sites, *self.norms)
+        qkv, out, gate_up, down = (source.site(chunks) for source in (self.qkv, self.out, self.gate_up, self.down))
+        return Layer(qkv, out, gate_up, down, *self.norms)
 
 
 def _side_by_side(layers: Sequence[Any]) -> Tensor:
     """Weights of layers one below the other (O, I), in memory of their own of which the layers' become views."""
-    weights = [layer.weight for layer in layers]
+    weights: list[Tensor] = [layer.weight for layer in layers]
     if len(weights) == 1:
         return weights[0].detach()
     first = weights[0].detach()
@@ -260,7 +260,7 @@ def _side_by_side(layers: Sequence[Any]) -> Tensor:
         return first.as_strided((sum(map(len, weights)), first.shape[1]), first.stride())
     with torch.inference_mode(False), torch.no_grad():
         joined_OI = torch.cat([weight.detach() for weight in weights])
-        parts = joined_OI.split([len(weight) for weight in weights])
+        parts = torch.split(joined_OI, [len(weight) for weight in weights])
         for layer, part_OI in zip(layers, parts, strict=True):
             # A layer in four bits unpacks its weight when asked, and keeps what it has.
             if isinstance(layer, nn.Linear):

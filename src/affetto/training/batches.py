@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from affetto.errors import DataError
-from affetto.model.batch import Batch, Row, collate
+from affetto.model.batch import Batch, Row, collate, moved_to
 from affetto.preserve.teacher import TeacherCache
 
 _WINDOW = 8
@@ -48,8 +48,8 @@ class TrainBatch:
 
     def to(self, device: torch.device | str) -> TrainBatch:
         """The batch on `device`."""
-        moved = {name: value.to(device) for name, value in self.__dict__.items() if value is not None}
-        return replace(self, **moved)
+        moved = {name: moved_to(value, device) for name, value in self.__dict__.items() if isinstance(value, Tensor)}
+        return replace(self, batch=self.batch.to(device), **moved)
 
 
 @dataclass(frozen=True)

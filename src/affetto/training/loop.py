@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from affetto.errors import Interrupted, NonFiniteLossError
 from affetto.model.base import load_base
 from affetto.preserve.budget import BudgetState
 from affetto.progress import Task, progress, say
+from affetto.training.ahead import Ahead
 from affetto.training.batches import TrainBatch, assemble
 from affetto.training.checkpoint import Progress, save_state
 from affetto.training.expressive import add_expressive_base, own_gate
@@ -117,11 +118,18 @@ def run_steps(runs: Sequence[Run], states: Sequence[Progress]) -> list[Progress]
     states = list(states)
     before, started = [state.training_s for state in states], time.monotonic()
     title = f"Training {' '.join(run.emotion for run in runs)}"
-    with stop_signals() as stop, progress(title, sum(run.plan.num_steps for run in runs)) as bar:
+    with ExitStack() as used:
+        stop = used.enter_context(stop_signals())
+        bar = used.enter_context(progress(title, sum(run.plan.num_steps for run in runs)))
+        is_gpu = runs[0].accelerator.device.type == "cuda"
+        batches = [
+            used.enter_context(Ahead(partial(_micro_batches, run), run.plan.num_steps, is_on=is_gpu)) for run in runs
+        ]
         bar.advance(sum(state.step for state in states))
         while active := [place for place, run in enumerate(runs) if states[place].step < run.plan.num_steps]:
             try:
-                outcomes = _step([runs[place] for place in active], [states[place] for place in active])
+                taken = [batches[place].take(states[place].step) for place in active]
+                outcomes = _step([runs[place] for place in active], [states[place] for place in active], taken)
             except NonFiniteLossError:
                 for place in active:
                     _save(runs[place], states[place])
@@ -167,16 +175,16 @@ def _after_step(run: Run, state: Progress, outcome: Outcome, training_s: float, 
     return state
 
 
-def _step(runs: Sequence[Run], states: Sequence[Progress]) -> list[Outcome]:
+def _step(runs: Sequence[Run], states: Sequence[Progress], batches: Sequence[Sequence[TrainBatch]]) -> list[Outcome]:
     """One optimizer step of every adapter."""
     shares, rates = [], []
-    for run, state in zip(runs, states, strict=True):
+    for run, state, micro_batches in zip(runs, states, batches, strict=True):
         lr = run.config.learning_rate * lr_factor(state.step, run.plan.num_steps, run.config.warmup_ratio)
         for group in run.optimizer.param_groups:
             group["lr"] = lr
         penalty = partial(run.penalty, state.step) if run.curvature is not None else None
         weights = step_weights(run.weights, run.budget, state.control)
-        shares.append(Share(_micro_batches(run, state.step), weights, penalty))
+        shares.append(Share(micro_batches, weights, penalty))
         rates.append(lr)
     accelerator = runs[0].accelerator
     config = runs[0].config

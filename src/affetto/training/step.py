@@ -194,7 +194,9 @@ def accumulate_together(network: Any, shares: Sequence[Share], accelerator: Any)
     (`finish_gradients` adds them up), the penalty's included. `ewc` is told unweighted.
     """
     counts = [_total_counts(share.micro_batches, network.num_codebooks, accelerator) for share in shares]
-    sums = [{name: 0.0 for name, count in mine.items() if count} for mine in counts]
+    sums: list[dict[str, Tensor]] = [
+        {name: torch.zeros((), dtype=torch.float64) for name, count in mine.items() if count} for mine in counts
+    ]
     failure = ""
     for group in zip_longest(*(share.micro_batches for share in shares)):
         present = [(place, made.to(accelerator.device)) for place, made in enumerate(group) if made is not None]
@@ -215,7 +217,7 @@ def accumulate_together(network: Any, shares: Sequence[Share], accelerator: Any)
         accelerator.backward(loss)
         for place, mine in terms.items():
             for name in sums[place].keys() & mine.keys():
-                sums[place][name] += mine[name].total.item()
+                sums[place][name] = sums[place][name].to(loss.device) + mine[name].total.detach()
     # All processes stop together: one that raised alone would leave the others waiting for its sums.
     if _summed({"failures": float(bool(failure))}, accelerator)["failures"]:
         raise NonFiniteLossError(failure or f"another process met a loss that is not finite. {_REMEDY}")
@@ -225,15 +227,20 @@ def accumulate_together(network: Any, shares: Sequence[Share], accelerator: Any)
 
 
 def _step_values(
-    share: Share, counts: Mapping[str, float], sums: Mapping[str, float], accelerator: Any
+    share: Share, counts: Mapping[str, float], sums: Mapping[str, Tensor], accelerator: Any
 ) -> dict[str, float]:
     """One adapter's terms; its penalty's backward, too."""
-    values = {name: total / counts[name] for name, total in _summed(sums, accelerator).items()}
+    penalty = None
     if share.ewc is not None:
         penalty = share.ewc()
         if not torch.isfinite(penalty):
             raise NonFiniteLossError(f"the EWC penalty is {penalty.item()} {_on_clips(share.micro_batches)}. {_REMEDY}")
         accelerator.backward(share.weights.ewc / accelerator.num_processes * penalty)
+    # Read at last and all at once: a GPU would stand still while it waits for what comes after.
+    told = torch.stack(list(sums.values())).tolist() if sums else []
+    summed = _summed(dict(zip(sums, told, strict=True)), accelerator)
+    values = {name: total / counts[name] for name, total in summed.items()}
+    if penalty is not None:
         values["ewc"] = penalty.item()
     values["total"] = sum(share.weights.of(name) * value for name, value in values.items() if name != "ewc")
     values["total"] += share.weights.ewc * values.get("ewc", 0.0)

@@ -1,0 +1,101 @@
+"""CSM's elementwise steps on a GPU as one kernel each, forward and backward: norms, SwiGLU, rotary positions.
+
+transformers composes them of some thirty kernels a layer, each of which reads and writes all activations; beside the
+products they take as long again (docs/performance.md). Here sums are in float32 and results are rounded once. On other
+devices, and where Triton isn't installed, transformers' own steps run.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers.models.csm import modeling_csm
+
+_HAS_TRITON = find_spec("triton") is not None
+
+
+def fuse(model: Any) -> None:
+    """Let the modules of a CSM choose by their input's device; weights and names stay as they are."""
+    for module in model.modules():
+        if type(module) is modeling_csm.CsmRMSNorm:
+            module.__class__ = FusedNorm
+        elif type(module) is modeling_csm.CsmMLP and isinstance(module.act_fn, torch.nn.SiLU):
+            module.__class__ = FusedMlp
+    modeling_csm.apply_rotary_pos_emb = turned_pair
+
+
+class FusedNorm(modeling_csm.CsmRMSNorm):  # type: ignore[misc]
+    """RMSNorm (Zhang & Sennrich 2019)."""
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """x (…, D) → (…, D), in x's type."""
+        if hidden_states.device.type != "cuda":
+            plain: Tensor = super().forward(hidden_states)
+            return plain
+        with torch.autocast("cuda", enabled=False):
+            weight_D = self.weight.to(hidden_states.dtype)
+            return functional.rms_norm(hidden_states, weight_D.shape, weight_D, self.variance_epsilon)
+
+
+class FusedMlp(modeling_csm.CsmMLP):  # type: ignore[misc]
+    """SwiGLU (Shazeer 2020)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (…, D) → (…, D)."""
+        if not _runs(x):
+            plain: Tensor = super().forward(x)
+            return plain
+        inner: Tensor = _SwiGlu.apply(self.gate_proj(x), self.up_proj(x))  # type: ignore[no-untyped-call]
+        y: Tensor = self.down_proj(inner)
+        return y
+
+
+PLAIN_TURN = modeling_csm.apply_rotary_pos_emb
+"""transformers' own."""
+
+
+def turned_pair(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1) -> tuple[Tensor, Tensor]:
+    """Queries and keys (B, H, S, Dh) turned by cos and sin (B or 1, S, Dh)."""
+    if unsqueeze_dim != 1 or not _runs(q):
+        plain: tuple[Tensor, Tensor] = PLAIN_TURN(q, k, cos, sin, unsqueeze_dim)
+        return plain
+    return _Turn.apply(q, cos, sin), _Turn.apply(k, cos, sin)  # type: ignore[no-untyped-call]
+
+
+def _runs(x: Tensor) -> bool:
+    return _HAS_TRITON and x.device.type == "cuda"
+
+
+class _SwiGlu(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
+        from affetto.model.fused_kernels import swiglu
+
+        gate, up = gate.contiguous(), up.contiguous()
+        ctx.save_for_backward(gate, up)
+        return swiglu(gate, up)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        from affetto.model.fused_kernels import swiglu_backward
+
+        return swiglu_backward(grads[0].contiguous(), *ctx.saved_tensors)
+
+
+class _Turn(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x_BHSD: Tensor, cos_BSD: Tensor, sin_BSD: Tensor) -> Tensor:
+        from affetto.model.fused_kernels import turn
+
+        ctx.save_for_backward(cos_BSD, sin_BSD)
+        return turn(x_BHSD, cos_BSD, sin_BSD, is_back=False)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        from affetto.model.fused_kernels import turn
+
+        return turn(grads[0], *ctx.saved_tensors, is_back=True), None, None
