@@ -59,10 +59,10 @@ def test_a_row_times_a_matrix(num_in: int, is_gated: bool, rank: int, is_transpo
 @pytest.mark.parametrize("slots", [16, 80])
 def test_attention_from_each_rows_start(slots: int) -> None:
     """Against a softmax over the same positions; what lies before a row's start, or behind the slot, is not seen."""
-    shape = Shape(2, 3, 16, EPS, torch.rand(8, generator=torch.Generator().manual_seed(1)).to(DEVICE), 1.0)
+    shape = Shape(2, 3, 32, EPS, torch.rand(16, generator=torch.Generator().manual_seed(1)).to(DEVICE), 1.0)
     rotary = Rotary(shape, slots, torch.float32)
     num_rows, slot, starts = 3, slots - 3, [0, 4, slots - 3]
-    qkv, keys, values = _random(num_rows, 10 * 16), _random(6, 16, slots, seed=1), _random(6, slots, 16, seed=2)
+    qkv, keys, values = _random(num_rows, 10 * 32), _random(6, 32, slots, seed=1), _random(6, slots, 32, seed=2)
     for row, start in enumerate(starts):
         keys[2 * row : 2 * row + 2, :, :start] = torch.nan
         values[2 * row : 2 * row + 2, :start] = torch.nan
@@ -73,15 +73,15 @@ def test_attention_from_each_rows_start(slots: int) -> None:
     )
     for row, start in enumerate(starts):
         cos, sin = rotary.cos_S2H[slot - start], rotary.sin_S2H[slot - start]
-        heads = qkv[row].view(10, 2, 8)
+        heads = qkv[row].view(10, 2, 16)
         turned = (heads[:8] * cos + heads[:8].flip(1) * sin).flatten(1)
         for head in range(2):
             n = 2 * row + head
             assert torch.allclose(keys[n, :, slot], turned[6 + head], atol=1e-5)
             assert torch.equal(values[n, slot], heads[8 + head].flatten())
-            scores = turned[3 * head : 3 * head + 3] @ keys[n, :, start : slot + 1] / 4.0
+            scores = turned[3 * head : 3 * head + 3] @ keys[n, :, start : slot + 1] * 32**-0.5
             wanted = scores.softmax(-1) @ values[n, start : slot + 1]
-            torch.testing.assert_close(found[row].view(6, 16)[3 * head : 3 * head + 3], wanted, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(found[row].view(6, 32)[3 * head : 3 * head + 3], wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_norm_swiglu_and_a_frames_embedding() -> None:

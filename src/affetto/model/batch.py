@@ -18,7 +18,7 @@ from torch import Tensor
 
 def moved_to(values: Tensor, device: torch.device | str) -> Tensor:
     """Values on `device`; a GPU copies them while the host goes on."""
-    if torch.device(device).type != "cuda" or values.device.type != "cpu":
+    if torch.device(device).type != "cuda" or values.device.type != "cpu" or values.requires_grad:
         return values.to(device)
     return values.pin_memory().to(device, non_blocking=True)
 

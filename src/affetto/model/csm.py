@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from affetto.model.batch import Batch, Logits
+from affetto.model.batch import Batch, Logits, moved_to
 from affetto.model.network import Network
 from affetto.model.recompute import checkpoint_layers
 
@@ -55,9 +55,14 @@ class CsmNetwork(Network):
     def embed(self, batch: Batch) -> Tensor:
         """Input embeddings (B, S, D): a text token's, or the sum over the codebooks of a frame."""
         audio_BSD = self.backbone.embed_tokens(batch.codes_BSK)
-        # The table may be elsewhere (`Base.to`): only the rows that are read travel.
-        text_BSD = self.embed_text(batch.text_BS.to(self.embed_text.weight.device)).to(audio_BSD.device)
-        return torch.where(batch.is_audio_BS[..., None], audio_BSD, text_BSD)
+        table, device = self.embed_text.weight, audio_BSD.device
+        if table.device == device:
+            return torch.where(batch.is_audio_BS[..., None], audio_BSD, self.embed_text(batch.text_BS))
+        # The table is elsewhere (`Base.to`): each row that is read travels once.
+        is_text_BS = ~batch.is_audio_BS
+        ids, places = batch.text_BS[is_text_BS].to(table.device).unique(return_inverse=True)
+        rows_UD = moved_to(self.embed_text(ids), device)
+        return audio_BSD.masked_scatter(is_text_BS[..., None], rows_UD[moved_to(places, device)].to(audio_BSD.dtype))
 
     def c0_logits(self, states_ND: Tensor) -> Tensor:
         """Logits (N, V) of codebook zero, in float32: bfloat16 drowns a KL between close distributions."""

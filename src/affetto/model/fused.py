@@ -23,7 +23,7 @@ def fuse(model: Any) -> None:
     for module in model.modules():
         if type(module) is modeling_csm.CsmRMSNorm:
             module.__class__ = FusedNorm
-        elif type(module) is modeling_csm.CsmMLP and isinstance(module.act_fn, torch.nn.SiLU):
+        elif type(module) is modeling_csm.CsmMLP and module.config.hidden_act == "silu":
             module.__class__ = FusedMlp
     modeling_csm.apply_rotary_pos_emb = turned_pair
 

@@ -82,7 +82,15 @@ class Engine:
         assert self._frames is not None
         batch.codes_BK = self._frames.frame()
         batch.num_frames += 1
-        return _heard(batch.rows, batch.codes_BK.cpu().numpy())
+        told = _heard(batch.rows, batch.codes_BK.cpu().numpy())
+        if not self.num_speaking:
+            self.close()
+        return told
+
+    def close(self) -> None:
+        """End what is being spoken; rows that have joined and not begun will still speak."""
+        self._leave(self._batch)
+        self._batch = self._frames = None
 
     def _frames_of(self, batch: SpeakingBatch) -> Frames:
         if self.arithmetic == "triton":
@@ -98,7 +106,6 @@ class Engine:
         joining, self._joining = self._joining, []
         rows = [*(old.rows[index] for index in kept if old is not None), *joining]
         if not rows:
-            self._leave(old)
             return None
         prompts = [self._prompt(row.request) for row in joining]
         for row, prompt_SD in zip(joining, prompts, strict=True):
@@ -212,7 +219,9 @@ class Engine:
 def _fastest(weights: SpeakingWeights) -> Arithmetic:
     if weights.device.type == "cpu":
         return "numpy" if weights.dtype == torch.float32 else "torch"
-    return "triton" if weights.device.type == "cuda" and find_spec("triton") else "torch"
+    widths = {weights.backbone_shape.head_dim, weights.depth_shape.head_dim}
+    suits = all(width >= 32 and width & (width - 1) == 0 for width in widths)
+    return "triton" if weights.device.type == "cuda" and suits and find_spec("triton") else "torch"
 
 
 def _copy_rows(

@@ -8,6 +8,8 @@ contiguous tensors but for weights (O, I), whose strides count.
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 import triton
 import triton.language as tl
@@ -21,33 +23,45 @@ from affetto.speak.weights import Shape, Site
 def _project(
     x, row, norm, w, low, b, added, y, eps, w_out,
     w_in, rank, IN: tl.constexpr, OUT: tl.constexpr, NORMED: tl.constexpr, GATED: tl.constexpr,
-    RANK: tl.constexpr, BLOCK_O: tl.constexpr, BLOCK_I: tl.constexpr,
+    RANK: tl.constexpr, BLOCK_O: tl.constexpr, BLOCK_I: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """y (OUT,) of one row; GATED: SiLU of the first OUT outputs times the OUT others."""
     o = tl.program_id(0) * BLOCK_O + tl.arange(0, BLOCK_O)
     i = tl.arange(0, BLOCK_I)
     is_out = o < OUT
+    # A mask that is always true would still keep loads from being wide.
+    EVEN: tl.constexpr = (IN % BLOCK_I == 0) and (OUT % BLOCK_O == 0)
+    place = o[:, None] * w_out + i[None, :] * w_in
+    is_there = is_out[:, None] & (i < IN)[None, :]
+    # Weights are asked for before the kernels in front are waited for, and always a step ahead.
+    if EVEN:
+        weight = tl.load(w + place)
+        second = tl.load(w + OUT * w_out + place) if GATED else weight
+    else:
+        weight = tl.load(w + place, mask=is_there, other=0.0)
+        second = tl.load(w + OUT * w_out + place, mask=is_there, other=0.0) if GATED else weight
+    if EARLY:
+        tl.extra.cuda.gdc_launch_dependents()
+        tl.extra.cuda.gdc_wait()
     if row is not None:
         x += tl.load(row) * IN
     total = tl.zeros([BLOCK_O, BLOCK_I], tl.float32)
     other = tl.zeros([BLOCK_O, BLOCK_I], tl.float32)
     square = tl.zeros([BLOCK_I], tl.float32)
-    # A mask that is always true would still keep loads from being wide.
-    EVEN: tl.constexpr = (IN % BLOCK_I == 0) and (OUT % BLOCK_O == 0)
     for start in range(0, IN, BLOCK_I):
         column = start + i
         is_in = column < IN
-        place = o[:, None] * w_out + column[None, :] * w_in
-        is_there = is_out[:, None] & is_in[None, :]
-        if EVEN:
-            weight = tl.load(w + place)
-        else:
-            weight = tl.load(w + place, mask=is_there, other=0.0)
-        if GATED:
+        place += BLOCK_I * w_in
+        next_weight = weight
+        next_second = second
+        if IN > BLOCK_I:
             if EVEN:
-                second = tl.load(w + OUT * w_out + place)
+                is_more = start + BLOCK_I < IN
             else:
-                second = tl.load(w + OUT * w_out + place, mask=is_there, other=0.0)
+                is_more = is_out[:, None] & (column + BLOCK_I < IN)[None, :]
+            next_weight = tl.load(w + place, mask=is_more, other=0.0)
+            if GATED:
+                next_second = tl.load(w + OUT * w_out + place, mask=is_more, other=0.0)
         if EVEN:
             value = tl.load(x + column).to(tl.float32)
         else:
@@ -62,6 +76,8 @@ def _project(
         total += weight.to(tl.float32) * value[None, :]
         if GATED:
             other += second.to(tl.float32) * value[None, :]
+        weight = next_weight
+        second = next_second
     found = tl.sum(total, 1)
     gated = tl.sum(other, 1)
     if NORMED:
@@ -90,9 +106,12 @@ def _project(
 def _attend(
     qkv, keys, values, y, cos, sin, slot_at, starts, slots,
     scale, NUM_KV: tl.constexpr, GROUP: tl.constexpr, HALF: tl.constexpr, BLOCK: tl.constexpr,
-    PRECISION: tl.constexpr,
+    PRECISION: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """One key-value head of one row: turn, remember key and value in the slot, attend from the row's start to there."""
+    if EARLY:
+        tl.extra.cuda.gdc_launch_dependents()
+        tl.extra.cuda.gdc_wait()
     n = tl.program_id(0).to(tl.int64)
     row = n // NUM_KV
     head = n % NUM_KV
@@ -153,8 +172,11 @@ def _attend(
 
 
 @triton.jit
-def _norm(x, weight, y, eps, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
+def _norm(x, weight, y, eps, WIDTH: tl.constexpr, BLOCK: tl.constexpr, EARLY: tl.constexpr):
     """RMSNorm of a row."""
+    if EARLY:
+        tl.extra.cuda.gdc_launch_dependents()
+        tl.extra.cuda.gdc_wait()
     i = tl.arange(0, BLOCK)
     place = tl.program_id(0) * WIDTH + i
     value = tl.load(x + place, mask=i < WIDTH, other=0.0).to(tl.float32)
@@ -165,8 +187,11 @@ def _norm(x, weight, y, eps, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _swiglu(x, y, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
+def _swiglu(x, y, WIDTH: tl.constexpr, BLOCK: tl.constexpr, EARLY: tl.constexpr):
     """SiLU of a row's first half times its second."""
+    if EARLY:
+        tl.extra.cuda.gdc_launch_dependents()
+        tl.extra.cuda.gdc_wait()
     i = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     row = tl.program_id(0)
     gate = tl.load(x + row * 2 * WIDTH + i, mask=i < WIDTH, other=0.0).to(tl.float32)
@@ -175,8 +200,11 @@ def _swiglu(x, y, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _embed(codes, table, y, vocab, WIDTH: tl.constexpr, BOOKS: tl.constexpr, BLOCK: tl.constexpr):
+def _embed(codes, table, y, vocab, WIDTH: tl.constexpr, BOOKS: tl.constexpr, BLOCK: tl.constexpr, EARLY: tl.constexpr):
     """Sum of a frame's rows of the table."""
+    if EARLY:
+        tl.extra.cuda.gdc_launch_dependents()
+        tl.extra.cuda.gdc_wait()
     i = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     row = tl.program_id(0)
     total = tl.zeros([BLOCK], tl.float32)
@@ -190,8 +218,12 @@ def _embed(codes, table, y, vocab, WIDTH: tl.constexpr, BOOKS: tl.constexpr, BLO
 def _draw(
     logits, uniform, frame_at, temperature, top_k, codes, book, frames,
     CODES: tl.constexpr, BOOKS: tl.constexpr, HAS_CUT: tl.constexpr, BLOCK: tl.constexpr,
+    EARLY: tl.constexpr,
 ):  # fmt: skip
     """One code of a row: where the cumulative distribution passes its number; at temperature 0 the most likely."""
+    if EARLY:
+        tl.extra.cuda.gdc_launch_dependents()
+        tl.extra.cuda.gdc_wait()
     row = tl.program_id(0)
     c = tl.arange(0, BLOCK)
     is_code = c < CODES
@@ -225,6 +257,20 @@ def _draw(
     tl.store(codes + row * BOOKS + book, tl.where(warmth > 0, drawn, likely).to(tl.int64))
 
 
+@cache
+def _starts_early(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
+
+
+def _early(x: Tensor) -> dict[str, bool]:
+    """Whether a kernel starts before the one in front of it has ended, and waits for it inside (NVIDIA's Hopper on).
+
+    What it needs of weights is on its way by then.
+    """
+    is_on = _starts_early(x.device)
+    return {"EARLY": is_on, "launch_pdl": is_on}
+
+
 def project(
     x_1I: Tensor, site: Site, eps: float = 0.0, norm_I: Tensor | None = None, added_1O: Tensor | None = None, *,
     is_normed: bool = False, is_gated: bool = False, row: Tensor | None = None, dtype: torch.dtype | None = None,
@@ -241,21 +287,25 @@ def project(
     num_in, num_out = w_IO.shape
     num_out //= 1 + is_gated
     y_1O = torch.empty(1, num_out, dtype=dtype or x_1I.dtype, device=x_1I.device)
-    block_o, block_i, warps = _tile(num_in, num_out)
+    block_o, block_i, warps = _tile(num_in, num_out, is_gated)
     rank = 0 if low is None else low.shape[1]
     _project[(triton.cdiv(num_out, block_o),)](
         x_1I, row, norm_I, w_IO, low, site.b_GRO, added_1O, y_1O, eps, w_IO.stride(1), w_IO.stride(0), rank,
         IN=num_in, OUT=num_out, NORMED=is_normed, GATED=is_gated, RANK=triton.next_power_of_2(max(rank, 1)),
-        BLOCK_O=block_o, BLOCK_I=block_i, num_warps=warps,
+        BLOCK_O=block_o, BLOCK_I=block_i, num_warps=warps, **_early(x_1I),
     )  # fmt: skip
     return y_1O
 
 
-def _tile(num_in: int, num_out: int) -> tuple[int, int, int]:
-    """Outputs and inputs of a program at a time, and its warps: enough programs for all cores, long rows for each."""
+def _tile(num_in: int, num_out: int, is_gated: bool) -> tuple[int, int, int]:
+    """Outputs and inputs of a program at a time, and its warps.
+
+    Many programs of few outputs and whole rows: of 267 tiles tried on an H100 with CSM-1B's shapes these are within 3 %
+    of the best of each shape (docs/performance.md).
+    """
     block_i = min(triton.next_power_of_2(num_in), 2048)
-    block_o = 1 if num_out < 256 else 4 if num_out < 4096 else 8
-    return block_o, block_i, 4
+    block_o = 1 if is_gated or num_out < 256 else 2
+    return block_o, block_i, 8 if num_in > block_i else 4
 
 
 def attend(
@@ -268,7 +318,7 @@ def attend(
         qkv_BX, keys_NDS, values_NSD, y_BX, rotary.cos_S2H, rotary.sin_S2H, slot, starts_B, num_slots, width**-0.5,
         NUM_KV=shape.num_kv, GROUP=shape.group, HALF=width // 2,
         BLOCK=min(64, max(16, triton.next_power_of_2(num_slots))),
-        PRECISION="ieee" if qkv_BX.dtype == torch.float32 else "tf32", num_warps=4,
+        PRECISION="ieee" if qkv_BX.dtype == torch.float32 else "tf32", num_warps=4, **_early(qkv_BX),
     )  # fmt: skip
     return y_BX
 
@@ -277,7 +327,9 @@ def norm(x_BD: Tensor, eps: float, weight_D: Tensor | None, dtype: torch.dtype |
     """RMSNorm (B, D)."""
     y_BD = torch.empty_like(x_BD, dtype=dtype or x_BD.dtype)
     width = x_BD.shape[1]
-    _norm[(len(x_BD),)](x_BD, weight_D, y_BD, eps, WIDTH=width, BLOCK=triton.next_power_of_2(width), num_warps=4)
+    _norm[(len(x_BD),)](
+        x_BD, weight_D, y_BD, eps, WIDTH=width, BLOCK=triton.next_power_of_2(width), num_warps=4, **_early(x_BD)
+    )
     return y_BD
 
 
@@ -285,7 +337,7 @@ def swiglu(x_BF: Tensor) -> Tensor:
     """SiLU of the first half of the outputs times the second (B, F / 2)."""
     num_rows, width = x_BF.shape[0], x_BF.shape[1] // 2
     y_BF = x_BF.new_empty(num_rows, width)
-    _swiglu[num_rows, triton.cdiv(width, 1024)](x_BF, y_BF, WIDTH=width, BLOCK=1024, num_warps=4)
+    _swiglu[num_rows, triton.cdiv(width, 1024)](x_BF, y_BF, WIDTH=width, BLOCK=1024, num_warps=4, **_early(x_BF))
     return y_BF
 
 
@@ -294,7 +346,9 @@ def embed(codes_BK: Tensor, table_VD: Tensor, vocab_size: int) -> Tensor:
     (num_rows, num_books), width = codes_BK.shape, table_VD.shape[1]
     y_BD = table_VD.new_empty(num_rows, width)
     grid = num_rows, triton.cdiv(width, 256)
-    _embed[grid](codes_BK, table_VD, y_BD, vocab_size, WIDTH=width, BOOKS=num_books, BLOCK=256, num_warps=2)
+    _embed[grid](
+        codes_BK, table_VD, y_BD, vocab_size, WIDTH=width, BOOKS=num_books, BLOCK=256, num_warps=2, **_early(codes_BK)
+    )
     return y_BD
 
 
@@ -307,4 +361,5 @@ def draw(
     _draw[(num_rows,)](
         logits_BC, uniform_BTK, frame, temperature_B, top_k_B, codes_BK, book, uniform_BTK.shape[1], CODES=num_codes,
         BOOKS=codes_BK.shape[1], HAS_CUT=top_k_B is not None, BLOCK=triton.next_power_of_2(num_codes), num_warps=8,
+        **_early(logits_BC),
     )  # fmt: skip

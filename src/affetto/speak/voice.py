@@ -167,8 +167,11 @@ class Voice:
         if isinstance(network, CsmNetwork):
             engine = Engine(weights_of(network))
             engine.join([request])
-            while engine.num_speaking:
-                yield from (heard.codes_K for heard in engine.step() if heard.codes_K is not None)
+            try:
+                while engine.num_speaking:
+                    yield from (heard.codes_K for heard in engine.step() if heard.codes_K is not None)
+            finally:
+                engine.close()
         else:
             from affetto.speak.dialogue import stream_words
 

@@ -1,0 +1,80 @@
+"""CSM's fused steps against transformers' own: the switch anywhere, the kernels by Triton's interpreter or a GPU."""
+
+from __future__ import annotations
+
+import os
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers.models.csm import modeling_csm
+
+from affetto.model import fused
+from affetto.model.base import Base
+
+HAS_GPU = torch.cuda.is_available()
+DEVICE = torch.device("cuda" if HAS_GPU else "cpu")
+
+
+@pytest.fixture
+def _kernels() -> None:
+    """Skips where they can't run."""
+    pytest.importorskip("triton", reason="Triton isn't installed")
+    if not HAS_GPU and os.environ.get("TRITON_INTERPRET") != "1":
+        pytest.skip("there is no GPU, and TRITON_INTERPRET=1 isn't set")
+
+
+def _random(*sizes: int, seed: int) -> Tensor:
+    return torch.randn(sizes, generator=torch.Generator().manual_seed(seed)).to(DEVICE)
+
+
+def test_modules_keep_their_weights_names_and_answers(tiny_base: Base) -> None:
+    """On a CPU nothing changes at all."""
+    norms = [module for module in tiny_base.model.modules() if isinstance(module, modeling_csm.CsmRMSNorm)]
+    mlps = [module for module in tiny_base.model.modules() if isinstance(module, modeling_csm.CsmMLP)]
+    assert {type(norm) for norm in norms} == {fused.FusedNorm}
+    assert {type(mlp) for mlp in mlps} == {fused.FusedMlp}
+    x = torch.randn(2, 3, norms[0].weight.shape[0])
+    assert torch.equal(norms[0](x), modeling_csm.CsmRMSNorm.forward(norms[0], x))
+    assert torch.equal(mlps[0](x), modeling_csm.CsmMLP.forward(mlps[0], x))
+    q, angles = torch.randn(2, 4, 3, 8), torch.randn(2, 3, 8)
+    turned = fused.turned_pair(q, q[:, :1], angles.cos(), angles.sin())
+    plain = fused.PLAIN_TURN(q, q[:, :1], angles.cos(), angles.sin())
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(turned, plain, strict=True))
+
+
+def test_another_activation_is_left_alone() -> None:
+    mlp = modeling_csm.CsmMLP(SimpleNamespace(hidden_size=8, intermediate_size=16, mlp_bias=False, hidden_act="gelu"))
+    fused.fuse(mlp)
+    assert type(mlp) is modeling_csm.CsmMLP
+
+
+@pytest.mark.usefixtures("_kernels")
+@pytest.mark.filterwarnings("ignore:overflow encountered in exp")  # infinite, which makes SiLU zero
+def test_swiglu_and_its_gradient() -> None:
+    gate, up, out = (_random(3, 5, 17, seed=seed) for seed in range(3))
+    for values in (gate, up):
+        values.requires_grad_()
+    found = fused._SwiGlu.apply(gate, up)  # type: ignore[no-untyped-call]
+    mine = torch.autograd.grad(found, (gate, up), out)
+    wanted = functional.silu(gate) * up
+    theirs = torch.autograd.grad(wanted, (gate, up), out)
+    torch.testing.assert_close(found, wanted)
+    for one, other in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.usefixtures("_kernels")
+@pytest.mark.parametrize("is_shared", [False, True])
+def test_turning_by_positions_and_its_gradient(is_shared: bool) -> None:
+    """Heads in any place in memory; angles by row or for all."""
+    x = _random(2, 3, 5, 8, seed=0).transpose(1, 2).requires_grad_()
+    angles = _random(1 if is_shared else 2, 3, 4, seed=1).repeat(1, 1, 2)
+    out = _random(2, 5, 3, 8, seed=2)
+    found = fused._Turn.apply(x, angles.cos(), angles.sin())  # type: ignore[no-untyped-call]
+    wanted = fused.PLAIN_TURN(x, x, angles.cos(), angles.sin())[0]
+    torch.testing.assert_close(found, wanted)
+    (mine,), (theirs,) = torch.autograd.grad(found, x, out), torch.autograd.grad(wanted, x, out)
+    torch.testing.assert_close(mine, theirs)
