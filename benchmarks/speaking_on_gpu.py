@@ -3,8 +3,8 @@
     python benchmarks/speaking_on_gpu.py
 
 Random weights in bfloat16, which take as long as any. Everything is measured by the clock, the device waited for, and
-medians of frames count. Writes `benchmarks/results/speaking_on_gpu.json` case by case, so that one which is cut short
-keeps what it has found.
+medians of frames count. Writes `benchmarks/results/speaking_on_gpu.json`, by device, figure by figure, so that a run
+which is cut short keeps what it has found.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from facts import run_facts
 
 from affetto.adapters.bank import AdapterBank
 from affetto.codes.codec import load_codec
-from affetto.files import write_json
+from affetto.files import read_json, write_json
 from affetto.model.base import Base, load_base
 from affetto.speak.engine import Arithmetic, Engine
 from affetto.speak.generation import Request, weights_of
@@ -50,7 +50,8 @@ def main() -> None:
     def told(name: str, figures: Any) -> None:
         found[name] = figures
         print(name, figures, flush=True)
-        write_json(RESULT, found)
+        known = read_json(RESULT)["devices"] if RESULT.is_file() else {}
+        write_json(RESULT, {"devices": known | {found["device"]: found}})
 
     told("copy_tb_per_s", round(copy_rate() / 1e12, 3))
     read = bytes_per_frame(base)

@@ -38,8 +38,8 @@ DEVICE = "cuda"
 TEXTS = ["the silver key", "a", "a much longer line about rivers", "old stones"]
 WEIGHTS = LossWeights(replay=0.4, alpha=0.3, temperature=2.0, first_codebook=0.6, ewc=1.5, distill_on="both")
 LENGTHS = (5, 9, 3, 6, 14, 8, 2, 5)
-FLIPPED = 2e-2
-"""What one sampled label may change that falls on the other side of a border by rounding."""
+FLIPPED = 5e-2
+"""What sampled labels may change in all that fall on the other side of a border by rounding."""
 
 pytestmark = pytest.mark.skipif(DEVICE == "cuda" and not torch.cuda.is_available(), reason="there is no GPU")
 
@@ -242,18 +242,35 @@ def test_every_curvature_is_the_cpus(name: str, host: Place, gpu: Place, rows: l
     read = CURVATURES[name].load(tmp_path / "curvature.safetensors", "key", device=DEVICE)
     wanted, gradients = penalty_of(mine, host)
     assert wanted > 0
-    for curvature, bound in ((theirs, FLIPPED), (read, 1e-3)):
-        found, others = penalty_of(curvature, gpu)
-        assert found == pytest.approx(wanted, rel=bound)
-        assert_near(others, gradients, 10 * bound)
+    found, others = penalty_of(read, gpu)
+    assert found == pytest.approx(wanted, rel=1e-3)
+    assert_near(others, gradients, 1e-2)
+    found, others = penalty_of(theirs, gpu)
+    assert found == pytest.approx(wanted, rel=FLIPPED)
+    # A layer whose gradient is small hangs on few labels; the whole does not.
+    mine_all, theirs_all = (torch.cat([value.flatten() for value in kept.values()]) for kept in (gradients, others))
+    assert (theirs_all - mine_all).norm() < 2 * FLIPPED * mine_all.norm()
+
+
+def curvature_for(at: Place, estimated_at: Place, rows: list[Row], folder: Path) -> Curvature:
+    """One curvature on any device: sampled labels may fall otherwise by rounding."""
+    kept = folder / "curvature.safetensors"
+    if not kept.exists():
+        made = estimate_fisher(estimated_at.base.network, estimated_at.sites, rows[4:6], CURVATURES["kfac"]())
+        made.save(kept, "key")
+    return CURVATURES["kfac"].load(kept, "key", device=at.base.device)
 
 
 def step(
-    at: Place, rows: list[Row], folder: Path, dtype: torch.dtype | None = None, checkpointed: bool = False
+    at: Place,
+    rows: list[Row],
+    folder: Path,
+    curvature: Curvature,
+    dtype: torch.dtype | None = None,
+    checkpointed: bool = False,
 ) -> tuple[dict[str, float], dict[str, Tensor]]:
     """Terms and gradients of a step with LoRA, EWC, distillation on both streams and rehearsal."""
     process = OneProcess(at.base.device.type, dtype)
-    curvature = estimate_fisher(at.base.network, at.sites, rows[4:6], CURVATURES["kfac"]())
     taught = {"emotion": True, "rehearsal": True}
     teacher = answers(at, rows, folder)
     micro = [
@@ -271,17 +288,15 @@ def step(
 
 
 def test_a_step_of_the_full_recipe_is_the_cpus(host: Place, gpu: Place, rows: list[Row], tmp_path: Path) -> None:
-    values, gradients = step(host, rows, tmp_path / "cpu")
+    values, gradients = step(host, rows, tmp_path / "cpu", curvature_for(host, host, rows, tmp_path))
     assert len(values) == 11
     assert all(value > 0 for value in values.values())
-    found, others = step(gpu, rows, tmp_path / "gpu")
-    ewc = found.pop("ewc")
-    assert ewc == pytest.approx(values.pop("ewc"), rel=FLIPPED)
+    curvature = curvature_for(gpu, host, rows, tmp_path)
+    found, others = step(gpu, rows, tmp_path / "gpu", curvature)
     assert found == pytest.approx(values, rel=1e-3)
     assert_near(others, gradients, 2e-3)
     gpu.base.network.enable_checkpointing()
-    again, recomputed = step(gpu, rows, tmp_path / "gpu", checkpointed=True)
-    assert again.pop("ewc") == pytest.approx(ewc, rel=1e-4)
+    again, recomputed = step(gpu, rows, tmp_path / "gpu", curvature, checkpointed=True)
     assert again == pytest.approx(found, rel=1e-4)
     assert_near(recomputed, others, 1e-3)
 
@@ -290,8 +305,9 @@ def test_a_step_of_the_full_recipe_is_the_cpus(host: Place, gpu: Place, rows: li
 def test_a_step_in_bfloat16_is_near_that_in_float32(
     base_dtype: torch.dtype, gpu: Place, rows: list[Row], tmp_path: Path
 ) -> None:
-    values, gradients = step(gpu, rows, tmp_path / "float32")
-    rounded, others = step(place(DEVICE, base_dtype), rows, tmp_path / "bfloat16", torch.bfloat16)
+    curvature = curvature_for(gpu, gpu, rows, tmp_path)
+    values, gradients = step(gpu, rows, tmp_path / "float32", curvature)
+    rounded, others = step(place(DEVICE, base_dtype), rows, tmp_path / "bfloat16", curvature, torch.bfloat16)
     for name in ("total", "emotion_ce_c0", "rehearsal_ce_depth"):
         assert rounded[name] == pytest.approx(values[name], rel=0.05), name
     flat, other = (torch.cat([value.flatten() for value in found.values()]) for found in (gradients, others))

@@ -190,6 +190,9 @@ def speak(
             "1:FILE is speaker 1's, FILE that of --speaker. Repeat it, oldest first."
         ),
     ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu or cuda. Default: the GPU where there is one, but for the miniature.")
+    ] = None,
 ) -> None:
     """Speak a sentence, with any trained emotion or blend, at any strength."""
     if not text.strip():
@@ -203,7 +206,7 @@ def speak(
     speak_to_file(
         text, blend, out, base=base, models=models, intensity=intensity, speaker=speaker, seed=seed,
         temperature=SPEAKING_TEMPERATURE if temperature is None else temperature,
-        after=[_earlier_turn(turn, speaker) for turn in after or ()],
+        after=[_earlier_turn(turn, speaker) for turn in after or ()], device=device,
     )  # fmt: skip
     typer.echo(out)
 

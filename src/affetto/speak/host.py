@@ -98,11 +98,11 @@ def step(
     """`affetto.speak.layers.step`. Where the output isn't wanted, only keys and values, the last layer stops there."""
     num_rows, group, width, scale = len(x_BD), shape.group, shape.head_dim, np.float32(shape.head_dim**-0.5)
     num_q, last = shape.num_kv * group, len(layers) - 1
-    heads, turning = (num_rows, num_q + shape.num_kv, 2, width // 2), (num_q + shape.num_kv) * width
+    heads, turning = (num_rows, num_q + 2 * shape.num_kv, 2, width // 2), num_q + shape.num_kv
     for index, ((qkv_site, out, gate_up, down), place) in enumerate(zip(layers, places, strict=True)):
         key_slot, value_slot, keys_NDS, values_NSD = place
-        qkv = product(normed(x_BD, shape.eps), qkv_site)
-        unturned = qkv[:, :turning].reshape(heads)
+        qkv = product(normed(x_BD, shape.eps), qkv_site).reshape(heads)
+        unturned = qkv[:, :turning]
         turned = unturned * cos
         turned += unturned[:, :, ::-1] * sin
         key_slot[...] = turned[:, num_q:].reshape(-1, width)

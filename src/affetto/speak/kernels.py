@@ -287,7 +287,7 @@ def project(
     num_in, num_out = w_IO.shape
     num_out //= 1 + is_gated
     y_1O = torch.empty(1, num_out, dtype=dtype or x_1I.dtype, device=x_1I.device)
-    block_o, block_i, warps = _tile(num_in, num_out, is_gated)
+    block_o, block_i, warps = _tile(num_in, num_out)
     rank = 0 if low is None else low.shape[1]
     _project[(triton.cdiv(num_out, block_o),)](
         x_1I, row, norm_I, w_IO, low, site.b_GRO, added_1O, y_1O, eps, w_IO.stride(1), w_IO.stride(0), rank,
@@ -297,14 +297,14 @@ def project(
     return y_1O
 
 
-def _tile(num_in: int, num_out: int, is_gated: bool) -> tuple[int, int, int]:
+def _tile(num_in: int, num_out: int) -> tuple[int, int, int]:
     """Outputs and inputs of a program at a time, and its warps.
 
-    Many programs of few outputs and whole rows: of 267 tiles tried on an H100 with CSM-1B's shapes these are within 3 %
-    of the best of each shape (docs/performance.md).
+    Many programs of few outputs and whole rows: of 267 tiles tried on an H100 with CSM-1B's shapes these are within a
+    few percent of the best of each shape (docs/performance.md).
     """
     block_i = min(triton.next_power_of_2(num_in), 2048)
-    block_o = 1 if is_gated or num_out < 256 else 2
+    block_o = 1 if num_out < 256 else 2
     return block_o, block_i, 8 if num_in > block_i else 4
 
 

@@ -17,7 +17,7 @@ from affetto.adapters.checkpoints import load_adapter
 from affetto.audio.sound import read_sound, write_sound
 from affetto.codes.codec import load_codec
 from affetto.errors import AdapterError, ConfigError, DataError
-from affetto.model.base import Base, load_base
+from affetto.model.base import MINIATURE, Base, load_base
 from affetto.model.batch import Turn
 from affetto.model.csm import CsmNetwork
 from affetto.model.light import load_for_speaking
@@ -192,7 +192,7 @@ class Voice:
     @cached_property
     def codec(self) -> Codec:
         """The base's codec, loaded when first needed."""
-        return load_codec(self.base.folder)
+        return load_codec(self.base.folder, use_gpu=self.base.device.type == "cuda")
 
 
 def speak_to_file(
@@ -207,12 +207,22 @@ def speak_to_file(
     seed: int = 0,
     temperature: float = SPEAKING_TEMPERATURE,
     after: Sequence[tuple[Path, int]] = (),
+    device: str | None = None,
 ) -> None:
     """`affetto speak`: load what the blend needs from `models/<emotion>/best`, speak, write `out`.
 
-    `after` are earlier turns, (sound file with its words in a .txt beside it, speaker), oldest first.
+    `after` are earlier turns, (sound file with its words in a .txt beside it, speaker), oldest first. `device` is cpu
+    or cuda; None is the GPU where there is one, but for the miniature, which a CPU has said before a GPU is ready. On
+    a GPU the base is in bfloat16.
     """
-    voice = Voice.load(base, only_speaks=True)
+    if device is None:
+        device = "cuda" if base != MINIATURE and torch.cuda.is_available() else "cpu"
+    elif device not in ("cpu", "cuda"):
+        raise ConfigError(f"--device {device}: it is cpu or cuda")
+    elif device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("--device cuda: torch finds no GPU here; leave the option out, or say cpu")
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    voice = Voice.load(base, device=device, dtype=dtype, only_speaks=True)
     for name in blend:
         folder = models / name / "best"
         if not folder.is_dir():
