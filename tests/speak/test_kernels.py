@@ -18,7 +18,7 @@ from affetto.speak.sampling import Sampling, dice
 from affetto.speak.weights import Shape, Site, SpeakingWeights
 
 HAS_GPU = torch.cuda.is_available()
-kernels: Any = pytest.importorskip("affetto.speak.kernels", reason="Triton isn't installed", exc_type=ImportError)
+kernels: Any = pytest.importorskip("affetto.speak.launches", reason="Triton isn't installed", exc_type=ImportError)
 pytestmark = pytest.mark.skipif(
     not HAS_GPU and os.environ.get("TRITON_INTERPRET") != "1",
     reason="there is no GPU, and TRITON_INTERPRET=1 isn't set",

@@ -60,9 +60,12 @@ class CsmNetwork(Network):
             return torch.where(batch.is_audio_BS[..., None], audio_BSD, self.embed_text(batch.text_BS))
         # The table is elsewhere (`Base.to`): each row that is read travels once.
         is_text_BS = ~batch.is_audio_BS
-        ids, places = batch.text_BS[is_text_BS].to(table.device).unique(return_inverse=True)
+        read = batch.text_BS[is_text_BS].to(table.device)
+        ids, places = torch.unique(read, return_inverse=True)
         rows_UD = moved_to(self.embed_text(ids), device)
-        return audio_BSD.masked_scatter(is_text_BS[..., None], rows_UD[moved_to(places, device)].to(audio_BSD.dtype))
+        text_ND = rows_UD[moved_to(places, device)].to(audio_BSD.dtype)
+        embeds_BSD: Tensor = audio_BSD.masked_scatter(is_text_BS[..., None], text_ND)
+        return embeds_BSD
 
     def c0_logits(self, states_ND: Tensor) -> Tensor:
         """Logits (N, V) of codebook zero, in float32: bfloat16 drowns a KL between close distributions."""
@@ -113,7 +116,7 @@ def float32_heads(hidden_MJD: Tensor, weight_JDV: Tensor) -> Tensor:
     """
     if weight_JDV.dtype == torch.float32 or weight_JDV.requires_grad:
         return torch.einsum("mjd,jdv->mjv", hidden_MJD.float(), weight_JDV.float())
-    logits: Tensor = _FrozenHeads.apply(hidden_MJD, weight_JDV)  # type: ignore[no-untyped-call]
+    logits: Tensor = _FrozenHeads.apply(hidden_MJD, weight_JDV)
     return logits
 
 

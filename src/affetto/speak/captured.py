@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from affetto.speak import frames
-from affetto.speak.kernels import attend, draw, embed, norm, project, swiglu
+from affetto.speak.launches import attend, draw, embed, norm, project, swiglu
 from affetto.speak.layers import Cache, Rotary, product
 from affetto.speak.state import SpeakingBatch
 from affetto.speak.weights import Arranged, Layer, Shape, Site, SpeakingWeights

@@ -98,18 +98,26 @@ def step(
     """`affetto.speak.layers.step`. Where the output isn't wanted, only keys and values, the last layer stops there."""
     num_rows, group, width, scale = len(x_BD), shape.group, shape.head_dim, np.float32(shape.head_dim**-0.5)
     num_q, last = shape.num_kv * group, len(layers) - 1
-    heads, turning = (num_rows, num_q + 2 * shape.num_kv, 2, width // 2), num_q + shape.num_kv
+    # With as few dimensions as may be: of a single row NumPy's time is mostly in setting up loops.
+    lead: tuple[slice, ...] = () if num_rows == 1 else (slice(None),)
+    heads = (
+        (num_q + 2 * shape.num_kv, 2, width // 2)
+        if num_rows == 1
+        else (num_rows, num_q + 2 * shape.num_kv, 2, width // 2)
+    )
+    queries, keys = (*lead, slice(num_q)), (*lead, slice(num_q, None))
+    turning, values = (*lead, slice(num_q + shape.num_kv)), (*lead, slice(num_q + shape.num_kv, None))
     for index, ((qkv_site, out, gate_up, down), place) in enumerate(zip(layers, places, strict=True)):
         key_slot, value_slot, keys_NDS, values_NSD = place
         qkv = product(normed(x_BD, shape.eps), qkv_site).reshape(heads)
-        unturned = qkv[:, :turning]
+        unturned = qkv[turning]
         turned = unturned * cos
-        turned += unturned[:, :, ::-1] * sin
-        key_slot[...] = turned[:, num_q:].reshape(-1, width)
-        value_slot[...] = qkv[:, turning:].reshape(-1, width)
+        turned += unturned[..., ::-1, :] * sin
+        key_slot[...] = turned[keys].reshape(-1, width)
+        value_slot[...] = qkv[values].reshape(-1, width)
         if index == last and not is_wanted:
             break
-        scores = np.matmul(turned[:, :num_q].reshape(-1, group, width), keys_NDS)
+        scores = np.matmul(turned[queries].reshape(-1, group, width), keys_NDS)
         scores *= scale
         if mask is not None:
             scores += mask

@@ -8,19 +8,12 @@ contiguous tensors but for weights (O, I), whose strides count.
 
 from __future__ import annotations
 
-from functools import cache
-
-import torch
 import triton
 import triton.language as tl
-from torch import Tensor
-
-from affetto.speak.layers import Rotary
-from affetto.speak.weights import Shape, Site
 
 
 @triton.jit
-def _project(
+def project_kernel(
     x, row, norm, w, low, b, added, y, eps, w_out,
     w_in, rank, IN: tl.constexpr, OUT: tl.constexpr, NORMED: tl.constexpr, GATED: tl.constexpr,
     RANK: tl.constexpr, BLOCK_O: tl.constexpr, BLOCK_I: tl.constexpr, EARLY: tl.constexpr,
@@ -103,7 +96,7 @@ def _project(
 
 
 @triton.jit
-def _attend(
+def attend_kernel(
     qkv, keys, values, y, cos, sin, slot_at, starts, slots,
     scale, NUM_KV: tl.constexpr, GROUP: tl.constexpr, HALF: tl.constexpr, BLOCK: tl.constexpr,
     PRECISION: tl.constexpr, EARLY: tl.constexpr,
@@ -172,7 +165,7 @@ def _attend(
 
 
 @triton.jit
-def _norm(x, weight, y, eps, WIDTH: tl.constexpr, BLOCK: tl.constexpr, EARLY: tl.constexpr):
+def norm_kernel(x, weight, y, eps, WIDTH: tl.constexpr, BLOCK: tl.constexpr, EARLY: tl.constexpr):
     """RMSNorm of a row."""
     if EARLY:
         tl.extra.cuda.gdc_launch_dependents()
@@ -187,7 +180,7 @@ def _norm(x, weight, y, eps, WIDTH: tl.constexpr, BLOCK: tl.constexpr, EARLY: tl
 
 
 @triton.jit
-def _swiglu(x, y, WIDTH: tl.constexpr, BLOCK: tl.constexpr, EARLY: tl.constexpr):
+def swiglu_kernel(x, y, WIDTH: tl.constexpr, BLOCK: tl.constexpr, EARLY: tl.constexpr):
     """SiLU of a row's first half times its second."""
     if EARLY:
         tl.extra.cuda.gdc_launch_dependents()
@@ -200,7 +193,9 @@ def _swiglu(x, y, WIDTH: tl.constexpr, BLOCK: tl.constexpr, EARLY: tl.constexpr)
 
 
 @triton.jit
-def _embed(codes, table, y, vocab, WIDTH: tl.constexpr, BOOKS: tl.constexpr, BLOCK: tl.constexpr, EARLY: tl.constexpr):
+def embed_kernel(
+    codes, table, y, vocab, WIDTH: tl.constexpr, BOOKS: tl.constexpr, BLOCK: tl.constexpr, EARLY: tl.constexpr
+):
     """Sum of a frame's rows of the table."""
     if EARLY:
         tl.extra.cuda.gdc_launch_dependents()
@@ -215,7 +210,7 @@ def _embed(codes, table, y, vocab, WIDTH: tl.constexpr, BOOKS: tl.constexpr, BLO
 
 
 @triton.jit
-def _draw(
+def draw_kernel(
     logits, uniform, frame_at, temperature, top_k, codes, book, frames,
     CODES: tl.constexpr, BOOKS: tl.constexpr, HAS_CUT: tl.constexpr, BLOCK: tl.constexpr,
     EARLY: tl.constexpr,
@@ -255,111 +250,3 @@ def _draw(
     drawn = tl.min(tl.where((heap > target) & (share > 0), c, BLOCK), 0)
     drawn = tl.where(drawn == BLOCK, tl.max(tl.where(share > 0, c, 0), 0), drawn)
     tl.store(codes + row * BOOKS + book, tl.where(warmth > 0, drawn, likely).to(tl.int64))
-
-
-@cache
-def _starts_early(device: torch.device) -> bool:
-    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
-
-
-def _early(x: Tensor) -> dict[str, bool]:
-    """Whether a kernel starts before the one in front of it has ended, and waits for it inside (NVIDIA's Hopper on).
-
-    What it needs of weights is on its way by then.
-    """
-    is_on = _starts_early(x.device)
-    return {"EARLY": is_on, "launch_pdl": is_on}
-
-
-def project(
-    x_1I: Tensor, site: Site, eps: float = 0.0, norm_I: Tensor | None = None, added_1O: Tensor | None = None, *,
-    is_normed: bool = False, is_gated: bool = False, row: Tensor | None = None, dtype: torch.dtype | None = None,
-) -> Tensor:  # fmt: skip
-    """A product of one row: (1, O), or (1, O / 2) where SwiGLU follows (`is_gated`).
-
-    The row is `x`, or x[row] for a `row` on the device; normed before, with `norm_I` or with a weight of ones, where
-    `is_normed`. `added` comes last.
-    """
-    # Adapters of full rank are a matrix of their own for each chunk, and a single row is one chunk.
-    w_IO, low = site.w if site.w.dim() == 2 else site.w[0], None
-    if site.a_GIR is not None:
-        low = project(x_1I, Site(site.a_GIR[0]), eps, norm_I, is_normed=is_normed, row=row, dtype=torch.float32)
-    num_in, num_out = w_IO.shape
-    num_out //= 1 + is_gated
-    y_1O = torch.empty(1, num_out, dtype=dtype or x_1I.dtype, device=x_1I.device)
-    block_o, block_i, warps = _tile(num_in, num_out)
-    rank = 0 if low is None else low.shape[1]
-    _project[(triton.cdiv(num_out, block_o),)](
-        x_1I, row, norm_I, w_IO, low, site.b_GRO, added_1O, y_1O, eps, w_IO.stride(1), w_IO.stride(0), rank,
-        IN=num_in, OUT=num_out, NORMED=is_normed, GATED=is_gated, RANK=triton.next_power_of_2(max(rank, 1)),
-        BLOCK_O=block_o, BLOCK_I=block_i, num_warps=warps, **_early(x_1I),
-    )  # fmt: skip
-    return y_1O
-
-
-def _tile(num_in: int, num_out: int) -> tuple[int, int, int]:
-    """Outputs and inputs of a program at a time, and its warps.
-
-    Many programs of few outputs and whole rows: of 267 tiles tried on an H100 with CSM-1B's shapes these are within a
-    few percent of the best of each shape (docs/performance.md).
-    """
-    block_i = min(triton.next_power_of_2(num_in), 2048)
-    block_o = 1 if num_out < 256 else 2
-    return block_o, block_i, 8 if num_in > block_i else 4
-
-
-def attend(
-    qkv_BX: Tensor, keys_NDS: Tensor, values_NSD: Tensor, shape: Shape, rotary: Rotary, slot: Tensor, starts_B: Tensor
-) -> Tensor:
-    """Attention of one position (B, query heads * Dh), which is put into the cache's `slot` (1,), on the way."""
-    num_heads, width, num_slots = keys_NDS.shape
-    y_BX = torch.empty(len(qkv_BX), shape.num_kv * shape.group * width, dtype=qkv_BX.dtype, device=qkv_BX.device)
-    _attend[(num_heads,)](
-        qkv_BX, keys_NDS, values_NSD, y_BX, rotary.cos_S2H, rotary.sin_S2H, slot, starts_B, num_slots, width**-0.5,
-        NUM_KV=shape.num_kv, GROUP=shape.group, HALF=width // 2,
-        BLOCK=min(64, max(16, triton.next_power_of_2(num_slots))),
-        PRECISION="ieee" if qkv_BX.dtype == torch.float32 else "tf32", num_warps=4, **_early(qkv_BX),
-    )  # fmt: skip
-    return y_BX
-
-
-def norm(x_BD: Tensor, eps: float, weight_D: Tensor | None, dtype: torch.dtype | None = None) -> Tensor:
-    """RMSNorm (B, D)."""
-    y_BD = torch.empty_like(x_BD, dtype=dtype or x_BD.dtype)
-    width = x_BD.shape[1]
-    _norm[(len(x_BD),)](
-        x_BD, weight_D, y_BD, eps, WIDTH=width, BLOCK=triton.next_power_of_2(width), num_warps=4, **_early(x_BD)
-    )
-    return y_BD
-
-
-def swiglu(x_BF: Tensor) -> Tensor:
-    """SiLU of the first half of the outputs times the second (B, F / 2)."""
-    num_rows, width = x_BF.shape[0], x_BF.shape[1] // 2
-    y_BF = x_BF.new_empty(num_rows, width)
-    _swiglu[num_rows, triton.cdiv(width, 1024)](x_BF, y_BF, WIDTH=width, BLOCK=1024, num_warps=4, **_early(x_BF))
-    return y_BF
-
-
-def embed(codes_BK: Tensor, table_VD: Tensor, vocab_size: int) -> Tensor:
-    """Sum (B, D) over a frame's codebooks, each with `vocab_size` rows of the table."""
-    (num_rows, num_books), width = codes_BK.shape, table_VD.shape[1]
-    y_BD = table_VD.new_empty(num_rows, width)
-    grid = num_rows, triton.cdiv(width, 256)
-    _embed[grid](
-        codes_BK, table_VD, y_BD, vocab_size, WIDTH=width, BOOKS=num_books, BLOCK=256, num_warps=2, **_early(codes_BK)
-    )
-    return y_BD
-
-
-def draw(
-    logits_BC: Tensor, codes_BK: Tensor, book: int, uniform_BTK: Tensor, frame: Tensor, temperature_B: Tensor,
-    top_k_B: Tensor | None,
-) -> None:  # fmt: skip
-    """Write codebook `book`'s code of every row, by its number of frame `frame` (1,), as `Sampling.pick` would."""
-    num_rows, num_codes = logits_BC.shape
-    _draw[(num_rows,)](
-        logits_BC, uniform_BTK, frame, temperature_B, top_k_B, codes_BK, book, uniform_BTK.shape[1], CODES=num_codes,
-        BOOKS=codes_BK.shape[1], HAS_CUT=top_k_B is not None, BLOCK=triton.next_power_of_2(num_codes), num_warps=8,
-        **_early(logits_BC),
-    )  # fmt: skip
