@@ -116,7 +116,7 @@ def float32_heads(hidden_MJD: Tensor, weight_JDV: Tensor) -> Tensor:
     """
     if weight_JDV.dtype == torch.float32 or weight_JDV.requires_grad:
         return torch.einsum("mjd,jdv->mjv", hidden_MJD.float(), weight_JDV.float())
-    logits: Tensor = _FrozenHeads.apply(hidden_MJD, weight_JDV)
+    logits: Tensor = _FrozenHeads.apply(hidden_MJD, weight_JDV)  # type: ignore[no-untyped-call]
     return logits
 
 
