@@ -288,3 +288,44 @@ def test_what_the_engine_cannot_do_is_refused(tiny_base: Base) -> None:
     layer.down_proj = torch.nn.Linear(layer.down_proj.in_features, layer.down_proj.out_features)
     with pytest.raises(BaseModelError, match="biases"):
         SpeakingWeights(tiny_base.network)
+
+
+def test_weights_shared_with_the_base_are_there_once(tiny_base: Base) -> None:
+    """As on a GPU: the same speech, the same parameters, no second copy, and a base that can still be trained."""
+    requests = _requests(tiny_base)
+    before = {name: weight.clone() for name, weight in tiny_base.model.named_parameters()}
+    plain = _say(tiny_base, requests)
+    gates = [(0.8, 0.0, 0.0)] * len(requests)
+
+    def said(gated: Sequence[Request]) -> list[Codes]:
+        engine = Engine(SpeakingWeights(tiny_base.network, is_shared=True), "torch")
+        return _rest(engine, engine.join(gated))
+
+    assert said(requests) == plain
+    assert all(torch.equal(weight, before[name]) for name, weight in tiny_base.model.named_parameters())
+    attention = tiny_base.model.backbone_model.layers[0].self_attn
+    whole = SpeakingWeights(tiny_base.network, is_shared=True).arranged([()]).backbone[0].qkv.w
+    assert whole.untyped_storage().data_ptr() == attention.v_proj.weight.untyped_storage().data_ptr()
+    place = attention.q_proj.weight.data_ptr()
+    _bank(tiny_base)
+    gated = [replace(request, gate=gate) for request, gate in zip(requests, gates, strict=True)]
+    assert said(gated) == _plainly(tiny_base, gated)
+    assert attention.q_proj.layer.weight.data_ptr() == place, "what lies side by side stays there"
+    attention.q_proj.layer.weight.requires_grad_()
+    states = tiny_base.network.backbone(inputs_embeds=torch.randn(1, 3, attention.q_proj.layer.in_features))
+    states.last_hidden_state.sum().backward()
+    assert attention.q_proj.layer.weight.grad is not None
+
+
+def test_an_engine_that_is_done_keeps_nothing(tiny_base: Base) -> None:
+    engine = Engine(weights_of(tiny_base.network))
+    engine.join(_requests(tiny_base, max_frames=2))
+    while engine.num_speaking:
+        engine.step()
+    assert engine.step() == []
+    engine.join(_requests(tiny_base))
+    engine.step()
+    engine.close()
+    assert engine.num_speaking == 0
+    numbers = engine.join(_requests(tiny_base))
+    assert _rest(engine, numbers) == _say(tiny_base, _requests(tiny_base))

@@ -2,12 +2,11 @@
 
 transformers composes them of some thirty kernels a layer, each of which reads and writes all activations; beside the
 products they take as long again (docs/performance.md). Here sums are in float32 and results are rounded once. On other
-devices, and where Triton isn't installed, transformers' own steps run.
+devices, and where Triton doesn't run, transformers' own steps do.
 """
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers.models.csm import modeling_csm
 
-_HAS_TRITON = find_spec("triton") is not None
+from affetto.model.triton_runs import triton_runs
 
 
 def fuse(model: Any) -> None:
@@ -67,7 +66,7 @@ def turned_pair(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: i
 
 
 def _runs(x: Tensor) -> bool:
-    return _HAS_TRITON and x.device.type == "cuda"
+    return x.device.type == "cuda" and triton_runs()
 
 
 class _SwiGlu(torch.autograd.Function):

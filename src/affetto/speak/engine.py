@@ -8,7 +8,6 @@ quarter of the batch has; then, as when rows join, everything that lives is move
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.util import find_spec
 from itertools import count
 from typing import TYPE_CHECKING, Literal
 
@@ -17,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from affetto.model.triton_runs import triton_runs
 from affetto.speak.frames import Frames, TorchFrames
 from affetto.speak.host import HostFrames
 from affetto.speak.layers import Cache, Rotary, normed, spread
@@ -221,7 +221,7 @@ def _fastest(weights: SpeakingWeights) -> Arithmetic:
         return "numpy" if weights.dtype == torch.float32 else "torch"
     widths = {weights.backbone_shape.head_dim, weights.depth_shape.head_dim}
     suits = all(width >= 32 and width & (width - 1) == 0 for width in widths)
-    return "triton" if weights.device.type == "cuda" and suits and find_spec("triton") else "torch"
+    return "triton" if weights.device.type == "cuda" and suits and triton_runs() else "torch"
 
 
 def _copy_rows(
