@@ -15,7 +15,6 @@ import argparse
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -152,9 +151,8 @@ def _held_out(config: Config, prepared: Prepared, adapter: Path | None) -> dict[
 
     emotional = rows(EMOTION, EMOTIONAL_CLIPS, template=config.prompt_template)
     if adapter is None:
-        # There is no adapter yet that could be gated.
-        plain = [replace(row, gate=()) for row in emotional]
-        return {"emotion_nll": Validation(base, plain, [])(0.0)["emotion_nll"]}
+        bank.add(EMOTION, 1, 1.0, 0)
+        return {"emotion_nll": Validation(base, emotional, [])(0.0)["emotion_nll"]}
     insert_adapter(bank, EMOTION, read_adapter(adapter), base.hash)
     retention = measure_retention(base, rows(None, GENERAL_CLIPS), (1.0,)).document()
     return {
