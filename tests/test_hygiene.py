@@ -204,3 +204,15 @@ def test_no_file_names_a_place_on_somebodys_machine() -> None:
     )
     found = {relative(path): match.group() for path in files if (match := places.search(path.read_bytes()))}
     assert not found
+
+
+def test_results_name_commands_that_anyone_can_run() -> None:
+    """No absolute paths: a folder of one's own has another name anywhere else."""
+    results = sorted((ROOT / "benchmarks" / "results").rglob("*.json"))
+    commands = [
+        (path.name, command)
+        for path in results
+        for command in re.findall(r'"command": "((?:[^"\\]|\\.)*)"', path.read_text(encoding="utf-8"))
+    ]
+    assert len(commands) > len(results)
+    assert not [(name, command) for name, command in commands if re.search(r"(?:^|[\s='])/", command)]

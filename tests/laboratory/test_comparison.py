@@ -84,6 +84,7 @@ def test_intervals_are_students() -> None:
     found = interval(values)
     assert (found.low, found.high) == pytest.approx(expected)
     assert interval([0.3]).low is None
+    assert interval([0.3, 0.4]).low is None, "two runs tell nothing of their spread"
 
 
 def test_what_was_not_heard_is_not_averaged() -> None:

@@ -26,7 +26,10 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over runs with its 95 % interval (Student's t); None with fewer than two runs."""
+    """A mean over runs with its 95 % interval (Student's t); None with fewer than three runs.
+
+    Of two it would be thirteen standard errors to either side.
+    """
 
     mean: float
     low: float | None
@@ -128,7 +131,7 @@ def _heard(rows: Sequence[Row]) -> dict[str, float | None]:
 def interval(values: Sequence[float]) -> Interval:
     """Mean of one value per run, and its 95 % t-interval."""
     mean = float(np.mean(values))
-    if len(values) < 2:
+    if len(values) < 3:
         return Interval(mean, None, None)
     half = float(stdtrit(len(values) - 1, 0.975)) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
     return Interval(mean, mean - half, mean + half)
