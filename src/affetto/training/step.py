@@ -194,9 +194,7 @@ def accumulate_together(network: Any, shares: Sequence[Share], accelerator: Any)
     (`finish_gradients` adds them up), the penalty's included. `ewc` is told unweighted.
     """
     counts = [_total_counts(share.micro_batches, network.num_codebooks, accelerator) for share in shares]
-    sums: list[dict[str, Tensor]] = [
-        {name: torch.zeros((), dtype=torch.float64) for name, count in mine.items() if count} for mine in counts
-    ]
+    sums: list[dict[str, list[Tensor]]] = [{name: [] for name, count in mine.items() if count} for mine in counts]
     failure = ""
     for group in zip_longest(*(share.micro_batches for share in shares)):
         present = [(place, made.to(accelerator.device)) for place, made in enumerate(group) if made is not None]
@@ -217,7 +215,7 @@ def accumulate_together(network: Any, shares: Sequence[Share], accelerator: Any)
         accelerator.backward(loss)
         for place, mine in terms.items():
             for name in sums[place].keys() & mine.keys():
-                sums[place][name] = sums[place][name].to(loss.device) + mine[name].total.detach()
+                sums[place][name].append(mine[name].total.detach())
     # All processes stop together: one that raised alone would leave the others waiting for its sums.
     if _summed({"failures": float(bool(failure))}, accelerator)["failures"]:
         raise NonFiniteLossError(failure or f"another process met a loss that is not finite. {_REMEDY}")
@@ -227,7 +225,7 @@ def accumulate_together(network: Any, shares: Sequence[Share], accelerator: Any)
 
 
 def _step_values(
-    share: Share, counts: Mapping[str, float], sums: Mapping[str, Tensor], accelerator: Any
+    share: Share, counts: Mapping[str, float], sums: Mapping[str, Sequence[Tensor]], accelerator: Any
 ) -> dict[str, float]:
     """One adapter's terms; its penalty's backward, too."""
     penalty = None
@@ -237,8 +235,13 @@ def _step_values(
             raise NonFiniteLossError(f"the EWC penalty is {penalty.item()} {_on_clips(share.micro_batches)}. {_REMEDY}")
         accelerator.backward(share.weights.ewc / accelerator.num_processes * penalty)
     # Read at last and all at once: a GPU would stand still while it waits for what comes after.
-    told = torch.stack(list(sums.values())).tolist() if sums else []
-    summed = _summed(dict(zip(sums, told, strict=True)), accelerator)
+    parts = [(name, total) for name, totals in sums.items() for total in totals]
+    told = torch.stack([total for _, total in parts]).tolist() if parts else []
+    # A term that only other processes have is zero here.
+    mine = dict.fromkeys(sums, 0.0)
+    for (name, _), value in zip(parts, told, strict=True):
+        mine[name] += value
+    summed = _summed(mine, accelerator)
     values = {name: total / counts[name] for name, total in summed.items()}
     if penalty is not None:
         values["ewc"] = penalty.item()
