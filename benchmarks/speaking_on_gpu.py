@@ -20,18 +20,16 @@ from typing import Any
 import numpy as np
 import torch
 from facts import run_facts
+from six_emotions import six_gates
 
-from affetto.adapters.bank import AdapterBank
 from affetto.codes.codec import load_codec
 from affetto.files import read_json, write_json
 from affetto.model.base import Base, load_base
 from affetto.speak.engine import Arithmetic, Engine
 from affetto.speak.generation import Request, weights_of
-from affetto.types import EMOTIONS
 
 RESULT = Path(__file__).parent / "results" / "speaking_on_gpu.json"
 TEXT = "the children carried seven green baskets from the river to the market"
-RANK = 16
 
 
 def main() -> None:
@@ -66,7 +64,7 @@ def main() -> None:
     told("memory_gib_base", round(torch.cuda.max_memory_allocated() / 2**30, 2))
     told("transformers", _transformers(base, 6))
     told("first_sound", _first_sound(base))
-    gates = _adapters(base)
+    gates = six_gates(base)
     spent = _frame_ms(base, [replace(_request(base, options.frames, 0), gate=gates[0])], options.frames)
     told("batch_1_adapter", {"ms_per_frame": round(spent, 3), "real_time_factor": round(spent / budget_ms, 4)})
     told("emotions", _emotions(base, gates, 60, 24))
@@ -174,18 +172,6 @@ def _first_sound(base: Base, rounds: int = 5, num_frames: int = 50) -> dict[str,
         "of_that_sound_ms": round(median(sound_ms), 2),
         "real_time_factor": round(median(settled) * base.frame_rate / 1e3, 4),
     }  # fmt: skip
-
-
-def _adapters(base: Base) -> list[tuple[float, ...]]:
-    """Gates of six random adapters of rank 16 on every layer that training would adapt."""
-    bank = AdapterBank(base.model, base.network.gates)
-    for seed, name in enumerate(EMOTIONS):
-        bank.add(name, RANK, 2.0 * RANK, seed)
-        for _, _, b_OR, _ in bank.factors(name):
-            assert b_OR is not None
-            with torch.no_grad():
-                b_OR.normal_(std=1e-3)
-    return [tuple(bank.gate({name: 1.0}).tolist()) for name in EMOTIONS]
 
 
 def _emotions(base: Base, gates: list[tuple[float, ...]], num_rows: int, num_frames: int) -> dict[str, float]:

@@ -23,19 +23,17 @@ from typing import Any
 
 import torch
 from facts import run_facts
+from six_emotions import RANK, six_gates
 
-from affetto.adapters.bank import AdapterBank
 from affetto.files import write_json
 from affetto.model.base import Base, load_base
 from affetto.speak.engine import Engine
 from affetto.speak.generation import Request, generate, weights_of
-from affetto.types import EMOTIONS
 
 RESULT = Path(__file__).parent / "results" / "speaking_speed.json"
 TEXT = "the children carried seven green baskets from the river to the market before the rain began"
 NUM_FRAMES = 30
 NUM_MIXED = 18
-RANK = 16
 
 
 def main() -> None:
@@ -95,15 +93,8 @@ def _by_torch(base: Base, requests: list[Request]) -> int:
 
 
 def _emotions(base: Base, rounds: int) -> dict[str, float]:
-    """Random adapters of rank 16 on every layer that training would adapt; small, so that speech goes on."""
-    bank = AdapterBank(base.model, base.network.gates)
-    for seed, name in enumerate(EMOTIONS):
-        bank.add(name, RANK, 2.0 * RANK, seed)
-        for _, _, b_OR, _ in bank.factors(name):
-            assert b_OR is not None
-            with torch.no_grad():
-                b_OR.normal_(std=1e-3, generator=torch.Generator().manual_seed(seed))
-    gates = [tuple(bank.gate({name: 1.0}).tolist()) for name in EMOTIONS]
+    """All six in one batch, against one emotion and one after another."""
+    gates = six_gates(base)
     plain = _requests(base, NUM_MIXED)
     one = [replace(request, gate=gates[0]) for request in plain]
     # Two strengths of one emotion can't be merged: what rows of one emotion cost on the road that mixed ones take.
