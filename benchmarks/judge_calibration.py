@@ -17,7 +17,8 @@ from facts import run_facts
 from rich.console import Console
 
 from affetto.commands.options import pairs_of
-from affetto.evaluate.judge_calibration import calibrate_judges, calibration_table, said
+from affetto.evaluate.judge_calibration import calibrate_judges
+from affetto.evaluate.judge_calibration_table import calibration_table, said
 from affetto.files import write_json
 from affetto.judges.choice import all_judges
 

@@ -73,8 +73,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--batch", action="store_true", help="DIR is a folder: score every sound file directly in it")
     parser.add_argument(
         "--judge", action="append", default=[], type=_judge, metavar="KIND=NAME",
-        help="emotion=, words= a Hugging Face id (id@revision pins it) or a local folder; quality=dnsmos; "
-        "voice=, dimensions=, embedding= judge only where named (docs/evaluation.md); NAME none switches a judge off; "
+        help="emotion=, words=, voice= a Hugging Face id (id@revision pins it) or a local folder; quality=dnsmos; "
+        "dimensions=, embedding= judge only where named (docs/evaluation.md); NAME none switches a judge off; "
         "may be given several times",
     )  # fmt: skip
     parser.add_argument(

@@ -310,7 +310,7 @@ def test_a_folder_has_no_recordings_to_be_like(folder: Path, tmp_path: Path) -> 
 
 def test_a_run_of_an_affetto_that_knew_fewer_kinds_of_judges_takes_a_folder_in(folder: Path, tmp_path: Path) -> None:
     output = tmp_path / "run.json"
-    off = {"emotion": "none", "words": "none", "quality": "none"}
+    off = {"emotion": "none", "words": "none", "quality": "none", "voice": "none"}
     run = result() | {"judges": {"emotion": None, "words": None, "quality": None}}
     write_json(output, run)
     results = evaluate_folder(folder, "happy", output, judges=off)

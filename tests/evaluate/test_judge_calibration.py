@@ -13,13 +13,14 @@ from affetto.audio.manifest import write_manifest
 from affetto.audio.sound import write_sound
 from affetto.cli import app
 from affetto.errors import DataError
-from affetto.evaluate.judge_calibration import SCHEMA, calibrate_judges, calibration_table, said, verdict
+from affetto.evaluate.judge_calibration import SCHEMA, calibrate_judges, verdict
+from affetto.evaluate.judge_calibration_table import calibration_table, said
 from affetto.files import read_json
 from affetto.judges import choice as judge_module
 from affetto.judges.choice import Judges, KnownJudge
 from affetto.metrics.statistics import Estimate, share
 from affetto.types import Clip
-from evaluate_fakes import RATE, LevelDimensions, LevelQuality, PitchJudge, PitchWords, voice
+from evaluate_fakes import RATE, LevelDimensions, LevelQuality, PitchJudge, PitchVoice, PitchWords, voice
 
 SPEAKERS = ("ann", "bob", "cy")
 
@@ -84,6 +85,49 @@ def test_words_are_scored_per_corpus(document: dict[str, Any]) -> None:
     assert metric["value"] == pytest.approx(sum(row["values"]["word_edits"] for row in wrong) / 60)
     assert 0 < metric["value"] < 2
     assert metric["low"] is not None
+
+
+def test_speakers_are_named_by_their_other_texts(tmp_path: Path) -> None:
+    """Three voices half an octave apart, but one clip of a speaker in another's pitch."""
+    hz, clips = {"ann": 100.0, "bob": 141.0, "cy": 200.0}, []
+    for speaker, pitch in hz.items():
+        for index in range(6):
+            path = tmp_path / f"{speaker}{index}.wav"
+            write_sound(path, voice(200.0 if (speaker, index) == ("ann", 3) else pitch + index, 0.6), RATE)
+            clips.append(Clip(path.stem, path, f"text {index}", None, speaker, "made-up"))
+    write_manifest(tmp_path / "manifest.jsonl", clips)
+    document = calibrate_judges(tmp_path, Judges(voice=PitchVoice()))
+    found = document["voice"]["made-up"]
+    assert (found["num_speakers"], found["chance"], found["told"]) == (3, 1 / 3, "yes")
+    assert (found["named"]["value"], found["named"]["n"]) == (17 / 18, 18)
+    assert found["own"]["value"] > found["others"]["value"] + 0.3
+    assert 0 < found["equal_error_rate"]["value"] < 0.25
+    assert found["equal_error_rate"]["low"] is None
+    out = io.StringIO()
+    Console(file=out, width=160).print(calibration_table(document))
+    assert "made-up named" in out.getvalue()
+    assert "can't tell" not in " ".join(said(document))
+
+
+def test_voices_that_are_one_cannot_be_told_apart(tmp_path: Path) -> None:
+    clips = []
+    for index in range(12):
+        write_sound(tmp_path / f"{index}.wav", voice(120.0 + index // 3, 0.6), RATE)
+        clips.append(Clip(str(index), tmp_path / f"{index}.wav", f"text {index // 3}", None, SPEAKERS[index % 3], "m"))
+    write_manifest(tmp_path / "manifest.jsonl", clips)
+    document = calibrate_judges(tmp_path, Judges(voice=PitchVoice()))
+    assert document["voice"]["m"]["told"] == "no"
+    assert "can't tell the speakers of m apart" in " ".join(said(document))
+
+
+def test_one_speaker_gives_no_voices_and_says_why(tmp_path: Path) -> None:
+    for index in range(3):
+        write_sound(tmp_path / f"{index}.wav", voice(120.0 + index, 0.6), RATE)
+    clips = [Clip(str(index), tmp_path / f"{index}.wav", f"t{index}", None, "ann", "m") for index in range(3)]
+    write_manifest(tmp_path / "manifest.jsonl", clips)
+    found = calibrate_judges(tmp_path, Judges(voice=PitchVoice()))["voice"]["m"]
+    assert found["named"]["value"] is None
+    assert "fewer than two speakers" in found["named"]["reason"]
 
 
 def test_dimensions_are_held_against_the_speakers_own_neutral(document: dict[str, Any]) -> None:

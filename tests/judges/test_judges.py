@@ -128,7 +128,8 @@ def test_missing_default_judges_are_missing_with_a_reason() -> None:
     with pytest.raises(MissingDependencyError, match="--judge words="):
         judges.default_judge("words")
     chosen = judges.choose_judges({"quality": "none"}, "happy")
-    assert (chosen.emotion, chosen.words, chosen.quality) == (None, None, None)
+    assert (chosen.emotion, chosen.words, chosen.quality, chosen.voice) == (None, None, None, None)
+    assert "wavlm-base-plus-sv" in chosen.reason("voice")
     assert "miniature" in chosen.reason("emotion")
     assert "switched off" in chosen.reason("quality")
 

@@ -141,8 +141,7 @@ def test_what_has_no_dimensions_is_refused(tmp_path: Path) -> None:
 def test_no_such_judge_comes_with_affetto_and_the_reason_names_one() -> None:
     off = {"emotion": "none", "words": "none", "quality": "none"}
     chosen = judges.choose_judges(off, "happy")
-    assert (chosen.voice, chosen.dimensions) == (None, None)
-    assert "wavlm-base-plus-sv" in chosen.reason("voice")
+    assert chosen.dimensions is None
     assert "non-commercial" in chosen.reason("dimensions")
 
 

@@ -13,7 +13,8 @@ def calibrate_on(source: Path, judge: list[str] | None, output: Path | None) -> 
     """Print the table and what follows from it, and write `judge_calibration.json` into the output folder."""
     from rich.console import Console
 
-    from affetto.evaluate.judge_calibration import calibrate_judges, calibration_table, said
+    from affetto.evaluate.judge_calibration import calibrate_judges
+    from affetto.evaluate.judge_calibration_table import calibration_table, said
     from affetto.judges.choice import all_judges
 
     path = (output or Path()) / "judge_calibration.json"

@@ -8,12 +8,10 @@ never mapped. Word error rates are per corpus, bootstrapped over speakers where 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
-
-from rich.table import Table
 
 from affetto.audio.corpora import load_clips
 from affetto.audio.sound import read_clip
@@ -22,9 +20,12 @@ from affetto.evaluate.expectations import against_neutral
 from affetto.evaluate.judge_facts import judge_facts
 from affetto.evaluate.results import FileRow, to_metric
 from affetto.evaluate.scoring import Item, score_files
+from affetto.evaluate.similarity import Embedded, embed_files
 from affetto.evaluate.summary import summarise
+from affetto.evaluate.voice_calibration import tell_voices
 from affetto.files import write_json
 from affetto.judges.choice import Judges
+from affetto.judges.kinds import VoiceJudge
 from affetto.metrics import statistics
 from affetto.progress import progress
 from affetto.provenance import versions
@@ -61,6 +62,7 @@ def calibrate_judges(
         "emotion": _emotion(chosen, rows, judges),
         "words": _words(chosen, rows) if judges.words else None,
         "quality": _quality(chosen, rows, judges) if judges.quality else None,
+        "voice": _voices(chosen, rows, judges.voice) if judges.voice else None,
         "dimensions": _dimensions(chosen, rows) if judges.dimensions else None,
         "files": [
             {**row, "corpus": clip.corpus, "emotion": clip.emotion} for clip, row in zip(chosen, rows, strict=True)
@@ -85,68 +87,6 @@ def verdict(
     if false_alarms is not None and (recall.low <= false_alarms or false_alarms > MOST_FALSE_ALARMS):
         return "no", f"it says so of {false_alarms:.0%} of the others as well"
     return "yes", None
-
-
-def calibration_table(document: Mapping[str, Any]) -> Table:
-    """Every judge's numbers on real recordings, a row per class or corpus."""
-    table = Table(title=f"judges on {document['num_clips']} real recordings", title_justify="left")
-    for name in ("judge", "hears", "value", "95 % interval", "n", "can it?"):
-        table.add_column(name, justify="left" if name in ("judge", "hears", "can it?") else "right")
-    emotion = document["emotion"]
-    for label, found in emotion["classes"].items() if emotion else ():
-        alarms = "" if found["false_alarms"] is None else f", others {found['false_alarms']:.0%}"
-        answer = found["heard"] or "–"
-        why = f": {found['reason']}" if found["reason"] else ""
-        _add(table, "emotion", label, found["recall"], f"{answer}{why if answer != 'yes' else ''}", alarms)
-    for label, count in emotion["lacking"].items() if emotion else ():
-        table.add_row("emotion", label, "–", "", str(count), "no: the judge has no such class")
-    for kind in ("words", "quality"):
-        for corpus, metrics in (document[kind] or {}).items():
-            for name, metric in metrics.items():
-                _add(table, kind, f"{corpus} {name}", metric, "")
-    for label, metrics in (document["dimensions"] or {}).items():
-        for name, metric in metrics.items():
-            told = metric.get("holds") or "–"
-            moved = {**metric, "value": metric["difference"], "unit": ""}
-            _add(table, "dimensions", f"{label} − neutral: {name}", moved, f"expected {metric['expected']}: {told}")
-    return table
-
-
-def said(document: Mapping[str, Any]) -> list[str]:
-    """What follows from the numbers, in sentences."""
-    lines = []
-    for kind, judge in document["judges"].items():
-        if judge is not None:
-            lines.append(f"{kind}: {judge['id']} ({judge['tier']}; licence {judge['licence'] or 'unknown'})")
-            lines += [f"  note: {judge['note']}"] if judge.get("note") else []
-            corpora = {file["corpus"] for file in document["files"]}
-            if flattered := [name for name in judge.get("heard", ()) if name.lower() in corpora]:
-                lines.append(f"  it was trained on {', '.join(flattered)}: these numbers flatter it")
-    emotion = document["emotion"]
-    if emotion:
-        deaf = [label for label, found in emotion["classes"].items() if found["heard"] == "no"]
-        if deaf:
-            lines.append(
-                f"This emotion judge can't hear {', '.join(deaf)} in these recordings: don't let it score speech like "
-                "theirs. Name another with --judge emotion=ID_OR_FOLDER."
-            )
-    for corpus, metrics in (document["words"] or {}).items():
-        if metrics["wer"]["value"] is not None and metrics["wer"]["value"] > 0.5:
-            lines.append(
-                f"This word judge gets most words of {corpus} wrong: don't let it score speech like that. Name another "
-                "with --judge words=ID_OR_FOLDER."
-            )
-    return lines
-
-
-def _add(table: Table, judge: str, what: str, metric: Mapping[str, Any], answer: str, alarms: str = "") -> None:
-    is_share = metric.get("unit") == "share"
-
-    def write(number: float | None) -> str:
-        return "–" if number is None else f"{number:.0%}" if is_share else f"{number:.2f}"
-
-    interval = "" if metric["low"] is None else f"{write(metric['low'])} to {write(metric['high'])}"
-    table.add_row(judge, what, write(metric["value"]) + alarms, interval, str(metric["n"]), answer)
 
 
 def _spread(clips: Sequence[Clip], most: int | None) -> list[Clip]:
@@ -242,6 +182,19 @@ def _words(clips: Sequence[Clip], rows: Sequence[FileRow]) -> dict[str, Any]:
             for name, top, bottom in (("wer", "word_edits", "num_words"), ("cer", "char_edits", "num_chars"))
         }
     return found
+
+
+def _voices(clips: Sequence[Clip], rows: Sequence[FileRow], judge: VoiceJudge) -> dict[str, Any]:
+    """Who speaks, per corpus; sounds of segments are held a few at a time."""
+    found: dict[str, list[Embedded]] = {clip.corpus: [] for clip in clips}
+    with progress("Telling voices apart", len(clips)) as bar:
+        for start in range(0, len(clips), _CHUNK):
+            part = clips[start : start + _CHUNK]
+            corpus_of = {id(row): clip.corpus for clip, row in zip(part, rows[start : start + _CHUNK], strict=True)}
+            for one in embed_files([_item(clip) for clip in part], rows[start : start + _CHUNK], judge):
+                found[corpus_of[id(one.row)]].append(one)
+            bar.advance(len(part))
+    return {corpus: tell_voices(embedded) for corpus, embedded in found.items()}
 
 
 def _quality(clips: Sequence[Clip], rows: Sequence[FileRow], judges: Judges) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from affetto.judges.kinds import (
     VoiceJudge,
     WordJudge,
 )
-from affetto.judges.known import KNOWN_JUDGES, KnownJudge
+from affetto.judges.known import BUNDLED_VOICE, KNOWN_JUDGES, KnownJudge
 from affetto.judges.labels import to_affetto
 from affetto.model.packed import unpacked
 
@@ -37,8 +37,6 @@ __all__ = [
 
 OFF = "none"
 _ON_REQUEST = {
-    "voice": "no voice judge comes with affetto; name one with --judge voice=microsoft/wavlm-base-plus-sv, or a folder "
-    "with a speaker-verification model",
     "dimensions": "no dimensions judge comes with affetto; name one with --judge "
     "dimensions=audeering/wav2vec2-large-robust-12-ft-emotion-msp-dim (non-commercial), or a folder with such a model",
     "embedding": "emotion embeddings are compared only on request, because their likeness rewards mimicry (arXiv "
@@ -84,6 +82,8 @@ def load_judge(kind: Kind, id_or_path: str | Path, device: str = "cpu") -> AnyJu
         from affetto.judges.predictors import load_quality
 
         return load_quality(str(id_or_path), device)
+    if kind == "voice" and str(id_or_path) == BUNDLED_VOICE:
+        return default_judge(kind, device)
     if str(id_or_path) == "miniature":
         return _miniature(kind, device) if kind == "embedding" else default_judge(kind, device)
     return _load(kind, find_source(kind, id_or_path), device)
@@ -102,12 +102,16 @@ def default_judge(kind: Literal["dimensions"], device: str = "cpu") -> Dimension
 @overload
 def default_judge(kind: Literal["embedding"], device: str = "cpu") -> EmbeddingJudge: ...
 def default_judge(kind: Kind, device: str = "cpu") -> AnyJudge:
-    """The judge that needs no network: the miniature's for emotion and words, DNSMOS for quality.
+    """The judge that needs no network: the miniature's for emotion and words, DNSMOS for quality, GE2E for voices.
 
     Raises MissingDependencyError for the other kinds, and where it isn't installed.
     """
     if kind == "quality":
         return dnsmos()
+    if kind == "voice":
+        from affetto.judges.speaker_encoder import BundledVoiceJudge
+
+        return BundledVoiceJudge(device)
     if kind in _ON_REQUEST:
         raise MissingDependencyError(_ON_REQUEST[kind])
     return _miniature(kind, device)

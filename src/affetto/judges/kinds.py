@@ -1,8 +1,9 @@
 """What a judge is: its kinds, its tiers, the protocols that models are put behind, and the judges of one evaluation.
 
 A judge's `tier` says where it comes from, and nothing that was found offline is ever reported under a hub model's
-name: `miniature` (ships with affetto, hears the miniature's voices only), `bundled` (comes with a dependency),
-`local` (a folder on disk, named after it and its weights' hash), `hub` (a Hugging Face id, pinned to a commit).
+name: `miniature` (ships with affetto, hears the miniature's voices only), `bundled` (hears people; comes with affetto
+or a dependency), `local` (a folder on disk, named after it and its weights' hash), `hub` (a Hugging Face id, pinned to
+a commit).
 """
 
 from __future__ import annotations

@@ -42,6 +42,9 @@ class KnownJudge:
         return "-nc" in self.licence.lower()
 
 
+BUNDLED_VOICE = "ge2e"
+"""The voice judge that comes with affetto: `speaker_encoder`."""
+
 _IEMOCAP = {"neu": "neutral", "hap": "happy", "ang": "angry", "sad": "sad"}
 """Here `hap` includes excited; there is no fear and no surprise."""
 _EKMAN = {
@@ -103,6 +106,10 @@ KNOWN_JUDGES: dict[str, KnownJudge] = {
     "speechbrain/spkrec-ecapa-voxceleb": KnownJudge(
         "voice", "hub", "apache-2.0", 16_000, "5c0be3875fda05e81f3c004ed8c7c06be308de1e",
         heard=("VoxCeleb1", "VoxCeleb2"), scale="cosine, -1 to 1",
+    ),
+    BUNDLED_VOICE: KnownJudge(
+        "voice", "bundled", "apache-2.0", 16_000, None, heard=("LibriSpeech", "VoxCeleb1", "VoxCeleb2"),
+        scale="cosine, 0 to 1",
     ),
     # Quality.
     "dnsmos": KnownJudge("quality", "bundled", "MIT", 16_000, None, languages=("many",), scale="1 to 5"),

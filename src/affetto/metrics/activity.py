@@ -37,14 +37,9 @@ class Activity:
 
 def find_activity(samples: NDArray[np.floating], sample_rate: int) -> Activity | None:
     """Activity of mono samples, or None where nothing sounds."""
-    frame = max(1, round(FRAME_S * sample_rate))
-    num_frames = len(samples) // frame
-    if num_frames == 0:
-        return None
-    frames = samples[: num_frames * frame].astype(np.float64).reshape(num_frames, frame)
-    power = np.mean(frames**2, axis=1)
-    level = 10 * np.log10(np.maximum(power, 1e-20))
-    sounds = level > max(float(np.percentile(level, 95)) + RELATIVE_DB, FLOOR_DB)
+    frame = _frame(sample_rate)
+    power = _frame_power(samples, frame)
+    sounds = _sounds(power)
     if not sounds.any():
         return None
     first, last = np.flatnonzero(sounds)[[0, -1]]
@@ -57,6 +52,29 @@ def find_activity(samples: NDArray[np.floating], sample_rate: int) -> Activity |
         pause_share=float(silences_s[silences_s >= MIN_PAUSE_S - 1e-9].sum() / span_s),
         longest_silence_s=float(silences_s.max(initial=0.0)),
     )
+
+
+def sounding_frames(samples: NDArray[np.floating], sample_rate: int) -> NDArray[np.bool_]:
+    """Which whole frames (T,) of `FRAME_S` sound; a rest shorter than a frame is left out."""
+    return _sounds(_frame_power(samples, _frame(sample_rate)))
+
+
+def _frame(sample_rate: int) -> int:
+    return max(1, round(FRAME_S * sample_rate))
+
+
+def _frame_power(samples: NDArray[np.floating], frame: int) -> NDArray[np.float64]:
+    whole = samples[: len(samples) // frame * frame].astype(np.float64).reshape(-1, frame)
+    power: NDArray[np.float64] = np.mean(whole**2, axis=1)
+    return power
+
+
+def _sounds(power_T: NDArray[np.float64]) -> NDArray[np.bool_]:
+    if not len(power_T):
+        return np.zeros(0, dtype=bool)
+    level = 10 * np.log10(np.maximum(power_T, 1e-20))
+    flags: NDArray[np.bool_] = level > max(float(np.percentile(level, 95)) + RELATIVE_DB, FLOOR_DB)
+    return flags
 
 
 def _run_lengths(flags: NDArray[np.bool_]) -> NDArray[np.int64]:

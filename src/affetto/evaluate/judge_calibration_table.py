@@ -1,0 +1,87 @@
+"""What a calibration of judges is shown as: a table, and the sentences that follow from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.table import Table
+
+
+def calibration_table(document: Mapping[str, Any]) -> Table:
+    """Every judge's numbers on real recordings, a row per class or corpus."""
+    table = Table(title=f"judges on {document['num_clips']} real recordings", title_justify="left")
+    for name in ("judge", "hears", "value", "95 % interval", "n", "can it?"):
+        table.add_column(name, justify="left" if name in ("judge", "hears", "can it?") else "right")
+    emotion = document["emotion"]
+    for label, found in emotion["classes"].items() if emotion else ():
+        alarms = "" if found["false_alarms"] is None else f", others {found['false_alarms']:.0%}"
+        answer = found["heard"] or "–"
+        why = f": {found['reason']}" if found["reason"] else ""
+        _add(table, "emotion", label, found["recall"], f"{answer}{why if answer != 'yes' else ''}", alarms)
+    for label, count in emotion["lacking"].items() if emotion else ():
+        table.add_row("emotion", label, "–", "", str(count), "no: the judge has no such class")
+    for corpus, found in (document["voice"] or {}).items():
+        _add_voices(table, corpus, found)
+    for kind in ("words", "quality"):
+        for corpus, metrics in (document[kind] or {}).items():
+            for name, metric in metrics.items():
+                _add(table, kind, f"{corpus} {name}", metric, "")
+    for label, metrics in (document["dimensions"] or {}).items():
+        for name, metric in metrics.items():
+            told = metric.get("holds") or "–"
+            moved = {**metric, "value": metric["difference"], "unit": ""}
+            _add(table, "dimensions", f"{label} − neutral: {name}", moved, f"expected {metric['expected']}: {told}")
+    return table
+
+
+def said(document: Mapping[str, Any]) -> list[str]:
+    """What follows from the numbers, in sentences."""
+    lines = []
+    for kind, judge in document["judges"].items():
+        if judge is not None:
+            lines.append(f"{kind}: {judge['id']} ({judge['tier']}; licence {judge['licence'] or 'unknown'})")
+            lines += [f"  note: {judge['note']}"] if judge.get("note") else []
+            corpora = {file["corpus"] for file in document["files"]}
+            if flattered := [name for name in judge.get("heard", ()) if name.lower() in corpora]:
+                lines.append(f"  it was trained on {', '.join(flattered)}: these numbers flatter it")
+    emotion = document["emotion"]
+    if emotion:
+        deaf = [label for label, found in emotion["classes"].items() if found["heard"] == "no"]
+        if deaf:
+            lines.append(
+                f"This emotion judge can't hear {', '.join(deaf)} in these recordings: don't let it score speech like "
+                "theirs. Name another with --judge emotion=ID_OR_FOLDER."
+            )
+    for corpus, found in (document["voice"] or {}).items():
+        if found["told"] == "no":
+            lines.append(
+                f"This voice judge can't tell the speakers of {corpus} apart: don't let it score voices like theirs. "
+                "Name another with --judge voice=ID_OR_FOLDER."
+            )
+    for corpus, metrics in (document["words"] or {}).items():
+        if metrics["wer"]["value"] is not None and metrics["wer"]["value"] > 0.5:
+            lines.append(
+                f"This word judge gets most words of {corpus} wrong: don't let it score speech like that. Name another "
+                "with --judge words=ID_OR_FOLDER."
+            )
+    return lines
+
+
+def _add_voices(table: Table, corpus: str, found: Mapping[str, Any]) -> None:
+    answer = ": ".join([found["told"] or "–", *([found["reason"]] if found["reason"] else [])])
+    _add(table, "voice", f"{corpus} named", found["named"], answer)
+    if found["told"]:
+        _add(table, "voice", f"{corpus} cosine to the speaker's others", found["own"], "")
+        _add(table, "voice", f"{corpus} cosine to other speakers", found["others"], "")
+        _add(table, "voice", f"{corpus} equal error rate", found["equal_error_rate"], "")
+
+
+def _add(table: Table, judge: str, what: str, metric: Mapping[str, Any], answer: str, alarms: str = "") -> None:
+    is_share = metric.get("unit") == "share"
+
+    def write(number: float | None) -> str:
+        return "–" if number is None else f"{number:.0%}" if is_share else f"{number:.2f}"
+
+    interval = "" if metric["low"] is None else f"{write(metric['low'])} to {write(metric['high'])}"
+    table.add_row(judge, what, write(metric["value"]) + alarms, interval, str(metric["n"]), answer)

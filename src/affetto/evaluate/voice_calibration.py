@@ -1,0 +1,80 @@
+"""Can the voice judge tell these speakers apart? Each recording held against every speaker's other recordings.
+
+A recording's likeness to a speaker is the mean cosine to that speaker's recordings of other texts. It is named rightly
+where its own speaker is the likeliest. Verification's equal error rate takes the same likenesses as trials: one for
+each recording and speaker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from affetto.evaluate.results import to_metric
+from affetto.evaluate.similarity import Embedded
+from affetto.metrics import statistics
+from affetto.metrics.verification import equal_error_rate
+
+
+def tell_voices(embedded: Sequence[Embedded]) -> dict[str, Any]:
+    """One corpus' numbers: share of recordings named rightly, and cosines to their own speaker and to the others.
+
+    Recordings whose speaker isn't known are left out; with fewer than two speakers who say two texts there is nothing
+    to tell, and every number is null with that reason.
+    """
+    known = [one for one in embedded if one.row["speaker"] is not None]
+    speakers = sorted({str(one.row["speaker"]) for one in known})
+    likeness_NS = _likenesses(known, speakers)
+    own_N = np.array([speakers.index(str(one.row["speaker"])) for one in known], dtype=int)
+    rows = np.flatnonzero(np.isfinite(likeness_NS).all(axis=1)) if len(speakers) > 1 else np.empty(0, dtype=int)
+    if not len(rows):
+        reason = "fewer than two speakers say two texts, so voices can't be told apart"
+        nothing = {"value": None, "low": None, "high": None, "n": 0, "reason": reason}
+        names = {"named": "share", "own": "cosine", "others": "cosine", "equal_error_rate": "share"}
+        return {
+            "num_speakers": len(speakers), "chance": None, "told": None, "reason": reason,
+            **{name: {**nothing, "unit": unit} for name, unit in names.items()},
+        }  # fmt: skip
+    likeness_NS, own_N = likeness_NS[rows], own_N[rows]
+    is_own_NS = np.arange(len(speakers))[None] == own_N[:, None]
+    own, others = likeness_NS[is_own_NS], likeness_NS[~is_own_NS]
+    clusters = [speakers[index] for index in own_N]
+    named = statistics.share((likeness_NS.argmax(axis=1) == own_N).tolist())
+    chance = 1 / len(speakers)
+    is_told = named.low is not None and named.low > chance
+    mean_others = others.reshape(len(rows), -1).mean(axis=1)
+    return {
+        "num_speakers": len(speakers), "chance": chance, "told": "yes" if is_told else "no",
+        "reason": None if is_told else f"the interval doesn't lie above chance ({chance:.0%})",
+        "named": to_metric(named, "share"),
+        "own": to_metric(statistics.bootstrap_mean(own, clusters), "cosine"),
+        "others": to_metric(statistics.bootstrap_mean(mean_others, clusters), "cosine"),
+        "equal_error_rate": to_metric(
+            statistics.Estimate(
+                equal_error_rate(own, others), None, None, likeness_NS.size,
+                "trials share recordings, so they have no interval",
+            ),
+            "share",
+        ),
+    }  # fmt: skip
+
+
+def _likenesses(known: Sequence[Embedded], speakers: Sequence[str]) -> NDArray[np.float64]:
+    """(N, S): mean cosine of each recording to each speaker's recordings of other texts; NaN where there are none."""
+    sums: dict[tuple[str, str | None], NDArray[np.float64]] = {}
+    counts: dict[tuple[str, str | None], int] = {}
+    for one in known:
+        for key in ((str(one.row["speaker"]), None), (str(one.row["speaker"]), one.text)):
+            sums[key] = sums.get(key, np.zeros_like(one.unit_D)) + one.unit_D
+            counts[key] = counts.get(key, 0) + 1
+    found = np.full((len(known), len(speakers)), np.nan)
+    for row, one in enumerate(known):
+        for column, speaker in enumerate(speakers):
+            rest = counts[speaker, None] - counts.get((speaker, one.text), 0)
+            if rest:
+                total = sums[speaker, None] - sums.get((speaker, one.text), 0.0)
+                found[row, column] = one.unit_D @ total / rest
+    return found
