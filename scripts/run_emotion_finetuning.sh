@@ -6,7 +6,7 @@ usage() {
     cat <<'EOF'
 Usage: run_emotion_finetuning.sh [options]
 
-  --emotion NAME      train this emotion (default: all in the configuration, one by one); may be given again.
+  --emotion NAME      train this emotion (default: all in the configuration, each by itself); may be given again.
                       all: every one in one run; base: the expressive base that expressive_base builds on
   --config FILE       settings (default: configs/emotion_specific_finetuning.yaml)
   --base ID_OR_PATH   base model: miniature, a folder, or a hub id such as sesame/csm-1b
@@ -16,6 +16,7 @@ Usage: run_emotion_finetuning.sh [options]
   --judge KIND=NAME   judge of emotion, words, quality, voice, dimensions or embedding (a hub id, a folder, or none);
                       may be given again
   --gpu N             use this GPU
+  --jobs N            emotions at a time (default: as many as processors and memory allow; one on a GPU)
   --skip-datasets     do not touch or check the data again: use what was prepared before
   --skip-bad-clips    go on with the good clips where some are bad
   --resume            go on where an interrupted run stopped
@@ -39,10 +40,10 @@ options=()
 while (($#)); do
     case "$1" in
         --*=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" && continue ;;
-        --emotion | --base | --data | --general | --output | --config | --judge | --gpu) [[ -n "${2:-}" ]] || wrong "$1 needs a value" ;;
+        --emotion | --base | --data | --general | --output | --config | --judge | --gpu | --jobs) [[ -n "${2:-}" ]] || wrong "$1 needs a value" ;;
     esac
     case "$1" in
-        --emotion | --base | --data | --general | --output | --judge) options+=("$1" "$2") && shift 2 ;;
+        --emotion | --base | --data | --general | --output | --judge | --jobs) options+=("$1" "$2") && shift 2 ;;
         --config) config="$2" && shift 2 ;;
         --gpu) export CUDA_VISIBLE_DEVICES="$2" && shift 2 ;;
         --skip-datasets | --skip-bad-clips | --resume) options+=("$1") && shift ;;

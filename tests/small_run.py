@@ -11,9 +11,10 @@ from affetto.miniature import corpus
 from affetto.types import Clip
 
 
-def write_clips(folder: Path) -> Path:
-    """The manifest of a few rendered clips in `folder`."""
-    lines = list(corpus.acted_lines("happy", {"train": 3, "validation": 1, "test": 2}))
+def write_clips(folder: Path, *emotions: str) -> Path:
+    """The manifest of a few rendered clips in `folder`: happy ones, or those of `emotions`."""
+    counts = {"train": 3, "validation": 1, "test": 2}
+    lines = [line for emotion in emotions or ("happy",) for line in corpus.acted_lines(emotion, counts)]
     for split, count in (("train", 14), ("validation", 4), ("test", 4)):
         lines += corpus.general_lines(count, "general", split)
     found = []

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 import soxr
+import torch
 
 from affetto.doctor.diagnose import examine
 from affetto.errors import AdapterError, DataError
@@ -21,10 +22,11 @@ from affetto.files import read_json
 from affetto.judges.choice import default_judge
 from affetto.metrics.words import score_words, word_error_rate
 from affetto.miniature.build import ASSETS
-from affetto.pipeline import prepare_clips, report, run
+from affetto.pipeline import prepare_clips, report
 from affetto.preserve import self_speech
 from affetto.report.comparison_page import write_comparison
 from affetto.report.systems import read_entries
+from affetto.run import run
 from affetto.speak.voice import Voice
 from schema_check import problems
 from small_run import small_config, write_clips
@@ -306,6 +308,31 @@ def test_broken_clips_stop_the_run_and_lose_nothing(tmp_path: Path, clips: Path)
 
 
 @pytest.mark.skipif(not REAL_DATA.is_dir(), reason="the real speech of shared/data isn't beside this checkout")
+def test_two_emotions_at_a_time_become_what_each_is_alone(tmp_path: Path) -> None:
+    data = write_clips(tmp_path / "clips", "happy", "sad")
+    configs = {
+        jobs: small_config(tmp_path / f"{jobs}", data).model_copy(update={"emotions": ("happy", "sad")})
+        for jobs in (1, 2)
+    }
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # As each of two processes has on two processors.
+    try:
+        reports = [run(config, ["happy", "sad"], command="x", jobs=jobs) for jobs, config in configs.items()]
+    finally:
+        torch.set_num_threads(before)
+    assert [[path.parent.name for path in found] for found in reports] == [["happy", "sad"]] * 2
+    alone, beside = (config.output_dir for config in configs.values())
+    for emotion in ("happy", "sad"):
+        weights = [
+            folder / "emotion_models" / emotion / "best" / "adapter_model.safetensors" for folder in (alone, beside)
+        ]
+        assert weights[0].read_bytes() == weights[1].read_bytes()
+        name = f"evaluation_results/{emotion}_results.json"
+        assert read_results(alone / name) == read_results(beside / name)
+        assert (beside / "emotion_models" / emotion / "report.html").is_file()
+    assert (beside / "evaluation_results" / "comparison.html").is_file()
+
+
 def test_real_recordings_run_to_the_end(tmp_path: Path) -> None:
     """RAVDESS and LJSpeech as published: the miniature can't speak like people, but nothing breaks."""
     data = tmp_path / "data"

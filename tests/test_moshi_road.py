@@ -19,7 +19,8 @@ from affetto.config import Config, load_config
 from affetto.evaluate.results import read_results
 from affetto.miniature.build import ASSETS
 from affetto.miniature.espeak import engine
-from affetto.pipeline import prepare_clips, run
+from affetto.pipeline import prepare_clips
+from affetto.run import run
 from affetto.training.log import read_log
 from affetto.types import SPLITS, Clip
 

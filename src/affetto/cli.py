@@ -145,12 +145,16 @@ def run(
     emotion: Emotion = None, config: ConfigFile = None, base: BaseName = None, data: Data = None,
     general: General = None, output: Output = None,
     judge: Judge = None, skip_bad_clips: SkipBad = False, skip_datasets: SkipDatasets = False, resume: Resume = False,
+    jobs: Annotated[
+        int | None,
+        typer.Option(min=1, help="Emotions at a time. Default: as many as processors and memory allow; one on a GPU."),
+    ] = None,
 ) -> None:  # fmt: skip
     """Prepare, train, evaluate and report, for one emotion or all. `scripts/run_emotion_finetuning.sh` calls this.
 
     Exit status 3: all is done and written, but an emotion didn't meet the forgetting_budget of the configuration.
     """
-    from affetto.pipeline import run as run_all
+    from affetto.run import run as run_all
 
     judges = pairs_of(judge, "--judge")
     settings, emotions = settings_of(
@@ -158,7 +162,7 @@ def run(
     )
     run_all(
         settings, emotions, command=command_line(), skip_bad_clips=skip_bad_clips, skip_datasets=skip_datasets,
-        together=is_together(emotion), resume=resume,
+        together=is_together(emotion), resume=resume, jobs=jobs,
     )  # fmt: skip
     _end_by_budget(settings, emotions)
 

@@ -1,10 +1,7 @@
-"""The main road: prepare, train, evaluate, report. Each verb of the command line is one function here."""
+"""The verbs of the main road but for evaluate: prepare, train, calibrate, report. `affetto.run` goes all of it."""
 
 from __future__ import annotations
 
-import shlex
-import shutil
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -107,42 +104,6 @@ def find_sources(config: Config, emotions: Sequence[str], *, do_render: bool = T
     return sources
 
 
-def run(
-    config: Config,
-    emotions: Sequence[str],
-    *,
-    command: str,
-    skip_bad_clips: bool = False,
-    skip_datasets: bool = False,
-    together: bool = False,
-    resume: bool = False,
-) -> list[Path]:
-    """Everything for each emotion in turn; returns the reports. `together` trains all of them in one run first."""
-    from affetto.evaluate.suite import evaluate
-    from affetto.judges.choice import check_choices
-    from affetto.report.comparison_page import compare_run
-    from affetto.report.run_page import terminal_table
-
-    check_choices(config.judges, [emotion for emotion in emotions if emotion != EXPRESSIVE])
-    prepared = prepare_clips(config, emotions, skip_bad_clips=skip_bad_clips, skip_datasets=skip_datasets)
-    reports = []
-    for folder in train_emotions(config, emotions, prepared, together=together, resume=resume, command=command):
-        emotion = folder.name
-        if emotion == EXPRESSIVE:
-            say(f"the expressive base is in {folder}; emotions build on it where expressive_base is on")
-            continue
-        # Resuming changes nothing in what is written, the command included.
-        results = evaluate(config, emotion, prepared, command=command.replace(" --resume", ""), resume=resume)
-        reports.append(report(config, emotion))
-        console.print(terminal_table([results]))
-        say(f"report: {reports[-1]}")
-        say(f"hear more: {_speak_command(config, emotion)}")
-    if len(reports) > 1:
-        folder = config.output_dir / "evaluation_results"
-        say(f"side by side: {compare_run(folder, [path.parent.name for path in reports], command)}")
-    return reports
-
-
 def train_emotions(
     config: Config,
     emotions: Sequence[str],
@@ -158,9 +119,8 @@ def train_emotions(
     """
     from affetto.training.loop import train, train_together
 
-    if config.expressive_base and EXPRESSIVE not in emotions and not config.expressive_folder.is_dir():
-        say(f"{EXPRESSIVE} (the expressive base, once for all emotions)", style="bold")
-        train(config, EXPRESSIVE, prepared, resume=True, command=command)
+    if EXPRESSIVE not in emotions:
+        train_expressive_base(config, prepared, command=command)
     if together:
         say(", ".join(emotions), style="bold")
         yield from train_together(config, emotions, prepared, resume=resume, command=command)
@@ -170,14 +130,13 @@ def train_emotions(
         yield train(config, emotion, prepared, resume=resume, command=command)
 
 
-def _speak_command(config: Config, emotion: str) -> str:
-    """The command that speaks with a new adapter, ready to be pasted."""
-    beside = Path(sys.executable).with_name("affetto")
-    program = "affetto" if shutil.which("affetto") or not beside.is_file() else str(beside)
-    options = [] if config.base == MINIATURE else ["--base", config.base]
-    if config.output_dir != Path():
-        options += ["--models", str(config.output_dir / "emotion_models")]
-    return shlex.join([program, "speak", "I found the silver key", "--emotion", emotion, *options, "--out", "key.wav"])
+def train_expressive_base(config: Config, prepared: Prepared, *, command: str = "") -> None:
+    """Train the adapter that the emotions build on, where the configuration asks for one and there is none yet."""
+    from affetto.training.loop import train
+
+    if config.expressive_base and not config.expressive_folder.is_dir():
+        say(f"{EXPRESSIVE} (the expressive base, once for all emotions)", style="bold")
+        train(config, EXPRESSIVE, prepared, resume=True, command=command)
 
 
 def calibrate(

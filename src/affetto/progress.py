@@ -1,15 +1,21 @@
-"""The one place where progress is shown."""
+"""The one place where progress is shown, and where a process without a terminal sends what it would show."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 console = Console(stderr=True)
 """For progress and messages; results go to standard output."""
+
+Event = tuple[str, *tuple[Any, ...]]
+"""("say", message, style), ("begin", title, total), ("advance", count), ("note", text) or ("end",)."""
+
+_send: Callable[[Event], object] | None = None
 
 
 class Task:
@@ -23,15 +29,58 @@ class Task:
 @contextmanager
 def progress(title: str, total: int) -> Iterator[Task]:
     """A bar over `total` items while the block runs."""
-    columns = (
-        TextColumn("{task.description:<34}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-        TimeRemainingColumn(), TextColumn("{task.fields[note]}", markup=False),
-    )  # fmt: skip
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task(title, total=total, note="")
-        yield Task(lambda count: bar.advance(task, count), lambda text: bar.update(task, note=text))
+    if _send is not None:
+        send = _send
+        send(("begin", title, total))
+        try:
+            yield Task(lambda count: send(("advance", count)), lambda text: send(("note", text)))
+        finally:
+            send(("end",))
+        return
+    with _bars() as bars:
+        task = bars.add_task(title, total=total, note="")
+        yield Task(lambda count: bars.advance(task, count), lambda text: bars.update(task, note=text))
 
 
 def say(message: str, style: str | None = None) -> None:
     """One line to the user, as it is: brackets in paths are not markup, and long lines are not broken."""
+    if _send is not None:
+        _send(("say", message, style))
+        return
     console.print(message, style=style, highlight=False, markup=False, soft_wrap=True)
+
+
+def relay(send: Callable[[Event], object] | None) -> None:
+    """From now on this process sends what it would show; None shows it again."""
+    global _send
+    _send = send
+
+
+@contextmanager
+def board() -> Iterator[Callable[[str, Event], None]]:
+    """Bars of several processes, a line for each name; takes (name, event) while the block runs."""
+    with _bars() as bars:
+        tasks: dict[str, Any] = {}
+
+        def show(name: str, event: Event) -> None:
+            kind, *values = event
+            if kind == "say":
+                say(f"{name}: {values[0].removeprefix(f'{name}: ')}", values[1])
+            elif kind == "begin":
+                tasks[name] = bars.add_task(f"{name}: {values[0]}", total=values[1], note="")
+            elif kind == "advance":
+                bars.advance(tasks[name], values[0])
+            elif kind == "note":
+                bars.update(tasks[name], note=values[0])
+            elif kind == "end":
+                bars.remove_task(tasks.pop(name))
+
+        yield show
+
+
+def _bars() -> Progress:
+    columns = (
+        TextColumn("{task.description:<34}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+        TimeRemainingColumn(), TextColumn("{task.fields[note]}", markup=False),
+    )  # fmt: skip
+    return Progress(*columns, console=console)

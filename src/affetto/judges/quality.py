@@ -14,7 +14,6 @@ same for every emotion of a run.
 from __future__ import annotations
 
 import importlib.util
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -50,9 +49,11 @@ class DnsmosJudge:
     sample_rate = SAMPLE_RATE
 
     def __init__(self, num_threads: int | None = None) -> None:
+        import torch
+
         from affetto.judges.dnsmos import DnsmosNetwork
 
-        self._num_threads = num_threads or os.cpu_count() or 1
+        self._num_threads = num_threads or torch.get_num_threads()
         self._heard: dict[str, dict[str, float]] = {}
         self._network = DnsmosNetwork(find_model())
 

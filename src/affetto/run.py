@@ -1,0 +1,128 @@
+"""`affetto run`: the main road from clips to reports, one emotion after another or several at a time."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from affetto.codes.prepare import Prepared
+from affetto.config import EXPRESSIVE, Config
+from affetto.errors import AffettoError, Interrupted
+from affetto.model.base import MINIATURE
+from affetto.pipeline import prepare_clips, report, train_emotions, train_expressive_base
+from affetto.progress import console, say
+
+
+def run(
+    config: Config,
+    emotions: Sequence[str],
+    *,
+    command: str,
+    skip_bad_clips: bool = False,
+    skip_datasets: bool = False,
+    together: bool = False,
+    resume: bool = False,
+    jobs: int | None = 1,
+) -> list[Path]:
+    """Everything for each emotion; returns the reports. `together` trains all of them in one run first.
+
+    `jobs` emotions at a time are trained and evaluated, in processes of their own; None takes as many as processors
+    and memory allow (`planning.capacity.num_jobs`). What an emotion becomes doesn't depend on it, but for rounding:
+    fewer threads add up in another order. Where one of several at a time fails the others go on, and the error is
+    raised at the end.
+    """
+    from affetto.judges.choice import check_choices
+
+    own = [emotion for emotion in emotions if emotion != EXPRESSIVE]
+    check_choices(config.judges, own)
+    prepared = prepare_clips(config, emotions, skip_bad_clips=skip_bad_clips, skip_datasets=skip_datasets)
+    if jobs is None and not together and len(own) > 1:
+        from affetto.planning.capacity import num_jobs
+
+        jobs = num_jobs(config, prepared, own)
+    if together or jobs is None or min(jobs, len(own)) < 2:
+        for folder in train_emotions(config, emotions, prepared, together=together, resume=resume, command=command):
+            if folder.name == EXPRESSIVE:
+                say(f"the expressive base is in {folder}; emotions build on it where expressive_base is on")
+            else:
+                _conclude(config, folder.name, prepared, command, resume=resume)
+                _tell(config, folder.name)
+        _compare(config, own, command)
+    else:
+        _run_side_by_side(config, emotions, own, prepared, command, resume=resume, jobs=min(jobs, len(own)))
+    return [config.output_dir / "emotion_models" / emotion / "report.html" for emotion in own]
+
+
+def _run_side_by_side(
+    config: Config, emotions: Sequence[str], own: Sequence[str], prepared: Prepared, command: str, *, resume: bool,
+    jobs: int,
+) -> None:  # fmt: skip
+    from affetto.planning.capacity import processors
+    from affetto.side_by_side import side_by_side
+
+    if EXPRESSIVE in emotions:
+        list(train_emotions(config, [EXPRESSIVE], prepared, resume=resume, command=command))
+    train_expressive_base(config, prepared, command=command)
+    threads = max(1, processors() // jobs)
+    say(f"{jobs} emotions at a time, each in a process of its own with {threads} thread{'s' if threads > 1 else ''}")
+    work = partial(_whole, config, prepared, command, resume)
+    done: list[str] = []
+    try:
+        for emotion, _ in side_by_side(work, own, jobs, threads=threads):
+            done.append(emotion)
+            _tell(config, emotion)
+    except Interrupted:
+        raise
+    except AffettoError:
+        _compare(config, [emotion for emotion in own if emotion in done], command)
+        raise
+    _compare(config, own, command)
+
+
+def _whole(config: Config, prepared: Prepared, command: str, resume: bool, emotion: str) -> None:
+    """Train, evaluate and report one emotion: the work of one process."""
+    from affetto.training.loop import train
+
+    train(config, emotion, prepared, resume=resume, command=command)
+    _conclude(config, emotion, prepared, command, resume=resume)
+
+
+def _conclude(config: Config, emotion: str, prepared: Prepared, command: str, *, resume: bool) -> None:
+    """Evaluate a trained emotion and draw its report."""
+    from affetto.evaluate.suite import evaluate
+
+    # Resuming changes nothing in what is written, the command included.
+    evaluate(config, emotion, prepared, command=command.replace(" --resume", ""), resume=resume)
+    report(config, emotion)
+
+
+def _tell(config: Config, emotion: str) -> None:
+    """The short table of an evaluated emotion, and where to go on."""
+    from affetto.evaluate.results import read_results
+    from affetto.report.run_page import terminal_table
+
+    results = read_results(config.output_dir / "evaluation_results" / f"{emotion}_results.json")
+    console.print(terminal_table([results]))
+    say(f"report: {config.output_dir / 'emotion_models' / emotion / 'report.html'}")
+    say(f"hear more: {_speak_command(config, emotion)}")
+
+
+def _compare(config: Config, emotions: Sequence[str], command: str) -> None:
+    from affetto.report.comparison_page import compare_run
+
+    if len(emotions) > 1:
+        say(f"side by side: {compare_run(config.output_dir / 'evaluation_results', emotions, command)}")
+
+
+def _speak_command(config: Config, emotion: str) -> str:
+    """The command that speaks with a new adapter, ready to be pasted."""
+    beside = Path(sys.executable).with_name("affetto")
+    program = "affetto" if shutil.which("affetto") or not beside.is_file() else str(beside)
+    options = [] if config.base == MINIATURE else ["--base", config.base]
+    if config.output_dir != Path():
+        options += ["--models", str(config.output_dir / "emotion_models")]
+    return shlex.join([program, "speak", "I found the silver key", "--emotion", emotion, *options, "--out", "key.wav"])
