@@ -67,7 +67,7 @@ class Config(BaseModel):
     target_modules: Targets = ("both",)
     adapted_parts: Part = "both"
 
-    ewc_lambda: NotNegative = 2000.0
+    ewc_lambda: NotNegative = 5000.0
     ewc_curvature: Literal[
         "diagonal", "diagonal_positions", "rank1", "kfac", "sketch", "full", "factors", "factors_batch"
     ] = "kfac"

@@ -237,6 +237,21 @@ def test_forgetting_is_held_against_its_margin(low: float, high: float, verdict:
     assert verdicts(changed)[-1].verdict == verdict
 
 
+def test_the_voice_has_a_verdict_where_a_judge_heard_it_on_plain_prompts():
+    question = "Is it the same voice then?"
+    assert question not in [aspect.question for aspect in verdicts(result())]
+    changed = result()
+    changed["judges"]["voice"] = {"id": "ge2e", "tier": "bundled"}
+    for comparison, difference, told in zip(
+        changed["comparisons"], (-0.08, -0.007), ("worse", "preserved"), strict=True
+    ):
+        low, high = difference - 0.004, difference + 0.004
+        comparison["metrics"]["speaker_similarity"] = compared(difference, low, high, margin=0.02, verdict=told)
+    voice = next(aspect for aspect in verdicts(changed) if aspect.question == question)
+    assert voice.verdict == "preserved", "acting changes a voice; reading plainly must not"
+    assert "0.007" in " ".join(voice.detail)
+
+
 def test_pictures_facts_and_failures_are_on_the_page(text: str, page: Page):
     captions = [text for _, text in page.find("figcaption")]
     assert {"Recall", "Word error rate", "Median pitch", "total total", "EWC ewc", "base", "happy", "real"} <= set(

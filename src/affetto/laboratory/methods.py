@@ -62,7 +62,11 @@ METHODS: dict[str, Method] = {
     },
     "all": Method("all together (the defaults)", {}, "all"),
     **{
-        f"all_{name}": Method(f"all together, EWC {name}", {"ewc_curvature": name}, "all")
+        f"all_{ewc_lambda}": Method(f"all together, EWC kfac, {ewc_lambda}", {"ewc_lambda": float(ewc_lambda)}, "all")
+        for ewc_lambda in (1000, 2000)
+    },
+    **{
+        f"all_{name}": Method(f"all together, EWC {name}, 2000", {"ewc_curvature": name, "ewc_lambda": 2000.0}, "all")
         for name in ("diagonal", "sketch", "full")
     },
     "all_budget": Method("budget of 0.03", {"forgetting_budget": 0.03}, "all"),

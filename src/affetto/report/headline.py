@@ -40,7 +40,10 @@ def headline(result: Mapping[str, Any], facts: Mapping[str, Any]) -> list[str]:
 
 
 def verdicts(result: Mapping[str, Any]) -> list[AspectVerdict]:
-    """Expressivity, words, quality, plain reading and forgetting of the adapter against the base."""
+    """Expressivity, words, quality, plain reading, voice and forgetting of the adapter against the base.
+
+    The voice is that of plain prompts: acting changes a voice, by any judge, as the real recordings' row shows.
+    """
     adapter, base = system_by_role(result, "adapter", "files"), system_by_role(result, "base")
     if adapter is None:
         return []
@@ -52,6 +55,8 @@ def verdicts(result: Mapping[str, Any]) -> list[AspectVerdict]:
         _compared(result, pair, "Is the sound as good?", "emotional", "mos_overall"),
         _compared(result, pair, "Does it stay plain when not asked?", "plain", "posterior"),
     ]
+    if (result.get("judges") or {}).get("voice"):
+        found.append(_compared(result, pair, "Is it the same voice then?", "plain", "speaker_similarity"))
     if retention := result.get("retention"):
         shown = delta_nll_verdict(retention)
         found.append(_aspect("Is general speech remembered?", MEASURES["delta_nll"].label, shown))
@@ -120,7 +125,7 @@ def _aspect(question: str, label: str, shown: Value) -> AspectVerdict:
 
 def _detail(label: str, shown: Value) -> tuple[str, ...]:
     margin = f"margin {shown.margin}" if shown.margin else ""
-    parts = (f"{label} {shown.text}", shown.interval, margin, f"n={shown.n}" if shown.n else "")
+    parts = (label, shown.text, shown.interval, margin, f"n={shown.n}" if shown.n else "")
     return tuple(part for part in parts if part)
 
 
