@@ -13,7 +13,18 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = sorted((ROOT / "scripts").glob("*.sh"))
 RUN = ROOT / "scripts" / "run_emotion_finetuning.sh"
-OPTIONS = ("--emotion", "--config", "--base", "--data", "--general", "--output", "--gpu", "--skip-datasets", "--help")
+OPTIONS = (
+    "--emotion",
+    "--config",
+    "--base",
+    "--data",
+    "--general",
+    "--output",
+    "--gpu",
+    "--jobs",
+    "--skip-datasets",
+    "--help",
+)
 
 
 @pytest.fixture
@@ -80,13 +91,14 @@ def test_without_options_all_of_the_shipped_configuration_is_run(fake: dict[str,
 def test_options_are_handed_on(fake: dict[str, str]) -> None:
     found = call(
         "--emotion", "happy", "--base=a folder", "--data", "one", "--data", "two words", "--general", "self",
-        "--output", "out", "--gpu", "1", "--config", "mine.yaml", "--skip-datasets", "--skip-bad-clips", "--resume",
+        "--output", "out", "--gpu", "1", "--jobs", "2", "--config", "mine.yaml", "--skip-datasets",
+        "--skip-bad-clips", "--resume",
         env=fake,
     )  # fmt: skip
     assert found.stdout.splitlines() == [
         "gpu=1", "-m", "affetto.cli", "run", "--config", "mine.yaml", "--emotion", "happy", "--base", "a folder",
-        "--data", "one", "--data", "two words", "--general", "self", "--output", "out", "--skip-datasets",
-        "--skip-bad-clips", "--resume",
+        "--data", "one", "--data", "two words", "--general", "self", "--output", "out", "--jobs", "2",
+        "--skip-datasets", "--skip-bad-clips", "--resume",
     ]  # fmt: skip
 
 

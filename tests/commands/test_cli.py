@@ -53,6 +53,7 @@ VERBS = {
         "--skip-datasets",
         "--skip-bad-clips",
         "--resume",
+        "--jobs",
     ),
     ("speak",): ("--emotion", "--intensity", "--out", "--base", "--models", "--speaker", "--seed", "--temperature"),
     ("miniature", "build"): ("--work", "--install"),
@@ -292,7 +293,7 @@ def test_warnings_alone_do_not_stop(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 
 def test_run_hands_its_options_on(affetto: Callable[..., Called], monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[Config, list[str], dict[str, Any]]] = []
-    monkeypatch.setattr(pipeline, "run", lambda config, emotions, **how: calls.append((config, emotions, how)))
+    monkeypatch.setattr("affetto.run.run", lambda config, emotions, **how: calls.append((config, emotions, how)))
     assert (
         affetto(
             "run",
@@ -308,6 +309,8 @@ def test_run_hands_its_options_on(affetto: Callable[..., Called], monkeypatch: p
             "out",
             "--skip-datasets",
             "--resume",
+            "--jobs",
+            "3",
         )[0]
         == 0
     )
@@ -315,9 +318,13 @@ def test_run_hands_its_options_on(affetto: Callable[..., Called], monkeypatch: p
     assert (config.base, config.data, config.general, config.output_dir) == ("b", ("d",), "self", Path("out"))
     assert emotions == ["sad"]
     assert how == {
-        "command": "affetto run --emotion sad --base b --data d --general self -o out --skip-datasets --resume",
-        "skip_bad_clips": False, "skip_datasets": True, "together": False, "resume": True,
+        "command": (
+            "affetto run --emotion sad --base b --data d --general self -o out --skip-datasets --resume --jobs 3"
+        ),
+        "skip_bad_clips": False, "skip_datasets": True, "together": False, "resume": True, "jobs": 3,
     }  # fmt: skip
+    assert affetto("run", "--emotion", "sad")[0] == 0
+    assert calls[1][2]["jobs"] is None, "as many as processors and memory allow"
 
 
 @pytest.mark.parametrize("verb", ["train", "run"])
@@ -343,7 +350,7 @@ def test_a_budget_that_was_not_met_is_the_exit_status_after_every_emotion(
 
     monkeypatch.setattr("affetto.training.loop.train", train)
     monkeypatch.setattr(pipeline, "prepare_clips", lambda *_, **__: None)
-    monkeypatch.setattr(pipeline, "run", lambda config, emotions, **_: [train(config, name) for name in emotions])
+    monkeypatch.setattr("affetto.run.run", lambda config, emotions, **_: [train(config, name) for name in emotions])
     settings = tmp_path / "settings.yaml"
     settings.write_text("forgetting_budget: 1.0e-4")
     status, _, err = affetto(verb, "--config", settings, "-e", "happy", "-e", "sad")
