@@ -18,7 +18,7 @@ recordings rewards mimicry of them (arXiv 2604.26347), and a system may convey a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -96,42 +96,61 @@ def set_similarities(
     is_base: bool = False,
 ) -> None:  # fmt: skip
     """Fill the four values of `voiced`'s rows; those that lack something to be compared with stay null."""
-    own, theirs, clips = _by_speaker(voiced), _by_speaker(base), _by_speaker(references)
+    own = group_by(voiced, lambda one: (one.row["speaker"], one.row["prompt"]))
+    theirs, clips = (group_by(found, lambda one: one.row["speaker"]) for found in (base, references))
     same = {_prompt(one): one for one in base if one.row["text"] is not None}
     for one in voiced:
         speaker, values = one.row["speaker"], one.row["values"]
-        alike = [other for other in own.get(speaker, []) if other.row["prompt"] == one.row["prompt"]]
-        values["voice_consistency"] = _mean_cosine(one, alike)
-        values["speaker_similarity"] = _mean_cosine(one, theirs.get(speaker, []))
-        values["similarity_to_reference"] = _mean_cosine(one, clips.get(speaker, []))
+        values["voice_consistency"] = likeness(one, own.get((speaker, one.row["prompt"])))
+        values["speaker_similarity"] = likeness(one, theirs.get(speaker))
+        values["similarity_to_reference"] = likeness(one, clips.get(speaker))
         twin = None if is_base or one.row["text"] is None else same.get(_prompt(one))
         values["similarity_same_prompt"] = None if twin is None else round(float(one.unit_D @ twin.unit_D), _DECIMALS)
 
 
 def set_emotion_similarity(embedded: Sequence[Embedded], recordings: Sequence[Embedded]) -> None:
     """Fill `emotion_similarity`; files that no recording of another text can be held against stay null."""
-    by_speaker = _by_speaker(recordings)
+    everybody = group_by(recordings, lambda _one: None).get(None)
+    by_speaker = group_by(recordings, lambda one: one.row["speaker"])
     for one in embedded:
-        own = by_speaker.get(one.row["speaker"], []) if one.row["speaker"] is not None else []
-        cosine = _mean_cosine(one, own)
-        one.row["values"]["emotion_similarity"] = _mean_cosine(one, recordings) if cosine is None else cosine
+        speaker = one.row["speaker"]
+        cosine = None if speaker is None else likeness(one, by_speaker.get(speaker))
+        one.row["values"]["emotion_similarity"] = likeness(one, everybody) if cosine is None else cosine
 
 
-def _mean_cosine(one: Embedded, others: Sequence[Embedded]) -> float | None:
-    """Over other texts, each text weighing the same; summed in an order that the files' order doesn't change."""
-    by_text: dict[str, list[float]] = {}
-    for other in others:
-        if other.text != one.text:
-            by_text.setdefault(other.text, []).append(float(one.unit_D @ other.unit_D))
-    means = [float(np.mean(sorted(by_text[text]))) for text in sorted(by_text)]
-    return round(float(np.mean(means)), _DECIMALS) if means else None
+@dataclass(frozen=True)
+class Group:
+    """Files that belong together: the mean vector of each of their texts, and the sum of these."""
+
+    by_text: Mapping[str, NDArray[np.float64]]
+    total_D: NDArray[np.float64]
 
 
-def _by_speaker(embedded: Sequence[Embedded]) -> Mapping[str | None, list[Embedded]]:
-    found: dict[str | None, list[Embedded]] = {}
+def group_by(embedded: Iterable[Embedded], key: Callable[[Embedded], Hashable]) -> dict[Hashable, Group]:
+    """Groups of files; sums are taken in an order that the files' order doesn't change."""
+    members: dict[Hashable, dict[str, list[Embedded]]] = {}
     for one in embedded:
-        found.setdefault(one.row["speaker"], []).append(one)
+        members.setdefault(key(one), {}).setdefault(one.text, []).append(one)
+    found = {}
+    for name, texts in members.items():
+        means = {
+            text: np.mean([one.unit_D for one in sorted(texts[text], key=lambda one: one.row["file"])], axis=0)
+            for text in sorted(texts)
+        }
+        found[name] = Group(means, np.sum(list(means.values()), axis=0))
     return found
+
+
+def likeness(one: Embedded, group: Group | None) -> float | None:
+    """Mean cosine to the group's other texts, each text weighing the same; None where there is no other."""
+    if group is None:
+        return None
+    own_D = group.by_text.get(one.text)
+    num_others = len(group.by_text) - (own_D is not None)
+    if not num_others:
+        return None
+    others_D = group.total_D if own_D is None else group.total_D - own_D
+    return round(float(one.unit_D @ others_D) / num_others, _DECIMALS)
 
 
 def _prompt(one: Embedded) -> tuple[str | None, str | None, int | None]:

@@ -1,8 +1,8 @@
 """Can the voice judge tell these speakers apart? Each recording held against every speaker's other recordings.
 
-A recording's likeness to a speaker is the mean cosine to that speaker's recordings of other texts. It is named rightly
-where its own speaker is the likeliest. Verification's equal error rate takes the same likenesses as trials: one for
-each recording and speaker.
+A recording's likeness to a speaker is the mean cosine to that speaker's other texts (`similarity.likeness`). It is
+named rightly where its own speaker is the likeliest. Verification's equal error rate takes the same likenesses as
+trials: one for each recording and speaker.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from affetto.evaluate.results import to_metric
-from affetto.evaluate.similarity import Embedded
+from affetto.evaluate.similarity import Embedded, group_by, likeness
 from affetto.metrics import statistics
 from affetto.metrics.verification import equal_error_rate
 
@@ -63,18 +63,7 @@ def tell_voices(embedded: Sequence[Embedded]) -> dict[str, Any]:
 
 
 def _likenesses(known: Sequence[Embedded], speakers: Sequence[str]) -> NDArray[np.float64]:
-    """(N, S): mean cosine of each recording to each speaker's recordings of other texts; NaN where there are none."""
-    sums: dict[tuple[str, str | None], NDArray[np.float64]] = {}
-    counts: dict[tuple[str, str | None], int] = {}
-    for one in known:
-        for key in ((str(one.row["speaker"]), None), (str(one.row["speaker"]), one.text)):
-            sums[key] = sums.get(key, np.zeros_like(one.unit_D)) + one.unit_D
-            counts[key] = counts.get(key, 0) + 1
-    found = np.full((len(known), len(speakers)), np.nan)
-    for row, one in enumerate(known):
-        for column, speaker in enumerate(speakers):
-            rest = counts[speaker, None] - counts.get((speaker, one.text), 0)
-            if rest:
-                total = sums[speaker, None] - sums.get((speaker, one.text), 0.0)
-                found[row, column] = one.unit_D @ total / rest
-    return found
+    """(N, S): likeness of each recording to each speaker; NaN where the speaker says no other text."""
+    groups = group_by(known, lambda one: str(one.row["speaker"]))
+    found = [[likeness(one, groups[speaker]) for speaker in speakers] for one in known]
+    return np.array(found, dtype=float).reshape(len(known), len(speakers))
