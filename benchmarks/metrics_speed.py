@@ -2,9 +2,9 @@
 
     OMP_NUM_THREADS=1 python benchmarks/metrics_speed.py
 
-Writes `benchmarks/results/metrics_speed.json`. DNSMOS runs windows side by side all the same. `processor_s` is time
-of all threads on a processor, which a busy machine changes little; `clock_s` is what a watch showed on this machine,
-with what else it did (`load` is its load average just before). Loading the judges is counted apart.
+Writes `benchmarks/results/metrics_speed.json`. `processor_s` is time of all threads on a processor, which a busy
+machine changes little; `clock_s` is what a watch showed on this machine, with what else it did (`load` is its load
+average just before). Loading the judges is counted apart.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -204,6 +205,22 @@ def test_no_file_names_a_place_on_somebodys_machine() -> None:
     )
     found = {relative(path): match.group() for path in files if (match := places.search(path.read_bytes()))}
     assert not found
+
+
+KEPT = {
+    ".ci", ".gitignore", "CHANGELOG.md", "LICENSE", "README.md", "benchmarks", "configs", "docs", "pyproject.toml",
+    "requirements-expressivity-finetuning.txt", "requirements-test.txt", "scripts", "src", "tests",
+}  # fmt: skip
+
+
+def test_nothing_strays_into_the_repository() -> None:
+    """Corpora have licences of their own, and a sound in the history stays there."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        pytest.skip("this isn't a checkout of a repository")
+    names = listed.stdout.split("\0")[:-1]
+    assert {name.partition("/")[0] for name in names} == KEPT
+    assert not [name for name in names if name.endswith((".wav", ".flac", ".mp3", ".ogg"))]
 
 
 def test_results_name_commands_that_anyone_can_run() -> None:
