@@ -44,7 +44,7 @@ def test_the_table_tells_symptom_numbers_and_change(doctor: Callable[..., Called
     words = " ".join(out.replace("│", " ").split())
     assert "recall 20.0 % [10.5, 34.8] n=40" in words
     assert "learning_rate 0.006 → 0.003: highest gradient norm is 18.0 times the usual" in words
-    assert "ewc_lambda 2000 → 1000" in words
+    assert "ewc_lambda 5000 → 2500" in words
 
 
 def test_what_is_missing_is_told_with_its_command(doctor: Callable[..., Called], tmp_path: Path) -> None:

@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 from doctor_runs import Made, Spoken, write_run
 
+from affetto.config import Config
 from affetto.doctor.diagnose import examine
 from affetto.doctor.findings import Check, Diagnosis, Symptom
 
 Case = tuple[str, str, dict[str, Any], dict[str, Any], tuple[str | None, Any, Any]]
 """Symptom, check, an ill run, its twin that is well, and (key, old, new) of the change."""
+EWC = Config().ewc_lambda
 
 LESS_HEARD: dict[str, Any] = {"adapter": Spoken(recall=0.2)}
 SHORT: dict[str, Any] = {"emotion_nll": (3.9, 3.89), "general_kl": (0.005,) * 2}
@@ -38,14 +40,14 @@ CASES: list[Case] = [
     ("weak expression", "best at the highest intensity measured",
      LESS_HEARD | {"recommended": 1.5}, LESS_HEARD | {"recommended": 1.25}, ("learning_rate", 0.006, 0.009)),
     ("weak expression", "held back by EWC",
-     LESS_HEARD, LESS_HEARD | {"configuration": {"ewc_lambda": 0}}, ("ewc_lambda", 2000.0, 1000.0)),
-    ("lost capabilities", "general speech forgotten", FORGETS, {}, ("ewc_lambda", 2000.0, 4000.0)),
+     LESS_HEARD, LESS_HEARD | {"configuration": {"ewc_lambda": 0}}, ("ewc_lambda", EWC, EWC / 2)),
+    ("lost capabilities", "general speech forgotten", FORGETS, {}, ("ewc_lambda", EWC, 2 * EWC)),
     ("lost capabilities", "general speech forgotten",
-     {"kl": (0.06, 0.05, 0.07)}, {"kl": (0.008, 0.007, 0.009)}, ("ewc_lambda", 2000.0, 8000.0)),
+     {"kl": (0.06, 0.05, 0.07)}, {"kl": (0.008, 0.007, 0.009)}, ("ewc_lambda", EWC, 4 * EWC)),
     ("lost capabilities", "words lost when asked for the emotion",
      {"adapter": Spoken(wer=0.7)}, {}, (None, None, None)),
     ("lost capabilities", "words lost on plain prompts",
-     {"plain": Spoken(recall=0.0, wer=0.5)}, {}, ("ewc_lambda", 2000.0, 4000.0)),
+     {"plain": Spoken(recall=0.0, wer=0.5)}, {}, ("ewc_lambda", EWC, 2 * EWC)),
     ("lost capabilities", "emotion on plain prompts",
      {"plain": Spoken(recall=0.0, posterior=0.3), "configuration": {"replay_ratio": 0.2}},
      {"plain": Spoken(recall=0.0, posterior=0.04)}, ("replay_ratio", 0.2, 0.5)),
@@ -54,7 +56,7 @@ CASES: list[Case] = [
     ("lost capabilities", "quality lost when asked for the emotion",
      {"adapter": Spoken(mos=2.2)}, {"adapter": Spoken(mos=2.45)}, (None, None, None)),
     ("lost capabilities", "quality lost on plain prompts",
-     {"plain": Spoken(recall=0.0, mos=2.2)}, {}, ("ewc_lambda", 2000.0, 4000.0)),
+     {"plain": Spoken(recall=0.0, mos=2.2)}, {}, ("ewc_lambda", EWC, 2 * EWC)),
     ("lost capabilities", "speech that doesn't stop",
      {"adapter": Spoken(stop_failures=0.4)}, {"adapter": Spoken(stop_failures=0.025)}, (None, None, None)),
     ("lost capabilities", "a protection that is off",
