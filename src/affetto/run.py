@@ -47,7 +47,7 @@ def run(
     if together or jobs is None or min(jobs, len(own)) < 2:
         for folder in train_emotions(config, emotions, prepared, together=together, resume=resume, command=command):
             if folder.name == EXPRESSIVE:
-                say(f"the expressive base is in {folder}; emotions build on it where expressive_base is on")
+                _tell_expressive_base(folder)
             else:
                 _conclude(config, folder.name, prepared, command, resume=resume)
                 _tell(config, folder.name)
@@ -65,7 +65,8 @@ def _run_side_by_side(
     from affetto.side_by_side import side_by_side
 
     if EXPRESSIVE in emotions:
-        list(train_emotions(config, [EXPRESSIVE], prepared, resume=resume, command=command))
+        for folder in train_emotions(config, [EXPRESSIVE], prepared, resume=resume, command=command):
+            _tell_expressive_base(folder)
     train_expressive_base(config, prepared, command=command)
     threads = max(1, processors() // jobs)
     say(f"{jobs} emotions at a time, each in a process of its own with {threads} thread{'s' if threads > 1 else ''}")
@@ -109,6 +110,10 @@ def _tell(config: Config, emotion: str) -> None:
     console.print(terminal_table([results]))
     say(f"report: {config.output_dir / 'emotion_models' / emotion / 'report.html'}")
     say(f"hear more: {_speak_command(config, emotion)}")
+
+
+def _tell_expressive_base(folder: Path) -> None:
+    say(f"the expressive base is in {folder}; emotions build on it where expressive_base is on")
 
 
 def _compare(config: Config, emotions: Sequence[str], command: str) -> None:
