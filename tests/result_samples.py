@@ -66,3 +66,21 @@ def result() -> dict[str, Any]:
         },
     }  # fmt: skip
     return copy.deepcopy(document)
+
+
+def reseeded_result() -> dict[str, Any]:
+    """The same with the base's other seeds, and a voice judge that heard plain prompts."""
+    document, name = result(), "base, other seeds"
+    document["judges"]["voice"] = {**document["judges"]["words"], "id": "some/voice"}
+    document["systems"].append(system(name, "reseeded", 0.1, 0.05))
+    _, plain = document["comparisons"]
+    plain["metrics"] |= {
+        "speaker_similarity": compared(-0.011, -0.02, -0.002, margin=0.02, verdict="preserved", reason=None),
+        "flips_lost": compared(0.05, 0.01, 0.14),
+    }
+    document["comparisons"].append({"system": name, "against": "base", "prompt": "plain", "metrics": {
+        "recall": compared(0.002, -0.01, 0.015),
+        "speaker_similarity": compared(-0.003, -0.012, 0.006, margin=0.02, verdict="preserved", reason=None),
+        "flips_lost": compared(0.025, 0.004, 0.13),
+    }})  # fmt: skip
+    return document

@@ -15,7 +15,7 @@ from affetto.doctor.diagnose import examine
 from affetto.errors import AdapterError, DataError
 from affetto.evaluate import journal
 from affetto.evaluate.folder import evaluate_folder
-from affetto.evaluate.results import Results, read_results
+from affetto.evaluate.results import Results, System, read_results
 from affetto.evaluate.results_schema import results_schema
 from affetto.evaluate.suite import evaluate
 from affetto.files import read_json
@@ -78,8 +78,8 @@ def test_everything_that_the_guide_names_is_there(finished: Path) -> None:
 
 def test_results_count_what_was_spoken(finished: Path) -> None:
     results: Results = read_results(finished / "evaluation_results" / "happy_results.json")
-    base, happy, real = results["systems"]
-    assert [system["role"] for system in results["systems"]] == ["base", "adapter", "real"]
+    base, happy, real, reseeded = results["systems"]
+    assert [system["role"] for system in results["systems"]] == ["base", "adapter", "real", "reseeded"]
     assert (base["num_files"], happy["num_files"], real["num_files"]) == (8, 8, 4)
     for name in ("recall", "wer"):
         assert real["metrics"][name]["value"] is not None, name
@@ -92,14 +92,31 @@ def test_results_count_what_was_spoken(finished: Path) -> None:
         assert Path(row["file"]).parent.as_posix() == "evaluation/test_samples/happy_real"
     assert results["retention"] is not None
     assert results["retention"]["num_clips"] == 4
+    _assert_only_seeds_differ(base, reseeded)
+    assert [(one["system"], one["against"], one["prompt"]) for one in results["comparisons"]] == [
+        ("happy", "base", "emotional"), ("happy", "base", "plain"), (reseeded["name"], "base", "plain"),
+    ]  # fmt: skip
+    assert results["comparisons"][2]["metrics"]["f0_median_st"]["n"] == 4
     assert happy["metrics"]["mos_overall"]["value"] is None
     assert happy["metrics"]["mos_overall"]["reason"]
+
+
+def _assert_only_seeds_differ(base: System, reseeded: System) -> None:
+    asked = [row for row in base["files"] if row["prompt"] == "plain"]
+    assert [(row["text"], row["speaker"]) for row in asked] == [
+        (row["text"], row["speaker"]) for row in reseeded["files"]
+    ]  # fmt: skip
+    assert not {row["seed"] for row in asked} & {row["seed"] for row in reseeded["files"]}
+    assert [row["values"]["f0_median_st"] for row in asked] != [
+        row["values"]["f0_median_st"] for row in reseeded["files"]
+    ], "other seeds give other speech"  # fmt: skip
+    assert reseeded["num_failed"] == 0
 
 
 def test_each_strength_is_what_the_adapter_says_at_it(finished: Path, clips: Path) -> None:
     config = small_config(finished, clips)
     results = read_results(finished / "evaluation_results" / "happy_results.json")
-    base, adapter, _ = results["systems"]
+    base, adapter = results["systems"][:2]
     written = results.get("strengths")
     assert written is not None
     assert adapter["intensity"] is not None
@@ -157,9 +174,9 @@ def test_the_guides_evaluation_of_the_samples_keeps_the_runs_results(
     for _ in range(2):
         evaluate_folder(folder, "happy", path, judges={"quality": "none"})
     before, results = read_results(finished / "evaluation_results" / "happy_results.json"), read_results(path)
-    assert results["systems"][:3] == before["systems"]
-    assert [(system["name"], system["role"]) for system in results["systems"][3:]] == [("happy (files)", "files")]
-    (mine,) = results["systems"][3:]
+    assert results["systems"][:-1] == before["systems"]
+    mine = results["systems"][-1]
+    assert (mine["name"], mine["role"]) == ("happy (files)", "files")
     assert mine["metrics"]["wer"]["value"] == before["systems"][1]["metrics"]["wer"]["value"], "the same four files"
     assert report(small_config(copied, clips), "happy").is_file()
     with pytest.raises(DataError, match="name another --output"):
@@ -271,7 +288,7 @@ def test_the_doctor_reads_the_whole_run(finished: Path) -> None:
     assert all(reason is not None and reason.startswith("4 ") for reason in told.values()), told
     quality = checks["quality lost on plain prompts"]
     assert (quality.answer, quality.reason) == ("unknown", "the quality judge was switched off")
-    assert checks["files that couldn't be judged"].numbers[0].n == 20
+    assert checks["files that couldn't be judged"].numbers[0].n == 24
 
 
 def test_the_adapter_speaks_and_silence_is_the_base(finished: Path) -> None:

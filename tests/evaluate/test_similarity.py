@@ -53,6 +53,14 @@ def test_means_are_over_other_texts_of_the_same_speaker() -> None:
         assert values["similarity_same_prompt"] == pytest.approx(float(one.unit_D @ twin.unit_D), abs=1e-6)
 
 
+def test_other_seeds_have_a_twin_only_where_seeds_may_differ() -> None:
+    base = [_one("t", np.array([1.0, 0.0]), seed=1)]
+    for by_seed, expected in ((True, None), (False, 0.6)):
+        again = [_one("t", np.array([0.6, 0.8]), seed=2)]
+        set_similarities(again, base, by_seed=by_seed)
+        assert again[0].row["values"]["similarity_same_prompt"] == expected
+
+
 def test_the_base_is_held_against_itself_without_the_same_words() -> None:
     base = _many(np.random.default_rng(0))
     set_similarities(base, base, is_base=True)

@@ -82,6 +82,10 @@ def test_pairs_are_by_text_speaker_and_seed_and_not_by_place() -> None:
     assert (straight["wer"]["low"], straight["wer"]["high"]) == pytest.approx((0.1, 0.1)), "one edit in every pair"
     other_seed = [FileRow(**{**one, "seed": 1}) for one in system]
     assert _compare(other_seed, base)["wer"]["reason"] == "no pairs"
+    reseeded = compare(other_seed, base, system="again", against="base", prompt="emotional", by_seed=False)
+    assert dict(reseeded["metrics"]) == straight, "the base with other seeds is paired by text and speaker"
+    with pytest.raises(DataError, match="more than once"):
+        compare([*system, *other_seed], base, system="again", against="base", prompt="emotional", by_seed=False)
 
 
 def test_the_margin_decides_the_verdict() -> None:

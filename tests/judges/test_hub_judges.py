@@ -77,8 +77,8 @@ def test_judges_of_the_hubs_classes_judge_a_whole_run(tmp_path: Path, monkeypatc
         assert judge["licence"] == KNOWN_JUDGES[name].licence
     labels = results["judges"]["emotion"]["labels"]  # type: ignore[index]
     assert labels == ["sad", "happy", "angry", "neutral"]
-    base, happy, real = results["systems"]
-    for system in (base, happy, real):
+    base, happy, real, reseeded = results["systems"]
+    for system in (base, happy, real, {**reseeded, "metrics": reseeded["plain_metrics"]}):
         assert system["num_failed"] == 0
         for name in (
             "recall", "posterior", "wer", "arousal", "speaker_similarity", "similarity_to_reference",
@@ -89,6 +89,7 @@ def test_judges_of_the_hubs_classes_judge_a_whole_run(tmp_path: Path, monkeypatc
         _assert_heard_by_the_judges(system["files"][:2], tmp_path / "run")
     assert base["metrics"]["similarity_same_prompt"]["value"] is None, "the base against itself would be 1"
     assert happy["metrics"]["similarity_same_prompt"]["value"] is not None
+    assert reseeded["plain_metrics"]["similarity_same_prompt"]["n"] == reseeded["num_files"], "what other seeds cost"
     _assert_like_the_recordings(results["systems"], tmp_path / "run")
     before = written.read_bytes()
     evaluate(config, "happy", prepared, resume=True)

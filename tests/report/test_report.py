@@ -20,10 +20,10 @@ from affetto.report import players as report_audio
 from affetto.report.headline import headline, verdicts
 from affetto.report.players import compare_words
 from affetto.report.run_page import AudioCell, AudioRow, markdown_table, terminal_table, write_report
-from affetto.report.tables import latex_table
+from affetto.report.tables import latex_table, main_table
 from browser import chromium, complaints
 from evaluate_fakes import voice
-from result_samples import compared, metric, result, system
+from result_samples import compared, metric, reseeded_result, result, system
 
 EVIL = "<script>alert('x')</script> & $co|_%"
 VOID = {"meta", "link", "br", "input", "img"}
@@ -250,6 +250,24 @@ def test_the_voice_has_a_verdict_where_a_judge_heard_it_on_plain_prompts():
     voice = next(aspect for aspect in verdicts(changed) if aspect.question == question)
     assert voice.verdict == "preserved", "acting changes a voice; reading plainly must not"
     assert "0.007" in " ".join(voice.detail)
+
+
+def test_differences_on_plain_prompts_stand_beside_those_of_other_seeds(tmp_path: Path):
+    document = reseeded_result()
+    validate_results(document)
+    table = main_table(document)
+    assert table.systems == ("base", "happy", "real"), "no column of its own"
+    assert table.comparisons == ("happy − base", "base, other seeds − base")
+    lost = next(line for line in table.lines if line.name == "flips_lost")
+    assert [value.text for value in (*lost.values, *lost.differences)] == ["", "", "", "+5.0 pt", "+2.5 pt"]
+    asked = next(line for line in table.lines if line.name == "recall" and line.aspect == "Expressivity")
+    assert [value.text for value in asked.differences] == ["+69.1 pt", ""], "other seeds were asked plainly"
+    details = {verdict.question: " ".join(verdict.detail) for verdict in verdicts(document)}
+    assert details["Is it the same voice then?"].endswith("n=40 by other seeds alone −0.003 [−0.012, +0.006]")
+    assert "other seeds" not in details["Does it sound happy when asked?"]
+    text = written(tmp_path, [], results=[document])
+    assert "a.wav of base, other seeds is broken" in text
+    assert "<dt>base, other seeds</dt>" in text
 
 
 def test_pictures_facts_and_failures_are_on_the_page(text: str, page: Page):

@@ -25,7 +25,7 @@ from affetto.report.grid import make_grids
 from affetto.report.systems import find_entry, judge_marks, read_entries
 from browser import chromium, complaints
 from evaluate_fakes import PitchJudge, fake_judges, voice
-from result_samples import result
+from result_samples import reseeded_result, result
 
 NUM_TEXTS = 24
 
@@ -104,6 +104,13 @@ def test_systems_are_named_by_file_or_by_hand(place: Path, tmp_path: Path) -> No
         find_entry(read_entries([mine]), "x")
     with pytest.raises(DataError, match="no folder"):
         read_entries([mine], {"mine": tmp_path / "nowhere"})
+
+
+def test_a_runs_base_with_other_seeds_is_no_system_to_compare(tmp_path: Path) -> None:
+    (tmp_path / "happy_results.json").write_text(json.dumps(reseeded_result()), encoding="utf-8")
+    entries = read_entries([str(tmp_path / "happy_results.json")])
+    assert [entry.name for entry in entries] == ["base", "happy", "real"]
+    assert "other seeds" not in write_comparison(tmp_path / "page.html", entries).read_text(encoding="utf-8")
 
 
 def test_numbers_of_different_judges_never_share_a_column(place: Path) -> None:

@@ -23,7 +23,8 @@ from affetto.provenance import versions
 SCHEMA = "affetto.results/1"
 
 Prompt = Literal["emotional", "plain"]
-Role = Literal["base", "adapter", "real", "files"]
+Role = Literal["base", "adapter", "real", "reseeded", "files"]
+"""`reseeded` is the base again with other seeds: how far chance alone takes it from itself."""
 Value = float | int | str | None
 
 VALUE_NAMES = (
@@ -123,7 +124,7 @@ class System(TypedDict):
 
 @_checked
 class Comparison(TypedDict):
-    """One system against another on the same prompts, speakers and seeds."""
+    """One system against another on the same prompts, speakers and seeds (other seeds for a `reseeded` one)."""
 
     system: str
     against: str

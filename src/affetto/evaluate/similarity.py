@@ -4,7 +4,8 @@ By a voice judge's vectors, for each file, means over files by the same speaker:
 - `speaker_similarity`: the base's other texts in the same voice. The base is held against itself in the same way,
   leaving out the text at hand, so its value is what re-saying costs, and the paired difference from it is what the
   adapter changed; that difference has method.md's margin of 0.02;
-- `similarity_same_prompt`: the base's file of the same text, speaker and seed; none for the base itself;
+- `similarity_same_prompt`: the base's file of the same text, speaker and seed (of another seed for the base that is
+  re-seeded); none for the base itself;
 - `similarity_to_reference`: the speaker's reference clips, but for those that speak the same text;
 - `voice_consistency`: the system's own other texts in the same voice and of the same kind of prompt.
 Other texts only, because the same words make two voices alike. Files whose text isn't known each count as a text of
@@ -49,13 +50,16 @@ class Embedded:
         return f"file:{self.row['file']}" if self.row["text"] is None else f"text:{self.row['text']}"
 
 
-def compare_voices(judge: VoiceJudge, base: Scored, others: Sequence[Scored], references: Sequence[Item]) -> None:
-    """Fill the four values of voices in the rows of `base` and of each of `others`, in place."""
+def compare_voices(
+    judge: VoiceJudge, base: Scored, others: Sequence[Scored], references: Sequence[Item], reseeded: Scored = ((), ())
+) -> None:  # fmt: skip
+    """Fill the four values of voices in the rows of `base`, each of `others` and the `reseeded` base, in place."""
     base_voices = embed_files(*base, judge)
     clips = embed_files(references, reference_rows(references), judge)
     set_similarities(base_voices, base_voices, clips, is_base=True)
     for items, rows in others:
         set_similarities(embed_files(items, rows, judge), base_voices, clips)
+    set_similarities(embed_files(*reseeded, judge), base_voices, clips, by_seed=False)
 
 
 def compare_emotions(judge: EmbeddingJudge, systems: Sequence[Scored], real: Scored) -> None:
@@ -93,18 +97,18 @@ def reference_rows(items: Sequence[Item]) -> list[FileRow]:
 
 def set_similarities(
     voiced: Sequence[Embedded], base: Sequence[Embedded] = (), references: Sequence[Embedded] = (), *,
-    is_base: bool = False,
+    is_base: bool = False, by_seed: bool = True,
 ) -> None:  # fmt: skip
     """Fill the four values of `voiced`'s rows; those that lack something to be compared with stay null."""
     own = group_by(voiced, lambda one: (one.row["speaker"], one.row["prompt"]))
     theirs, clips = (group_by(found, lambda one: one.row["speaker"]) for found in (base, references))
-    same = {_prompt(one): one for one in base if one.row["text"] is not None}
+    same = {_prompt(one, by_seed): one for one in base if one.row["text"] is not None}
     for one in voiced:
         speaker, values = one.row["speaker"], one.row["values"]
         values["voice_consistency"] = likeness(one, own.get((speaker, one.row["prompt"])))
         values["speaker_similarity"] = likeness(one, theirs.get(speaker))
         values["similarity_to_reference"] = likeness(one, clips.get(speaker))
-        twin = None if is_base or one.row["text"] is None else same.get(_prompt(one))
+        twin = None if is_base or one.row["text"] is None else same.get(_prompt(one, by_seed))
         values["similarity_same_prompt"] = None if twin is None else round(float(one.unit_D @ twin.unit_D), _DECIMALS)
 
 
@@ -153,5 +157,5 @@ def likeness(one: Embedded, group: Group | None) -> float | None:
     return round(float(one.unit_D @ others_D) / num_others, _DECIMALS)
 
 
-def _prompt(one: Embedded) -> tuple[str | None, str | None, int | None]:
-    return one.row["text"], one.row["speaker"], one.row["seed"]
+def _prompt(one: Embedded, by_seed: bool) -> tuple[str | None, str | None, int | None]:
+    return one.row["text"], one.row["speaker"], one.row["seed"] if by_seed else None

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import replace
 
-from affetto.audio.sound import write_sound
 from affetto.codes.prepare import Prepared
 from affetto.config import Config
 from affetto.errors import DataError
@@ -26,24 +23,16 @@ from affetto.evaluate.results import (
 )
 from affetto.evaluate.retention import general_test_rows, measure_retention
 from affetto.evaluate.scoring import Item
-from affetto.evaluate.sentences import Sentence, ask, recordings_in_turn
+from affetto.evaluate.sentences import Sentence
 from affetto.evaluate.similarity import compare_emotions, compare_voices
-from affetto.evaluate.spoken import note_spoken, read_spoken, speech_key
+from affetto.evaluate.speaking import Studio
 from affetto.evaluate.strengths import by_intensity, hear_strengths, of_strengths
 from affetto.evaluate.summary import build_system, compare
-from affetto.files import hash_folder, read_json, write_text
+from affetto.files import read_json
 from affetto.judges.choice import Judges, choose_judges
 from affetto.model.batch import Row
 from affetto.progress import progress
 from affetto.speak.voice import Voice
-
-
-@dataclass(frozen=True)
-class _Again:
-    """Whether to go on from what was spoken before, and the hashes of the weights that must have spoken it."""
-
-    resume: bool
-    weights: tuple[str, ...]
 
 
 def evaluate(
@@ -52,10 +41,13 @@ def evaluate(
 ) -> Results:  # fmt: skip
     """Evaluate `emotion_models/<emotion>/best` and write `evaluation_results/<emotion>_results.json` and its CSV twin.
 
-    Three systems: the base, which is asked plainly since it knows no cue; the adapter, asked with its cue (what it
-    conveys) and plainly (what leaks); and real held-out recordings of the emotion through the base's codec, which bound
-    what any adapter could convey and the judge could hear. With `resume`, what a stopped evaluation with the same
-    weights, sentences and judges spoke and judged is taken up (see `spoken` and `journal`).
+    Four systems: the base, which is asked plainly since it knows no cue; the adapter, asked with its cue (what it
+    conveys) and plainly (what leaks); real held-out recordings of the emotion through the base's codec, which bound
+    what any adapter could convey and the judge could hear; and the base again with other seeds, whose differences from
+    itself are chance alone, which the adapter's on plain prompts are read against.
+
+    With `resume`, what a stopped evaluation with the same weights, sentences and judges spoke and judged is taken up
+    (see `spoken` and `journal`).
     """
     # 1. The adapter as a user would load it, and the judges.
     folder = config.output_dir / "emotion_models" / emotion / "best"
@@ -67,58 +59,53 @@ def evaluate(
     output = config.output_dir / "evaluation_results" / f"{emotion}_results.json"
     journal = Journal(journal_path(output), judges, emotion, resume=resume)
 
-    # 2. Speak: held-out texts, the voices that the adapter learned from.
+    # 2. Speak: held-out texts, the voices that the adapter learned from; and the recordings beside them.
     sentences = held_out_sentences(config, emotion, prepared, facts["trained_speakers"], facts["speakers"])
-    samples = config.output_dir / "evaluation" / "test_samples"
-    again = _Again(
-        resume, (voice.base.hash, hash_folder(voice.base.folder, ("codec.*",)), hash_folder(folder, ("*.safetensors",)))
-    )
-    spoken = {
-        "base": _speak(config, voice, sentences, samples / f"{emotion}_base", None, 0.0, cued=False, again=again),
-        emotion: _speak(config, voice, sentences, samples / emotion, emotion, strength, cued=True, again=again),
-        "plain": _speak(
-            config, voice, sentences, samples / f"{emotion}_plain", emotion, strength, cued=False, again=again
-        ),
-    }
+    studio = Studio.of(voice, folder, config.output_dir, temperature=config.sampling_temperature, resume=resume)
+    said = studio.speak(f"{emotion}_base", sentences)
+    asked = studio.speak(emotion, sentences, emotion, strength, cued=True)
+    unasked = studio.speak(f"{emotion}_plain", sentences, emotion, strength)
+    said_again = studio.speak(f"{emotion}_base_reseeded", [_with_other_seed(sentence) for sentence in sentences])
+    recordings, acted = studio.recordings(f"{emotion}_real", prepared, emotion, config.evaluation_sentences)
 
-    # 3. Judge everything, the real recordings too.
-    base_rows = _score(spoken["base"], journal, "base", prompt="emotional")
+    # 3. Judge everything.
+    base_rows = _score(said, journal, "base", prompt="emotional")
     plain_base_rows = [FileRow(**{**row, "prompt": "plain"}) for row in base_rows]
     adapter_rows = [
-        *_score(spoken[emotion], journal, emotion, prompt="emotional"),
-        *_score(spoken["plain"], journal, f"{emotion}, plain prompts", prompt="plain"),
+        *_score(asked, journal, emotion, prompt="emotional"),
+        *_score(unasked, journal, f"{emotion}, plain prompts", prompt="plain"),
     ]
-    recordings, acted = _recordings(config, emotion, prepared, voice, samples / f"{emotion}_real")
     real_rows = _score(recordings, journal, "real recordings", prompt=None)
-    base, real = (spoken["base"], base_rows), (recordings, real_rows)
-    adapter = ([*spoken[emotion], *spoken["plain"]], adapter_rows)
+    chance_rows = _score(said_again, journal, RESEEDED, prompt="plain")
+    base, adapter = (said, base_rows), ([*asked, *unasked], adapter_rows)
+    real, chance = (recordings, real_rows), (said_again, chance_rows)
     if judges.voice is not None:
-        compare_voices(judges.voice, base, (adapter, real), _references(prepared, voice, facts["trained_speakers"]))
+        references = studio.references(prepared, facts["trained_speakers"])
+        compare_voices(judges.voice, base, (adapter, real), references, chance)
     if judges.embedding is not None:
-        compare_emotions(judges.embedding, (base, adapter), real)
+        compare_emotions(judges.embedding, (base, adapter, chance), real)
     systems = [
         build_system("base", "base", [*base_rows, *plain_base_rows], judges, 0.0),
         build_system(emotion, "adapter", adapter_rows, judges, strength),
         build_system("real", "real", real_rows, judges),
+        build_system(RESEEDED, "reseeded", chance_rows, judges, 0.0),
     ]
     comparisons = [
-        compare(
-            adapter_rows, [*base_rows, *plain_base_rows], system=emotion, against="base", prompt=prompt,
-            emotion=emotion if prompt == "emotional" else None,
-        )
-        for prompt in _PROMPTS
-    ]  # fmt: skip
+        compare(adapter_rows, base_rows, system=emotion, against="base", prompt="emotional", emotion=emotion),
+        compare(adapter_rows, plain_base_rows, system=emotion, against="base", prompt="plain"),
+        compare(chance_rows, plain_base_rows, system=RESEEDED, against="base", prompt="plain", by_seed=False),
+    ]
 
     # 4. What was forgotten, teacher-forced on general clips that nothing was trained on.
     held_out = general_test_rows(voice.base, prepared, config.evaluation_clips, config.seed, facts["speakers"])
     retention = _retention(voice, held_out, {emotion: strength})
 
     # 5. What is heard at other strengths, and of recordings by theirs.
-    strengths = _strengths(config, voice, sentences, systems[1], judges, again)
+    strengths = _strengths(config, studio, sentences, systems[1], judges)
     real_strengths = by_intensity(real_rows, acted, judges)
 
     # 6. Write it down.
-    ceiling = systems[-1]["metrics"]["recall"]
+    ceiling = systems[2]["metrics"]["recall"]
     results = build_results(
         emotion, command, judge_facts(judges, ceiling), systems, comparisons, retention, strengths, real_strengths
     )
@@ -126,10 +113,10 @@ def evaluate(
     return results
 
 
-_PROMPTS: tuple[Prompt, ...] = ("emotional", "plain")
-_LONGEST_NAME = 80
-_REFERENCES = 8
-"""Recordings that a voice is known by."""
+RESEEDED = "base, other seeds"
+"""Its name among the systems."""
+_OTHER_SEEDS = 1_000_000
+"""Added to the sentences' seeds for it."""
 
 
 def held_out_sentences(
@@ -147,74 +134,8 @@ def held_out_sentences(
     ]
 
 
-def _speak(
-    config: Config,
-    voice: Voice,
-    sentences: Sequence[Sentence],
-    folder: Path,
-    emotion: str | None,
-    intensity: float,
-    *,
-    cued: bool,
-    again: _Again,
-) -> list[Item]:
-    """Speak into `folder`, one wav and one txt per sentence; what an earlier evaluation left there goes, or is used."""
-    requests = ask(voice, sentences, emotion, intensity=intensity, temperature=config.sampling_temperature, cued=cued)
-    key = speech_key(requests, *again.weights)
-    hit_caps = read_spoken(folder, key) if again.resume else None
-    if hit_caps is None:
-        shutil.rmtree(folder, ignore_errors=True)
-        with progress(f"Speaking {folder.name}", len(requests)) as bar:
-            spoken = voice.generate(requests, bar.advance)
-        hit_caps = {}
-        for index, (sentence, result) in enumerate(zip(sentences, spoken, strict=True)):
-            path = folder / f"{index:03d}.wav"
-            write_sound(path, voice.decode(result), voice.codec.sample_rate)
-            write_text(path.with_suffix(".txt"), sentence.text + "\n")
-            hit_caps[path.name] = result.hit_cap
-        note_spoken(folder, key, hit_caps)
-    return [
-        Item(
-            _name(folder / name, config), folder / name, text=sentence.text, speaker=sentence.speaker,
-            seed=sentence.seed, hit_cap=hit_cap,
-        )
-        for sentence, (name, hit_cap) in zip(sentences, hit_caps.items(), strict=True)
-    ]  # fmt: skip
-
-
-def _recordings(
-    config: Config, emotion: str, prepared: Prepared, voice: Voice, folder: Path
-) -> tuple[list[Item], list[float]]:
-    """Held-out recordings through the base's codec, than which no adapter can sound better, and their intensities.
-
-    They are written into `folder` like what the systems speak, and judged as written; names end in the clips' ids.
-    """
-    chosen = recordings_in_turn(prepared.select(emotion, "test"), config.evaluation_sentences)
-    shutil.rmtree(folder, ignore_errors=True)
-    items = []
-    for index, clip in enumerate(chosen):
-        path = folder / f"{index:03d}_{_file_name(clip.id)}.wav"
-        write_sound(path, voice.codec.decode(prepared.codes(clip)), voice.codec.sample_rate)
-        if clip.text:
-            write_text(path.with_suffix(".txt"), clip.text + "\n")
-        items.append(Item(_name(path, config), path, text=clip.text, speaker=clip.speaker))
-    return items, [clip.gate for clip in chosen]
-
-
-def _file_name(name: str) -> str:
-    """What of a clip's id may stand in a file's name anywhere."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", name)[-_LONGEST_NAME:]
-
-
-def _references(prepared: Prepared, voice: Voice, speakers: Sequence[str]) -> list[Item]:
-    """A few plain recordings of each voice, through the base's codec."""
-    plain = [clip for clip in prepared.clips if clip.emotion in (None, "neutral")]
-    chosen = [clip for name in speakers for clip in [each for each in plain if each.speaker == name][:_REFERENCES]]
-    rate = voice.codec.sample_rate
-    return [
-        Item(clip.id, voice.codec.decode(prepared.codes(clip)), rate, text=clip.text, speaker=clip.speaker)
-        for clip in chosen
-    ]
+def _with_other_seed(sentence: Sentence) -> Sentence:
+    return replace(sentence, seed=sentence.seed + _OTHER_SEEDS)
 
 
 def _retention(voice: Voice, held_out: Sequence[Row], gates: Mapping[str, float]) -> Retention | None:
@@ -228,19 +149,19 @@ def _retention(voice: Voice, held_out: Sequence[Row], gates: Mapping[str, float]
 
 
 def _strengths(
-    config: Config, voice: Voice, sentences: Sequence[Sentence], own: System, judges: Judges, again: _Again
-) -> list[Strength]:
+    config: Config, studio: Studio, sentences: Sequence[Sentence], own: System, judges: Judges
+) -> list[Strength]:  # fmt: skip
     """What is heard at the configuration's other strengths; the sounds are kept in a folder for each."""
     emotion = own["name"]
     path = config.output_dir / "evaluation_results" / f"{emotion}_strengths.json"
-    journal = Journal(journal_path(path), of_strengths(judges), emotion, resume=again.resume)
-    kept = config.output_dir / "evaluation" / "test_samples" / f"{emotion}_strengths"
-    if not again.resume:
-        shutil.rmtree(kept, ignore_errors=True)
+    journal = Journal(journal_path(path), of_strengths(judges), emotion, resume=studio.resume)
+    kept = f"{emotion}_strengths"
+    if not studio.resume:
+        shutil.rmtree(studio.folder(kept), ignore_errors=True)
 
     def say(intensity: float) -> list[FileRow]:
         name = f"{emotion}_at_{intensity:g}"
-        items = _speak(config, voice, sentences, kept / name, emotion, intensity, cued=True, again=again)
+        items = studio.speak(f"{kept}/{name}", sentences, emotion, intensity, cued=True)
         return _score(items, journal, name.replace("_", " "), prompt="emotional")
 
     return hear_strengths(own, config.evaluation_strengths, judges, say)
@@ -250,7 +171,3 @@ def _score(items: Sequence[Item], journal: Journal, title: str, *, prompt: Promp
     marked = [Item(**{**item.__dict__, "prompt": prompt}) for item in items]
     with progress(f"Judging {title}", len(marked)) as bar:
         return journal.score(marked, bar.advance)
-
-
-def _name(path: Path, config: Config) -> str:
-    return path.relative_to(config.output_dir).as_posix()

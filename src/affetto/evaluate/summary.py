@@ -153,8 +153,10 @@ def compare(
     against: str,
     prompt: Prompt | None,
     emotion: str | None = None,
+    by_seed: bool = True,
 ) -> Comparison:
-    """System minus base over the pairs with equal (text, speaker, seed) among the rows of `prompt`.
+    """System minus base over the pairs with equal (text, speaker, seed) among the rows of `prompt`; without `by_seed`
+    seeds may differ.
 
     A metric with a margin gets a verdict; one that `emotion` should move gets `expected` and `holds`, the base's plain
     rendering being the same speaker's neutral one. `flips_lost` and `flips_gained` are the shares of the pairs that
@@ -163,7 +165,7 @@ def compare(
     unique.
     """
     margins = PLAIN_MARGINS if prompt == "plain" else MARGINS
-    ours, theirs = _by_key(system_rows, prompt, system), _by_key(base_rows, prompt, against)
+    ours, theirs = _by_key(system_rows, prompt, system, by_seed), _by_key(base_rows, prompt, against, by_seed)
     pairs = [(ours[key], theirs[key]) for key in sorted(set(ours) & set(theirs), key=str)]
     num_lost = sum(row["error"] is None and _is_lost(ours.get(key)) for key, row in theirs.items())
     is_same = bool(pairs) and all(one["values"] == other["values"] for one, other in pairs)
@@ -263,10 +265,12 @@ def _reason(rows: Sequence[FileRow], measure: Measure, judges: Judges) -> str:
     return measure.lacking
 
 
-def _by_key(rows: Sequence[FileRow], prompt: Prompt | None, name: str) -> dict[tuple[object, ...], FileRow]:
+def _by_key(
+    rows: Sequence[FileRow], prompt: Prompt | None, name: str, by_seed: bool
+) -> dict[tuple[object, ...], FileRow]:  # fmt: skip
     """Rows of `prompt` by what is paired; rows without a text can't be paired."""
     chosen = [row for row in rows if row["prompt"] == prompt and row["text"] is not None]
-    keys = [(row["text"], row["speaker"], row["seed"]) for row in chosen]
+    keys = [(row["text"], row["speaker"], row["seed"] if by_seed else None) for row in chosen]
     if repeated := [key for key, times in Counter(keys).items() if times > 1]:
         raise DataError(
             f"{name} has {len(repeated)} prompts more than once, for example {repeated[0]}: can't pair them"

@@ -110,7 +110,7 @@ def _forgotten(result: Mapping[str, Any]) -> str:
 def _compared(result: Mapping[str, Any], pair: tuple[str, str], question: str, prompt: str, name: str) -> AspectVerdict:
     shown = show_comparison(result, pair, prompt, name, MEASURES[name])
     if shown.text:
-        return _aspect(question, MEASURES[name].label, shown)
+        return _aspect(question, MEASURES[name].label, shown, _by_chance(result, pair[1], prompt, name))
     key = "metrics" if prompt == "emotional" else "plain_metrics"
     system = system_by_role(result, "adapter", "files") or {}
     reason = ((system.get(key) or {}).get(name) or {}).get("reason")
@@ -118,14 +118,23 @@ def _compared(result: Mapping[str, Any], pair: tuple[str, str], question: str, p
     return AspectVerdict(question, "no verdict", (), reason)
 
 
-def _aspect(question: str, label: str, shown: Value) -> AspectVerdict:
+def _by_chance(result: Mapping[str, Any], base: str, prompt: str, name: str) -> str:
+    """How far the base's own other seeds take it from itself, where they were spoken; empty where not."""
+    reseeded = system_by_role(result, "reseeded")
+    if reseeded is None:
+        return ""
+    shown = show_comparison(result, (str(reseeded["name"]), base), prompt, name, MEASURES[name])
+    return f"by other seeds alone {shown.text} {shown.interval}".rstrip() if shown.text else ""
+
+
+def _aspect(question: str, label: str, shown: Value, by_chance: str = "") -> AspectVerdict:
     reason = shown.reason or (None if shown.verdict else "no margin was fixed beforehand")
-    return AspectVerdict(question, shown.verdict or "no verdict", _detail(label, shown), reason)
+    return AspectVerdict(question, shown.verdict or "no verdict", _detail(label, shown, by_chance), reason)
 
 
-def _detail(label: str, shown: Value) -> tuple[str, ...]:
+def _detail(label: str, shown: Value, by_chance: str) -> tuple[str, ...]:
     margin = f"margin {shown.margin}" if shown.margin else ""
-    parts = (label, shown.text, shown.interval, margin, f"n={shown.n}" if shown.n else "")
+    parts = (label, shown.text, shown.interval, margin, f"n={shown.n}" if shown.n else "", by_chance)
     return tuple(part for part in parts if part)
 
 

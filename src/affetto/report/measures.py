@@ -56,6 +56,8 @@ class Measure:
     """Shown among the dot plots."""
     is_on_request: bool = False
     """Of a judge that isn't there unless somebody names one: not shown where nobody has a number."""
+    is_of_pairs: bool = False
+    """Of two systems and of none alone."""
 
 
 PLAIN = "When nobody asked"
@@ -82,6 +84,14 @@ MEASURES: dict[str, Measure] = {
     "insertions": Measure("Words added", "Words", "per word", "over all words of the texts", "lower"),
     "intelligible": Measure(
         "Intelligible", "Words", "share", "sentences of which at most a fifth of the words are wrong", "higher"
+    ),
+    "flips_lost": Measure(
+        "Sentences lost", "Words", "share", "share of the pairs that were intelligible in the base alone", "lower",
+        is_of_pairs=True,
+    ),
+    "flips_gained": Measure(
+        "Sentences gained", "Words", "share", "share of the pairs that were intelligible in the system alone", "higher",
+        is_of_pairs=True,
     ),
     "truncated": Measure("Cut off", "Words", "share", "sentences whose last words are missing", "lower"),
     "repeated": Measure("Repeating", "Words", "share", "sentences that say words again", "lower"),

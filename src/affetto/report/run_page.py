@@ -28,6 +28,7 @@ from affetto.report.tables import (
     main_table,
     markdown_table,
     show_metric,
+    shown_systems,
     terminal_table,
 )
 
@@ -105,8 +106,8 @@ def _system_numbers(results: Sequence[Mapping[str, Any]], audio: Sequence[AudioR
 def _evaluation(
     result: Mapping[str, Any], facts: Mapping[str, Any], numbers: Mapping[str, int], index: int
 ) -> dict[str, Any]:
-    table, systems = main_table(result), list(result.get("systems") or [])
-    judges = shown_judges(result.get("judges") or {})
+    table, systems = main_table(result), shown_systems(result)
+    judges, everything = shown_judges(result.get("judges") or {}), list(result.get("systems") or [])
     return {
         "emotion": str(result.get("emotion", "the emotion")),
         "command": result.get("command"),
@@ -123,9 +124,9 @@ def _evaluation(
         "strengths": strengths_section(result, f"strengths-{index}"),
         "judges": [(kind, judge, _ceiling(judge or {})) for kind, judge in judges.items()],
         "failures": [
-            (system["name"], file) for system in systems for file in system.get("files") or [] if file.get("error")
+            (system["name"], file) for system in everything for file in system.get("files") or [] if file.get("error")
         ],
-        "num_failed": {str(system["name"]): system["num_failed"] for system in systems if system.get("num_failed")},
+        "num_failed": {str(system["name"]): system["num_failed"] for system in everything if system.get("num_failed")},
     }
 
 

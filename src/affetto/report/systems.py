@@ -61,7 +61,7 @@ def read_entries(arguments: Sequence[str], folders: Mapping[str, Path] | None = 
 
     A file's only system is called NAME, else by the file's name (without `_results`). Several systems keep their names
     where nobody else has them; with NAME, or where somebody has, they are `NAME: system`. DataError where a file can't
-    be read, or two systems would have one name.
+    be read, or two systems would have one name. The re-seeded base of a run is no system to compare: it is left out.
     """
     entries: list[Entry] = []
     shorts = []
@@ -69,8 +69,9 @@ def read_entries(arguments: Sequence[str], folders: Mapping[str, Path] | None = 
         name, path = _name_and_path(argument)
         results = read_results(path)
         label = name or path.stem.removesuffix(_TAIL) or path.stem
-        is_alone = len(results["systems"]) == 1
-        for system in results["systems"]:
+        systems = [system for system in results["systems"] if system["role"] != "reseeded"]
+        is_alone = len(systems) == 1
+        for system in systems:
             shorts.append(label if is_alone else None if name else system["name"])
             full = label if is_alone else f"{label}: {system['name']}"
             entries.append(Entry(full, len(entries), system, results, path, _folder(path, system)))

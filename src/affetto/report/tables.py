@@ -88,9 +88,14 @@ def all_values(line: Line) -> tuple[Value, ...]:
     return (*line.values, *line.differences)
 
 
+def shown_systems(result: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The systems that have columns and pictures: all but the re-seeded base, which only differences are read by."""
+    return [system for system in result.get("systems") or [] if system.get("role") != "reseeded"]
+
+
 def main_table(result: Mapping[str, Any]) -> MainTable:
     """The main table of one evaluation (docs/results.md)."""
-    systems = list(result.get("systems") or [])
+    systems = shown_systems(result)
     pairs = list(dict.fromkeys((row["system"], row["against"]) for row in result.get("comparisons") or []))
     lines = [*_metric_lines(result, systems, pairs, "emotional"), *_metric_lines(result, systems, pairs, "plain")]
     lines += _retention_lines(result, systems, pairs)
@@ -107,7 +112,10 @@ def _metric_lines(
 ) -> Iterator[Line]:
     key = "metrics" if prompt == "emotional" else "plain_metrics"
     tables = [system.get(key) or {} for system in systems]
-    present = list(dict.fromkeys(name for table in tables for name in table))
+    compared = [
+        row["metrics"] for row in result.get("comparisons") or [] if (row.get("prompt") or "emotional") == prompt
+    ]
+    present = list(dict.fromkeys(name for table in (*tables, *compared) for name in table))
     for name in [*(name for name in MEASURES if name in present), *(name for name in present if name not in MEASURES)]:
         unit_of = next((table[name] for table in tables if name in table), None)
         measure = measure_of(name, unit_of)
@@ -117,7 +125,7 @@ def _metric_lines(
             name,
             measure.aspect if prompt == "emotional" else PLAIN,
             measure,
-            tuple(show_metric(table.get(name), measure) for table in tables),
+            tuple(Value("") if measure.is_of_pairs else show_metric(table.get(name), measure) for table in tables),
             tuple(show_comparison(result, pair, prompt, name, measure) for pair in pairs),
         )
 

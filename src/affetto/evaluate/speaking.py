@@ -1,0 +1,114 @@
+"""What an evaluation listens to: sentences as systems speak them, and recordings through the base's codec, as files."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from affetto.audio.sound import write_sound
+from affetto.codes.prepare import Prepared
+from affetto.evaluate.scoring import Item
+from affetto.evaluate.sentences import Sentence, ask, recordings_in_turn
+from affetto.evaluate.spoken import note_spoken, read_spoken, speech_key
+from affetto.files import hash_folder, write_text
+from affetto.progress import progress
+from affetto.speak.voice import Voice
+
+_LONGEST_NAME = 80
+_REFERENCES = 8
+"""Recordings that a voice is known by."""
+
+
+@dataclass(frozen=True)
+class Studio:
+    """Where one voice speaks into the folders of `output_dir`/evaluation/test_samples."""
+
+    voice: Voice
+    output_dir: Path
+    temperature: float
+    resume: bool
+    """Take up what was spoken before by the same weights."""
+    weights: tuple[str, ...]
+    """Hashes of base, codec and adapter."""
+
+    @classmethod
+    def of(cls, voice: Voice, adapter: Path, output_dir: Path, *, temperature: float, resume: bool) -> Studio:
+        """The studio of a voice that has loaded the adapter of the folder `adapter`."""
+        codec, own = hash_folder(voice.base.folder, ("codec.*",)), hash_folder(adapter, ("*.safetensors",))
+        return cls(voice, output_dir, temperature, resume, (voice.base.hash, codec, own))
+
+    def folder(self, name: str) -> Path:
+        """Of the sounds of that name."""
+        return self.output_dir / "evaluation" / "test_samples" / name
+
+    def speak(
+        self, name: str, sentences: Sequence[Sentence], emotion: str | None = None, intensity: float = 0.0, *,
+        cued: bool = False,
+    ) -> list[Item]:  # fmt: skip
+        """Speak into the folder `name`, one wav and one txt per sentence; what an earlier evaluation left there goes.
+
+        With `resume` it is used where it is of the same sentences and weights.
+        """
+        folder = self.folder(name)
+        requests = ask(self.voice, sentences, emotion, intensity=intensity, temperature=self.temperature, cued=cued)
+        key = speech_key(requests, *self.weights)
+        hit_caps = read_spoken(folder, key) if self.resume else None
+        if hit_caps is None:
+            shutil.rmtree(folder, ignore_errors=True)
+            with progress(f"Speaking {folder.name}", len(requests)) as bar:
+                spoken = self.voice.generate(requests, bar.advance)
+            hit_caps = {}
+            for index, (sentence, result) in enumerate(zip(sentences, spoken, strict=True)):
+                path = folder / f"{index:03d}.wav"
+                write_sound(path, self.voice.decode(result), self.voice.codec.sample_rate)
+                write_text(path.with_suffix(".txt"), sentence.text + "\n")
+                hit_caps[path.name] = result.hit_cap
+            note_spoken(folder, key, hit_caps)
+        return [
+            Item(
+                self._name(folder / file), folder / file, text=sentence.text, speaker=sentence.speaker,
+                seed=sentence.seed, hit_cap=hit_cap,
+            )
+            for sentence, (file, hit_cap) in zip(sentences, hit_caps.items(), strict=True)
+        ]  # fmt: skip
+
+    def recordings(self, name: str, prepared: Prepared, emotion: str, most: int) -> tuple[list[Item], list[float]]:
+        """Held-out recordings through the codec, than which no adapter can sound better, and their intensities.
+
+        They are written into the folder `name` like what the systems speak, and judged as written; names end in the
+        clips' ids.
+        """
+        folder, codec = self.folder(name), self.voice.codec
+        chosen = recordings_in_turn(prepared.select(emotion, "test"), most)
+        shutil.rmtree(folder, ignore_errors=True)
+        items = []
+        for index, clip in enumerate(chosen):
+            path = folder / f"{index:03d}_{_file_name(clip.id)}.wav"
+            write_sound(path, codec.decode(prepared.codes(clip)), codec.sample_rate)
+            if clip.text:
+                write_text(path.with_suffix(".txt"), clip.text + "\n")
+            items.append(Item(self._name(path), path, text=clip.text, speaker=clip.speaker))
+        return items, [clip.gate for clip in chosen]
+
+    def references(self, prepared: Prepared, speakers: Sequence[str]) -> list[Item]:
+        """A few plain recordings of each of `speakers` through the codec; they are not written."""
+        plain = [clip for clip in prepared.clips if clip.emotion in (None, "neutral")]
+        chosen = [clip for name in speakers for clip in [each for each in plain if each.speaker == name][:_REFERENCES]]
+        codec = self.voice.codec
+        return [
+            Item(
+                clip.id, codec.decode(prepared.codes(clip)), codec.sample_rate, text=clip.text, speaker=clip.speaker
+            )
+            for clip in chosen
+        ]  # fmt: skip
+
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self.output_dir).as_posix()
+
+
+def _file_name(name: str) -> str:
+    """What of a clip's id may stand in a file's name anywhere."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name)[-_LONGEST_NAME:]
