@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,20 +18,12 @@ def fetch(hub_id: str, revision: str | None = None) -> Path:
     Where its config.json says which weights are transformers' (CSM-1B stores each of its formats), only those are
     fetched. Raises BaseModelError.
     """
-    from huggingface_hub import snapshot_download
+    return _snapshot(hub_id, revision, lambda: [*_FACTS, _weights_pattern(hub_id, revision)])
 
-    with _told(hub_id, revision):
-        try:
-            weights = _weights_pattern(hub_id, revision)
-            return Path(snapshot_download(hub_id, revision=revision, allow_patterns=[*_FACTS, weights]))
-        except OSError as error:
-            if _is_refusal(error):
-                raise
-            # A pinned commit isn't looked for in the cache by itself where there is no network (huggingface_hub 1.33).
-            try:
-                return Path(snapshot_download(hub_id, revision=revision, local_files_only=True))
-            except OSError:
-                raise error from None
+
+def fetch_files(hub_id: str, revision: str | None, files: Sequence[str]) -> Path:
+    """The folder of a hub model's snapshot with `files`, those that it has. Raises BaseModelError."""
+    return _snapshot(hub_id, revision, lambda: list(files))
 
 
 def fetch_config(hub_id: str, revision: str | None = None) -> Path:
@@ -40,6 +32,22 @@ def fetch_config(hub_id: str, revision: str | None = None) -> Path:
 
     with _told(hub_id, revision):
         return Path(hf_hub_download(hub_id, "config.json", revision=revision))
+
+
+def _snapshot(hub_id: str, revision: str | None, patterns: Callable[[], list[str]]) -> Path:
+    from huggingface_hub import snapshot_download
+
+    with _told(hub_id, revision):
+        try:
+            return Path(snapshot_download(hub_id, revision=revision, allow_patterns=patterns()))
+        except OSError as error:
+            if _is_refusal(error):
+                raise
+            # A pinned commit isn't looked for in the cache by itself where there is no network (huggingface_hub 1.33).
+            try:
+                return Path(snapshot_download(hub_id, revision=revision, local_files_only=True))
+            except OSError:
+                raise error from None
 
 
 def _is_refusal(error: Exception) -> bool:

@@ -174,8 +174,6 @@ def find_source(kind: Kind, id_or_path: str | Path) -> Source:
         return Source(repository, repository, "hub", None, revision or None)
     if known.kind != kind and (known.kind, kind) != ("emotion", "embedding"):
         raise JudgeError(f"{repository} judges {known.kind}, not {kind}")
-    if known.obstacle:
-        raise JudgeError(f"{repository} can't be a judge here: {known.obstacle}")
     is_pinned = revision in ("", known.revision)
     labels = known.labels if is_pinned else None
     return Source(repository, repository, "hub", known.licence, revision or known.revision, labels, known)
@@ -199,7 +197,10 @@ def read_labels(names: Sequence[str], source: Source) -> tuple[str, ...]:
 
 def weights_hash(folder: Path) -> str:
     """What a folder of weights is named by."""
-    return hash_folder(folder, ("config.json", "*.safetensors", "*.bin"))[:12]
+    return hash_folder(
+        folder,
+        ("config.*", "hyperparams.yaml", "*.safetensors", "*.bin", "*.pt", "*.ckpt", "tokens.txt", "label_encoder.txt"),
+    )[:12]
 
 
 @cache
@@ -260,6 +261,13 @@ def _miniature(kind: Kind, device: str) -> AnyJudge:
 
 
 def _load(kind: Kind, source: Source, device: str) -> AnyJudge:
+    if kind in LABELLED:
+        from affetto.judges import emotion2vec, speechbrain_emotion
+
+        if emotion2vec.is_laid_out_so(source):
+            return emotion2vec.load(source, device)
+        if speechbrain_emotion.is_laid_out_so(source):
+            return speechbrain_emotion.load(source, device)
     if kind == "embedding":
         from affetto.judges import embeddings
 

@@ -5,7 +5,7 @@ its kin, Whisper), the vector is that projection averaged over the frames that a
 classifier's own average but for padding: Whisper's includes a whole window of it, by which short sounds would be alike.
 Of the one class that averages nothing (AST) it is what its head is given. The layer before the last is what "embedding"
 means in speaker verification (Snyder et al. 2018), and what emotion2vec (Ma et al. 2024, arXiv 2312.15185) averages
-over an utterance; that model itself isn't among transformers' (`known`).
+over an utterance; that model itself is read by `emotion2vec`.
 
 Sounds are heard one at a time, so that no vector depends on its neighbours.
 """

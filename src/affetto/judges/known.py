@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from affetto.judges.kinds import Kind, Tier
 
@@ -33,8 +34,8 @@ class KnownJudge:
     """What its numbers mean."""
     note: str | None = None
     """What a reader of its numbers must know."""
-    obstacle: str | None = None
-    """Why affetto can't run it."""
+    layout: Literal["transformers", "funasr", "speechbrain"] = "transformers"
+    """Whose files it is published as. All are run without that toolkit, but SpeechBrain's judge of voices."""
 
     @property
     def is_non_commercial(self) -> bool:
@@ -55,8 +56,6 @@ _EMOTION2VEC = {
     "angry": "angry", "disgusted": "disgusted", "fearful": "fearful", "happy": "happy", "neutral": "neutral",
     "other": "other", "sad": "sad", "surprised": "surprised", "<unk>": "other",
 }  # fmt: skip
-_FUNASR = "it is a FunASR checkpoint, which transformers can't load"
-_SPEECHBRAIN = "it is a SpeechBrain checkpoint, which transformers can't load"
 _WEB = "680,000 h (large-v3: 5 million h) of speech from the web, not listed"
 
 
@@ -76,11 +75,11 @@ KNOWN_JUDGES: dict[str, KnownJudge] = {
     ),
     "emotion2vec/emotion2vec_plus_large": KnownJudge(
         "emotion", "hub", "model-license", 16_000, "27810dc2d2f86f80faeeb11b56a61260841f9201", _EMOTION2VEC,
-        languages=("many",), obstacle=_FUNASR,
+        languages=("many",), layout="funasr",
     ),
     "speechbrain/emotion-recognition-wav2vec2-IEMOCAP": KnownJudge(
         "emotion", "hub", "apache-2.0", 16_000, "2384ca84857782409803eebc9349acb106e4232d", _IEMOCAP, ("IEMOCAP",),
-        obstacle=_SPEECHBRAIN,
+        layout="speechbrain",
     ),
     # Emotion's dimensions.
     "audeering/wav2vec2-large-robust-12-ft-emotion-msp-dim": KnownJudge(
@@ -105,7 +104,7 @@ KNOWN_JUDGES: dict[str, KnownJudge] = {
     ),
     "speechbrain/spkrec-ecapa-voxceleb": KnownJudge(
         "voice", "hub", "apache-2.0", 16_000, "5c0be3875fda05e81f3c004ed8c7c06be308de1e",
-        heard=("VoxCeleb1", "VoxCeleb2"), scale="cosine, -1 to 1",
+        heard=("VoxCeleb1", "VoxCeleb2"), scale="cosine, -1 to 1", layout="speechbrain",
     ),
     BUNDLED_VOICE: KnownJudge(
         "voice", "bundled", "apache-2.0", 16_000, None, heard=("LibriSpeech", "VoxCeleb1", "VoxCeleb2"),

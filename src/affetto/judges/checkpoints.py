@@ -1,0 +1,128 @@
+"""Emotion judges that other toolkits publish: their files, their weights (read safely), and the judge they become."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from affetto.errors import BaseModelError, JudgeError
+from affetto.hub import fetch_files
+from affetto.judges.choice import Source, read_labels
+from affetto.judges.listeners import Sounds
+from affetto.judges.voices import to_unit
+
+_INSIDE = ("state_dict", "model_state_dict", "model")
+"""Under which of its keys a checkpoint may keep the weights, the outermost first."""
+
+
+def checkpoint_folder(source: Source, files: Sequence[str]) -> Path:
+    """The folder with `files` of a source, fetched where it is on the hub; JudgeError where one is missing."""
+    folder = Path(source.where)
+    if source.tier == "hub":
+        try:
+            folder = fetch_files(source.where, source.revision, files)
+        except BaseModelError as error:
+            raise JudgeError(f"can't fetch the judge {source.id}: {error}") from error
+    if missing := [name for name in files if not (folder / name).is_file()]:
+        raise JudgeError(f"{source.id} lacks {', '.join(missing)}")
+    return folder
+
+
+def read_state(path: Path, name: str) -> dict[str, Tensor]:
+    """The tensors of a checkpoint by name. Nothing but tensors and plain containers is unpickled: no code is run."""
+    try:
+        found: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise JudgeError(f"can't read the weights {path.name} of {name}: {error}") from error
+    for key in _INSIDE:
+        if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
+            found = found[key]
+    state = {key: value for key, value in dict(found).items() if isinstance(value, Tensor)}
+    if not state:
+        raise JudgeError(f"{path.name} of {name} holds no weights")
+    return state
+
+
+def load_state(model: nn.Module, state: Mapping[str, Tensor], name: str) -> None:
+    """Put `state` into `model`, whole. What only training needs may be left over; JudgeError where something lacks."""
+    try:
+        missing = model.load_state_dict(state, strict=False).missing_keys
+    except RuntimeError as error:
+        raise JudgeError(f"the weights of {name} don't fit its configuration: {error}") from error
+    if missing:
+        raise JudgeError(f"{name} doesn't hold a whole {type(model).__name__}: {', '.join(missing)} would stay random")
+
+
+class EmotionNetwork(Protocol):
+    """A module that tells emotions by a vector of the utterance."""
+
+    @property
+    def fewest_samples(self) -> int:
+        """Samples that make one frame."""
+        ...
+
+    def vector(self, sound_1S: Tensor) -> Tensor:
+        """What the labels are told by, (1, D)."""
+        ...
+
+    def scores(self, sound_1S: Tensor) -> Tensor:
+        """Before the softmax, (1, outputs)."""
+        ...
+
+
+class CheckpointListener:
+    """Emotion judge and embedding judge at once: posteriors, and the vectors that they are told by.
+
+    Sounds of 16 kHz are heard one at a time. `names` are of the model's outputs, None where an output means nothing.
+    """
+
+    sample_rate = 16_000
+
+    def __init__(self, model: EmotionNetwork, names: Sequence[str | None], source: Source, device: str) -> None:
+        assert isinstance(model, nn.Module)
+        self.model: Any = model.float().eval().to(device)
+        self.device = device
+        self._outputs = [index for index, name in enumerate(names) if name is not None]
+        meant = read_labels([name for name in names if name is not None], source)
+        self.labels = tuple(dict.fromkeys(meant))
+        self._columns = [self.labels.index(label) for label in meant]
+        self.id = f"{source.id}@{source.revision}" if source.revision else source.id
+        self.tier, self.licence, self.known = source.tier, source.licence, source.known
+
+    @torch.inference_mode()
+    def posteriors(self, sounds: Sounds) -> NDArray[np.float64]:
+        """Probabilities (N, L); see `kinds.EmotionJudge`. What is too short for a frame gets silence after it."""
+        found_NL = np.zeros((len(sounds), len(self.labels)))
+        for row_L, sound in zip(found_NL, sounds, strict=True):
+            lacking = max(0, self.model.fewest_samples - len(sound))
+            scores = self.model.scores(self._tensor(np.pad(sound, (0, lacking))))[0, self._outputs]
+            np.add.at(row_L, self._columns, torch.softmax(scores.double(), dim=0).cpu().numpy())
+        return found_NL
+
+    @torch.inference_mode()
+    def embed(self, sounds: Sounds) -> list[NDArray[np.float64] | None]:
+        """Unit vectors; see `kinds.VectorJudge`."""
+        return [
+            None
+            if len(sound) < self.model.fewest_samples
+            else to_unit(self.model.vector(self._tensor(sound))[0].double().cpu().numpy(), self.id)
+            for sound in sounds
+        ]
+
+    def _tensor(self, sound: NDArray[np.float32]) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(sound, dtype=np.float32))[None].to(self.device)
+
+
+def fewest_samples(convolutions: Sequence[tuple[int, int]]) -> int:
+    """Samples that make one frame after `convolutions` of (kernel, stride)."""
+    found = 1
+    for kernel, stride in reversed(convolutions):
+        found = (found - 1) * stride + kernel
+    return found
