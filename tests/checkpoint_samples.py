@@ -11,7 +11,8 @@ import yaml
 from numpy.typing import NDArray
 from transformers import Wav2Vec2Config, Wav2Vec2Model
 
-from affetto.judges.emotion2vec import Emotion2vec, Shape
+from affetto.judges.emotion2vec import read_shape
+from affetto.judges.emotion2vec_network import Emotion2vec
 
 TOKENS = ("生气/angry", "开心/happy", "中立/neutral", "unuse_0", "难过/sad", "<unk>")
 EMOTION2VEC: dict[str, Any] = {
@@ -54,7 +55,7 @@ def filled(state: dict[str, torch.Tensor], seed: int) -> dict[str, torch.Tensor]
 
 def emotion2vec(folder: Path, config: dict[str, Any] = EMOTION2VEC, tokens: tuple[str, ...] = TOKENS) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    state = filled(Emotion2vec(Shape.read(config, "sample"), len(tokens)).state_dict(), 1)
+    state = filled(Emotion2vec(read_shape(config, "sample"), len(tokens)).state_dict(), 1)
     torch.save({"model": state, "epoch": 3}, folder / "model.pt")
     (folder / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     (folder / "tokens.txt").write_text("\n".join(tokens) + "\n", encoding="utf-8")

@@ -19,7 +19,8 @@ from affetto.errors import JudgeError
 from affetto.evaluate.folder import evaluate_folder
 from affetto.judges.checkpoints import fewest_samples, read_state
 from affetto.judges.choice import KNOWN_JUDGES, choose_judges, find_source, load_judge, weights_hash
-from affetto.judges.emotion2vec import Shape, alibi_slopes, read_convolutions
+from affetto.judges.emotion2vec import read_convolutions, read_shape
+from affetto.judges.emotion2vec_network import alibi_slopes
 from evaluate_fakes import RATE, voice
 
 FUNASR = (
@@ -136,13 +137,13 @@ def test_what_is_no_whole_emotion2vec_is_refused(tmp_path: Path) -> None:
     (folder / "config.yaml").write_text("model: [", encoding="utf-8")
     refused(r"can't read the config\.yaml")
     with pytest.raises(JudgeError, match="learned_alibi"):
-        Shape.read(_changed(learned_alibi=True), "x")
+        read_shape(_changed(learned_alibi=True), "x")
     with pytest.raises(JudgeError, match="is a Paraformer checkpoint"):
-        Shape.read({**samples.EMOTION2VEC, "model": "Paraformer"}, "x")
+        read_shape({**samples.EMOTION2VEC, "model": "Paraformer"}, "x")
     with pytest.raises(JudgeError, match="isn't emotion2vec's"):
-        Shape.read({"model": "Emotion2vec"}, "x")
+        read_shape({"model": "Emotion2vec"}, "x")
     with pytest.raises(JudgeError, match="isn't emotion2vec's"):
-        Shape.read(_changed(feature_encoder_spec="__import__('os').getcwd()"), "x")
+        read_shape(_changed(feature_encoder_spec="__import__('os').getcwd()"), "x")
 
 
 def test_what_is_no_whole_speechbrain_judge_is_refused(tmp_path: Path) -> None:
@@ -166,6 +167,15 @@ def test_what_is_no_whole_speechbrain_judge_is_refused(tmp_path: Path) -> None:
     refused("pools by more than the mean")
     (folder / "hyperparams.yaml").write_text("a: [", encoding="utf-8")
     refused(r"can't read the hyperparams\.yaml")
+
+
+def test_a_switch_that_is_not_there_is_off() -> None:
+    config = copy.deepcopy(samples.EMOTION2VEC)
+    audio = config["model_conf"]["modalities"]["audio"]
+    del audio["use_alibi_encoder"], audio["conv_pos_pre_ln"], config["model_conf"]["normalize"]
+    shape = read_shape(config, "x")
+    assert (shape.alibi_heads, shape.position_norm_first, shape.normalises) == (0, False, False)
+    assert (read_shape(samples.EMOTION2VEC, "x").alibi_heads, shape.heads) == (3, 3)
 
 
 def test_convolutions_are_read_and_nothing_is_run() -> None:
