@@ -14,9 +14,8 @@ same for every emotion of a run.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +23,7 @@ from numpy.typing import NDArray
 
 from affetto.errors import JudgeError, MissingDependencyError
 from affetto.files import hash_bytes
+from affetto.judges.threads import one_thread_each
 
 SAMPLE_RATE = 16_000
 WINDOW = 144_160
@@ -69,19 +69,6 @@ class DnsmosJudge:
         filled = fill(sound)
         period = len(sound) if len(filled) > len(sound) else None
         return _scores(self._network.score(filled, count_windows(len(filled)), period), sound)
-
-
-@contextmanager
-def one_thread_each() -> Iterator[None]:
-    """Threads that are started in here compute on one processor each."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _scores(raw_W3: NDArray[np.float32], sound: NDArray[np.float32]) -> dict[str, float]:

@@ -24,6 +24,7 @@ from transformers.audio_utils import mel_filter_bank, spectrogram, window_functi
 from affetto.errors import MissingDependencyError
 from affetto.files import hash_folder
 from affetto.judges.known import BUNDLED_VOICE, KNOWN_JUDGES
+from affetto.judges.threads import one_thread_each
 from affetto.metrics.activity import FRAME_S, sounding_frames
 
 SAMPLE_RATE = 16_000
@@ -81,15 +82,16 @@ class BundledVoiceJudge:
 
         One sound at a time, whose windows are a batch, so that company changes no vector.
         """
-        found: list[NDArray[np.float64] | None] = []
-        for sound in sounds:
-            mel_NTB = encoder_windows(sound)
-            if mel_NTB is None:
-                found.append(None)
-                continue
-            mean_D = self.encoder(torch.from_numpy(mel_NTB).to(self.device)).double().mean(dim=0)
-            found.append(nn.functional.normalize(mean_D, dim=0).cpu().numpy())
-        return found
+        with one_thread_each():
+            return [self._vector(sound) for sound in sounds]
+
+    def _vector(self, sound: NDArray[np.float32]) -> NDArray[np.float64] | None:
+        mel_NTB = encoder_windows(sound)
+        if mel_NTB is None:
+            return None
+        mean_D = self.encoder(torch.from_numpy(mel_NTB).to(self.device)).double().mean(dim=0)
+        unit_D: NDArray[np.float64] = nn.functional.normalize(mean_D, dim=0).cpu().numpy()
+        return unit_D
 
 
 def weights_folder() -> Path:
