@@ -76,6 +76,7 @@ def ablate(
         list[str] | None, typer.Option("--method", "-m", help="A method by name; repeat for several. Default: all.")
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Runs per method and emotion.")] = 3,
+    sentences: Annotated[int, typer.Option(min=1, help="Held-out sentences that judges hear of each run.")] = 60,
     folder: Annotated[
         Path, typer.Option("--folder", help="Where runs and rows go; run again, or several at once, to go on.")
     ] = Path("ablation"),
@@ -92,6 +93,7 @@ def ablate(
         rows = read_rows(folder)
     else:
         settings, emotions = settings_of(config, emotion, base=base, data=data)
+        settings = settings.model_copy(update={"evaluation_sentences": sentences})
         wanted = cells(method or list(METHODS), emotions, seeds)
         prepared = prepare_clips(settings, emotions, skip_bad_clips=skip_bad_clips)
         rows = run_ablation(settings, wanted, prepared, folder, command_line())
