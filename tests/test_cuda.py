@@ -21,8 +21,10 @@ from affetto.adapters.bank import AdapterBank
 from affetto.codes.batches import exactly, mimi_latents
 from affetto.codes.codec import MimiCodec
 from affetto.errors import Interrupted
+from affetto.evaluate.suite import evaluate
 from affetto.model.base import Base, load_base
 from affetto.model.batch import Row, Turn, collate
+from affetto.pipeline import prepare_clips, train_emotions
 from affetto.preserve.curvature import CURVATURES, Curvature
 from affetto.preserve.ewc import ewc_penalty
 from affetto.preserve.fisher import estimate_fisher
@@ -33,6 +35,7 @@ from affetto.training.batches import assemble
 from affetto.training.loop import train, train_mode
 from affetto.training.step import LossWeights, accumulate_gradients, finish_gradients
 from banks import trained_bank
+from small_run import small_config, write_clips
 
 DEVICE = "cuda"
 TEXTS = ["the silver key", "a", "a much longer line about rivers", "old stones"]
@@ -388,3 +391,23 @@ def start_of(folder: Path, targets: tuple[str, ...]) -> dict[str, Tensor]:
     bank = AdapterBank(base.model, base.network.gates, targets)
     bank.add("happy", 4, 8.0, 0)
     return {f"weight/{name}": value.detach() for name, value in bank.parameters("happy").items()}
+
+
+def test_an_evaluation_is_the_cpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The miniature, which goes to the GPU only where it is told to: what is heard, measured and forgotten."""
+    config = small_config(tmp_path / "run", write_clips(tmp_path / "clips"))
+    prepared = prepare_clips(config, ["happy"])
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    list(train_emotions(config, ["happy"], prepared))
+    found = {}
+    for device in ("cpu", DEVICE):
+        monkeypatch.setattr("affetto.speak.voice.usual_device", lambda _base, device=device: device)
+        results = evaluate(config, "happy", prepared)
+        assert results["retention"] is not None
+        kept = [row["values"] for system in results["systems"] for row in system["files"]]
+        found[device] = (results["retention"]["kl"]["value"], results["retention"]["delta_nll"]["value"], kept)
+    (kl, delta, ours), (their_kl, their_delta, theirs) = found["cpu"], found[DEVICE]
+    assert their_kl == pytest.approx(kl, rel=1e-3, abs=1e-7)
+    assert their_delta == pytest.approx(delta, abs=1e-5)
+    same = [one["f0_median_st"] == other["f0_median_st"] for one, other in zip(ours, theirs, strict=True)]
+    assert np.mean(same) > 0.8, "a code that is drawn on a border may fall on its other side"

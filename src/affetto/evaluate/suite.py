@@ -51,13 +51,14 @@ def evaluate(
     """
     # 1. The adapter as a user would load it, and the judges.
     folder = config.output_dir / "emotion_models" / emotion / "best"
-    voice = Voice.load(config.base)
+    voice = Voice.of_run(config.base, config.base_precision)
     voice.load_adapter(emotion, folder)
     facts = read_json(folder / "affetto.json")
     strength = float(facts["recommended_intensity"]) if intensity is None else intensity
-    judges = choose_judges(config.judges, emotion)
+    device = str(voice.base.device.type)
+    judges = choose_judges(config.judges, emotion, device)
     output = config.output_dir / "evaluation_results" / f"{emotion}_results.json"
-    journal = Journal(journal_path(output), judges, emotion, resume=resume)
+    journal = Journal(journal_path(output), judges, emotion, resume=resume, device=device)
 
     # 2. Speak: held-out texts, the voices that the adapter learned from; and the recordings beside them.
     sentences = held_out_sentences(config, emotion, prepared, facts["trained_speakers"], facts["speakers"])
@@ -154,7 +155,8 @@ def _strengths(
     """What is heard at the configuration's other strengths; the sounds are kept in a folder for each."""
     emotion = own["name"]
     path = config.output_dir / "evaluation_results" / f"{emotion}_strengths.json"
-    journal = Journal(journal_path(path), of_strengths(judges), emotion, resume=studio.resume)
+    device = str(studio.voice.base.device.type)
+    journal = Journal(journal_path(path), of_strengths(judges), emotion, resume=studio.resume, device=device)
     kept = f"{emotion}_strengths"
     if not studio.resume:
         shutil.rmtree(studio.folder(kept), ignore_errors=True)

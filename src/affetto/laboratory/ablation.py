@@ -30,7 +30,7 @@ from affetto.model.rows import PLAIN_TEMPLATE
 from affetto.preserve.rehearsal import spread
 from affetto.progress import progress, say
 from affetto.provenance import versions
-from affetto.speak.voice import Voice
+from affetto.speak.voice import Voice, usual_device
 from affetto.training.loop import train
 from affetto.training.streams import gated_rows
 from affetto.training.validation import INTENSITIES, Validation
@@ -141,7 +141,7 @@ def frontier_on_test(config: Config, emotion: str, prepared: Prepared, adapter: 
 
     Rows of `intensity` (0 is the base), `emotion_nll`, `general_nll` and `kl`, in nats per code.
     """
-    base = load_base(config.base)
+    base = load_base(config.base, device=usual_device(config.base))
     bank = AdapterBank(base.model, base.network.gates, all_targets(base.model))
     load_adapter(bank, emotion, adapter, base.hash)
     frames = prepared.num_frames()
@@ -171,7 +171,7 @@ def _heard(
     config: Config, emotion: str, prepared: Prepared, adapter: Path, judges: Judges
 ) -> dict[str, dict[str, float | None]]:
     """What judges hear at intensity 1: `base`, `emotional` and `plain` prompts, each with `HEARD`; null without one."""
-    voice = Voice.load(config.base)
+    voice = Voice.of_run(config.base, config.base_precision)
     voice.load_adapter(emotion, adapter)
     facts = read_json(adapter / "affetto.json")
     sentences = held_out_sentences(config, emotion, prepared, facts["trained_speakers"], facts["speakers"])

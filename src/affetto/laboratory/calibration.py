@@ -85,7 +85,7 @@ def calibrate(config: Config, prepared: Prepared, families: Mapping[str, Sequenc
     base_facts: dict[str, str] = {}
     with progress("Calibrating", len(adapters)) as bar:
         for family, folder in adapters:
-            voice = Voice.load(config.base)
+            voice = Voice.of_run(config.base)
             voice.load_adapter("adapter", folder)
             points += _points(config, prepared, voice, family, folder.name)
             base_facts = {"id": voice.base.id, "hash": voice.base.hash}
@@ -102,7 +102,7 @@ def predict_forgetting(
     `intensity`, and `kl` in nats per code with `low` and `high` by bootstrap over clips. The adapter's recommended
     intensity is always among them.
     """
-    voice = Voice.load(config.base)
+    voice = Voice.of_run(config.base)
     voice.load_adapter("adapter", folder)
     _, fisher_clips, _ = general_clips(config, prepared)
     rows = ungated_rows(voice.base, fisher_clips, prepared)

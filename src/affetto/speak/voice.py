@@ -17,7 +17,7 @@ from affetto.adapters.checkpoints import load_adapter
 from affetto.audio.sound import read_sound, write_sound
 from affetto.codes.codec import load_codec
 from affetto.errors import AdapterError, ConfigError, DataError
-from affetto.model.base import MINIATURE, Base, load_base
+from affetto.model.base import DTYPES, MINIATURE, Base, load_base
 from affetto.model.batch import Turn
 from affetto.model.csm import CsmNetwork
 from affetto.model.light import load_for_speaking
@@ -54,6 +54,15 @@ class Voice:
         """Load a base by name, folder or hub id. With `only_speaks` it loads faster and gives no logits."""
         load = load_for_speaking if only_speaks else load_base
         return cls(load(base, device=device, dtype=dtype))
+
+    @classmethod
+    def of_run(cls, base: str, precision: str = "fp32") -> Voice:
+        """The base of a run where it is evaluated: on `usual_device`, there in the run's `base_precision`.
+
+        What is packed in four bits for training speaks in bfloat16; a CPU computes in float32 always.
+        """
+        device = usual_device(base)
+        return cls.load(base, device=device, dtype=DTYPES[precision] if device == "cuda" else torch.float32)
 
     @property
     def emotions(self) -> tuple[str, ...]:
@@ -195,6 +204,11 @@ class Voice:
         return load_codec(self.base.folder, use_gpu=self.base.device.type == "cuda")
 
 
+def usual_device(base: str) -> str:
+    """The GPU where there is one, but for the miniature, which a CPU has said before a GPU is ready."""
+    return "cuda" if base != MINIATURE and torch.cuda.is_available() else "cpu"
+
+
 def speak_to_file(
     text: str,
     blend: Mapping[str, float],
@@ -212,11 +226,10 @@ def speak_to_file(
     """`affetto speak`: load what the blend needs from `models/<emotion>/best`, speak, write `out`.
 
     `after` are earlier turns, (sound file with its words in a .txt beside it, speaker), oldest first. `device` is cpu
-    or cuda; None is the GPU where there is one, but for the miniature, which a CPU has said before a GPU is ready. On
-    a GPU the base is in bfloat16.
+    or cuda; None is the `usual_device`. On a GPU the base is in bfloat16.
     """
     if device is None:
-        device = "cuda" if base != MINIATURE and torch.cuda.is_available() else "cpu"
+        device = usual_device(base)
     elif device not in ("cpu", "cuda"):
         raise ConfigError(f"--device {device}: it is cpu or cuda")
     elif device == "cuda" and not torch.cuda.is_available():
