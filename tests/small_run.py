@@ -11,11 +11,11 @@ from affetto.miniature import corpus
 from affetto.types import Clip
 
 
-def write_clips(folder: Path, *emotions: str) -> Path:
-    """The manifest of a few rendered clips in `folder`: happy ones, or those of `emotions`."""
-    counts = {"train": 3, "validation": 1, "test": 2}
+def write_clips(folder: Path, *emotions: str, times: int = 1) -> Path:
+    """The manifest of a few rendered clips in `folder`: happy ones, or those of `emotions`; `times` as many of each."""
+    counts = {"train": 3 * times, "validation": times, "test": 2 * times}
     lines = [line for emotion in emotions or ("happy",) for line in corpus.acted_lines(emotion, counts)]
-    for split, count in (("train", 14), ("validation", 4), ("test", 4)):
+    for split, count in (("train", 14 * times), ("validation", 4 * times), ("test", 4 * times)):
         lines += corpus.general_lines(count, "general", split)
     found = []
     for line in lines:

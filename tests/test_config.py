@@ -197,6 +197,7 @@ WRONG = [
     ("trackers: tensorboard", "trackers", "valid tuple"),
     ("validation_clips: 0", "validation_clips", "greater than or equal to 1"),
     ("evaluation_sentences: 0", "evaluation_sentences", "greater than or equal to 1"),
+    ("matching_sentences: -1", "matching_sentences", "greater than or equal to 0"),
     ("evaluation_clips: 0", "evaluation_clips", "greater than or equal to 1"),
     ("evaluation_strengths: [0]", "evaluation_strengths.0", "greater than 0"),
     ("sampling_temperature: -1", "sampling_temperature", "greater than or equal to 0"),

@@ -15,19 +15,22 @@ from affetto.doctor.diagnose import examine
 from affetto.errors import AdapterError, DataError
 from affetto.evaluate import journal
 from affetto.evaluate.folder import evaluate_folder
+from affetto.evaluate.matching import LEAST, MOST
 from affetto.evaluate.results import Results, System, read_results
 from affetto.evaluate.results_schema import results_schema
 from affetto.evaluate.suite import evaluate
 from affetto.files import read_json
+from affetto.intensity import recommend_as_acted
 from affetto.judges.choice import default_judge
 from affetto.metrics.words import score_words, word_error_rate
 from affetto.miniature.build import ASSETS
-from affetto.pipeline import prepare_clips, report
+from affetto.pipeline import prepare_clips, report, train_emotions
 from affetto.preserve import self_speech
 from affetto.report.comparison_page import write_comparison
 from affetto.report.systems import read_entries
 from affetto.run import run
 from affetto.speak.voice import Voice
+from affetto.training.validation import INTENSITIES
 from schema_check import problems
 from small_run import small_config, write_clips
 
@@ -111,6 +114,40 @@ def _assert_only_seeds_differ(base: System, reseeded: System) -> None:
         row["values"]["f0_median_st"] for row in reseeded["files"]
     ], "other seeds give other speech"  # fmt: skip
     assert reseeded["num_failed"] == 0
+
+
+def test_the_recommended_intensity_is_as_strong_as_the_clips(tmp_path: Path) -> None:
+    config = small_config(tmp_path / "run", write_clips(tmp_path / "clips", times=2))
+    config = config.model_copy(update={"matching_sentences": 12})
+    prepared = prepare_clips(config, ["happy"])
+    (folder,) = train_emotions(config, ["happy"], prepared)
+    path = folder / "best" / "affetto.json"
+    facts = read_json(path)
+    found = facts["matching"]
+    assert found["reason"] is None
+    assert found["distance"] > 5, "happy clips are far from plain ones"
+    assert facts["recommended_intensity"] == found["intensity"]
+    assert LEAST <= found["intensity"] <= MOST
+    (point,) = (point for point in facts["frontier"] if point["intensity"] == found["intensity"])
+    assert point["kl"] > 0
+    assert [one["intensity"] for one in facts["frontier"]] == sorted({*INTENSITIES, found["intensity"]})
+    voice = Voice.load("miniature")
+    voice.load_adapter("happy", folder / "best")
+    assert voice.recommended_intensity("happy") == found["intensity"]
+    before = path.read_bytes()
+    recommend_as_acted(config, "happy", prepared)
+    assert path.read_bytes() == before, "measured again it is the same"
+    for changes in ({"matching_sentences": 0}, {"forgetting_budget": 0.01}):
+        path.write_bytes(b"{}")
+        recommend_as_acted(config.model_copy(update=changes), "happy", prepared)
+        assert path.read_bytes() == b"{}", "nothing is measured, and nothing written"
+
+
+def test_with_too_few_clips_the_loss_recommends_and_the_reason_is_told(finished: Path) -> None:
+    facts = read_json(finished / "emotion_models" / "happy" / "best" / "affetto.json")
+    assert facts["matching"]["intensity"] is None
+    assert "at least 8 are needed" in facts["matching"]["reason"]
+    assert facts["recommended_intensity"] in INTENSITIES
 
 
 def test_each_strength_is_what_the_adapter_says_at_it(finished: Path, clips: Path) -> None:

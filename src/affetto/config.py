@@ -102,9 +102,10 @@ class Config(BaseModel):
     trackers: tuple[str, ...] = ("tensorboard",)
 
     validation_clips: Count = 48
+    matching_sentences: Whole = 24
     evaluation_sentences: Count = 48
     evaluation_clips: Count = 120
-    evaluation_strengths: tuple[Annotated[float, _Number, Field(gt=0.0, le=2.0)], ...] = (0.5, 0.75, 0.9, 1.1, 1.25)
+    evaluation_strengths: tuple[Annotated[float, _Number, Field(gt=0.0, le=2.0)], ...] = (0.5, 0.75, 1.0, 1.25)
     sampling_temperature: NotNegative = SPEAKING_TEMPERATURE
     judges: dict[str, str] = Field(default_factory=dict)
 

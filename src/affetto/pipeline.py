@@ -11,6 +11,7 @@ from affetto.codes.prepare import Prepared, prepare
 from affetto.config import EXPRESSIVE, PLAIN_LORA, Config
 from affetto.errors import CheckpointError, DataError
 from affetto.files import read_json
+from affetto.intensity import recommend_as_acted
 from affetto.model.base import MINIATURE, find_base
 from affetto.progress import console, say
 
@@ -113,7 +114,8 @@ def train_emotions(
     resume: bool = False,
     command: str = "",
 ) -> Iterator[Path]:
-    """Train each of `emotions` in turn, or all in one run; the folder of each as soon as it is trained.
+    """Train each of `emotions` in turn, or all in one run; the folder of each as soon as it is trained and the
+    intensity found that it is recommended at.
 
     Where `expressive_base` is on and there is none yet, it is trained first.
     """
@@ -123,11 +125,16 @@ def train_emotions(
         train_expressive_base(config, prepared, command=command)
     if together:
         say(", ".join(emotions), style="bold")
-        yield from train_together(config, emotions, prepared, resume=resume, command=command)
+        folders = train_together(config, emotions, prepared, resume=resume, command=command)
+        for emotion, folder in zip(emotions, folders, strict=True):
+            recommend_as_acted(config, emotion, prepared)
+            yield folder
         return
     for emotion in sorted(emotions, key=lambda name: name != EXPRESSIVE):
         say(emotion, style="bold")
-        yield train(config, emotion, prepared, resume=resume, command=command)
+        folder = train(config, emotion, prepared, resume=resume, command=command)
+        recommend_as_acted(config, emotion, prepared)
+        yield folder
 
 
 def train_expressive_base(config: Config, prepared: Prepared, *, command: str = "") -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from affetto.codes.prepare import Prepared
 from affetto.config import EXPRESSIVE, Config
 from affetto.errors import AffettoError, Interrupted
+from affetto.intensity import recommend_as_acted
 from affetto.model.base import MINIATURE
 from affetto.pipeline import prepare_clips, report, train_emotions, train_expressive_base
 from affetto.progress import console, say
@@ -89,6 +90,7 @@ def _whole(config: Config, prepared: Prepared, command: str, resume: bool, emoti
     from affetto.training.loop import train
 
     train(config, emotion, prepared, resume=resume, command=command)
+    recommend_as_acted(config, emotion, prepared)
     _conclude(config, emotion, prepared, command, resume=resume)
 
 

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from affetto.config import Config
 from affetto.evaluate.judge_facts import judge_facts
+from affetto.evaluate.matching import Match
 from affetto.evaluate.results import (
     VALUE_NAMES,
     FileRow,
@@ -81,6 +82,8 @@ class Made:
     """By epoch, on validation."""
     general_kl: tuple[float | None, ...] = (0.005,) * 5
     recommended: float = 1.0
+    matched: float | None = None
+    """Strength of the clips' at the highest intensity, 1.25, which is recommended then; None matches nothing."""
     frontier_kl: float | None = 0.005
     is_finished: bool = True
 
@@ -143,7 +146,11 @@ def make_facts(made: Made, emotion: str) -> dict[str, Any]:
         {"intensity": intensity, "kl": made.frontier_kl, "emotion_nll": 3.35 + abs(intensity - made.recommended)}
         for intensity in (0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
     ]
-    return final_facts(facts, Progress(step, values[best], step, ""), points, {})
+    final = final_facts(facts, Progress(step, values[best], step, ""), points, {})
+    if made.matched is not None:
+        looks = {1.0: made.matched - 0.2, 1.25: made.matched}
+        final |= {"recommended_intensity": 1.25, "matching": Match(1.25, looks, 9.0).document()}
+    return final
 
 
 def make_results(made: Made, emotion: str) -> Results:

@@ -39,6 +39,8 @@ CASES: list[Case] = [
      LESS_HEARD | {"emotion_nll": (3.9, 3.8, 3.6, 3.5, 3.43)}, LESS_HEARD, ("num_epochs", 5, 8)),
     ("weak expression", "best at the highest intensity measured",
      LESS_HEARD | {"recommended": 1.5}, LESS_HEARD | {"recommended": 1.25}, ("learning_rate", 0.006, 0.009)),
+    ("weak expression", "best at the highest intensity measured",
+     LESS_HEARD | {"matched": 0.8}, LESS_HEARD | {"matched": 1.0}, ("learning_rate", 0.006, 0.009)),
     ("weak expression", "held back by EWC",
      LESS_HEARD, LESS_HEARD | {"configuration": {"ewc_lambda": 0}}, ("ewc_lambda", EWC, EWC / 2)),
     ("lost capabilities", "general speech forgotten", FORGETS, {}, ("ewc_lambda", EWC, 2 * EWC)),

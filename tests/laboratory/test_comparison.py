@@ -13,7 +13,16 @@ from scipy import stats
 from affetto.config import Config
 from affetto.errors import ConfigError
 from affetto.laboratory.ablation import cells
-from affetto.laboratory.comparison import MARK, compare_methods, gains, interval, kl_at, markdown
+from affetto.laboratory.comparison import (
+    MARK,
+    acted_markdown,
+    compare_as_acted,
+    compare_methods,
+    gains,
+    interval,
+    kl_at,
+    markdown,
+)
 from affetto.laboratory.methods import METHODS, PLAIN
 from affetto.laboratory.picture import ablation_picture, mean_curve
 
@@ -134,3 +143,23 @@ def test_methods_differ_in_what_they_say() -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_is_a_configuration(name: str) -> None:
     assert Config(**METHODS[name].changes).emotions == Config().emotions
+
+
+def test_runs_are_compared_where_each_is_as_strong_as_its_clips() -> None:
+    made = [row(PLAIN, 2.0, 0.4, seed=seed) for seed in range(3)] + [row("replay_kl", 2.0, 0.1)]
+    for number, one in enumerate(made):
+        heard = {**HEARD, "emotional": {"recall": 0.7 + 0.1 * number, "posterior": 0.7, "wer": 0.1}}
+        one["as_acted"] = {
+            "intensity": 0.9 + 0.1 * number, "emotion_nll": 3.0, "general_nll": 2.3, "kl": 0.2 * number, "heard": heard,
+        }  # fmt: skip
+    made[2]["as_acted"] = {"intensity": None, "reason": "too few clips"}
+    plain, replay = compare_as_acted(made)
+    assert (plain.num_runs, plain.num_matched, replay.num_runs) == (3, 2, 1)
+    assert plain.intensity.mean == pytest.approx(0.95)
+    assert plain.delta_nll.mean == pytest.approx(0.3), "2.3 where the base has 2.0"
+    assert plain.heard["recall"] == pytest.approx(0.75)
+    table = acted_markdown(made).splitlines()
+    assert len(table) == 4
+    assert table[2].startswith(f"| {METHODS[PLAIN].title} | 2 of 3 | 0.95 | 75.0% | 10.0% | 10.0% | 6.0% | 0.1000 |")
+    assert {line.count("|") for line in table} == {10}
+    assert acted_markdown([row(PLAIN, 2.0, 0.4)]) == "No run was matched to the strength of its clips."

@@ -15,6 +15,7 @@ import soundfile
 from rich.console import Console
 
 from affetto.audio.sound import write_sound
+from affetto.evaluate.matching import Match
 from affetto.evaluate.results import validate_results
 from affetto.report import players as report_audio
 from affetto.report.headline import headline, verdicts
@@ -432,3 +433,20 @@ def test_a_forgetting_budget_is_a_line_of_the_frontier_and_a_sentence(sounds: Pa
         assert words in said
     plain = written(tmp_path, rows(sounds))
     assert "budget" not in " ".join(map("".join, Page(plain).texts))
+
+
+def test_the_page_says_how_the_recommended_intensity_was_found(tmp_path: Path) -> None:
+    looks = {1.0: 0.8, 1.25: 1.1}
+    frontier = [*FRONTIER, {"intensity": 1.17, "kl": 0.011, "posterior": 0.6, "recall": 0.7, "wer": 0.05}]
+    for match, words in (
+        (
+            Match(1.17, looks, 9.0),
+            "as strongly as the clips that it learned from, by pitch, pitch range, rate and level",
+        ),
+        (Match(None, {}, None, "3 texts are too few"), "couldn't be held against its clips: 3 texts are too few."),
+    ):
+        facts = FACTS | {"recommended_intensity": match.intensity or 1.0, "matching": match.document()}
+        said = " ".join(map("".join, Page(written(tmp_path, [], facts=facts, frontier=frontier)).texts))
+        assert words in said
+        assert ("80% at 1 and 110% at 1.25" in said) == (match.intensity is not None)
+        assert f"Intensity {match.intensity or 1.0:g} is the recommended one." in said

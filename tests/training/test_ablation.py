@@ -11,7 +11,7 @@ from training_helpers import COUNTS, TINY, make_prepared
 from affetto.codes.prepare import Prepared
 from affetto.config import Config
 from affetto.errors import DataError
-from affetto.files import read_json
+from affetto.files import read_json, write_json
 from affetto.laboratory import ablation
 from affetto.laboratory.ablation import Cell, ablate, cells, frontier_on_test, read_rows, write_comparison
 from affetto.model.base import load_base
@@ -34,6 +34,8 @@ def test_every_cell_is_run_once_and_measured_on_test_clips(
         assert full["emotion_nll"] < base["emotion_nll"]
         assert full["kl"] > 1e-5
         assert row["heard"]["emotional"] == {"recall": None, "posterior": None, "wer": None}
+        assert row["as_acted"]["intensity"] is None
+        assert "at least 8 are needed" in row["as_acted"]["reason"]
     assert rows[0]["settings"]["replay_ratio"] == 0
     assert rows[2]["ewc_natural_weight"] > 0
     # A second time nothing is trained; what another process holds is left to it.
@@ -43,8 +45,16 @@ def test_every_cell_is_run_once_and_measured_on_test_clips(
     with ablation._taken(folder / "locks" / "plain-happy-0.lock") as is_ours:
         assert is_ours
         assert [row["method"] for row in ablate(config, wanted, prepared, folder)] == ["replay_kl", "ewc_factors_3000"]
+    # What an earlier affetto left unmatched is matched now, and nothing else is done again.
+    path = folder / "rows" / "replay_kl-happy-0.json"
+    whole = path.read_bytes()
+    write_json(path, {key: value for key, value in read_json(path).items() if key != "as_acted"})
+    monkeypatch.setattr(ablation, "_run", lambda *_, **__: pytest.fail("it was run"))
+    assert ablate(config, wanted[1:], prepared, folder) == rows[1:]
+    assert path.read_bytes() == whole
     table = write_comparison(read_rows(folder), folder)
     assert "KL to the base" in table
+    assert "No run was matched" in table
     assert (folder / "ablation.svg").read_text(encoding="utf-8").startswith("<svg")
     assert len(read_json(folder / "ablation.json")["rows"]) == 2
 

@@ -139,9 +139,19 @@ def _at_the_edge(evidence: Evidence) -> Check:
     if recommended is None:
         return Check(name, "unknown", (), "the adapter's facts recommend no intensity", is_sign=False)
     numbers = (Number("recommended intensity", recommended), Number("highest measured", highest))
+    why = f"the recommended intensity is {recommended:g}, the highest measured: the adapter is weaker than it could be"
+    matching = evidence.fact("matching") or {}
+    if looks := {look["intensity"]: look["strength"] for look in matching.get("strengths", [])}:
+        # Matched to its clips by ear, the adapter isn't looked at beyond the strongest of these.
+        highest, strength = max(looks), looks.get(recommended, 1.0)
+        numbers = (
+            Number("recommended intensity", recommended), Number("strength there, of the clips'", strength, "share")
+        )  # fmt: skip
+        why = f"even at intensity {recommended:g} the adapter speaks with {strength:.0%} of its clips' strength"
+        if strength >= STRONGEST:
+            return Check(name, "absent", numbers, is_sign=False)
     if recommended < STRONGEST * highest:
         return Check(name, "absent", numbers, is_sign=False)
-    why = f"the recommended intensity is {recommended:g}, the highest measured: the adapter is weaker than it could be"
     return Check(name, "shown", numbers, change=scaled(evidence, "learning_rate", 1.5, why), is_sign=False)
 
 

@@ -20,6 +20,7 @@ from affetto.adapters.checkpoints import load_adapter
 from affetto.codes.prepare import Prepared
 from affetto.config import Config
 from affetto.errors import CheckpointError, ConfigError, DataError
+from affetto.evaluate.matching import match_clips
 from affetto.evaluate.strengths import hear
 from affetto.evaluate.suite import held_out_sentences
 from affetto.files import hash_text, read_json, write_json, write_text
@@ -74,14 +75,18 @@ def ablate(
         for cell in wanted:
             path = _path(folder, cell)
             key = _key(cell.config(config, folder), cell, base, prepared)
-            if _done(path, key) is None:
+            if not _is_whole(_done(path, key)):
                 with _taken(folder / "locks" / f"{cell.name}.lock") as is_ours:
                     # Another process may have finished it since.
-                    if is_ours and _done(path, key) is None:
-                        write_json(path, {"key": key, "command": command, **_run(config, cell, prepared, folder)})
+                    row = _done(path, key)
+                    if is_ours and row is None:
+                        row = {"key": key, "command": command, **_run(config, cell, prepared, folder)}
+                        write_json(path, row)
+                    if is_ours and row is not None and not _is_whole(row):
+                        write_json(path, row | {"as_acted": _as_acted(cell.config(config, folder), cell, prepared)})
             bar.advance(1)
     found = [_done(_path(folder, cell), _key(cell.config(config, folder), cell, base, prepared)) for cell in wanted]
-    rows = [row for row in found if row is not None]
+    rows = [row for row in found if row is not None and _is_whole(row)]
     if len(rows) < len(wanted):
         say(f"{len(wanted) - len(rows)} runs are another process's; the table has what is done", style="yellow")
     return rows
@@ -99,10 +104,10 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
 
 def write_comparison(rows: Sequence[Mapping[str, Any]], folder: Path) -> str:
     """Write `ablation.json` (all rows), `ablation.md` and `ablation.svg` into `folder`; returns the table."""
-    from affetto.laboratory.comparison import markdown
+    from affetto.laboratory.comparison import acted_markdown, markdown
     from affetto.laboratory.picture import ablation_picture
 
-    table = markdown(rows)
+    table = f"{markdown(rows)}\n\n{acted_markdown(rows)}"
     write_json(folder / "ablation.json", {"schema": SCHEMA, "rows": list(rows)})
     write_text(folder / "ablation.md", table + "\n")
     write_text(folder / "ablation.svg", ablation_picture(rows).standalone() + "\n")
@@ -136,7 +141,9 @@ def _run(config: Config, cell: Cell, prepared: Prepared, folder: Path) -> dict[s
     }
 
 
-def frontier_on_test(config: Config, emotion: str, prepared: Prepared, adapter: Path) -> list[dict[str, Any]]:
+def frontier_on_test(
+    config: Config, emotion: str, prepared: Prepared, adapter: Path, intensities: Sequence[float] = (0.0, *INTENSITIES)
+) -> list[dict[str, Any]]:  # fmt: skip
     """What each intensity conveys and costs on test clips, which neither training nor the choice of the best saw.
 
     Rows of `intensity` (0 is the base), `emotion_nll`, `general_nll` and `kl`, in nats per code.
@@ -156,7 +163,7 @@ def frontier_on_test(config: Config, emotion: str, prepared: Prepared, adapter: 
         raise DataError(f"the ablation is measured on test clips, {emotion} ones and general ones; the data lacks some")
     look = Validation(base, emotional, general)
     found = []
-    for intensity in (0.0, *INTENSITIES):
+    for intensity in intensities:
         values = look(intensity)
         found.append(
             {
@@ -168,21 +175,41 @@ def frontier_on_test(config: Config, emotion: str, prepared: Prepared, adapter: 
 
 
 def _heard(
-    config: Config, emotion: str, prepared: Prepared, adapter: Path, judges: Judges
+    config: Config, emotion: str, prepared: Prepared, adapter: Path, judges: Judges, at: float = 1.0
 ) -> dict[str, dict[str, float | None]]:
-    """What judges hear at intensity 1: `base`, `emotional` and `plain` prompts, each with `HEARD`; null without one."""
+    """What judges hear at an intensity: `HEARD` of `base`, `emotional` and `plain` prompts, null without a judge."""
     voice = Voice.of_run(config.base, config.base_precision)
     voice.load_adapter(emotion, adapter)
     facts = read_json(adapter / "affetto.json")
     sentences = held_out_sentences(config, emotion, prepared, facts["trained_speakers"], facts["speakers"])
     found: dict[str, dict[str, float | None]] = {}
-    for kind, intensity in (("base", 0.0), ("emotional", 1.0), ("plain", 1.0)):
+    for kind, intensity in (("base", 0.0), ("emotional", at), ("plain", at)):
         metrics = hear(
             voice, sentences, emotion, judges, intensity=intensity, temperature=config.sampling_temperature,
             cued=kind == "emotional",
         )  # fmt: skip
         found[kind] = {name: metrics[name]["value"] for name in HEARD}
     return found
+
+
+def _as_acted(config: Config, cell: Cell, prepared: Prepared) -> dict[str, Any]:
+    """The run at the intensity at which it is as strong as its clips: how strong that is, what it conveys and costs on
+    test clips, and what judges hear; with the reason alone where it can't be matched."""
+    adapter = config.output_dir / "emotion_models" / cell.emotion / "best"
+    voice = Voice.of_run(config.base, config.base_precision)
+    voice.load_adapter(cell.emotion, adapter)
+    found = match_clips(config, cell.emotion, prepared, adapter, voice)
+    if found.intensity is None:
+        return {"intensity": None, "reason": found.reason}
+    judges = choose_judges({**config.judges, "quality": "none"}, cell.emotion)
+    (point,) = frontier_on_test(config, cell.emotion, prepared, adapter, (found.intensity,))
+    heard = _heard(config, cell.emotion, prepared, adapter, judges, found.intensity)
+    return {**point, "strengths": found.document()["strengths"], "heard": heard}
+
+
+def _is_whole(row: Mapping[str, Any] | None) -> bool:
+    """Whether nothing of it is left to be measured: an earlier affetto matched no clips."""
+    return row is not None and "as_acted" in row
 
 
 def _path(folder: Path, cell: Cell) -> Path:
@@ -198,7 +225,7 @@ def _done(path: Path, key: str) -> dict[str, Any] | None:
 
 
 def _key(config: Config, cell: Cell, base: Base, prepared: Prepared) -> str:
-    settings = config.model_dump_json(exclude={"output_dir", "trackers", "base", "data"})
+    settings = config.model_dump_json(exclude={"output_dir", "trackers", "base", "data", "evaluation_strengths"})
     clips = (f"{clip.id}:{prepared.keys.get(clip.id)}:{clip.split}" for clip in prepared.clips)
     return hash_text(SCHEMA, settings, cell.name, base.hash, *clips)
 

@@ -4,6 +4,9 @@ A run's frontier (intensities from 0 up) says what it conveys and costs on test 
 fall of the emotion's loss from the base's, nats per code. The mark is a share of plain LoRA's own gain at intensity 1,
 with the same emotion and seed; a method's forgetting there is read off its frontier, straight between intensities. So
 plain LoRA's own row is the cheap baseline that scales it down (WiSE-FT, Wortsman et al. 2022).
+
+The loss says little of what is heard. So methods are also held against each other where each speaks as strongly as the
+clips (`evaluate.matching`): the same expressivity by prosody, whatever the intensity it takes.
 """
 
 from __future__ import annotations
@@ -159,6 +162,58 @@ def markdown(rows: Sequence[Row]) -> str:
             f"| {_written(line.delta_nll, '{:.4f}')} | {' | '.join(heard)} | {matched} | {share} |"
         )
     return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class ActedLine:
+    """One method at the intensities at which its runs are as strong as their clips."""
+
+    title: str
+    num_runs: int
+    num_matched: int
+    """Runs that could be matched, which all else is of."""
+    intensity: Interval
+    kl: Interval
+    delta_nll: Interval
+    heard: Mapping[str, float | None]
+    """As `Line.heard`."""
+
+
+def compare_as_acted(rows: Sequence[Row]) -> list[ActedLine]:
+    """A line per method with runs that were matched, in the order of `METHODS`."""
+    lines = []
+    for name, method in METHODS.items():
+        mine = [row for row in rows if row["method"] == name]
+        matched = [row for row in mine if (row.get("as_acted") or {}).get("intensity") is not None]
+        if matched:
+            points = [row["as_acted"] for row in matched]
+            bases = [next(point for point in row["points"] if point["intensity"] == 0) for row in matched]
+            lost = [point["general_nll"] - base["general_nll"] for point, base in zip(points, bases, strict=True)]
+            intensity, kl = (interval([point[key] for point in points]) for key in ("intensity", "kl"))
+            lines.append(
+                ActedLine(method.title, len(mine), len(matched), intensity, kl, interval(lost), _heard(points))
+            )
+    return lines
+
+
+def acted_markdown(rows: Sequence[Row]) -> str:
+    """The table of `compare_as_acted`; a line that says so where no run was matched."""
+    lines = compare_as_acted(rows)
+    if not lines:
+        return "No run was matched to the strength of its clips."
+    written = [
+        "| as strong as the clips | runs | intensity | recall | WER | recall, plain prompts | WER, plain prompts | KL "
+        "| ΔNLL |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for line in lines:
+        runs = str(line.num_runs) if line.num_matched == line.num_runs else f"{line.num_matched} of {line.num_runs}"
+        heard = [_percent(line.heard[name]) for name in ("recall", "wer", "plain_recall", "plain_wer")]
+        written.append(
+            f"| {line.title} | {runs} | {_written(line.intensity, '{:.2f}')} | {' | '.join(heard)} "
+            f"| {_written(line.kl, '{:.4f}')} | {_written(line.delta_nll, '{:.4f}')} |"
+        )
+    return "\n".join(written)
 
 
 def _written(value: Interval, form: str) -> str:

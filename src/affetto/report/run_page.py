@@ -222,7 +222,7 @@ def _frontier(rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> di
             for row, point in zip(rows, points, strict=True)
         ],
         "best": None if best is None else f"{best:g}",
-        "budget": _budget(facts.get("forgetting_budget")),
+        "budget": _budget(facts.get("forgetting_budget")) or _matched(facts.get("matching")),
     }  # fmt: skip
 
 
@@ -248,6 +248,19 @@ def _budget(told: Mapping[str, Any] | None) -> str:
     if told["met"]:
         return f"It is the largest inside {budget}, with a KL of {told['kl']:.3g} on held-out clips."
     return f"Its KL of {told['kl']:.3g} on held-out clips is outside {budget}, which was not met."
+
+
+def _matched(told: Mapping[str, Any] | None) -> str:
+    """How the recommended intensity was found, where the adapter was held against its clips; empty where not."""
+    if not told:
+        return ""
+    if told["intensity"] is None:
+        return f"It is the loss's, because the adapter couldn't be held against its clips: {told['reason']}."
+    looks = " and ".join(f"{look['strength']:.0%} at {look['intensity']:g}" for look in told["strengths"])
+    return (
+        "There the adapter speaks as strongly as the clips that it learned from, by pitch, pitch range, rate and level "
+        f"on held-out texts ({looks} of their distance from plain speech). No judge was asked for that."
+    )
 
 
 def _facts(facts: Mapping[str, Any]) -> dict[str, Any]:

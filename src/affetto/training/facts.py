@@ -45,6 +45,7 @@ def run_facts(
         "recommended_intensity": 1.0,
         "frontier": None,
         "forgetting_budget": None,
+        "matching": None,
         "speakers": streams.speakers,
         "trained_speakers": streams.trained_speakers,
         "data": {

@@ -92,6 +92,17 @@ def build_streams(
     return streams
 
 
+def held_out_rows(
+    config: Config, emotion: str, prepared: Prepared, base: Base, gate: tuple[float, ...] = (1.0,)
+) -> tuple[list[Row], list[Row]]:
+    """The emotional and the general rows that the best adapter is chosen by, under `gate`."""
+    emotional = _held_out(config, _labels(config, emotion), prepared)
+    return (
+        gated_rows(base, emotional, prepared, config.prompt_template, gate),
+        gated_rows(base, _held_out(config, [None], prepared), prepared, PLAIN_TEMPLATE, gate),
+    )
+
+
 def gated_rows(
     base: Base, clips: Sequence[Clip], prepared: Prepared, template: str = PLAIN_TEMPLATE,
     gate: tuple[float, ...] = (1.0,),

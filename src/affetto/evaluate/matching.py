@@ -1,0 +1,181 @@
+"""How strongly an adapter should speak: as strongly as the clips that it learned from.
+
+The loss can't tell: an adapter whose predictions of acted clips are best speaks more weakly than they are, since it
+draws from what it holds likely. So it speaks, held-out texts that no result is measured on, and what is compared is
+prosody: median F0, F0 range, syllables per second and level (`FEATURES`), each speaker's difference from the base's
+plain reading of the same texts, in standard deviations of that reading. Strength is the projection of the adapter's
+mean difference d(i) onto the clips' D,
+
+    s(i) = d(i)·D / D·D,
+
+0 for the base and 1 where the adapter speaks as the clips do along the direction in which they differ. The intensity
+with s = 1 is looked for between `LEAST` and `MOST`. No judge is asked, so what judges say of the result is evidence.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from affetto.codes.prepare import Prepared
+from affetto.config import Config
+from affetto.evaluate.results import FileRow
+from affetto.evaluate.scoring import Item, score_files
+from affetto.evaluate.sentences import Sentence, ask
+from affetto.files import read_json
+from affetto.judges.kinds import Judges
+from affetto.preserve.rehearsal import spread
+from affetto.progress import progress
+from affetto.speak.voice import Voice
+
+FEATURES = ("f0_median_st", "f0_range_st", "syllables_per_s", "level_db")
+LEAST, START, MOST = 0.5, 1.0, 1.25
+_STEP = 0.25
+_LOOKS = 5
+"""At most: the base, the clips, and three intensities."""
+FEWEST = 8
+"""Sentences, and clips, without which nothing is measured."""
+NEAREST = 1.0
+"""Length of D, in standard deviations, below which the clips are too like plain speech to be matched."""
+_PER_VOICE = 6
+"""Sentences that each voice says at least, where there are so many voices."""
+_SEED = 500_000
+"""Added to the run's seed: other draws than those of the sentences that are evaluated."""
+
+ByVoice = Mapping[str, NDArray[np.float64]]
+"""Values of `FEATURES`, (utterances, 4), by speaker."""
+
+
+@dataclass(frozen=True)
+class Match:
+    """The intensity at which an adapter speaks as strongly as its clips; None with a reason where it can't be had."""
+
+    intensity: float | None
+    strengths: Mapping[float, float]
+    """s by intensity, of those that were looked at."""
+    distance: float | None
+    """Length of D."""
+    reason: str | None = None
+
+    def document(self) -> dict[str, Any]:
+        """As `affetto.json` has it."""
+        found = [{"intensity": at, "strength": round(s, 4)} for at, s in sorted(self.strengths.items())]
+        distance = None if self.distance is None else round(self.distance, 3)
+        return {"intensity": self.intensity, "strengths": found, "distance": distance, "reason": self.reason}
+
+
+def match_clips(config: Config, emotion: str, prepared: Prepared, adapter: Path, voice: Voice) -> Match:
+    """Match the adapter in the folder `adapter`, which `voice` has loaded as `emotion`, to its training clips.
+
+    The clips are those that are acted most strongly, by the voices with most of them, through the base's codec.
+    """
+    facts = read_json(adapter / "affetto.json")
+    clips = prepared.select(emotion, "train")
+    strongest = max((clip.gate for clip in clips), default=1.0)
+    clips = [clip for clip in clips if clip.gate == strongest]
+    counts = Counter(clip.speaker for clip in clips)
+    most = max(1, config.matching_sentences // _PER_VOICE)
+    speakers = sorted(sorted(counts, key=lambda name: (-counts[name], name))[:most])
+    sentences = matching_sentences(config, emotion, prepared, speakers, facts["speakers"])
+    clips = [clip for clip in clips if clip.speaker in speakers]
+    clips = spread(clips, prepared.num_frames(), config.matching_sentences, "matching")
+    if min(len(sentences), len(clips)) < FEWEST:
+        return Match(
+            None, {}, None, f"{len(sentences)} held-out texts and {len(clips)} clips: at least {FEWEST} are needed"
+        )
+    with progress(f"Matching {emotion}", _LOOKS) as bar:
+
+        def say(intensity: float) -> ByVoice:
+            cued = intensity > 0
+            requests = ask(
+                voice, sentences, emotion if cued else None, intensity=intensity, cued=cued,
+                temperature=config.sampling_temperature,
+            )  # fmt: skip
+            items = [
+                Item(f"{number}", voice.decode(said), voice.codec.sample_rate, text=one.text, speaker=one.speaker)
+                for number, (one, said) in enumerate(zip(sentences, voice.generate(requests), strict=True))
+            ]
+            bar.advance(1)
+            return by_voice(score_files(items, Judges(), emotion))
+
+        heard = [
+            Item(clip.id, voice.codec.decode(prepared.codes(clip)), voice.codec.sample_rate, text=clip.text,
+                 speaker=clip.speaker)
+            for clip in clips
+        ]  # fmt: skip
+        acted = by_voice(score_files(heard, Judges(), emotion))
+        bar.advance(1)
+        found = match(say, acted, strongest)
+        bar.advance(_LOOKS - 2 - len(found.strengths))
+    return found
+
+
+def matching_sentences(
+    config: Config, emotion: str, prepared: Prepared, speakers: Sequence[str], numbers: Mapping[str, int]
+) -> list[Sentence]:
+    """Validation texts, the emotion's own first, spoken by each of `speakers` in turn."""
+    clips = [*prepared.select(emotion, "validation"), *prepared.select(None, "validation")]
+    texts = list(dict.fromkeys(clip.text for clip in clips if clip.text))[: config.matching_sentences]
+    return [
+        Sentence(text, speaker, numbers[speaker], seed=config.seed + _SEED + index)
+        for index, text in enumerate(texts)
+        for speaker in [speakers[index % len(speakers)]]
+    ]
+
+
+def by_voice(rows: Sequence[FileRow]) -> dict[str, NDArray[np.float64]]:
+    """`FEATURES` of the rows that have them all, by speaker."""
+    found: dict[str, list[list[float]]] = {}
+    for row in rows:
+        values = [row["values"].get(name) for name in FEATURES]
+        if None not in values:
+            found.setdefault(str(row["speaker"]), []).append([float(value) for value in values if value is not None])
+    return {speaker: np.asarray(values) for speaker, values in found.items()}
+
+
+def match(say: Callable[[float], ByVoice], acted: ByVoice, acted_at: float = 1.0) -> Match:
+    """Look for the intensity at which `say` is as strong as `acted`, which are acted at `acted_at` of full strength.
+
+    `say(0)` is the base. Looks at `START` first, then a step further up or down until s passes the aim, and draws a
+    straight line between the two; at the end of the range it stays there, or where s was nearest.
+    """
+    plain = say(0.0)
+    voices = [name for name in acted if name in plain and len(plain[name]) > 1]
+    if not voices:
+        return Match(None, {}, None, "no voice has pitch and rate both in the base's speech and in the clips")
+    spread_F = np.sqrt(np.mean([plain[name].var(axis=0, ddof=1) for name in voices], axis=0))
+    spread_F = np.maximum(spread_F, 1e-6)
+
+    def difference(spoken: ByVoice) -> NDArray[np.float64]:
+        shifts = [
+            (spoken[name].mean(axis=0) - plain[name].mean(axis=0)) / spread_F for name in voices if name in spoken
+        ]
+        return np.mean(shifts, axis=0) if shifts else np.zeros(len(FEATURES))
+
+    aim_F = difference(acted) / acted_at
+    distance = float(np.linalg.norm(aim_F))
+    if distance < NEAREST:
+        reason = f"the clips differ from plain speech by {distance:.2f} standard deviations, less than {NEAREST:g}"
+        return Match(None, {}, distance, reason)
+
+    strengths: dict[float, float] = {}
+
+    def strength(intensity: float) -> float:
+        strengths[intensity] = float(difference(say(intensity)) @ aim_F) / distance**2
+        return strengths[intensity]
+
+    at, step = START, _STEP if strength(START) < 1 else -_STEP
+    while LEAST < at < MOST or at == START:
+        before, at = at, at + step
+        strength(at)
+        if (strengths[before] - 1) * (strengths[at] - 1) <= 0 and strengths[before] != strengths[at]:
+            share = (1 - strengths[before]) / (strengths[at] - strengths[before])
+            return Match(round(before + share * (at - before), 2), strengths, distance)
+    nearest = min(strengths, key=lambda intensity: abs(strengths[intensity] - 1))
+    return Match(nearest, strengths, distance)

@@ -1,0 +1,49 @@
+"""The intensity that a trained adapter is recommended at: as strong as its clips, in place of the loss's best."""
+
+from __future__ import annotations
+
+from affetto.codes.prepare import Prepared
+from affetto.config import EXPRESSIVE, Config
+from affetto.files import read_json, write_json
+from affetto.progress import say
+
+
+def recommend_as_acted(config: Config, emotion: str, prepared: Prepared) -> None:
+    """Match `emotion_models/<emotion>/best` to its clips (`evaluate.matching`) and write what is found into its facts.
+
+    `recommended_intensity` becomes the matched one, the frontier gets its place, and `matching` says what was measured,
+    or why nothing could be, in which case the loss's recommendation stands. Nothing is done for the expressive base,
+    with a forgetting budget (whose largest intensity is recommended) and with `matching_sentences: 0`.
+    """
+    if emotion == EXPRESSIVE or config.forgetting_budget is not None or not config.matching_sentences:
+        return
+    from accelerate import PartialState
+
+    from affetto.evaluate.matching import match_clips
+    from affetto.speak.voice import Voice
+    from affetto.training.streams import held_out_rows
+    from affetto.training.validation import Validation
+
+    if not PartialState().is_main_process:
+        return
+    folder = config.output_dir / "emotion_models" / emotion / "best"
+    voice = Voice.of_run(config.base, config.base_precision)
+    voice.load_adapter(emotion, folder)
+    found = match_clips(config, emotion, prepared, folder, voice)
+    facts = read_json(folder / "affetto.json")
+    facts["matching"] = found.document()
+    if found.intensity is None:
+        say(f"{emotion} is recommended at intensity {facts['recommended_intensity']:g}, by its loss: {found.reason}")
+    else:
+        assert voice.bank is not None
+        gate = tuple(voice.bank.gate({emotion: 1.0}).tolist())
+        look = Validation(voice.base, *held_out_rows(config, emotion, prepared, voice.base, gate))
+        values = look(found.intensity)
+        point = {
+            "intensity": found.intensity, "kl": values["general_kl"], "emotion_nll": values["emotion_nll"],
+        }  # fmt: skip
+        others = [other for other in facts["frontier"] if other["intensity"] != found.intensity]
+        facts["frontier"] = sorted([*others, point], key=lambda one: float(one["intensity"]))
+        facts["recommended_intensity"] = found.intensity
+        say(f"{emotion} is as strong as its clips at intensity {found.intensity:g}")
+    write_json(folder / "affetto.json", facts)
