@@ -522,12 +522,15 @@ def test_all_is_one_run_and_the_expressive_base_comes_first(
     monkeypatch.setattr("affetto.training.loop.train_together", train_together)
     monkeypatch.setattr("affetto.training.loop.train", lambda config, name, *_, **__: train_together(config, [name])[0])
     monkeypatch.setattr(pipeline, "prepare_clips", lambda *_, **__: None)
+    matched: list[str] = []
+    monkeypatch.setattr(pipeline, "recommend_as_acted", lambda _config, name, _prepared: matched.append(name))
     settings = tmp_path / "settings.yaml"
     settings.write_text("emotions: [happy, sad]")
     options = [option for name in asked for option in ("--emotion", name)]
     status, _, _ = affetto("train", "--config", settings, "--output", tmp_path, *options)
     assert status == 0
     assert trained == ([emotions] if together else [[name] for name in emotions])
+    assert matched == emotions, "each is held against its clips"
 
 
 @pytest.mark.parametrize("verb", ["evaluate", "report"])

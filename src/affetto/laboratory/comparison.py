@@ -168,6 +168,7 @@ def markdown(rows: Sequence[Row]) -> str:
 class ActedLine:
     """One method at the intensities at which its runs are as strong as their clips."""
 
+    method: str
     title: str
     num_runs: int
     num_matched: int
@@ -191,7 +192,7 @@ def compare_as_acted(rows: Sequence[Row]) -> list[ActedLine]:
             lost = [point["general_nll"] - base["general_nll"] for point, base in zip(points, bases, strict=True)]
             intensity, kl = (interval([point[key] for point in points]) for key in ("intensity", "kl"))
             lines.append(
-                ActedLine(method.title, len(mine), len(matched), intensity, kl, interval(lost), _heard(points))
+                ActedLine(name, method.title, len(mine), len(matched), intensity, kl, interval(lost), _heard(points))
             )
     return lines
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -62,7 +63,12 @@ class Voice:
         What is packed in four bits for training speaks in bfloat16; a CPU computes in float32 always.
         """
         device = usual_device(base)
-        return cls.load(base, device=device, dtype=DTYPES[precision] if device == "cuda" else torch.float32)
+        if device == "cpu":
+            return cls.load(base)
+        # What training held there goes before the base comes a second time.
+        gc.collect()
+        torch.cuda.empty_cache()
+        return cls.load(base, device=device, dtype=DTYPES[precision])
 
     @property
     def emotions(self) -> tuple[str, ...]:
