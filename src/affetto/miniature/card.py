@@ -112,8 +112,8 @@ def measure(output: Path) -> Figures:
     # 3. What the laboratory is for: with and without what preserves.
     with tempfile.TemporaryDirectory() as folder:
         preserved = _trained(Path(folder) / "preserved", {})
-        # As who doesn't measure would use it: the frontier, which is ours, would recommend much less.
-        naive = _trained(Path(folder) / "naive", PLAIN_LORA, intensity=1.0)
+        # As who doesn't measure would use it.
+        naive = _trained(Path(folder) / "naive", {**PLAIN_LORA, "matching_sentences": 0}, intensity=1.0)
 
     figures = Figures(
         wer_codec_plain=_wer(words, [line.text for line in plain], coded_plain),
@@ -196,12 +196,11 @@ def _trained(output: Path, settings: dict[str, Any], intensity: float | None = N
     """Train, speak and judge `happy` as `affetto run` does; at `intensity` in place of the recommended one."""
     from affetto.config import load_config
     from affetto.evaluate.suite import evaluate
-    from affetto.pipeline import prepare_clips
-    from affetto.training.loop import train
+    from affetto.pipeline import prepare_clips, train_emotions
 
     config = load_config(None, emotions=("happy",), output_dir=output, trackers=()).model_copy(update=settings)
     prepared = prepare_clips(config, ["happy"])
-    train(config, "happy", prepared, command="affetto miniature measure")
+    list(train_emotions(config, ["happy"], prepared, command="affetto miniature measure"))
     results = evaluate(config, "happy", prepared, intensity=intensity)
     base, happy = (next(item for item in results["systems"] if item["role"] == role) for role in ("base", "adapter"))
     assert happy["plain_metrics"] is not None
