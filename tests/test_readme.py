@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 from pathlib import Path
 
@@ -34,3 +35,16 @@ def test_commands_that_it_shows_are_verbs() -> None:
     shown = set(re.findall(r"^affetto (\w+)", README, flags=re.MULTILINE))
     assert shown
     assert shown <= verbs
+
+
+def test_the_ablations_tables_are_those_of_the_runs() -> None:
+    spec = importlib.util.spec_from_file_location("ablation_tables", ROOT / "scripts" / "ablation_tables.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    rows = json.loads(module.RUNS.read_text(encoding="utf-8"))["rows"]
+    for path, tables in module.pages(rows).items():
+        text = path.read_text(encoding="utf-8")
+        for name, table in tables.items():
+            assert f"<!-- {name} -->\n{table}\n<!-- /{name} -->" in text, f"run scripts/ablation_tables.py: {path.name}"

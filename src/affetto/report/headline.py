@@ -118,23 +118,23 @@ def _compared(result: Mapping[str, Any], pair: tuple[str, str], question: str, p
     return AspectVerdict(question, "no verdict", (), reason)
 
 
-def _by_chance(result: Mapping[str, Any], base: str, prompt: str, name: str) -> str:
+def _by_chance(result: Mapping[str, Any], base: str, prompt: str, name: str) -> tuple[str, ...]:
     """How far the base's own other seeds take it from itself, where they were spoken; empty where not."""
     reseeded = system_by_role(result, "reseeded")
     if reseeded is None:
-        return ""
+        return ()
     shown = show_comparison(result, (str(reseeded["name"]), base), prompt, name, MEASURES[name])
-    return f"by other seeds alone {shown.text} {shown.interval}".rstrip() if shown.text else ""
+    return ("by other seeds", "alone", shown.text, shown.interval) if shown.text else ()
 
 
-def _aspect(question: str, label: str, shown: Value, by_chance: str = "") -> AspectVerdict:
+def _aspect(question: str, label: str, shown: Value, by_chance: tuple[str, ...] = ()) -> AspectVerdict:
     reason = shown.reason or (None if shown.verdict else "no margin was fixed beforehand")
     return AspectVerdict(question, shown.verdict or "no verdict", _detail(label, shown, by_chance), reason)
 
 
-def _detail(label: str, shown: Value, by_chance: str) -> tuple[str, ...]:
+def _detail(label: str, shown: Value, by_chance: tuple[str, ...]) -> tuple[str, ...]:
     margin = f"margin {shown.margin}" if shown.margin else ""
-    parts = (label, shown.text, shown.interval, margin, f"n={shown.n}" if shown.n else "", by_chance)
+    parts = (label, shown.text, shown.interval, margin, f"n={shown.n}" if shown.n else "", *by_chance)
     return tuple(part for part in parts if part)
 
 
