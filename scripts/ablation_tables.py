@@ -17,12 +17,12 @@ import numpy as np
 from affetto.files import write_text
 from affetto.laboratory.comparison import (
     ActedLine,
-    Interval,
     Line,
     acted_markdown,
     compare_as_acted,
     compare_methods,
     markdown,
+    written,
 )
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -72,13 +72,13 @@ def readme_table(rows: Sequence[Mapping[str, Any]]) -> str:
     table = [
         ["", "base", *COLUMNS.values()],
         ["---"] * (2 + len(COLUMNS)),
-        ["**as strong as the clips**: intensity", "", *(_interval(line.intensity, "{:.2f}") for line in strong)],
+        ["**as strong as the clips**: intensity", "", *(written(line.intensity, "{:.2f}") for line in strong)],
         *_heard_rows(base, strong),
-        ["general speech: ΔNLL (nats per code)", "", *(_interval(line.delta_nll, "{:.3f}") for line in strong)],
-        ["general speech: KL (nats per code)", "", *(_interval(line.kl, "{:.3f}") for line in strong)],
+        ["general speech: ΔNLL (nats per code)", "", *(written(line.delta_nll, "{:.3f}") for line in strong)],
+        ["general speech: KL (nats per code)", "", *(written(line.kl, "{:.3f}") for line in strong)],
         ["**at intensity 1**: heard as the emotion", "", *(_percent(line.heard["recall"]) for line in full)],
         ["word error rate", "", *(_percent(line.heard["wer"]) for line in full)],
-        ["general speech: ΔNLL (nats per code)", "", *(_interval(line.delta_nll, "{:.3f}") for line in full)],
+        ["general speech: ΔNLL (nats per code)", "", *(written(line.delta_nll, "{:.3f}") for line in full)],
         ["KL where 90 % of plain LoRA's gain is learned, of plain LoRA's", "", *(_share(line) for line in full)],
         ["runs", "", *(str(line.num_runs) for line in full)],
     ]  # fmt: skip
@@ -99,12 +99,6 @@ def _heard_rows(base: Mapping[str, float], lines: Sequence[ActedLine]) -> list[l
 
 def _percent(value: float | None) -> str:
     return "" if value is None else f"{value:.1%}".replace("%", " %")
-
-
-def _interval(value: Interval, form: str) -> str:
-    if value.low is None or value.high is None:
-        return form.format(value.mean)
-    return f"{form.format(value.mean)} [{form.format(value.low)}, {form.format(value.high)}]"
 
 
 def _share(line: Line) -> str:

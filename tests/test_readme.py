@@ -6,18 +6,24 @@ import importlib.util
 import json
 import re
 from pathlib import Path
+from types import ModuleType
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_tree_is_the_real_one() -> None:
-    spec = importlib.util.spec_from_file_location("readme_tree", ROOT / "scripts" / "readme_tree.py")
+def script(name: str) -> ModuleType:
+    """A script of the repository as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    assert module.tree() in README, "run scripts/readme_tree.py and put its output into README.md"
+    return module
+
+
+def test_the_tree_is_the_real_one() -> None:
+    assert script("readme_tree").tree() in README, "run scripts/readme_tree.py and put its output into README.md"
 
 
 def test_scripts_and_pictures_that_it_names_exist() -> None:
@@ -38,11 +44,7 @@ def test_commands_that_it_shows_are_verbs() -> None:
 
 
 def test_the_ablations_tables_are_those_of_the_runs() -> None:
-    spec = importlib.util.spec_from_file_location("ablation_tables", ROOT / "scripts" / "ablation_tables.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = script("ablation_tables")
     rows = json.loads(module.RUNS.read_text(encoding="utf-8"))["rows"]
     for path, tables in module.pages(rows).items():
         text = path.read_text(encoding="utf-8")

@@ -12,7 +12,6 @@ from pathlib import Path
 from affetto.codes.prepare import Prepared
 from affetto.config import EXPRESSIVE, Config
 from affetto.errors import AffettoError, Interrupted
-from affetto.intensity import recommend_as_acted
 from affetto.model.base import MINIATURE
 from affetto.pipeline import prepare_clips, report, train_emotions, train_expressive_base
 from affetto.progress import console, say
@@ -87,10 +86,7 @@ def _run_side_by_side(
 
 def _whole(config: Config, prepared: Prepared, command: str, resume: bool, emotion: str) -> None:
     """Train, evaluate and report one emotion: the work of one process."""
-    from affetto.training.loop import train
-
-    train(config, emotion, prepared, resume=resume, command=command)
-    recommend_as_acted(config, emotion, prepared)
+    list(train_emotions(config, [emotion], prepared, resume=resume, command=command))
     _conclude(config, emotion, prepared, command, resume=resume)
 
 

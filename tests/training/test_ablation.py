@@ -13,7 +13,7 @@ from affetto.config import Config
 from affetto.errors import DataError
 from affetto.files import read_json, write_json
 from affetto.laboratory import ablation
-from affetto.laboratory.ablation import Cell, ablate, cells, frontier_on_test, read_rows, write_comparison
+from affetto.laboratory.ablation import Cell, ablate, cells, frontier_on_test, read_rows, speaking, write_comparison
 from affetto.model.base import load_base
 from affetto.training.loop import train
 
@@ -74,7 +74,7 @@ def test_measuring_needs_test_clips_of_both_kinds(config_of: Make, tmp_path: Pat
     lacking = make_prepared(tmp_path / "lacking", counts)
     folder = train(config, "happy", lacking)
     with pytest.raises(DataError, match="test clips"):
-        frontier_on_test(config, "happy", lacking, folder / "best")
+        frontier_on_test(config, "happy", lacking, speaking(config, "happy", folder / "best"))
 
 
 def test_rows_are_read_back_from_what_was_written(tmp_path: Path) -> None:

@@ -142,7 +142,7 @@ def _at_the_edge(evidence: Evidence) -> Check:
     why = f"the recommended intensity is {recommended:g}, the highest measured: the adapter is weaker than it could be"
     matching = evidence.fact("matching") or {}
     if looks := {look["intensity"]: look["strength"] for look in matching.get("strengths", [])}:
-        # Matched to its clips by ear, the adapter isn't looked at beyond the strongest of these.
+        # Matched to its clips by prosody, the adapter isn't looked at beyond the strongest of these.
         highest, strength = max(looks), looks.get(recommended, 1.0)
         numbers = (
             Number("recommended intensity", recommended), Number("strength there, of the clips'", strength, "share")

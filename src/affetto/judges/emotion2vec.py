@@ -82,12 +82,12 @@ def read_shape(config: Mapping[str, Any], name: str) -> Shape:
             num_extra_tokens=int(audio["num_extra_tokens"]), alibi_heads=heads, alibi_scales=(by_layer, by_head),
             normalises=bool(conf.get("normalize")),
         )  # fmt: skip
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, SyntaxError) as error:
         raise JudgeError(f"the config.yaml of {name} isn't emotion2vec's: {error!r}") from error
 
 
 def read_convolutions(text: str) -> tuple[tuple[int, int, int], ...]:
-    """`[(512, 10, 5)] + [(512, 3, 2)] * 4` as tuples; ValueError for anything but lists of triples, + and *."""
+    """`[(512, 10, 5)] + [(512, 3, 2)] * 4` as tuples; ValueError or SyntaxError for all but triples, + and *."""
 
     def value(node: ast.expr) -> Any:
         if isinstance(node, ast.BinOp) and isinstance(node.op, (ast.Add, ast.Mult)):

@@ -15,8 +15,6 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from affetto.adapters.bank import AdapterBank, all_targets
-from affetto.adapters.checkpoints import load_adapter
 from affetto.codes.prepare import Prepared
 from affetto.config import Config
 from affetto.errors import CheckpointError, ConfigError, DataError
@@ -31,7 +29,7 @@ from affetto.model.rows import PLAIN_TEMPLATE
 from affetto.preserve.rehearsal import spread
 from affetto.progress import progress, say
 from affetto.provenance import versions
-from affetto.speak.voice import Voice, usual_device
+from affetto.speak.voice import Voice
 from affetto.training.loop import train
 from affetto.training.streams import gated_rows
 from affetto.training.validation import INTENSITIES, Validation
@@ -123,6 +121,7 @@ def _run(config: Config, cell: Cell, prepared: Prepared, folder: Path) -> dict[s
         trained = train(own, cell.emotion, prepared)
     facts = read_json(trained / "best" / "affetto.json")
     judges = choose_judges({**own.judges, "quality": "none"}, cell.emotion)
+    voice = speaking(own, cell.emotion, trained / "best")
     return {
         "schema": SCHEMA,
         "method": cell.method,
@@ -132,8 +131,8 @@ def _run(config: Config, cell: Cell, prepared: Prepared, folder: Path) -> dict[s
         "ewc_natural_weight": facts["ewc_natural_weight"],
         "recommended_intensity": facts["recommended_intensity"],
         "training_s": facts["timings_s"]["training"],
-        "points": frontier_on_test(own, cell.emotion, prepared, trained / "best"),
-        "heard": _heard(own, cell.emotion, prepared, trained / "best", judges),
+        "points": frontier_on_test(own, cell.emotion, prepared, voice),
+        "heard": _heard(own, cell.emotion, prepared, voice, facts, judges),
         "judges": {kind: judge.id for kind, judge in (("emotion", judges.emotion), ("words", judges.words)) if judge},
         "base": facts["base"],
         "date": date.today().isoformat(),
@@ -141,27 +140,32 @@ def _run(config: Config, cell: Cell, prepared: Prepared, folder: Path) -> dict[s
     }
 
 
+def speaking(config: Config, emotion: str, adapter: Path) -> Voice:
+    """The run's base with the adapter in a folder, which all that is measured of it takes."""
+    voice = Voice.of_run(config.base, config.base_precision)
+    voice.load_adapter(emotion, adapter)
+    return voice
+
+
 def frontier_on_test(
-    config: Config, emotion: str, prepared: Prepared, adapter: Path, intensities: Sequence[float] = (0.0, *INTENSITIES)
+    config: Config, emotion: str, prepared: Prepared, voice: Voice, intensities: Sequence[float] = (0.0, *INTENSITIES)
 ) -> list[dict[str, Any]]:  # fmt: skip
     """What each intensity conveys and costs on test clips, which neither training nor the choice of the best saw.
 
-    Rows of `intensity` (0 is the base), `emotion_nll`, `general_nll` and `kl`, in nats per code.
+    `voice` has loaded the adapter and no other. Rows of `intensity` (0 is the base), `emotion_nll`, `general_nll` and
+    `kl`, in nats per code.
     """
-    base = load_base(config.base, device=usual_device(config.base))
-    bank = AdapterBank(base.model, base.network.gates, all_targets(base.model))
-    load_adapter(bank, emotion, adapter, base.hash)
     frames = prepared.num_frames()
 
     def rows(name: str | None, most: int, template: str = PLAIN_TEMPLATE) -> list[Any]:
         clips = spread(prepared.select(name, "test"), frames, most, "ablation")
-        return gated_rows(base, clips, prepared, template)
+        return gated_rows(voice.base, clips, prepared, template)
 
     emotional = rows(emotion, config.validation_clips, config.prompt_template)
     general = rows(None, config.evaluation_clips)
     if not (emotional and general):
         raise DataError(f"the ablation is measured on test clips, {emotion} ones and general ones; the data lacks some")
-    look = Validation(base, emotional, general)
+    look = Validation(voice.base, emotional, general)
     found = []
     for intensity in intensities:
         values = look(intensity)
@@ -175,12 +179,10 @@ def frontier_on_test(
 
 
 def _heard(
-    config: Config, emotion: str, prepared: Prepared, adapter: Path, judges: Judges, at: float = 1.0
-) -> dict[str, dict[str, float | None]]:
+    config: Config, emotion: str, prepared: Prepared, voice: Voice, facts: Mapping[str, Any], judges: Judges,
+    at: float = 1.0,
+) -> dict[str, dict[str, float | None]]:  # fmt: skip
     """What judges hear at an intensity: `HEARD` of `base`, `emotional` and `plain` prompts, null without a judge."""
-    voice = Voice.of_run(config.base, config.base_precision)
-    voice.load_adapter(emotion, adapter)
-    facts = read_json(adapter / "affetto.json")
     sentences = held_out_sentences(config, emotion, prepared, facts["trained_speakers"], facts["speakers"])
     found: dict[str, dict[str, float | None]] = {}
     for kind, intensity in (("base", 0.0), ("emotional", at), ("plain", at)):
@@ -196,14 +198,14 @@ def _as_acted(config: Config, cell: Cell, prepared: Prepared) -> dict[str, Any]:
     """The run at the intensity at which it is as strong as its clips: how strong that is, what it conveys and costs on
     test clips, and what judges hear; with the reason alone where it can't be matched."""
     adapter = config.output_dir / "emotion_models" / cell.emotion / "best"
-    voice = Voice.of_run(config.base, config.base_precision)
-    voice.load_adapter(cell.emotion, adapter)
+    voice = speaking(config, cell.emotion, adapter)
     found = match_clips(config, cell.emotion, prepared, adapter, voice)
     if found.intensity is None:
         return {"intensity": None, "reason": found.reason}
     judges = choose_judges({**config.judges, "quality": "none"}, cell.emotion)
-    (point,) = frontier_on_test(config, cell.emotion, prepared, adapter, (found.intensity,))
-    heard = _heard(config, cell.emotion, prepared, adapter, judges, found.intensity)
+    (point,) = frontier_on_test(config, cell.emotion, prepared, voice, (found.intensity,))
+    facts = read_json(adapter / "affetto.json")
+    heard = _heard(config, cell.emotion, prepared, voice, facts, judges, found.intensity)
     return {**point, "strengths": found.document()["strengths"], "heard": heard}
 
 

@@ -154,12 +154,12 @@ def markdown(rows: Sequence[Row]) -> str:
     ]
     for line in compare_methods(rows):
         reached = "" if line.num_matched == line.num_runs else f" ({line.num_matched} of {line.num_runs} runs)"
-        matched = "not reached" if line.matched_kl is None else _written(line.matched_kl, "{:.4f}") + reached
-        share = "" if line.share is None else _written(line.share, "{:.1%}")
+        matched = "not reached" if line.matched_kl is None else written(line.matched_kl, "{:.4f}") + reached
+        share = "" if line.share is None else written(line.share, "{:.1%}")
         heard = [_percent(line.heard[name]) for name in ("recall", "wer", "plain_wer")]
         lines.append(
-            f"| {line.title} | {line.num_runs} | {_written(line.gain, '{:.3f}')} | {_written(line.kl, '{:.4f}')} "
-            f"| {_written(line.delta_nll, '{:.4f}')} | {' | '.join(heard)} | {matched} | {share} |"
+            f"| {line.title} | {line.num_runs} | {written(line.gain, '{:.3f}')} | {written(line.kl, '{:.4f}')} "
+            f"| {written(line.delta_nll, '{:.4f}')} | {' | '.join(heard)} | {matched} | {share} |"
         )
     return "\n".join(lines)
 
@@ -202,7 +202,7 @@ def acted_markdown(rows: Sequence[Row]) -> str:
     lines = compare_as_acted(rows)
     if not lines:
         return "No run was matched to the strength of its clips."
-    written = [
+    table = [
         "| as strong as the clips | runs | intensity | recall | WER | recall, plain prompts | WER, plain prompts | KL "
         "| ΔNLL |",
         "|---|---|---|---|---|---|---|---|---|",
@@ -210,18 +210,19 @@ def acted_markdown(rows: Sequence[Row]) -> str:
     for line in lines:
         runs = str(line.num_runs) if line.num_matched == line.num_runs else f"{line.num_matched} of {line.num_runs}"
         heard = [_percent(line.heard[name]) for name in ("recall", "wer", "plain_recall", "plain_wer")]
-        written.append(
-            f"| {line.title} | {runs} | {_written(line.intensity, '{:.2f}')} | {' | '.join(heard)} "
-            f"| {_written(line.kl, '{:.4f}')} | {_written(line.delta_nll, '{:.4f}')} |"
+        table.append(
+            f"| {line.title} | {runs} | {written(line.intensity, '{:.2f}')} | {' | '.join(heard)} "
+            f"| {written(line.kl, '{:.4f}')} | {written(line.delta_nll, '{:.4f}')} |"
         )
-    return "\n".join(written)
+    return "\n".join(table)
 
 
-def _written(value: Interval, form: str) -> str:
-    written = form.format(value.mean)
+def written(value: Interval, form: str) -> str:
+    """The mean, and the interval where there is one, each by `form`."""
+    mean = form.format(value.mean)
     if value.low is None or value.high is None:
-        return written
-    return f"{written} [{form.format(value.low)}, {form.format(value.high)}]"
+        return mean
+    return f"{mean} [{form.format(value.low)}, {form.format(value.high)}]"
 
 
 def _percent(value: float | None) -> str:
