@@ -64,12 +64,12 @@ def miniature_world(config: Config, base: Base, count: int) -> World:
     streams = build_streams(config, "happy", prepared, base)
     clips = {clip.id: clip for clip in prepared.clips}
     streams = replace(streams, emotional=streams.emotional[:count])
-    examples = []
+    examples, rate = [], load_codec(base.folder).sample_rate
     for row in streams.emotional:
         clip = clips[row.clip_id]
         assert clip.text is not None
         text = config.prompt_template.replace("{text}", clip.text)
-        samples = read_sound(clip.audio, base.sample_rate, start_s=clip.start_s, end_s=clip.end_s).astype(np.float32)
+        samples = read_sound(clip.audio, rate, start_s=clip.start_s, end_s=clip.end_s).astype(np.float32)
         examples.append(Example(text, streams.speakers[clip.speaker], samples, prepared.codes(clip)))
     return World(examples, streams)
 

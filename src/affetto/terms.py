@@ -43,16 +43,18 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> LossTerm:
     return LossTerm(total, targets.numel())
 
 
-def text_loss(logits: Logits, batch: Batch, in_N: Tensor | None = None) -> LossTerm:
-    """Negative log likelihood of the text beside the frames (`in_N`, or all), each token by its weight.
+def text_loss(logits: Logits, batch: Batch, places_N: Tensor | None = None) -> LossTerm:
+    """Negative log likelihood of the text beside the frames (those of `places_N`, or all), each token by its weight.
 
     The count is the sum of the weights; the empty term where the base's text stands before its frames.
     """
     if logits.text_NW is None:
         return LossTerm.zero(logits.c0_NV.device)
-    chosen_N = torch.ones_like(batch.text_targets_N, dtype=torch.bool) if in_N is None else in_N
-    targets_N, weights_N = batch.text_targets_N[chosen_N], batch.text_weights_N[chosen_N]
-    losses_N = functional.cross_entropy(logits.text_NW[chosen_N].float(), targets_N, reduction="none")
+    chosen = [logits.text_NW, batch.text_targets_N, batch.text_weights_N]
+    if places_N is not None:
+        chosen = [values.index_select(0, places_N) for values in chosen]
+    logits_NW, targets_N, weights_N = chosen
+    losses_N = functional.cross_entropy(logits_NW.float(), targets_N, reduction="none")
     return LossTerm((losses_N * weights_N).sum(), float(weights_N.sum()))
 
 

@@ -12,7 +12,7 @@ from lora_tools import add_dense, assert_differ, assert_same, dense_deltas, rand
 from transformers import CsmForConditionalGeneration
 
 from affetto.adapters.bank import AdapterBank, GatedLora, all_targets
-from affetto.adapters.gated import gated_linear
+from affetto.adapters.gated import gated_linears
 from affetto.adapters.targets import ATTENTION, MLP
 from affetto.errors import AdapterError
 from affetto.model.base import Base, load_base
@@ -319,31 +319,102 @@ def test_a_layer_that_an_adapter_lacks_is_the_bases(tiny_base: Base, tiny_base_f
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-def test_the_one_operation_equals_autograd_s_own_road(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("outs", [(5,), (5, 3, 4)], ids=["one", "three"])
+def test_the_one_operation_equals_autograd_s_own_road(outs: tuple[int, ...], dtype: torch.dtype) -> None:
+    """For one layer, and for three of unlike sizes and ranks that read one input."""
     generator = torch.Generator().manual_seed(3)
-    layer = torch.nn.Linear(6, 5).to(dtype).requires_grad_(False)
-    x, a_RI, b_OR = (
-        torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype).requires_grad_()
-        for shape in ((4, 3, 6), (7, 6), (5, 7))
-    )
-    gate_B1R = torch.rand(4, 1, 7, generator=generator).to(dtype)
-    upstream = torch.randn(4, 3, 5, generator=generator).to(dtype)
-    plain = layer(x) + ((x @ a_RI.T) * gate_B1R) @ b_OR.T
-    ours = gated_linear(x, layer, a_RI, b_OR, gate_B1R.to)
+    layers = [torch.nn.Linear(6, num_out).to(dtype).requires_grad_(False) for num_out in outs]
+
+    def drawn(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype).requires_grad_()
+
+    x, ranks = drawn(4, 3, 6), [7 - k for k in range(len(outs))]
+    factors = [(drawn(rank, 6), drawn(num_out, rank)) for rank, num_out in zip(ranks, outs, strict=True)]
+    gate_B1R = torch.rand(4, 1, sum(ranks), generator=generator).to(dtype)
+    upstream = [torch.randn(4, 3, num_out, generator=generator).to(dtype) for num_out in outs]
+    plain = [
+        layer(x) + ((x @ a_RI.T) * gate_B1r) @ b_OR.T
+        for layer, (a_RI, b_OR), gate_B1r in zip(layers, factors, gate_B1R.split(ranks, dim=2), strict=True)
+    ]
+    ours = gated_linears(x, layers, factors, gate_B1R.to)
     tolerance = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 0.1}[dtype]
-    torch.testing.assert_close(ours, plain, atol=tolerance, rtol=tolerance)
-    inputs = (x, a_RI, b_OR)
+    torch.testing.assert_close(list(ours), plain, atol=tolerance, rtol=tolerance)
+    inputs = (x, *(factor for pair in factors for factor in pair))
     expected = torch.autograd.grad(plain, inputs, upstream)
     for found, wanted in zip(torch.autograd.grad(ours, inputs, upstream), expected, strict=True):
         assert found.dtype == wanted.dtype
         torch.testing.assert_close(found, wanted, atol=4 * tolerance, rtol=4 * tolerance)
 
 
+def test_layers_of_one_input_together_are_each_alone(tiny_base: Base) -> None:
+    """Adapted alike in one operation; if one is the base's, dropout is on or a change is of full rank, one by one."""
+    bank = _bank(tiny_base, "happy", "sad")
+    gates = tiny_base.network.gates
+    attention = tiny_base.model.get_submodule("backbone_model.layers.0.self_attn")
+    q, *others = sites = [attention.q_proj, attention.k_proj, attention.v_proj]
+    x = torch.randn(2, 3, q.shape[1])
+    rows_BE = torch.tensor([[1.0, 0.0], [0.3, -0.5]])
+    named: list[torch.Tensor] = list(bank.parameters("happy").values())
+    with gates.set(rows_BE):
+        calls = []
+        for road in (lambda: q.with_others(others, x), lambda: [site(x) for site in sites]):
+            ys = road()
+            calls.append((ys, torch.autograd.grad(sum((y * y).sum() for y in ys), named, allow_unused=True)))
+        assert len({y.grad_fn for y in calls[0][0]}) == 1, "they are one operation's"
+        for mine, alone in zip(*([*ys, *(g for g in grads if g is not None)] for ys, grads in calls), strict=True):
+            torch.testing.assert_close(mine, alone)
+        with gates.dropout(0.5, 1):
+            first = q.with_others(others, x)
+        with gates.dropout(0.5, 1):
+            assert all(torch.equal(a, b) for a, b in zip(first, [site(x) for site in sites], strict=True))
+        assert len({y.grad_fn for y in q.with_others([others[0], torch.nn.Identity()], x)}) > 1
+    base = q.with_others(others, x)
+    assert all(torch.equal(y, site.layer(x)) for y, site in zip(base, sites, strict=True))
+    bank.add_full("whole")
+    with gates.set(torch.ones(2, 3)):
+        assert len({y.grad_fn for y in q.with_others(others, x)}) == 3
+
+
+def test_factors_are_cast_together_once_and_their_gradients_come_back(tiny_base: Base, rows: list[Row]) -> None:
+    """In bfloat16 by autocast: the same answers and gradients, one cast for each factor however often it is read."""
+    bank = _bank(tiny_base, "happy", "sad")
+    gates, batch = tiny_base.network.gates, _batch(rows, *[(1.0, 0.5)] * 3)
+    trained = bank.parameters("happy")
+    for parameter in bank.parameters("sad").values():
+        parameter.requires_grad_(False)
+
+    def gradients() -> dict[str, torch.Tensor]:
+        with torch.autocast("cpu", torch.bfloat16):
+            c0, depth = code_losses(tiny_base.network(batch), batch)
+        (c0.total + depth.total).backward()
+        found = {}
+        for name, parameter in trained.items():
+            assert parameter.grad is not None
+            found[name], parameter.grad = parameter.grad, None
+        return found
+
+    alone = gradients()
+    with gates.one_cast():
+        together = gradients()
+        for name in ("happy", "sad"):
+            (site,) = [site for path, site in bank.sites.items() if path.endswith("layers.0.self_attn.o_proj")][:1]
+            first, again = (gates.cast(site.A[name], torch.bfloat16) for _ in range(2))
+            assert first is again
+            assert first.dtype == torch.bfloat16
+            assert first.requires_grad == (name == "happy")
+            assert gates.cast(site.A[name], torch.float32) is site.A[name]
+    assert gates.cast(site.A["happy"], torch.bfloat16) is not first, "outside of the block they are cast anew"
+    for name, gradient in alone.items():
+        assert gradient.abs().max() > 0
+        assert together[name].dtype == torch.float32
+        assert torch.equal(together[name], gradient), name
+
+
 def test_autocast_computes_in_its_own_type_and_leaves_gradients_in_the_parameters() -> None:
     layer = torch.nn.Linear(6, 5).requires_grad_(False)
     x, a_RI, b_OR = (torch.randn(shape, requires_grad=True) for shape in ((4, 3, 6), (7, 6), (5, 7)))
     with torch.autocast("cpu", torch.bfloat16):
-        y = gated_linear(x, layer, a_RI, b_OR, torch.ones(4, 1, 7).to)
+        (y,) = gated_linears(x, [layer], [(a_RI, b_OR)], torch.ones(4, 1, 7).to)
     assert y.dtype == torch.bfloat16
     y.float().sum().backward()
     for leaf in (x, a_RI, b_OR):

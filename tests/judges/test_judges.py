@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from importlib import resources
 from pathlib import Path
 
@@ -162,3 +165,12 @@ def test_a_chosen_judge_that_fails_is_an_error_and_not_a_null(tmp_path: Path) ->
         judges.choose_judges({"emotion": str(tmp_path)}, "happy")
     with pytest.raises(JudgeError, match="no such kind of judge: mood"):
         judges.choose_judges({"mood": "x"}, "happy")
+
+
+@pytest.mark.parametrize(("given", "found"), [({}, "128"), ({"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "7"}, "7")])
+def test_kernels_of_a_thousand_lengths_are_not_kept(given: dict[str, str], found: str) -> None:
+    """oneDNN's cache is bounded before torch is there, unless the user has chosen (`benchmarks/thousand_files.py`)."""
+    code = "import os, sys, affetto.judges; assert 'torch' not in sys.modules; print(os.environ[sys.argv[1]])"
+    command = [sys.executable, "-c", code, "ONEDNN_PRIMITIVE_CACHE_CAPACITY"]
+    kept = {name: value for name, value in os.environ.items() if name != "ONEDNN_PRIMITIVE_CACHE_CAPACITY"}
+    assert subprocess.run(command, env=kept | given, capture_output=True, text=True, check=True).stdout.strip() == found

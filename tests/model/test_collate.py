@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from affetto.model.batch import Row, Turn, collate, stack_gates
+from affetto.model.batch import Row, Turn, collate, join, stack_gates
 
 
 def test_a_dialogue_is_laid_out_turn_by_turn() -> None:
@@ -59,8 +59,17 @@ def test_codes_of_another_number_of_codebooks_are_no_broadcast() -> None:
         collate([Row("open", (Turn((0, 1), None),))], 8)
 
 
+def test_each_token_is_told_once_and_where_it_stands(make_row: Callable[..., Row]) -> None:
+    """Of batches that are joined, too."""
+    parts = [collate([make_row(0, frames=(4,)), make_row(1, frames=(2, 3))], 8), collate([make_row(2)], 8)]
+    for batch in (*parts, join(parts)):
+        assert torch.equal(batch.text_ids_U[batch.text_places_BS], batch.text_BS)
+    assert all(len(batch.text_ids_U.unique()) == len(batch.text_ids_U) for batch in parts)
+
+
 def test_moving_a_batch_moves_all_its_tensors(make_row: Callable[..., Row]) -> None:
     batch = collate([make_row(0)], 8).to("meta")
-    tensors = [value for value in vars(batch).values() if isinstance(value, torch.Tensor)]
-    assert len(tensors) == 6
+    assert batch.text_ids_U.device.type == "cpu", "the host looks them up in its table"
+    tensors = [value for name, value in vars(batch).items() if isinstance(value, torch.Tensor) and name != "text_ids_U"]
+    assert len(tensors) == 7
     assert all(tensor.device.type == "meta" for tensor in tensors)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
@@ -13,6 +14,8 @@ from transformers.models.csm import modeling_csm
 
 from affetto.model import fused
 from affetto.model.base import Base
+from affetto.model.batch import Row, collate
+from banks import trained_bank
 
 HAS_GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if HAS_GPU else "cpu")
@@ -43,6 +46,34 @@ def test_modules_keep_their_weights_names_and_answers(tiny_base: Base) -> None:
     turned = fused.turned_pair(q, q[:, :1], angles.cos(), angles.sin())
     plain = fused.PLAIN_TURN(q, q[:, :1], angles.cos(), angles.sin())
     assert all(torch.equal(mine, theirs) for mine, theirs in zip(turned, plain, strict=True))
+
+
+@pytest.mark.parametrize("has_adapters", [False, True])
+def test_attention_and_mlp_that_read_together_are_transformers_own(
+    tiny_base: Base, make_row: Callable[..., Row], has_adapters: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The roads that a GPU takes, with transformers' own elementwise steps: answers and gradients of a whole pass."""
+    bank = trained_bank(tiny_base) if has_adapters else None
+    gate = (1.0,) if has_adapters else ()
+    batch = collate([make_row(seed, frames=(length,), gate=gate) for seed, length in enumerate((3, 7))], 8)
+    inputs = list(bank.parameters("happy").values()) if bank else []
+
+    def told() -> list[Tensor]:
+        logits = tiny_base.network(batch)
+        total = (logits.c0_NV**2).sum() + (logits.depth_MJV**2).sum()
+        return [logits.c0_NV, logits.depth_MJV, *(torch.autograd.grad(total, inputs) if inputs else ())]
+
+    wanted = told()
+    monkeypatch.setattr(fused, "_runs", lambda _: True)
+    monkeypatch.setattr(fused, "turned_pair", fused.PLAIN_TURN)
+    monkeypatch.setattr(modeling_csm, "apply_rotary_pos_emb", fused.PLAIN_TURN)
+    monkeypatch.setattr(fused, "_SwiGlu", SimpleNamespace(apply=lambda gate, up: functional.silu(gate) * up))
+    asked: list[int] = []
+    plain_together = fused._together
+    monkeypatch.setattr(fused, "_together", lambda layers, x: (asked.append(len(layers)), plain_together(layers, x))[1])
+    for mine, theirs in zip(told(), wanted, strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=1e-4)
+    assert sorted(set(asked)) == [2, 3], "queries, keys and values; gate and up"
 
 
 def test_another_activation_is_left_alone() -> None:

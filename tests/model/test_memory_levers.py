@@ -43,8 +43,10 @@ def test_the_texts_embeddings_stay_where_they_are(tiny_base: Base, make_row: Cal
     # Looked up where the table is and brought to the others: without that, torch refuses to mix devices.
     on_cpu = collate([make_row(0)], 8)
     assert moved.network.embed_text(on_cpu.text_BS).device.type == "cpu"
-    with pytest.raises(NotImplementedError, match="meta"):
-        moved.network.embed(batch)
+    assert batch.text_ids_U.device.type == "cpu"
+    embedded = moved.network.embed(batch)
+    assert embedded.device.type == "meta"
+    assert embedded.shape[:2] == on_cpu.text_BS.shape
 
 
 def test_a_small_network_sees_as_many_rows_as_ever(tiny_base: Base, make_row: Callable[..., Row]) -> None:

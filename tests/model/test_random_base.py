@@ -6,7 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import CsmConfig, CsmForConditionalGeneration, CsmProcessor
+from safetensors.torch import load_file
+from transformers import (
+    CsmConfig,
+    CsmForConditionalGeneration,
+    CsmProcessor,
+    MoshiConfig,
+    MoshiForConditionalGeneration,
+)
 
 from affetto.codes.codec import load_codec
 from affetto.errors import BaseModelError
@@ -61,6 +68,31 @@ def test_a_random_base_is_a_whole_checkpoint_and_says_what_it_is() -> None:
     assert [path.name for path in base.folder.parent.iterdir()] == [base.folder.name]
 
 
+def test_a_random_moshi_is_a_whole_checkpoint_too() -> None:
+    base = load_base("random:moshi-tiny")
+    assert base.has_text_stream
+    assert base.num_codebooks == 8
+    assert base.prompt_ids("é a", 0) == tuple(
+        8 + token for token in load_base("random:csm-tiny").prompt_ids("é a", 0)[4:-1]
+    )
+    theirs = MoshiForConditionalGeneration.from_pretrained(base.folder, dtype=torch.float32)
+    assert torch.equal(theirs.decoder.lm_head.weight, base.network.text_head.weight)
+    assert load_codec(base.folder).num_codebooks == 8
+    published = random_config("random:moshi")
+    assert published.to_dict() == MoshiConfig().to_dict()
+    assert (published.hidden_size, published.num_hidden_layers, published.vocab_size) == (4096, 32, 32000)
+
+
+def test_what_is_drawn_goes_by_name_and_not_by_threads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    first = load_file(next(random_base("random:csm-tiny").glob("*.safetensors")))
+    monkeypatch.setenv("AFFETTO_CACHE", str(tmp_path / "again"))
+    monkeypatch.setattr("os.cpu_count", lambda: 3)
+    again = load_file(next(random_base("random:csm-tiny").glob("*.safetensors")))
+    assert all(torch.equal(value, again[name]) for name, value in first.items())
+    drawn = [value for name, value in first.items() if name.endswith("proj.weight")]
+    assert len({tuple(value.flatten()[:4].tolist()) for value in drawn}) == len(drawn)
+
+
 def test_the_stand_in_tokenizer_knows_every_byte() -> None:
     base = load_base("random:csm-tiny")
     processor = CsmProcessor.from_pretrained(base.folder)
@@ -75,6 +107,6 @@ def test_the_stand_in_tokenizer_knows_every_byte() -> None:
 
 def test_an_unknown_random_base_names_the_known_ones() -> None:
     with pytest.raises(
-        BaseModelError, match=r"no 'random:csm-7b'.*random:csm-1b, random:csm-1b-short, random:csm-tiny"
+        BaseModelError, match=r"no 'random:csm-7b'.*random:csm-1b, random:csm-1b-short, random:csm-tiny, random:moshi"
     ):
         load_base("random:csm-7b")

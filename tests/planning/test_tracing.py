@@ -39,7 +39,8 @@ def _real_batch() -> Batch:
     codes = torch.randint(0, 256, (ROWS, TEXT + FRAMES, 8), generator=torch.Generator().manual_seed(0))
     text = torch.zeros(ROWS, TEXT + FRAMES, dtype=torch.long)
     frames = torch.stack([rows, places], dim=1)
-    return Batch(text, codes, is_audio, frames, torch.arange(DEPTH), torch.ones(ROWS, 1), ())
+    gates = torch.ones(ROWS, 1)
+    return Batch(text, codes, is_audio, frames, torch.arange(DEPTH), gates, (), text[0, :1], text)
 
 
 def test_live_bytes_by_hand() -> None:

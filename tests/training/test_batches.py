@@ -233,5 +233,8 @@ def test_a_batch_moves_as_a_whole(rows: tuple[list[Row], list[Row]], teacher: Te
     made = assemble(*rows, teacher, {"emotion": True, "rehearsal": True}, 8, 0.5, np.random.default_rng(0))
     moved = made.to("meta")
     tensors = [value for value in (*moved.__dict__.values(), *moved.batch.__dict__.values()) if torch.is_tensor(value)]
-    assert len(tensors) == 12
+    tensors += [value for mine in moved.places.values() for value in mine.__dict__.values()]
+    # The host looks tokens up itself.
+    tensors = [value for value in tensors if value is not moved.batch.text_ids_U]
+    assert len(tensors) == 13 + 2 * 6
     assert {tensor.device.type for tensor in tensors} == {"meta"}

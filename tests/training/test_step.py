@@ -395,7 +395,7 @@ def test_a_loss_that_is_not_finite_names_its_clips(
     tiny_base: Base, bank: AdapterBank, rows: tuple[list[Row], list[Row]], teacher: TeacherCache
 ) -> None:
     class Broken(torch.nn.Module):
-        num_codebooks = 8
+        num_codebooks, gates = 8, tiny_base.network.gates
 
         def forward(self, batch: Any) -> Any:
             logits = tiny_base.network(batch)
@@ -418,7 +418,9 @@ def test_a_penalty_or_gradient_that_is_not_finite_is_an_error_too(
 ) -> None:
     micro = [batch_of(*rows, None)]
     with pytest.raises(NonFiniteLossError, match="EWC penalty is inf on clips clip-0"):
-        accumulate_gradients(tiny_base.network, micro, WEIGHTS, lambda: torch.tensor(torch.inf), Alone())
+        accumulate_gradients(
+            tiny_base.network, micro, WEIGHTS, lambda: torch.tensor(torch.inf, requires_grad=True), Alone()
+        )
     parameters = list(bank.parameters("happy").values())
     parameters[0].grad = torch.full_like(parameters[0], torch.nan)
     with pytest.raises(NonFiniteLossError, match="gradient is not finite on clips clip-0, clip-1"):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from affetto.adapters.gated import gated_linear
+from affetto.adapters.gated import Factors, computing_dtype, gated_linears
 from affetto.adapters.targets import Part, find_targets, leaf_name, part_of
 from affetto.errors import AdapterError
 from affetto.files import hash_text
@@ -57,6 +57,7 @@ class GatedLora(nn.Module):
         self.A[name], self.scale[name] = nn.Parameter(a_RI), scale
         if b_OR is not None:
             self.B[name] = nn.Parameter(b_OR)
+            self.gates.factors += [self.A[name], self.B[name]]
 
     def forward(self, x: Tensor) -> Tensor:
         """x (rows, S, in) → (rows, S, out)."""
@@ -66,24 +67,67 @@ class GatedLora(nn.Module):
         assert gate_BE.shape == (len(x), len(self.A)), (
             f"gate {tuple(gate_BE.shape)} for {len(x)} rows, {len(self.A)} adapters"
         )
-        places = {name: e for e, name in enumerate(self.A)}
-        low_rank = [name for name in self.B if self.A[name].shape[0]]
-        # Who differentiates by the gates does so twice (`affetto.preserve.forecast`).
-        if low_rank and not self.gates.is_dropping and not gate_BE.requires_grad:
-            factors = _stacked([self.A[name] for name in low_rank], 0), _stacked([self.B[name] for name in low_rank], 1)
-            shapes = [(places[name], self.scale[name], self.A[name].shape[0]) for name in low_rank]
-            y = gated_linear(x, self.layer, *factors, lambda dtype: self.gates.per_rank(shapes, dtype))
-        else:
-            y = frozen_linear(x, self.layer)
-            for name in low_rank:
-                low = functional.linear(self.gates.dropped(x), self.A[name].to(x.dtype))
-                gate_B11 = (gate_BE[:, places[name]] * self.scale[name])[:, None, None].to(x.dtype)
-                y = y + functional.linear(low * gate_B11, self.B[name].to(x.dtype))
-        for name, e in places.items():
+        y = _at_once([self], x)[0] if self._is_one_operation else self._one_by_one(x)
+        for e, name in enumerate(self.A):
             if name not in self.B:
                 gate_B11 = (gate_BE[:, e] * self.scale[name])[:, None, None].to(x.dtype)
                 y = y + gate_B11 * functional.linear(x, self.A[name].to(x.dtype))
         return y
+
+    def with_others(self, others: Sequence[nn.Module], x: Tensor) -> Sequence[Tensor]:
+        """What this layer and others make of one x (rows, S, in), in one operation where all are adapted alike."""
+        layers = [self, *others]
+        mine = [layer for layer in layers if isinstance(layer, GatedLora)]
+        if len(mine) == len(layers) and all(site._is_one_operation and len(site.B) == len(site.A) for site in mine):
+            return _at_once(mine, x)
+        return [layer(x) for layer in layers]
+
+    def factors(self, dtype: torch.dtype) -> Factors:
+        """A and B of all adapters of low rank in `dtype`, their ranks side by side."""
+        names = self._low_rank
+        cast = self.gates.cast
+        return (
+            _stacked([cast(self.A[name], dtype) for name in names], 0),
+            _stacked([cast(self.B[name], dtype) for name in names], 1),
+        )
+
+    def ranks(self) -> list[tuple[int, float, int]]:
+        """(place among the gates, scale, rank) of those adapters."""
+        places = {name: e for e, name in enumerate(self.A)}
+        return [(places[name], self.scale[name], self.A[name].shape[0]) for name in self._low_rank]
+
+    @property
+    def _low_rank(self) -> list[str]:
+        return [name for name in self.B if self.A[name].shape[0]]
+
+    @property
+    def _is_one_operation(self) -> bool:
+        # Who differentiates by the gates does so twice (`affetto.preserve.forecast`).
+        gate_BE = self.gates.rows_BE
+        is_plain = gate_BE is not None and not gate_BE.requires_grad and not self.gates.is_dropping
+        return is_plain and bool(self._low_rank)
+
+    def _one_by_one(self, x: Tensor) -> Tensor:
+        """The layer and its adapters of low rank, by autograd's own steps."""
+        y = frozen_linear(x, self.layer)
+        assert self.gates.rows_BE is not None
+        for e, scale, name in [(*entry[:2], name) for entry, name in zip(self.ranks(), self._low_rank, strict=True)]:
+            low = functional.linear(self.gates.dropped(x), self.A[name].to(x.dtype))
+            gate_B11 = (self.gates.rows_BE[:, e] * scale)[:, None, None].to(x.dtype)
+            y = y + functional.linear(low * gate_B11, self.B[name].to(x.dtype))
+        return y
+
+
+def _at_once(sites: Sequence[GatedLora], x: Tensor) -> Sequence[Tensor]:
+    """x (rows, S, in) → (rows, S, out) of each site, all of whose adapters are of low rank."""
+    dtype = computing_dtype(x)
+    ranks = [entry for site in sites for entry in site.ranks()]
+    return gated_linears(
+        x,
+        [site.layer for site in sites],
+        [site.factors(dtype) for site in sites],
+        lambda dtype: sites[0].gates.per_rank(ranks, dtype),
+    )
 
 
 class StackedLora(nn.ModuleList):

@@ -1,60 +1,88 @@
-"""A frozen linear layer and all its adapters of low rank as one operation with a backward of its own.
+"""Frozen linear layers that read one input, and all their adapters of low rank, as one operation with its own backward.
 
 y = x W^T + ((x A^T) * gate) B^T. Autograd would keep and add up whole outputs that nothing else needs; here the thin
-products are added in place, forward and backward, and W's own gradient is never thought of (docs/performance.md).
+products are added in place, forward and backward, the layers' A are one matrix that reads x once, and W's own gradient
+is never thought of (docs/performance.md).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+Factors = tuple[Tensor, Tensor]
+"""A (R, in) and B (out, R) of one layer, the ranks of all adapters side by side."""
 
-def gated_linear(x: Tensor, layer: Any, a_RI: Tensor, b_OR: Tensor, gate: Callable[[torch.dtype], Tensor]) -> Tensor:
-    """x (rows, S, in) → (rows, S, out); `gate` gives (rows, 1, R) in a type: it scales every rank, row by row.
 
-    `layer` has a frozen `weight` (out, in) and a `bias` or None. The weight is read again for the backward pass, so
-    that one in four bits is never kept unpacked. The computation is in x's type, or in autocast's where that is on.
-    """
+def computing_dtype(x: Tensor) -> torch.dtype:
+    """The type that an adapted layer computes in: autocast's where that is on, else x's."""
     kind = x.device.type
-    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
-    with torch.autocast(kind, enabled=False):
-        factors = a_RI.to(dtype), b_OR.to(dtype), gate(dtype)
-        y: Tensor = _GatedLinear.apply(x.to(dtype), layer, *factors)  # type: ignore[no-untyped-call]
-    return y
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
-class _GatedLinear(torch.autograd.Function):
+def gated_linears(
+    x: Tensor, layers: Sequence[Any], factors: Sequence[Factors], gate: Callable[[torch.dtype], Tensor]
+) -> tuple[Tensor, ...]:
+    """x (rows, S, in) → (rows, S, out) of each layer; `gate` gives (rows, 1, all R) in a type and scales every rank.
+
+    A layer has a frozen `weight` (out, in) and a `bias` or None. The weight is read again for the backward pass, so
+    that one in four bits is never kept unpacked. The computation is in `computing_dtype`.
+    """
+    dtype = computing_dtype(x)
+    with torch.autocast(x.device.type, enabled=False):
+        flat = [factor.to(dtype) for pair in factors for factor in pair]
+        ys: tuple[Tensor, ...] = _GatedLinears.apply(x.to(dtype), layers, gate(dtype), *flat)  # type: ignore[no-untyped-call]
+    return ys
+
+
+class _GatedLinears(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, layer: Any, a_RI: Tensor, b_OR: Tensor, gate_B1R: Tensor) -> Tensor:
-        x_NI = x.flatten(0, -2)
+    def forward(ctx: Any, x: Tensor, layers: Sequence[Any], gate_B1R: Tensor, *factors: Tensor) -> tuple[Tensor, ...]:
+        x_NI, bs = x.flatten(0, -2), factors[1::2]
+        a_RI = factors[0] if len(layers) == 1 else torch.cat(factors[0::2])
         low_NR = _gated(x_NI @ a_RI.T, gate_B1R)
-        y_NO = x_NI @ layer.weight.to(x.dtype).T
-        y_NO.addmm_(low_NR, b_OR.T)
-        if layer.bias is not None:
-            y_NO += layer.bias.to(x.dtype)
-        ctx.layer = layer
-        ctx.save_for_backward(x_NI, a_RI, b_OR, low_NR, gate_B1R)
-        y: Tensor = y_NO.view(*x.shape[:-1], len(b_OR))
-        return y
+        ys = []
+        for layer, b_OR, low in zip(layers, bs, _by_layer(low_NR, bs), strict=True):
+            y_NO = x_NI @ layer.weight.to(x.dtype).T
+            y_NO.addmm_(low, b_OR.T)
+            if layer.bias is not None:
+                y_NO += layer.bias.to(x.dtype)
+            ys.append(y_NO.view(*x.shape[:-1], len(b_OR)))
+        ctx.layers = layers
+        ctx.save_for_backward(x_NI, a_RI, low_NR, gate_B1R, *bs)
+        return tuple(ys)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x_NI, a_RI, b_OR, low_NR, gate_B1R = ctx.saved_tensors
-        grad_NO = grads[0].flatten(0, -2)
-        grad_low_NR = _gated(grad_NO @ b_OR, gate_B1R)
-        needs_x, _, needs_a, needs_b, _ = ctx.needs_input_grad
+        x_NI, a_RI, low_NR, gate_B1R, *bs = ctx.saved_tensors
+        needs_x, _, _, *needs = ctx.needs_input_grad
+        flat = [grad.flatten(0, -2) for grad in grads]
+        thin = [grad_NO @ b_OR for grad_NO, b_OR in zip(flat, bs, strict=True)]
+        grad_low_NR = _gated(thin[0] if len(thin) == 1 else torch.cat(thin, dim=1), gate_B1R)
         grad_x = None
         if needs_x:
-            grad_x = grad_NO @ ctx.layer.weight.to(grad_NO.dtype)
+            grad_x = flat[0] @ ctx.layers[0].weight.to(flat[0].dtype)
+            for grad_NO, layer in zip(flat[1:], ctx.layers[1:], strict=True):
+                grad_x.addmm_(grad_NO, layer.weight.to(grad_NO.dtype))
             grad_x.addmm_(grad_low_NR, a_RI)
             grad_x = grad_x.view(*grads[0].shape[:-1], a_RI.shape[1])
-        grad_a_RI = grad_low_NR.T @ x_NI if needs_a else None
-        grad_b_OR = grad_NO.T @ low_NR if needs_b else None
-        return grad_x, None, grad_a_RI, grad_b_OR, None
+        grad_as: Sequence[Tensor | None] = [None] * len(bs)
+        if any(needs[0::2]):
+            grad_as = (grad_low_NR.T @ x_NI).split([b_OR.shape[1] for b_OR in bs])
+        lows = _by_layer(low_NR, bs)
+        grad_bs = [
+            grad_NO.T @ low if is_asked else None
+            for grad_NO, low, is_asked in zip(flat, lows, needs[1::2], strict=True)
+        ]
+        return grad_x, None, None, *(grad for pair in zip(grad_as, grad_bs, strict=True) for grad in pair)
+
+
+def _by_layer(low_NR: Tensor, bs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Each layer's ranks of positions (N, all R)."""
+    return torch.split(low_NR, [b_OR.shape[1] for b_OR in bs], dim=1)
 
 
 def _gated(low_NR: Tensor, gate_B1R: Tensor) -> Tensor:

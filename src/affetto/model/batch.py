@@ -99,6 +99,10 @@ class Batch:
     gate_BE: Tensor
     """Adapter gates, one row each; (B, 0) is the base."""
     clip_ids: tuple[str, ...]
+    text_ids_U: Tensor
+    """The different token ids of `text_BS`. They stay with the host, as a large table of embeddings does, …"""
+    text_places_BS: Tensor
+    """… and here is which of them stands where."""
     text_weights_BS: Tensor | None = None
     """Of a base whose text runs beside its frames (`Streams`): what the text of a frame counts in the loss."""
     user_BSK: Tensor | None = None
@@ -139,7 +143,9 @@ class Batch:
     def to(self, device: torch.device | str) -> Batch:
         """The batch on `device`."""
         moved: dict[str, Any] = {
-            name: moved_to(value, device) for name, value in self.__dict__.items() if isinstance(value, Tensor)
+            name: moved_to(value, device)
+            for name, value in self.__dict__.items()
+            if isinstance(value, Tensor) and name != "text_ids_U"
         }
         return replace(self, **moved)
 
@@ -208,6 +214,7 @@ def collate(
         chosen = np.arange(row.num_frames) if depth_choice is None else np.sort(depth_choice[b])
         depth.append(chosen + sum(len(places) for places in frames))
         frames.append(np.stack([np.full(row.num_frames, b), start + np.arange(row.num_frames)], axis=1))
+    text_ids_U, text_places_BS = np.unique(text_BS, return_inverse=True)
     return Batch(
         text_BS=torch.from_numpy(text_BS),
         codes_BSK=torch.from_numpy(codes_BSK),
@@ -216,6 +223,8 @@ def collate(
         depth_M=torch.from_numpy(np.concatenate(depth).astype(np.int64)),
         gate_BE=stack_gates([row.gate for row in rows]),
         clip_ids=tuple(row.clip_id for row in rows),
+        text_ids_U=torch.from_numpy(text_ids_U),
+        text_places_BS=torch.from_numpy(text_places_BS.reshape(text_BS.shape)),
         text_weights_BS=torch.from_numpy(text_weights_BS) if has_streams else None,
         user_BSK=torch.from_numpy(user_BSK) if has_streams else None,
     )
@@ -231,6 +240,10 @@ def join(batches: Sequence[Batch]) -> Batch:
         values = [getattr(batch, name) for batch in batches]
         return torch.cat([pad_positions(value, width) for value in values])
 
+    text_places, known = [], 0
+    for batch in batches:
+        text_places.append(pad_positions(batch.text_places_BS + known, width))
+        known += len(batch.text_ids_U)
     rows = np.cumsum([0, *(len(batch.clip_ids) for batch in batches)])
     frames = np.cumsum([0, *(len(batch.frames_N2) for batch in batches)])
     shifted = []
@@ -244,6 +257,8 @@ def join(batches: Sequence[Batch]) -> Batch:
         depth_M=torch.cat([batch.depth_M + first for batch, first in zip(batches, frames[:-1].tolist(), strict=True)]),
         gate_BE=torch.cat([batch.gate_BE for batch in batches]),
         clip_ids=tuple(name for batch in batches for name in batch.clip_ids),
+        text_ids_U=torch.cat([batch.text_ids_U for batch in batches]),
+        text_places_BS=torch.cat(text_places),
         text_weights_BS=padded("text_weights_BS") if batches[0].text_weights_BS is not None else None,
         user_BSK=padded("user_BSK") if batches[0].user_BSK is not None else None,
     )

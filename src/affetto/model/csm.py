@@ -49,7 +49,7 @@ class CsmNetwork(Network):
         with self.gates.set(batch.gate_BE):
             hidden_BSD = self.backbone(inputs_embeds=self.embed(batch), use_cache=False).last_hidden_state
         rows, places = batch.frames_N2.unbind(dim=1)
-        states_ND: Tensor = hidden_BSD[rows, places - 1]
+        states_ND: Tensor = hidden_BSD.flatten(0, 1).index_select(0, rows * hidden_BSD.shape[1] + places - 1)
         return states_ND
 
     def embed(self, batch: Batch) -> Tensor:
@@ -59,13 +59,8 @@ class CsmNetwork(Network):
         if table.device == device:
             return torch.where(batch.is_audio_BS[..., None], audio_BSD, self.embed_text(batch.text_BS))
         # The table is elsewhere (`Base.to`): each row that is read travels once.
-        is_text_BS = ~batch.is_audio_BS
-        read = batch.text_BS[is_text_BS].to(table.device)
-        ids, places = torch.unique(read, return_inverse=True)
-        rows_UD = moved_to(self.embed_text(ids), device)
-        text_ND = rows_UD[moved_to(places, device)].to(audio_BSD.dtype)
-        embeds_BSD: Tensor = audio_BSD.masked_scatter(is_text_BS[..., None], text_ND)
-        return embeds_BSD
+        rows_UD = moved_to(self.embed_text(batch.text_ids_U), device).to(audio_BSD.dtype)
+        return torch.where(batch.is_audio_BS[..., None], audio_BSD, rows_UD[batch.text_places_BS])
 
     def c0_logits(self, states_ND: Tensor) -> Tensor:
         """Logits (N, V) of codebook zero, in float32: bfloat16 drowns a KL between close distributions."""

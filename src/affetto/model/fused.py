@@ -1,12 +1,14 @@
-"""CSM's elementwise steps on a GPU as one kernel each, forward and backward: norms, SwiGLU, rotary positions.
+"""CSM's layers on a GPU: norms, SwiGLU and rotary positions as one kernel each, and layers of one input together.
 
-transformers composes them of some thirty kernels a layer, each of which reads and writes all activations; beside the
-products they take as long again (docs/performance.md). Here sums are in float32 and results are rounded once. On other
+transformers composes the elementwise steps of some thirty kernels a layer, each of which reads and writes all
+activations; beside the products they take as long again (docs/performance.md). Here sums are in float32 and results
+are rounded once. Adapted layers that read one input (queries, keys and values; gate and up) are one operation. On other
 devices, and where Triton doesn't run, transformers' own steps do.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -24,6 +26,8 @@ def fuse(model: Any) -> None:
             module.__class__ = FusedNorm
         elif type(module) is modeling_csm.CsmMLP and module.config.hidden_act == "silu":
             module.__class__ = FusedMlp
+        elif type(module) is modeling_csm.CsmAttention:
+            module.__class__ = FusedAttention
     modeling_csm.apply_rotary_pos_emb = turned_pair
 
 
@@ -48,9 +52,44 @@ class FusedMlp(modeling_csm.CsmMLP):  # type: ignore[misc]
         if not _runs(x):
             plain: Tensor = super().forward(x)
             return plain
-        inner: Tensor = _SwiGlu.apply(self.gate_proj(x), self.up_proj(x))  # type: ignore[no-untyped-call]
+        inner: Tensor = _SwiGlu.apply(*_together([self.gate_proj, self.up_proj], x))  # type: ignore[no-untyped-call]
         y: Tensor = self.down_proj(inner)
         return y
+
+
+class FusedAttention(modeling_csm.CsmAttention):  # type: ignore[misc]
+    """Attention whose queries, keys and values are read off their input together."""
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        position_embeddings: tuple[Tensor, Tensor] | None = None,
+        attention_mask: Tensor | None = None,
+        past_key_values: Any = None,
+        **options: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        """x (B, S, D) → (B, S, D) and the weights, where the attention tells them."""
+        if past_key_values is not None or position_embeddings is None or not _runs(hidden_states):
+            plain: tuple[Tensor, Tensor | None] = super().forward(
+                hidden_states, position_embeddings, attention_mask, past_key_values, **options
+            )
+            return plain
+        read = _together([self.q_proj, self.k_proj, self.v_proj], hidden_states)
+        q, k, v = (y.view(*y.shape[:-1], -1, self.head_dim).transpose(1, 2) for y in read)
+        q, k = turned_pair(q, k, *position_embeddings)
+        attend = modeling_csm.ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, modeling_csm.eager_attention_forward
+        )
+        dropout = self.attention_dropout if self.training else 0.0
+        y_BSHD, weights = attend(self, q, k, v, attention_mask, dropout=dropout, scaling=self.scaling, **options)
+        y: Tensor = self.o_proj(y_BSHD.flatten(-2))
+        return y, weights
+
+
+def _together(layers: Sequence[Any], x: Tensor) -> Sequence[Tensor]:
+    """What each layer makes of x; adapted ones (`affetto.adapters.bank`) do it in one operation."""
+    together = getattr(layers[0], "with_others", None)
+    return [layer(x) for layer in layers] if together is None else together(layers[1:], x)
 
 
 PLAIN_TURN = modeling_csm.apply_rotary_pos_emb

@@ -1,9 +1,10 @@
-"""Which adapters are on, row by row, while a network runs; and the dropout in front of them while they are trained."""
+"""Which adapters are on, row by row, while a network runs; and, while they train, their dropout and their casts."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,6 +22,9 @@ class GateSwitch:
         self._dropped_share = 0.0
         self._seed = 0
         self._generator: torch.Generator | None = None
+        self.factors: list[Tensor] = []
+        """A and B of all adapters of low rank."""
+        self._casts: dict[int, Tensor] | None = None
 
     @contextmanager
     def set(self, rows_BE: Tensor | None) -> Iterator[None]:
@@ -45,6 +49,26 @@ class GateSwitch:
             columns = [(rows_BE[:, e : e + 1] * scale).expand(-1, rank) for e, scale, rank in scales]
             self._per_rank[key] = torch.cat(columns, dim=1)[:, None].to(dtype)
         return self._per_rank[key]
+
+    @contextmanager
+    def one_cast(self) -> Iterator[None]:
+        """Inside the block all factors are cast at once and once, whoever asks how often; not layer by layer."""
+        self._casts = {}
+        try:
+            yield
+        finally:
+            self._casts = None
+
+    def cast(self, factor: Tensor, dtype: torch.dtype) -> Tensor:
+        """`factor` in `dtype`, with the gradient of its own type."""
+        if self._casts is None or factor.dtype == dtype:
+            return factor.to(dtype)
+        if not self._casts and (given := [known for known in self.factors if known.requires_grad]):
+            cast = _Cast.apply(dtype, *given)  # type: ignore[no-untyped-call]
+            self._casts = dict(zip(map(id, given), cast, strict=True))
+        if id(factor) not in self._casts:
+            self._casts[id(factor)] = factor.to(dtype)
+        return self._casts[id(factor)]
 
     @contextmanager
     def dropout(self, share: float, seed: int) -> Iterator[None]:
@@ -92,3 +116,22 @@ class GateSwitch:
             self._generator = torch.Generator(x.device).manual_seed(self._seed)
         kept = torch.rand(x.shape, generator=self._generator, device=x.device) >= self._dropped_share
         return x * kept / (1 - self._dropped_share)
+
+
+class _Cast(torch.autograd.Function):
+    """Many tensors to one type, and their gradients back, each in one call."""
+
+    @staticmethod
+    def forward(ctx: Any, dtype: torch.dtype, *factors: Tensor) -> tuple[Tensor, ...]:
+        ctx.dtypes = [factor.dtype for factor in factors]
+        return _copied(factors, [dtype] * len(factors))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        return None, *_copied(grads, ctx.dtypes)
+
+
+def _copied(tensors: Sequence[Tensor], dtypes: Sequence[torch.dtype]) -> tuple[Tensor, ...]:
+    made = [torch.empty_like(tensor, dtype=dtype) for tensor, dtype in zip(tensors, dtypes, strict=True)]
+    torch._foreach_copy_(made, list(tensors))
+    return tuple(made)

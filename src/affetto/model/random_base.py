@@ -6,7 +6,9 @@ What they say is noise. They are named `random:…` wherever a base's id is writ
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,10 @@ from affetto.files import cache_root, hash_text, made_once, write_json, write_te
 from affetto.model.quiet import quiet_transformers
 
 RANDOM = "random:"
-_VERSION = "1"
+_VERSION = "2"
 _SHARD_BYTES = 2**29
+_DRAWN_AT_ONCE = 2**22
+"""Numbers of one seed: as many threads draw as there are processors, and what they draw is always the same."""
 _BYTES = 256
 _SPECIALS = ("<|begin_of_text|>", "<|end_of_text|>", "<|AUDIO|>", "<|audio_eos|>")
 _TEMPLATE = (
@@ -68,8 +72,34 @@ def csm_tiny() -> Any:
     )  # fmt: skip
 
 
-CONFIGS: dict[str, Callable[[], Any]] = {"csm-1b": csm_1b, "csm-1b-short": csm_1b_short, "csm-tiny": csm_tiny}
-_SPREAD = {"csm-tiny": 0.2}
+def moshi() -> Any:
+    """The published configuration of kyutai/moshiko-pytorch-bf16 and moshika, which is transformers' default one."""
+    from transformers import MoshiConfig
+
+    return MoshiConfig()
+
+
+def moshi_tiny() -> Any:
+    """Moshi's shape, with everything else as small as it goes."""
+    from transformers import MimiConfig, MoshiConfig
+
+    # transformers' MoshiConfig keeps of the depth decoder's settings those that stand there.
+    depth = {
+        "vocab_size": _BYTES + 8, "hidden_size": 32, "input_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_key_value_heads": 4, "head_dim": 8, "ffn_dim": 64, "audio_vocab_size": 64, "num_codebooks": 8,
+    }  # fmt: skip
+    codec: MimiConfig = csm_tiny().codec_config
+    return MoshiConfig(
+        vocab_size=_BYTES + 8, hidden_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4,
+        ffn_dim=128, audio_vocab_size=64, num_codebooks=8, audio_encoder_config=codec.to_dict(),
+        depth_decoder_config=depth,
+    )  # fmt: skip
+
+
+CONFIGS: dict[str, Callable[[], Any]] = {
+    "csm-1b": csm_1b, "csm-1b-short": csm_1b_short, "csm-tiny": csm_tiny, "moshi": moshi, "moshi-tiny": moshi_tiny
+}  # fmt: skip
+_SPREAD = {"csm-tiny": 0.2, "moshi-tiny": 0.2}
 """Standard deviation of the weights where the configuration's would leave logits almost uniform."""
 
 
@@ -84,85 +114,117 @@ def random_config(name: str) -> Any:
 
 
 def random_base(name: str) -> Path:
-    """The folder of `random:NAME` in the cache: a checkpoint in bfloat16, made once, tensor by tensor.
+    """The folder of `random:NAME` in the cache: a checkpoint in bfloat16, made once, shard by shard.
 
-    Its tokenizer is a stand-in that knows bytes and CSM's four marks, since the real one is gated: prompts are about
-    four times as long as the real one's.
+    Its tokenizer is a stand-in that knows bytes and the base's marks, since the real one is gated or not at hand:
+    texts have about four times as many tokens as the real one's.
     """
     config = random_config(name)
     short = name.removeprefix(RANDOM)
-    target = cache_root() / "random" / f"{short}-{hash_text(_VERSION, config.to_json_string())[:16]}"
+    with quiet_transformers():
+        key = hash_text(_VERSION, config.to_json_string())[:16]
+    target = cache_root() / "random" / f"{short}-{key}"
     spread = _SPREAD.get(short, config.initializer_range)
     return made_once(target, lambda folder: _write(folder, config, spread))
 
 
 def _write(folder: Path, config: Any, spread: float) -> None:
-    from transformers import CsmProcessor, EncodecFeatureExtractor
+    import transformers
 
-    specials = (config.bos_token_id, config.bos_token_id + 1, config.audio_token_id, config.audio_eos_token_id)
+    extractor = transformers.EncodecFeatureExtractor(feature_size=1, sampling_rate=_codec(config).sampling_rate)
     with quiet_transformers():
-        extractor = EncodecFeatureExtractor(feature_size=1, sampling_rate=config.codec_config.sampling_rate)
-        tokenizer = byte_tokenizer(dict(zip(_SPECIALS, specials, strict=True)))
-        CsmProcessor(extractor, tokenizer, chat_template=_TEMPLATE).save_pretrained(folder)
-        config.architectures = ["CsmForConditionalGeneration"]
+        if config.model_type == "csm":
+            _write_csm_texts(folder, config, extractor)
+        else:
+            extractor.save_pretrained(folder)
+            # As in Moshi's own vocabulary the first numbers are marks, of which 3 is a pause.
+            byte_tokenizer({}, first=8).save_pretrained(folder)
+        kind = {"csm": "CsmForConditionalGeneration", "moshi": "MoshiForConditionalGeneration"}[config.model_type]
+        config.architectures = [kind]
         config.save_pretrained(folder)
-    depth = {"do_sample": True, "max_new_tokens": config.num_codebooks - 1, "min_new_tokens": config.num_codebooks - 1}
-    told = {f"depth_decoder_{key}": value for key, value in depth.items()}
-    write_json(folder / "generation_config.json", {"do_sample": True, "max_new_tokens": 125} | told)
+        with torch.device("meta"):
+            model = getattr(transformers, kind)(config)
     write_text(folder / "README.md", "Random weights: a shape for benchmarks and plans, not a trained model.\n")
+    empty = {name: value for name, value in model.state_dict().items() if name != _TIED}
     index: dict[str, str] = {}
-    shard: dict[str, Tensor] = {}
-    for name, value in _weights(config, spread):
-        shard[name] = value
-        if sum(tensor.nbytes for tensor in shard.values()) >= _SHARD_BYTES:
-            _save_shard(folder, shard, index)
-            shard = {}
-    _save_shard(folder, shard, index)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        shard: list[str] = []
+        for name in empty:
+            shard.append(name)
+            if sum(2 * empty[one].numel() for one in shard) >= _SHARD_BYTES:
+                _write_shard(folder, {one: empty[one] for one in shard}, spread, index, pool)
+                shard = []
+        _write_shard(folder, {one: empty[one] for one in shard}, spread, index, pool)
     write_text(folder / "model.safetensors.index.json", json.dumps({"metadata": {}, "weight_map": index}))
 
 
-def _save_shard(folder: Path, shard: dict[str, Tensor], index: dict[str, str]) -> None:
-    if shard:
+_TIED = "backbone_model.embed_tokens.embed_audio_tokens.weight"
+"""The table that CSM-1B stores once."""
+
+
+def _codec(config: Any) -> Any:
+    return config.codec_config if config.model_type == "csm" else config.audio_encoder_config
+
+
+def _write_csm_texts(folder: Path, config: Any, extractor: Any) -> None:
+    from transformers import CsmProcessor
+
+    specials = (config.bos_token_id, config.bos_token_id + 1, config.audio_token_id, config.audio_eos_token_id)
+    tokenizer = byte_tokenizer(dict(zip(_SPECIALS, specials, strict=True)))
+    CsmProcessor(extractor, tokenizer, chat_template=_TEMPLATE).save_pretrained(folder)
+    depth = {"do_sample": True, "max_new_tokens": config.num_codebooks - 1, "min_new_tokens": config.num_codebooks - 1}
+    told = {f"depth_decoder_{key}": value for key, value in depth.items()}
+    write_json(folder / "generation_config.json", {"do_sample": True, "max_new_tokens": 125} | told)
+
+
+def _write_shard(
+    folder: Path, empty: dict[str, Tensor], spread: float, index: dict[str, str], pool: ThreadPoolExecutor
+) -> None:
+    if empty:
         file = f"model-{len(set(index.values())) + 1:05d}.safetensors"
-        save_file(shard, folder / file, metadata={"format": "pt"})
+        drawn = {name: _drawn(name, value, spread, pool) for name, value in empty.items()}
+        save_file(drawn, folder / file, metadata={"format": "pt"})
         (folder / file).chmod(0o644)
-        index |= dict.fromkeys(shard, file)
+        index |= dict.fromkeys(empty, file)
 
 
-def _weights(config: Any, spread: float) -> Iterator[tuple[str, Tensor]]:
-    """(name, value) of every tensor but the tied table, which CSM-1B stores once."""
-    from transformers import CsmForConditionalGeneration
+def _drawn(name: str, empty: Tensor, spread: float, pool: ThreadPoolExecutor) -> Tensor:
+    """The value of a tensor, which its name alone decides."""
+    if not empty.is_floating_point():
+        return torch.ones(empty.shape, dtype=empty.dtype)
+    value = torch.empty(empty.shape, dtype=torch.bfloat16)
+    if "norm" in name or name.endswith(("cluster_usage", "initialized", "scale")):
+        return value.fill_(0.0 if name.endswith("bias") else 1.0)
+    is_codec = name.startswith(("codec_model.", "audio_encoder."))
+    # Mimi's centroids are compared with what its encoder gives, so its weights keep sound from fading.
+    fan_in = max(1, value[0].numel()) if value.ndim > 1 else 1
+    size = 2.0 * fan_in**-0.5 if is_codec and value.ndim > 1 else spread
+    parts = torch.split(value.view(-1), _DRAWN_AT_ONCE)
 
-    with quiet_transformers(), torch.device("meta"):
-        model = CsmForConditionalGeneration(config)
-    generator = torch.Generator().manual_seed(0)
-    for name, value in model.state_dict().items():
-        if name == "backbone_model.embed_tokens.embed_audio_tokens.weight":
-            continue
-        is_codec = name.startswith("codec_model.")
-        if not value.is_floating_point():
-            yield name, torch.ones(value.shape, dtype=value.dtype)
-        elif "norm" in name or name.endswith(("cluster_usage", "initialized", "scale")):
-            yield name, torch.full(value.shape, 0.0 if name.endswith("bias") else 1.0, dtype=torch.bfloat16)
-        else:
-            # Mimi's centroids are compared with what its encoder gives, so its weights keep sound from fading.
-            fan_in = max(1, value[0].numel()) if value.ndim > 1 else 1
-            size = 2.0 * fan_in**-0.5 if is_codec and value.ndim > 1 else spread
-            drawn = torch.empty(value.shape, dtype=torch.bfloat16).normal_(0.0, size, generator=generator)
-            yield name, drawn
+    def draw(number: int) -> None:
+        seed = int(hash_text(name, str(number))[:15], 16)
+        parts[number].normal_(0.0, size, generator=torch.Generator().manual_seed(seed))
+
+    list(pool.map(draw, range(len(parts))))
+    return value
 
 
-def byte_tokenizer(specials: dict[str, int]) -> Any:
-    """A tokenizer of bytes, between CSM's begin and end tokens; `specials` are the marks' ids."""
+def byte_tokenizer(specials: dict[str, int], first: int = 0) -> Any:
+    """A tokenizer of bytes, numbered from `first`, between CSM's begin and end tokens; `specials` are all marks' ids.
+
+    Without marks it tells the bytes alone.
+    """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     assert len(letters) == _BYTES
-    vocabulary = {letter: index for index, letter in enumerate(letters)} | specials
+    vocabulary = {letter: index for index, letter in enumerate(letters, start=first)} | specials
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
+    if not specials:
+        return PreTrainedTokenizerFast(tokenizer_object=tokenizer, clean_up_tokenization_spaces=False)
     begin, end, audio, audio_eos = _SPECIALS
     ends = [(mark, specials[mark]) for mark in (begin, end)]
     tokenizer.post_processor = processors.TemplateProcessing(single=f"{begin} $A {end}", special_tokens=ends)

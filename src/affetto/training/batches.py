@@ -23,6 +23,29 @@ _WINDOW = 8
 
 
 @dataclass(frozen=True)
+class Places:
+    """Where the predictions of one stream stand, by loss: numbers to select by.
+
+    A mask would have to be counted first, for which the host waits until a GPU has done all before.
+    """
+
+    ce_N: Tensor
+    """Among the batch's N frames."""
+    ce_M: Tensor
+    """Among its M depth frames: those drawn for the cross-entropy."""
+    kl_N: Tensor
+    kl_M: Tensor
+    """Those that have a teacher's answer, …"""
+    taught_N: Tensor
+    taught_M: Tensor
+    """… and where that stands among the answers."""
+
+    def to(self, device: torch.device | str) -> Places:
+        """The same on `device`."""
+        return replace(self, **{name: moved_to(value, device) for name, value in self.__dict__.items()})
+
+
+@dataclass(frozen=True)
 class TrainBatch:
     """A batch, which of its predictions count for which loss, and the teacher's answers."""
 
@@ -38,6 +61,8 @@ class TrainBatch:
     """Log-probabilities (sum of kl_N, V)."""
     teacher_depth: Tensor
     """Log-probabilities (sum of kl_M, J, V)."""
+    places: Mapping[str, Places]
+    """By stream; the masks above say the same."""
     teacher_text: Tensor | None = None
     """Log-probabilities (sum of kl_N, W), where the text runs beside the frames."""
 
@@ -49,7 +74,8 @@ class TrainBatch:
     def to(self, device: torch.device | str) -> TrainBatch:
         """The batch on `device`."""
         moved = {name: moved_to(value, device) for name, value in self.__dict__.items() if isinstance(value, Tensor)}
-        return replace(self, batch=self.batch.to(device), **moved)
+        places = {stream: mine.to(device) for stream, mine in self.places.items()}
+        return replace(self, batch=self.batch.to(device), places=places, **moved)
 
 
 @dataclass(frozen=True)
@@ -180,17 +206,36 @@ def assemble(
     given = [answer for answer in answers if answer]
     vocabulary = given[0].c0_TV.shape[-1] if given else 1
     texts = [answer.text_TW for answer in given if answer.text_TW is not None]
+    masks = {
+        "general_N": torch.from_numpy(np.repeat(is_general, lengths)),
+        "ce_M": torch.from_numpy(np.concatenate([np.isin(a, b) for a, b in zip(chosen, drawn, strict=True)])),
+        "kl_N": torch.from_numpy(np.repeat([answer is not None for answer in answers], lengths)),
+        "kl_M": torch.from_numpy(np.concatenate([np.isin(a, b) for a, b in zip(chosen, fixed, strict=True)])),
+    }
     return TrainBatch(
         batch=batch,
-        general_N=torch.from_numpy(np.repeat(is_general, lengths)),
-        ce_M=torch.from_numpy(np.concatenate([np.isin(a, b) for a, b in zip(chosen, drawn, strict=True)])),
-        kl_N=torch.from_numpy(np.repeat([answer is not None for answer in answers], lengths)),
-        kl_M=torch.from_numpy(np.concatenate([np.isin(a, b) for a, b in zip(chosen, fixed, strict=True)])),
+        **masks,
         teacher_c0=torch.cat([answer.c0_TV for answer in given]) if given else torch.zeros(0, vocabulary),
         teacher_depth=torch.cat([answer.depth_FJV for answer in given])
         if given
         else torch.zeros(0, num_codebooks - 1, vocabulary),
+        places={
+            stream: _places(in_N, depth_M=batch.depth_M, **{name: masks[name] for name in ("ce_M", "kl_N", "kl_M")})
+            for stream, in_N in (("emotion", ~masks["general_N"]), ("rehearsal", masks["general_N"]))
+        },
         teacher_text=torch.cat(texts) if texts else None,
+    )
+
+
+def _places(in_N: Tensor, *, depth_M: Tensor, ce_M: Tensor, kl_N: Tensor, kl_M: Tensor) -> Places:
+    """Of the stream whose frames are `in_N`."""
+    in_M = in_N[depth_M]
+
+    def where(mask: Tensor) -> Tensor:
+        return mask.nonzero().squeeze(1)
+
+    return Places(
+        where(in_N), where(in_M & ce_M), where(in_N & kl_N), where(in_M & kl_M), where(in_N[kl_N]), where(in_M[kl_M])
     )
 
 

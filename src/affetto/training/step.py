@@ -127,40 +127,38 @@ def rehearsal_kl(terms: Mapping[str, float], num_codebooks: int) -> float | None
 def batch_terms(logits: Logits, train_batch: TrainBatch, temperature: float) -> dict[str, LossTerm]:
     """Every data term of a micro-batch: {emotion, rehearsal} x {ce, kl} x {c0, depth, text}."""
     batch = train_batch.batch
+    depth_targets_MJ = batch.depth_targets_MJ
     terms: dict[str, LossTerm] = {}
-    for stream in STREAMS:
-        in_N = train_batch.general_N if stream == "rehearsal" else ~train_batch.general_N
-        in_M = in_N[batch.depth_M]
-        ce_M = in_M & train_batch.ce_M
-        terms[f"{stream}_ce_c0"] = cross_entropy(logits.c0_NV[in_N], batch.c0_targets_N[in_N])
-        terms[f"{stream}_ce_depth"] = cross_entropy(logits.depth_MJV[ce_M], batch.depth_targets_MJ[ce_M])
+    for stream, mine in train_batch.places.items():
+        terms[f"{stream}_ce_c0"] = cross_entropy(_at(logits.c0_NV, mine.ce_N), _at(batch.c0_targets_N, mine.ce_N))
+        terms[f"{stream}_ce_depth"] = cross_entropy(_at(logits.depth_MJV, mine.ce_M), _at(depth_targets_MJ, mine.ce_M))
         if logits.text_NW is not None:
-            terms[f"{stream}_ce_text"] = text_loss(logits, batch, in_N)
-        kl_N, kl_M = in_N & train_batch.kl_N, in_M & train_batch.kl_M
-        if kl_N.any():
-            taught_c0 = train_batch.teacher_c0[kl_N[train_batch.kl_N]]
-            taught_depth = train_batch.teacher_depth[kl_M[train_batch.kl_M]]
-            terms[f"{stream}_kl_c0"] = distillation_kl(taught_c0, logits.c0_NV[kl_N], temperature)
-            terms[f"{stream}_kl_depth"] = distillation_kl(taught_depth, logits.depth_MJV[kl_M], temperature)
+            terms[f"{stream}_ce_text"] = text_loss(logits, batch, mine.ce_N)
+        if len(mine.kl_N):
+            taught = {"c0": (train_batch.teacher_c0, mine.taught_N, logits.c0_NV, mine.kl_N)}
+            taught["depth"] = (train_batch.teacher_depth, mine.taught_M, logits.depth_MJV, mine.kl_M)
             if logits.text_NW is not None and train_batch.teacher_text is not None:
-                taught_text = train_batch.teacher_text[kl_N[train_batch.kl_N]]
-                terms[f"{stream}_kl_text"] = distillation_kl(taught_text, logits.text_NW[kl_N], temperature)
+                taught["text"] = (train_batch.teacher_text, mine.taught_N, logits.text_NW, mine.kl_N)
+            for part, (answers, told, said, asked) in taught.items():
+                terms[f"{stream}_kl_{part}"] = distillation_kl(_at(answers, told), _at(said, asked), temperature)
     return terms
+
+
+def _at(values: Tensor, places: Tensor) -> Tensor:
+    return values.index_select(0, places)
 
 
 def term_counts(train_batch: TrainBatch, num_codebooks: int) -> dict[str, float]:
     """How many codes (of text: how much weight) each term of a micro-batch sums over, before anything is computed."""
     batch = train_batch.batch
     counts: dict[str, float] = {}
-    for stream in STREAMS:
-        in_N = train_batch.general_N if stream == "rehearsal" else ~train_batch.general_N
-        in_M = in_N[batch.depth_M]
-        counts[f"{stream}_ce_c0"] = int(in_N.sum())
-        counts[f"{stream}_ce_depth"] = int((in_M & train_batch.ce_M).sum()) * (num_codebooks - 1)
-        counts[f"{stream}_kl_c0"] = int((in_N & train_batch.kl_N).sum())
-        counts[f"{stream}_kl_depth"] = int((in_M & train_batch.kl_M).sum()) * (num_codebooks - 1)
+    for stream, mine in train_batch.places.items():
+        counts[f"{stream}_ce_c0"] = len(mine.ce_N)
+        counts[f"{stream}_ce_depth"] = len(mine.ce_M) * (num_codebooks - 1)
+        counts[f"{stream}_kl_c0"] = len(mine.kl_N)
+        counts[f"{stream}_kl_depth"] = len(mine.kl_M) * (num_codebooks - 1)
         if batch.text_weights_BS is not None:
-            counts[f"{stream}_ce_text"] = float(batch.text_weights_N[in_N].sum())
+            counts[f"{stream}_ce_text"] = float(batch.text_weights_N[mine.ce_N].sum())
             counts[f"{stream}_kl_text"] = counts[f"{stream}_kl_c0"]
     return counts
 
@@ -194,60 +192,84 @@ def accumulate_together(network: Any, shares: Sequence[Share], accelerator: Any)
     (`finish_gradients` adds them up), the penalty's included. `ewc` is told unweighted.
     """
     counts = [_total_counts(share.micro_batches, network.num_codebooks, accelerator) for share in shares]
-    sums: list[dict[str, list[Tensor]]] = [{name: [] for name, count in mine.items() if count} for mine in counts]
-    failure = ""
+    told: list[_Told] = []
     for group in zip_longest(*(share.micro_batches for share in shares)):
         present = [(place, made.to(accelerator.device)) for place, made in enumerate(group) if made is not None]
         batches = [made.batch for _, made in present]
         used = []
-        terms: dict[int, dict[str, LossTerm]] = {}
-        with accelerator.autocast():
-            for (place, made), logits in zip(present, network(join(batches)).split(batches), strict=True):
-                terms[place] = batch_terms(logits, made, shares[place].weights.temperature)
-        for place, mine in terms.items():
-            weights = shares[place].weights
-            used += [weights.of(name) / counts[place][name] * mine[name].total for name in mine if name in sums[place]]
-        loss = torch.stack(used).sum()
-        if not torch.isfinite(loss):
-            failure = "; ".join(filter(None, (_not_finite_terms(terms[place], made) for place, made in present)))
-            failure = failure or f"the loss is not finite. {_REMEDY}"
-            break
-        accelerator.backward(loss)
-        for place, mine in terms.items():
-            for name in sums[place].keys() & mine.keys():
-                sums[place][name].append(mine[name].total.detach())
-    # All processes stop together: one that raised alone would leave the others waiting for its sums.
-    if _summed({"failures": float(bool(failure))}, accelerator)["failures"]:
-        raise NonFiniteLossError(failure or f"another process met a loss that is not finite. {_REMEDY}")
+        with network.gates.one_cast():
+            with accelerator.autocast():
+                for (place, made), logits in zip(present, network(join(batches)).split(batches), strict=True):
+                    weights, count = shares[place].weights, counts[place]
+                    terms = batch_terms(logits, made, weights.temperature)
+                    totals = {name: terms[name].total for name in terms if count[name]}
+                    used += [weights.of(name) / count[name] * total for name, total in totals.items()]
+                    told += [_Told(place, name, total.detach(), made) for name, total in totals.items()]
+            accelerator.backward(torch.stack(used).sum())
+    for place, share in enumerate(shares):
+        if share.ewc is not None:
+            penalty = share.ewc()
+            accelerator.backward(share.weights.ewc / accelerator.num_processes * penalty)
+            told.append(_Told(place, "ewc", penalty.detach()))
+    # Read at last and all at once: a GPU would stand still while the host waits for it and then tells what is next.
+    values = torch.stack([one.total.float() for one in told]).tolist() if told else []
+    _raise_unless_finite(told, values, shares, accelerator)
     return [
-        _step_values(share, mine, totals, accelerator) for share, mine, totals in zip(shares, counts, sums, strict=True)
+        _step_values(place, shares[place], counts[place], told, values, accelerator) for place in range(len(shares))
     ]
 
 
+@dataclass(frozen=True)
+class _Told:
+    """What a term came to."""
+
+    place: int
+    """Of the share."""
+    name: str
+    total: Tensor
+    made: TrainBatch | None = None
+    """On these clips; the penalty is on none."""
+
+
+def _raise_unless_finite(
+    told: Sequence[_Told], values: Sequence[float], shares: Sequence[Share], accelerator: Any
+) -> None:
+    """Nothing has been updated yet, so the state is that before the step."""
+    failure = ""
+    bad = [one for one, value in zip(told, values, strict=True) if not math.isfinite(value)]
+    if bad and bad[0].made is None:
+        value = next(value for value in values if not math.isfinite(value))
+        failure = f"the EWC penalty is {value} {_on_clips(shares[bad[0].place].micro_batches)}. {_REMEDY}"
+    elif bad:
+        names = ", ".join(one.name for one in bad if one.made is bad[0].made)
+        assert bad[0].made is not None
+        failure = f"the loss is not finite ({names}) {_on_clips([bad[0].made])}. {_REMEDY}"
+    # All processes stop together: one that raised alone would leave the others waiting for its sums.
+    if _summed({"failures": float(bool(failure))}, accelerator)["failures"]:
+        raise NonFiniteLossError(failure or f"another process met a loss that is not finite. {_REMEDY}")
+
+
 def _step_values(
-    share: Share, counts: Mapping[str, float], sums: Mapping[str, Sequence[Tensor]], accelerator: Any
-) -> dict[str, float]:
-    """One adapter's terms; its penalty's backward, too."""
-    penalty = None
-    if share.ewc is not None:
-        penalty = share.ewc()
-        if not torch.isfinite(penalty):
-            raise NonFiniteLossError(f"the EWC penalty is {penalty.item()} {_on_clips(share.micro_batches)}. {_REMEDY}")
-        accelerator.backward(share.weights.ewc / accelerator.num_processes * penalty)
-    # Read at last and all at once: a GPU would stand still while it waits for what comes after.
-    parts = [(name, total) for name, totals in sums.items() for total in totals]
-    told = torch.stack([total for _, total in parts]).tolist() if parts else []
+    place: int, share: Share, counts: Mapping[str, float], told: Sequence[_Told], values: Sequence[float],
+    accelerator: Any,
+) -> dict[str, float]:  # fmt: skip
+    """One adapter's terms and their total."""
     # A term that only other processes have is zero here.
-    mine = dict.fromkeys(sums, 0.0)
-    for (name, _), value in zip(parts, told, strict=True):
-        mine[name] += value
-    summed = _summed(mine, accelerator)
-    values = {name: total / counts[name] for name, total in summed.items()}
-    if penalty is not None:
-        values["ewc"] = penalty.item()
-    values["total"] = sum(share.weights.of(name) * value for name, value in values.items() if name != "ewc")
-    values["total"] += share.weights.ewc * values.get("ewc", 0.0)
-    return values
+    mine = {name: 0.0 for name, count in counts.items() if count}
+    ewc = None
+    for one, value in zip(told, values, strict=True):
+        if one.place != place:
+            continue
+        if one.name == "ewc":
+            ewc = value
+        else:
+            mine[one.name] += value
+    found = {name: total / counts[name] for name, total in _summed(mine, accelerator).items()}
+    total = sum(share.weights.of(name) * value for name, value in found.items())
+    if ewc is not None:
+        found["ewc"] = ewc
+        total += share.weights.ewc * ewc
+    return found | {"total": total}
 
 
 def finish_gradients(
@@ -295,10 +317,3 @@ def _summed(values: Mapping[str, float], accelerator: Any) -> dict[str, float]:
         return dict(values)
     tensor = torch.tensor(list(values.values()), dtype=torch.float64, device=accelerator.device)
     return dict(zip(values, accelerator.reduce(tensor, "sum").tolist(), strict=True))
-
-
-def _not_finite_terms(terms: Mapping[str, LossTerm], train_batch: TrainBatch) -> str:
-    """Which terms of a micro-batch aren't finite, on which clips; nothing where all are."""
-    if not (bad := [name for name, term in terms.items() if not torch.isfinite(term.total)]):
-        return ""
-    return f"the loss is not finite ({', '.join(bad)}) on clips {', '.join(train_batch.batch.clip_ids)}. {_REMEDY}"
