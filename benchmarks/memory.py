@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 python benchmarks/memory.py miniature csm-1b-small          # CPU: resident memory
     python benchmarks/memory.py csm-1b-guide csm-1b-full-fine-tuning              # GPU: what torch allocates
-    python benchmarks/memory.py csm-1b-speaking                                   # six emotions' adapters loaded
+    python benchmarks/memory.py csm-1b-speaking moshi-speaking                    # six emotions' adapters loaded
 
 Every case runs in a process of its own: the base is loaded (`random:csm-1b` has CSM-1B's shape and random weights),
 then come the Fisher pass, the teacher's answers, two training steps with everything on and a look at held-out clips,
@@ -35,6 +35,11 @@ from affetto.files import read_json, write_json
 
 RESULT = Path(__file__).parent / "results" / "memory.json"
 _LARGE = {"base": "random:csm-1b", "base_precision": "bf16", "ewc_curvature": "rank1", "depth_frames_share": 0.0625}
+_MOSHI = {
+    "base_precision": "bf16", "precision": "bf16", "activation_checkpointing": True, "ewc_curvature": "rank1",
+    "batch_size": 4, "prompt_template": "{text}", "first_codebook_weight": 0.9346,
+}  # fmt: skip
+"""configs/moshi.yaml."""
 CASES: dict[str, tuple[str, dict[str, Any], float]] = {
     "miniature": ("cpu", {}, 3.2),
     "miniature-large-batch": ("cpu", {"batch_size": 48}, 6.0),
@@ -49,9 +54,14 @@ CASES: dict[str, tuple[str, dict[str, Any], float]] = {
     "csm-1b-full-fine-tuning": (
         "cuda", _LARGE | {"batch_size": 8, "activation_checkpointing": True, "use_adapters": False}, 10.0
     ),
+    "moshi": ("cuda", _MOSHI | {"base": "random:moshi"}, 5.0),
+    "moshi-tiny": ("cpu", _MOSHI | {"base": "random:moshi-tiny", "precision": "fp32", "base_precision": "fp32"}, 5.0),
 }  # fmt: skip
 """Device, what differs from the default configuration, seconds of a clip."""
-SPEAKING = {"csm-1b-speaking": ("cuda", "random:csm-1b"), "csm-tiny-speaking": ("cpu", "random:csm-tiny")}
+SPEAKING = {
+    "csm-1b-speaking": ("cuda", "random:csm-1b"), "csm-tiny-speaking": ("cpu", "random:csm-tiny"),
+    "moshi-speaking": ("cuda", "random:moshi"), "moshi-tiny-speaking": ("cpu", "random:moshi-tiny"),
+}  # fmt: skip
 """Device and base of cases that speak with an adapter for every emotion; nothing plans them."""
 CLIPS = 200
 
@@ -240,14 +250,20 @@ def _note(peaks: dict[str, float], stage: str) -> None:
 
 def _rows(base: Any, work: Any) -> list[Any]:
     """Rows of random codes, of the workload's size."""
-    from affetto.model.batch import Row, Turn
+    from affetto.model.batch import Row, Streams, Turn
 
     rng = np.random.default_rng(0)
     rows = []
     for number in range(max(work.rows, 16)):
-        ids = tuple(rng.integers(5, 60, work.text_tokens).tolist())
-        codes = rng.integers(0, base.network.codebook_size, (work.frames - 1, base.num_codebooks))
-        rows.append(Row(f"clip-{number}", (Turn(ids, codes),), (1.0,)))
+        if base.has_text_stream:
+            # Of its frames the last one is only heard.
+            text_T = rng.integers(20, 60, work.frames + 1)
+            user_TK, codes_TK = rng.integers(0, base.network.codebook_size, (2, work.frames + 1, base.num_codebooks))
+            turn = Turn((), codes_TK, Streams(text_T, np.ones(work.frames + 1), user_TK))
+        else:
+            ids = tuple(rng.integers(5, 60, work.text_tokens).tolist())
+            turn = Turn(ids, rng.integers(0, base.network.codebook_size, (work.frames - 1, base.num_codebooks)))
+        rows.append(Row(f"clip-{number}", (turn,), (1.0,)))
     return rows
 
 

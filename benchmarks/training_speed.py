@@ -228,14 +228,16 @@ class Ours:
 
         def batch(index: int) -> Any:
             (micro,) = plan.steps[index]
-            return assemble(
+            made = assemble(
                 [self.streams.emotional[place] for place in micro.emotional],
                 [self.streams.rehearsal[place] for place in micro.general],
                 self.teacher, self.weights.taught, self.base.num_codebooks, self.config.depth_frames_share,
                 np.random.default_rng((number, index)), self.weights.learned,
             )  # fmt: skip
+            return made.pinned() if is_gpu else made
 
-        with Ahead(batch, plan.num_steps, is_on=self.accelerator.device.type == "cuda") as batches:
+        is_gpu = self.accelerator.device.type == "cuda"
+        with Ahead(batch, plan.num_steps, is_on=is_gpu) as batches:
             for index in range(plan.num_steps):
                 made = batches.take(index)
                 penalty = None if self.curvature is None else self._penalty

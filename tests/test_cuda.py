@@ -7,7 +7,7 @@ rounding alone, once TF32 is off.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from affetto.codes.codec import MimiCodec
 from affetto.errors import Interrupted
 from affetto.evaluate.suite import evaluate
 from affetto.model.base import Base, load_base
-from affetto.model.batch import Row, Turn, collate
+from affetto.model.batch import Row, Streams, Turn, collate
 from affetto.pipeline import prepare_clips, train_emotions
 from affetto.preserve.curvature import CURVATURES, Curvature
 from affetto.preserve.ewc import ewc_penalty
@@ -35,6 +35,7 @@ from affetto.training.batches import assemble
 from affetto.training.loop import train, train_mode
 from affetto.training.step import LossWeights, accumulate_gradients, finish_gradients
 from banks import trained_bank
+from dia_checkpoint import dia_row, write_dia
 from small_run import small_config, write_clips
 
 DEVICE = "cuda"
@@ -97,10 +98,10 @@ class Place:
         return found
 
 
-def place(device: str, dtype: torch.dtype = torch.float32) -> Place:
+def place(device: str, dtype: torch.dtype = torch.float32, name: str = "miniature") -> Place:
     """The same weights and the same adapter on every device: both are drawn on the host."""
-    drawn = trained_bank(load_base("miniature")).parameters("happy")
-    base = load_base("miniature", device=device, dtype=dtype)
+    drawn = trained_bank(load_base(name)).parameters("happy")
+    base = load_base(name, device=device, dtype=dtype)
     bank = trained_bank(base)
     for name, parameter in bank.parameters("happy").items():
         parameter.data.copy_(drawn[name].data)
@@ -143,11 +144,16 @@ class OneProcess:
 
 
 def assert_near(found: dict[str, Tensor], wanted: dict[str, Tensor], tolerance: float) -> None:
-    """The largest difference of every tensor against its largest value."""
+    """The largest difference of every tensor against its largest value.
+
+    Where that is a millionth of the largest of all, it is rounding: Moshi's first query of a step sees one key alone.
+    """
     assert found.keys() == wanted.keys()
+    least = 1e-6 * max(float(tensor.abs().max()) for tensor in wanted.values())
+    assert sum(float(tensor.abs().max()) > least for tensor in wanted.values()) > 0.9 * len(wanted)
     for name, tensor in wanted.items():
         assert tensor.abs().max() > 0, name
-        worst = (found[name] - tensor).abs().max() / tensor.abs().max()
+        worst = (found[name] - tensor).abs().max() / max(float(tensor.abs().max()), least)
         assert worst < tolerance, f"{name} is off by {worst:.1e}"
 
 
@@ -278,7 +284,13 @@ def step(
     teacher = answers(at, rows, folder)
     micro = [
         assemble(
-            rows[first : first + 2], rows[first + 4 : first + 6], teacher, taught, 8, 0.4, np.random.default_rng(0)
+            rows[first : first + 2],
+            rows[first + 4 : first + 6],
+            teacher,
+            taught,
+            at.base.num_codebooks,
+            0.4,
+            np.random.default_rng(0),
         )
         for first in (0, 2)
     ]
@@ -315,6 +327,45 @@ def test_a_step_in_bfloat16_is_near_that_in_float32(
         assert rounded[name] == pytest.approx(values[name], rel=0.05), name
     flat, other = (torch.cat([value.flatten() for value in found.values()]) for found in (gradients, others))
     assert torch.nn.functional.cosine_similarity(flat, other, dim=0) > 0.98
+
+
+@pytest.fixture(params=["moshi", "dia"])
+def other(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, list[Row], Sequence[str]]:
+    """Another kind of base, eight rows for it, and what it can be asked to say."""
+    if request.param == "dia":
+        folder = write_dia(tmp_path / "dia")
+        return str(folder), [dia_row(seed, frames=(6 + seed % 3,), gate=(1.0,)) for seed in range(8)], ("[S1] hello",)
+    rng, rows = np.random.default_rng(0), []
+    for seed in range(8):
+        frames = 6 + seed % 3
+        text_T = np.where(rng.random(frames) < 0.4, rng.integers(20, 260, frames), 3)
+        user_TK, codes_TK = rng.integers(0, 64, (2, frames, 8))
+        rows.append(
+            Row(
+                f"clip-{seed}", (Turn((), codes_TK, Streams(text_T, np.where(text_T == 3, 0.5, 1.0), user_TK)),), (1.0,)
+            )
+        )
+    return "random:moshi-tiny", rows, ("ab c", "d")
+
+
+def test_other_bases_learn_and_speak_as_on_the_cpu(other: tuple[str, list[Row], Sequence[str]], tmp_path: Path) -> None:
+    name, rows, texts = other
+    host, gpu = (place(device, name=name) for device in ("cpu", DEVICE))
+    values, gradients = step(host, rows, tmp_path / "cpu", curvature_for(host, host, rows, tmp_path))
+    curvature = curvature_for(gpu, host, rows, tmp_path)
+    found, others = step(gpu, rows, tmp_path / "gpu", curvature)
+    assert found == pytest.approx(values, rel=1e-3)
+    assert_near(others, gradients, 2e-3)
+    gpu.base.network.enable_checkpointing()
+    again, recomputed = step(gpu, rows, tmp_path / "gpu", curvature, checkpointed=True)
+    assert again == pytest.approx(found, rel=1e-4)
+    assert_near(recomputed, others, 1e-3)
+    said = []
+    for at in (gpu, host):
+        requests = [Request(at.base.prompt_ids(text, 0), 6, (1.0,), temperature=0) for text in texts]
+        said.append([spoken.codes_TK[:4] for spoken in generate(at.base, requests)])
+    assert all(len(codes_TK) for codes_TK in said[1])
+    assert all(np.mean(mine == theirs) > 0.9 for mine, theirs in zip(*said, strict=True))
 
 
 def test_pitfall_08_batches_of_mimi_give_the_codes_of_each_clip_alone() -> None:

@@ -76,6 +76,21 @@ def test_attention_and_mlp_that_read_together_are_transformers_own(
     assert sorted(set(asked)) == [2, 3], "queries, keys and values; gate and up"
 
 
+def test_whole_rows_need_no_mask_on_a_gpu_and_others_get_transformers_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers' own says the same of them, after it has looked at the positions."""
+    config = SimpleNamespace(_attn_implementation="sdpa")
+    rows, on_gpu = torch.zeros(2, 3, 4), SimpleNamespace(device=torch.device("cuda"))
+    monkeypatch.setattr(fused, "PLAIN_MASK", lambda *_, **__: "transformers")
+    assert fused.causal_mask(config, on_gpu, None, position_ids=None) == "transformers"
+    with fused.one_sequence_a_row():
+        assert fused.causal_mask(config, on_gpu, None, position_ids=None) is None
+        assert fused.causal_mask(config, on_gpu, attention_mask=None) is None
+        assert fused.causal_mask(config, on_gpu, torch.ones(2, 3)) == "transformers"
+        assert fused.causal_mask(config, rows, None) == "transformers", "on a CPU nothing changes"
+        assert fused.causal_mask(SimpleNamespace(_attn_implementation="eager"), on_gpu, None) == "transformers"
+    assert fused.causal_mask(config, on_gpu, None) == "transformers"
+
+
 def test_another_activation_is_left_alone() -> None:
     mlp = modeling_csm.CsmMLP(SimpleNamespace(hidden_size=8, intermediate_size=16, mlp_bias=False, hidden_act="gelu"))
     fused.fuse(mlp)
@@ -104,8 +119,10 @@ def test_turning_by_positions_and_its_gradient(is_shared: bool) -> None:
     x = _random(2, 3, 5, 8, seed=0).transpose(1, 2).requires_grad_()
     angles = _random(1 if is_shared else 2, 3, 4, seed=1).repeat(1, 1, 2)
     out = _random(2, 5, 3, 8, seed=2)
-    found = fused._Turn.apply(x, angles.cos(), angles.sin())  # type: ignore[no-untyped-call]
-    wanted = fused.PLAIN_TURN(x, x, angles.cos(), angles.sin())[0]
+    one = _random(2, 3, 1, 8, seed=3).transpose(1, 2).requires_grad_()
+    outs = (out, out[:, :1])
+    found = fused._Turn.apply(x, one, angles.cos(), angles.sin())  # type: ignore[no-untyped-call]
+    wanted = fused.PLAIN_TURN(x, one, angles.cos(), angles.sin())
     torch.testing.assert_close(found, wanted)
-    (mine,), (theirs,) = torch.autograd.grad(found, x, out), torch.autograd.grad(wanted, x, out)
+    mine, theirs = (torch.autograd.grad(pair, (x, one), outs) for pair in (found, wanted))
     torch.testing.assert_close(mine, theirs)

@@ -200,7 +200,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_last_good_state(
 
     def lambda_network(network: Any) -> Any:
         class Spoilt:
-            num_codebooks = network.num_codebooks
+            num_codebooks, gates = network.num_codebooks, network.gates
 
             def __call__(self, batch: Batch) -> Any:
                 logits = network(batch)

@@ -38,6 +38,8 @@ class GatedLora(nn.Module):
         self.B = nn.ParameterDict()
         """By adapter of low rank: (out, R)."""
         self.scale: dict[str, float] = {}
+        self.ranks: dict[str, tuple[int, float, int]] = {}
+        """Of the adapters of low rank, but of rank 0: place among the gates, scale, rank."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -58,6 +60,8 @@ class GatedLora(nn.Module):
         if b_OR is not None:
             self.B[name] = nn.Parameter(b_OR)
             self.gates.factors += [self.A[name], self.B[name]]
+            if len(a_RI):
+                self.ranks[name] = (len(self.A) - 1, scale, len(a_RI))
 
     def forward(self, x: Tensor) -> Tensor:
         """x (rows, S, in) → (rows, S, out)."""
@@ -84,34 +88,24 @@ class GatedLora(nn.Module):
 
     def factors(self, dtype: torch.dtype) -> Factors:
         """A and B of all adapters of low rank in `dtype`, their ranks side by side."""
-        names = self._low_rank
         cast = self.gates.cast
         return (
-            _stacked([cast(self.A[name], dtype) for name in names], 0),
-            _stacked([cast(self.B[name], dtype) for name in names], 1),
+            _stacked([cast(self.A[name], dtype) for name in self.ranks], 0),
+            _stacked([cast(self.B[name], dtype) for name in self.ranks], 1),
         )
-
-    def ranks(self) -> list[tuple[int, float, int]]:
-        """(place among the gates, scale, rank) of those adapters."""
-        places = {name: e for e, name in enumerate(self.A)}
-        return [(places[name], self.scale[name], self.A[name].shape[0]) for name in self._low_rank]
-
-    @property
-    def _low_rank(self) -> list[str]:
-        return [name for name in self.B if self.A[name].shape[0]]
 
     @property
     def _is_one_operation(self) -> bool:
         # Who differentiates by the gates does so twice (`affetto.preserve.forecast`).
         gate_BE = self.gates.rows_BE
         is_plain = gate_BE is not None and not gate_BE.requires_grad and not self.gates.is_dropping
-        return is_plain and bool(self._low_rank)
+        return is_plain and bool(self.ranks)
 
     def _one_by_one(self, x: Tensor) -> Tensor:
         """The layer and its adapters of low rank, by autograd's own steps."""
         y = frozen_linear(x, self.layer)
         assert self.gates.rows_BE is not None
-        for e, scale, name in [(*entry[:2], name) for entry, name in zip(self.ranks(), self._low_rank, strict=True)]:
+        for name, (e, scale, _) in self.ranks.items():
             low = functional.linear(self.gates.dropped(x), self.A[name].to(x.dtype))
             gate_B11 = (self.gates.rows_BE[:, e] * scale)[:, None, None].to(x.dtype)
             y = y + functional.linear(low * gate_B11, self.B[name].to(x.dtype))
@@ -121,7 +115,7 @@ class GatedLora(nn.Module):
 def _at_once(sites: Sequence[GatedLora], x: Tensor) -> Sequence[Tensor]:
     """x (rows, S, in) → (rows, S, out) of each site, all of whose adapters are of low rank."""
     dtype = computing_dtype(x)
-    ranks = [entry for site in sites for entry in site.ranks()]
+    ranks = [entry for site in sites for entry in site.ranks.values()]
     return gated_linears(
         x,
         [site.layer for site in sites],

@@ -20,7 +20,12 @@ def moved_to(values: Tensor, device: torch.device | str) -> Tensor:
     """Values on `device`; a GPU copies them while the host goes on."""
     if torch.device(device).type != "cuda" or values.device.type != "cpu" or values.requires_grad:
         return values.to(device)
-    return values.pin_memory().to(device, non_blocking=True)
+    return pinned(values).to(device, non_blocking=True)
+
+
+def pinned(values: Tensor) -> Tensor:
+    """Values of the host's in memory that a GPU reads by itself."""
+    return values if values.is_pinned() else values.pin_memory()
 
 
 @dataclass(frozen=True)
@@ -148,6 +153,13 @@ class Batch:
             if isinstance(value, Tensor) and name != "text_ids_U"
         }
         return replace(self, **moved)
+
+    def pinned(self) -> Batch:
+        """The batch in memory that a GPU reads by itself."""
+        ready: dict[str, Any] = {
+            name: pinned(value) for name, value in self.__dict__.items() if isinstance(value, Tensor)
+        }
+        return replace(self, **ready)
 
     def with_gate(self, gate_BE: Tensor) -> Batch:
         """The same rows under other gates."""

@@ -6,6 +6,8 @@ the others by the depth decoder, which starts from that state (Sesame's CSM; tra
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -22,11 +24,13 @@ class CsmNetwork(Network):
 
     def __init__(self, model: Any) -> None:
         super().__init__(model)
+        self._whole_rows: Callable[[], AbstractContextManager[None]] = nullcontext
         # A model that only speaks is none of transformers', whose import takes longer than speaking.
         if type(model).__module__.startswith("transformers."):
-            from affetto.model.fused import fuse
+            from affetto.model.fused import fuse, one_sequence_a_row
 
             fuse(model)
+            self._whole_rows = one_sequence_a_row
         self.backbone: Any = model.backbone_model
         self.depth: Any = model.depth_decoder
         self.embed_text: nn.Embedding = model.embed_text_tokens
@@ -46,7 +50,7 @@ class CsmNetwork(Network):
 
     def frame_states(self, batch: Batch) -> Tensor:
         """The backbone's states (N, D) that the batch's frames are predicted from."""
-        with self.gates.set(batch.gate_BE):
+        with self.gates.set(batch.gate_BE), self._whole_rows():
             hidden_BSD = self.backbone(inputs_embeds=self.embed(batch), use_cache=False).last_hidden_state
         rows, places = batch.frames_N2.unbind(dim=1)
         states_ND: Tensor = hidden_BSD.flatten(0, 1).index_select(0, rows * hidden_BSD.shape[1] + places - 1)
@@ -78,9 +82,10 @@ class CsmNetwork(Network):
         # With as many rows as positions transformers 5 takes the decoder's positions (K,) for batched ones and fails,
         # unless there is a mask.
         mask_MK = torch.ones_like(codes_MK) if len(codes_MK) == self.num_codebooks else None
-        hidden_MKD = self.depth.model(
-            inputs_embeds=inputs_MKD, attention_mask=mask_MK, use_cache=False
-        ).last_hidden_state
+        with self._whole_rows():
+            hidden_MKD = self.depth.model(
+                inputs_embeds=inputs_MKD, attention_mask=mask_MK, use_cache=False
+            ).last_hidden_state
         with _full_precision(hidden_MKD):
             return float32_heads(hidden_MKD[:, 1:], self.depth.codebooks_head.weight)
 

@@ -8,7 +8,9 @@ devices, and where Triton doesn't run, transformers' own steps do.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -29,6 +31,7 @@ def fuse(model: Any) -> None:
         elif type(module) is modeling_csm.CsmAttention:
             module.__class__ = FusedAttention
     modeling_csm.apply_rotary_pos_emb = turned_pair
+    modeling_csm.create_causal_mask = causal_mask
 
 
 class FusedNorm(modeling_csm.CsmRMSNorm):  # type: ignore[misc]
@@ -101,7 +104,34 @@ def turned_pair(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: i
     if unsqueeze_dim != 1 or not _runs(q):
         plain: tuple[Tensor, Tensor] = PLAIN_TURN(q, k, cos, sin, unsqueeze_dim)
         return plain
-    return _Turn.apply(q, cos, sin), _Turn.apply(k, cos, sin)  # type: ignore[no-untyped-call]
+    turned: tuple[Tensor, Tensor] = _Turn.apply(q, k, cos, sin)  # type: ignore[no-untyped-call]
+    return turned
+
+
+PLAIN_MASK = modeling_csm.create_causal_mask
+"""transformers' own."""
+_IS_ONE_SEQUENCE_A_ROW: ContextVar[bool] = ContextVar("one sequence a row", default=False)
+
+
+@contextmanager
+def one_sequence_a_row() -> Iterator[None]:
+    """Inside the block rows are whole sequences from position 0 on, with padding only on the right."""
+    before = _IS_ONE_SEQUENCE_A_ROW.set(True)
+    try:
+        yield
+    finally:
+        _IS_ONE_SEQUENCE_A_ROW.reset(before)
+
+
+def causal_mask(config: Any, inputs_embeds: Tensor, attention_mask: Any = None, *rest: Any, **options: Any) -> Any:
+    """The attention's mask; None is plain causality.
+
+    transformers looks whether rows are packed, for which the host waits until a GPU has done all before. Ours aren't.
+    """
+    is_plain = _IS_ONE_SEQUENCE_A_ROW.get() and attention_mask is None and config._attn_implementation == "sdpa"
+    if is_plain and inputs_embeds.device.type == "cuda":
+        return None
+    return PLAIN_MASK(config, inputs_embeds, attention_mask, *rest, **options)
 
 
 def _runs(x: Tensor) -> bool:
@@ -126,14 +156,15 @@ class _SwiGlu(torch.autograd.Function):
 
 class _Turn(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x_BHSD: Tensor, cos_BSD: Tensor, sin_BSD: Tensor) -> Tensor:
+    def forward(ctx: Any, q: Tensor, k: Tensor, cos_BSD: Tensor, sin_BSD: Tensor) -> tuple[Tensor, Tensor]:
         from affetto.model.fused_kernels import turn
 
         ctx.save_for_backward(cos_BSD, sin_BSD)
-        return turn(x_BHSD, cos_BSD, sin_BSD, is_back=False)
+        return turn(q, cos_BSD, sin_BSD, is_back=False), turn(k, cos_BSD, sin_BSD, is_back=False)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
         from affetto.model.fused_kernels import turn
 
-        return turn(grads[0], *ctx.saved_tensors, is_back=True), None, None
+        q, k = (turn(grad, *ctx.saved_tensors, is_back=True) for grad in grads)
+        return q, k, None, None

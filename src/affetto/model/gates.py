@@ -119,19 +119,21 @@ class GateSwitch:
 
 
 class _Cast(torch.autograd.Function):
-    """Many tensors to one type, and their gradients back, each in one call."""
+    """Many tensors of one type to another, and their gradients back, each in one call."""
 
     @staticmethod
     def forward(ctx: Any, dtype: torch.dtype, *factors: Tensor) -> tuple[Tensor, ...]:
-        ctx.dtypes = [factor.dtype for factor in factors]
-        return _copied(factors, [dtype] * len(factors))
+        ctx.dtype = factors[0].dtype
+        return _copied(factors, dtype)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        return None, *_copied(grads, ctx.dtypes)
+        return None, *_copied(grads, ctx.dtype)
 
 
-def _copied(tensors: Sequence[Tensor], dtypes: Sequence[torch.dtype]) -> tuple[Tensor, ...]:
-    made = [torch.empty_like(tensor, dtype=dtype) for tensor, dtype in zip(tensors, dtypes, strict=True)]
-    torch._foreach_copy_(made, list(tensors))
-    return tuple(made)
+def _copied(tensors: Sequence[Tensor], dtype: torch.dtype) -> tuple[Tensor, ...]:
+    flat = torch.empty(sum(tensor.numel() for tensor in tensors), dtype=dtype, device=tensors[0].device)
+    parts = torch.split(flat, [tensor.numel() for tensor in tensors])
+    made = tuple(part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True))
+    torch._foreach_copy_(made, tuple(tensors))
+    return made

@@ -229,12 +229,10 @@ def _micro_batches(run: Run, step: int) -> list[TrainBatch]:
             general = [run.streams.rehearsal[index] for index in rows.general]
             rng = np.random.default_rng((run.config.seed, 2, step, number))
             share, weights = run.config.depth_frames_share, run.weights
-            made.append(
-                assemble(
-                    emotional, general, run.teacher, weights.taught, run.base.num_codebooks, share, rng,
-                    weights.learned,
-                )
-            )  # fmt: skip
+            batch = assemble(
+                emotional, general, run.teacher, weights.taught, run.base.num_codebooks, share, rng, weights.learned
+            )
+            made.append(batch.pinned() if run.accelerator.device.type == "cuda" else batch)
     return made
 
 
