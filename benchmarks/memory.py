@@ -54,6 +54,12 @@ CASES: dict[str, tuple[str, dict[str, Any], float]] = {
     "csm-1b-full-fine-tuning": (
         "cuda", _LARGE | {"batch_size": 8, "activation_checkpointing": True, "use_adapters": False}, 10.0
     ),
+    "csm-1b-full-fine-tuning-8-bit": (
+        "cuda",
+        _LARGE
+        | {"batch_size": 8, "activation_checkpointing": True, "use_adapters": False, "optimizer_bits": 8},
+        10.0,
+    ),
     "moshi": ("cuda", _MOSHI | {"base": "random:moshi"}, 5.0),
     "moshi-tiny": ("cpu", _MOSHI | {"base": "random:moshi-tiny", "precision": "fp32", "base_precision": "fp32"}, 5.0),
 }  # fmt: skip
@@ -161,7 +167,7 @@ def _measured(name: str) -> dict[str, float]:
     from affetto.preserve.teacher import teacher_cache
     from affetto.training import loop
     from affetto.training.batches import assemble
-    from affetto.training.run import adamw
+    from affetto.training.optimizer import adamw
     from affetto.training.runtime import accelerated
     from affetto.training.step import LossWeights, accumulate_gradients
     from affetto.training.validation import Validation
@@ -193,7 +199,7 @@ def _measured(name: str) -> dict[str, float]:
         teacher = teacher_cache(folder, base.network, base.answers_hash, general, depth_share=config.teacher_share)
         validation = Validation(base, rows[:looks], rows[:looks], folder)
         _note(peaks, "teacher")
-        optimizer = adamw(bank.parameters("happy").values(), 1e-4)
+        optimizer = adamw(bank.parameters("happy").values(), 1e-4, bits=config.optimizer_bits)
         weights = LossWeights(config.replay_ratio, 1.0, 1.0, 0.5, 1.0, "rehearsal")
         for step in range(2):
             batch = assemble(

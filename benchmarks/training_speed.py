@@ -46,7 +46,7 @@ from affetto.preserve.fisher import estimate_fisher
 from affetto.training.ahead import Ahead
 from affetto.training.batches import assemble, plan_run
 from affetto.training.loop import train_mode
-from affetto.training.run import adamw
+from affetto.training.optimizer import adamw
 from affetto.training.runtime import accelerated
 from affetto.training.step import accumulate_gradients, batch_terms, finish_gradients
 from affetto.training.streams import loss_weights, teacher_answers

@@ -193,6 +193,7 @@ WRONG = [
     ("precision: fp8", "precision", "'fp32', 'bf16' or 'fp16'"),
     ("base_precision: fp16", "base_precision", "'fp32', 'bf16' or 'nf4'"),
     ("use_adapters: false\nbase_precision: nf4", "base_precision", "nf4 is for adapters upon it"),
+    ("optimizer_bits: 16", "optimizer_bits", "32 or 8"),
     ("activation_checkpointing: sometimes", "activation_checkpointing", "valid boolean"),
     ("trackers: tensorboard", "trackers", "valid tuple"),
     ("validation_clips: 0", "validation_clips", "greater than or equal to 1"),

@@ -98,6 +98,7 @@ class Config(BaseModel):
     num_checkpoints: Whole = 0
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     base_precision: Literal["fp32", "bf16", "nf4"] = "fp32"
+    optimizer_bits: Literal[32, 8] = 32
     activation_checkpointing: bool = False
     trackers: tuple[str, ...] = ("tensorboard",)
 

@@ -30,6 +30,7 @@ from affetto.planning.storage import (
 from affetto.planning.tracing import Cost, ShapeOnly, answering_cost, fisher_cost, shape_only, training_cost
 from affetto.planning.workload import Data, Workload, workload
 from affetto.preserve.curvature.memory import curvature_bytes
+from affetto.training.optimizer import moment_bytes
 from affetto.training.runtime import resident_bytes
 
 _HEAP = (
@@ -191,7 +192,7 @@ def _what_stays(
         "weights": frozen,
         "curvature": curvature_bytes(config.ewc_curvature, shapes, work.fisher_clips, config.adapter_r),
         "adapter": 4 * trained,
-        "optimizer": 8 * trained,
+        "optimizer": moment_bytes(trained, config.optimizer_bits),
     }
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from affetto.errors import CheckpointError
 from affetto.files import write_atomically
 from affetto.preserve.budget import BudgetState
+from affetto.training.optimizer import kept_state, put_state
 
 _STATE = "training_state.safetensors"
 """One file, so that no moment of a crash leaves half of it. Facts are JSON in its header."""
@@ -52,8 +53,8 @@ def save_state(
     tensors: dict[str, Tensor] = {}
     for name, parameter in parameters.items():
         tensors[f"weight/{name}"] = parameter.detach().cpu().contiguous()
-        for key, value in optimizer.state.get(parameter, {}).items():
-            tensors[f"{key}/{name}"] = torch.as_tensor(value).detach().cpu().contiguous()
+        for key, value in kept_state(optimizer, parameter).items():
+            tensors[f"{key}/{name}"] = value
     facts = {"progress": json.dumps(asdict(progress), allow_nan=False)}
     write_atomically(folder / _STATE, lambda temporary: save_file(tensors, temporary, metadata=facts))
 
@@ -71,15 +72,10 @@ def load_state(
         raise CheckpointError(
             f"{folder} doesn't fit this adapter: {', '.join(wrong[:4])}. Start afresh without --resume"
         )
-    # A fused optimizer counts its steps where the weights are, others on the host.
-    is_fused = any(group.get("fused") for group in optimizer.param_groups)
     for name, parameter in parameters.items():
         parameter.data.copy_(moments[name].pop("weight"))
         if moments[name]:
-            optimizer.state[parameter] = {
-                kind: value.to(parameter.device if kind != "step" or is_fused else "cpu")
-                for kind, value in moments[name].items()
-            }
+            put_state(optimizer, parameter, moments[name])
     return progress
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from affetto.training.checkpoint import Progress, has_state, load_state
 from affetto.training.expressive import EXPRESSIVE
 from affetto.training.facts import run_facts
 from affetto.training.log import TrainingLog
+from affetto.training.optimizer import adamw
 from affetto.training.runtime import timed
 from affetto.training.step import BudgetWeights, LossWeights
 from affetto.training.streams import Streams, loss_weights, teacher_answers
@@ -87,7 +88,9 @@ def prepared_run(
         validation = Validation(base, streams.validation_emotional, streams.validation_general)
     plan = _plan(config, streams)
     parameters = bank.parameters(emotion)
-    optimizer = accelerator.prepare_optimizer(adamw(parameters.values(), config.learning_rate, config.weight_decay))
+    optimizer = accelerator.prepare_optimizer(
+        adamw(parameters.values(), config.learning_rate, config.weight_decay, config.optimizer_bits)
+    )
     folder = config.output_dir / "emotion_models" / emotion
     key = _run_key(config, emotion, base, streams, expressive)
     state = _start(folder / "last", parameters, optimizer, key, accelerator, resume)
@@ -100,13 +103,6 @@ def prepared_run(
         optimizer, log, facts, budget,
     )  # fmt: skip
     return run, state
-
-
-def adamw(parameters: Iterable[Tensor], learning_rate: float, weight_decay: float = 0.0) -> torch.optim.AdamW:
-    """AdamW (Loshchilov & Hutter 2019) of an adapter; on a GPU as one kernel, with no copies of all moments between."""
-    given = list(parameters)
-    fused = True if given and given[0].device.type == "cuda" else None
-    return torch.optim.AdamW(given, learning_rate, betas=(0.9, 0.99), weight_decay=weight_decay, fused=fused)
 
 
 def save_run(run: Run, folder: Path, facts: Mapping[str, Any]) -> None:

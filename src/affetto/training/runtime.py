@@ -17,6 +17,7 @@ import torch
 
 from affetto.config import Config
 from affetto.errors import ConfigError, MissingDependencyError
+from affetto.training.optimizer import eight_bit_class
 
 
 @contextmanager
@@ -27,6 +28,8 @@ def accelerated(config: Config, emotion: str) -> Iterator[Any]:
 
     runs = str(config.output_dir / "runs")
     _check_trackers(config.trackers)
+    if config.optimizer_bits == 8:
+        eight_bit_class()
     accelerator = Accelerator(
         mixed_precision={"fp32": "no"}.get(config.precision, config.precision),
         log_with=list(config.trackers) or None,
