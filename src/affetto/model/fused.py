@@ -166,5 +166,7 @@ class _Turn(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
         from affetto.model.fused_kernels import turn
 
-        q, k = (turn(grad, *ctx.saved_tensors, is_back=True) for grad in grads)
+        # Under checkpointing saved tensors may be asked for once.
+        angles = ctx.saved_tensors
+        q, k = (turn(grad, *angles, is_back=True) for grad in grads)
         return q, k, None, None

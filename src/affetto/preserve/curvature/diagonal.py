@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from affetto.model.batch import moved_to
 from affetto.preserve.curvature.form import Curvature, Factor, check_finite, clip_gradient
 
 _BLOCK = 1 << 16
@@ -91,7 +92,7 @@ class Rank1(Curvature):
         )
         a_LRI = torch.stack([a_RI for _, a_RI, _, _ in factors])
         b_LOR = torch.stack([b_OR for _, _, b_OR, _ in factors if b_OR is not None])
-        scale_L = torch.tensor([scale**2 for *_, scale in factors], dtype=a_LRI.dtype).to(a_LRI.device)
+        scale_L = moved_to(torch.tensor([scale**2 for *_, scale in factors], dtype=a_LRI.dtype), a_LRI.device)
         left_LRR = b_LOR.mT @ (rows_LO[..., None].to(b_LOR.dtype) * b_LOR)
         right_LRR = (a_LRI * columns_LI[:, None].to(a_LRI.dtype)) @ a_LRI.mT
         return (scale_L / self._total(rows_LO) * (left_LRR * right_LRR).sum(dim=(1, 2))).sum()
