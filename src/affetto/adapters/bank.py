@@ -204,7 +204,9 @@ class AdapterBank:
 
     def add_full(self, name: str) -> None:
         """A fresh adapter of full rank: the change of every weight, zero, so that it starts as the base."""
-        self.insert(name, {path: (torch.zeros_like(site.layer.weight), None) for path, site in self.sites.items()}, {})
+        # One zero each, which only the copy makes room for: else all weights would be there once more meanwhile.
+        zeros = {path: site.layer.weight.new_zeros(()).expand(site.shape) for path, site in self.sites.items()}
+        self.insert(name, {path: (zero, None) for path, zero in zeros.items()}, {})
 
     def insert(self, name: str, tensors: Mapping[str, Change], scales: Mapping[str, float]) -> None:
         """An adapter from given (A, B) by site, copied. A site that it doesn't have gets rank 0."""
