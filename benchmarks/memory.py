@@ -1,7 +1,7 @@
 """Memory that a run really takes, beside what `affetto plan` says.
 
     OMP_NUM_THREADS=1 python benchmarks/memory.py miniature csm-1b-small          # CPU: resident memory
-    python benchmarks/memory.py csm-1b-guide csm-1b-full-fine-tuning              # GPU: what torch allocates
+    python benchmarks/memory.py csm-1b-guide csm-1b-full-8-bit                     # GPU: what torch allocates
     python benchmarks/memory.py csm-1b-speaking moshi-speaking                    # six emotions' adapters loaded
 
 Every case runs in a process of its own: the base is loaded (`random:csm-1b` has CSM-1B's shape and random weights),
@@ -35,6 +35,7 @@ from affetto.files import read_json, write_json
 
 RESULT = Path(__file__).parent / "results" / "memory.json"
 _LARGE = {"base": "random:csm-1b", "base_precision": "bf16", "ewc_curvature": "rank1", "depth_frames_share": 0.0625}
+_CHECKPOINTED = {"batch_size": 8, "activation_checkpointing": True}
 _MOSHI = {
     "base_precision": "bf16", "precision": "bf16", "activation_checkpointing": True, "ewc_curvature": "rank1",
     "batch_size": 4, "prompt_template": "{text}", "first_codebook_weight": 0.9346,
@@ -45,21 +46,15 @@ CASES: dict[str, tuple[str, dict[str, Any], float]] = {
     "miniature-large-batch": ("cpu", {"batch_size": 48}, 6.0),
     "miniature-checkpointed": ("cpu", {"batch_size": 24, "activation_checkpointing": True}, 8.0),
     "miniature-wide-adapter": ("cpu", {"batch_size": 8, "adapter_r": 64, "ewc_curvature": "rank1"}, 5.0),
-    "csm-1b-small": ("cpu", _LARGE | {"batch_size": 2, "activation_checkpointing": True}, 1.0),
-    "csm-1b": ("cpu", _LARGE | {"batch_size": 8, "activation_checkpointing": True}, 10.0),
-    "csm-1b-guide": ("cuda", _LARGE | {"batch_size": 8, "activation_checkpointing": True}, 10.0),
-    "csm-1b-four-bit": (
-        "cuda", _LARGE | {"batch_size": 8, "activation_checkpointing": True, "base_precision": "nf4"}, 10.0
+    "csm-1b-small": ("cpu", _LARGE | _CHECKPOINTED | {"batch_size": 2}, 1.0),
+    "csm-1b": ("cpu", _LARGE | _CHECKPOINTED, 10.0),
+    "csm-1b-full-8-bit-small": (
+        "cpu", _LARGE | _CHECKPOINTED | {"batch_size": 2, "use_adapters": False, "optimizer_bits": 8}, 1.0
     ),
-    "csm-1b-full-fine-tuning": (
-        "cuda", _LARGE | {"batch_size": 8, "activation_checkpointing": True, "use_adapters": False}, 10.0
-    ),
-    "csm-1b-full-fine-tuning-8-bit": (
-        "cuda",
-        _LARGE
-        | {"batch_size": 8, "activation_checkpointing": True, "use_adapters": False, "optimizer_bits": 8},
-        10.0,
-    ),
+    "csm-1b-guide": ("cuda", _LARGE | _CHECKPOINTED, 10.0),
+    "csm-1b-four-bit": ("cuda", _LARGE | _CHECKPOINTED | {"base_precision": "nf4"}, 10.0),
+    "csm-1b-full": ("cuda", _LARGE | _CHECKPOINTED | {"use_adapters": False}, 10.0),
+    "csm-1b-full-8-bit": ("cuda", _LARGE | _CHECKPOINTED | {"use_adapters": False, "optimizer_bits": 8}, 10.0),
     "moshi": ("cuda", _MOSHI | {"base": "random:moshi"}, 5.0),
     "moshi-tiny": ("cpu", _MOSHI | {"base": "random:moshi-tiny", "precision": "fp32", "base_precision": "fp32"}, 5.0),
 }  # fmt: skip

@@ -22,11 +22,9 @@ from facts import run_facts
 
 from affetto.audio.sound import write_sound
 from affetto.evaluate import scoring
-from affetto.evaluate.judge_facts import judge_facts
-from affetto.evaluate.results import build_results, write_results
-from affetto.evaluate.scoring import Item, score_files
-from affetto.evaluate.summary import build_system
-from affetto.files import write_json
+from affetto.evaluate.folder import evaluate_folder
+from affetto.evaluate.scoring import Item
+from affetto.files import write_json, write_text
 from affetto.judges.choice import Judges, choose_judges
 from affetto.miniature.corpus import SAMPLE_RATE, general_lines, render
 
@@ -42,7 +40,8 @@ def main() -> None:
         load = os.getloadavg()[0]
         judges, loading = _timed(lambda: choose_judges({}, "happy"))
         before_mb = _peak_mb()
-        _, whole = _timed(lambda: _evaluate(items, judges, Path(folder) / "results.json"))
+        output = Path(folder) / "results" / "results.json"
+        _, whole = _timed(lambda: evaluate_folder(Path(folder), "happy", output, judges=judges, command="benchmark"))
         parts = _parts(items, judges)
     figures = {
         "num_clips": NUM_CLIPS,
@@ -66,26 +65,25 @@ def _clips(folder: Path) -> list[Item]:
     for index, line in enumerate(general_lines(NUM_CLIPS, "general", "test")):
         path = folder / f"{index:03d}.wav"
         write_sound(path, np.resize(render(line), length), SAMPLE_RATE)
+        write_text(path.with_suffix(".txt"), line.text)
         items.append(Item(path.name, path, text=line.text, speaker="a", prompt="emotional", seed=index))
     return items
-
-
-def _evaluate(items: list[Item], judges: Judges, path: Path) -> None:
-    system = build_system("x", "files", score_files(items, judges, "happy"), judges)
-    write_results(path, build_results("happy", "", judge_facts(judges), [system]))
 
 
 def _parts(items: list[Item], judges: Judges) -> dict[str, dict[str, float]]:
     """Each part on its own, on sounds that are loaded already."""
     assert judges.emotion
     assert judges.words
+    assert judges.voice
     sounds = [scoring.load(item, scoring.SAMPLE_RATE) for item in items]
-    emotion, words = judges.emotion, judges.words
+    emotion, words, voice = judges.emotion, judges.words, judges.voice
+    voiced = [scoring.load(item, voice.sample_rate) for item in items]
     work: dict[str, Callable[[], Any]] = {
         "reading": lambda: [scoring.load(item, scoring.SAMPLE_RATE) for item in items],
         "emotion": lambda: emotion.posteriors(sounds),
         "words": lambda: words.transcribe(sounds),
         "quality": lambda: _fresh_quality().score(sounds),
+        "voice": lambda: voice.embed(voiced),
         "pitch": lambda: [scoring.measure_pitch(sound, scoring.SAMPLE_RATE) for sound in sounds],
     }
     return {name: _timed(run)[1] for name, run in work.items()}

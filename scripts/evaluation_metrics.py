@@ -18,7 +18,8 @@ if importlib.util.find_spec("affetto") is None:
     sys.path.insert(0, str(_ROOT / "src"))
 
 from affetto.errors import AffettoError
-from affetto.evaluate.folder import evaluate_folder
+from affetto.evaluate.folder import Beside, evaluate_folder
+from affetto.evaluate.folder_lines import failures, folder_lines
 from affetto.evaluate.results import Results
 from affetto.evaluate.versa import write_versa
 
@@ -30,6 +31,8 @@ example:
 Texts: put what is said in hello.txt beside hello.wav, or name a table with --metadata. Without texts, pronunciation
 can't be scored and is null with a reason.
 
+Differences: --base-dir, --reference-dir and --neutral-dir name folders to hold the files against.
+
 Judges: the default ones work offline. The miniature's emotion and word judges know the miniature's synthetic voices
 only; for real speech name others, for example
   --judge emotion=superb/wav2vec2-base-superb-er --judge words=openai/whisper-base.en
@@ -38,6 +41,14 @@ Written: OUTPUT (JSON: every number with its 95 % interval, and one entry per fi
 per file), and with .rows.jsonl what --resume goes on from (safe to delete); docs/results.md tells what is in them.
 Exit status: 0 all files scored, 1 some files failed, 2 wrong input.
 """
+
+BESIDE = {
+    "base": "the same sentences without the emotion, by the base model, say: differences are told, paired by text and "
+    "speaker, or by file name where there is no text",
+    "reference": "real recordings of the emotion: the judges' ceiling, and whose voices the files should have",
+    "neutral": "neutral speech of the same speakers, of any texts: differences in prosody are told",
+}
+"""Folders that the files may be held against; each is read as DIR is."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -51,7 +62,8 @@ def main(arguments: list[str] | None = None) -> int:
         _check(options.eval_dir, options.batch)
         results = evaluate_folder(
             options.eval_dir, options.emotion, options.output, judges=dict(options.judge), metadata=options.metadata,
-            command=command, device=options.device, resume=options.resume,
+            beside=Beside(options.base_dir, options.reference_dir, options.neutral_dir), command=command,
+            device=options.device, resume=options.resume,
         )  # fmt: skip
         if options.versa:
             write_versa(options.versa, results)
@@ -83,6 +95,8 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="csv or jsonl table with columns file, text, speaker (default: DIR's metadata.csv or metadata.jsonl)",
     )
+    for name, told in BESIDE.items():
+        parser.add_argument(f"--{name}-dir", type=Path, metavar="DIR", help=told)
     parser.add_argument("--device", default="cpu", help="where the judges run: cpu or cuda (default: %(default)s)")
     parser.add_argument("--resume", action="store_true", help="go on where a stopped run with the same OUTPUT was")
     parser.add_argument(
@@ -109,21 +123,11 @@ def _check(path: Path, is_batch: bool) -> None:
 
 
 def _report(results: Results, output: Path, is_failure_allowed: bool) -> int:
-    system = next(system for system in results["systems"] if system["role"] == "files")
-    for name, metric in system["metrics"].items():
-        if metric["value"] is None:
-            print(f"{name:18} -          {metric['reason']}")
-        else:
-            interval = f"{metric['low']:.3f} to {metric['high']:.3f}" if metric["low"] is not None else metric["reason"]
-            print(f"{name:18} {metric['value']:<10.3f} {interval} ({metric['unit']}, n = {metric['n']})")
-    for kind, judge in results["judges"].items():
-        name = f"{judge['id']} ({judge['tier']})" if judge else "none"
-        print(f"{kind} judge: {name}")
-    for row in system["files"]:
-        if row["error"] is not None:
-            print(f"failed: {row['file']}: {row['error']}", file=sys.stderr)
-    print(f"{system['num_files']} files, {system['num_failed']} failed; written to {output}")
-    return 1 if system["num_failed"] and not is_failure_allowed else 0
+    print("\n".join(folder_lines(results, output)))
+    failed = list(failures(results))
+    for line in failed:
+        print(line, file=sys.stderr)
+    return 1 if failed and not is_failure_allowed else 0
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ from affetto.commands.options import (
 )
 from affetto.commands.plan import app as plan_app
 from affetto.commands.reporting import app as reporting_app
+from affetto.commands.scoring import app as scoring_app
 from affetto.errors import AffettoError, ConfigError, Interrupted
 
 BUDGET_NOT_MET = 3
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from affetto.config import Config
 
 VERBS = (
-    "run", "prepare", "train", "speak", "evaluate", "report", "doctor", "listen", "data", "plan", "convert",
+    "run", "prepare", "train", "speak", "evaluate", "score", "report", "doctor", "listen", "data", "plan", "convert",
     "predict-forgetting", "calibrate", "ablate", "schema", "miniature",
 )  # fmt: skip
 """In the order that `affetto --help` lists them: the main road, then what looks after it, then the laboratory."""
@@ -69,6 +70,7 @@ app.add_typer(preserve_app)
 app.add_typer(plan_app)
 app.add_typer(convert_app)
 app.add_typer(reporting_app)
+app.add_typer(scoring_app)
 
 
 @app.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,7 @@ from affetto.model.base import Base, load_base
 
 SITE = "backbone_model.layers.1.mlp.up_proj"
 KEY = f"base_model.model.{SITE}.lora_A.weight"
+AGAIN = "Copy or train the adapter again"
 
 
 @pytest.fixture
@@ -101,7 +103,10 @@ def test_layers_ranks_and_scales_of_their_own_survive(bank: AdapterBank, tiny_ba
 def test_pitfall_12_another_base_is_refused_by_hash(bank: AdapterBank, tiny_base: Base, folder: Path) -> None:
     facts = {"base": {"id": "sesame/csm-1b", "hash": "f" * 64}}
     (folder / FACTS).write_text(json.dumps(facts))
-    _assert_refused(bank, tiny_base, folder, rf"trained on sesame/csm-1b with weights f{{12}}.*{tiny_base.hash[:12]}")
+    refusal = rf"{FACTS}: trained on sesame/csm-1b with weights f{{12}}.*{tiny_base.hash[:12]}\. Give that base, or"
+    _assert_refused(
+        bank, tiny_base, folder, rf"{refusal} train again \(Voice\.load_adapter has allow_other_base=True\)"
+    )
     _insert(bank, tiny_base, folder, allow_other_base=True)
     assert bank.names == ["happy"]
 
@@ -128,7 +133,7 @@ def test_pitfall_12_every_wrong_key_is_named(folder: Path) -> None:
         del tensors[KEY]
 
     _change(folder, rename)
-    with pytest.raises(AdapterError, match="3 tensors are not LoRA of linear layers") as raised:
+    with pytest.raises(AdapterError, match=rf"{WEIGHTS}: 3 tensors are not LoRA of linear.*{AGAIN}") as raised:
         read_adapter(folder)
     for name in ("model.q_proj.lora_A.weight", "base_model.model.x.lora_embedding_A", f"{SITE} (half)"):
         assert name in str(raised.value)
@@ -136,7 +141,10 @@ def test_pitfall_12_every_wrong_key_is_named(folder: Path) -> None:
 
 def test_pitfall_12_wrong_prefixes_are_named(bank: AdapterBank, tiny_base: Base, folder: Path) -> None:
     _change(folder, lambda t: [t.__setitem__(k.replace("backbone_model", "backbone"), t.pop(k)) for k in list(t)])
-    _assert_refused(bank, tiny_base, folder, r"14 layers are not in this base.*backbone\.layers\.0.*8 more")
+    told = rf"{WEIGHTS}: 14 layers are not in this base.*backbone\.layers\.0.*8 more\. Give the base that it was"
+    _assert_refused(bank, tiny_base, folder, rf"{told} trained on, {re.escape(tiny_base.id)} by its {CONFIG}")
+    _configure(folder, base_model_name_or_path=None)
+    _assert_refused(bank, tiny_base, folder, rf"{told} trained on$")
 
 
 def test_pitfall_12_layers_that_were_dropped_are_named(bank: AdapterBank, tiny_base: Base, folder: Path) -> None:
@@ -147,7 +155,8 @@ def test_pitfall_12_layers_that_were_dropped_are_named(bank: AdapterBank, tiny_b
             del tensors[key]
 
     _change(folder, drop)
-    _assert_refused(bank, tiny_base, folder, r"16 layers of its target_modules have no tensors: .*o_proj")
+    told = rf"{WEIGHTS}: 16 layers of its target_modules have no tensors: .*o_proj.*{AGAIN}"
+    _assert_refused(bank, tiny_base, folder, told)
     _configure(folder, target_modules=["q_proj", "k_proj", "v_proj"])
     _insert(bank, tiny_base, folder)
 
@@ -164,34 +173,33 @@ def test_pitfall_12_an_adapter_that_changes_nothing_is_refused(
     bank: AdapterBank, tiny_base: Base, folder: Path, factor: str
 ) -> None:
     _change(folder, lambda tensors: [tensor.zero_() for key, tensor in tensors.items() if factor in key])
-    _assert_refused(bank, tiny_base, folder, "changes nothing")
+    _assert_refused(bank, tiny_base, folder, rf"{WEIGHTS}: it changes nothing.*{AGAIN}")
 
 
 def test_weights_that_are_not_numbers_are_refused(bank: AdapterBank, tiny_base: Base, folder: Path) -> None:
     _change(folder, lambda tensors: tensors[KEY].__setitem__((0, 0), float("nan")))
-    _assert_refused(bank, tiny_base, folder, "NaN or infinite")
+    _assert_refused(bank, tiny_base, folder, rf"{WEIGHTS}: .*NaN or infinite\. {AGAIN}")
 
 
 def test_pitfall_12_wrong_shapes_are_named(bank: AdapterBank, tiny_base: Base, folder: Path) -> None:
     _change(folder, lambda tensors: tensors.update({KEY: torch.ones(3, 17)}))
-    _assert_refused(
-        bank, tiny_base, folder, rf"shapes don't fit: {SITE}: A \(3, 17\), B \(320, 3\) for a layer 320x128"
-    )
+    told = rf"{WEIGHTS}: shapes don't fit: {SITE}: A \(3, 17\), B \(320, 3\) for a layer 320x128\. Give the base"
+    _assert_refused(bank, tiny_base, folder, told)
 
 
 def test_pitfall_12_ranks_other_than_configured_are_named(folder: Path) -> None:
     _configure(folder, r=6)
-    with pytest.raises(AdapterError, match=r"28 layers don't have the rank .* for rank 6"):
+    with pytest.raises(AdapterError, match=rf"{WEIGHTS}: 28 layers don't have the rank .* for rank 6.*{AGAIN}"):
         read_adapter(folder)
 
 
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("peft_type", "LOHA", "peft_type is 'LOHA'"),
-        ("use_dora", True, "DoRA"),
+        ("peft_type", "LOHA", f"{CONFIG}: peft_type is 'LOHA'; .*: train that"),
+        ("use_dora", True, f"{CONFIG}: it carries DoRA.*; merge it or train plain LoRA"),
         ("modules_to_save", ["lm_head"], "whole modules"),
-        ("bias", "lora_only", r"biases too \(bias='lora_only'\)"),
+        ("bias", "lora_only", r"biases too \(bias='lora_only'\).*; train plain LoRA"),
         ("lora_bias", True, "biases of B"),
         ("trainable_token_indices", [1], "trained tokens"),
         ("target_parameters", ["w"], "bare parameters"),

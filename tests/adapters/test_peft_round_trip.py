@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,14 +13,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from lora_tools import assert_differ, assert_same, random_adapter
 from safetensors.numpy import load_file, save_file
+from safetensors.torch import load_file as load_tensors
+from safetensors.torch import save_file as save_tensors
 
 from affetto.adapters.bank import AdapterBank, all_targets
 from affetto.adapters.peft_files import insert_adapter, read_adapter, save_adapter
+from affetto.codes.codec import load_codec
+from affetto.files import read_json, write_json
 from affetto.model.base import Base, load_base
 from affetto.model.batch import Batch, Logits, Row, collate
+from affetto.model.random_base import random_base
 from affetto.speak.generation import Request, generate
 
 WITHOUT_AFFETTO = """
@@ -39,17 +47,17 @@ else:
 
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import CsmForConditionalGeneration
 from transformers.utils import logging
 logging.set_verbosity_error()
 logging.disable_progress_bar()
 torch.set_num_threads(1)
-base, work = sys.argv[1:]
-inputs = load_file(work + "/inputs.safetensors")
 """
 
 LOADS_OURS = """
 from peft import PeftModel
+from transformers import CsmForConditionalGeneration
+base, work = sys.argv[1:]
+inputs = load_file(work + "/inputs.safetensors")
 model = CsmForConditionalGeneration.from_pretrained(base).eval()
 model = PeftModel.from_pretrained(model, work + "/ours").eval()
 adapted = [name for name, _ in model.named_modules() if name.endswith("lora_A")]
@@ -87,6 +95,22 @@ save_file(outputs, work + "/outputs.safetensors")
 """
 
 
+DIFFERENCES = (Path(__file__).resolve().parents[2] / "docs" / "differences.md").read_text(encoding="utf-8")
+SNIPPET = re.findall(r"^```python\n(.*?)^```$", DIFFERENCES, flags=re.MULTILINE | re.DOTALL)[0]
+TIES = re.findall(r"^base\.backbone_model.* = .*\n", SNIPPET, flags=re.MULTILINE)[0]
+SPEAKS = """
+told = {}
+for name, lines in (("page", sys.argv[1]), ("untied", sys.argv[2])):
+    torch.manual_seed(0)
+    names = {}
+    exec(lines, names)
+    told[name + " ids"] = names["inputs"]["input_ids"]
+    told[name + " sound"] = names["sound"][0]
+    told[name + " codes"] = names["emotion_model"].generate(**names["inputs"], **names["spoken"]).contiguous()
+save_file(told, "told.safetensors")
+"""
+
+
 @dataclass(frozen=True)
 class Journey:
     """What an interpreter without affetto made of our adapter, and the adapter that PEFT trained there."""
@@ -116,13 +140,17 @@ def journey(tiny_base_folder: Path, make_row: Callable[..., Row], tmp_path_facto
     bank = AdapterBank(base.model, base.network.gates)
     random_adapter(bank, "happy", rank=3, alpha=7.0)
     save_adapter(work / "ours", bank, "happy", base.id, {"base": {"hash": base.hash}})
+    _run_without_affetto(LOADS_OURS + MAKES_THEIRS, work, str(base.folder), str(work))
+    return Journey(work, batch, dict(load_file(work / "outputs.safetensors")))
+
+
+def _run_without_affetto(lines: str, work: Path, *arguments: str) -> None:
     environment = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PATH": os.environ.get("PATH", "")}
     done = subprocess.run(
-        [sys.executable, "-I", "-c", WITHOUT_AFFETTO + LOADS_OURS + MAKES_THEIRS, str(base.folder), str(work)],
-        capture_output=True, text=True, env=environment, timeout=120, check=False,
+        [sys.executable, "-I", "-c", WITHOUT_AFFETTO + lines, *arguments],
+        cwd=work, capture_output=True, text=True, env=environment, timeout=120, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    return Journey(work, batch, dict(load_file(work / "outputs.safetensors")))
 
 
 def test_our_adapter_speaks_the_same_through_peft_without_affetto(tiny_base: Base, journey: Journey) -> None:
@@ -148,3 +176,41 @@ def test_an_adapter_that_peft_trained_speaks_the_same_in_our_bank(tiny_base: Bas
         ours = tiny_base.network(journey.batch.with_gate(torch.ones(2, 1)))
         assert_same(journey.logits("theirs"), ours)
         assert_differ(tiny_base.network(journey.batch), ours)
+
+
+def _write_like_csm_1b(folder: Path) -> None:
+    """A tiny checkpoint in float32 with one of its two tables of code embeddings, which speaks greedily."""
+    shutil.copytree(random_base("random:csm-tiny"), folder)
+    for path in folder.glob("*.safetensors"):
+        tensors = load_tensors(path)
+        assert not any("embed_audio_tokens" in name for name in tensors)
+        save_tensors({name: value.float() if value.is_floating_point() else value for name, value in tensors.items()},
+                     path, metadata={"format": "pt"})  # fmt: skip
+    greedy = {"do_sample": False, "depth_decoder_do_sample": False, "max_new_tokens": 6}
+    write_json(folder / "generation_config.json", read_json(folder / "generation_config.json") | greedy)
+
+
+def test_the_pages_lines_speak_with_one_table_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of docs/differences.md, as they stand there."""
+    monkeypatch.setenv("AFFETTO_CACHE", str(tmp_path / "cache"))
+    folder, adapter = tmp_path / "sesame" / "csm-1b", tmp_path / "emotion_models" / "happy" / "best"
+    _write_like_csm_1b(folder)
+    base = load_base(str(folder))
+    bank = AdapterBank(base.model, base.network.gates)
+    random_adapter(bank, "happy", rank=3, alpha=7.0)
+    save_adapter(adapter, bank, "happy", base.id, {"base": {"hash": base.hash}})
+    _run_without_affetto(SPEAKS, tmp_path, SNIPPET, SNIPPET.replace(TIES, ""))
+    told = load_file(tmp_path / "told.safetensors")
+
+    request = Request(base.prompt_ids("Say this with emotion: Hello, world!", 0), 6, gate=(1.0,), temperature=0.0)
+    spoken, plain = generate(base, [request, replace(request, gate=(0.0,))])
+    assert told["page ids"][0].tolist() == list(request.text_ids)
+    assert told["page codes"][0].tolist() == spoken.codes_TK.tolist()
+    assert len(spoken.codes_TK) == 6
+    assert spoken.codes_TK.tolist() != plain.codes_TK.tolist()
+    assert told["untied codes"][0].tolist() != spoken.codes_TK.tolist(), "the line that ties does nothing: drop it"
+    sound = load_codec(folder).decode(spoken.codes_TK)
+    np.testing.assert_allclose(told["page sound"], sound, rtol=0, atol=1e-5)
+    written, rate = soundfile.read(tmp_path / "hello.wav", dtype="float32")
+    assert rate == 24_000
+    assert len(written) == len(sound) == 6 * 1920

@@ -64,6 +64,18 @@ def test_ravdess_copy_under_another_name_takes_its_originals_labels(tone: Tone, 
     assert inside["03-01-05-01-02-01-02.wav"].speaker == "ravdess-02"
 
 
+def test_a_corpus_may_be_announced_and_is_held_to_it(tone: Tone, tmp_path: Path) -> None:
+    _ravdess(tone)
+    _ravdess(tone, "nested/RAVDESS")
+    for announced in ("RAVDESS", "ravdess"):
+        for place in ("RAVDESS", "nested"):
+            assert load_clips([Path(announced), tmp_path / place]) == load_clips([tmp_path / place])
+    with pytest.raises(DataError, match=r"looks like ravdess and not like ljspeech: LJSpeech: metadata.csv"):
+        load_clips([Path("LJSpeech"), tmp_path / "RAVDESS"])
+    with pytest.raises(DataError, match=r"RAVDESS.*: no such file or folder|no data given"):
+        load_clips([Path("RAVDESS")])
+
+
 def test_one_actor_alone_and_nested_twice(tone: Tone, tmp_path: Path) -> None:
     _ravdess(tone, "data/Audio_Speech_Actors_01-24")
     assert len(load_clips([tmp_path / "data"])[0]) == 6

@@ -17,6 +17,7 @@ from affetto.codes.codec import MimiCodec, codec_hash, load_codec
 from affetto.codes.vocoder import VocoderCodec
 from affetto.errors import BaseModelError
 from affetto.miniature.base import NUM_CODEBOOKS, make_config, make_model
+from dia_checkpoint import write_dia
 
 LENGTHS = (5_000, 1_921, 24_000, 9_600)
 
@@ -119,31 +120,80 @@ def test_shards_and_named_weights_are_followed(checkpoint: tuple[Path, MimiModel
     save_file({"decoder.weight": torch.ones(2)}, tmp_path / "model.safetensors")
     config = json.loads((folder / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(BaseModelError, match="is missing"):
+    told = r"model\.safetensors holds no tensor of the Mimi .*none is called codec_model\.….*copy or fetch the whole"
+    with pytest.raises(BaseModelError, match=told):
         load_codec(tmp_path)
     config["transformers_weights"] = "transformers.safetensors.index.json"
     (tmp_path / "config.json").write_text(json.dumps(config))
     np.testing.assert_array_equal(load_codec(tmp_path).encode(sounds()[0]), load_codec(folder).encode(sounds()[0]))
 
 
-def test_nothing_loads_half_way(checkpoint: tuple[Path, MimiModel], tmp_path: Path) -> None:
-    shutil.copytree(checkpoint[0], tmp_path, dirs_exist_ok=True)
-    weights = tmp_path / "model.safetensors"
-    state = load_file(weights)
-    lost = next(key for key in state if key.startswith("codec_model.encoder."))
-    kept = {key: value for key, value in state.items() if key != lost}
-    save_file(kept, weights, metadata={"format": "pt"})
-    with pytest.raises(BaseModelError, match=f"{lost.removeprefix('codec_model.')} is missing"):
-        load_codec(tmp_path)
-    save_file(state | {"codec_model.strange": torch.ones(1)}, weights, metadata={"format": "pt"})
-    with pytest.raises(BaseModelError, match="strange is unknown"):
-        load_codec(tmp_path)
+@pytest.fixture(params=["Mimi inside CSM", "Mimi inside Moshi", "Mimi alone", "DAC alone"])
+def codec_copy(
+    request: pytest.FixtureRequest, checkpoint: tuple[Path, MimiModel], moshi_folder: Path, tmp_path: Path
+) -> tuple[Path, str, str]:
+    """A folder whose codec may be damaged, what the names of its tensors begin with, and the codec's own name."""
+    (folder, mimi), copied = checkpoint, tmp_path / "copied"
+    if request.param == "DAC alone":
+        write_dia(copied)
+        return Path(f"{copied}-dac"), "", "DAC"
+    if request.param == "Mimi alone":
+        mimi.save_pretrained(copied)
+        return copied, "", "Mimi"
+    is_csm = request.param == "Mimi inside CSM"
+    shutil.copytree(folder if is_csm else moshi_folder, copied)
+    return copied, "codec_model." if is_csm else "audio_encoder.", "Mimi"
+
+
+def refused(folder: Path, match: str) -> None:
+    with pytest.raises(BaseModelError, match=match):
+        load_codec(folder)
+
+
+def test_nothing_loads_half_way(codec_copy: tuple[Path, str, str]) -> None:
+    folder, prefix, name = codec_copy
+    weights = folder / "model.safetensors"
+    content, state = weights.read_bytes(), load_file(weights)
+
+    def stored(**changed: torch.Tensor | None) -> None:
+        kept = {key: value for key, value in (state | changed).items() if value is not None}
+        save_file(kept, weights, metadata={"format": "pt"})
+
+    assert load_codec(folder).name == name.lower()
+    conv = next(key for key in state if key.startswith(f"{prefix}encoder.") and key.endswith(".weight"))
+    # What has neither weight nor bias in its name: Mimi's centroids, DAC's activations.
+    nameless = next(key for key in state if key.startswith(prefix) and key.endswith(("embed_sum", "alpha")))
+    for lost in (conv, nameless):
+        stored(**{lost: None})
+        refused(folder, rf"{folder}: model\.safetensors lacks 1 tensor: {lost}; copy or fetch the checkpoint again")
+    stored(**{f"{prefix}strange": torch.ones(1)})
+    refused(folder, rf"model\.safetensors holds 1 tensor: {prefix}strange, unknown to the {name}.*give the original")
+    stored(**{conv: state[conv][:-1].clone()})
+    refused(folder, rf"model\.safetensors: {conv} is \(.* where config\.json wants .*copy or fetch")
+    for quantised in (conv, nameless):
+        stored(**{quantised: state[quantised].to(torch.int8)})
+        refused(folder, rf"model\.safetensors: {quantised} is stored as I8, .*give the original")
+    weights.write_bytes(content[:-100])
+    refused(folder, r"model\.safetensors is cut off.*copy or fetch")
     weights.write_bytes(b"torn")
-    with pytest.raises(BaseModelError, match="can't be read"):
-        load_codec(tmp_path)
+    refused(folder, r"model\.safetensors is cut off or no safetensors file.*copy or fetch")
     weights.unlink()
-    with pytest.raises(BaseModelError, match=r"none of model\.safetensors"):
-        load_codec(tmp_path)
+    refused(folder, r"none of model\.safetensors")
+
+
+def test_a_codec_that_is_quite_another(codec_copy: tuple[Path, str, str]) -> None:
+    folder, prefix, name = codec_copy
+    save_file({f"{prefix}generator.conv.weight": torch.ones(2)}, folder / "model.safetensors")
+    refused(folder, rf"holds 0 of the \d+ tensors of a {name}, so it is a checkpoint of another kind")
+
+
+def test_a_codec_whose_config_makes_no_sense(codec_copy: tuple[Path, str, str]) -> None:
+    folder, prefix, _ = codec_copy
+    config = json.loads((folder / "config.json").read_text())
+    key = {"codec_model.": "codec_config", "audio_encoder.": "audio_encoder_config"}.get(prefix)
+    (config[key] if key else config)["hidden_size"] = "x"
+    (folder / "config.json").write_text(json.dumps(config))
+    refused(folder, r"config\.json: transformers refuses this configuration; copy or fetch the checkpoint again\. .")
 
 
 def test_folder_without_a_codec_is_refused(tmp_path: Path) -> None:

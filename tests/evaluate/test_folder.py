@@ -11,10 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from typer.testing import CliRunner
 
 import tiny_judges
+from affetto.cli import app
 from affetto.errors import DataError, JudgeError
-from affetto.evaluate.folder import evaluate_folder, find_sounds, read_metadata
+from affetto.evaluate.folder import Beside, evaluate_folder
+from affetto.evaluate.folder_files import find_sounds, read_metadata
 from affetto.evaluate.results import read_results
 from affetto.files import write_json
 from evaluate_fakes import RATE, fake_judges, voice
@@ -320,3 +323,106 @@ def test_a_run_of_an_affetto_that_knew_fewer_kinds_of_judges_takes_a_folder_in(f
             folder, "happy", output,
             judges={**off, "embedding": str(tiny_judges.whisper_emotion(tmp_path / "e", ("hap", "sad")))},
         )  # fmt: skip
+
+
+@pytest.fixture
+def beside(tmp_path: Path) -> Beside:
+    """A base that says the same lower, recordings of the emotion, and neutral speech of other words."""
+    said = {"base": {"low": 100, "high": 200, "middle": 150}, "real": {"a": 260, "b": 280}, "neutral": {"n": 110}}
+    said["neutral"]["m"] = 130
+    for name, pitches in said.items():
+        (tmp_path / name).mkdir()
+        for stem, f0 in pitches.items():
+            soundfile.write(tmp_path / name / f"{stem}.wav", voice(f0), RATE)
+    (tmp_path / "base" / "low.txt").write_text("Twelve.")
+    (tmp_path / "base" / "high.txt").write_text("twenty three")
+    return Beside(tmp_path / "base", tmp_path / "real", tmp_path / "neutral")
+
+
+def test_a_folder_is_held_against_a_base_recordings_and_neutral_speech(
+    folder: Path, beside: Beside, tmp_path: Path
+) -> None:
+    results = evaluate_folder(folder, "happy", tmp_path / "out" / "r.json", judges=fake_judges(), beside=beside)
+    assert [(system["name"], system["role"], system["num_files"]) for system in results["systems"]] == [
+        ("happy", "files", 3), ("base", "base", 3), ("real", "real", 2), ("neutral", "files", 2)
+    ]  # fmt: skip
+    assert [system["folder"] for system in results["systems"]] == [
+        "../test_samples/happy", "../base", "../real", "../neutral"
+    ]  # fmt: skip
+    emotion = results["judges"]["emotion"]
+    assert emotion is not None
+    assert emotion["ceiling"] == results["systems"][2]["metrics"]["recall"], "what the judge hears in recordings"
+    paired, neutral = results["comparisons"]
+    assert (paired["system"], paired["against"], paired["prompt"]) == ("happy", "base", None)
+    pitch = paired["metrics"]["f0_median_st"]
+    # Two are paired by their texts, the third by its name; all are 12 log2(1.2) semitones higher.
+    assert pitch["n"] == 3
+    assert pitch["difference"] == pytest.approx(12 * np.log2(1.2), abs=0.1)
+    assert pitch["expected"] == "higher"
+    assert neutral["against"].startswith("neutral")
+    mean = np.mean([12 * np.log2(f0) for f0 in (120, 240, 180)]) - np.mean([12 * np.log2(f0) for f0 in (110, 130)])
+    assert neutral["metrics"]["f0_median_st"]["difference"] == pytest.approx(mean, abs=0.1)
+    again = evaluate_folder(folder, "happy", tmp_path / "out" / "r.json", judges=fake_judges(), beside=beside)
+    assert again == results
+    assert read_results(tmp_path / "out" / "r.json") == results
+
+
+def test_voices_are_held_against_the_base_and_the_recordings(folder: Path, beside: Beside, tmp_path: Path) -> None:
+    alone = evaluate_folder(folder, "happy", tmp_path / "alone.json", judges=fake_judges())
+    assert {row["values"]["speaker_similarity"] for row in alone["systems"][0]["files"]} == {None}
+    found = evaluate_folder(folder, "happy", tmp_path / "r.json", judges=fake_judges(), beside=beside)
+    for row in found["systems"][0]["files"]:
+        for name in ("speaker_similarity", "similarity_to_reference", "voice_consistency"):
+            assert isinstance(row["values"][name], float), name
+    assert found["systems"][0]["metrics"]["similarity_same_prompt"]["n"] == 2, "of files whose text is known"
+
+
+def test_two_files_that_would_be_one_pair_are_refused_before_anything_is_judged(
+    folder: Path, beside: Beside, tmp_path: Path
+) -> None:
+    soundfile.write(folder / "twice.wav", voice(130), RATE)
+    (folder / "twice.txt").write_text("Twelve.")
+    with pytest.raises(DataError, match="happy has 1 prompts more than once"):
+        evaluate_folder(folder, "happy", tmp_path / "r.json", judges=fake_judges(), beside=beside)
+    assert not list(tmp_path.glob("r.*"))
+    off = dict.fromkeys(("emotion", "words", "quality", "voice"), "none")
+    write_json(tmp_path / "run.json", result() | {"judges": dict.fromkeys(("emotion", "words", "quality"))})
+    with pytest.raises(DataError, match=r"holds the results of a run, which has a base of its own"):
+        evaluate_folder(folder, "happy", tmp_path / "run.json", judges=off, beside=Beside(neutral=beside.neutral))
+
+
+def test_the_verb_writes_what_the_script_does_and_ends_with_status_4(
+    folder: Path, beside: Beside, tmp_path: Path
+) -> None:
+    (folder / "torn.wav").write_bytes(b"RIFF")
+    off = ["--judge", "emotion=none", "--judge", "words=none", "--judge", "quality=none", "--judge", "voice=none"]
+    main = runpy.run_path(str(SCRIPT))["main"]
+    script = ["--eval-dir", str(folder), "--emotion", "happy", "--batch", "--base-dir", str(beside.base), *off]
+    assert main([*script, "--output", str(tmp_path / "script.json")]) == 1
+    verb = ["score", str(folder), "--emotion", "happy", "--base", str(beside.base), *off]
+    called = CliRunner().invoke(app, [*verb, "--output", str(tmp_path / "verb.json")])
+    assert called.exit_code == 4, called.output
+    assert "failed: torn.wav" in called.output
+    assert "less base:" in called.output
+    one, other = (read_results(tmp_path / f"{name}.json") for name in ("script", "verb"))
+    assert {**one, "command": ""} == {**other, "command": ""}
+    again = CliRunner().invoke(app, [*verb, "--output", str(tmp_path / "verb.json"), "--resume", "--allow-failures"])
+    assert again.exit_code == 0, again.output
+    assert read_results(tmp_path / "verb.json")["systems"] == other["systems"]
+
+
+def test_the_script_tells_differences_and_that_the_miniature_knows_nobody(
+    folder: Path, beside: Beside, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main = runpy.run_path(str(SCRIPT))["main"]
+    options = f"--eval-dir {folder} --emotion happy --output {tmp_path / 'r.json'} --batch"
+    options += " --judge words=none --judge quality=none"
+    status = main(shlex.split(f"{options} --base-dir {beside.base} --neutral-dir {beside.neutral}"))
+    told = capsys.readouterr().out
+    assert status == 0
+    assert "less base:" in told
+    assert "less neutral speech of the same speakers:" in told
+    assert re.search(r"f0_median_st\s+\+3\.1\d\d .*higher was expected: too few to say", told)
+    assert "note: emotion: the miniature's own judges know its synthetic voices" in told
+    assert main(shlex.split(f"{options} --judge emotion=none")) == 0
+    assert "note:" not in capsys.readouterr().out

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 from rich.console import Console
 from scipy import stats
 from typer.testing import CliRunner
@@ -18,11 +21,20 @@ from affetto.evaluate.judge_calibration_table import calibration_table, said
 from affetto.files import read_json
 from affetto.judges import choice as judge_module
 from affetto.judges.choice import Judges, KnownJudge
+from affetto.judges.predictors import QualityPanel
 from affetto.metrics.statistics import Estimate, share
 from affetto.types import Clip
 from evaluate_fakes import RATE, LevelDimensions, LevelQuality, PitchJudge, PitchVoice, PitchWords, voice
 
 SPEAKERS = ("ann", "bob", "cy")
+
+
+class KnownQuality(LevelQuality):
+    id, tier = "fake/known", "hub"
+    known = KnownJudge("quality", "hub", "mit", RATE, None, heard=("Elsewhere",))
+
+    def score(self, sounds: Sequence[NDArray[np.float32]]) -> list[dict[str, float]]:
+        return [{"mos_known": 3.0} for _ in sounds]
 
 
 def _corpus(folder: Path, pitches: dict[str | None, float], num_clips: int = 12) -> Path:
@@ -162,8 +174,26 @@ def test_a_deaf_and_a_flattered_judge_are_told(tmp_path: Path) -> None:
     lines = " ".join(said(document))
     assert "can't hear happy, sad" in lines
     assert "trained on Made-Up" in lines
+    shouted = {**document, "files": [{**file, "corpus": "MADE-UP"} for file in document["files"]]}
+    assert "trained on Made-Up" in " ".join(said(shouted)), "a folder's own name may be in capitals"
     assert "mind the gap" in lines
+    assert "not known" not in lines
     assert document["words"] is document["quality"] is None
+
+
+def test_what_nobody_said_of_a_judge_is_called_not_known(tmp_path: Path) -> None:
+    """Neither of a judge that isn't in the registry, nor of one whose entry doesn't know."""
+    judge, quality = PitchJudge(), QualityPanel([LevelQuality(), KnownQuality()])
+    judge.known = KnownJudge("emotion", "hub", "mit", RATE, None)  # type: ignore[attr-defined]
+    document = calibrate_judges(_corpus(tmp_path, {"happy": 260.0}, 3), Judges(judge, quality=quality))
+    assert "heard" not in document["judges"]["emotion"]
+    panel = document["judges"]["quality"]
+    assert (panel["tier"], [one["tier"] for one in panel["members"]]) == ("mixed", ["local", "hub"])
+    lines = said(document)
+    told = {line.split(":")[0]: follows for line, follows in zip(lines, [*lines[1:], ""], strict=True)}
+    assert "not known" in told["emotion"]
+    assert [line.split(" ")[1] for line in lines if line.startswith("quality")] == ["fake/level", "fake/known"]
+    assert sum("not known" in line for line in lines) == 2, "the emotion judge's and the level's"
 
 
 def test_some_of_each_class_will_do(tmp_path: Path) -> None:

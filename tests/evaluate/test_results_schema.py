@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -92,3 +93,16 @@ def test_every_value_has_its_name_in_the_schema() -> None:
     values = results_schema()["$defs"]["FileRow"]["properties"]["values"]
     assert tuple(values["properties"]) == VALUE_NAMES
     assert values["additionalProperties"] is False
+
+
+def test_the_pages_about_results_name_every_key() -> None:
+    def keys(schema: Any) -> set[str]:
+        inner = schema.values() if isinstance(schema, dict) else schema if isinstance(schema, list) else ()
+        own = set(schema.get("properties", ())) if isinstance(schema, dict) else set()
+        return own.union(*map(keys, inner))
+
+    # Metrics are told of in the other page.
+    page = "".join((PUBLISHED.parent / name).read_text(encoding="utf-8") for name in ("results.md", "evaluation.md"))
+    found = keys(results_schema())
+    assert {"ceiling", "p_holm", "num_tokens"} <= found
+    assert [key for key in sorted(found) if not re.search(rf"\b{key}\b", page)] == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ import checkpoint_samples as samples
 from affetto.audio.sound import write_sound
 from affetto.errors import JudgeError
 from affetto.evaluate.folder import evaluate_folder
+from affetto.evaluate.judge_facts import judge_facts
 from affetto.judges.checkpoints import fewest_samples, read_state
-from affetto.judges.choice import KNOWN_JUDGES, choose_judges, find_source, load_judge, weights_hash
+from affetto.judges.choice import KNOWN_JUDGES, Judges, choose_judges, find_source, load_judge, weights_hash
 from affetto.judges.emotion2vec import read_convolutions, read_shape
 from affetto.judges.emotion2vec_network import alibi_slopes
 from evaluate_fakes import RATE, voice
@@ -202,15 +204,17 @@ def test_hub_checkpoints_are_fetched_at_their_commit(tmp_path: Path, monkeypatch
         asked.append((hub_id, revision, files))
         return places[hub_id]
 
+    large = samples.emotion2vec(
+        tmp_path / "e2v",
+        tokens=("生气/angry", "厌恶/disgusted", "恐惧/fearful", "开心/happy", "中立/neutral", "其他/other", "难过/sad",
+                "吃惊/surprised", "<unk>"),
+    )  # fmt: skip
     names = {
-        "emotion2vec/emotion2vec_plus_large": samples.emotion2vec(
-            tmp_path / "e2v",
-            tokens=("生气/angry", "厌恶/disgusted", "恐惧/fearful", "开心/happy", "中立/neutral", "其他/other",
-                    "难过/sad", "吃惊/surprised", "<unk>"),
-        ),
+        "emotion2vec/emotion2vec_plus_large": large,
+        "emotion2vec/emotion2vec_plus_base": large,
         "speechbrain/emotion-recognition-wav2vec2-IEMOCAP": samples.speechbrain(tmp_path / "sb"),
-    }  # fmt: skip
-    places = names
+    }
+    places = dict(names)
     monkeypatch.setattr("affetto.judges.checkpoints.fetch_files", fetch)
     for name in names:
         known = KNOWN_JUDGES[name]
@@ -220,9 +224,16 @@ def test_hub_checkpoints_are_fetched_at_their_commit(tmp_path: Path, monkeypatch
         assert set(judge.labels) == set((known.labels or {}).values())
         assert asked[-1][:2] == (name, known.revision)
         assert load_judge("embedding", name).labels == judge.labels
-    assert find_source("emotion", "emotion2vec/emotion2vec_plus_base").known is None
-    places["emotion2vec/emotion2vec_plus_base"] = places["emotion2vec/emotion2vec_plus_large"]
-    assert load_judge("emotion", "emotion2vec/emotion2vec_plus_base").id == "emotion2vec/emotion2vec_plus_base"
+    seed = "emotion2vec/emotion2vec_plus_seed"
+    assert find_source("emotion", seed).revision is None
+    places[seed] = shutil.copytree(large, tmp_path / "snapshots" / ("c0ffee" * 6 + "c0de"))
+    judge = load_judge("emotion", seed)
+    assert judge.id == f"{seed}@{places[seed].name}", "what nobody pinned is reported by the commit that it was"
+    assert (judge.licence, set(judge.labels)) == ("model-license", {*load_judge("emotion", large).labels})
+    facts = judge_facts(Judges(emotion=judge))["emotion"]
+    assert facts is not None
+    assert "heard" not in facts, "an empty list would say that it heard nothing"
+    assert "EmoBox" in facts["note"]
 
 
 def test_weights_are_found_where_toolkits_keep_them(tmp_path: Path) -> None:

@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 
 import tiny_judges
 from affetto.errors import JudgeError, MissingDependencyError
+from affetto.evaluate.judge_facts import judge_facts
 from affetto.judges import choice as judges
 from affetto.judges.choice import KNOWN_JUDGES, Source
+from affetto.judges.kinds import DIMENSIONS
 from affetto.judges.labels import to_affetto
 from affetto.types import EMOTIONS
 from evaluate_fakes import PitchJudge
@@ -60,12 +62,27 @@ def test_pitfall_25_a_judge_without_the_target_is_refused_and_lists_what_it_has(
 def test_known_judges_are_pinned_and_licensed() -> None:
     for name, known in KNOWN_JUDGES.items():
         assert known.licence
-        assert known.sample_rate == 16_000
-        if known.tier == "hub":
+        assert known.languages or name == "nisqa"
+        assert known.sample_rate == (48_000 if name == "nisqa" else 16_000)
+        assert known.heard is None or known.heard, f"{name}: not known is None"
+        if known.tier == "hub" and known.revision is None:
+            assert "not pinned" in (known.note or ""), name
+        elif known.tier == "hub":
             assert re.fullmatch("[0-9a-f]{40}", known.revision or ""), name
-        if known.kind == "emotion":
-            assert known.labels, name
-            assert set(known.labels.values()) <= {*EMOTIONS, "disgusted", "other"}
+            assert known.kind != "emotion" or known.labels, name
+        assert set((known.labels or {}).values()) <= {*EMOTIONS, "disgusted", "other", *DIMENSIONS}
+
+
+@pytest.mark.parametrize(
+    ("name", "languages"),
+    [("openai/whisper-tiny", ("many",)), ("openai/whisper-large-v2", ("many",)), ("openai/whisper-base.en", ("en",))],
+)
+def test_whispers_are_pinned_and_what_they_heard_is_not_known(name: str, languages: tuple[str, ...]) -> None:
+    source = judges.find_source("words", name)
+    assert source.known is not None
+    assert (source.revision, source.licence) == (source.known.revision, "apache-2.0")
+    assert (source.known.languages, source.known.heard) == (languages, None)
+    assert "680,000 h" in (source.known.note or "")
 
 
 def test_iemocap_judges_hear_no_surprise() -> None:
@@ -98,7 +115,7 @@ def test_what_cannot_judge_says_why() -> None:
     with pytest.raises(JudgeError, match="no folder"):
         judges.find_source("emotion", Path("not-there"))
     with pytest.raises(JudgeError, match="dnsmos"):
-        judges.load_judge("quality", "nisqa")
+        judges.load_judge("quality", "nosuch")
 
 
 def test_a_folder_is_never_reported_under_a_hub_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,6 +158,9 @@ def test_the_default_emotion_judge_is_the_miniatures(no_miniature: Path) -> None
     assert judge.tier == "miniature"
     assert judge.id.startswith("miniature/emotion@")
     assert judge.labels == EMOTIONS
+    facts = judge_facts(judges.Judges(emotion=judge))["emotion"]
+    assert facts is not None
+    assert (facts["languages"], facts["heard"], facts["licence"]) == (["en"], ["miniature"], "Apache-2.0")
     assert judge.posteriors([np.ones(4000, dtype=np.float32)]).shape == (1, 6)
     others = {"words": "none", "quality": "none"}
     found = judges.choose_judges(others, "grumpy")

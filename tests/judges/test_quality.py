@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from affetto.errors import JudgeError, MissingDependencyError
+from affetto.evaluate.judge_facts import judge_facts
 from affetto.judges import quality
+from affetto.judges.kinds import Judges
 from evaluate_fakes import RATE, silence, voice
 
 
@@ -103,6 +105,14 @@ def test_without_the_package_the_error_says_what_to_install(monkeypatch: pytest.
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
     with pytest.raises(MissingDependencyError, match="pip install"):
         quality.DnsmosJudge()
+
+
+def test_the_results_say_what_is_known_of_it(judge: quality.DnsmosJudge) -> None:
+    facts = judge_facts(Judges(quality=judge))["quality"]
+    assert facts == {
+        "id": "speechmos/dnsmos-p835", "tier": "bundled", "labels": None, "licence": "MIT", "sample_rate": RATE,
+        "ceiling": None, "languages": ["many"], "scale": "1 to 5",
+    }  # fmt: skip
 
 
 def test_speechmos_itself_is_never_imported(judge: quality.DnsmosJudge) -> None:

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-import yaml
 from scipy.stats import binomtest
 from typer.testing import CliRunner
 
@@ -21,7 +20,7 @@ from affetto.cli import app
 from affetto.errors import DataError
 from affetto.files import read_json
 from affetto.listening.test_page import VOTES_SCHEMA, export_test, level
-from affetto.listening.votes import Vote, pigeonhole_interval, read_votes, score_votes
+from affetto.listening.votes import Vote, read_votes, score_votes
 from affetto.metrics.activity import find_activity
 from browser import chromium
 from evaluate_fakes import voice
@@ -55,10 +54,7 @@ def test_nothing_that_listeners_get_tells_the_systems(folders: dict[str, Path], 
         assert not re.search(r"00\d\.wav", text)
     assert not re.search(r"https?://|src=\"(?!\$)", page), "nothing is fetched"
     ids = {path.stem for path in (tmp_path / "out" / "audio").iterdir()}
-    assert ids == set(known["items"])
-    mushra = yaml.safe_load(config)
-    assert [len(block) - 1 for block in mushra["pages"]] == [8, 8, 4]
-    assert {option["label"] for option in mushra["pages"][1][1]["response"]} == {"happy", "sad", "other", "none"}
+    assert ids == {*known["items"], *known["pairs"]}
     both = {frozenset(known["items"][pair[side]]["system"] for side in "ab") for pair in known["pairs"].values()}
     assert both == {frozenset({"base", "happy"})}
 
@@ -80,8 +76,9 @@ def test_every_sound_is_of_one_level_and_none_is_clipped(folders: dict[str, Path
     levels = []
     for name, data in embedded:
         samples, rate = soundfile.read(io.BytesIO(base64.b64decode(data)))
-        written, _ = soundfile.read(tmp_path / "out" / "audio" / f"{name}.wav")
-        np.testing.assert_array_equal(samples, written)
+        left, right = soundfile.read(tmp_path / "out" / "audio" / f"{name}.wav")[0].T
+        np.testing.assert_array_equal(left, right)
+        np.testing.assert_array_equal(np.trim_zeros(left), np.trim_zeros(samples))
         found = find_activity(samples, rate)
         assert found is not None
         levels.append(found.level_db)
@@ -108,7 +105,13 @@ def key_of(num_sentences: int) -> dict[str, Any]:
         for number in range(num_sentences)
     }
     pairs = {f"pair-{number}": {"a": f"b{number}", "b": f"h{number}"} for number in range(num_sentences)}
-    return {"schema": "affetto.listening-key/1", "test": "t", "choices": [], "items": items, "pairs": pairs}
+    return {
+        "schema": "affetto.listening-key/1",
+        "test": "t",
+        "choices": ["happy", "sad", "none"],
+        "items": items,
+        "pairs": pairs,
+    }
 
 
 def test_scores_are_counted_by_system() -> None:
@@ -142,24 +145,6 @@ def test_preferences_count_sentences_by_majority() -> None:
     assert row["votes"] == {"base": 7, "happy": 11, "none": 1}
     assert row["sentences"] == {"base": 1, "happy": 5, "tied": 0}
     assert row["p_value"] == pytest.approx(binomtest(1, 6).pvalue)
-
-
-def test_intervals_cover_though_raters_and_sentences_differ() -> None:
-    """Simulated tests: the 95 % interval holds the true mean about so often, a naive one far less."""
-    rng = np.random.default_rng(3)
-    held, naive, rounds = 0, 0, 120
-    for number in range(rounds):
-        raters, items = rng.normal(0, 0.6, 12), rng.normal(0, 0.5, 12)
-        values = 3 + raters[:, None] + items + rng.normal(0, 0.3, (12, 12))
-        names = [(str(r), str(i)) for r in range(12) for i in range(12)]
-        interval = pigeonhole_interval([r for r, _ in names], [i for _, i in names], values.ravel(), seed=number)
-        assert interval is not None
-        held += interval[0] <= 3 <= interval[1]
-        half = 1.96 * values.std() / 12
-        naive += abs(values.mean() - 3) <= half
-    assert 0.88 * rounds <= held
-    assert naive < 0.75 * rounds
-    assert pigeonhole_interval(["a", "a"], ["x", "y"], [1.0, 2.0]) is None
 
 
 def write_votes(path: Path, votes: list[dict[str, Any]], **changes: Any) -> Path:
@@ -196,6 +181,10 @@ def test_votes_beyond_the_scale_or_the_key_are_errors() -> None:
         score_votes(key_of(1), [Vote("ann", "b0", "naturalness", "6")])
     with pytest.raises(DataError, match="doesn't know"):
         score_votes(key_of(1), [Vote("ann", "zzz", "naturalness", "3")])
+    with pytest.raises(DataError, match="doesn't know"):
+        score_votes(key_of(1), [Vote("ann", "b0", "preference", "A")])
+    with pytest.raises(DataError, match="ann heard 'Happy'; there were happy, sad, none"):
+        score_votes(key_of(1), [Vote("ann", "b0", "emotion", "Happy")])
     with pytest.raises(DataError, match="no key"):
         score_votes({"schema": "x"}, [])
 

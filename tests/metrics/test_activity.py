@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from affetto.metrics import activity as activity_metrics
 from affetto.metrics.activity import FRAME_S, find_activity
 from evaluate_fakes import RATE, silence, voice
 
@@ -57,3 +58,36 @@ def test_pauses_do_not_depend_on_loudness() -> None:
 @pytest.mark.parametrize("sound", [silence(1.0), silence(0.0), np.full(5, 0.5, np.float32), voice(100) * 1e-4])
 def test_silence_has_no_activity(sound: np.ndarray) -> None:
     assert find_activity(sound, RATE) is None
+    assert activity_metrics.evaluate(sound, RATE) == dict.fromkeys(("level_db", "pause_share", "longest_silence_s"))
+
+
+@pytest.mark.parametrize(
+    ("sound", "rate", "message"),
+    [
+        (np.ones((100, 2), np.float32), RATE, r"mono.*\(100, 2\)"),
+        (np.full(RATE, np.nan), RATE, "16000 of 16000 samples are NaN"),
+        (np.array([0.1, np.inf] * 800, np.float32), RATE, "800 of 1600"),
+        (np.full(RATE, 1000, np.int16), RATE, "floats.*int16"),
+        (voice(100), 0, "positive.*not 0"),
+        (voice(100), -RATE, "positive"),
+        (voice(100), float("nan"), "positive"),
+        (voice(100), float("inf"), "positive"),
+    ],
+)
+def test_what_is_no_mono_sound_is_refused_and_never_taken_for_silence(
+    sound: np.ndarray, rate: int, message: str
+) -> None:
+    measures = (
+        activity_metrics.validate, find_activity, activity_metrics.sounding_frames, activity_metrics.evaluate,
+    )  # fmt: skip
+    for measure in measures:
+        with pytest.raises(ValueError, match=message):
+            measure(sound, rate)
+
+
+def test_evaluate_has_what_is_found() -> None:
+    sound = np.concatenate([silence(0.1), voice(150, 0.5), silence(0.3), voice(150, 0.2)])
+    assert activity_metrics.evaluate(sound, RATE) == pytest.approx(
+        {"level_db": -20.0, "pause_share": 0.3, "longest_silence_s": 0.3}, abs=0.1
+    )
+    assert activity_metrics.evaluate(sound, RATE)["longest_silence_s"] == pytest.approx(0.3, abs=FRAME_S)

@@ -63,3 +63,32 @@ def test_a_rough_voice_has_more_jitter() -> None:
 def test_pitfall_28_twice_gives_the_same_bits() -> None:
     sound = voice(140) + np.random.default_rng(1).normal(0, 0.01, RATE).astype(np.float32)
     np.testing.assert_array_equal(prosody.f0_contour(sound, RATE), prosody.f0_contour(sound, RATE))
+
+
+@pytest.mark.parametrize(
+    ("sound", "rate", "message"),
+    [
+        (np.ones((100, 2)), RATE, "mono"),
+        (np.full(RATE, np.nan), RATE, "NaN or infinite"),
+        (np.ones(RATE, np.int16), RATE, "floats"),
+        (voice(150), 0, "positive"),
+        (voice(150), 1399, "700 Hz needs twice that rate, not 1399 Hz"),
+    ],
+)
+def test_what_has_no_pitch_to_be_measured_is_refused(sound: np.ndarray, rate: int, message: str) -> None:
+    for measure in (prosody.validate, prosody.f0_contour, prosody.measure_pitch, prosody.evaluate):
+        with pytest.raises(ValueError, match=message):
+            measure(sound, rate)
+
+
+def test_twice_the_ceiling_is_rate_enough() -> None:
+    assert prosody.measure_pitch(voice(150, rate=1400), 1400) is not None
+
+
+def test_evaluate_names_what_is_measured() -> None:
+    sound = voice(120, 1.0, end_hz=240)
+    pitch = prosody.measure_pitch(sound, RATE)
+    named = {"f0_median_st": pitch.median_st, "f0_range_st": pitch.range_st, "jitter": pitch.jitter}
+    assert None not in named.values()
+    assert prosody.evaluate(sound, RATE) == named
+    assert prosody.evaluate(silence(1.0), RATE) == dict.fromkeys(named)

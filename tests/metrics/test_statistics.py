@@ -105,6 +105,76 @@ def test_pitfall_28_two_runs_and_any_order_give_the_same_bits() -> None:
         )
 
 
+def _votes(rng: np.random.Generator, size: tuple[int, int], spreads: tuple[float, float, float]) -> list[list[float]]:
+    """Made-up votes (raters, items): raters, items and the rest spread so much around a true mean of 3."""
+    raters, items, rest = spreads
+    of_raters, of_items = rng.normal(0, raters, (size[0], 1)), rng.normal(0, items, size[1])
+    return (3 + of_raters + of_items + rng.normal(0, rest, size)).tolist()  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("size", "spreads", "most"),
+    [((12, 12), (0.6, 0.5, 0.3), 0.97), ((20, 8), (0.1, 0.6, 0.3), 0.97), ((5, 8), (0.4, 0.4, 0.8), 1.0)],
+    ids=["effects of both", "fewer items than raters", "mostly the rest: conservative"],
+)
+def test_intervals_over_raters_and_items_cover_the_truth_as_often_as_they_say(
+    size: tuple[int, int], spreads: tuple[float, float, float], most: float
+) -> None:
+    """Between 93 and 97 % where raters and items matter; more where they don't, which is the bootstrap's nature."""
+    rng = np.random.default_rng(16)
+    raters = [str(rater) for rater in range(size[0]) for _ in range(size[1])]
+    items = [str(item) for _ in range(size[0]) for item in range(size[1])]
+    ours, naive = [], []
+    for world in range(NUM_WORLDS):
+        values = np.ravel(_votes(rng, size, spreads))
+        ours.append(statistics.pigeonhole_mean(values, raters, items, num_resamples=1000, seed=world))
+        naive.append(statistics.bootstrap_mean(values, num_resamples=200))
+    assert 0.93 <= _coverage(3.0, ours) <= most
+    assert _coverage(3.0, naive) < 0.9, "votes are not independent"
+
+
+def test_the_pigeonhole_bootstrap_is_its_definition() -> None:
+    """Raters and items drawn by name, every vote as often as both were drawn; votes are missing here and there."""
+    rng = np.random.default_rng(17)
+    rows = [(f"r{r}", f"i{i}", float(rng.normal(r, 2))) for r in range(6) for i in range(9) if rng.random() < 0.7]
+    raters, items, values = ([row[place] for row in rows] for place in range(3))
+    estimate = statistics.pigeonhole_mean(values, raters, items)
+    assert estimate.value == pytest.approx(np.mean(values))
+    table = {(rater, item): value for rater, item, value in rows}
+    means = []
+    for _ in range(10_000):
+        drawn_raters, drawn_items = rng.integers(6, size=6), rng.integers(9, size=9)
+        picked = [table[f"r{r}", f"i{i}"] for r in drawn_raters for i in drawn_items if (f"r{r}", f"i{i}") in table]
+        if picked:
+            means.append(np.mean(picked))
+    tail = stats.norm.cdf(stats.t.ppf(0.025, 5) * math.sqrt(6 / 5))
+    assert (estimate.low, estimate.high) == pytest.approx(tuple(np.quantile(means, [tail, 1 - tail])), abs=0.2)
+    assert estimate.low is not None
+    assert estimate.high is not None
+    assert estimate.high - estimate.low > 3, "the fixture must have a width to get wrong"
+    order = rng.permutation(len(rows))
+    shuffled = ([column[place] for place in order] for column in (values, raters, items))
+    assert statistics.pigeonhole_mean(*shuffled) == estimate
+
+
+def test_one_rater_or_one_item_gives_no_interval_but_a_reason() -> None:
+    reason = "one rater or one item gives no interval"
+    assert statistics.pigeonhole_mean([1, 2], ["a", "a"], ["x", "y"]) == Estimate(1.5, None, None, 2, reason)
+    assert statistics.pigeonhole_mean([1, 2], ["a", "b"], ["x", "x"]) == Estimate(1.5, None, None, 2, reason)
+    assert statistics.pigeonhole_mean([], [], []).value is None
+
+
+def test_votes_that_all_agree_do_not_prove_certainty() -> None:
+    raters, items = ["a", "a", "a", "b", "b", "b"], ["x", "y", "z"] * 2
+    equal = statistics.pigeonhole_mean([4.0] * 6, raters, items)
+    assert equal == Estimate(4.0, None, None, 6, "votes that are all equal give no interval")
+    for heard in (0.0, 1.0):
+        share = statistics.pigeonhole_mean([heard] * 6, raters, items, is_share=True)
+        theirs = stats.binomtest(2 * int(heard), 2).proportion_ci(0.95, method="wilson")
+        assert (share.value, share.n) == (heard, 6)
+        assert (share.low, share.high) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
+
+
 def test_pairing_takes_out_what_the_prompts_share() -> None:
     rng = np.random.default_rng(11)
     base = rng.normal(0, 10, 60)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from affetto.metrics.verification import equal_error_rate
+from affetto.metrics.verification import equal_error_rate, evaluate, validate
 
 SCORES = st.lists(st.integers(-6, 6).map(float), min_size=1, max_size=30)
 
@@ -34,7 +34,20 @@ def test_every_threshold_was_tried(own: list[float], others: list[float]) -> Non
     assert equal_error_rate(own, others) == pytest.approx(min(tried)[1], abs=1e-9)
 
 
-@pytest.mark.parametrize(("own", "others"), [([], [1.0]), ([1.0], []), ([np.nan], [1.0]), ([1.0], [np.inf])])
-def test_what_cannot_be_compared_is_refused(own: list[float], others: list[float]) -> None:
-    with pytest.raises(ValueError, match=r"needs trials|finite"):
-        equal_error_rate(own, others)
+@pytest.mark.parametrize(
+    ("own", "others", "message"),
+    [
+        ([], [1.0], "needs trials.*; own has none"),
+        ([1.0], [], "needs trials.*; others has none"),
+        ([np.nan, 0.5], [1.0], "finite; 1 of 2 in own"),
+        ([1.0], [np.inf], "finite; 1 of 1 in others"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(own: list[float], others: list[float], message: str) -> None:
+    for measure in (validate, equal_error_rate, evaluate):
+        with pytest.raises(ValueError, match=message):
+            measure(own, others)
+
+
+def test_evaluate_has_the_rate() -> None:
+    assert evaluate([0.9, 0.2, 0.8, 0.7], [0.1, 0.3, 0.4, 0.75]) == {"equal_error_rate": 0.25}

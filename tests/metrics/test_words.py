@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given, settings
@@ -217,3 +218,76 @@ def test_the_kinds_of_edits_add_up() -> None:
     close = words.score_words("one two three four five", "one two three four nine")
     assert close is not None
     assert close.is_intelligible
+
+
+PAIRS = (
+    ("Stop!", "top", 0.5),
+    ("The dogs are sitting by the old door.", "the dogs are sitting by", 2.0),
+    ("…", "hello", 1.0),
+    ("No way.", "no way no way no way no way no way", 1.0),
+)
+TEXTS, HEARD, SOUNDING_S = (list(column) for column in zip(*PAIRS, strict=True))
+
+
+def test_evaluate_has_all_metrics_of_the_files_that_have_words() -> None:
+    found = words.evaluate(TEXTS, HEARD, SOUNDING_S)
+    assert found == pytest.approx({
+        "wer": (1 + 3 + 8) / 11, "cer": (1 + 13 + 7 * 4) / (4 + 36 + 6),
+        "substitutions": 1 / 11, "deletions": 3 / 11, "insertions": 8 / 11,
+        "intelligible": 0, "truncated": 1 / 3, "repeated": 1 / 3, "runaway": 1 / 3,
+        "words_per_s": (1 / 0.5 + 8 / 2 + 2 / 1) / 3, "syllables_per_s": (1 / 0.5 + 9 / 2 + 2 / 1) / 3,
+        "seconds_per_word": (0.5 + 2 / 8 + 1 / 2) / 3,
+    })  # fmt: skip
+    without_times = words.evaluate(TEXTS, HEARD)
+    assert {name for name, value in without_times.items() if value is None} == set(words.RATES)
+    assert without_times.items() <= {**found, **dict.fromkeys(words.RATES)}.items()
+
+
+def test_evaluate_without_words_has_every_name_and_no_number() -> None:
+    names = words.evaluate(TEXTS, HEARD, SOUNDING_S).keys()
+    assert words.evaluate([], [], []) == words.evaluate(["…!"], ["hello"], [1.0]) == dict.fromkeys(names)
+
+
+def test_one_files_values_are_its_score() -> None:
+    score = words.score_words("one two three four five", "one two three four nine nine")
+    assert score is not None
+    assert score.to_values() == {
+        "wer": 2 / 5, "cer": 7 / 23, "word_edits": 2, "num_words": 5, "char_edits": 7, "num_chars": 23,
+        "substitutions": 1, "deletions": 0, "insertions": 1,
+        "intelligible": 0, "truncated": 0, "repeated": 0, "runaway": 0,
+    }  # fmt: skip
+    assert all(type(score.to_values()[name]) is int for name in words.FLAGS)
+
+
+@pytest.mark.parametrize(
+    ("texts", "heard", "sounding_s", "message"),
+    [
+        ("one text", ["heard"], None, "texts must be a list"),
+        (["one text"], "heard", None, "heard must be a list"),
+        ([b"bytes"], ["heard"], None, "string, not bytes"),
+        (["one"], [None], None, "string, not NoneType"),
+        (["one", "two"], ["one"], None, "2 texts and 1 transcripts"),
+        (["one"], ["one"], [1.0, 2.0], "1 texts and 2 times"),
+        (["one"], ["one"], [0.0], "positive number of seconds, not 0.0"),
+        (["one"], ["one"], [float("nan")], "not nan"),
+        (["one"], ["one"], [float("inf")], "not inf"),
+    ],
+)
+def test_what_cannot_be_scored_is_refused(
+    texts: list[str], heard: list[str], sounding_s: list[float] | None, message: str
+) -> None:
+    for check in (words.validate, words.evaluate):
+        with pytest.raises(ValueError, match=message):
+            check(texts, heard, sounding_s)
+
+
+@pytest.mark.parametrize("rate", [words.word_error_rate, words.character_error_rate])
+def test_no_scores_have_no_error_rate(rate: Callable[[list[words.WordScore]], float]) -> None:
+    with pytest.raises(ValueError, match="at least one file whose text has words"):
+        rate([])
+
+
+@pytest.mark.parametrize("rate", [words.words_per_second, words.syllables_per_second, words.rate_values])
+def test_no_time_has_no_speaking_rate(rate: Callable[[str, float], object]) -> None:
+    with pytest.raises(ValueError, match=r"positive number of seconds, not -1\.0"):
+        rate("hello", -1.0)

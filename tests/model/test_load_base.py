@@ -192,6 +192,13 @@ def test_a_broken_config_is_named(copied: Path) -> None:
         load_base(str(copied))
 
 
+@pytest.mark.parametrize(("key", "value"), [("hidden_size", "x"), ("num_hidden_layers", [2]), ("codec_config", 3)])
+def test_a_config_of_senseless_values_is_named(copied: Path, key: str, value: object) -> None:
+    _change_config(copied, **{key: value})
+    with pytest.raises(BaseModelError, match=r"config\.json: transformers refuses this configuration; copy or fetch"):
+        load_base(str(copied))
+
+
 def test_another_kind_of_model_is_refused(copied: Path) -> None:
     _change_config(copied, model_type="llama")
     with pytest.raises(BaseModelError, match=r"'llama' is not supported; supported: csm"):

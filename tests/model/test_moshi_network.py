@@ -10,8 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from affetto.errors import DataError
 from affetto.model.base import Base
 from affetto.model.batch import Row, Streams, Turn, collate, join
+from affetto.model.rows import windowed
 from affetto.planning.tracing import LiveBytes
 from moshi_checkpoint import REFERENCE, TEXT_CARD, moshi_row
 
@@ -64,6 +66,18 @@ def test_a_padded_row_says_what_it_says_alone(tiny_moshi: Base) -> None:
     halves = together.split([collate(rows[:2], K), collate(rows[2:], K)])
     assert halves[1].text_NW is not None
     torch.testing.assert_close(halves[1].text_NW, alone[2].text_NW, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_rows_are_no_longer_than_what_moshi_hears(tiny_moshi: Base) -> None:
+    """The teacher-forced layers mask the future alone: they are Moshi's up to its window, and no further."""
+    window = tiny_moshi.model.config.sliding_window
+    assert tiny_moshi.window == window == 40
+    assert tiny_moshi.network(collate([moshi_row(12, frames=window)], K)).c0_NV.shape == (window - 1, V)
+    with pytest.raises(AssertionError, match="a row of 41 positions: Moshi hears 40"):
+        tiny_moshi.network(collate([moshi_row(12, frames=window + 1)], K))
+    with pytest.raises(DataError, match="takes 41 positions"):
+        windowed(moshi_row(12, frames=window + 1), tiny_moshi.window)
 
 
 @torch.no_grad()

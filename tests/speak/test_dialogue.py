@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
+from torch import Tensor, nn
 
 from affetto.adapters.bank import AdapterBank
 from affetto.codes.silence import silence_codes
@@ -25,12 +26,16 @@ from affetto.speak.dialogue import (
     _Reader,
     _words,
     continue_dialogue,
+    converse,
     stream_dialogue,
     stream_words,
 )
 from affetto.speak.generation import Request, generate
 from affetto.speak.voice import Voice
 from moshi_checkpoint import REFERENCE
+
+WINDOW = 40
+"""Positions that the tiny Moshi looks back over, its own among them (`context` of the package's config.json)."""
 
 
 @pytest.fixture(autouse=True)
@@ -51,16 +56,94 @@ def test_greedy_dialogue_is_that_of_the_authors_generator(tiny_moshi: Base, row:
 
 
 @torch.no_grad()
-def test_what_is_said_is_what_the_network_finds_likeliest(tiny_moshi: Base) -> None:
+@pytest.mark.parametrize("frames", [12, WINDOW])
+def test_what_is_said_is_what_the_network_finds_likeliest(tiny_moshi: Base, frames: int) -> None:
     """Pitfall 6: step by step with caches equals teacher forcing on the whole, for every codebook."""
-    user_TK = np.random.default_rng(0).integers(0, 32, (12, 4))
+    user_TK = np.random.default_rng(0).integers(0, 32, (frames, 4))
     text_T, codes_TK = continue_dialogue(tiny_moshi, user_TK, temperature=0, text_temperature=0)
-    row = Row("said", (Turn((), codes_TK, Streams(text_T, np.ones(12), user_TK)),))
+    row = Row("said", (Turn((), codes_TK, Streams(text_T, np.ones(frames), user_TK)),))
     said = tiny_moshi.network(collate([row], 4))
     assert said.text_NW is not None
     np.testing.assert_array_equal(said.text_NW.argmax(dim=-1), text_T[:-1])
     np.testing.assert_array_equal(said.c0_NV.argmax(dim=-1), codes_TK[:-1, 0])
     np.testing.assert_array_equal(said.depth_MJV.argmax(dim=-1), codes_TK[:-1, 1:])
+
+
+@dataclass
+class _Steps:
+    """What went into the main transformer at each step of a dialogue, what came out, and its cache."""
+
+    inputs: list[Tensor] = field(default_factory=list)
+    states: list[Tensor] = field(default_factory=list)
+    cache: Any = None
+    cached_bytes: list[int] = field(default_factory=list)
+
+    def heard(self, _: nn.Module, __: Any, given: dict[str, Any], found: Any) -> None:
+        self.inputs.append(given["inputs_embeds"])
+        self.states.append(found.last_hidden_state)
+        self.cache = given["past_key_values"]
+        kept = [values.untyped_storage() for layer in self.cache.layers for values in (layer.keys, layer.values)]
+        self.cached_bytes.append(sum(storage.nbytes() for storage in kept))
+
+
+@torch.no_grad()
+def test_each_step_hears_a_window_and_keeps_no_more(tiny_moshi: Base) -> None:
+    """Beyond the window too, step by step equals one pass in which position q sees p where 0 <= q - p < context.
+
+    That mask is the one of the package's attention (`delta < self.context`, moshi/modules/transformer.py).
+    """
+    assert tiny_moshi.window == WINDOW
+    backbone, steps = tiny_moshi.network.backbone, _Steps()
+    ears = backbone.register_forward_hook(steps.heard, with_kwargs=True)
+    user_TK = np.random.default_rng(3).integers(0, 32, (3 * WINDOW, 4))
+    continue_dialogue(tiny_moshi, user_TK, seed=5)
+    ears.remove()
+    inputs_BSD, stepwise_BSD = torch.cat(steps.inputs, dim=1), torch.cat(steps.states, dim=1)
+    assert stepwise_BSD.std() > 0.5
+    places_S = torch.arange(inputs_BSD.shape[1])
+    ago_SS = places_S[:, None] - places_S
+    for context, is_said in ((WINDOW - 1, False), (WINDOW, True), (WINDOW + 1, False)):
+        mask_SS = (ago_SS >= 0) & (ago_SS < context)
+        whole_BSD = backbone(inputs_embeds=inputs_BSD, attention_mask=mask_SS[None, None]).last_hidden_state
+        off_S = (whole_BSD - stepwise_BSD).abs().amax(dim=(0, 2))
+        assert (off_S[: min(context, WINDOW)] < 1e-4).all()
+        assert bool((off_S < 1e-4).all()) == is_said, f"{context} positions: off by up to {off_S.max():.2g}"
+    # Without a mask, as rows are trained, it is the same up to the window, which is as long as rows may be.
+    plain_BSD = backbone(inputs_embeds=inputs_BSD[:, : WINDOW + 1]).last_hidden_state
+    off_S = (plain_BSD - stepwise_BSD[:, : WINDOW + 1]).abs().amax(dim=(0, 2))
+    assert (off_S[:WINDOW] < 1e-4).all()
+    assert off_S[WINDOW] > 1e-4
+    assert [layer.keys.shape[-2] for layer in steps.cache.layers] == [WINDOW - 1] * 2, "the next step is the last of it"
+    assert len(set(steps.cached_bytes[WINDOW:])) == 1, "the cache grows"
+
+
+@torch.no_grad()
+def test_what_was_heard_before_the_window_is_forgotten(tiny_moshi: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of two layers looks back over 39 positions before its own, so what is heard at one counts 78 steps later."""
+    said = torch.randint(0, 32, (4 * WINDOW, 1, 4), generator=torch.Generator().manual_seed(0))
+    turn = iter(())
+
+    def scripted(*_: Any) -> Tensor:
+        return next(turn)
+
+    monkeypatch.setattr("affetto.speak.dialogue._codes", scripted)
+    user_TBK = torch.randint(0, 32, (3 * WINDOW, 1, 4), generator=torch.Generator().manual_seed(1))
+    other_TBK = user_TBK.clone()
+    other_TBK[0] = (other_TBK[0] + 1) % 32
+    heard: list[list[Tensor]] = []
+    for user in (user_TBK, other_TBK):
+        turn, logits = iter(said), []
+
+        def pick(logits_BW: Tensor, _: int, logits: list[Tensor] = logits) -> Tensor:
+            logits.append(logits_BW)
+            return torch.tensor([PADDING])
+
+        list(converse(tiny_moshi, user, pick, [Request((), len(user))], len(user)))
+        heard.append(logits)
+    differs = [bool((one != other).any()) for one, other in zip(*heard, strict=True)]
+    # The first frame's first code is heard at step 1 and its acoustic ones at step 2.
+    last = 2 + 2 * (WINDOW - 1)
+    assert differs == [False] + [True] * last + [False] * (len(differs) - last - 1)
 
 
 def test_a_seed_says_the_same_again_and_another_something_else(tiny_moshi: Base) -> None:

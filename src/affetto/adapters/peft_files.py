@@ -47,6 +47,7 @@ _OTHER_METHODS = {
 _CODEC = ("codec_model.", "audio_encoder.")
 _STACKED = "depth_decoder."
 """Where the stacks of Moshi are, which PEFT adapts as bare parameters."""
+_AGAIN = "Copy or train the adapter again"
 _PEFT_DEFAULT = 8
 """Of both rank and alpha."""
 
@@ -140,7 +141,7 @@ def read_adapter(folder: Path) -> AdapterFile:
     try:
         stored = load_file(folder / WEIGHTS)
     except (OSError, SafetensorError) as error:
-        raise AdapterError(f"{folder / WEIGHTS} can't be read ({error}); copy or train the adapter again") from error
+        raise AdapterError(f"{folder / WEIGHTS} can't be read ({error}). {_AGAIN}") from error
     halves: dict[str, dict[str, Tensor]] = {}
     unknown = []
     for key, tensor in stored.items():
@@ -151,7 +152,9 @@ def read_adapter(folder: Path) -> AdapterFile:
             halves.setdefault(match["site"], {})[match["factor"]] = tensor
     unknown += [f"{site} (half)" for site, pair in halves.items() if len(pair) != 2]
     if unknown:
-        raise AdapterError(f"{folder}: {len(unknown)} tensors are not LoRA of linear layers: {_listed(unknown)}")
+        raise AdapterError(
+            f"{folder / WEIGHTS}: {len(unknown)} tensors are not LoRA of linear layers: {_listed(unknown)}. {_AGAIN}"
+        )
     tensors = {site: (pair["A"], pair["B"]) for site, pair in halves.items()}
     tensors = unstacked(tensors, config, lambda site: _rank(config, site))
     _check_ranks(folder, config, tensors)
@@ -170,22 +173,25 @@ def check_base(adapter: AdapterFile, base_hash: str, allow_other_base: bool) -> 
         base = adapter.facts.get("base")
         trained = base.get("id", "another base") if isinstance(base, dict) else "another base"
         raise AdapterError(
-            f"{adapter.folder} was trained on {trained} with weights {adapter.base_hash[:12]}, but the loaded base has "
-            f"{base_hash[:12]}. Load that base, or allow another base explicitly"
+            f"{adapter.folder / FACTS}: trained on {trained} with weights {adapter.base_hash[:12]}, but the base given "
+            f"has {base_hash[:12]}. Give that base, or train again (Voice.load_adapter has allow_other_base=True)"
         )
 
 
 def check_change(folder: Path, site: str, found: Sequence[int], expected: Sequence[int]) -> None:
     """Raise AdapterError where a layer's weights are of another shape than the base's."""
     if tuple(found) != tuple(expected):
-        raise AdapterError(f"{folder}: {site} is {tuple(found)}, the base's layer {tuple(expected)}: another base")
+        raise AdapterError(
+            f"{folder}: {site} is {tuple(found)}, the base's layer {tuple(expected)}: give the base that it was made of"
+        )
 
 
 def insert_adapter(
     bank: AdapterBank, name: str, adapter: AdapterFile, base_hash: str, allow_other_base: bool = False
 ) -> None:
     """Put `adapter` into the bank as `name`, or say exactly why it doesn't fit."""
-    where = adapter.folder
+    weights, named = adapter.folder / WEIGHTS, adapter.config.get("base_model_name_or_path")
+    remedy = f"Give the base that it was trained on{f', {named} by its {CONFIG}' if named else ''}"
     check_base(adapter, base_hash, allow_other_base)
     # PEFT's plain target names adapt the codec inside CSM too, which no training reaches: those layers change nothing.
     factors = {site: (a, b) for site, (a, b) in adapter.tensors.items() if b is not None}
@@ -194,11 +200,13 @@ def insert_adapter(
     outside = sorted(set(tensors) - set(bank.sites))
     if outside:
         raise AdapterError(
-            f"{where}: {len(outside)} layers are not in this base or not adapted here: {_listed(outside)}"
+            f"{weights}: {len(outside)} layers are not in this base or not adapted here: {_listed(outside)}. {remedy}"
         )
     missing = [site for site in bank.sites if site not in tensors and peft_adapts(adapter.config, site)]
     if missing:
-        raise AdapterError(f"{where}: {len(missing)} layers of its target_modules have no tensors: {_listed(missing)}")
+        raise AdapterError(
+            f"{weights}: {len(missing)} layers of its target_modules have no tensors: {_listed(missing)}. {_AGAIN}"
+        )
     wrong = []
     for site, (a_RI, b_OR) in tensors.items():
         out_features, in_features = bank.sites[site].shape
@@ -207,12 +215,12 @@ def insert_adapter(
                 f"{site}: A {tuple(a_RI.shape)}, B {tuple(b_OR.shape)} for a layer {out_features}x{in_features}"
             )
     if wrong:
-        raise AdapterError(f"{where}: shapes don't fit: {_listed(wrong)}")
+        raise AdapterError(f"{weights}: shapes don't fit: {_listed(wrong)}. {remedy}")
     norms = [delta_norm(a_RI, b_OR, adapter.scales[site]) for site, (a_RI, b_OR) in tensors.items()]
     if not all(map(math.isfinite, norms)):
-        raise AdapterError(f"{where}: some of its weights are NaN or infinite; train or copy the adapter again")
+        raise AdapterError(f"{weights}: some of its weights are NaN or infinite. {_AGAIN}")
     if not any(norms):
-        raise AdapterError(f"{where}: this adapter changes nothing (its B·A is zero); it was never trained")
+        raise AdapterError(f"{weights}: it changes nothing (its B·A is zero); it was never trained. {_AGAIN}")
     bank.insert(name, tensors, adapter.scales)
 
 
@@ -251,28 +259,30 @@ def _read_object(path: Path) -> dict[str, Any]:
     try:
         value = read_json(path)
     except (OSError, ValueError) as error:
-        raise AdapterError(f"{path} can't be read ({error}); copy or train the adapter again") from error
+        raise AdapterError(f"{path} can't be read ({error}). {_AGAIN}") from error
     if not isinstance(value, dict):
-        raise AdapterError(f"{path} is not a JSON object; copy or train the adapter again")
+        raise AdapterError(f"{path} is not a JSON object. {_AGAIN}")
     return value
 
 
 def _refuse_other_methods(folder: Path, config: Mapping[str, Any]) -> None:
-    kind = config.get("peft_type")
+    where, kind = folder / CONFIG, config.get("peft_type")
     if kind != "LORA":
-        raise AdapterError(f"{folder}: peft_type is {kind!r}; affetto blends plain LoRA only")
+        raise AdapterError(f"{where}: peft_type is {kind!r}; affetto blends plain LoRA only: train that")
     init = str(config.get("init_lora_weights", True)).lower()
     if any(init.startswith(name) for name in _CHANGES_BASE):
         raise AdapterError(
-            f"{folder}: initialised by {init}, which changes the base's weights; convert it to plain LoRA first"
+            f"{where}: initialised by {init}, which changes the base's weights; convert it to plain LoRA first"
         )
     for key, name in _OTHER_METHODS.items():
         if config.get(key):
-            raise AdapterError(f"{folder}: it carries {name}, which is not s·B·A; merge it or train plain LoRA")
+            raise AdapterError(f"{where}: it carries {name}, which is not s·B·A; merge it or train plain LoRA")
     if any(not name.startswith(_STACKED) for name in config.get("target_parameters") or ()):
-        raise AdapterError(f"{folder}: it carries bare parameters, which is not s·B·A; merge it or train plain LoRA")
+        raise AdapterError(f"{where}: it carries bare parameters, which is not s·B·A; merge it or train plain LoRA")
     if config.get("bias", "none") != "none":
-        raise AdapterError(f"{folder}: it trained biases too (bias={config['bias']!r}), which the bank doesn't blend")
+        raise AdapterError(
+            f"{where}: it trained biases too (bias={config['bias']!r}), which the bank doesn't blend; train plain LoRA"
+        )
 
 
 def _check_ranks(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, tuple[Tensor, Tensor]]) -> None:
@@ -283,7 +293,9 @@ def _check_ranks(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, 
         if a_RI.ndim != 2 or b_OR.ndim != 2 or not a_RI.shape[0] == b_OR.shape[1] == rank:
             wrong.append(f"{site}: A {tuple(a_RI.shape)}, B {tuple(b_OR.shape)} for rank {rank}")
     if wrong:
-        raise AdapterError(f"{folder}: {len(wrong)} layers don't have the rank that {CONFIG} says: {_listed(wrong)}")
+        raise AdapterError(
+            f"{folder / WEIGHTS}: {len(wrong)} layers don't have the rank of {CONFIG}: {_listed(wrong)}. {_AGAIN}"
+        )
 
 
 def _rank(config: Mapping[str, Any], site: str) -> int:

@@ -15,7 +15,7 @@ from affetto.codes.vocoder import VocoderCodec
 from affetto.errors import BaseModelError
 from affetto.files import hash_folder, hash_text, read_json
 from affetto.hub import fetch
-from affetto.tensors import check_tensors, stored_tensors, weight_files
+from affetto.tensors import FLOATS, check_tensors, stored_tensors, weight_files
 from affetto.types import Codec, CodeStream, SoundStream
 
 _GPU_BATCH_S = 120.0
@@ -172,9 +172,21 @@ def _frame_rate(config: Any) -> float:
 
 
 def _config(folder: Path) -> Any:
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
 
-    return AutoConfig.from_pretrained(folder)
+    try:
+        return AutoConfig.from_pretrained(folder)
+    except (OSError, ValueError, TypeError, KeyError, StrictDataclassError) as error:
+        raise refused_config(folder, error) from error
+
+
+def refused_config(folder: Path, error: Exception) -> BaseModelError:
+    """What to tell where transformers can't make anything of a checkpoint's config.json."""
+    return BaseModelError(
+        f"{folder / 'config.json'}: transformers refuses this configuration; copy or fetch the checkpoint again. "
+        f"{' '.join(str(error).split())}"
+    )
 
 
 def _inside(folder: Path, config: Any) -> Any:
@@ -210,29 +222,57 @@ def _codec_beside(folder: Path) -> Path | None:
 
 
 def _load_neural(folder: Path) -> MimiCodec:
-    import torch
     from transformers import DacModel, MimiModel
 
     place = _codec_beside(folder) or folder
     config = _config(place)
-    if config.model_type == "dac":
-        with torch.device("meta"):
-            expected = {name: tuple(value.shape) for name, value in DacModel(config).state_dict().items()}
-        check_tensors(place, stored_tensors(place), expected, "DAC")
-        return DacCodec(DacModel.from_pretrained(place))
-    if config.model_type == "mimi":
-        return MimiCodec(MimiModel.from_pretrained(place), int(config.num_quantizers))
-    model = MimiModel(_inside(folder, config))
-    state = {name.partition(".")[2]: value for name, value in codec_tensors(folder).items()}
-    missing, unexpected = model.load_state_dict(state, strict=False)
-    if missing or unexpected:
-        wrong = [*(f"{key} is missing" for key in missing), *(f"{key} is unknown" for key in unexpected)]
-        raise BaseModelError(f"{folder}: the codec inside the checkpoint doesn't fit: {', '.join(wrong[:5])}")
+    if config.model_type in _ALONE:
+        kind = DacModel if config.model_type == "dac" else MimiModel
+        _check_codec(place, config, config)
+        model = kind.from_pretrained(place)
+        return DacCodec(model) if kind is DacModel else MimiCodec(model, int(config.num_quantizers))
+    inside = _inside(folder, config)
+    _check_codec(folder, config, inside, "codec_model." if hasattr(config, "codec_config") else "audio_encoder.")
+    model = MimiModel(inside)
+    model.load_state_dict({name.partition(".")[2]: value for name, value in codec_tensors(folder).items()})
     return MimiCodec(model, int(config.num_codebooks))
 
 
 _INSIDE = ("codec_model.", "audio_encoder.")
 """Begin the names of the codec's tensors inside a checkpoint of CSM or Moshi."""
+
+
+def _check_codec(folder: Path, config: Any, codec_config: Any, prefix: str = "") -> None:
+    """Raise BaseModelError where the tensors of a codec are not what its configuration wants.
+
+    In the checkpoint of `config` their names begin with `prefix`. Unlike `check_tensors` this looks at the kind of
+    numbers of all of them: Mimi's centroids are neither weights nor biases by their names.
+    """
+    import torch
+    from transformers import DacModel, MimiModel
+
+    kind, name = (DacModel, "DAC") if codec_config.model_type == "dac" else (MimiModel, "Mimi")
+    try:
+        with torch.device("meta"):
+            made = kind(codec_config).state_dict()
+    except (ValueError, TypeError, RuntimeError, ArithmeticError) as error:
+        raise refused_config(folder, error) from error
+    expected = {f"{prefix}{key}": tuple(value.shape) for key, value in made.items()}
+    everything = stored_tensors(folder, getattr(config, "transformers_weights", None))
+    stored = {key: tensor for key, tensor in everything.items() if key.startswith(prefix)}
+    if not stored:
+        files = ", ".join(sorted({tensor.file.name for tensor in everything.values()}))
+        raise BaseModelError(
+            f"{folder}: {files} holds no tensor of the {name} that config.json describes (none is called {prefix}…), "
+            "so nothing can be coded; copy or fetch the whole checkpoint again"
+        )
+    check_tensors(folder, stored, expected, name)
+    for key, tensor in stored.items():
+        if tensor.dtype not in FLOATS:
+            raise BaseModelError(
+                f"{tensor.file}: {key} is stored as {tensor.dtype}, and a codec's tensors must be one of "
+                f"{', '.join(FLOATS)}; give the original checkpoint"
+            )
 
 
 def codec_tensors(folder: Path) -> dict[str, Any]:
@@ -241,13 +281,13 @@ def codec_tensors(folder: Path) -> dict[str, Any]:
     from safetensors import SafetensorError, safe_open
 
     state = {}
-    try:
-        for path in weight_files(folder, read_json(folder / "config.json").get("transformers_weights")):
+    for path in weight_files(folder, read_json(folder / "config.json").get("transformers_weights")):
+        try:
             with safe_open(path, framework="pt") as file:
                 for key in file.keys():  # noqa: SIM118
                     if key.startswith(_INSIDE):
                         value = file.get_tensor(key)
                         state[key] = value.to(torch.float32) if value.is_floating_point() else value
-    except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise BaseModelError(f"{folder}: the checkpoint's weights can't be read ({error}); get them again") from error
+        except (SafetensorError, OSError, ValueError) as error:
+            raise BaseModelError(f"{path} can't be read ({error}); copy or fetch the checkpoint again") from error
     return state

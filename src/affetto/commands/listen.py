@@ -40,7 +40,7 @@ def export(
 
 @app.command()
 def score(
-    votes: Annotated[list[Path], typer.Argument(help="Votes that listeners sent back (.json), or tables (.csv).")],
+    votes: Annotated[list[Path], typer.Argument(help="Files that listeners sent (.json), or webMUSHRA's lss.csv.")],
     key: Annotated[Path, typer.Option("--key", help="The key that export wrote.", exists=True, dir_okay=False)],
     target: Annotated[str | None, typer.Option("--emotion", "-e", help="The emotion that was asked for.")] = None,
 ) -> None:

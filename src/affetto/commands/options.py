@@ -14,6 +14,9 @@ from affetto.errors import ConfigError
 if TYPE_CHECKING:
     from affetto.config import Config
 
+FILES_FAILED = 4
+"""Exit status of an evaluation that ended well, but in which files could not be scored."""
+
 Emotion = Annotated[
     list[str] | None,
     typer.Option(

@@ -9,6 +9,7 @@ import typer
 
 from affetto.commands.judges import calibrate_on
 from affetto.commands.options import (
+    FILES_FAILED,
     BaseName,
     ConfigFile,
     Data,
@@ -26,9 +27,6 @@ from affetto.errors import ConfigError
 
 if TYPE_CHECKING:
     from affetto.evaluate.results import Results
-
-FILES_FAILED = 4
-"""Exit status of an evaluation that ended well, but in which files could not be scored."""
 
 app = typer.Typer()
 

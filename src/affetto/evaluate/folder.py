@@ -1,37 +1,55 @@
-"""A folder of sound files, evaluated: what `scripts/evaluation_metrics.py` calls."""
+"""A folder of sound files, evaluated, alone or beside others: what `scripts/evaluation_metrics.py` calls."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 
-from affetto.audio.columns import choose_columns, misspelt
-from affetto.audio.corpora.tables import read_table
-from affetto.audio.sound import FOREIGN_SUFFIXES, SOUND_SUFFIXES
 from affetto.errors import DataError
+from affetto.evaluate.expectations import against_neutral
+from affetto.evaluate.folder_files import folder_items
 from affetto.evaluate.journal import Journal, journal_path
 from affetto.evaluate.judge_facts import judge_facts
-from affetto.evaluate.results import JudgeFacts, Results, build_results, read_results, write_results
+from affetto.evaluate.results import (
+    Comparison,
+    FileRow,
+    JudgeFacts,
+    Results,
+    Role,
+    System,
+    build_results,
+    read_results,
+    write_results,
+)
 from affetto.evaluate.scoring import Item
-from affetto.evaluate.similarity import embed_files, set_similarities
-from affetto.evaluate.summary import build_system
+from affetto.evaluate.similarity import Scored, compare_emotions, compare_voices, reference_rows
+from affetto.evaluate.summary import build_system, compare, rows_by_prompt
 from affetto.judges.choice import Judges, choose_judges
 from affetto.progress import progress
 
-SUFFIXES = SOUND_SUFFIXES | FOREIGN_SUFFIXES
-"""Recordings that can't be decoded are listed as well, so that they are counted as failed and not passed over."""
-_TOLD = 5
-"""Problems of a table that one message holds."""
+BASE, REAL, NEUTRAL = "base", "real", "neutral"
+_ROLES: dict[str, Role] = {BASE: "base", REAL: "real", NEUTRAL: "files"}
 
 
 @dataclass(frozen=True)
-class Facts:
-    """What a metadata row says about a file."""
+class Beside:
+    """Folders that a folder is held against, with texts and speakers of their own as it has."""
 
-    text: str | None = None
-    speaker: str | None = None
+    base: Path | None = None
+    """The same sentences without the emotion, by the model as it was, say: paired by speaker and text (by the file's
+    name where it has no text)."""
+    reference: Path | None = None
+    """Real recordings of the emotion: the judges' ceiling, and whose voices and emotion the files should be like."""
+    neutral: Path | None = None
+    """Neutral speech of the same speakers, of any texts: what prosody is measured from."""
+
+    @property
+    def folders(self) -> dict[str, Path]:
+        """Those that are given, by the name of their system."""
+        given = {BASE: self.base, REAL: self.reference, NEUTRAL: self.neutral}
+        return {name: path for name, path in given.items() if path is not None}
 
 
 def evaluate_folder(
@@ -41,43 +59,89 @@ def evaluate_folder(
     *,
     judges: Mapping[str, str] | Judges | None = None,
     metadata: Path | None = None,
+    beside: Beside | None = None,
     command: str = "",
     device: str = "cpu",
     resume: bool = False,
 ) -> Results:
     """Score every sound file directly in folder `path` (or the one file `path`) and write the results to `output`.
 
-    Texts come from `metadata` (see `read_metadata`; by default the folder's own metadata.csv or metadata.jsonl), else
-    from a `.txt` of the same name beside the sound. `judges` are names by kind (see `choose_judges`), or judges
-    that are already loaded. Rows are kept beside `output` while they are made (see `journal`); `resume` takes those up
-    that still hold. Where `output` holds the results of a run (`affetto evaluate`), the folder becomes one more
-    system of them. Raises DataError where there is nothing to score or `output` can't be used, JudgeError where a judge
-    can't be used.
+    For texts and speakers see `folder_items`. `beside` names folders to hold it against. `judges` are names by kind
+    (see `choose_judges`), or judges that are already loaded. Rows are kept beside `output` while they are made (see
+    `journal`); `resume` takes those up that still hold. Where `output` holds the results of a run (`affetto
+    evaluate`), the folder becomes one more system of them. Raises DataError where there is nothing to score or `output`
+    can't be used, JudgeError where a judge can't be used.
     """
     if output.suffix.lower() != ".json":
         raise DataError(f"results are written as JSON (and CSV beside it): name {output.with_suffix('.json')}")
-    sounds = find_sounds(path)
-    metadata = metadata or _metadata_beside(path)
-    known = read_metadata(metadata) if metadata else {}
-    facts = _match(sounds, known)
-    items = [_item(sound, facts.get(sound, Facts())) for sound in sounds]
-    if metadata and not facts:
-        raise DataError(f"{metadata} names none of the {len(sounds)} files in {path}; it starts with {list(known)[:3]}")
+    folders = (beside or Beside()).folders
+    name = path.stem if path.is_file() else path.resolve().name
+    name = f"{name} (files)" if name in folders else name
+    items = {name: folder_items(path, metadata)} | {other: folder_items(where) for other, where in folders.items()}
+    for side in (name, BASE) if BASE in folders else ():
+        rows_by_prompt(_named(reference_rows(items[side])), None, side)
     chosen = judges if isinstance(judges, Judges) else choose_judges(judges or {}, emotion, device)
     run = _run_in(output, emotion, judge_facts(chosen))
+    if run is not None and folders:
+        raise DataError(f"{output} holds the results of a run, which has a base of its own: name another --output")
+
     journal = Journal(journal_path(output), chosen, emotion, resume=resume, device=device)
-    with progress(f"Judging {path.name}", len(items)) as bar:
-        rows = journal.score(items, bar.advance)
-    set_similarities(embed_files(items, rows, chosen.voice))
-    system = build_system(path.stem if path.is_file() else path.resolve().name, "files", rows, chosen)
-    system["folder"] = _seen_from(output.parent, path.parent if path.is_file() else path)
-    results = build_results(emotion, command, judge_facts(chosen), [system])
+    scored = {side: (mine, _scored(side, mine, journal)) for side, mine in items.items()}
+    _compare_vectors(name, scored, chosen)
+    systems = [_system(side, scored[side][1], chosen, output, folders.get(side, path)) for side in scored]
+    ceiling = next((system["metrics"]["recall"] for system in systems if system["role"] == "real"), None)
+    comparisons = _comparisons(name, {side: rows for side, (_, rows) in scored.items()}, emotion)
+    results = build_results(emotion, command, judge_facts(chosen, ceiling), systems, comparisons)
     if run is not None:
-        system["name"] = f"{system['name']} (files)"
-        others = [other for other in run["systems"] if other["name"] != system["name"]]
-        results = Results(**{**run, "systems": [*others, system]})
+        systems[0]["name"] = f"{name} (files)"
+        others = [other for other in run["systems"] if other["name"] != systems[0]["name"]]
+        results = Results(**{**run, "systems": [*others, systems[0]]})
     write_results(output, results)
     return results
+
+
+def _scored(name: str, items: Sequence[Item], journal: Journal) -> list[FileRow]:
+    with progress(f"Judging {name}", len(items)) as bar:
+        return journal.score(items, bar.advance)
+
+
+def _compare_vectors(name: str, scored: Mapping[str, Scored], judges: Judges) -> None:
+    """Fill what is told by cosines, in place."""
+    nothing: Scored = ((), ())
+    base, real = scored.get(BASE, nothing), scored.get(REAL, nothing)
+    others = [scored[side] for side in scored if side != BASE]
+    if judges.voice is not None:
+        with progress("Comparing voices", sum(len(items) for items, _ in scored.values()) + len(real[0])) as bar:
+            compare_voices(judges.voice, base, others, real[0], on_progress=bar.advance)
+    if judges.embedding is not None and real[0]:
+        compare_emotions(judges.embedding, [scored[side] for side in (name, BASE) if side in scored], real)
+
+
+def _system(name: str, rows: Sequence[FileRow], judges: Judges, output: Path, path: Path) -> System:
+    system = build_system(name, _ROLES.get(name, "files"), rows, judges)
+    system["folder"] = _seen_from(output.parent, path.parent if path.is_file() else path)
+    return system
+
+
+def _comparisons(name: str, rows: Mapping[str, Sequence[FileRow]], emotion: str) -> list[Comparison]:
+    found = []
+    if BASE in rows:
+        ours, theirs = _named(rows[name]), _named(rows[BASE])
+        found.append(compare(ours, theirs, system=name, against=BASE, prompt=None, emotion=emotion))
+    if NEUTRAL in rows:
+        ours, theirs = (_of_somebody(rows[side]) for side in (name, NEUTRAL))
+        found.append(against_neutral(ours, theirs, system=name, emotion=emotion))
+    return found
+
+
+def _named(rows: Sequence[FileRow]) -> list[FileRow]:
+    """The rows with something to be paired by: the text, or the file's name without its ending."""
+    return [FileRow(**{**row, "text": row["text"] or f"file {Path(row['file']).stem}"}) for row in rows]
+
+
+def _of_somebody(rows: Sequence[FileRow]) -> list[FileRow]:
+    """Files whose speaker isn't known count as one voice."""
+    return [FileRow(**{**row, "speaker": row["speaker"] or ""}) for row in rows]
 
 
 def _seen_from(start: Path, folder: Path) -> str:
@@ -106,90 +170,3 @@ def _run_in(output: Path, emotion: str, judges: Mapping[str, JudgeFacts | None])
             "emotion: name another --output"
         )
     return found
-
-
-def _metadata_beside(path: Path) -> Path | None:
-    candidates = [path / f"metadata{suffix}" for suffix in (".csv", ".jsonl")] if path.is_dir() else []
-    return next((candidate for candidate in candidates if candidate.is_file()), None)
-
-
-def find_sounds(path: Path) -> list[Path]:
-    """Sound files directly in a folder, by name, or the one file itself."""
-    if path.is_file():
-        return [path]
-    if not path.is_dir():
-        raise DataError(f"there is no folder or file {path}")
-    sounds = sorted(entry for entry in path.iterdir() if _is_sound(entry))
-    if not sounds:
-        below = sorted({str(entry.parent) for entry in path.rglob("*") if entry.suffix.lower() in SUFFIXES})
-        hint = f"; there are some in {', '.join(below[:3])}" if below else ""
-        raise DataError(f"{path} holds no sound files ({', '.join(sorted(SUFFIXES))}){hint}")
-    return sounds
-
-
-def _is_sound(entry: Path) -> bool:
-    """Files, and links to nothing, which then count as failed; not what macOS keeps of a file beside it (`._a.wav`)."""
-    is_named = entry.suffix.lower() in SUFFIXES and not entry.name.startswith(".")
-    return is_named and (entry.is_file() or (entry.is_symlink() and not entry.exists()))
-
-
-def read_metadata(path: Path) -> dict[str, Facts]:
-    """Texts and speakers by file name, from a table with column names that `affetto.audio.columns` knows.
-
-    CSV or TSV with a header line (`,`, `;`, `|` or tab between cells), or JSON lines. DataError where any of it can't
-    be read: half a table would leave files without their texts in silence.
-    """
-    table = read_table(path, str(path))
-    if table.problems:
-        told = "; ".join(f"{problem.where}: {problem.message}" for problem in table.problems[:_TOLD])
-        raise DataError(f"can't read all of the metadata: {told}")
-    if not table.columns and not table.rows:
-        raise DataError(f"{path} holds no rows")
-    known: dict[str, Facts] = {}
-    columns = choose_columns(table.columns, where=str(path))
-    if "text" not in columns and (doubts := misspelt(table.columns, columns)):
-        raise DataError(f"{path} has no text, and {'; '.join(doubts)}")
-    for number, row in table.rows:
-        columns = choose_columns(row, where=f"{path}:{number}")  # JSON lines may have each its own names
-        name = columns.text(row, "audio")
-        if name is None:
-            raise DataError(f"{path}:{number}: names no sound file")
-        facts = Facts(columns.text(row, "text"), columns.text(row, "speaker"))
-        if known.setdefault(name, facts) != facts:
-            raise DataError(f"{path}:{number}: {name} was given before, with another text or speaker")
-    if not known:
-        raise DataError(f"{path} holds no rows")
-    return known
-
-
-def _match(sounds: list[Path], known: Mapping[str, Facts]) -> dict[Path, Facts]:
-    """Metadata of each file that has some; its name there may have a folder before it, or no suffix."""
-    by_name: dict[str, set[Facts]] = {}
-    for name, facts in known.items():
-        by_name.setdefault(PureWindowsPath(name).name, set()).add(facts)  # which knows both kinds of slashes
-    matched = {}
-    for sound in sounds:
-        found = by_name.get(sound.name) or by_name.get(sound.stem) or set()
-        if len(found) > 1:
-            raise DataError(f"the metadata has {len(found)} different rows for {sound.name}, in different folders")
-        if found:
-            matched[sound] = next(iter(found))
-    return matched
-
-
-def _item(sound: Path, facts: Facts) -> Item:
-    try:
-        text = facts.text if facts.text is not None else _text_beside(sound)
-    except DataError as error:
-        return Item(sound.name, sound, speaker=facts.speaker, error=str(error))
-    return Item(sound.name, sound, text=text, speaker=facts.speaker)
-
-
-def _text_beside(sound: Path) -> str | None:
-    path = sound.with_suffix(".txt")
-    if not path.is_file():
-        return None
-    try:
-        return " ".join(path.read_text(encoding="utf-8-sig").split()) or None
-    except UnicodeDecodeError as error:
-        raise DataError(f"unreadable text: {path.name} is not UTF-8: {error}") from error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from rich.table import Table
@@ -38,13 +38,10 @@ def calibration_table(document: Mapping[str, Any]) -> Table:
 def said(document: Mapping[str, Any]) -> list[str]:
     """What follows from the numbers, in sentences."""
     lines = []
+    corpora = {file["corpus"].lower() for file in document["files"]}
     for kind, judge in document["judges"].items():
-        if judge is not None:
-            lines.append(f"{kind}: {judge['id']} ({judge['tier']}; licence {judge['licence'] or 'unknown'})")
-            lines += [f"  note: {judge['note']}"] if judge.get("note") else []
-            corpora = {file["corpus"] for file in document["files"]}
-            if flattered := [name for name in judge.get("heard", ()) if name.lower() in corpora]:
-                lines.append(f"  it was trained on {', '.join(flattered)}: these numbers flatter it")
+        for one in (judge.get("members") or [judge]) if judge is not None else ():
+            lines += _who(kind, one, corpora)
     emotion = document["emotion"]
     if emotion:
         deaf = [label for label, found in emotion["classes"].items() if found["heard"] == "no"]
@@ -65,6 +62,19 @@ def said(document: Mapping[str, Any]) -> list[str]:
                 f"This word judge gets most words of {corpus} wrong: don't let it score speech like that. Name another "
                 "with --judge words=ID_OR_FOLDER."
             )
+    return lines
+
+
+def _who(kind: str, judge: Mapping[str, Any], corpora: Collection[str]) -> list[str]:
+    lines = [f"{kind}: {judge['id']} ({judge['tier']}; licence {judge['licence'] or 'unknown'})"]
+    lines += [f"  note: {judge['note']}"] if judge.get("note") else []
+    if judge.get("heard") is None:
+        return [
+            *lines,
+            "  not known: what it was trained on. If these recordings were among it, the numbers flatter it",
+        ]
+    if flattered := [name for name in judge["heard"] if name.lower() in corpora]:
+        lines.append(f"  it was trained on {', '.join(flattered)}: these numbers flatter it")
     return lines
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from affetto.evaluate.results import JudgeFacts, Metric
-from affetto.judges.kinds import KINDS, LABELLED, Judges
+from affetto.judges.kinds import KINDS, LABELLED, Judges, Kind
 
 
 def judge_facts(judges: Judges, ceiling: Metric | None = None) -> dict[str, JudgeFacts | None]:
@@ -14,20 +14,30 @@ def judge_facts(judges: Judges, ceiling: Metric | None = None) -> dict[str, Judg
     for kind in KINDS:
         judge = getattr(judges, kind, None)
         if judge is not None:
-            found = JudgeFacts(
-                id=judge.id, tier=judge.tier, labels=list(judge.labels) if kind in LABELLED else None,
-                licence=judge.licence, sample_rate=judge.sample_rate, ceiling=ceiling if kind == "emotion" else None,
-            )  # fmt: skip
-            _add_known(found, judge)
+            found = _facts(kind, judge, ceiling if kind == "emotion" else None)
+            if members := getattr(judge, "members", ()):
+                found["members"] = [_facts(kind, member) for member in members]
             facts[kind] = found
     return facts
+
+
+def _facts(kind: Kind, judge: Any, ceiling: Metric | None = None) -> JudgeFacts:
+    found = JudgeFacts(
+        id=judge.id, tier=judge.tier, labels=list(judge.labels) if kind in LABELLED else None,
+        licence=judge.licence, sample_rate=judge.sample_rate, ceiling=ceiling,
+    )  # fmt: skip
+    _add_known(found, judge)
+    return found
 
 
 def _add_known(facts: JudgeFacts, judge: Any) -> None:
     """Languages, corpora, scale and note of a judge, as far as anybody said."""
     known = getattr(judge, "known", None)
     if known is not None:
-        facts["languages"], facts["heard"] = list(known.languages), list(known.heard)
+        if known.languages is not None:
+            facts["languages"] = list(known.languages)
+        if known.heard is not None:
+            facts["heard"] = list(known.heard)
         if known.note is not None:
             facts["note"] = known.note
     scale = getattr(judge, "scale", None) or getattr(known, "scale", None)

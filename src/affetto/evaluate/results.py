@@ -78,7 +78,7 @@ class JudgeFacts(TypedDict):
     """Who judged."""
 
     id: str
-    tier: Literal["miniature", "bundled", "hub", "local"]
+    tier: Literal["miniature", "bundled", "package", "hub", "local", "mixed"]
     labels: list[str] | None
     licence: str | None
     sample_rate: int
@@ -88,6 +88,8 @@ class JudgeFacts(TypedDict):
     """Corpora that it was trained on, whose clips it flatters. Absent, as the others are, where nobody said."""
     scale: NotRequired[str]
     note: NotRequired[str]
+    members: NotRequired[list[JudgeFacts]]
+    """Each of several quality judges by itself."""
 
 
 @_checked

@@ -26,7 +26,7 @@ from affetto.judges.predictors import members_of
 from affetto.metrics.activity import Activity, find_activity
 from affetto.metrics.emotion import first_choices, target_posteriors
 from affetto.metrics.prosody import measure_pitch
-from affetto.metrics.words import score_words, syllables_per_second, words_per_second
+from affetto.metrics.words import rate_values, score_words
 
 __all__ = ["Item", "compare", "score_files", "summarise"]
 
@@ -140,20 +140,8 @@ def _find_error(samples: NDArray[np.float32]) -> tuple[str | None, Activity | No
 
 
 def _signal_values(samples: NDArray[np.float32], activity: Activity, text: str | None) -> dict[str, float | None]:
-    pitch = measure_pitch(samples, SAMPLE_RATE)
-    sounding_s = activity.end_s - activity.start_s
-    words_per_s = None if text is None else words_per_second(text, sounding_s)
-    return {
-        "f0_median_st": pitch.median_st,
-        "f0_range_st": pitch.range_st,
-        "jitter": pitch.jitter,
-        "words_per_s": words_per_s,
-        "seconds_per_word": None if words_per_s is None else 1 / words_per_s,
-        "syllables_per_s": None if text is None else syllables_per_second(text, sounding_s),
-        "level_db": activity.level_db,
-        "pause_share": activity.pause_share,
-        "longest_silence_s": activity.longest_silence_s,
-    }
+    rates = {} if text is None else rate_values(text, activity.end_s - activity.start_s)
+    return {**measure_pitch(samples, SAMPLE_RATE).to_values(), **rates, **activity.to_values()}
 
 
 def _judge_emotion(usable: Sequence[_Usable], judges: Judges, emotion: str) -> None:
@@ -179,15 +167,7 @@ def _judge_words(usable: Sequence[_Usable], judges: Judges) -> None:
             _fill(file.row, {"heard": heard})
             score = None if file.item.text is None else score_words(file.item.text, heard)
             if score is not None:
-                _fill(file.row, {
-                    "wer": score.word_edits / score.num_words, "cer": score.char_edits / score.num_chars,
-                    "word_edits": score.word_edits, "num_words": score.num_words,
-                    "substitutions": score.substitutions, "deletions": score.deletions,
-                    "insertions": score.insertions, "intelligible": int(score.is_intelligible),
-                    "char_edits": score.char_edits, "num_chars": score.num_chars,
-                    "truncated": int(score.is_truncated), "repeated": int(score.is_repeated),
-                    "runaway": int(score.is_runaway),
-                })  # fmt: skip
+                _fill(file.row, score.to_values())
 
 
 def _judge_quality(usable: Sequence[_Usable], judges: Judges) -> None:

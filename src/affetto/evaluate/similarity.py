@@ -51,15 +51,19 @@ class Embedded:
 
 
 def compare_voices(
-    judge: VoiceJudge, base: Scored, others: Sequence[Scored], references: Sequence[Item], reseeded: Scored = ((), ())
+    judge: VoiceJudge, base: Scored, others: Sequence[Scored], references: Sequence[Item],
+    reseeded: Scored = ((), ()), on_progress: Callable[[int], object] | None = None,
 ) -> None:  # fmt: skip
-    """Fill the four values of voices in the rows of `base`, each of `others` and the `reseeded` base, in place."""
-    base_voices = embed_files(*base, judge)
-    clips = embed_files(references, reference_rows(references), judge)
+    """Fill the four values of voices in the rows of `base`, each of `others` and the `reseeded` base, in place.
+
+    `on_progress` is told of how many more files a voice was heard, the references' included.
+    """
+    base_voices = embed_files(*base, judge, on_progress)
+    clips = embed_files(references, reference_rows(references), judge, on_progress)
     set_similarities(base_voices, base_voices, clips, is_base=True)
     for items, rows in others:
-        set_similarities(embed_files(items, rows, judge), base_voices, clips)
-    set_similarities(embed_files(*reseeded, judge), base_voices, clips, by_seed=False)
+        set_similarities(embed_files(items, rows, judge, on_progress), base_voices, clips)
+    set_similarities(embed_files(*reseeded, judge, on_progress), base_voices, clips, by_seed=False)
 
 
 def compare_emotions(judge: EmbeddingJudge, systems: Sequence[Scored], real: Scored) -> None:
@@ -69,7 +73,10 @@ def compare_emotions(judge: EmbeddingJudge, systems: Sequence[Scored], real: Sco
         set_emotion_similarity(embedded, recordings)
 
 
-def embed_files(items: Sequence[Item], rows: Sequence[FileRow], judge: VectorJudge | None) -> list[Embedded]:
+def embed_files(
+    items: Sequence[Item], rows: Sequence[FileRow], judge: VectorJudge | None,
+    on_progress: Callable[[int], object] | None = None,
+) -> list[Embedded]:  # fmt: skip
     """Vectors of the files that have no error and are long enough; `items` are what `rows` were scored from.
 
     Nothing without a judge.
@@ -81,6 +88,10 @@ def embed_files(items: Sequence[Item], rows: Sequence[FileRow], judge: VectorJud
         assert judge is not None
         vectors = judge.embed([load(item, judge.sample_rate) for item, _ in part])
         found += [Embedded(row, unit) for (_, row), unit in zip(part, vectors, strict=True) if unit is not None]
+        if on_progress:
+            on_progress(len(part))
+    if on_progress:
+        on_progress(len(items) - len(usable))
     return found
 
 

@@ -165,7 +165,10 @@ def compare(
     unique.
     """
     margins = PLAIN_MARGINS if prompt == "plain" else MARGINS
-    ours, theirs = _by_key(system_rows, prompt, system, by_seed), _by_key(base_rows, prompt, against, by_seed)
+    ours, theirs = (
+        rows_by_prompt(system_rows, prompt, system, by_seed),
+        rows_by_prompt(base_rows, prompt, against, by_seed),
+    )
     pairs = [(ours[key], theirs[key]) for key in sorted(set(ours) & set(theirs), key=str)]
     num_lost = sum(row["error"] is None and _is_lost(ours.get(key)) for key, row in theirs.items())
     is_same = bool(pairs) and all(one["values"] == other["values"] for one, other in pairs)
@@ -265,10 +268,13 @@ def _reason(rows: Sequence[FileRow], measure: Measure, judges: Judges) -> str:
     return measure.lacking
 
 
-def _by_key(
-    rows: Sequence[FileRow], prompt: Prompt | None, name: str, by_seed: bool
+def rows_by_prompt(
+    rows: Sequence[FileRow], prompt: Prompt | None, name: str, by_seed: bool = True
 ) -> dict[tuple[object, ...], FileRow]:  # fmt: skip
-    """Rows of `prompt` by what is paired; rows without a text can't be paired."""
+    """Rows of `prompt` by what is paired: (text, speaker, seed); rows without a text can't be paired.
+
+    Raises DataError where two rows of the system `name` would be one pair's.
+    """
     chosen = [row for row in rows if row["prompt"] == prompt and row["text"] is not None]
     keys = [(row["text"], row["speaker"], row["seed"] if by_seed else None) for row in chosen]
     if repeated := [key for key, times in Counter(keys).items() if times > 1]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,15 +25,26 @@ _INSIDE = ("state_dict", "model_state_dict", "model")
 
 def checkpoint_folder(source: Source, files: Sequence[str]) -> Path:
     """The folder with `files` of a source, fetched where it is on the hub; JudgeError where one is missing."""
-    folder = Path(source.where)
-    if source.tier == "hub":
-        try:
-            folder = fetch_files(source.where, source.revision, files)
-        except BaseModelError as error:
-            raise JudgeError(f"can't fetch the judge {source.id}: {error}") from error
+    folder = fetched(source, files)
     if missing := [name for name in files if not (folder / name).is_file()]:
         raise JudgeError(f"{source.id} lacks {', '.join(missing)}")
     return folder
+
+
+def fetched(source: Source, files: Sequence[str]) -> Path:
+    """The folder of a source with those of `files` (names or patterns) that it has; JudgeError without the hub."""
+    if source.tier != "hub":
+        return Path(source.where)
+    try:
+        return fetch_files(source.where, source.revision, files)
+    except BaseModelError as error:
+        raise JudgeError(f"can't fetch the judge {source.id}: {error}") from error
+
+
+def at_commit(source: Source, folder: Path) -> Source:
+    """`source` with the commit that it resolved to, where nobody pinned one and `folder` is the hub's snapshot."""
+    is_snapshot = source.tier == "hub" and folder.parent.name == "snapshots"
+    return replace(source, revision=folder.name) if is_snapshot else source
 
 
 def read_state(path: Path, name: str) -> dict[str, Tensor]:

@@ -25,7 +25,7 @@ from affetto.judges.kinds import (
     VoiceJudge,
     WordJudge,
 )
-from affetto.judges.known import BUNDLED_VOICE, KNOWN_JUDGES, KnownJudge
+from affetto.judges.known import BUNDLED_VOICE, KNOWN_JUDGES, MINIATURE_JUDGES, KnownJudge
 from affetto.judges.labels import to_affetto
 from affetto.model.packed import unpacked
 
@@ -57,7 +57,7 @@ class Source:
     labels: Mapping[str, str] | None = None
     """None reads them by `labels.to_affetto`."""
     known: KnownJudge | None = None
-    """What the registry says of it; None for a folder: nothing on disk is what a hub model is."""
+    """What the registry says of it; None for a user's folder: nothing on disk is what a hub model is."""
 
 
 @overload
@@ -248,16 +248,16 @@ def _check_kinds(choices: Mapping[str, str]) -> None:
 
 def _miniature(kind: Kind, device: str) -> AnyJudge:
     """A judge that ships with affetto; embeddings are its emotion judge's."""
-    name = "emotion" if kind == "embedding" else kind
+    name: Kind = "emotion" if kind == "embedding" else kind
     folder = Path(str(resources.files("affetto.miniature"))) / "assets" / "judges" / name
     if not (folder / "config.json").is_file():
         raise MissingDependencyError(
             f"the miniature's {name} judge isn't in this installation; name one with --judge {kind}=ID_OR_FOLDER"
         )
     folder = unpacked(folder)
-    return _load(
-        kind, Source(str(folder), f"miniature/{name}@{weights_hash(folder)}", "miniature", "Apache-2.0"), device
-    )
+    known = MINIATURE_JUDGES[name]
+    source = Source(str(folder), f"miniature/{name}@{weights_hash(folder)}", known.tier, known.licence, known=known)
+    return _load(kind, source, device)
 
 
 def _load(kind: Kind, source: Source, device: str) -> AnyJudge:

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from affetto.errors import JudgeError
-from affetto.judges.checkpoints import CheckpointListener, checkpoint_folder, load_state, read_state
+from affetto.judges.checkpoints import CheckpointListener, at_commit, checkpoint_folder, load_state, read_state
 from affetto.judges.choice import Source
 from affetto.judges.emotion2vec_network import Emotion2vec, Shape
 
@@ -37,6 +37,7 @@ def is_laid_out_so(source: Source) -> bool:
 def load(source: Source, device: str) -> CheckpointListener:
     """Load a checkpoint with labels, whole; JudgeError where that can't be."""
     folder = checkpoint_folder(source, FILES)
+    source = at_commit(source, folder)
     try:
         config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     except yaml.YAMLError as error:

@@ -2,8 +2,9 @@
 
 A judge's `tier` says where it comes from, and nothing that was found offline is ever reported under a hub model's
 name: `miniature` (ships with affetto, hears the miniature's voices only), `bundled` (hears people; comes with affetto
-or a dependency), `local` (a folder on disk, named after it and its weights' hash), `hub` (a Hugging Face id, pinned to
-a commit).
+or a dependency), `package` (a Python package that somebody installed beside affetto, named with its version), `local`
+(a file or folder on disk, named after it and its weights' hash), `hub` (a Hugging Face id, pinned to a commit). Several
+quality judges of different tiers are `mixed`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ Kind = Literal["emotion", "words", "quality", "voice", "dimensions", "embedding"
 KINDS: tuple[Kind, ...] = ("emotion", "words", "quality", "voice", "dimensions", "embedding")
 LABELLED: tuple[Kind, ...] = ("emotion", "embedding")
 """Kinds whose judges have labels, among which the target emotion must be."""
-Tier = Literal["miniature", "bundled", "hub", "local"]
+Tier = Literal["miniature", "bundled", "package", "hub", "local", "mixed"]
 DIMENSIONS = ("arousal", "dominance", "valence")
 
 

@@ -3,20 +3,26 @@
 Each is one of
 - `dnsmos`, which is bundled;
 - `distillmos`, Microsoft's Distill-MOS (Stahl & Gamper 2025, arXiv 2502.05356), where that package is installed;
-- a TorchScript file (`utmos.jit`, say): samples (1, T) in, as many numbers as it has outputs out. What it is may be
-  said in a JSON file beside it, of the same name with `.json`: `name`, `sample_rate` (16000), `input` (`float32` in
-  ±1, or `int16`), `outputs` (names, `["mos"]`), `scale`, `licence`. A folder with one such pair will do as well;
-- a transformers audio classifier used as a regressor (folder or hub id): one number per label, no softmax.
+- `utmos`, a TorchScript file from the hub (`known` says which);
+- a TorchScript file (`mine.jit`, say), or a folder or hub id with one: samples (1, T) in, as many numbers as it has
+  outputs out. What it is may be said in a JSON file beside it, of the same name with `.json`: `name`, `sample_rate`
+  (16000), `input` (`float32` in ±1, or `int16`), `outputs` (names, `["mos"]`), `scale`, `licence`; in a folder or a hub
+  repository `judge.json` will do as well;
+- `utmos:PATH` or `nisqa:PATH`, such a file or folder of which affetto knows what that JSON would say (a file called
+  `utmos.jit`, as balacoon/utmos calls it, gets `int16`);
+- a transformers audio classifier used as a regressor (folder or hub id): one number per label, no softmax. A
+  `judge.json` in it may say `name`, `outputs`, `scale` and `licence`.
 Scores come out as they are, beyond 1 and 5 too: clipping would hide that a predictor is out of its depth. Nothing is
-known of a predictor's scale or licence but what it says itself; it is null otherwise.
+known of any other predictor's scale or licence but what it says itself; it is null otherwise.
 """
 
 from __future__ import annotations
 
 import importlib
-import importlib.util
+import importlib.metadata
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +30,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from affetto.errors import JudgeError, MissingDependencyError
-from affetto.files import hash_bytes, read_json
-from affetto.judges.choice import OFF, dnsmos, find_source
+from affetto.files import hash_bytes
+from affetto.judges.choice import OFF, Source, dnsmos, find_source
 from affetto.judges.kinds import QualityJudge
-from affetto.judges.known import KNOWN_JUDGES
-
-SCRIPT_SUFFIXES = (".jit", ".pt", ".ts", ".torchscript")
-_KEYS = {"name", "sample_rate", "input", "outputs", "scale", "licence"}
-_INPUTS = ("float32", "int16")
+from affetto.judges.known import KNOWN_JUDGES, SCRIPTS, KnownJudge, known_script
+from affetto.judges.scripts import FOLDER_FACTS, SUFFIXES, find_script, is_script_folder, read_facts, script_facts
 
 Sounds = Sequence[NDArray[np.float32]]
 
@@ -50,8 +53,9 @@ class Predictor:
         sample_rate: int = 16_000,
         scale: str | None = None,
         licence: str | None = None,
+        known: KnownJudge | None = None,
     ) -> None:
-        self._predict = predict
+        self._predict, self.known = predict, known
         self.id, self.tier, self.licence, self.scale, self.sample_rate = id, tier, licence, scale, sample_rate
         stem = f"mos_{_slug(name)}"
         self.names = (stem,) if len(outputs) == 1 else tuple(f"{stem}_{_slug(output)}" for output in outputs)
@@ -78,13 +82,19 @@ class QualityPanel:
     def __init__(self, members: Sequence[QualityJudge]) -> None:
         self.members = tuple(members)
         self.id = " + ".join(judge.id for judge in members)
-        self.tier = members[0].tier
+        tiers = {judge.tier for judge in members}
+        self.tier = tiers.pop() if len(tiers) == 1 else "mixed"
         self.licence = " + ".join(judge.licence or "unknown" for judge in members)
         self.sample_rate = members[0].sample_rate
         scales = [(judge.id, getattr(judge, "scale", None) or "unknown") for judge in members]
         self.scale = "; ".join(f"{name}: {scale}" for name, scale in scales)
         if repeated := [name for name in self.ids if self.ids.count(name) > 1]:
             raise JudgeError(f"the quality judge {repeated[0]} is named twice")
+        names = [name for judge in members for name in getattr(judge, "names", ())]
+        if repeated := [name for name in names if names.count(name) > 1]:
+            raise JudgeError(
+                f"two of {self.id} call a score {repeated[0]}: give one of them another `name` in the JSON beside it"
+            )
 
     @property
     def ids(self) -> list[str]:
@@ -124,87 +134,122 @@ def _load_one(name: str, device: str) -> QualityJudge:
         return dnsmos()
     if name == "distillmos":
         return _load_distillmos(device)
+    short, colon, place = name.partition(":")
+    if colon and short in SCRIPTS:
+        return _load_local_script(Path(place).expanduser(), device, short)
+    short, at, revision = name.partition("@")
+    if short in SCRIPTS:
+        _check_is_published(short, KNOWN_JUDGES[SCRIPTS[short]])
+        return _load_from_hub(find_source("quality", f"{SCRIPTS[short]}{at}{revision}"), device)
     path = Path(name).expanduser()
-    if path.is_file() or path.suffix in SCRIPT_SUFFIXES:
-        return _load_script(path, device)
-    scripts = sorted(entry for entry in path.glob("*") if entry.suffix in SCRIPT_SUFFIXES) if path.is_dir() else []
-    if scripts and not (path / "config.json").is_file():
-        if len(scripts) > 1:
-            raise JudgeError(f"{path} holds {len(scripts)} TorchScript files: name one of them")
-        return _load_script(scripts[0], device)
+    if path.is_file() or path.suffix in SUFFIXES or is_script_folder(path):
+        return _load_local_script(path, device)
     if not path.is_dir() and "/" not in name:
         raise JudgeError(
-            f"there is no quality judge {name}; there are dnsmos, distillmos, TorchScript files "
-            f"({', '.join(SCRIPT_SUFFIXES)}), and transformers regressors by folder or hub id"
+            f"there is no quality judge {name}; there are dnsmos, distillmos, {', '.join(SCRIPTS)}, TorchScript files "
+            f"({', '.join(SUFFIXES)}) by path, folder or hub id, and transformers regressors by folder or hub id"
         )
-    return _load_regressor(name, device)
+    source = find_source("quality", name)
+    return _load_from_hub(source, device) if source.tier == "hub" else _load_regressor(source, path, device)
+
+
+def _check_is_published(name: str, known: KnownJudge) -> None:
+    """Refuse a judge that only its authors' own code can load, and say how to get there all the same."""
+    script = known.script
+    assert script is not None
+    if script.file is None:
+        raise JudgeError(
+            f"no TorchScript file of {name} is known on the hub, and its own weights ({known.licence}) load only with "
+            f"its own code: load them with that, save as {name}.jit what torch.jit.script or torch.jit.trace makes of "
+            f"a module that takes samples (1, T) at {known.sample_rate} Hz and gives {', '.join(script.outputs)}, and "
+            f"name it with --judge quality={name}:{name}.jit"
+        )
 
 
 def _load_distillmos(device: str) -> QualityJudge:
-    if importlib.util.find_spec("distillmos") is None:
-        raise MissingDependencyError("Distill-MOS isn't installed: pip install distillmos")
+    try:
+        version = importlib.metadata.version("distillmos")
+    except importlib.metadata.PackageNotFoundError as error:
+        raise MissingDependencyError("Distill-MOS isn't installed: pip install distillmos") from error
     import torch
 
     model = importlib.import_module("distillmos").ConvTransformerSQAModel().eval().to(device)
     known = KNOWN_JUDGES["distillmos"]
     return Predictor(
         lambda sound: _run(torch, model, torch.from_numpy(np.ascontiguousarray(sound)), device), "distillmos", ["mos"],
-        id="distillmos", tier="bundled", licence=known.licence, scale=known.scale, sample_rate=known.sample_rate,
+        id=f"distillmos@{version}", tier=known.tier, licence=known.licence,
+        scale=known.scale, sample_rate=known.sample_rate, known=known,
     )  # fmt: skip
 
 
-def _load_script(path: Path, device: str) -> QualityJudge:
+def _load_local_script(path: Path, device: str, name: str | None = None) -> QualityJudge:
+    """A TorchScript file, or the one in a folder; `name` of `SCRIPTS` where somebody says that it is that."""
+    is_in_folder = path.is_dir()
+    script = find_script(path, str(path)) if is_in_folder else path
+    if script is None or not script.is_file():
+        raise JudgeError(f"there is no file {path} to load a quality judge from")
+    known = known_script(name, script.name) if name else None
+    facts = script_facts(script, known, is_in_folder=is_in_folder)
+    found = f"local/{script.name}@{hash_bytes(script.read_bytes())[:12]}"
+    return _load_script(script, facts, Source(str(path), found, "local", None, known=known), device)
+
+
+def _load_from_hub(source: Source, device: str) -> QualityJudge:
+    """A TorchScript file of a hub repository, or else its transformers model."""
+    from affetto.judges.checkpoints import at_commit, checkpoint_folder, fetched
+
+    script = source.known.script if source.known else None
+    if script is not None and script.file is not None:
+        folder = checkpoint_folder(source, [script.file])
+        path: Path | None = folder / script.file
+    else:
+        folder = fetched(source, ["config.json", FOLDER_FACTS])
+        if (folder / "config.json").is_file():
+            return _load_regressor(source, folder, device)
+        folder = fetched(source, [*(f"*{suffix}" for suffix in SUFFIXES), "*.json"])
+        path = find_script(folder, source.id)
+    if path is None:
+        raise JudgeError(f"{source.id} has neither a config.json nor a TorchScript file ({', '.join(SUFFIXES)})")
+    source = at_commit(source, folder)
+    facts = script_facts(path, source.known, is_in_folder=True)
+    name = f"{source.id}@{source.revision}" if source.revision else source.id
+    return _load_script(path, facts, replace(source, id=name), device)
+
+
+def _load_script(path: Path, facts: dict[str, Any], source: Source, device: str) -> QualityJudge:
     import torch
 
-    if not path.is_file():
-        raise JudgeError(f"there is no file {path} to load a quality judge from")
-    about = _read_about(path)
     try:
         model = torch.jit.load(str(path), map_location=device).eval()  # type: ignore[no-untyped-call]
     except (RuntimeError, ValueError, OSError) as error:
         raise JudgeError(f"{path} is no TorchScript file (a pickled model can't be a judge): {error}") from error
-    is_int16 = about.get("input") == "int16"
+    is_int16 = facts.get("input") == "int16"
 
     def predict(sound: NDArray[np.float32]) -> NDArray[np.float64]:
         whole = np.clip(np.round(sound * 32767.0), -32768, 32767).astype(np.int16) if is_int16 else sound
         return _run(torch, model, torch.from_numpy(np.ascontiguousarray(whole)), device)
 
     return Predictor(
-        predict, str(about.get("name", path.stem)), about.get("outputs", ["mos"]),
-        id=f"local/{path.name}@{hash_bytes(path.read_bytes())[:12]}", tier="local",
-        sample_rate=int(about.get("sample_rate", 16_000)), scale=about.get("scale"), licence=about.get("licence"),
+        predict, str(facts.get("name", path.stem)), facts.get("outputs", ["mos"]), id=source.id, tier=source.tier,
+        sample_rate=int(facts.get("sample_rate", 16_000)), scale=facts.get("scale"), licence=facts.get("licence"),
+        known=source.known,
     )  # fmt: skip
 
 
-def _read_about(path: Path) -> dict[str, Any]:
-    """What the JSON beside a TorchScript file says of it."""
-    beside = path.with_suffix(".json")
-    if not beside.is_file():
-        return {}
-    try:
-        about = read_json(beside)
-    except (OSError, ValueError) as error:
-        raise JudgeError(f"can't read {beside}: {error}") from error
-    if not isinstance(about, dict) or set(about) - _KEYS:
-        raise JudgeError(f"{beside} must be a JSON object with keys out of {', '.join(sorted(_KEYS))}")
-    if about.get("input", "float32") not in _INPUTS:
-        raise JudgeError(f"{beside}: input is {about['input']!r}, which must be one of {', '.join(_INPUTS)}")
-    rate, outputs = about.get("sample_rate", 16_000), about.get("outputs", ["mos"])
-    if not isinstance(rate, int) or rate <= 0 or not isinstance(outputs, list) or not outputs:
-        raise JudgeError(f"{beside}: sample_rate must be a whole number over 0, outputs a list of names")
-    return about
-
-
-def _load_regressor(name: str, device: str) -> QualityJudge:
+def _load_regressor(source: Source, folder: Path, device: str) -> QualityJudge:
+    """A transformers model; `folder` is where its `judge.json` may lie."""
     import torch
     import transformers
 
     from affetto.judges.listeners import TransformersJudge, load, load_whole
 
-    source = find_source("quality", name)
+    facts = read_facts(folder / FOLDER_FACTS, is_script=False)
     model = load_whole(transformers.AutoModelForAudioClassification, source)
     judge = TransformersJudge(model, load(transformers.AutoFeatureExtractor, source), source, device)
-    outputs = [str(model.config.id2label[index]) for index in range(model.config.num_labels)]
+    labels = [str(model.config.id2label[index]) for index in range(model.config.num_labels)]
+    outputs = facts.get("outputs", labels)
+    if len(outputs) != len(labels):
+        raise JudgeError(f"{source.id} has the labels {', '.join(labels)}, its {FOLDER_FACTS} {len(outputs)} outputs")
 
     @torch.inference_mode()
     def predict(sound: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -212,10 +257,11 @@ def _load_regressor(name: str, device: str) -> QualityJudge:
         scores: NDArray[np.float64] = judge.model(**inputs).logits[0].double().cpu().numpy()
         return scores
 
-    stem = Path(name.partition("@")[0]).name
     return Predictor(
-        predict, stem, outputs, id=judge.id, tier=judge.tier, sample_rate=judge.sample_rate, licence=judge.licence
-    )
+        predict, str(facts.get("name", Path(source.where).name)), outputs, id=judge.id, tier=judge.tier,
+        sample_rate=judge.sample_rate, scale=facts.get("scale"), licence=facts.get("licence", judge.licence),
+        known=source.known,
+    )  # fmt: skip
 
 
 def _run(torch: Any, model: Any, sound_T: Any, device: str) -> NDArray[np.float64]:

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from affetto.errors import JudgeError, MissingDependencyError
 from affetto.files import hash_bytes
+from affetto.judges.known import KNOWN_JUDGES
 from affetto.judges.threads import one_thread_each
 
 SAMPLE_RATE = 16_000
@@ -43,9 +44,8 @@ class DnsmosJudge:
     """Quality judge behind the `QualityJudge` protocol."""
 
     id = "speechmos/dnsmos-p835"
-    tier = "bundled"
-    licence = "MIT"
-    scale = "1 to 5"
+    known = KNOWN_JUDGES["dnsmos"]
+    tier, licence, scale = known.tier, known.licence, known.scale
     sample_rate = SAMPLE_RATE
 
     def __init__(self, num_threads: int | None = None) -> None:

@@ -23,6 +23,7 @@ from transformers import Wav2Vec2Config, Wav2Vec2Model
 from affetto.errors import JudgeError
 from affetto.judges.checkpoints import (
     CheckpointListener,
+    at_commit,
     checkpoint_folder,
     fewest_samples,
     load_state,
@@ -79,6 +80,7 @@ def is_laid_out_so(source: Source) -> bool:
 def load(source: Source, device: str) -> CheckpointListener:
     """Load a checkpoint, whole; JudgeError where that can't be."""
     folder = checkpoint_folder(source, FILES)
+    source = at_commit(source, folder)
     states = {name: read_state(folder / f"{name}.ckpt", source.id) for name in ("wav2vec2", "model")}
     body = {key: value for key, value in states["wav2vec2"].items() if key.startswith("model.")}
     head = {key.replace(_HEAD, "head"): value for key, value in states["model"].items() if key.startswith(_HEAD)}

@@ -15,17 +15,16 @@ from dataclasses import dataclass
 from importlib import resources
 from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import soundfile
-import yaml
 from numpy.typing import NDArray
 
 from affetto.audio.corpora.files import sound_files, text_beside
 from affetto.audio.sound import SoundError, read_sound
 from affetto.errors import DataError
 from affetto.files import hash_text, write_json, write_text
+from affetto.listening.webmushra import one_after_another, stereo, webmushra_config
 from affetto.metrics.activity import find_activity
 
 KEY_SCHEMA, VOTES_SCHEMA = "affetto.listening-key/1", "affetto.votes/1"
@@ -52,19 +51,24 @@ def export_test(
 ) -> Path:
     """Write the test of `systems` (folders whose files of one name say one sentence); returns the key's path.
 
-    `out` gets `test.html`, `webmushra.yaml` and `audio/`; the key goes to `OUT_key.json` beside it. Raises DataError
-    where fewer than two systems share a file, or a sound can't be read.
+    `out` gets `test.html`, which needs nothing else, and `webmushra.yaml` with `audio/`, for webMUSHRA's `configs`; the
+    key goes to `OUT_key.json` beside it. Raises DataError where fewer than two systems share a file, or a sound can't
+    be read.
     """
     items, sentences = _items(systems, num_sentences, seed)
     pairs = _pairs(items, sentences, seed)
     test = hash_text(*(item.id for item in items))[:12]
-    for item in items:
-        path = out / "audio" / f"{item.id}.wav"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(_wav(item.samples))
+    sounds = {item.id: item.samples for item in items}
+    sounds |= {name: one_after_another(a.samples, b.samples, _RATE) for name, a, b in pairs}
+    (out / "audio").mkdir(parents=True, exist_ok=True)
+    for name, samples in sounds.items():
+        (out / "audio" / f"{name}.wav").write_bytes(_wav(stereo(samples, _RATE)))
     choices = [*dict.fromkeys(emotions), *CHOICES]
     write_text(out / "test.html", _page(test, items, pairs, choices))
-    write_text(out / "webmushra.yaml", _webmushra(test, items, pairs, choices))
+    config = webmushra_config(
+        test, out.resolve().name, [item.id for item in items], [name for name, _, _ in pairs], choices
+    )
+    write_text(out / "webmushra.yaml", config)
     key = out.with_name(f"{out.name}_key.json")
     write_json(
         key,
@@ -106,7 +110,8 @@ def _items(systems: Mapping[str, Path], num_sentences: int, seed: int) -> tuple[
                 samples = level(read_sound(path, _RATE), _RATE)
             except SoundError as error:
                 raise DataError(f"{path} can't be heard by anybody: {error}") from error
-            blind = hash_text("listening", str(seed), name, sentence, str(draw.random()))[:10]
+            # A letter first: YAML readers take digits around an e for a number.
+            blind = "s" + hash_text("listening", str(seed), name, sentence, str(draw.random()))[:10]
             items.append(Item(blind, name, path.name, text_beside(path), samples))
     draw.shuffle(items)
     return items, sentences
@@ -150,36 +155,3 @@ def _page(test: str, items: Sequence[Item], pairs: Sequence[tuple[str, Item, Ite
         pairs=[(name, a.id, b.id) for name, a, b in pairs],
         choices=list(choices),
     )
-
-
-def _webmushra(
-    test: str, items: Sequence[Item], pairs: Sequence[tuple[str, Item, Item]], choices: Sequence[str]
-) -> str:
-    """The same test for webMUSHRA (Schoeffler et al. 2018): `likert_single_stimulus` and `paired_comparison` pages."""
-
-    def likert(item: Item, kind: str, question: str, responses: list[dict[str, Any]]) -> dict[str, Any]:
-        return {
-            "type": "likert_single_stimulus", "id": f"{kind}-{item.id}", "name": question, "mustRate": True,
-            "mustPlayback": "processUntilEnd", "reference": None, "stimuli": {item.id: f"audio/{item.id}.wav"},
-            "response": responses,
-        }  # fmt: skip
-
-    natural = [{"value": value, "label": f"{value}"} for value in range(1, 6)]
-    feelings = [{"value": choice, "label": choice} for choice in choices]
-    pages: list[Any] = [["random", *(likert(item, "naturalness", "How natural is it?", natural) for item in items)]]
-    pages.append(["random", *(likert(item, "emotion", "Which emotion is it?", feelings) for item in items)])
-    pages.append(
-        [
-            "random",
-            *(
-                {
-                    "type": "paired_comparison", "id": name, "name": "Which do you prefer?", "unforced": "none",
-                    "reference": None, "stimuli": {"A": f"audio/{a.id}.wav", "B": f"audio/{b.id}.wav"},
-                }
-                for name, a, b in pairs
-            ),
-        ]
-    )  # fmt: skip
-    config = {"testname": "affetto", "testId": test, "bufferSize": 2048, "showButtonPreviousPage": False,
-              "remoteService": "service/write.php", "pages": pages}  # fmt: skip
-    return str(yaml.safe_dump(config, sort_keys=False, allow_unicode=True))

@@ -1,7 +1,7 @@
 """Votes of a listening test back to numbers: opinion scores, heard emotions, preferences.
 
 Raters and sentences are both samples: a rater is strict on everything, a sentence is hard for everybody. So intervals
-resample whole raters and whole sentences at once (the pigeonhole bootstrap, Owen 2007), and the sign test of a
+resample whole raters and whole sentences at once (`metrics.statistics.pigeonhole_mean`), and the sign test of a
 preference counts sentences by their majority, not votes, which depend on each other.
 """
 
@@ -10,21 +10,22 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from scipy.stats import binomtest
 
 from affetto.errors import DataError
 from affetto.files import read_json
 from affetto.listening.test_page import KEY_SCHEMA, VOTES_SCHEMA
-from affetto.metrics.statistics import CONFIDENCE, SEED
+from affetto.listening.webmushra import COLUMNS as WEBMUSHRA_COLUMNS
+from affetto.listening.webmushra import read_answers
+from affetto.metrics.statistics import Estimate, pigeonhole_mean
 
-NUM_RESAMPLES = 4000
+COLUMNS = ("rater", "item", "kind", "value")
+"""Of a table of votes that webMUSHRA didn't write."""
 KINDS = ("naturalness", "emotion", "preference")
 
 
@@ -39,10 +40,11 @@ class Vote:
 
 
 def read_votes(paths: Sequence[Path], test: str) -> list[Vote]:
-    """Votes of the page's JSON files, or of CSV files with columns rater, item, kind, value. DataError for others."""
+    """Votes on `test` of the page's JSON files, of webMUSHRA's `lss.csv`, or of tables with the columns `COLUMNS` (CSV,
+    UTF-8). Raises DataError for other files, another test's, unknown kinds, and a rater's second vote on one thing."""
     votes: list[Vote] = []
     for path in paths:
-        votes += _read_csv(path) if path.suffix.lower() == ".csv" else _read_page(path, test)
+        votes += _read_csv(path, test) if path.suffix.lower() == ".csv" else _read_page(path, test)
     if not votes:
         raise DataError("there are no votes in these files")
     if unknown := sorted({vote.kind for vote in votes} - set(KINDS)):
@@ -58,16 +60,20 @@ def score_votes(key: Mapping[str, Any], votes: Sequence[Vote], target: str | Non
     if key.get("schema") != KEY_SCHEMA:
         raise DataError("this is no key of a listening test: give OUT_key.json, which `affetto listen export` wrote")
     items, pairs = key["items"], key["pairs"]
-    if strange := [vote.item for vote in votes if vote.item not in items and vote.item not in pairs]:
-        raise DataError(f"votes on {strange[0]!r}, which the key doesn't know: is it another test's?")
+    if strange := [vote for vote in votes if vote.item not in (pairs if vote.kind == "preference" else items)]:
+        raise DataError(
+            f"votes on {strange[0].item!r} ({strange[0].kind}), which the key doesn't know: another test's?"
+        )
+    if strange := [vote for vote in votes if vote.kind == "emotion" and vote.value not in key["choices"]]:
+        raise DataError(f"{strange[0].rater} heard {strange[0].value!r}; there were {', '.join(key['choices'])}")
     systems: dict[str, Any] = {}
     for name in sorted({item["system"] for item in items.values()}):
         mine = [vote for vote in votes if vote.item in items and items[vote.item]["system"] == name]
         heard = [vote for vote in mine if vote.kind == "emotion"]
         systems[name] = {
-            "naturalness": _mean([vote for vote in mine if vote.kind == "naturalness"], lambda vote: _number(vote)),
+            "naturalness": _mean([vote for vote in mine if vote.kind == "naturalness"], _number),
             "emotions": dict(sorted(Counter(vote.value for vote in heard).items())),
-            "recall": _mean(heard, lambda vote: float(vote.value == target)) if target else None,
+            "recall": _mean(heard, lambda vote: float(vote.value == target), is_share=True) if target else None,
         }
     return {
         "test": key["test"],
@@ -77,37 +83,11 @@ def score_votes(key: Mapping[str, Any], votes: Sequence[Vote], target: str | Non
     }
 
 
-def pigeonhole_interval(
-    raters: Sequence[str], items: Sequence[str], values: Sequence[float], *, seed: int = SEED
-) -> tuple[float, float] | None:
-    """95 % interval of the mean by resampling raters and items together; None with fewer than two of either."""
-    names_R, rater_N = np.unique(raters, return_inverse=True)
-    names_I, item_N = np.unique(items, return_inverse=True)
-    if min(len(names_R), len(names_I)) < 2:
-        return None
-    rng = np.random.default_rng(seed)
-    values_N = np.asarray(values, dtype=np.float64)
-    means: list[float] = []
-    for _ in range(NUM_RESAMPLES):
-        weights_N = _counts(rng, len(names_R))[rater_N] * _counts(rng, len(names_I))[item_N]
-        if weights_N.any():
-            means.append(float(weights_N @ values_N / weights_N.sum()))
-    low, high = np.quantile(means, [0.5 - CONFIDENCE / 2, 0.5 + CONFIDENCE / 2])
-    return float(low), float(high)
-
-
-def _counts(rng: np.random.Generator, size: int) -> NDArray[np.float64]:
-    return rng.multinomial(size, np.full(size, 1 / size)).astype(np.float64)
-
-
-def _mean(votes: Sequence[Vote], value: Any) -> dict[str, Any]:
+def _mean(votes: Sequence[Vote], value: Callable[[Vote], float], is_share: bool = False) -> dict[str, Any]:
     if not votes:
-        return {"value": None, "low": None, "high": None, "n": 0, "reason": "nobody voted on it"}
-    values = [value(vote) for vote in votes]
-    found = pigeonhole_interval([vote.rater for vote in votes], [vote.item for vote in votes], values)
-    low, high = found or (None, None)
-    reason = None if found else "one rater or one sentence gives no interval"
-    return {"value": float(np.mean(values)), "low": low, "high": high, "n": len(values), "reason": reason}
+        return asdict(Estimate(None, None, None, 0, "nobody voted on it"))
+    raters, items = [vote.rater for vote in votes], [vote.item for vote in votes]
+    return asdict(pigeonhole_mean([value(vote) for vote in votes], raters, items, is_share=is_share))
 
 
 def _number(vote: Vote) -> float:
@@ -161,11 +141,18 @@ def _read_page(path: Path, test: str) -> list[Vote]:
         raise DataError(f"{path} can't be read as votes ({error!r})") from error
 
 
-def _read_csv(path: Path) -> list[Vote]:
+def _read_csv(path: Path, test: str) -> list[Vote]:
     try:
         table = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig"), newline=""))
-    except (OSError, UnicodeDecodeError) as error:
+        columns, rows = table.fieldnames or (), list(table)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path} can't be read: {error}") from error
-    if missing := [name for name in ("rater", "item", "kind", "value") if name not in (table.fieldnames or ())]:
+    is_webmushras = "trial_id" in columns
+    if missing := [name for name in (WEBMUSHRA_COLUMNS if is_webmushras else COLUMNS) if name not in columns]:
         raise DataError(f"{path} lacks the columns {', '.join(missing)}")
-    return [Vote(row["rater"], row["item"], row["kind"], row["value"]) for row in table]
+    for number, row in enumerate(rows, 1):
+        if None in row or None in row.values():
+            raise DataError(f"{path}: row {number} under the header has more or fewer cells than the header")
+    if is_webmushras:
+        return [Vote(*answer) for answer in read_answers(rows, test, path)]
+    return [Vote(*(row[name] for name in COLUMNS)) for row in rows]

@@ -3,6 +3,11 @@
 Ten-millisecond frames, not overlapping; a frame is silent when its power is 40 dB under the 95th percentile of all
 frames, or under -70 dBFS. Recordings whose noise is louder than that have no pauses by this measure. Times are
 exact to one frame.
+
+The idea is the active speech level of ITU-T P.56 (2011): level over what sounds, with a threshold relative to it.
+P.56's method B smooths an envelope, puts the threshold 15.9 dB under the level and counts 200 ms after every sound as
+active; here frames stand alone and the threshold is far lower, so that soft sounds count and short pauses are seen.
+`level_db` isn't comparable with P.56's.
 """
 
 from __future__ import annotations
@@ -17,6 +22,8 @@ RELATIVE_DB = -40.0
 FLOOR_DB = -70.0
 MIN_PAUSE_S = 0.1
 """Shorter silences are stop consonants, not pauses."""
+METRICS = ("level_db", "pause_share", "longest_silence_s")
+"""What enters the results."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +41,32 @@ class Activity:
     longest_silence_s: float
     """Longest silence between first and last sound; 0 where there is none."""
 
+    def to_values(self) -> dict[str, float | None]:
+        """`METRICS` under the results' names."""
+        return {name: getattr(self, name) for name in METRICS}
+
+
+def validate(samples: NDArray[np.floating], sample_rate: int) -> None:
+    """Raise ValueError where samples aren't mono (N,), floating-point and finite, or the rate isn't positive."""
+    if samples.ndim != 1:
+        raise ValueError(f"samples must be mono, shape (num_samples,), not {samples.shape}; average or pick channels")
+    if not np.issubdtype(samples.dtype, np.floating):
+        raise ValueError(f"samples must be floats, 1 being full scale, not {samples.dtype}; divide by its full scale")
+    if num_bad := np.count_nonzero(~np.isfinite(samples)):
+        raise ValueError(f"{num_bad} of {len(samples)} samples are NaN or infinite; render the sound again")
+    if not 0 < sample_rate < np.inf:
+        raise ValueError(f"the sample rate must be a positive number of Hz, not {sample_rate}; take the file's")
+
+
+def evaluate(samples: NDArray[np.floating], sample_rate: int) -> dict[str, float | None]:
+    """`METRICS` of mono samples, all None where nothing sounds; ValueError as `validate`."""
+    activity = find_activity(samples, sample_rate)
+    return dict.fromkeys(METRICS) if activity is None else activity.to_values()
+
 
 def find_activity(samples: NDArray[np.floating], sample_rate: int) -> Activity | None:
-    """Activity of mono samples, or None where nothing sounds."""
+    """Activity of mono samples, or None where nothing sounds; ValueError as `validate`."""
+    validate(samples, sample_rate)
     frame = _frame(sample_rate)
     power = _frame_power(samples, frame)
     sounds = _sounds(power)
@@ -55,7 +85,8 @@ def find_activity(samples: NDArray[np.floating], sample_rate: int) -> Activity |
 
 
 def sounding_frames(samples: NDArray[np.floating], sample_rate: int) -> NDArray[np.bool_]:
-    """Which whole frames (T,) of `FRAME_S` sound; a rest shorter than a frame is left out."""
+    """Which whole frames (T,) of `FRAME_S` sound; a rest shorter than a frame is left out. ValueError as `validate`."""
+    validate(samples, sample_rate)
     return _sounds(_frame_power(samples, _frame(sample_rate)))
 
 

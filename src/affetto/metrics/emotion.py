@@ -1,5 +1,7 @@
 """Which emotion a judge hears. Recall and posterior of the target, and what was heard instead.
 
+Recall is that of one class (the share of its files whose first choice it is), with Wilson's interval (1927); papers on
+emotion recognition mostly give its mean over the classes. Posteriors are the judge's own and not calibrated.
 Emotion-embedding similarity isn't among them: it rewards mimicry of the reference (arXiv 2604.26347), and is measured
 only on request (`evaluate.similarity`).
 """
@@ -7,12 +9,52 @@ only on request (`evaluate.similarity`).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
 from affetto.metrics import statistics
 from affetto.metrics.statistics import Estimate
+
+ROUNDING = 1e-4
+"""How far over 1 a probability may be that was computed in single precision or less."""
+
+
+class Evaluation(TypedDict):
+    """Under the results' names; `confusion` counts first choices."""
+
+    recall: Estimate
+    posterior: Estimate
+    confusion: dict[str, int]
+
+
+def validate(posteriors_NL: NDArray[np.floating], labels: Sequence[str], target: str, prompts: Sequence[str]) -> None:
+    """Raise ValueError where posteriors aren't one probability per file and label, or names don't fit them."""
+    if len(set(labels)) < len(labels):
+        raise ValueError(f"labels must be unique, not {', '.join(labels)}; add up the probabilities of equal ones")
+    if target not in labels:
+        raise ValueError(f"the judge has no label {target!r}; choose one of {', '.join(labels)}")
+    if posteriors_NL.shape != (len(prompts), len(labels)):
+        raise ValueError(
+            f"posteriors of {len(prompts)} files (one prompt each) and {len(labels)} labels must have the shape "
+            f"{(len(prompts), len(labels))}, not {posteriors_NL.shape}"
+        )
+    if bad := np.flatnonzero(~((posteriors_NL >= 0) & (posteriors_NL <= 1 + ROUNDING)).all(axis=1)).tolist():
+        raise ValueError(f"posteriors must be probabilities, 0 to 1; rows {bad[:5]} aren't: put scores through softmax")
+
+
+def evaluate(
+    posteriors_NL: NDArray[np.floating], labels: Sequence[str], target: str, prompts: Sequence[str]
+) -> Evaluation:
+    """All metrics of N files' posteriors, `prompts[n]` being what file n says; ValueError as `validate`."""
+    validate(posteriors_NL, labels, target, prompts)
+    choices = first_choices(posteriors_NL, labels)
+    return {
+        "recall": recall(choices, target),
+        "posterior": mean_posterior(target_posteriors(posteriors_NL, labels, target), prompts),
+        "confusion": confusion(choices, labels),
+    }
 
 
 def first_choices(posteriors_NL: NDArray[np.floating], labels: Sequence[str]) -> list[str]:
@@ -36,7 +78,7 @@ def mean_posterior(posteriors: Sequence[float], prompts: Sequence[str]) -> Estim
 
 
 def confusion(choices: Sequence[str], labels: Sequence[str]) -> dict[str, int]:
-    """How often each of the judge's labels was the first choice; every label is listed, in the judge's order."""
-    unknown = set(choices) - set(labels)
-    assert not unknown, unknown
+    """How often each of the judge's labels was the first choice, all in the judge's order; ValueError at others."""
+    if unknown := sorted(set(choices) - set(labels)):
+        raise ValueError(f"the judge has no label {', '.join(unknown)}; its labels are {', '.join(labels)}")
     return {label: choices.count(label) for label in labels}

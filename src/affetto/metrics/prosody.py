@@ -13,6 +13,8 @@ import numpy as np
 import pyworld
 from numpy.typing import NDArray
 
+from affetto.metrics import activity
+
 FRAME_MS = 5.0
 FLOOR_HZ = 60.0
 CEILING_HZ = 700.0
@@ -32,14 +34,33 @@ class Pitch:
     jitter: float | None
     """Share; see the module's note."""
 
+    def to_values(self) -> dict[str, float | None]:
+        """The same under the results' names."""
+        return {"f0_median_st": self.median_st, "f0_range_st": self.range_st, "jitter": self.jitter}
+
+
+def validate(samples: NDArray[np.floating], sample_rate: int) -> None:
+    """Raise ValueError where samples aren't sound (`activity.validate`) or the rate can't carry `CEILING_HZ`."""
+    activity.validate(samples, sample_rate)
+    if sample_rate < 2 * CEILING_HZ:
+        raise ValueError(
+            f"pitch up to {CEILING_HZ:.0f} Hz needs twice that rate, not {sample_rate} Hz; take a finer file"
+        )
+
+
+def evaluate(samples: NDArray[np.floating], sample_rate: int) -> dict[str, float | None]:
+    """`f0_median_st`, `f0_range_st` and `jitter` of mono samples; ValueError as `validate`."""
+    return measure_pitch(samples, sample_rate).to_values()
+
 
 def measure_pitch(samples: NDArray[np.floating], sample_rate: int) -> Pitch:
-    """Pitch of mono samples."""
+    """Pitch of mono samples; ValueError as `validate`."""
     return summarise_contour(f0_contour(samples, sample_rate))
 
 
 def f0_contour(samples: NDArray[np.floating], sample_rate: int) -> NDArray[np.float64]:
-    """F0 in Hz every 5 ms, 0 where unvoiced."""
+    """F0 in Hz every 5 ms, 0 where unvoiced; ValueError as `validate`."""
+    validate(samples, sample_rate)
     signal = np.ascontiguousarray(samples, dtype=np.float64)
     coarse, times = pyworld.dio(signal, sample_rate, FLOOR_HZ, CEILING_HZ, frame_period=FRAME_MS)
     refined: NDArray[np.float64] = pyworld.stonemask(signal, coarse, times, sample_rate)

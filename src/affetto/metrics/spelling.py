@@ -1,8 +1,19 @@
 """One spelling for English text, so that word errors are about words and not about how they are written.
 
-Steps: lower case; currency, percent and titles in words; digits in words; contractions undone; punctuation dropped;
-British spellings of a few words made American; the "and" inside numbers dropped. Years are read as plain numbers.
-Same idea as Whisper's normaliser (Radford et al. 2022, appendix C), much smaller; numbers from 0 to 999,999.
+Steps: what stands in <>, [] or () dropped; lower case; currency, percent and titles in words; digits in words;
+contractions undone; punctuation dropped; British spellings of a few words made American; hesitations ("um") dropped;
+the "and" inside numbers dropped.
+
+Same idea as Whisper's normaliser (Radford et al. 2022, appendix C), much smaller. It differs on purpose where that one
+- writes numbers in digits: here in words, from 0 to 999,999, others digit by digit, years as plain numbers; spoken
+  numbers aren't joined ("nineteen eighty five" isn't 1985), "oh" is no zero, and leading zeros are kept;
+- takes every 's for "is" ("John's" for "john is") and 'd for "had" before some words: here 's is undone after a few
+  pronouns only, and 'd is "would";
+- drops "&", takes "’" for a space and joins "I 'm": here the former are "and" and an apostrophe, and nothing is joined;
+- keeps "ain't", "cannot" and "ok" apart from "is not", "can not" and "okay", and makes "sha not" and "0 clock" of
+  "shan't" and "o'clock", and a word of the last dot of "...";
+- knows more titles ("prof"), colloquial forms ("woulda", "ma'am") and British spellings;
+- strips accents: here "café" isn't "cafe".
 """
 
 from __future__ import annotations
@@ -42,12 +53,27 @@ _WORDS = {
 }  # fmt: skip
 _TWO_VOWELS = r"i[ao](?!n$|ns$|us$|l$)|[^tsc]io(?=ns?$)|eo(?!u)|[^gq]ua(?!r)|[aeiou]ing$|yi|iou(?=s$)(?<![tcs]iou)"
 """Vowels that stand side by side and are two syllables."""
+_ASIDES = re.compile(r"<[^>]*>|\[[^\]]*\]|\([^)]*\)")
+_HESITATIONS = frozenset({"hmm", "mhm", "mm", "mmm", "uh", "um"})
 _CURRENCIES = {"$": "dollar", "£": "pound", "€": "euro"}
+
+
+def validate(text: object) -> None:
+    """Raise ValueError where `text` is no string."""
+    if not isinstance(text, str):
+        raise ValueError(f"a text must be a string, not {type(text).__name__}; decode bytes, leave out None")
+
+
+def evaluate(text: str) -> dict[str, int]:
+    """`num_words` and `num_syllables` of English `text`; ValueError as `validate`."""
+    validate(text)
+    words = normalise(text)
+    return {"num_words": len(words), "num_syllables": sum(map(count_syllables, words))}
 
 
 def normalise(text: str) -> list[str]:
     """Words of English `text` in one spelling; normalising again changes nothing."""
-    text = unicodedata.normalize("NFKC", text).lower()
+    text = unicodedata.normalize("NFKC", _ASIDES.sub("", text)).lower()
     text = re.sub("[’‘ʼ`´]", "'", text)
     text = re.sub(r"([$£€])\s*(\d[\d,]*(?:\.\d+)?)", _currency, text)
     text = text.replace("%", " percent ").replace("&", " and ")
@@ -57,7 +83,7 @@ def normalise(text: str) -> list[str]:
     text = re.sub(r"\d+", lambda match: f" {number_words(match[0])} ", text)
     words = [word for token in re.findall(r"[\w']+", text) for word in _uncontracted(token)]
     words = [part for word in words for part in _WORDS.get(word, word).split()]
-    return _without_number_and(words)
+    return _without_number_and([word for word in words if word not in _HESITATIONS])
 
 
 def count_syllables(word: str) -> int:

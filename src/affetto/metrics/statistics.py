@@ -107,6 +107,52 @@ def bootstrap_mean(
     return bootstrap_ratio(values, np.ones(len(values)), clusters, num_resamples=num_resamples, seed=seed)
 
 
+def pigeonhole_mean(
+    values: Numbers,
+    raters: Sequence[str],
+    items: Sequence[str],
+    *,
+    is_share: bool = False,
+    num_resamples: int = NUM_RESAMPLES,
+    seed: int = SEED,
+) -> Estimate:
+    """Mean of votes, row i being one rater's on one item, with raters and items resampled at once.
+
+    The pigeonhole bootstrap (Owen 2007, doi:10.1214/07-AOAS122): a rater is strict on every item, an item is hard for
+    every rater. The interval is expanded for the fewer of raters and items; fewer than two of either give none. Where
+    all votes are equal, resampling sees no variation: shares (`is_share`, votes of 0 and 1) then get Wilson's bound for
+    as many votes as the fewer of raters and items, others no interval.
+
+    It is conservative by nature: what belongs neither to a rater nor to an item is counted three times. Of 1,000
+    made-up tests of each of seven sizes (3 x 8 to 30 x 24), it covered the truth in 95 to 98 % where raters and items
+    differ by about twice that rest, in 95 to 100 % where one of them hardly differs and the rest is large, and in over
+    99.8 % where there is nothing else. Not expanded, it covers 87 to 93 % of the first; expanded for the more of the
+    two, 92 to 96 %.
+    """
+    n = len(values)
+    if n == 0:
+        return Estimate(None, None, None, 0, "nothing to average")
+    sums_RI, counts_RI = _crossed_sums(values, raters, items)
+    value = float(sums_RI.sum() / n)
+    num_raters, num_items = sums_RI.shape
+    fewest = min(num_raters, num_items)
+    if fewest < 2:
+        return Estimate(value, None, None, n, "one rater or one item gives no interval")
+    if np.ptp(values) == 0:
+        if is_share:
+            return Estimate(value, *wilson_interval(round(value * fewest), fewest), n)
+        return Estimate(value, None, None, n, "votes that are all equal give no interval")
+    drawn = []
+    for raters_BR, items_BI in zip(
+        _draw_counts(num_raters, num_resamples, seed), _draw_counts(num_items, num_resamples, seed + 1), strict=True
+    ):
+        weights_BR = raters_BR.astype(np.float64)
+        top_B, bottom_B = (((weights_BR @ part_RI) * items_BI).sum(axis=1) for part_RI in (sums_RI, counts_RI))
+        drawn.append(top_B[bottom_B > 0] / bottom_B[bottom_B > 0])
+    low, high = _expanded_interval(np.concatenate(drawn), fewest)
+    return Estimate(value, low, high, n)
+
+
 def paired_difference(
     system: tuple[Numbers, Numbers],
     base: tuple[Numbers, Numbers],
@@ -177,6 +223,23 @@ def _cluster_sums(clusters: Sequence[str] | None, *columns: Numbers) -> list[NDA
     _, index = np.unique(np.asarray(clusters, dtype=str), return_inverse=True)
     order = np.lexsort((*arrays, index))
     return [np.bincount(index[order], weights=array[order]).astype(np.float64) for array in arrays]
+
+
+def _crossed_sums(
+    values: Numbers, raters: Sequence[str], items: Sequence[str]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Sums and counts (R, I) of the values by rater and item, both in order of their names."""
+    array = np.asarray(values, dtype=np.float64)
+    assert array.shape == (len(raters),) == (len(items),)
+    assert np.isfinite(array).all()
+    names_R, rater = np.unique(np.asarray(raters, dtype=str), return_inverse=True)
+    names_I, item = np.unique(np.asarray(items, dtype=str), return_inverse=True)
+    cell = rater * len(names_I) + item
+    order = np.lexsort((array, cell))
+    size = len(names_R) * len(names_I)
+    sums = np.bincount(cell[order], weights=array[order], minlength=size).astype(np.float64)
+    counts = np.bincount(cell, minlength=size).astype(np.float64)
+    return sums.reshape(len(names_R), -1), counts.reshape(len(names_R), -1)
 
 
 def _resampled_sums(columns: Sequence[NDArray[np.float64]], num_resamples: int, seed: int) -> list[NDArray[np.float64]]:

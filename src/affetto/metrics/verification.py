@@ -1,4 +1,9 @@
-"""Speaker verification: how often a threshold on likeness takes one voice for another."""
+"""Speaker verification: how often a threshold on likeness takes one voice for another.
+
+The equal error rate is where the misses and the false alarms of a detection error trade-off curve are equal (Martin et
+al. 1997). The curve is left in steps: toolkits that interpolate between them, or take the convex hull first (BOSARIS,
+Brümmer and de Villiers 2013), give other numbers for few trials.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +11,28 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 
+def validate(own: ArrayLike, others: ArrayLike) -> None:
+    """Raise ValueError where there is no trial of a kind or a score isn't finite."""
+    for name, scores in (("own", np.ravel(own)), ("others", np.ravel(others))):
+        if not len(scores):
+            raise ValueError(f"an equal error rate needs trials of the same voice and of others; {name} has none")
+        if num_bad := np.count_nonzero(~np.isfinite(scores.astype(float))):
+            raise ValueError(f"scores must be finite; {num_bad} of {len(scores)} in {name} aren't: leave them out")
+
+
+def evaluate(own: ArrayLike, others: ArrayLike) -> dict[str, float]:
+    """`equal_error_rate` of the scores of same-voice trials and of others; ValueError as `validate`."""
+    return {"equal_error_rate": equal_error_rate(own, others)}
+
+
 def equal_error_rate(own: ArrayLike, others: ArrayLike) -> float:
     """Error rate at the threshold where as many `own` trials are turned away as `others` are let in, in 0 to 1.
 
     A trial is let in where its score reaches the threshold. Scores are steps, so the two rates cross between two of
-    them: there the lower of the mean rates is taken. Raises ValueError where there is no trial of a kind or a score
-    isn't finite.
+    them: there the lower of the mean rates is taken. ValueError as `validate`.
     """
+    validate(own, others)
     targets, impostors = np.sort(np.ravel(own).astype(float)), np.sort(np.ravel(others).astype(float))
-    if not len(targets) or not len(impostors):
-        raise ValueError("an equal error rate needs trials of the same voice and of others")
-    if not np.isfinite(targets).all() or not np.isfinite(impostors).all():
-        raise ValueError("scores must be finite")
     thresholds = np.append(np.unique(np.concatenate([targets, impostors])), np.inf)
     turned_away = np.searchsorted(targets, thresholds, side="left") / len(targets)
     let_in = 1 - np.searchsorted(impostors, thresholds, side="left") / len(impostors)

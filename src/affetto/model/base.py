@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from affetto.codes.codec import codec_frame_rate
+from affetto.codes.codec import codec_frame_rate, refused_config
 from affetto.errors import BaseModelError
 from affetto.files import hash_folder, hash_text, read_json
 from affetto.hub import fetch
@@ -123,9 +123,13 @@ def load_base(
     kind = _model_type(folder)
     if kind not in BASES:
         raise BaseModelError(f"{name}: model_type {kind!r} is not supported; supported: {', '.join(BASES)}")
+    from huggingface_hub.errors import StrictDataclassError
+
     try:
         with quiet_transformers():
             model, tokenizer = BASES[kind].load(folder, dtype)
+    except (TypeError, StrictDataclassError) as error:
+        raise refused_config(folder, error) from error
     # What transformers, safetensors and tokenizers raise for missing, damaged or unfitting files.
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise BaseModelError(

@@ -44,14 +44,19 @@ class MoshiNetwork(Network):
         self.num_codebooks = model.config.num_codebooks
         self.vocab_size = model.config.audio_vocab_size
         self.codebook_size = model.config.audio_vocab_size
-        self.window = int(model.config.max_position_embeddings)
+        self.window = int(model.config.sliding_window)
         self.text_start = self.text_size = int(model.config.vocab_size)
         """Token that stands for the text before the first frame."""
         self.audio_start: int = model.config.audio_vocab_size
         """Code that stands for what wasn't said or heard yet."""
 
     def forward(self, batch: Batch) -> Logits:
-        """Logits of the batch's N frames (text, codebook zero) and M frames (the other codebooks), float32."""
+        """Logits of the batch's N frames (text, codebook zero) and M frames (the other codebooks), float32.
+
+        The layers look back to a row's beginning, which is what Moshi hears up to `window` positions.
+        """
+        width = batch.text_BS.shape[1]
+        assert width <= self.window, f"a row of {width} positions: Moshi hears {self.window} (model.rows.windowed)"
         with self.gates.set(batch.gate_BE):
             hidden_BSD = self.backbone(inputs_embeds=self.embed(batch), use_cache=False).last_hidden_state
         steps_U2 = self.steps(batch)

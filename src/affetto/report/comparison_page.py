@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from affetto.evaluate.folder_lines import MINIATURE_NOTE
 from affetto.evaluate.results import FileRow
 from affetto.files import hash_file, write_text
 from affetto.report import pictures
@@ -239,9 +240,19 @@ def _warnings(entries: Sequence[Entry], marks: Marks) -> Iterator[str]:
                 f"The {kind} judges differ: {heard}. Each one's numbers stand in columns and pictures of their own, "
                 "and are not compared with the others'."
             )
+    # A run of the miniature's is judged by whom it was made for.
+    foreign = [entry for entry in entries if entry.system["role"] == "files"]
+    kinds = [kind for kind in marks if any(_tier(entry, kind) == "miniature" for entry in foreign)]
+    if kinds:
+        yield f"The {' and '.join(kinds)} judges of {', '.join(entry.name for entry in foreign)}: {MINIATURE_NOTE}."
     versions = dict.fromkeys(entry.results["versions"].get("affetto", "unknown") for entry in entries)
     if len(versions) > 1:
         yield f"These were scored by different versions of affetto ({', '.join(versions)}): score them again with one."
+
+
+def _tier(entry: Entry, kind: str) -> str | None:
+    judge = entry.results["judges"].get(kind)
+    return judge["tier"] if judge else None
 
 
 def _judges(entries: Sequence[Entry], marks: Marks) -> Iterator[dict[str, Any]]:

@@ -40,6 +40,8 @@ _TEMPLATES = ("report.html.j2", "macros.html.j2", "report.css", "report.js")
 _TIERS = {
     "miniature": "ships with affetto and hears the miniature's voices only",
     "bundled": "comes with a package that affetto needs",
+    "package": "a Python package installed beside affetto",
+    "mixed": "several judges of different kinds, named in the results",
     "hub": "from the Hugging Face hub, pinned to a commit",
     "local": "a folder on the machine that evaluated",
 }

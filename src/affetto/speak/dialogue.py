@@ -48,7 +48,8 @@ def converse(
 
     `user` gives the user's codes (B, K) of each frame, and may be as slow as a microphone: a frame is taken up when the
     one before it has been told. A frame is told a step late, when its acoustic codes are there. Of the requests it is
-    their gates, seeds and sampling that count.
+    their gates, seeds and sampling that count. Each step attends to the last `network.window` positions, itself among
+    them, as the ring cache of the `moshi` package's transformer does, and no others are kept.
     """
     network = base.network
     assert isinstance(network, MoshiNetwork)
@@ -57,7 +58,7 @@ def converse(
     heard_BC = start_B1.expand(-1, 2 * num_codebooks)
     text_B = torch.full((num_rows,), network.text_start, device=base.device)
     late_user_BJ = late_own_BJ = start_B1.expand(-1, num_codebooks - 1)
-    cache = DynamicCache()
+    cache = DynamicCache(config=network.backbone.config)
     sampling = Sampling(requests, network.codebook_size, base.device)
     uniform_BTK = torch.stack([dice(request.seed, num_frames + 1, num_codebooks) for request in requests])
     uniform_BTK = uniform_BTK.to(base.device)
@@ -85,6 +86,7 @@ def converse(
 
 def _codes(network: MoshiNetwork, state_BD: Tensor, text_B: Tensor, sampling: Sampling, uniform_BK: Tensor) -> Tensor:
     """All codes (B, K) of a step: its first one, and the acoustic ones of the frame before."""
+    # Without a window: a step's codes are fewer than the depth transformer looks back over.
     cache, before_B = DynamicCache(), text_B
     codes = []
     for k in range(network.num_codebooks):

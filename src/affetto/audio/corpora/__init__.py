@@ -77,6 +77,7 @@ def load_clips(
     the first. Raises `DataError` for a source that doesn't exist or holds nothing that is known.
     """
     sounds = sounds or cache_root() / "sounds"
+    sources = _without_names(sources)
     if not sources:
         raise DataError(f"no data given; give a folder or a manifest. {_known_layouts()}")
     clips: dict[str, Clip] = {}
@@ -96,6 +97,27 @@ def load_clips(
         if not found_any:
             raise DataError(f"{source}: no clips found. {_known_layouts()}")
     return list(clips.values()), problems
+
+
+def _without_names(sources: Sequence[Path]) -> list[Path]:
+    """Sources alone, where some are announced by their corpus's name (`RAVDESS FOLDER`); DataError where it is another.
+
+    What a folder holds is told by its contents, so the name is only a promise to be held to.
+    """
+    found, promised = [], ""
+    for source in sources:
+        name = str(source).lower()
+        if name in CORPORA and not source.exists():
+            promised = name
+            continue
+        kinds = sorted({kind for kind, _ in _parts(source)}) if promised and source.exists() else []
+        if kinds and promised not in kinds:
+            raise DataError(
+                f"{source} looks like {', '.join(kinds)} and not like {promised}: {CORPORA[promised].LAYOUT}"
+            )
+        found.append(source)
+        promised = ""
+    return found
 
 
 def _parts(source: Path) -> list[tuple[str, Path]]:

@@ -1,0 +1,66 @@
+"""The command line's verb for sound files of any origin."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from affetto.commands.options import FILES_FAILED, Judge, Resume, command_line, pairs_of
+
+app = typer.Typer()
+
+Folder = Annotated[Path, typer.Argument(help="A folder of sound files, or one file.")]
+Metadata = Annotated[
+    Path | None,
+    typer.Option(help="Table with columns file, text, speaker. Default: the folder's metadata.csv, or .txt files."),
+]
+
+
+@app.command()
+def score(
+    folder: Folder,
+    emotion: Annotated[str, typer.Option("--emotion", "-e", help="The emotion that the files should express.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="FILE.json for the results; a CSV goes beside it.")],
+    metadata: Metadata = None,
+    base: Annotated[
+        Path | None, typer.Option(help="Folder of the same sentences without the emotion, to tell differences from.")
+    ] = None,
+    reference: Annotated[
+        Path | None, typer.Option(help="Folder of real recordings of the emotion: the judges' ceiling, the voices.")
+    ] = None,
+    neutral: Annotated[
+        Path | None, typer.Option(help="Folder of the same speakers' neutral speech, to measure prosody from.")
+    ] = None,
+    judge: Judge = None,
+    device: Annotated[str, typer.Option(help="Where the judges run: cpu or cuda.")] = "cpu",
+    resume: Resume = False,
+    versa: Annotated[Path | None, typer.Option(help="Also write one flat JSON line per file, as VERSA does.")] = None,
+    allow_failures: Annotated[
+        bool, typer.Option("--allow-failures", help="Status 0 though files could not be scored.")
+    ] = False,
+) -> None:
+    """Score any system's sound files: emotion, words, quality, voice, pitch and timing, alone or beside others.
+
+    Exit status 4: all is written, but files could not be scored.
+    """
+    from affetto.evaluate.folder import Beside, evaluate_folder
+    from affetto.evaluate.folder_lines import failures, folder_lines
+    from affetto.evaluate.versa import write_versa
+
+    # Resuming changes nothing in what is written, the command included.
+    results = evaluate_folder(
+        folder, emotion, output, judges=pairs_of(judge, "--judge"), metadata=metadata,
+        beside=Beside(base, reference, neutral), command=command_line().replace(" --resume", ""), device=device,
+        resume=resume,
+    )  # fmt: skip
+    if versa:
+        write_versa(versa, results)
+    for line in folder_lines(results, output):
+        typer.echo(line)
+    failed = list(failures(results))
+    for line in failed:
+        typer.echo(line, err=True)
+    if failed and not allow_failures:
+        raise typer.Exit(FILES_FAILED)

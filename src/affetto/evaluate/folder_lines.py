@@ -1,0 +1,68 @@
+"""What a terminal is told of an evaluated folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from affetto.evaluate.results import ComparedMetric, JudgeFacts, Metric, Results, System
+
+MINIATURE_NOTE = (
+    "the miniature's own judges know its synthetic voices, and of people's recordings their numbers say little "
+    "(docs/evaluation.md, Judges)"
+)
+
+
+def folder_lines(results: Results, output: Path) -> Iterator[str]:
+    """The numbers of the folder itself, how it differs from what it was held against, who judged, and where all is."""
+    system = evaluated(results)
+    for name, metric in system["metrics"].items():
+        yield _line(name, metric)
+    for comparison in results["comparisons"]:
+        if comparison["system"] == system["name"]:
+            yield f"less {comparison['against']}:"
+            known = {name: found for name, found in comparison["metrics"].items() if found["difference"] is not None}
+            yield from (_difference(name, found) for name, found in known.items())
+            if not known:
+                yield "  nothing could be compared: no texts, names or speakers are the same"
+    for kind, judge in results["judges"].items():
+        yield f"{kind} judge: {judge['id']} ({judge['tier']})" if judge else f"{kind} judge: none"
+    if note := miniature_note(results["judges"]):
+        yield note
+    yield f"{system['num_files']} files, {system['num_failed']} failed; written to {output}"
+
+
+def evaluated(results: Results) -> System:
+    """The folder that was asked for: behind it stands what it was held against, before it a run that it joined."""
+    folders = [system for system in results["systems"] if system["role"] == "files"]
+    return folders[-1 if any(system["role"] == "adapter" for system in results["systems"]) else 0]
+
+
+def failures(results: Results) -> Iterator[str]:
+    """The files of any folder that could not be scored, with the reason."""
+    for system in results["systems"]:
+        for row in system["files"]:
+            if row["error"] is not None:
+                yield f"failed: {row['file']}: {row['error']}"
+
+
+def miniature_note(judges: Mapping[str, JudgeFacts | None]) -> str | None:
+    """What must be known of such numbers, where one of the miniature's judges gave some."""
+    kinds = [kind for kind, judge in judges.items() if judge is not None and judge["tier"] == "miniature"]
+    return f"note: {' and '.join(kinds)}: {MINIATURE_NOTE}" if kinds else None
+
+
+def _line(name: str, metric: Metric) -> str:
+    if metric["value"] is None:
+        return f"{name:18} -          {metric['reason']}"
+    interval = f"{metric['low']:.3f} to {metric['high']:.3f}" if metric["low"] is not None else metric["reason"]
+    return f"{name:18} {metric['value']:<10.3f} {interval} ({metric['unit']}, n = {metric['n']})"
+
+
+def _difference(name: str, metric: ComparedMetric) -> str:
+    interval = f"{metric['low']:+.3f} to {metric['high']:+.3f}" if metric["low"] is not None else metric["reason"]
+    marks: list[str | None] = [metric["verdict"]]
+    if expected := metric.get("expected"):
+        marks.append(f"{expected} was expected: {metric.get('holds') or 'too few to say'}")
+    told = "; ".join(mark for mark in marks if mark)
+    return f"  {name:18} {metric['difference']:<+10.3f} {interval} (n = {metric['n']}){f'; {told}' if told else ''}"
