@@ -206,13 +206,16 @@ def test_pitfall_25_a_judge_without_the_target_is_refused_before_anything_is_sco
 
 
 class _Broken(PitchJudge):
+    """No number for the other label alone."""
+
     def posteriors(self, sounds: list[NDArray[np.float32]]) -> NDArray[np.float64]:
-        return np.full((len(sounds), 2), np.nan)
+        return np.array([[np.nan, 0.5]] * len(sounds))
 
 
-def test_a_judge_that_gives_no_number_is_an_error() -> None:
+@pytest.mark.parametrize("emotion", ["happy", "sad"])
+def test_a_judge_that_gives_no_number_is_an_error(emotion: str) -> None:
     with pytest.raises(JudgeError, match="gave no number"):
-        score_files(_items(), Judges(_Broken()), "happy")
+        score_files(_items(), Judges(_Broken()), emotion)
 
 
 def test_judges_hear_at_their_own_rate(tmp_path: Path) -> None:

@@ -153,8 +153,8 @@ def _judge_emotion(usable: Sequence[_Usable], judges: Judges, emotion: str) -> N
         assert posteriors_NL.shape == (len(files), len(labels)), posteriors_NL.shape
         choices = first_choices(posteriors_NL, labels)
         targets = target_posteriors(posteriors_NL, labels, emotion)
-        for file, choice, target in zip(files, choices, targets, strict=True):
-            if not np.isfinite(target):
+        for file, row_L, choice, target in zip(files, posteriors_NL, choices, targets, strict=True):
+            if not np.isfinite(row_L).all():
                 raise JudgeError(f"the emotion judge {judges.emotion.id} gave no number for {file.item.file}")
             _fill(file.row, {"recall": int(choice == emotion), "posterior": target, "first_choice": choice})
 
