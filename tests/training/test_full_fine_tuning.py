@@ -146,7 +146,7 @@ def test_bad_checkpoints_are_named(config_of: Make, prepared: Prepared) -> None:
     site = next(iter(bank.sites))
     broken = {
         "have no weights": {name: value for name, value in weights.items() if name != f"{site}.weight"},
-        "another base": weights | {f"{site}.weight": weights[f"{site}.weight"][:-1].clone()},
+        "give the base that it was made of": weights | {f"{site}.weight": weights[f"{site}.weight"][:-1].clone()},
         "NaN": weights | {f"{site}.weight": torch.full_like(weights[f"{site}.weight"], torch.nan)},
         "the base itself": load_file(Path(config_of().base) / "model.safetensors"),
     }
