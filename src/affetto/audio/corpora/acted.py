@@ -6,7 +6,7 @@ One file is published as `1040_ITH_SAD_X.wav` (general knowledge, not checked on
 TESS (Dupuis & Pichora-Fuller 2010; licence to be confirmed, CC BY-NC by a mirror): `OAF_back_angry.wav`, two women, who
 say "Say the word ___"; `ps` is pleasant surprise. One file is published as `OA_bite_neutral.wav`.
 SAVEE (Haq & Jackson 2009; licence not confirmed): `DC_sa07.wav`, or `sa07.wav` in the speaker's folder; four men. Its
-texts are taken from files beside.
+texts are taken from files beside, where there are any: what the corpus comes with was not checked.
 JL-Corpus (James et al. 2018, Interspeech; licence not confirmed): `male2_concerned_6b_1.wav` with its text beside, in
 `Raw JL corpus (unchecked and unannotated)/JL(wav+txt)/`.
 """
