@@ -18,6 +18,7 @@ from affetto.model.base import Base
 from affetto.model.batch import Row
 from affetto.preserve.teacher import TeacherCache, teacher_cache
 from affetto.training.batches import MicroBatch, Plan, TrainBatch, assemble, plan_run
+from batch_masks import masks
 
 UNTAUGHT = {"emotion": False, "rehearsal": False}
 
@@ -154,7 +155,7 @@ def teacher(tiny_base: Base, rows: tuple[list[Row], list[Row]], tmp_path: Path) 
 
 def depth_frames(made: TrainBatch) -> list[tuple[int, int]]:
     """(row, position) of the frames drawn for the cross-entropy."""
-    return [(r, p) for r, p in made.batch.depth_frames_M2[made.ce_M].tolist()]
+    return [(r, p) for r, p in made.batch.depth_frames_M2[masks(made).ce_M].tolist()]
 
 
 def test_pitfall_05_depth_frames_are_drawn_anew_from_the_given_generator(rows: tuple[list[Row], list[Row]]) -> None:
@@ -182,30 +183,30 @@ def test_pitfall_04_the_end_frame_has_the_same_chance_as_any_other(make_row: Cal
 def test_shares_are_of_all_frames_of_a_stream(rows: tuple[list[Row], list[Row]]) -> None:
     for share, emotional, general in ((0.25, 5, 3), (1.0, 20, 12), (1e-6, 1, 1)):
         made = assemble(*rows, None, UNTAUGHT, 8, share, np.random.default_rng(0))
-        assert made.ce_M.all()
-        assert (~made.general_M).sum() == emotional
-        assert made.general_M.sum() == general
-    assert made.general_N.sum() == 12
-    assert len(made.general_N) == 32
+        assert masks(made).ce_M.all()
+        assert (~masks(made).general_M).sum() == emotional
+        assert masks(made).general_M.sum() == general
+    assert masks(made).general_N.sum() == 12
+    assert len(masks(made).general_N) == 32
 
 
 def test_teachers_answers_stand_where_their_frames_are(
     rows: tuple[list[Row], list[Row]], teacher: TeacherCache
 ) -> None:
     made = assemble(*rows, teacher, {"emotion": False, "rehearsal": True}, 8, 0.5, np.random.default_rng(3))
-    assert torch.equal(made.kl_N, made.general_N)
+    assert torch.equal(masks(made).kl_N, masks(made).general_N)
     assert torch.equal(made.teacher_c0, torch.cat([teacher[row.clip_id].c0_TV for row in rows[1]]))
     expected = [
         (3 + number, len(row.turns[-1].text_ids) + int(frame))
         for number, row in enumerate(rows[1])
         for frame in teacher[row.clip_id].depth_frames
     ]
-    assert [(r, p) for r, p in made.batch.depth_frames_M2[made.kl_M].tolist()] == expected
+    assert [(r, p) for r, p in made.batch.depth_frames_M2[masks(made).kl_M].tolist()] == expected
     assert torch.equal(made.teacher_depth, torch.cat([teacher[row.clip_id].depth_FJV for row in rows[1]]))
     # Taught frames are there for the KL alone, unless they were drawn too.
-    assert (made.ce_M & made.general_M).sum() == 6
-    assert (made.kl_M & ~made.ce_M).any()
-    assert (made.ce_M | made.kl_M).all()
+    assert (masks(made).ce_M & masks(made).general_M).sum() == 6
+    assert (masks(made).kl_M & ~masks(made).ce_M).any()
+    assert (masks(made).ce_M | masks(made).kl_M).all()
 
 
 @pytest.mark.parametrize(("emotion", "rehearsal"), [(True, False), (False, True), (True, True), (False, False)])
@@ -214,10 +215,10 @@ def test_only_the_taught_streams_are_asked_for(
 ) -> None:
     taught = {"emotion": emotion, "rehearsal": rehearsal}
     made = assemble(*rows, teacher, taught, 8, 0.5, np.random.default_rng(0))
-    assert made.kl_N[~made.general_N].all() == made.kl_N[~made.general_N].any() == emotion
-    assert made.kl_N[made.general_N].all() == made.kl_N[made.general_N].any() == rehearsal
-    assert len(made.teacher_c0) == made.kl_N.sum()
-    assert len(made.teacher_depth) == made.kl_M.sum()
+    assert masks(made).kl_N[~masks(made).general_N].all() == masks(made).kl_N[~masks(made).general_N].any() == emotion
+    assert masks(made).kl_N[masks(made).general_N].all() == masks(made).kl_N[masks(made).general_N].any() == rehearsal
+    assert len(made.teacher_c0) == masks(made).kl_N.sum()
+    assert len(made.teacher_depth) == masks(made).kl_M.sum()
 
 
 def test_the_teachers_frames_do_not_change_what_the_cross_entropy_draws(
@@ -236,5 +237,5 @@ def test_a_batch_moves_as_a_whole(rows: tuple[list[Row], list[Row]], teacher: Te
     tensors += [value for mine in moved.places.values() for value in mine.__dict__.values()]
     # The host looks tokens up itself.
     tensors = [value for value in tensors if value is not moved.batch.text_ids_U]
-    assert len(tensors) == 13 + 2 * 6
+    assert len(tensors) == 9 + 2 * 6
     assert {tensor.device.type for tensor in tensors} == {"meta"}

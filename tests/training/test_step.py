@@ -33,6 +33,7 @@ from affetto.training.step import (
     rehearsal_kl,
     term_counts,
 )
+from batch_masks import masks
 
 WEIGHTS = LossWeights(replay=0.4, alpha=0.3, temperature=2.0, first_codebook=0.6, ewc=1.5, distill_on="both")
 
@@ -158,7 +159,7 @@ def test_terms_equal_a_loop_over_codes(
         stream = "emotion" if r < 4 else "rehearsal"
         frame, answer = p - len(all_rows[r].turns[-1].text_ids), teacher[all_rows[r].clip_id]
         for j in range(7):
-            if made.ce_M[m]:
+            if masks(made).ce_M[m]:
                 target = int(made.batch.codes_BSK[r, p, j + 1])
                 nll = -logits.depth_MJV[m, j].double().log_softmax(-1)[target].item()
                 sums[f"{stream}_ce_depth"].append(nll)
@@ -281,12 +282,14 @@ def test_frames_without_a_loss_are_left_out_and_change_nothing(
     assert all(f"{stream}_ce_depth" in told["lean"] for stream in STREAMS), "the log still has its loss"
     assert (len(lean.batch.depth_M) < len(full.batch.depth_M)) == bool(free)
     for stream in STREAMS:
-        in_full, in_lean = (one.general_M if stream == "rehearsal" else ~one.general_M for one in (full, lean))
+        in_full, in_lean = (
+            masks(one).general_M if stream == "rehearsal" else ~masks(one).general_M for one in (full, lean)
+        )
         if stream in free:
-            assert lean.kl_M[in_lean].all(), "only the teacher's frames are left"
+            assert masks(lean).kl_M[in_lean].all(), "only the teacher's frames are left"
         else:
-            drawn = lean.batch.depth_frames_M2[in_lean & lean.ce_M]
-            assert torch.equal(full.batch.depth_frames_M2[in_full & full.ce_M], drawn)
+            drawn = lean.batch.depth_frames_M2[in_lean & masks(lean).ce_M]
+            assert torch.equal(full.batch.depth_frames_M2[in_full & masks(full).ce_M], drawn)
 
 
 def test_total_is_the_weighted_sum_and_its_gradient_is_what_is_left(

@@ -54,26 +54,14 @@ class TrainBatch:
     """A batch, which of its predictions count for which loss, and the teacher's answers."""
 
     batch: Batch
-    general_N: Tensor
-    """Which frames belong to general rows."""
-    ce_M: Tensor
-    """Which depth frames were drawn for the cross-entropy this step."""
-    kl_N: Tensor
-    kl_M: Tensor
-    """Which frames, and depth frames, have a teacher's answer."""
     teacher_c0: Tensor
-    """Log-probabilities (sum of kl_N, V)."""
+    """Log-probabilities (frames with an answer, V)."""
     teacher_depth: Tensor
-    """Log-probabilities (sum of kl_M, J, V)."""
+    """Log-probabilities (depth frames with an answer, J, V)."""
     places: Mapping[str, Places]
-    """By stream; the masks above say the same."""
+    """By stream, "emotion" and "rehearsal"."""
     teacher_text: Tensor | None = None
-    """Log-probabilities (sum of kl_N, W), where the text runs beside the frames."""
-
-    @property
-    def general_M(self) -> Tensor:
-        """Which depth frames belong to general rows."""
-        return self.general_N[self.batch.depth_M]
+    """Log-probabilities (frames with an answer, W), where the text runs beside the frames."""
 
     def to(self, device: torch.device | str) -> TrainBatch:
         """The batch on `device`."""
@@ -216,22 +204,21 @@ def assemble(
     given = [answer for answer in answers if answer]
     vocabulary = given[0].c0_TV.shape[-1] if given else 1
     texts = [answer.text_TW for answer in given if answer.text_TW is not None]
-    masks = {
-        "general_N": torch.from_numpy(np.repeat(is_general, lengths)),
+    general_N = torch.from_numpy(np.repeat(is_general, lengths))
+    counted = {
         "ce_M": torch.from_numpy(np.concatenate([np.isin(a, b) for a, b in zip(chosen, drawn, strict=True)])),
         "kl_N": torch.from_numpy(np.repeat([answer is not None for answer in answers], lengths)),
         "kl_M": torch.from_numpy(np.concatenate([np.isin(a, b) for a, b in zip(chosen, fixed, strict=True)])),
     }
     return TrainBatch(
         batch=batch,
-        **masks,
         teacher_c0=torch.cat([answer.c0_TV for answer in given]) if given else torch.zeros(0, vocabulary),
         teacher_depth=torch.cat([answer.depth_FJV for answer in given])
         if given
         else torch.zeros(0, num_codebooks - 1, vocabulary),
         places={
-            stream: _places(in_N, depth_M=batch.depth_M, **{name: masks[name] for name in ("ce_M", "kl_N", "kl_M")})
-            for stream, in_N in (("emotion", ~masks["general_N"]), ("rehearsal", masks["general_N"]))
+            stream: _places(in_N, depth_M=batch.depth_M, **counted)
+            for stream, in_N in (("emotion", ~general_N), ("rehearsal", general_N))
         },
         teacher_text=torch.cat(texts) if texts else None,
     )
