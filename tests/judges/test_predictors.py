@@ -160,19 +160,19 @@ def test_utmos_is_the_torchscript_file_on_the_hub(hub: Path) -> None:
     known = KNOWN_JUDGES["Blinorot/UTMOS-PyTorch"]
     with pytest.raises(JudgeError, match="can't fetch the judge Blinorot/UTMOS-PyTorch"):
         load_quality("utmos")
-    folder = _snapshot(hub, "Blinorot/UTMOS-PyTorch", str(known.revision))
+    folder = _snapshot(hub, "Blinorot/UTMOS-PyTorch")
     (folder / "utmos_state_dict.pt").write_bytes(b"no script")
     with pytest.raises(JudgeError, match=r"lacks utmos_scripted\.pt"):
         load_quality("utmos")
     _script(folder / "utmos_scripted.pt", _Peak())
     judge = load_quality("utmos")
-    assert (judge.id, judge.tier) == (f"Blinorot/UTMOS-PyTorch@{known.revision}", "hub")
+    assert (judge.id, judge.tier) == (f"Blinorot/UTMOS-PyTorch@{COMMIT}", "hub")
     assert judge.score(SOUNDS)[0] == {"mos_utmos": pytest.approx(np.abs(SOUNDS[0]).max())}
     facts = judge_facts(Judges(quality=judge))["quality"]
     assert facts is not None
     assert (facts["licence"], facts["scale"], facts["languages"]) == ("mit", known.scale, ["en"])
     assert "heard" not in facts
-    assert load_quality("Blinorot/UTMOS-PyTorch").id == load_quality(f"utmos@{known.revision}").id == judge.id
+    assert load_quality("Blinorot/UTMOS-PyTorch").id == load_quality(f"utmos@{COMMIT}").id == judge.id
 
 
 def test_a_known_file_that_wants_whole_numbers_gets_them(hub: Path) -> None:

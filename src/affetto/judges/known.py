@@ -162,8 +162,9 @@ KNOWN_JUDGES: dict[str, KnownJudge] = {
         "quality", "package", "MIT", 16_000, None, languages=("many",), scale="1 to 5 (may leave it)"
     ),
     "Blinorot/UTMOS-PyTorch": KnownJudge(
-        "quality", "hub", "mit", 16_000, "4f2447e519df3b88567b45583d3500006729502b", scale="1 to 5 (may leave it)",
-        note=_UTMOS, script=Script("utmos", "utmos_scripted.pt"),
+        "quality", "hub", "mit", 16_000, None, scale="1 to 5 (may leave it)",
+        note=f"{_UTMOS}; not pinned, because it isn't known here which commit the file came with",
+        script=Script("utmos", "utmos_scripted.pt"),
     ),
     "balacoon/utmos": KnownJudge(
         "quality", "hub", "mit", 16_000, "b44d848644aa5d89a6e4f180ea50452d8c162db2", scale="1 to 5 (may leave it)",
