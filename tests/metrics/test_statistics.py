@@ -307,24 +307,29 @@ def test_statsmodels_agrees_where_it_is_installed() -> None:
     assert statistics.holm(p_values) == pytest.approx(multitest.multipletests(p_values, method="holm")[1])
 
 
-def test_resamples_in_blocks_are_those_of_one_draw_kept_or_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resamples_in_blocks_are_those_of_one_draw(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(3)
     top_C, bottom_C = rng.normal(size=37), rng.uniform(1, 2, size=37)
-    whole_RC = np.random.default_rng(11).multinomial(37, np.full(37, 1 / 37), size=1001)
-    for most_kept in (0, 10**9):
-        monkeypatch.setattr(statistics, "_MOST_KEPT", most_kept)
+    whole_RC = np.random.default_rng(11).integers(37, size=(1001, 37))
+    for most in (1, 1000, 10**9):
+        monkeypatch.setattr(statistics, "_MOST_AT_ONCE", most)
         for sums, column in zip(
             statistics._resampled_sums((top_C, bottom_C), 1001, 11), (top_C, bottom_C), strict=True
         ):
-            np.testing.assert_allclose(sums, whole_RC @ column, rtol=1e-12)
+            np.testing.assert_allclose(sums, column[whole_RC].sum(axis=1), rtol=1e-12)
+        counts_RC = np.concatenate([statistics._counts(drawn, 37) for drawn in statistics._draws(37, 1001, 11, 250)])
+        np.testing.assert_allclose(counts_RC @ top_C, top_C[whole_RC].sum(axis=1), rtol=1e-9)
 
 
-def test_memory_of_an_interval_does_not_grow_with_resamples_times_clusters() -> None:
+def test_memory_of_intervals_grows_neither_with_clusters_nor_with_how_many_there_are() -> None:
     import tracemalloc
 
-    values = np.random.default_rng(0).normal(size=4000)
+    random = np.random.default_rng(0)
+    statistics.bootstrap_mean(random.normal(size=10))
     tracemalloc.start()
-    statistics.bootstrap_mean(values, num_resamples=2000)
-    peak = tracemalloc.get_traced_memory()[1]
+    for size in (3998, 3999, 4000):
+        statistics.bootstrap_mean(random.normal(size=size), num_resamples=2000)
+    kept, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert peak < 40e6, "all counts together take 64 MB, twice"
+    assert kept < 1e6
+    assert peak < 20e6, "all counts together take 64 MB, twice"

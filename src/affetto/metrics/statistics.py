@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -22,10 +21,8 @@ from scipy.special import ndtr, ndtri, stdtrit
 CONFIDENCE = 0.95
 NUM_RESAMPLES = 10_000
 SEED = 20_267
-_BLOCK = 250
-"""Resamples drawn at once."""
-_MOST_KEPT = 10_000_000
-"""Counts (resamples times clusters, 2 bytes each) that are kept for the next metric; more are drawn again."""
+_MOST_AT_ONCE = 250_000
+"""Clusters drawn at once, in as many whole resamples as that makes."""
 MIN_PAIRS = 20
 """Fewer pairs give no verdict."""
 
@@ -143,11 +140,12 @@ def pigeonhole_mean(
             return Estimate(value, *wilson_interval(round(value * fewest), fewest), n)
         return Estimate(value, None, None, n, "votes that are all equal give no interval")
     drawn = []
-    for raters_BR, items_BI in zip(
-        _draw_counts(num_raters, num_resamples, seed), _draw_counts(num_items, num_resamples, seed + 1), strict=True
-    ):
-        weights_BR = raters_BR.astype(np.float64)
-        top_B, bottom_B = (((weights_BR @ part_RI) * items_BI).sum(axis=1) for part_RI in (sums_RI, counts_RI))
+    size = max(1, _MOST_AT_ONCE // max(num_raters, num_items))
+    all_raters = _draws(num_raters, num_resamples, seed, size)
+    all_items = _draws(num_items, num_resamples, seed + 1, size)
+    for raters_BR, items_BI in zip(all_raters, all_items, strict=True):
+        weights_BR, weights_BI = _counts(raters_BR, num_raters), _counts(items_BI, num_items)
+        top_B, bottom_B = (((weights_BR @ part_RI) * weights_BI).sum(axis=1) for part_RI in (sums_RI, counts_RI))
         drawn.append(top_B[bottom_B > 0] / bottom_B[bottom_B > 0])
     low, high = _expanded_interval(np.concatenate(drawn), fewest)
     return Estimate(value, low, high, n)
@@ -243,29 +241,24 @@ def _crossed_sums(
 
 
 def _resampled_sums(columns: Sequence[NDArray[np.float64]], num_resamples: int, seed: int) -> list[NDArray[np.float64]]:
-    """Sums (R,) of each column (C,) over the clusters of each resample, a block of resamples at a time: memory doesn't
-    grow with resamples times clusters."""
+    """Sums (R,) of each column (C,) over the clusters of each resample."""
     num_clusters = len(columns[0])
-    is_small = num_resamples * num_clusters <= _MOST_KEPT
-    blocks = (_kept_counts if is_small else _draw_counts)(num_clusters, num_resamples, seed)
-    sums = [[counts_BC.astype(np.float64) @ column for column in columns] for counts_BC in blocks]
+    blocks = _draws(num_clusters, num_resamples, seed, max(1, _MOST_AT_ONCE // num_clusters))
+    sums = [[column[drawn_BC].sum(axis=1) for column in columns] for drawn_BC in blocks]
     return [np.concatenate(parts) for parts in zip(*sums, strict=True)]
 
 
-def _draw_counts(num_clusters: int, num_resamples: int, seed: int) -> Iterator[NDArray[np.unsignedinteger]]:
-    """Blocks (B, C) of how often each cluster is drawn in each resample; the same draws, however they are blocked."""
+def _draws(num_clusters: int, num_resamples: int, seed: int, size: int) -> Iterator[NDArray[np.int64]]:
+    """Blocks (B, C) of the clusters of each resample, B at most `size`; the same draws, however they are blocked."""
     rng = np.random.default_rng(seed)
-    shares = np.full(num_clusters, 1 / num_clusters)
-    dtype = np.uint16 if num_clusters < 2**16 else np.uint32
-    for start in range(0, num_resamples, _BLOCK):
-        size = min(_BLOCK, num_resamples - start)
-        yield rng.multinomial(num_clusters, shares, size=size).astype(dtype)
+    for start in range(0, num_resamples, size):
+        yield rng.integers(num_clusters, size=(min(size, num_resamples - start), num_clusters))
 
 
-@lru_cache(maxsize=4)
-def _kept_counts(num_clusters: int, num_resamples: int, seed: int) -> tuple[NDArray[np.unsignedinteger], ...]:
-    """`_draw_counts`, kept: many metrics of one evaluation have the same number of clusters."""
-    return tuple(_draw_counts(num_clusters, num_resamples, seed))
+def _counts(drawn_BC: NDArray[np.int64], num_clusters: int) -> NDArray[np.float64]:
+    """How often each cluster is in each resample, (B, C)."""
+    cells = drawn_BC + num_clusters * np.arange(len(drawn_BC))[:, None]
+    return np.bincount(cells.ravel(), minlength=drawn_BC.size).reshape(drawn_BC.shape).astype(np.float64)
 
 
 def _expanded_interval(drawn_R: NDArray[np.float64], num_clusters: int) -> tuple[float, float]:
