@@ -17,6 +17,7 @@ import numpy as np
 from affetto.files import write_text
 from affetto.laboratory.comparison import (
     ActedLine,
+    Interval,
     Line,
     acted_markdown,
     compare_as_acted,
@@ -29,7 +30,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RUNS = ROOT / "benchmarks" / "results" / "ablation" / "ablation.json"
 COLUMNS = {
     "plain": "plain LoRA", "replay_kl": "replay by KL alone", "all": "affetto's defaults",
-    "all_budget": "`forgetting_budget: 0.03`",
+    "all_tight_budget": "`forgetting_budget: 0.01`",
 }  # fmt: skip
 """Of the README's table."""
 
@@ -65,8 +66,9 @@ def readme_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """What the defaults, their alternatives and the base sound like, and what each forgets."""
     lines = {line.method: line for line in compare_methods(rows)}
     acted = {line.method: line for line in compare_as_acted(rows)}
-    heard = [row["heard"]["base"] for row in rows if row["method"] in COLUMNS]
-    base = {name: float(np.mean([values[name] for values in heard])) for name in ("recall", "wer")}
+    # The base says the same to every method of an emotion and seed.
+    heard = {(row["emotion"], row["seed"]): row["heard"]["base"] for row in rows if row["method"] in COLUMNS}
+    base = {name: float(np.mean([values[name] for values in heard.values()])) for name in ("recall", "wer")}
     strong = [acted[name] for name in COLUMNS]
     full = [lines[name] for name in COLUMNS]
     table = [
@@ -92,13 +94,20 @@ def _heard_rows(base: Mapping[str, float], lines: Sequence[ActedLine]) -> list[l
         "plain_wer": ("word error rate, plain prompts", "wer"),
     }  # fmt: skip
     return [
-        [words, _percent(base[of_base]), *(_percent(line.heard[name]) for line in lines)]
+        [words, f"{base[of_base]:.1%}".replace("%", " %"), *(_percent(line.heard[name]) for line in lines)]
         for name, (words, of_base) in names.items()
     ]
 
 
-def _percent(value: float | None) -> str:
-    return "" if value is None else f"{value:.1%}".replace("%", " %")
+def _percent(value: Interval | None) -> str:
+    """As shares are written in the README: the unit once."""
+    if value is None:
+        return ""
+    low, high = value.low, value.high
+    places = 1 if value.mean < 0.1 else 0
+    known = low is not None and high is not None
+    ends = f" [{100 * max(low or 0, 0):.{places}f}, {100 * min(high or 0, 1):.{places}f}]" if known else ""
+    return f"{100 * value.mean:.1f} %{ends}"
 
 
 def _share(line: Line) -> str:

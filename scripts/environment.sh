@@ -22,6 +22,17 @@ sys.exit(any(importlib.util.find_spec(module) is None for module in sys.argv[1:]
 EOF
 }
 
+# use_gpu N  lets programs see that GPU alone; fails where $python's torch finds none there, for it would take the CPU.
+use_gpu() {
+    local count='import torch; print(torch.cuda.device_count())' found
+    export CUDA_VISIBLE_DEVICES="$1"
+    if [[ "$("$python" -P -c "$count")" == 0 ]]; then
+        found="$(env -u CUDA_VISIBLE_DEVICES "$python" -P -c "$count")"
+        echo "--gpu $1: torch finds no GPU of that number, only $found, counted from 0; leave --gpu out to go on without" >&2
+        return 1
+    fi
+}
+
 make_environment() {
     local root="$1" && shift
     if ! python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then

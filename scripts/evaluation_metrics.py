@@ -16,10 +16,17 @@ if importlib.util.find_spec("affetto") is None:
     if _PYTHON.is_file() and Path(sys.prefix).resolve() != _PYTHON.parents[1].resolve():
         os.execv(_PYTHON, [str(_PYTHON), *sys.argv])
     sys.path.insert(0, str(_ROOT / "src"))
+if _missing := [name for name in ("numpy", "pydantic", "soundfile", "torch") if importlib.util.find_spec(name) is None]:
+    sys.stderr.write(
+        f"{sys.executable} has no {', '.join(_missing)}: ./scripts/run_emotion_finetuning.sh sets everything up when "
+        "it first runs, and so does pip install -r requirements-expressivity-finetuning.txt\n"
+    )
+    sys.exit(2)
 
 from affetto.errors import AffettoError
 from affetto.evaluate.folder import Beside, evaluate_folder
 from affetto.evaluate.folder_lines import failures, folder_lines
+from affetto.evaluate.journal import check_outputs
 from affetto.evaluate.results import Results
 from affetto.evaluate.versa import write_versa
 
@@ -39,6 +46,7 @@ only; for real speech name others, for example
 
 Written: OUTPUT (JSON: every number with its 95 % interval, and one entry per file), the same name with .csv (one row
 per file), and with .rows.jsonl what --resume goes on from (safe to delete); docs/results.md tells what is in them.
+No file that affetto didn't write is written over.
 Exit status: 0 all files scored, 1 some files failed, 2 wrong input.
 """
 
@@ -60,10 +68,12 @@ def main(arguments: list[str] | None = None) -> int:
     command = shlex.join(["python", "scripts/evaluation_metrics.py", *again])
     try:
         _check(options.eval_dir, options.batch)
+        beside = Beside(options.base_dir, options.reference_dir, options.neutral_dir)
+        folders = [options.eval_dir, *beside.folders.values()]
+        check_outputs(options.output, folders=folders, metadata=options.metadata, versa=options.versa)
         results = evaluate_folder(
             options.eval_dir, options.emotion, options.output, judges=dict(options.judge), metadata=options.metadata,
-            beside=Beside(options.base_dir, options.reference_dir, options.neutral_dir), command=command,
-            device=options.device, resume=options.resume,
+            beside=beside, command=command, device=options.device, resume=options.resume,
         )  # fmt: skip
         if options.versa:
             write_versa(options.versa, results)

@@ -15,14 +15,15 @@ Usage: run_emotion_finetuning.sh [options]
   --output DIR        where emotion_models/ and evaluation_results/ go (default: here)
   --judge KIND=NAME   judge of emotion, words, quality, voice, dimensions or embedding (a hub id, a folder, or none);
                       may be given again
-  --gpu N             use this GPU
+  --gpu N             use this GPU, counted from 0
   --jobs N            emotions at a time (default: as many as processors and memory allow; one on a GPU)
   --skip-datasets     do not touch or check the data again: use what was prepared before
   --skip-bad-clips    go on with the good clips where some are bad
   --resume            go on where an interrupted run stopped
   --help              this text
 
-Exit status 3: all is done and written, but an emotion didn't meet the forgetting_budget of the settings.
+Exit status 3: all is done and written, but an emotion didn't meet the forgetting_budget of the settings; 4: the same, but
+files could not be scored.
 
 The environment is used as it is where affetto can be imported; otherwise .venv is made beside this repository.
 EOF
@@ -37,6 +38,7 @@ wrong() {
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 config="$root/configs/emotion_specific_finetuning.yaml"
 options=()
+gpu=""
 while (($#)); do
     case "$1" in
         --*=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" && continue ;;
@@ -45,7 +47,10 @@ while (($#)); do
     case "$1" in
         --emotion | --base | --data | --general | --output | --judge | --jobs) options+=("$1" "$2") && shift 2 ;;
         --config) config="$2" && shift 2 ;;
-        --gpu) export CUDA_VISIBLE_DEVICES="$2" && shift 2 ;;
+        --gpu)
+            [[ "$2" =~ ^[0-9]+$ ]] || wrong "--gpu $2: give the number of one GPU, 0 for the first"
+            gpu="$2" && shift 2
+            ;;
         --skip-datasets | --skip-bad-clips | --resume) options+=("$1") && shift ;;
         --help | -h) usage && exit 0 ;;
         *) wrong "unknown option $1" ;;
@@ -55,5 +60,6 @@ done
 # shellcheck source=scripts/environment.sh
 source "$root/scripts/environment.sh"
 use_environment "$root" affetto
+[[ -z "$gpu" ]] || use_gpu "$gpu"
 # Bash before 4.4 takes an empty array for an unset variable.
 exec "$python" -m affetto.cli run --config "$config" ${options[@]+"${options[@]}"}

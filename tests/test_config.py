@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -75,6 +76,11 @@ def test_numbers_may_be_written_as_people_do(tmp_path: Path, number: str) -> Non
     assert load_config(write(tmp_path, f"learning_rate: {number}")).learning_rate == 1e-5
 
 
+@pytest.mark.parametrize(("key", "name"), [("emotions", "happy"), ("data", "foo.jsonl"), ("trackers", "tensorboard")])
+def test_one_name_may_stand_without_brackets(tmp_path: Path, key: str, name: str) -> None:
+    assert getattr(load_config(write(tmp_path, f"{key}: {name}")), key) == (name,)
+
+
 def test_a_preset_of_targets_may_stand_without_brackets(tmp_path: Path) -> None:
     assert load_config(write(tmp_path, "target_modules: attention")).target_modules == ("attention",)
     assert load_config(write(tmp_path, "target_modules: [attention, up_proj]")).target_modules == (
@@ -120,13 +126,44 @@ def test_the_output_folder_may_be_in_the_home_folder(tmp_path: Path, monkeypatch
 
 def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
-        load_config(write(tmp_path, "adapter_r: none\nnum_epochs: 0\nseed: -1"))
-    assert [line.split(": ")[1] for line in str(caught.value).splitlines()] == ["seed", "adapter_r", "num_epochs"]
+        load_config(write(tmp_path, "adapter_r: none\nepochs: 3\nnum_epochs: 0\nseed: -1"))
+    assert [line.split(": ")[1] for line in str(caught.value).splitlines()] == [
+        "unknown key 'epochs'; did you mean 'num_epochs'?", "seed", "adapter_r", "num_epochs",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "given", "told"),
+    [
+        ("general: other", {"general": "foo"}, ["command line: general"]),
+        ("seed: -1", {"general": "foo"}, ["command line: general", "FILE: seed"]),
+        ("judges: {words: a}", {"judges": {"emotin": "x"}}, ["command line: judges"]),
+        ("judges: {wrds: a}", {"judges": {"emotion": "x"}}, ["FILE: judges"]),
+        ("general: self", {"base": None, "general": None}, []),
+        ("distill_on: emotion", {"general": "self"}, ["FILE: distill_on"]),
+    ],
+)
+def test_what_the_command_line_says_wrong_is_not_blamed_on_the_file(
+    tmp_path: Path, text: str, given: dict[str, Any], told: list[str]
+) -> None:
+    path = write(tmp_path, text)
+    try:
+        load_config(path, told_as="command line", **given)
+        found = []
+    except ConfigError as error:
+        found = [": ".join(line.split(": ")[:2]).replace(str(path), "FILE") for line in str(error).splitlines()]
+    assert found == told
+
+
+def test_a_judge_that_is_not_known_names_the_nearest() -> None:
+    with pytest.raises(ConfigError, match=r"unknown judge 'emotin' \(did you mean 'emotion'\?\)"):
+        load_config(None, judges={"emotin": "x"})
 
 
 WRONG = [
-    ("emotions: []", "emotions", "at least 1 item"),
-    ("emotions: happy", "emotions", "valid tuple"),
+    ("emotions: []", "emotions", "must name at least one"),
+    ("emotions: 3", "emotions", "must be a list, such as [one, two]"),
+    ("emotions: happy, sad", "emotions", "letters, digits"),
     ("emotions: [happy, happy]", "emotions", "named twice"),
     ("emotions: [very happy]", "emotions", "letters, digits"),
     ("emotions: [../up]", "emotions", "letters, digits"),
@@ -134,12 +171,12 @@ WRONG = [
     ("emotions: [happy, real]", "emotions", "'real' isn't an emotion"),
     ("emotions: [happy, happy_plain]", "emotions", "'happy_plain' ends in one of _base, _plain"),
     ("emotions: [happy, 3]", "emotions.1", "valid string"),
-    ("base: ''", "base", "at least 1 character"),
+    ("base: ''", "base", "must not be empty"),
     ("base: [a]", "base", "valid string"),
-    ("data: []", "data", "at least 1 item"),
-    ("data: clips", "data", "valid tuple"),
+    ("data: []", "data", "must name at least one"),
+    ("data: 3", "data", "must be a list"),
     ("general: none", "general", "'data' or 'self'"),
-    ("output_dir: 3", "output_dir", "path"),
+    ("output_dir: 3", "output_dir", "must be a path"),
     ("seed: -1", "seed", "greater than or equal to 0"),
     ("seed: true", "seed", "must be a number"),
     ("split_by_speaker: 3", "split_by_speaker", "valid boolean"),
@@ -152,8 +189,8 @@ WRONG = [
     ("adapter_alpha: 0", "adapter_alpha", "greater than 0"),
     ("adapter_dropout: 1", "adapter_dropout", "less than 1"),
     ("use_adapters: false\nadapter_dropout: 0.1", "adapter_dropout", "leave use_adapters on"),
-    ("target_modules: []", "target_modules", "at least 1 item"),
-    ("target_modules: 3", "target_modules", "valid tuple"),
+    ("target_modules: []", "target_modules", "must name at least one"),
+    ("target_modules: 3", "target_modules", "must be a list"),
     ("adapted_parts: codec", "adapted_parts", "'both', 'backbone' or 'depth'"),
     ("adapted_parts: depth\nfirst_codebook_weight: 1", "first_codebook_weight", "under 1 with adapted_parts: depth"),
     ("ewc_lambda: -1", "ewc_lambda", "greater than or equal to 0"),
@@ -170,11 +207,13 @@ WRONG = [
     ("teacher_frames_share: 1.5", "teacher_frames_share", "less than or equal to 1"),
     ("rehearsal_buffer_size: -3", "rehearsal_buffer_size", "greater than or equal to 0"),
     ("replay_ratio: 1.0", "replay_ratio", "less than 1"),
+    ("expressive_base: true\newc_curvature: factors", "ewc_curvature", "leave expressive_base off"),
     ("forgetting_budget: 0", "forgetting_budget", "greater than 0"),
     ("forgetting_budget: true", "forgetting_budget", "must be a number"),
     ("forgetting_budget: 0.01\nreplay_ratio: 0", "forgetting_budget", "set replay_ratio (0.5, say)"),
     ("forgetting_budget: 0.01\nrehearsal_buffer_size: 0", "forgetting_budget", "rehearsal_buffer_size above 0"),
     ("forgetting_budget: 0.01\ndistill_on: emotion", "forgetting_budget", "set distill_on to rehearsal"),
+    ("forgetting_budget: 0.01\ndistillation_alpha: 0", "forgetting_budget", "set distillation_alpha above 0"),
     ("forgetting_budget: 0.01\ndistill_on: both", "forgetting_budget", "set distill_on to rehearsal"),
     ("learning_rate: 0", "learning_rate", "greater than 0"),
     ("learning_rate: fast", "learning_rate", "valid number"),
@@ -195,7 +234,7 @@ WRONG = [
     ("use_adapters: false\nbase_precision: nf4", "base_precision", "nf4 is for adapters upon it"),
     ("optimizer_bits: 16", "optimizer_bits", "32 or 8"),
     ("activation_checkpointing: sometimes", "activation_checkpointing", "valid boolean"),
-    ("trackers: tensorboard", "trackers", "valid tuple"),
+    ("trackers: 3", "trackers", "must be a list"),
     ("validation_clips: 0", "validation_clips", "greater than or equal to 1"),
     ("evaluation_sentences: 0", "evaluation_sentences", "greater than or equal to 1"),
     ("matching_sentences: -1", "matching_sentences", "greater than or equal to 0"),

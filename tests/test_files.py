@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +25,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert [path.name for path in target.parent.iterdir()] == ["facts.json"]
 
 
-@pytest.mark.parametrize("failure", [KeyboardInterrupt, OSError, ValueError])
+@pytest.mark.parametrize("failure", [KeyboardInterrupt, RuntimeError, ValueError])
 def test_failing_halfway_leaves_the_old_file(tmp_path: Path, failure: type[BaseException]) -> None:
     target = tmp_path / "value.txt"
     files.write_text(target, "old")
@@ -45,6 +47,57 @@ def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
         with pytest.raises(DataError, match=rf"can't write .*{target.name} \(.*({reason}).*name another place"):
             files.write_text(target, "text")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"], "nothing is left of it"
+
+
+FULL = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from affetto import files
+from affetto.audio.sound import write_sound
+from affetto.errors import DataError
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+folder = Path(sys.argv[1])
+tries = [
+    lambda: files.write_text(folder / "a.txt", "x" * 9000),
+    lambda: write_sound(folder / "a.wav", np.zeros(9000), 8000),
+    lambda: files.write_atomically(folder / "a.bin", lambda path: save_file({"x": torch.zeros(9000)}, path)),
+    lambda: files.made_once(folder / "made", lambda path: (path / "x").write_text("x" * 9000)),
+    lambda: files.made_once(folder / "kept", lambda path: save_file({"x": torch.zeros(9000)}, path / "x")),
+]
+for one in tries:
+    try:
+        one()
+    except DataError as error:
+        print(error)
+"""
+
+
+def test_no_room_is_told_however_it_is_written(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+    told = done.stdout.splitlines()
+    assert [line.partition(" (")[0] for line in told] == [
+        f"can't write {tmp_path / name}" for name in ("a.txt", "a.wav", "a.bin", "made", "kept")
+    ]
+    assert all("make room there" in line for line in told)
+    assert list(tmp_path.iterdir()) == [], "nothing is left of it"
+
+
+def test_a_folder_is_seen_to_be_writable_before_it_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files.make_writable(tmp_path / "new" / "folder")
+    files.make_writable(tmp_path / "new" / "folder")
+    assert list((tmp_path / "new" / "folder").iterdir()) == []
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(DataError, match=r"can't write .*folder \(Not a directory\); name another place"):
+        files.make_writable(tmp_path / "file" / "folder")
+    with pytest.raises(DataError, match=r"can't write .*file \(File exists\); name another place"):
+        files.make_writable(tmp_path / "file")
+    monkeypatch.setenv("AFFETTO_CACHE", str(tmp_path / "file"))
+    with pytest.raises(DataError, match=r"can't write .*made \(.*\); set AFFETTO_CACHE to another place"):
+        files.made_once(files.cache_root() / "made", lambda _: None)
 
 
 def test_temporary_file_has_the_suffix_and_is_hidden(tmp_path: Path) -> None:
@@ -139,7 +192,7 @@ def test_a_folder_is_made_once_whole_or_not_at_all(tmp_path: Path) -> None:
         make(folder)
         raise OSError("disk full")
 
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(DataError, match=r"can't write .*made \(disk full\)"):
         files.made_once(target, fail)
     assert list(target.parent.iterdir()) == [], "nothing is left of a failure"
     assert files.made_once(target, make) == files.made_once(target, make) == target

@@ -189,10 +189,18 @@ def test_the_library_does_not_print(path: Path) -> None:
     assert not printed
 
 
+KEPT = {
+    ".ci", ".gitignore", "CHANGELOG.md", "LICENSE", "README.md", "benchmarks", "configs", "docs", "pyproject.toml",
+    "requirements-expressivity-finetuning.txt", "requirements-test.txt", "scripts", "src", "tests",
+}  # fmt: skip
+
+
 def shipped() -> list[Path]:
+    """What the repository keeps; what users and runs leave beside it is theirs."""
     return [
         path
-        for path in sorted(ROOT.rglob("*"))
+        for name in sorted(KEPT)
+        for path in [ROOT / name, *sorted((ROOT / name).rglob("*"))]
         if path.is_file() and not any(part in GENERATED or part.endswith(".egg-info") for part in path.parts)
     ]
 
@@ -205,12 +213,6 @@ def test_no_file_names_a_place_on_somebodys_machine() -> None:
     )
     found = {relative(path): match.group() for path in files if (match := places.search(path.read_bytes()))}
     assert not found
-
-
-KEPT = {
-    ".ci", ".gitignore", "CHANGELOG.md", "LICENSE", "README.md", "benchmarks", "configs", "docs", "pyproject.toml",
-    "requirements-expressivity-finetuning.txt", "requirements-test.txt", "scripts", "src", "tests",
-}  # fmt: skip
 
 
 def test_nothing_strays_into_the_repository() -> None:

@@ -361,7 +361,6 @@ def test_broken_clips_stop_the_run_and_lose_nothing(tmp_path: Path, clips: Path)
     assert len(prepared.select("happy", "train")) == 10
 
 
-@pytest.mark.skipif(not REAL_DATA.is_dir(), reason="the real speech of shared/data isn't beside this checkout")
 def test_two_emotions_at_a_time_become_what_each_is_alone(tmp_path: Path) -> None:
     data = write_clips(tmp_path / "clips", "happy", "sad")
     configs = {
@@ -387,6 +386,7 @@ def test_two_emotions_at_a_time_become_what_each_is_alone(tmp_path: Path) -> Non
     assert (beside / "evaluation_results" / "comparison.html").is_file()
 
 
+@pytest.mark.skipif(not REAL_DATA.is_dir(), reason="the real speech of shared/data isn't beside this checkout")
 def test_real_recordings_run_to_the_end(tmp_path: Path) -> None:
     """RAVDESS and LJSpeech as published: the miniature can't speak like people, but nothing breaks."""
     data = tmp_path / "data"

@@ -32,6 +32,17 @@ def test_scripts_and_pictures_that_it_names_exist() -> None:
     assert [name for name in named if not (ROOT / name).is_file()] == []
 
 
+def test_it_counts_the_published_layouts_that_are_known() -> None:
+    from affetto.audio.corpora import CORPORA
+
+    numbers = dict(zip(("seven", "eight", "nine", "ten", "eleven", "twelve"), range(7, 13), strict=True))
+    found = re.search(r"published layout \(([\w, -]+) and (\w+) more\)", README)
+    assert found
+    named = found[1].lower().split(", ")
+    assert set(named) < set(CORPORA)
+    assert len(named) + numbers[found[2]] == len(CORPORA.keys() - {"folder"})
+
+
 def test_commands_that_it_shows_are_verbs() -> None:
     from typer.main import get_command
 

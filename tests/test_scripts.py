@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -102,6 +103,38 @@ def test_options_are_handed_on(fake: dict[str, str]) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("number", ["one", "0,1", "-1", "1.5"])
+def test_a_gpu_is_a_number(fake: dict[str, str], number: str) -> None:
+    found = call("--gpu", number, env=fake)
+    assert found.returncode == 2
+    assert f"--gpu {number}: give the number of one GPU" in found.stderr
+
+
+TORCH = """
+import os
+from types import SimpleNamespace
+seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+cuda = SimpleNamespace(device_count=lambda: 2 if seen is None else int(seen in ("0", "1")))
+"""
+"""On a machine with two GPUs."""
+
+
+@pytest.mark.parametrize(("number", "is_there"), [("0", True), ("1", True), ("2", False), ("7", False)])
+def test_a_gpu_that_torch_does_not_see_stops_the_run(tmp_path: Path, number: str, is_there: bool) -> None:
+    """It would go on without a word, on the CPU."""
+    program = interpreter(tmp_path / "venv" / "bin", "python", "torch", "affetto")
+    site = program.parent / "site"
+    (site / "torch" / "__init__.py").write_text(TORCH)
+    (site / "affetto" / "cli.py").write_text('import os\nprint("gpu", os.environ["CUDA_VISIBLE_DEVICES"])\n')
+    env = {"PATH": os.environ["PATH"], "VIRTUAL_ENV": str(tmp_path / "venv")}
+    found = call("--gpu", number, env=env)
+    if is_there:
+        assert (found.returncode, found.stdout, found.stderr) == (0, f"gpu {number}\n", "")
+    else:
+        assert (found.returncode, found.stdout) == (1, "")
+        assert f"--gpu {number}: torch finds no GPU of that number, only 2, counted from 0" in found.stderr
+
+
 def test_every_option_of_the_script_is_one_of_the_command() -> None:
     shown = subprocess.run(
         [sys.executable, "-m", "affetto.cli", "run", "--help"], capture_output=True, text=True, check=True,
@@ -142,6 +175,17 @@ def test_environment_is_the_first_with_all_modules(tmp_path: Path) -> None:
     assert use(root, env, "delta_module").stdout == "made\n"
     del env["VIRTUAL_ENV"]
     assert use(root, env, "alpha_module").stdout == f"{python3}\n"
+
+
+def test_scoring_before_any_set_up_names_the_command_that_does_it(tmp_path: Path) -> None:
+    python = interpreter(tmp_path / "bare", "python")
+    (tmp_path / "scripts").mkdir()
+    script = shutil.copy(ROOT / "scripts" / "evaluation_metrics.py", tmp_path / "scripts")
+    (tmp_path / "src").symlink_to(ROOT / "src")
+    found = subprocess.run([str(python), script, "--help"], capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stdout) == (2, "")
+    assert "Traceback" not in found.stderr
+    assert "has no numpy, pydantic, soundfile, torch: ./scripts/run_emotion_finetuning.sh sets" in found.stderr
 
 
 def test_folder_that_we_are_in_is_no_environment(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from affetto.commands.data import app as data_app
 from affetto.commands.forgetting import app as preserve_app
 from affetto.commands.listen import app as listen_app
 from affetto.commands.options import (
+    FILES_FAILED,
     BaseName,
     ConfigFile,
     Data,
@@ -29,11 +31,11 @@ from affetto.commands.options import (
     is_together,
     pairs_of,
     settings_of,
-)
+)  # fmt: skip
 from affetto.commands.plan import app as plan_app
 from affetto.commands.reporting import app as reporting_app
 from affetto.commands.scoring import app as scoring_app
-from affetto.errors import AffettoError, ConfigError, Interrupted
+from affetto.errors import AffettoError, ConfigError, DataError, Interrupted
 
 BUDGET_NOT_MET = 3
 """Exit status of a run that ended well, but forgot more than its budget."""
@@ -80,12 +82,15 @@ def prepare(
     skip_bad_clips: SkipBad = False,
 ) -> None:  # fmt: skip
     """Check the clips and code them for the base (cached: a second time takes seconds)."""
-    from affetto.pipeline import prepare_clips
+    from affetto.pipeline import prepare_clips, without_clips
 
     settings, emotions = settings_of(
         config, emotion, with_base=True, base=base, data=data, general=general, output_dir=output
     )
-    prepare_clips(settings, emotions, skip_bad_clips=skip_bad_clips)
+    prepared = prepare_clips(settings, emotions, skip_bad_clips=skip_bad_clips)
+    # Without --emotion the configuration's are meant, of which data may have a few.
+    if emotion and not is_together(emotion) and (missing := without_clips(prepared, emotions)):
+        raise DataError(f"there is nothing to train {', '.join(missing)} on; what was coded is kept")
 
 
 @app.command()
@@ -103,10 +108,12 @@ def train(
     """
     from affetto.pipeline import prepare_clips, train_emotions
     from affetto.progress import say
+    from affetto.training.runtime import check_installed
 
     settings, emotions = settings_of(
         config, emotion, with_base=True, base=base, data=data, general=general, output_dir=output
     )
+    check_installed(settings)
     prepared = prepare_clips(settings, emotions, skip_bad_clips=skip_bad_clips)
     for folder in train_emotions(
         settings, emotions, prepared, together=is_together(emotion), resume=resume, command=command_line()
@@ -154,19 +161,22 @@ def run(
 ) -> None:  # fmt: skip
     """Prepare, train, evaluate and report, for one emotion or all. `scripts/run_emotion_finetuning.sh` calls this.
 
-    Exit status 3: all is done and written, but an emotion didn't meet the forgetting_budget of the configuration.
+    Exit status, where all is done and written: 3 if an emotion didn't meet the forgetting_budget of the configuration,
+    else 4 if files could not be scored.
     """
-    from affetto.run import run as run_all
+    from affetto import run as road
 
     judges = pairs_of(judge, "--judge")
     settings, emotions = settings_of(
         config, emotion, with_base=True, base=base, data=data, general=general, output_dir=output, judges=judges
     )
-    run_all(
+    road.run(
         settings, emotions, command=command_line(), skip_bad_clips=skip_bad_clips, skip_datasets=skip_datasets,
         together=is_together(emotion), resume=resume, jobs=jobs,
     )  # fmt: skip
     _end_by_budget(settings, emotions)
+    if road.failed_files(settings, emotions):
+        raise typer.Exit(FILES_FAILED)
 
 
 @app.command()
@@ -201,8 +211,6 @@ def speak(
     ] = None,
 ) -> None:
     """Speak a sentence, with any trained emotion or blend, at any strength."""
-    if not text.strip():
-        raise ConfigError("the text is empty: give a sentence to speak")
     if not math.isfinite(intensity or 0.0) or not math.isfinite(temperature or 0.0):
         raise ConfigError("--intensity and --temperature must be finite numbers")
     blend = _blend(emotion)
@@ -248,14 +256,16 @@ def miniature_measure(
 
 
 def main() -> NoReturn:
-    """Entry point: errors that a user can mend are printed without a traceback."""
+    """Entry point: errors that a user can mend, and a full disk, are printed without a traceback."""
     try:
         # Not None where the command ended early: 0 after --help, 130 after Ctrl-C.
         status = app(standalone_mode=False)
     except Interrupted as stopped:
         typer.secho(str(stopped), fg="yellow", err=True)
         sys.exit(130)
-    except AffettoError as error:
+    except (AffettoError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
         typer.secho(f"error: {error}", fg="red", err=True)
         sys.exit(1)
     except typer.Abort:

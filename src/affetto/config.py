@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from affetto.adapters.targets import Part
+from affetto.audio.hints import did_you_mean
 from affetto.errors import ConfigError
 from affetto.types import EMOTIONS, SPEAKING_TEMPERATURE
 
@@ -41,9 +42,9 @@ Positive = Annotated[float, _Number, Field(gt=0.0)]
 NotNegative = Annotated[float, _Number, Field(ge=0.0)]
 Count = Annotated[int, _Number, Field(ge=1)]
 Whole = Annotated[int, _Number, Field(ge=0)]
-Names = Annotated[tuple[str, ...], Field(min_length=1)]
-Targets = Annotated[Names, BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
+Listed = Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
 """One name may stand without brackets."""
+Names = Annotated[Listed, Field(min_length=1)]
 
 
 class Config(BaseModel):
@@ -64,7 +65,7 @@ class Config(BaseModel):
     adapter_r: Count = 16
     adapter_alpha: Positive | None = None
     adapter_dropout: Annotated[float, _Number, Field(ge=0.0, lt=1.0)] = 0.0
-    target_modules: Targets = ("both",)
+    target_modules: Names = ("both",)
     adapted_parts: Part = "both"
 
     ewc_lambda: NotNegative = 5000.0
@@ -100,7 +101,7 @@ class Config(BaseModel):
     base_precision: Literal["fp32", "bf16", "nf4"] = "fp32"
     optimizer_bits: Literal[32, 8] = 32
     activation_checkpointing: bool = False
-    trackers: tuple[str, ...] = ("tensorboard",)
+    trackers: Listed = ("tensorboard",)
 
     validation_clips: Count = 48
     matching_sentences: Whole = 24
@@ -139,6 +140,11 @@ class Config(BaseModel):
                 "it bounds the KL on rehearsed clips and nothing else: set distill_on to rehearsal, or leave "
                 "forgetting_budget away"
             )
+        if not info.data.get("distillation_alpha", True) and info.data.get("general") != "self":
+            raise ValueError(
+                "it is kept by the KL on rehearsed clips: set distillation_alpha above 0 (1 is the default), or leave "
+                "forgetting_budget away"
+            )
         return budget
 
     @field_validator("output_dir")
@@ -173,7 +179,8 @@ class Config(BaseModel):
     @classmethod
     def _judges(cls, judges: dict[str, str]) -> dict[str, str]:
         if unknown := sorted(judges.keys() - set(JUDGE_KINDS)):
-            raise ValueError(f"unknown judge {unknown[0]!r}: there are {', '.join(JUDGE_KINDS)}")
+            hint = did_you_mean(unknown[0], JUDGE_KINDS)
+            raise ValueError(f"unknown judge {unknown[0]!r}{hint}: there are {', '.join(JUDGE_KINDS)}")
         return judges
 
     @field_validator("adapter_dropout")
@@ -202,6 +209,8 @@ class Config(BaseModel):
     def _of_factors(cls, ewc_curvature: str, info: ValidationInfo) -> str:
         if ewc_curvature.startswith("factors") and not info.data.get("use_adapters", True):
             raise ValueError("it is of LoRA's A and B: leave use_adapters on, or choose another curvature")
+        if ewc_curvature.startswith("factors") and info.data.get("expressive_base"):
+            raise ValueError("it is of one adapter's A and B: leave expressive_base off, or choose another curvature")
         return ewc_curvature
 
     @property
@@ -226,25 +235,40 @@ PLAIN_LORA: dict[str, Any] = {
 """Settings under which nothing is preserved."""
 
 
-def load_config(path: Path | None, **overrides: Any) -> Config:
+def load_config(path: Path | None, *, told_as: str = "configuration", **overrides: Any) -> Config:
     """Read a YAML file (None is all defaults) and replace what `overrides` gives.
 
     Overrides of None replace nothing, and those that are dicts replace what they name. Raises `ConfigError`, which
-    tells every wrong key.
+    tells every wrong key and whose it is: the file's, or that of the overrides, which are `told_as`.
     """
-    values = _read(path) if path is not None else {}
-    for key, value in overrides.items():
-        if isinstance(value, dict) and isinstance(values.get(key), dict):
-            values[key] = values[key] | value
-        elif value is not None:
-            values[key] = value
-    unknown = [key for key in values if key not in Config.model_fields]
-    if unknown:
-        raise ConfigError("\n".join(_unknown_key(str(key), path) for key in unknown))
+    read = _read(path) if path is not None else {}
+    given = {key: value for key, value in overrides.items() if value is not None}
+    values = dict(read)
+    for key, value in given.items():
+        is_part = isinstance(value, dict) and isinstance(read.get(key), dict)
+        values[key] = read[key] | value if is_part else value
+
+    def place(key: object) -> str:
+        is_read = key not in given or (values[key] != given[key] and not _is_right(key, read[key]))
+        return str(path) if is_read and path else told_as
+
+    wrong = [f"{place(key)}: {_unknown_key(str(key))}" for key in values if key not in Config.model_fields]
     try:
-        return Config(**values)
+        config = Config(**{key: value for key, value in values.items() if key in Config.model_fields})
     except ValidationError as error:
-        raise ConfigError("\n".join(_wrong_value(item, path) for item in error.errors())) from error
+        wrong += [f"{place(item['loc'][0])}: {_wrong_value(item)}" for item in error.errors()]
+    if wrong:
+        raise ConfigError("\n".join(wrong))
+    return config
+
+
+def _is_right(key: Any, value: Any) -> bool:
+    """Whether `value` alone may stand under `key`."""
+    try:
+        Config(**{key: value})
+    except ValidationError:
+        return False
+    return True
 
 
 class _UniqueKeys(yaml.SafeLoader):
@@ -271,13 +295,19 @@ def _read(path: Path) -> dict[Any, Any]:
     return values
 
 
-def _wrong_value(item: Mapping[str, Any], path: Path | None) -> str:
-    place = ".".join(map(str, item["loc"]))
-    message = item["msg"].removeprefix("Value error, ").removeprefix("Input should ")
-    return f"{path or 'configuration'}: {place}: {message} (got {item['input']!r})"
+_MESSAGES = {
+    "tuple_type": "must be a list, such as [one, two]", "too_short": "must name at least one",
+    "string_too_short": "must not be empty", "path_type": "must be a path",
+}  # fmt: skip
+"""Of kinds of errors that pydantic tells in Python's words."""
 
 
-def _unknown_key(key: str, path: Path | None) -> str:
+def _wrong_value(item: Mapping[str, Any]) -> str:
+    told = item["msg"].removeprefix("Value error, ").replace("Input should ", "must ")
+    return f"{'.'.join(map(str, item['loc']))}: {_MESSAGES.get(item['type'], told)} (got {item['input']!r})"
+
+
+def _unknown_key(key: str) -> str:
     near = difflib.get_close_matches(key, Config.model_fields, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(Config.model_fields)}"
-    return f"{path or 'configuration'}: unknown key {key!r}; {hint}"
+    return f"unknown key {key!r}; {hint}"

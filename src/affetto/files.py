@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
@@ -14,14 +15,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
 
 from affetto.errors import DataError
+
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""Numbers of the errors of a disk, or of one's share of it, that is full."""
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Call `write` with a temporary path beside `path`, then rename it into place.
 
-    DataError where there can't be a file of that name: no such folder, no permission, a folder in its place.
+    DataError where there can't be a file of that name (no such folder, no permission, a folder in its place), or no
+    room for it.
     """
     with _place_told(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -29,8 +35,8 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     os.close(handle)
     temporary = Path(name)
     try:
-        write(temporary)
         with _place_told(path):
+            write(temporary)
             temporary.chmod(0o666 & ~_umask())
             temporary.replace(path)
     except BaseException:
@@ -43,9 +49,22 @@ def _place_told(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise DataError(
-            f"can't write {path} ({error.strerror}); name another place, or mend its permissions"
-        ) from error
+        mend = "make room there" if error.errno in NO_ROOM else "mend its permissions"
+        raise DataError(f"can't write {path} ({error.strerror or error}); {_elsewhere(path)}, or {mend}") from error
+    except SafetensorError as error:
+        raise DataError(f"can't write {path} ({error}); {_elsewhere(path)}, or make room there") from error
+
+
+def _elsewhere(path: Path) -> str:
+    return f"{'set AFFETTO_CACHE to' if path.is_relative_to(cache_root()) else 'name'} another place"
+
+
+def make_writable(folder: Path) -> None:
+    """Make `folder` where it isn't there yet. DataError where it can't be made, or no file in it."""
+    with _place_told(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(prefix=".writable.", dir=folder):
+            pass
 
 
 def write_text(path: Path, text: str) -> None:
@@ -95,18 +114,21 @@ def hash_file(path: Path) -> str:
 
 def made_once(target: Path, make: Callable[[Path], object]) -> Path:
     """`target`, which `make` fills where it isn't there yet: in a folder beside it that is then renamed, so that no
-    half of it is ever seen. Of processes that make the same at once the first one's stays."""
+    half of it is ever seen. Of processes that make the same at once the first one's stays. DataError where there is no
+    writing, or no room, at its place."""
     if target.is_dir():
         return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=".making.", dir=target.parent))
+    with _place_told(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=".making.", dir=target.parent))
     try:
         make(temporary)
         temporary.chmod(0o755)
         temporary.rename(target)
-    except OSError:
+    except (OSError, SafetensorError):
         if not target.is_dir():
-            raise
+            with _place_told(target):
+                raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return target

@@ -10,7 +10,7 @@ from affetto.audio.checks import problem_table
 from affetto.codes.prepare import Prepared, prepare
 from affetto.config import EXPRESSIVE, PLAIN_LORA, Config
 from affetto.errors import CheckpointError, DataError
-from affetto.files import read_json
+from affetto.files import cache_root, make_writable, read_json
 from affetto.intensity import recommend_as_acted
 from affetto.model.base import MINIATURE, find_base
 from affetto.progress import console, say
@@ -24,12 +24,15 @@ def prepare_clips(
 ) -> Prepared:
     """Check and code the clips of `emotions` and the general speech; everything is cached.
 
-    Bad clips are listed in one table. They stop the run unless `skip_bad_clips`; the good ones stay coded either way.
+    Before anything else it is seen that the output folder and the cache can be written (DataError). Bad clips are
+    listed in one table. They stop the run unless `skip_bad_clips`; the good ones stay coded either way.
     `skip_datasets` takes what was coded before as it is, and renders, checks and codes nothing. With `general: self`
     the base speaks the general clips, and those of the data are left alone.
     """
     from affetto.judges.aligner import with_timed_words
 
+    for folder in (config.output_dir, cache_root()):
+        make_writable(folder)
     is_own = config.general == "self"
     labels = _labels(config, emotions)
     prepared = prepare(
@@ -57,7 +60,15 @@ def prepare_clips(
         if clip.split is not None:
             counts[clip.emotion or "general"] = counts.get(clip.emotion or "general", 0) + 1
     say("clips ready: " + ", ".join(f"{count} {name}" for name, count in sorted(counts.items())))
+    for name in without_clips(prepared, emotions):
+        say(f"no clip is labelled {name!r}", style="yellow")
     return prepared
+
+
+def without_clips(prepared: Prepared, emotions: Sequence[str]) -> list[str]:
+    """Those of `emotions` that no clip is of; `base`, the expressive base, is of all."""
+    found = {clip.emotion for clip in prepared.clips} | {EXPRESSIVE}
+    return [name for name in emotions if name not in found]
 
 
 def _labels(config: Config, emotions: Sequence[str]) -> Sequence[str]:
@@ -196,12 +207,26 @@ def unmet_budgets(config: Config, emotions: Sequence[str]) -> list[str]:
     if config.forgetting_budget is None:
         return []
     folders = (config.output_dir / "emotion_models" / emotion for emotion in emotions)
-    told = (unmet_budget(read_json(folder / "best" / "affetto.json")) for folder in folders)
+    told = (unmet_budget(_read_facts(folder / "best" / "affetto.json")) for folder in folders)
     return [warning for warning in told if warning]
 
 
+def _read_facts(path: Path) -> dict[str, Any]:
+    """An adapter's `affetto.json`. DataError where it is damaged, or isn't training's."""
+    try:
+        facts = read_json(path)
+    except (OSError, ValueError) as error:
+        raise DataError(f"can't read {path} ({error}); copy the adapter again, or train it again") from error
+    if not isinstance(facts, dict) or "emotion" not in facts:
+        raise DataError(f"{path} doesn't say what was trained; copy the adapter again, or train it again")
+    return facts
+
+
 def report(config: Config, emotion: str) -> Path:
-    """Draw `emotion_models/<emotion>/report.html`, and the adapter's card, from what training and evaluation wrote."""
+    """Draw `emotion_models/<emotion>/report.html`, and the adapter's card, from what training and evaluation wrote.
+
+    DataError where one of it isn't there yet, is damaged, or isn't of base and adapter.
+    """
     from affetto.evaluate.results import read_results
     from affetto.report.adapter_card import write_adapter_card
     from affetto.report.run_page import AudioCell, AudioRow, write_report
@@ -213,7 +238,7 @@ def report(config: Config, emotion: str) -> Path:
     for path, verb in ((facts_path, "train"), (results_path, "evaluate")):
         if not path.is_file():
             raise DataError(f"there is no {path} to report on: affetto {verb} --emotion {emotion}")
-    results, facts = read_results(results_path), read_json(facts_path)
+    results, facts = read_results(results_path), _read_facts(facts_path)
     if not {("base", "base"), (emotion, "adapter")} <= {(item["name"], item["role"]) for item in results["systems"]}:
         raise DataError(
             f"{results_path} isn't of base and adapter: affetto evaluate --emotion {emotion} makes it again"

@@ -5,13 +5,22 @@ from __future__ import annotations
 import platform
 from importlib.metadata import PackageNotFoundError, version
 
+PACKAGES = {
+    "affetto": ("affetto",), "torch": ("torch",), "transformers": ("transformers",), "peft": ("peft",),
+    "accelerate": ("accelerate",), "numpy": ("numpy",), "scipy": ("scipy",), "soundfile": ("soundfile",),
+    "soxr": ("soxr",), "pyworld": ("pyworld-prebuilt", "pyworld"), "jiwer": ("jiwer",), "speechmos": ("speechmos",),
+    "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
+}  # fmt: skip
+"""What numbers depend on, and the distributions that it comes in."""
+
 
 def versions() -> dict[str, str]:
-    """Versions of Python, affetto and the libraries that numbers depend on."""
+    """Versions of Python and of `PACKAGES`, as far as they are installed."""
     found = {"python": platform.python_version()}
-    for package in ("affetto", "torch", "transformers", "peft", "accelerate", "numpy"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
+    for package, distributions in PACKAGES.items():
+        for distribution in distributions:
+            try:
+                found.setdefault(package, version(distribution))
+            except PackageNotFoundError:
+                continue
     return found

@@ -28,7 +28,8 @@ def run(
     resume: bool = False,
     jobs: int | None = 1,
 ) -> list[Path]:
-    """Everything for each emotion; returns the reports. `together` trains all of them in one run first.
+    """Everything for each emotion; returns the reports. `together` trains all of them in one run first. At the end the
+    `failed_files` are told. AffettoErrors say what stops it, before anything is prepared where that can be known.
 
     `jobs` emotions at a time are trained and evaluated, in processes of their own; None takes as many as processors
     and memory allow (`planning.capacity.num_jobs`). What an emotion becomes doesn't depend on it, but for rounding:
@@ -36,7 +37,9 @@ def run(
     raised at the end.
     """
     from affetto.judges.choice import check_choices
+    from affetto.training.runtime import check_installed
 
+    check_installed(config)
     own = [emotion for emotion in emotions if emotion != EXPRESSIVE]
     check_choices(config.judges, own)
     prepared = prepare_clips(config, emotions, skip_bad_clips=skip_bad_clips, skip_datasets=skip_datasets)
@@ -54,6 +57,8 @@ def run(
         _compare(config, own, command)
     else:
         _run_side_by_side(config, emotions, own, prepared, command, resume=resume, jobs=min(jobs, len(own)))
+    for line in failed_files(config, own):
+        say(line, style="yellow")
     return [config.output_dir / "emotion_models" / emotion / "report.html" for emotion in own]
 
 
@@ -97,6 +102,20 @@ def _conclude(config: Config, emotion: str, prepared: Prepared, command: str, *,
     # Resuming changes nothing in what is written, the command included.
     evaluate(config, emotion, prepared, command=command.replace(" --resume", ""), resume=resume)
     report(config, emotion)
+
+
+def failed_files(config: Config, emotions: Sequence[str]) -> list[str]:
+    """What to tell of each file that the evaluations of `emotions` could not score."""
+    from affetto.evaluate.results import read_results
+
+    paths = [config.output_dir / "evaluation_results" / f"{emotion}_results.json" for emotion in emotions]
+    systems = [system for path in paths if path.is_file() for system in read_results(path)["systems"]]
+    return [
+        f"failed: {system['name']}: {row['file']}: {row['error']}"
+        for system in systems
+        for row in system["files"]
+        if row["error"]
+    ]
 
 
 def _tell(config: Config, emotion: str) -> None:

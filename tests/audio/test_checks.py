@@ -179,7 +179,8 @@ def test_near_emotions_are_told(tmp_path: Path, make_clip: MakeClip) -> None:
     _sound(_GOOD)(tmp_path / "a.wav")
     clip = make_clip("a", audio=tmp_path / "a.wav", emotion="suprised")
     (problem,) = check_clips([clip], emotions=EMOTIONS)
-    assert "did you mean 'surprised'" in problem.message
+    assert "isn't known (did you mean 'surprised'" in problem.message
+    assert "add it to `emotions`" in problem.message
     assert check_clips([clip], emotions=None) == []
     assert check_clips([clip], emotions=["suprised"]) == []
 

@@ -11,6 +11,7 @@ import pytest
 from affetto.audio.corpora import CORPORA, load_clips
 from affetto.audio.labels import LABELS
 from affetto.audio.splits import assign_splits
+from affetto.errors import DataError
 
 Tone = Callable[..., Path]
 Told = tuple[str | None, str, str | None]
@@ -265,6 +266,19 @@ def test_what_is_wrong_is_named_and_the_rest_is_read(tone: Tone, tmp_path: Path,
     clips, problems = load_clips([tmp_path / root])
     assert [problem.kind for problem in problems] == [kind]
     assert len(clips) >= len(expected) - 1
+
+
+@pytest.mark.parametrize(("build", "listed"), [(_emns, "EMNS/metadata.csv"), (_emov_db, "EmoV-DB/cmuarctic.data")])
+def test_a_list_in_another_encoding_is_named_and_not_guessed(
+    tone: Tone, tmp_path: Path, build: Callable[[Tone, Path], object], listed: str
+) -> None:
+    """Latin-1's é before a letter is a Chinese letter in the encoding of ESD's lists."""
+    build(tone, tmp_path)
+    path = tmp_path / listed
+    path.write_bytes(path.read_bytes().replace(b"s", "éa".encode("latin-1")))
+    path.read_bytes().decode("gb18030")
+    with pytest.raises(DataError, match=rf"{path.name}: not UTF-8; save it as UTF-8"):
+        load_clips([path.parent])
 
 
 def test_pitfall_24_letters_that_collide_mean_each_corpus_own(tone: Tone, tmp_path: Path) -> None:

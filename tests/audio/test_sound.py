@@ -146,6 +146,30 @@ def test_what_is_not_sound_is_not_written(tmp_path: Path, samples: NDArray[np.fl
     assert (tmp_path / "a.wav").read_bytes() == b"before"
 
 
+@pytest.mark.parametrize(("name", "kind"), [("a.flac", "FLAC"), ("a.FLAC", "FLAC"), ("a.wave", "WAV")])
+def test_sounds_are_written_in_the_format_that_their_name_says(tmp_path: Path, name: str, kind: str) -> None:
+    write_sound(tmp_path / name, sine(0.1, 8_000), 8_000)
+    write_sound(tmp_path / "a.wav", sine(0.1, 8_000), 8_000)
+    assert soundfile.info(tmp_path / name).format == kind
+    np.testing.assert_array_equal(read_sound(tmp_path / name, 8_000), read_sound(tmp_path / "a.wav", 8_000))
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mp3", "a"])
+def test_other_formats_are_not_written(tmp_path: Path, name: str) -> None:
+    with pytest.raises(DataError, match=rf"{name}: sounds are written as \.wav, \.wave, \.flac; name it a\.wav"):
+        write_sound(tmp_path / name, sine(0.1, 8_000), 8_000)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", [b"garbage" * 300, bytes(2_000)])
+def test_a_damaged_mp3_is_called_damaged(tmp_path: Path, content: bytes) -> None:
+    """libsndfile says of it that it doesn't exist or isn't a regular file."""
+    (tmp_path / "a.mp3").write_bytes(content)
+    with pytest.raises(SoundError, match=r"a\.mp3: can't be decoded \(it is damaged, or no sound\)") as caught:
+        read_sound(tmp_path / "a.mp3", 8_000)
+    assert caught.value.kind == "unreadable"
+
+
 def test_stream_of_unknown_length_is_read(tone: Tone) -> None:
     path = tone("a.wav")
     content = bytearray(path.read_bytes())

@@ -154,10 +154,24 @@ def test_warnings_are_not_bad_clips(data: Callable[..., Path], sounds: Path, cod
     assert len(prepared.clips) == 3
 
 
-def test_nothing_usable_says_what_is_wrong(data: Callable[..., Path], sounds: Path, codec_folder: Path) -> None:
-    clips = [replace(clip, text=None) for clip in make_clips(sounds, 2)]
-    with pytest.raises(DataError, match=r"2 problems:\n  general-0: nobody wrote down"):
+def test_nothing_usable_shows_every_problem_in_one_table(
+    data: Callable[..., Path], sounds: Path, codec_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clips = [replace(clip, text=None) for clip in make_clips(sounds, 20)]
+    with pytest.raises(DataError, match=r"no usable clip in .*manifest\.jsonl: 20 problems \(table above\)"):
         prepare([data(clips)], codec_folder, emotions=EMOTIONS)
+    shown = capsys.readouterr().err
+    assert shown.count("missing-text") == 21, "a row each, and the count below"
+    assert all(f"general-{index} " in shown for index in range(20))
+
+
+def test_no_clip_of_what_is_wanted_is_no_empty_table(
+    data: Callable[..., Path], sounds: Path, codec_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = data(make_clips(sounds, 2, emotion="sad"))
+    with pytest.raises(DataError, match="is of the emotions that are wanted, or general speech"):
+        prepare([source], codec_folder, emotions=EMOTIONS, only=["happy"])
+    assert capsys.readouterr().err == ""
 
 
 def test_mended_text_is_checked_again(data: Callable[..., Path], sounds: Path, codec_folder: Path) -> None:

@@ -28,6 +28,7 @@ from affetto.commands import reporting
 from affetto.commands.options import pairs_of, settings_of
 from affetto.config import Config
 from affetto.errors import AffettoError, ConfigError, DataError, Interrupted
+from affetto.evaluate.folder_lines import MINIATURE_NOTE
 from affetto.evaluate.results import build_results, write_results
 from affetto.judges.choice import KINDS
 from affetto.miniature import data as miniature_data
@@ -174,7 +175,7 @@ def test_wrong_usage_exits_with_2(affetto: Callable[..., Called], arguments: tup
 def test_emotions_must_be_configured(affetto: Callable[..., Called]) -> None:
     status, _, err = affetto("prepare", "--emotion", "hapy")
     assert status == 1
-    assert err.startswith("error: unknown emotion 'hapy'; configured: happy, sad")
+    assert err.startswith("error: unknown emotion 'hapy' (did you mean 'happy'?); configured: happy, sad")
 
 
 def test_settings_come_from_file_and_options(tmp_path: Path) -> None:
@@ -256,7 +257,8 @@ def test_speak_writes_a_sound(
     ("arguments", "told"),
     [
         (("hello", "--emotion", "happy", "--models", "nowhere"), "there is no adapter nowhere/happy/best"),
-        (("  ",), "the text is empty"),
+        (("  ",), "nothing in '  ' can be spoken"),
+        (("hello", "--out", "key.mp4"), "key.mp4: sounds are written as .wav, .wave, .flac; name it key.wav"),
         (("hello", "--intensity", "nan"), "--intensity and --temperature must be finite"),
         (("hello", "--base", "./nowhere"), "there is no folder './nowhere'"),
     ],
@@ -462,7 +464,10 @@ def failed_results() -> dict[str, Any]:
     files = [{**row, "error": "silent", "values": {}}, {**row, "file": "b.wav", "error": None, "values": {}}]
     system = {"name": "mine", "role": "files", "intensity": None, "num_files": 2, "num_failed": 1, "metrics": {},
               "plain_metrics": None, "confusion": None, "files": files}  # fmt: skip
-    return build_results("happy", "affetto evaluate", dict.fromkeys(KINDS), [system])  # type: ignore[list-item, return-value]
+    judge = {"id": "miniature/emotion@1", "tier": "miniature", "labels": ["happy"], "licence": None,
+             "sample_rate": 16_000, "ceiling": None}  # fmt: skip
+    judges = {**dict.fromkeys(KINDS), "emotion": judge}
+    return build_results("happy", "affetto evaluate", judges, [system])  # type: ignore[list-item, return-value, arg-type]
 
 
 def test_files_that_failed_are_the_exit_status_of_an_evaluation(
@@ -479,6 +484,8 @@ def test_files_that_failed_are_the_exit_status_of_an_evaluation(
     status, _, err = affetto("evaluate", "-e", "happy", "--versa", "scores.jsonl")
     assert status == reporting.FILES_FAILED
     assert "failed: mine: a.wav: silent" in err
+    assert "emotion judge: miniature/emotion@1 (miniature)\nwords judge: none\n" in err
+    assert f"note: emotion: {MINIATURE_NOTE}" in err
     lines = [json.loads(line) for line in (tmp_path / "scores.jsonl").read_text().splitlines()]
     assert lines == [{"key": "a.wav", "error": "silent"}, {"key": "b.wav"}]
     assert affetto("evaluate", "-e", "happy", "--allow-failures", "--resume")[0] == 0

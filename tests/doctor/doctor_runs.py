@@ -26,6 +26,7 @@ from affetto.evaluate.results import (
 from affetto.evaluate.summary import build_system, compare
 from affetto.files import write_json
 from affetto.judges.choice import Judges
+from affetto.preserve.budget import ForgettingBudget
 from affetto.training.checkpoint import Progress
 from affetto.training.facts import final_facts
 from affetto.training.log import TrainingLog
@@ -85,6 +86,8 @@ class Made:
     matched: float | None = None
     """Strength of the clips' at the highest intensity, 1.25, which is recommended then; None matches nothing."""
     frontier_kl: float | None = 0.005
+    in_budget: tuple[float, ...] = (3.9, 3.5, 3.4, 3.36, 3.35)
+    """With a `forgetting_budget`, the emotion's NLL inside it, by epoch."""
     is_finished: bool = True
 
     base: Spoken = field(default_factory=lambda: Spoken(recall=0.0))
@@ -124,6 +127,8 @@ def write_log(folder: Path, made: Made) -> None:
         if step % STEPS_PER_EPOCH == 0:
             nll, kl = made.emotion_nll[step // STEPS_PER_EPOCH - 1], made.general_kl[step // STEPS_PER_EPOCH - 1]
             values = {"emotion_nll": nll, "general_nll": kl, "general_kl": kl, "value": nll + (kl or 0.0)}
+            if config.forgetting_budget is not None:
+                values["emotion_nll_in_budget"] = made.in_budget[step // STEPS_PER_EPOCH - 1]
             log.write(step, step / STEPS_PER_EPOCH, "validation", lr, values)
 
 
@@ -146,7 +151,9 @@ def make_facts(made: Made, emotion: str) -> dict[str, Any]:
         {"intensity": intensity, "kl": made.frontier_kl, "emotion_nll": 3.35 + abs(intensity - made.recommended)}
         for intensity in (0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
     ]
-    final = final_facts(facts, Progress(step, values[best], step, ""), points, {})
+    asked = _config(made).forgetting_budget
+    budget = ForgettingBudget(asked) if asked is not None else None
+    final = final_facts(facts, Progress(step, values[best], step, ""), points, {}, budget)
     if made.matched is not None:
         looks = {1.0: made.matched - 0.2, 1.25: made.matched}
         final |= {"recommended_intensity": 1.25, "matching": Match(1.25, looks, 9.0).document()}

@@ -43,6 +43,22 @@ CASES: list[Case] = [
      LESS_HEARD | {"matched": 0.8}, LESS_HEARD | {"matched": 1.0}, ("learning_rate", 0.006, 0.009)),
     ("weak expression", "held back by EWC",
      LESS_HEARD, LESS_HEARD | {"configuration": {"ewc_lambda": 0}}, ("ewc_lambda", EWC, EWC / 2)),
+    # A budget sets how much is forgotten, and EWC's weight moves by itself.
+    ("weak expression", "held back by the budget",
+     LESS_HEARD | {"configuration": {"forgetting_budget": 0.006}},
+     LESS_HEARD | {"configuration": {"forgetting_budget": 0.03}}, ("forgetting_budget", 0.006, 0.01)),
+    ("weak expression", "heard less often than real recordings",
+     LESS_HEARD | {"kl": (0.009, 0.008, 0.011), "configuration": {"use_adapters": False}},
+     {"adapter": Spoken(recall=0.5), "configuration": {"use_adapters": False}}, (None, None, None)),
+    ("lost capabilities", "a budget that isn't met",
+     {"frontier_kl": 0.005, "configuration": {"forgetting_budget": 0.003}},
+     {"frontier_kl": 0.005, "configuration": {"forgetting_budget": 0.005}}, ("num_epochs", 5, 8)),
+    ("lost capabilities", "general speech forgotten",
+     {"kl": (0.06, 0.05, 0.07), "configuration": {"forgetting_budget": 0.03}},
+     {"kl": (0.03, 0.028, 0.032), "configuration": {"forgetting_budget": 0.03}}, ("forgetting_budget", 0.03, 0.015)),
+    ("instability", "validation that rises after its best",
+     {"in_budget": (3.6, 3.4, 3.45, 3.5, 3.6), "configuration": {"forgetting_budget": 0.03}},
+     {"emotion_nll": (3.6, 3.4, 3.45, 3.5, 3.6), "configuration": {"forgetting_budget": 0.03}}, ("num_epochs", 5, 2)),
     ("lost capabilities", "general speech forgotten", FORGETS, {}, ("ewc_lambda", EWC, 2 * EWC)),
     ("lost capabilities", "general speech forgotten",
      {"kl": (0.06, 0.05, 0.07)}, {"kl": (0.008, 0.007, 0.009)}, ("ewc_lambda", EWC, 4 * EWC)),
@@ -139,7 +155,8 @@ def test_a_symptom_is_seen_where_it_is_and_only_there(
 
 
 def test_every_check_has_a_case(tmp_path: Path) -> None:
-    names = {check.name for item in diagnose(tmp_path).symptoms for check in item.checks}
+    runs = [diagnose(tmp_path / "plain"), diagnose(tmp_path / "budget", configuration={"forgetting_budget": 0.005})]
+    names = {check.name for run in runs for item in run.symptoms for check in item.checks}
     assert {case[1] for case in CASES} == names
 
 

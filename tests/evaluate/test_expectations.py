@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from affetto.evaluate import expectations
 from affetto.evaluate.expectations import MEASURED, against_neutral, expected, holds
@@ -85,12 +86,19 @@ def test_neutral_is_taken_from_each_speakers_own_files() -> None:
     assert comparison["metrics"]["arousal"]["reason"] == "no speaker has this value in both"
 
 
-def test_one_speaker_gives_no_interval() -> None:
-    rows = [_row(i, level_db=-20.0 + i) for i in range(25)]
-    metric = against_neutral(rows, rows, system="x", emotion="happy")["metrics"]["level_db"]
-    assert metric["low"] is None
-    assert metric["holds"] is None
-    assert metric["reason"]
+def test_what_a_few_speakers_say_is_said_of_these_alone() -> None:
+    """The files of each are what was sampled then, and the reason tells."""
+    rng = np.random.default_rng(3)
+    happy = [_row(i, level_db=float(rng.normal(-18, 2))) for i in range(25)]
+    neutral = [_row(i, level_db=float(rng.normal(-24, 2))) for i in range(15)]
+    metric = against_neutral(happy, neutral, system="x", emotion="happy")["metrics"]["level_db"]
+    test = stats.ttest_ind(*([row["values"]["level_db"] for row in side] for side in (happy, neutral)), equal_var=False)
+    assert (metric["low"], metric["high"]) == pytest.approx(tuple(test.confidence_interval(0.95)))
+    assert metric["holds"] == "yes"
+    assert metric["reason"] == "about this 1 speaker alone: of others at least 6 could tell"
+    few = against_neutral(happy, neutral[:1], system="x", emotion="happy")["metrics"]["level_db"]
+    assert (few["low"], few["holds"]) == (None, None)
+    assert few["reason"] == "one file, or files that are all alike, give no interval"
 
 
 def test_intervals_against_neutral_cover_the_truth_as_often_as_they_say() -> None:

@@ -377,14 +377,23 @@ def test_voices_are_held_against_the_base_and_the_recordings(folder: Path, besid
     assert found["systems"][0]["metrics"]["similarity_same_prompt"]["n"] == 2, "of files whose text is known"
 
 
-def test_two_files_that_would_be_one_pair_are_refused_before_anything_is_judged(
+def test_takes_of_one_text_are_paired_in_the_order_of_their_names(
     folder: Path, beside: Beside, tmp_path: Path
-) -> None:
-    soundfile.write(folder / "twice.wav", voice(130), RATE)
-    (folder / "twice.txt").write_text("Twelve.")
-    with pytest.raises(DataError, match="happy has 1 prompts more than once"):
-        evaluate_folder(folder, "happy", tmp_path / "r.json", judges=fake_judges(), beside=beside)
-    assert not list(tmp_path.glob("r.*"))
+) -> None:  # fmt: skip
+    assert beside.base is not None
+    for place, f0 in ((folder, 260), (beside.base, 130)):
+        soundfile.write(place / "twice.wav", voice(f0), RATE)
+        (place / "twice.txt").write_text("Twelve.")
+    results = evaluate_folder(folder, "happy", tmp_path / "r.json", judges=fake_judges(), beside=beside)
+    pitch = results["comparisons"][0]["metrics"]["f0_median_st"]
+    # Three are 12 log2(1.2) semitones higher than the base, the second take an octave.
+    assert (pitch["n"], pitch["difference"]) == (4, pytest.approx(3 * np.log2(1.2) * 3 + 3, abs=0.1))
+    (beside.base / "twice.wav").unlink()
+    fewer = evaluate_folder(folder, "happy", tmp_path / "r.json", judges=fake_judges(), beside=beside)
+    assert fewer["comparisons"][0]["metrics"]["f0_median_st"]["n"] == 3, "a take that the base lacks has no pair"
+
+
+def test_a_run_has_a_base_of_its_own(folder: Path, beside: Beside, tmp_path: Path) -> None:
     off = dict.fromkeys(("emotion", "words", "quality", "voice"), "none")
     write_json(tmp_path / "run.json", result() | {"judges": dict.fromkeys(("emotion", "words", "quality"))})
     with pytest.raises(DataError, match=r"holds the results of a run, which has a base of its own"):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,9 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 
+import affetto
+from affetto import provenance
+from affetto.errors import DataError
 from affetto.evaluate import journal
 from affetto.evaluate.folder import evaluate_folder
 from affetto.judges.choice import Judges
@@ -124,12 +129,67 @@ def test_new_names_change_nothing_but_names_and_order(folder: Path, tmp_path: Pa
         assert values == [None, None] or values[0] == pytest.approx(values[1], rel=1e-12)
 
 
-@pytest.mark.parametrize("text", ["", "\n[]\n", '{"key": "a"}\n', '{"key": "a", "row": {"file": "x"}}\n', "\0\xff"])
+KEY = '{"key": "a"}\n'
+
+
+@pytest.mark.parametrize(
+    "text", ["", KEY, f"{KEY}\n[]\n", '{"key": "a", "row": {"file": "x"}}\n', '{"key": "torn by', f"{KEY}\0\xff"]
+)
 def test_a_journal_that_holds_nothing_of_use_is_no_hindrance(folder: Path, tmp_path: Path, text: str) -> None:
     journal.journal_path(tmp_path / "r.json").write_text(text)
     judge = Counting()
     score(folder, tmp_path / "r.json", judge, resume=True)
     assert judge.heard == 60
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_file_of_somebodys_is_no_journal(folder: Path, tmp_path: Path, resume: bool) -> None:
+    theirs = journal.journal_path(tmp_path / "r.json")
+    theirs.write_text("my notes")
+    judge = Counting()
+    with pytest.raises(DataError, match=r"r\.rows\.jsonl would be written over"):
+        score(folder, tmp_path / "r.json", judge, resume=resume)
+    assert (theirs.read_text(), judge.heard) == ("my notes", 0)
+
+
+def test_rows_of_other_libraries_or_changed_code_are_made_anew(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "r.json"
+    score(folder, output, Counting(), resume=False)
+    assert heard_again(folder, output, Judges(Counting())) == 0
+    monkeypatch.setattr(journal, "source_hash", lambda: "of another metric")
+    assert heard_again(folder, output, Judges(Counting())) == 60
+    monkeypatch.undo()
+    score(folder, output, Counting(), resume=False)
+    real = provenance.version
+    monkeypatch.setattr(provenance, "version", lambda name: "9" if name == "pyworld-prebuilt" else real(name))
+    assert heard_again(folder, output, Judges(Counting())) == 60
+
+
+def test_the_code_that_makes_rows_is_hashed_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = Path(affetto.__file__).parent
+    for name in ("metrics", "judges", "evaluate", "audio", "report"):
+        shutil.copytree(package / name, tmp_path / name, ignore=shutil.ignore_patterns("assets", "__pycache__"))
+    monkeypatch.setattr(journal, "__file__", str(tmp_path / "evaluate" / "journal.py"))
+
+    def hashed() -> str:
+        return journal.source_hash.__wrapped__()
+
+    assert hashed() == journal.source_hash(), "the same code, wherever it lies"
+    seen = {hashed()}
+    for name in ("metrics/prosody.py", "judges/dnsmos.py", "evaluate/scoring.py", "audio/sound.py"):
+        (tmp_path / name).write_text((tmp_path / name).read_text() + "# changed\n")
+        seen.add(hashed())
+    assert len(seen) == 5
+    (tmp_path / "report" / "text.py").write_text("# changed\n")
+    assert hashed() in seen
+
+
+def test_every_library_that_scores_is_named() -> None:
+    found = provenance.versions()
+    assert {"pyworld", "soxr", "jiwer", "scipy", "speechmos", "onnxruntime", "soundfile"} <= set(found)
+    assert found["pyworld"] == version("pyworld-prebuilt")
 
 
 def test_the_journal_is_strict_json_lines(folder: Path, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,23 +10,24 @@ import pytest
 from numpy.typing import NDArray
 from rich.console import Console
 from scipy import stats
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from affetto.audio.manifest import write_manifest
 from affetto.audio.sound import write_sound
 from affetto.cli import app
-from affetto.errors import DataError
+from affetto.commands.options import FILES_FAILED
+from affetto.errors import ConfigError, DataError
 from affetto.evaluate.judge_calibration import SCHEMA, calibrate_judges, verdict
-from affetto.evaluate.judge_calibration_table import calibration_table, said
+from affetto.evaluate.judge_calibration_table import calibration_table, failures, said
 from affetto.files import read_json
 from affetto.judges import choice as judge_module
 from affetto.judges.choice import Judges, KnownJudge
 from affetto.judges.predictors import QualityPanel
-from affetto.metrics.statistics import Estimate, share
+from affetto.metrics.statistics import MIN_PAIRS, Estimate, share
 from affetto.types import Clip
 from evaluate_fakes import RATE, LevelDimensions, LevelQuality, PitchJudge, PitchVoice, PitchWords, voice
 
-SPEAKERS = ("ann", "bob", "cy")
+SPEAKERS = ("ann", "bob", "cy", "dee", "eli", "fay", "gus")
 
 
 class KnownQuality(LevelQuality):
@@ -37,14 +38,14 @@ class KnownQuality(LevelQuality):
         return [{"mos_known": 3.0} for _ in sounds]
 
 
-def _corpus(folder: Path, pitches: dict[str | None, float], num_clips: int = 12) -> Path:
+def _corpus(folder: Path, pitches: dict[str | None, float], num_clips: int = MIN_PAIRS) -> Path:
     """Clips whose pitch tells their emotion to the fakes, one that can't be read, and a manifest."""
     clips = []
     for emotion, hz in pitches.items():
         for index in range(num_clips):
             path = folder / f"{emotion}{index}.wav"
             write_sound(path, voice(hz + index % 3, 0.4, 0.05 if emotion == "sad" else 0.1), RATE)
-            clips.append(Clip(f"{emotion}{index}", path, "twelve", emotion, SPEAKERS[index % 3], "made-up"))
+            clips.append(Clip(f"{emotion}{index}", path, "twelve", emotion, SPEAKERS[index % len(SPEAKERS)], "made-up"))
     (folder / "broken.wav").write_bytes(b"no sound")
     clips.append(Clip("broken", folder / "broken.wav", "twelve", "happy", "ann", "made-up"))
     write_manifest(folder / "manifest.jsonl", clips)
@@ -65,13 +66,13 @@ def test_recall_is_counted_per_class_with_wilsons_interval(document: dict[str, A
     emotion = document["emotion"]
     assert emotion["chance"] == 1 / 2
     happy, sad = emotion["classes"]["happy"], emotion["classes"]["sad"]
-    assert (happy["recall"]["value"], happy["recall"]["n"], happy["heard_as"]) == (1.0, 12, {"sad": 0, "happy": 12})
-    theirs = stats.binomtest(12, 12).proportion_ci(method="wilson")
+    assert (happy["recall"]["value"], happy["recall"]["n"], happy["heard_as"]) == (1.0, 20, {"sad": 0, "happy": 20})
+    theirs = stats.binomtest(20, 20).proportion_ci(method="wilson")
     assert happy["recall"]["low"] == pytest.approx(theirs.low)
     assert (happy["heard"], happy["false_alarms"]) == ("yes", 0.0)
     assert sad["recall"]["value"] == 1.0
     assert document["num_failed"] == 1
-    assert document["num_clips"] == 61
+    assert document["num_clips"] == 101
 
 
 def test_a_judge_that_says_one_thing_of_everything_hears_nothing() -> None:
@@ -85,16 +86,23 @@ def test_a_judge_that_says_one_thing_of_everything_hears_nothing() -> None:
     assert verdict(Estimate(None, None, None, 0, "nothing to count"), None, 0.5) == (None, "nothing to count")
 
 
+def test_a_few_recordings_decide_nothing() -> None:
+    few, enough = share([True] * (MIN_PAIRS - 1)), share([True] * MIN_PAIRS)
+    assert verdict(few, 0.0, 0.25) == (None, "19 recordings are too few for a verdict (at least 20)")
+    assert verdict(share([False] * (MIN_PAIRS - 1)), 0.0, 0.25)[0] is None, "nor against the judge"
+    assert verdict(enough, 0.0, 0.25) == ("yes", None)
+
+
 def test_classes_that_the_judge_lacks_are_listed_and_not_mapped(document: dict[str, Any]) -> None:
-    assert document["emotion"]["lacking"] == {"calm": 12, "neutral": 12}
+    assert document["emotion"]["lacking"] == {"calm": 20, "neutral": 20}
     assert "calm" not in document["emotion"]["classes"]
 
 
 def test_words_are_scored_per_corpus(document: dict[str, Any]) -> None:
     metric = document["words"]["made-up"]["wer"]
     wrong = [row for row in document["files"] if row["values"]["num_words"] and row["values"]["word_edits"]]
-    assert metric["n"] == 60
-    assert metric["value"] == pytest.approx(sum(row["values"]["word_edits"] for row in wrong) / 60)
+    assert metric["n"] == 100
+    assert metric["value"] == pytest.approx(sum(row["values"]["word_edits"] for row in wrong) / 100)
     assert 0 < metric["value"] < 2
     assert metric["low"] is not None
 
@@ -103,7 +111,7 @@ def test_speakers_are_named_by_their_other_texts(tmp_path: Path) -> None:
     """Three voices half an octave apart, but one clip of a speaker in another's pitch."""
     hz, clips = {"ann": 100.0, "bob": 141.0, "cy": 200.0}, []
     for speaker, pitch in hz.items():
-        for index in range(6):
+        for index in range(7):
             path = tmp_path / f"{speaker}{index}.wav"
             write_sound(path, voice(200.0 if (speaker, index) == ("ann", 3) else pitch + index, 0.6), RATE)
             clips.append(Clip(path.stem, path, f"text {index}", None, speaker, "made-up"))
@@ -111,7 +119,7 @@ def test_speakers_are_named_by_their_other_texts(tmp_path: Path) -> None:
     document = calibrate_judges(tmp_path, Judges(voice=PitchVoice()))
     found = document["voice"]["made-up"]
     assert (found["num_speakers"], found["chance"], found["told"]) == (3, 1 / 3, "yes")
-    assert (found["named"]["value"], found["named"]["n"]) == (17 / 18, 18)
+    assert (found["named"]["value"], found["named"]["n"]) == (20 / 21, 21)
     assert found["own"]["value"] > found["others"]["value"] + 0.3
     assert 0 < found["equal_error_rate"]["value"] < 0.25
     assert found["equal_error_rate"]["low"] is None
@@ -123,13 +131,17 @@ def test_speakers_are_named_by_their_other_texts(tmp_path: Path) -> None:
 
 def test_voices_that_are_one_cannot_be_told_apart(tmp_path: Path) -> None:
     clips = []
-    for index in range(12):
+    for index in range(21):
         write_sound(tmp_path / f"{index}.wav", voice(120.0 + index // 3, 0.6), RATE)
         clips.append(Clip(str(index), tmp_path / f"{index}.wav", f"text {index // 3}", None, SPEAKERS[index % 3], "m"))
     write_manifest(tmp_path / "manifest.jsonl", clips)
     document = calibrate_judges(tmp_path, Judges(voice=PitchVoice()))
     assert document["voice"]["m"]["told"] == "no"
     assert "can't tell the speakers of m apart" in " ".join(said(document))
+    write_manifest(tmp_path / "manifest.jsonl", clips[:-3])
+    found = calibrate_judges(tmp_path, Judges(voice=PitchVoice()))["voice"]["m"]
+    assert (found["named"]["n"], found["told"]) == (18, None)
+    assert found["reason"] == "18 recordings are too few for a verdict (at least 20)"
 
 
 def test_one_speaker_gives_no_voices_and_says_why(tmp_path: Path) -> None:
@@ -210,11 +222,63 @@ def test_recordings_of_nothing_known_are_refused(tmp_path: Path) -> None:
         calibrate_judges(tmp_path, JUDGES)
 
 
-def test_the_command_prints_and_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(judge_module, "all_judges", lambda choices: JUDGES if choices == {"voice": "none"} else None)
-    source = _corpus(tmp_path, {"happy": 260.0}, 2)
-    arguments = ["evaluate", "--calibrate-judges", str(source), "--judge", "voice=none", "--output", str(tmp_path)]
-    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
-    assert result.exit_code == 0
+@pytest.fixture
+def calibrate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """The command over a corpus with one broken file; the judges are the fakes where the voice judge is off."""
+
+    def fakes(choices: dict[str, str]) -> Judges:
+        assert choices == {"voice": "none"}
+        return JUDGES
+
+    monkeypatch.setattr(judge_module, "all_judges", fakes)
+    source = _corpus(tmp_path / "corpus", {"happy": 260.0}, 2)
+    return lambda *more: CliRunner().invoke(
+        app, ["evaluate", "--calibrate-judges", str(source), *map(str, more)], catch_exceptions=False
+    )
+
+
+def test_the_command_prints_and_writes_and_its_status_says_what_failed(
+    calibrate: Callable[..., Result], tmp_path: Path
+) -> None:
+    options = ["--judge", "voice=none", "--output", tmp_path]
+    result = calibrate(*options)
     assert "fake/pitch" in result.stdout
     assert read_json(tmp_path / "judge_calibration.json")["schema"] == SCHEMA
+    assert "failed: 1 of 3 recordings could not be judged:\n  broken: unreadable: " in result.stderr
+    assert result.exit_code == FILES_FAILED
+    assert calibrate(*options, "--allow-failures").exit_code == 0
+    manifest = tmp_path / "corpus" / "manifest.jsonl"
+    lines = manifest.read_text("utf-8").splitlines(keepends=True)
+    manifest.write_text("".join(lines[:-1]), "utf-8")
+    result = calibrate(*options)
+    assert (result.exit_code, "failed" in result.stderr) == (0, False)
+    manifest.write_text("".join([*lines[:-1], "{}\n"]), "utf-8")
+    result = calibrate(*options)
+    assert result.exit_code == FILES_FAILED
+    assert "2 problems left recordings out before anything was judged:\n  corpus/manifest.jsonl:3: " in result.stderr
+
+
+def test_of_many_failures_the_first_are_named() -> None:
+    files = [{"file": f"{index}.wav", "error": "silent"} for index in range(7)]
+    document = {"files": [*files, {"file": "a", "error": None}], "num_clips": 8, "left_out": []}
+    lines = failures(document)
+    assert lines[0] == "failed: 7 of 8 recordings could not be judged:"
+    assert lines[1:6] == [f"  {index}.wav: silent" for index in range(5)]
+    assert lines[6:] == ["  and 2 more in judge_calibration.json"]
+
+
+def test_the_configurations_judges_and_folder_count(calibrate: Callable[..., Result], tmp_path: Path) -> None:
+    config = tmp_path / "mine.yaml"
+    config.write_text(f"judges: {{voice: none}}\noutput_dir: {tmp_path / 'out'}\n")
+    assert calibrate("--config", config, "--allow-failures").exit_code == 0
+    assert (tmp_path / "out" / "judge_calibration.json").is_file()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["--emotion", "happy"], ["--versa", "x.jsonl"], ["--resume"], ["--skip-bad-clips"], ["--intensity", "0"],
+     ["--data", "x"], ["--base", "x"], ["--general", "self"]],
+)  # fmt: skip
+def test_options_without_a_meaning_there_are_refused(calibrate: Callable[..., Result], options: list[str]) -> None:
+    with pytest.raises(ConfigError, match=f"leave out {options[0]}. It takes --judge"):
+        calibrate("--judge", "voice=none", *options)

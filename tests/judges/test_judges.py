@@ -4,23 +4,26 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 import tiny_judges
-from affetto.errors import JudgeError, MissingDependencyError
+from affetto.audio.sound import write_sound
+from affetto.errors import ConfigError, JudgeError, MissingDependencyError
 from affetto.evaluate.judge_facts import judge_facts
 from affetto.judges import choice as judges
 from affetto.judges.choice import KNOWN_JUDGES, Source
 from affetto.judges.kinds import DIMENSIONS
 from affetto.judges.labels import to_affetto
 from affetto.types import EMOTIONS
-from evaluate_fakes import PitchJudge
+from evaluate_fakes import RATE, PitchJudge, voice
 
 
 @pytest.mark.parametrize(
@@ -110,7 +113,7 @@ def test_labels_that_a_revision_renamed_are_noticed() -> None:
 def test_what_cannot_judge_says_why() -> None:
     with pytest.raises(JudgeError, match="judges words, not emotion"):
         judges.find_source("emotion", "openai/whisper-base.en")
-    with pytest.raises(JudgeError, match="no folder"):
+    with pytest.raises(JudgeError, match=r"no folder \./not/there to load the emotion judge from"):
         judges.find_source("emotion", "./not/there")
     with pytest.raises(JudgeError, match="no folder"):
         judges.find_source("emotion", Path("not-there"))
@@ -178,6 +181,35 @@ def test_what_would_stop_an_evaluation_is_said_before_the_run(tmp_path: Path) ->
         judges.check_choices({"emotion": "miniature"}, ["happy", "grumpy"])
     with pytest.raises(JudgeError, match="can't load"):
         judges.check_choices({"words": str(tmp_path)}, ["happy"])
+
+
+@pytest.mark.parametrize(
+    ("device", "num_gpus", "told"),
+    [("tpux", 1, "run on cpu or cuda"), ("cuda:x", 1, "run on cpu or cuda"), ("", 1, "run on cpu or cuda"),
+     ("cuda", 0, "torch finds no GPU here; leave the option out"), ("cuda:1", 1, "the last is cuda:0")],
+)  # fmt: skip
+def test_a_device_that_is_not_here_is_one_clear_line(
+    affetto: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, device: str,
+    num_gpus: int, told: str,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: num_gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: num_gpus)
+    write_sound(tmp_path / "a.wav", voice(120, 0.3), RATE)
+    status, out, err = affetto("score", "a.wav", "-e", "happy", "-o", "r.json", "--device", device)
+    assert (status, out, err.count("\n")) == (1, "", 1)
+    assert err.startswith(f"error: --device {device}: ")
+    assert told in err
+    with pytest.raises(ConfigError, match="--device"):
+        judges.load_judge("emotion", "miniature", device)
+
+
+def test_devices_that_are_here_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for device in ("cpu", "cuda", "cuda:0", "cuda:1"):
+        judges.check_device(device)
+    with pytest.raises(ConfigError, match="the last is cuda:1"):
+        judges.check_device("cuda:2")
 
 
 def test_a_chosen_judge_that_fails_is_an_error_and_not_a_null(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from affetto.laboratory.calibration import (
     FORECAST,
+    FORECAST_SEEN,
     Point,
     document,
     fit,
@@ -32,7 +33,7 @@ def made_up(slope: float, noise: float = 0.0, count: int = 12, top: float = 0.04
         points.append(
             Point(
                 "ab"[number % 2], f"step-{number}", 1.0, kl_C, np.full(40, 10),
-                dict.fromkeys((FORECAST, *CURVATURES), told),
+                dict.fromkeys((FORECAST, FORECAST_SEEN, *CURVATURES), told),
                 2 * told * 10 * rng.gamma(20, 1 / 20, 30), np.full(30, 10),
             )
         )  # fmt: skip
@@ -65,7 +66,7 @@ def test_noise_lowers_r2_and_far_points_stay_out() -> None:
 def test_families_stand_apart_and_together() -> None:
     lines = fits(made_up(1.0))
     assert [line.family for line in lines if line.curvature == "full"] == ["a", "b", "all"]
-    assert {line.curvature for line in lines} == {FORECAST, *CURVATURES}
+    assert {line.curvature for line in lines} == {FORECAST, FORECAST_SEEN, *CURVATURES}
     assert fit_table(lines).row_count == len(lines)
 
 
@@ -73,7 +74,7 @@ def test_picture_has_a_panel_for_every_curvature() -> None:
     drawn = calibration_picture(document(made_up(0.5), {}, "test")).standalone()
     assert drawn.startswith('<svg xmlns="http://www.w3.org/2000/svg"')
     assert "var(" not in drawn
-    for kind in (FORECAST, *CURVATURES):
+    for kind in (FORECAST, FORECAST_SEEN, *CURVATURES):
         assert f">{kind}  slope 0.50<" in drawn
 
 

@@ -101,7 +101,8 @@ def test_what_was_not_heard_is_not_averaged() -> None:
     deaf["heard"] = {kind: {**values, "wer": None} for kind, values in HEARD.items()}
     (line,) = compare_methods([row(PLAIN, 2.0, 0.4), deaf])
     assert line.heard["wer"] is None
-    assert line.heard["recall"] == pytest.approx(0.8)
+    assert line.heard["recall"] is not None
+    assert line.heard["recall"].mean == pytest.approx(0.8)
 
 
 def test_table_and_picture_show_every_method_that_ran() -> None:
@@ -151,15 +152,20 @@ def test_runs_are_compared_where_each_is_as_strong_as_its_clips() -> None:
         heard = {**HEARD, "emotional": {"recall": 0.7 + 0.1 * number, "posterior": 0.7, "wer": 0.1}}
         one["as_acted"] = {
             "intensity": 0.9 + 0.1 * number, "emotion_nll": 3.0, "general_nll": 2.3, "kl": 0.2 * number, "heard": heard,
+            "strengths": [{"intensity": 1.0, "strength": 0.2}, {"intensity": 1.25, "strength": (1.2, 0.3)[number % 2]}],
         }  # fmt: skip
     made[2]["as_acted"] = {"intensity": None, "reason": "too few clips"}
     plain, replay = compare_as_acted(made)
     assert (plain.num_runs, plain.num_matched, replay.num_runs) == (3, 2, 1)
     assert plain.intensity.mean == pytest.approx(0.95)
+    assert plain.strength.mean == pytest.approx((1.0 + 0.3) / 2), "the second never came as far as its clips"
     assert plain.delta_nll.mean == pytest.approx(0.3), "2.3 where the base has 2.0"
-    assert plain.heard["recall"] == pytest.approx(0.75)
+    assert plain.heard["recall"] is not None
+    assert plain.heard["recall"].mean == pytest.approx(0.75)
     table = acted_markdown(made).splitlines()
     assert len(table) == 4
-    assert table[2].startswith(f"| {METHODS[PLAIN].title} | 2 of 3 | 0.95 | 75.0% | 10.0% | 10.0% | 6.0% | 0.1000 |")
-    assert {line.count("|") for line in table} == {10}
+    assert table[2].startswith(
+        f"| {METHODS[PLAIN].title} | 2 of 3 | 0.95 | 0.65 | 75.0% | 10.0% | 10.0% | 6.0% | 0.1000 |"
+    )
+    assert {line.count("|") for line in table} == {11}
     assert acted_markdown([row(PLAIN, 2.0, 0.4)]) == "No run was matched to the strength of its clips."

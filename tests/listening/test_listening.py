@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from browser import chromium
 from evaluate_fakes import voice
 
 EMOTIONS = ("happy", "sad")
+Called = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
@@ -98,6 +100,35 @@ def test_folders_that_share_nothing_are_an_error(folders: dict[str, Path], tmp_p
         export_test(folders, tmp_path / "out", EMOTIONS, num_sentences=5)
 
 
+@pytest.mark.parametrize("what", ["an earlier test", "something of the user's", "a file", "the key alone"])
+def test_a_test_is_never_mixed_with_what_is_there(folders: dict[str, Path], tmp_path: Path, what: str) -> None:
+    out = tmp_path / "out"
+    if what == "an earlier test":
+        export_test(folders, out, EMOTIONS)
+    elif what == "something of the user's":
+        out.mkdir()
+        (out / "thesis.txt").write_text("years of work")
+    elif what == "a file":
+        out.write_text("years of work")
+    else:
+        (tmp_path / "out_key.json").write_text("of a test that is running")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(DataError, match="name another --out"):
+        export_test(folders, out, EMOTIONS, seed=1)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_an_empty_folder_will_do(folders: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    assert export_test(folders, tmp_path / "out", EMOTIONS).is_file()
+
+
+def test_a_text_that_is_not_utf_8_is_named(folders: dict[str, Path], tmp_path: Path) -> None:
+    (folders["happy"] / "003.txt").write_bytes(b"caf\xe9")
+    with pytest.raises(DataError, match=r"003\.txt: not UTF-8"):
+        export_test(folders, tmp_path / "out", EMOTIONS)
+
+
 def key_of(num_sentences: int) -> dict[str, Any]:
     items = {
         f"{name[0]}{number}": {"system": name, "file": f"{number}.wav", "text": None}
@@ -145,6 +176,31 @@ def test_preferences_count_sentences_by_majority() -> None:
     assert row["votes"] == {"base": 7, "happy": 11, "none": 1}
     assert row["sentences"] == {"base": 1, "happy": 5, "tied": 0}
     assert row["p_value"] == pytest.approx(binomtest(1, 6).pvalue)
+
+
+def test_only_what_could_be_chosen_can_be_the_target() -> None:
+    votes = [Vote("ann", "h0", "emotion", "happy")]
+    with pytest.raises(DataError, match="nobody could choose 'hapy' in this test; there were happy, sad, none"):
+        score_votes(key_of(1), votes, "hapy")
+    assert score_votes(key_of(1), votes, "sad")["systems"]["happy"]["recall"]["value"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [("[]", "is no key"), ("{", "can't be read as a key"), ("null", "is no key"), ('{"schema": "x"}', "is no key"),
+     ("\xff", "can't be read as a key"),
+     ('{"schema": "affetto.listening-key/1", "test": "t", "choices": [], "items": []}', "it lacks items, pairs"),
+     (json.dumps(key_of(1) | {"items": {"b0": {}, "h0": {}}}), "is damaged"),
+     (json.dumps(key_of(1) | {"pairs": {"p": {"a": "b0", "b": "x9"}}}), "is damaged")],
+)  # fmt: skip
+def test_a_file_that_is_no_key_is_one_clear_line(affetto: Called, tmp_path: Path, content: str, told: str) -> None:
+    (tmp_path / "key.json").write_bytes(content.encode("latin-1"))
+    votes = write_votes(tmp_path / "ann.json", [{"item": "b0", "kind": "naturalness", "value": 4}])
+    status, out, err = affetto("listen", "score", votes, "--key", "key.json")
+    assert (status, out, err.count("\n")) == (1, "", 1)
+    assert err.startswith("error: key.json ")
+    assert told in err
+    assert "OUT_key.json" in err
 
 
 def write_votes(path: Path, votes: list[dict[str, Any]], **changes: Any) -> Path:

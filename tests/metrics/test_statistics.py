@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats
 
-from affetto.metrics import statistics
+from affetto.metrics import resampling, statistics
 from affetto.metrics.statistics import Estimate
 
 NUM_WORLDS = 1000
@@ -214,13 +214,132 @@ def test_no_errors_in_a_few_prompts_do_not_prove_perfection() -> None:
     assert statistics.non_inferiority(difference, 0.01, "higher") == ("undecided", None)
 
 
-def test_one_prompt_or_none_gives_no_interval_but_a_reason() -> None:
+def test_few_prompts_or_none_give_no_interval_but_a_reason() -> None:
     assert statistics.bootstrap_ratio([1, 2], [4, 4], ["p", "p"]) == Estimate(
-        3 / 8, None, None, 2, "one prompt gives no interval"
+        3 / 8, None, None, 2, "1 prompt is too few for an interval (at least 6)"
     )
+    many = [str(index % 5) for index in range(40)]
+    values = np.arange(40.0)
+    assert statistics.bootstrap_mean(values, many).reason == "5 prompts are too few for an interval (at least 6)"
+    few = statistics.paired_difference((values, np.ones(40)), (values**2, np.ones(40)), many)
+    assert (few.low, few.high, few.p_value) == (None, None, None)
+    assert statistics.non_inferiority(few, 1e9, "higher") == (None, few.reason), "nor is there a verdict"
+    assert statistics.bootstrap_mean(values[:6]).low is not None
     assert statistics.bootstrap_mean([]).value is None
     assert statistics.bootstrap_mean([]).reason
     assert statistics.share([]).reason
+
+
+@pytest.mark.parametrize("num_prompts", [6, 8, 12])
+def test_intervals_and_p_values_of_a_few_prompts_are_as_sure_as_they_say(num_prompts: int) -> None:
+    """Many files of few prompts: what is the same in all of a prompt's files tells no more than one would."""
+    rng = np.random.default_rng(18)
+    prompts, ones = [str(index) for index in range(num_prompts) for _ in range(4)], np.ones(4 * num_prompts)
+    found = []
+    for world in range(NUM_WORLDS):
+        base = rng.normal(0, 1, 4 * num_prompts)
+        system = base + np.repeat(rng.normal(0, 1, num_prompts), 4)
+        found.append(
+            statistics.paired_difference((system, ones), (base, ones), prompts, num_resamples=1000, seed=world)
+        )
+    assert 0.92 <= _coverage(0.0, list(found)) <= 0.97
+    p_values = np.asarray([one.p_value for one in found], dtype=float)
+    assert np.mean(p_values <= 0.05) == pytest.approx(1 - _coverage(0.0, list(found)), abs=0.02)
+    assert np.mean(p_values <= 0.01) < 0.03
+
+
+def test_a_p_value_is_where_the_interval_touches_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(19)
+    base = rng.normal(0, 1, 30)
+    pair = ((base + rng.normal(0.4, 1, 30), np.ones(30)), (base, np.ones(30)))
+    prompts = [str(index) for index in range(30)]
+    p_value = statistics.paired_difference(*pair, prompts).p_value
+    assert p_value is not None
+    assert 0.001 < p_value < 0.5
+    monkeypatch.setattr(statistics, "CONFIDENCE", 1 - p_value)
+    touching = statistics.paired_difference(*pair, prompts)
+    assert touching.low == pytest.approx(0.0, abs=0.01)
+    fewer = [column[:19] for side in pair for column in side]
+    assert statistics.paired_difference(tuple(fewer[:2]), tuple(fewer[2:]), prompts[:19]).p_value is None  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("num_prompts", "num_files"), [(24, 2), (12, 4)])
+def test_shares_of_files_that_say_the_same_prompts_cover_the_truth(num_prompts: int, num_files: int) -> None:
+    rng = np.random.default_rng(20)
+    prompts = [str(index) for index in range(num_prompts) for _ in range(num_files)]
+    ours, ignored = [], []
+    for _ in range(NUM_WORLDS):
+        of_prompts = np.repeat(rng.random(num_prompts) < 0.7, num_files)
+        of_files = rng.random(num_prompts * num_files) < 0.7
+        events = [bool(one) for one in np.where(rng.random(num_prompts * num_files) < 0.7, of_prompts, of_files)]
+        ours.append(statistics.share(events, prompts))
+        ignored.append(statistics.share(events))
+    assert 0.93 <= _coverage(0.7, ours) <= 0.975
+    assert _coverage(0.7, ignored) < 0.92, "files of one prompt are not independent"
+
+
+def test_shares_with_one_file_a_prompt_are_wilsons_and_those_all_alike_count_prompts() -> None:
+    events = [True] * 17 + [False] * 6
+    assert statistics.share(events, [str(index) for index in range(23)]) == statistics.share(events)
+    alike = statistics.share([False] * 24, [str(index % 2) for index in range(24)])
+    assert (alike.low, alike.high) == (0.0, statistics.wilson_interval(0, 2)[1])
+    sure = statistics.share([True] * 24, [str(index % 8) for index in range(24)])
+    assert (sure.low, sure.high) == (statistics.wilson_interval(8, 8)[0], 1.0)
+
+
+def test_no_event_in_a_few_prompts_of_many_files_proves_little() -> None:
+    """An event may be the prompt's, and then in every file that says it."""
+    prompts = [str(index % 2) for index in range(24)]
+    ones, none = [1.0] * 24, [0] * 24
+    equal = statistics.paired_difference((none, ones), (none, ones), prompts, is_count=True)
+    assert equal.high == pytest.approx(statistics.wilson_interval(0, 2)[1])
+    errors = statistics.bootstrap_ratio(none, [8] * 24, prompts, is_count=True)
+    assert errors.high == pytest.approx(statistics.wilson_interval(0, 2)[1] / 8)
+
+
+def test_a_difference_within_strata_is_welchs() -> None:
+    rng = np.random.default_rng(21)
+    ours, theirs = rng.normal(1, 2, 25), rng.normal(0, 1, 14)
+    found = statistics.stratified_difference({"ann": ours}, {"ann": theirs, "bob": [3.0]})
+    test = stats.ttest_ind(ours, theirs, equal_var=False)
+    interval = test.confidence_interval(0.95)
+    assert (found.low, found.high, found.p_value) == pytest.approx((interval.low, interval.high, test.pvalue))
+    assert found.n == 25
+    assert statistics.stratified_difference({"ann": ours}, {"bob": theirs}).value is None
+    assert statistics.stratified_difference({"ann": ours}, {"ann": [1.0]}).low is None
+
+
+def test_differences_within_two_strata_cover_the_truth_of_these_two() -> None:
+    rng = np.random.default_rng(22)
+    found = [
+        statistics.stratified_difference(
+            {"ann": rng.normal(6, 1, 30), "bob": rng.normal(-2, 3, 10)},
+            {"ann": rng.normal(5, 2, 12), "bob": rng.normal(-4, 1, 8)},
+        )
+        for _ in range(NUM_WORLDS)
+    ]
+    assert 0.93 <= _coverage(1 * 30 / 40 + 2 * 10 / 40, list(found)) <= 0.97
+
+
+def test_means_over_pairs_are_as_sure_as_they_say() -> None:
+    """Files are points, a pair's value their product: the mean over all pairs, and its interval by pseudo-values."""
+    rng = np.random.default_rng(23)
+    names = [str(index) for index in range(24)]
+    ours, plain = [], []
+    for world in range(NUM_WORLDS):
+        points = rng.normal(1, 0.3, 24)
+        values = points * (points.sum() - points) / 23
+        pseudo = resampling.jackknifed(values.tolist(), ["ann"] * 24, names)
+        assert np.mean(pseudo) == pytest.approx(values.mean())
+        ours.append(statistics.bootstrap_mean(pseudo, names, num_resamples=500, seed=world))
+        plain.append(statistics.bootstrap_mean(values, names, num_resamples=500, seed=world))
+    assert 0.92 <= _coverage(1.0, ours) <= 0.97
+    assert _coverage(1.0, plain) < 0.8
+    leaving_out = [
+        24 * values.mean() - 23 * np.mean([points[i] * points[j] for i in rest for j in rest if i != j])
+        for rest in ([i for i in range(24) if i != out] for out in range(24))
+    ]
+    assert pseudo == pytest.approx(leaving_out), "the jackknife's definition"
 
 
 @pytest.mark.parametrize(
@@ -312,12 +431,10 @@ def test_resamples_in_blocks_are_those_of_one_draw(monkeypatch: pytest.MonkeyPat
     top_C, bottom_C = rng.normal(size=37), rng.uniform(1, 2, size=37)
     whole_RC = np.random.default_rng(11).integers(37, size=(1001, 37))
     for most in (1, 1000, 10**9):
-        monkeypatch.setattr(statistics, "_MOST_AT_ONCE", most)
-        for sums, column in zip(
-            statistics._resampled_sums((top_C, bottom_C), 1001, 11), (top_C, bottom_C), strict=True
-        ):
+        monkeypatch.setattr(resampling, "MOST_AT_ONCE", most)
+        for sums, column in zip(resampling.resampled_sums((top_C, bottom_C), 1001, 11), (top_C, bottom_C), strict=True):
             np.testing.assert_allclose(sums, column[whole_RC].sum(axis=1), rtol=1e-12)
-        counts_RC = np.concatenate([statistics._counts(drawn, 37) for drawn in statistics._draws(37, 1001, 11, 250)])
+        counts_RC = np.concatenate([resampling.counts(drawn, 37) for drawn in resampling.draws(37, 1001, 11, 250)])
         np.testing.assert_allclose(counts_RC @ top_C, top_C[whole_RC].sum(axis=1), rtol=1e-9)
 
 

@@ -19,9 +19,10 @@ from affetto.evaluate.results import read_results
 from affetto.files import write_json
 from affetto.judges.choice import Judges
 from affetto.report import players as report_audio
-from affetto.report.comparison_page import audio_rows, compare_run, matrices, write_comparison
+from affetto.report.comparison_page import audio_rows, compare_run, write_comparison
 from affetto.report.differences import make_differences
 from affetto.report.grid import make_grids
+from affetto.report.matrices import matrices
 from affetto.report.systems import find_entry, judge_marks, read_entries
 from browser import chromium, complaints
 from evaluate_fakes import PitchJudge, fake_judges, voice
@@ -152,7 +153,7 @@ def test_pairs_differ_by_their_texts_and_by_one_judge_alone(place: Path) -> None
     entries = read_entries(arguments(place))
     mine, odd = make_differences(entries, entries[1], judge_marks(entries))
     assert (mine.system, mine.against, mine.paired_by, mine.num_pairs) == (
-        "mine", "theirs", "text, speaker and seed", NUM_TEXTS
+        "mine", "theirs", "by text, speaker and seed", NUM_TEXTS
     )  # fmt: skip
     recall = mine.values[0]
     rows = [{row["text"]: row["values"]["recall"] for row in entry.system["files"]} for entry in entries[:2]]
@@ -189,7 +190,7 @@ def test_systems_without_texts_are_paired_by_file_name_and_never_else(tmp_path: 
         evaluate_folder(folder, "happy", tmp_path / f"{name}.json", judges=fake_judges())
     entries = read_entries([str(tmp_path / f"{name}.json") for name in "abc"])
     b, c = make_differences(entries, entries[0], judge_marks(entries))
-    assert (b.paired_by, b.num_pairs) == ("file name", 3)
+    assert (b.paired_by, b.num_pairs) == ("by file name", 3)
     assert (c.paired_by, c.num_pairs) == ("no text and no file name is in both", 0)
 
 
@@ -201,6 +202,10 @@ def test_texts_that_differ_in_case_and_punctuation_are_one_row(place: Path, tmp_
     assert [len(row.cells) for row in rows] == [2, 2, *(1,) * (NUM_TEXTS - 2)], "those of most systems come first"
     assert {row.text for row in rows[:2]} == {"Sentence number 0, please.", "Sentence number 1, please."}
     assert told == {"mine": f"{NUM_TEXTS - 1} of {NUM_TEXTS} here", "loud": "all here"}
+
+
+def test_the_dashed_line_is_named_in_each_rows_first_picture(text: str) -> None:
+    assert text.count(">median</text>") == 2, "of three rows one has lost its first sound"
 
 
 def test_sounds_that_are_gone_are_shown_with_the_reason(page: Page) -> None:
@@ -257,7 +262,9 @@ def test_tables_are_copied_as_markdown_and_latex(place: Path, page: Page) -> Non
         if name == "textarea"
     }
     assert copied["glance-markdown"] == grids[0].markdown()
-    assert len(copied) == 2 * len(grids)
+    others = {f"{table}-{kind}" for table in ("differences", "heard1", "heard2") for kind in ("markdown", "latex")}
+    assert others <= set(copied)
+    assert len(copied) == 2 * len(grids) + len(others)
     for grid in grids:
         lines = grid.markdown().split("\n\n")[0].splitlines()
         assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {len(grid.columns) + 2}

@@ -24,12 +24,17 @@ def test_a_trained_run_is_predicted(tiny_base_folder: Path, tmp_path: Path, monk
     steps = {point["adapter"] for point in written["points"]}
     assert len(written["points"]) == 2 * len(steps) * len(INTENSITIES)
     assert (tmp_path / "out" / "calibration.svg").stat().st_size > 5000
-    assert len(lines) == 3 * (1 + len(CURVATURES))
+    assert len(lines) == 3 * (2 + len(CURVATURES))
     adapter = tmp_path / "out" / "calibration" / "plain_LoRA" / "emotion_models" / "happy" / "best"
     rows = predict_forgetting(config, prepared, adapter, (0.5, 1.0))
     by_intensity = {row["intensity"]: row["kl"] for row in rows}
     assert by_intensity[1.0] == pytest.approx(4 * by_intensity[0.5])
-    assert all(row["low"] <= row["kl"] <= row["high"] for row in rows)
+    assert {row["low"] for row in rows} == {None}
+    assert rows[0]["reason"] == "3 prompts are too few for an interval (at least 6)"
+    many = make_prepared(tmp_path / "many", {(None, "train"): 8, (None, "validation"): 8, ("happy", "train"): 4})
+    for row in predict_forgetting(config.model_copy(update={"fisher_clips": 8}), many, adapter, (0.5, 1.0)):
+        assert row["low"] <= row["kl"] <= row["high"]
+        assert row["reason"] is None
     assert forecast_table(rows).row_count == len(rows)
 
 
@@ -55,5 +60,5 @@ def test_without_general_speech_the_error_says_what_to_add(tiny_base_folder: Pat
         tiny_base_folder, tmp_path / "out", evaluation_clips=4, ewc_lambda=0.0, replay_ratio=0.0,
         distillation_alpha=0.0,
     )  # fmt: skip
-    with pytest.raises(DataError, match="data lacks it; add LJSpeech, say, or let the base speak some"):
+    with pytest.raises(DataError, match="the data lacks it; add LJSpeech, say, or let the base speak some"):
         calibrate(config, "happy", prepared, command="test")

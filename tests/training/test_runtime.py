@@ -13,7 +13,8 @@ from training_helpers import Alone, Group, Member, read_scalars
 
 from affetto.config import Config
 from affetto.errors import ConfigError, MissingDependencyError
-from affetto.training.runtime import Stop, accelerated, peak_memory_mib, stop_signals, timed
+from affetto.training import runtime
+from affetto.training.runtime import Stop, accelerated, check_installed, peak_memory_mib, stop_signals, timed
 
 
 def test_a_first_signal_asks_and_a_second_acts() -> None:
@@ -89,6 +90,20 @@ def test_trackers_that_cannot_be_had_are_told(config_of: Callable[..., Config]) 
         accelerated(config_of(trackers=("wandb",)), "happy"),
     ):
         pass
+
+
+def test_what_is_not_installed_can_be_told_before_anything_is_done(
+    config_of: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_installed(config_of(trackers=("tensorboard",)))
+    with pytest.raises(MissingDependencyError, match="'wandb' is not installed"):
+        check_installed(config_of(trackers=("wandb",)))
+    asked: list[bool] = []
+    monkeypatch.setattr(runtime, "eight_bit_class", lambda: asked.append(True))
+    check_installed(config_of(optimizer_bits=32))
+    assert asked == []
+    check_installed(config_of(optimizer_bits=8))
+    assert asked == [True]
 
 
 def test_trackers_are_closed_when_a_run_fails(config_of: Callable[..., Config]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,6 @@ from affetto.training.batches import TrainBatch, assemble
 from affetto.training.step import (
     STREAMS,
     TERMS,
-    BudgetWeights,
     LossWeights,
     accumulate_gradients,
     agreed,
@@ -207,23 +207,24 @@ def test_weights_equal_the_written_formula(distill_on: Any, replay: float, alpha
     assert weights.taught == {"emotion": on_emotion, "rehearsal": on_rehearsal}
 
 
-@pytest.mark.parametrize("multiplier", [0.0, 0.5, 40.0])
-def test_weights_under_a_budget_are_the_lagrangians(multiplier: float) -> None:
-    weights = BudgetWeights(multiplier, first_codebook=0.6, num_codebooks=8)
-    term = {name: float(number + 1) for number, name in enumerate(TERMS)}
-    task = 0.6 * term["emotion_ce_c0"] + 0.4 * term["emotion_ce_depth"]
-    kl = (term["rehearsal_kl_c0"] + 7 * term["rehearsal_kl_depth"]) / 8
-    assert rehearsal_kl(term, 8) == pytest.approx(kl)
-    found = sum(weights.of(name) * value for name, value in term.items())
-    assert found == pytest.approx((task + multiplier * kl) / (1 + multiplier))
-    assert weights.taught == {"emotion": False, "rehearsal": True}
+@pytest.mark.parametrize("multiplier", [0.0, 0.5, 1.0, 40.0])
+def test_a_multiplier_weighs_all_that_preserves_and_one_is_the_recipe(multiplier: float) -> None:
+    recipe = LossWeights(0.25, 0.7, 1.0, 0.6, 1.5, "rehearsal")
+    weights = replace(recipe, multiplier=multiplier)
+    scale = 2 / (1 + multiplier)
+    for name in TERMS:
+        kept = multiplier if "_kl_" in name else 1.0
+        assert weights.of(name) == pytest.approx(scale * kept * recipe.of(name)), name
+    assert weights.ewc_weight == pytest.approx(scale * multiplier * 1.5)
+    assert weights.taught == recipe.taught
+    assert replace(recipe, multiplier=1.0) == recipe
 
 
 def test_rehearsal_kl_is_the_mean_over_codes_of_a_step(
     tiny_base: Base, bank: AdapterBank, rows: tuple[list[Row], list[Row]], teacher: TeacherCache
 ) -> None:
     """Against the live base, all codebooks of the frames that the teacher answered; split as you like."""
-    weights, live = BudgetWeights(2.0, 0.6, 8), []
+    weights, live = LossWeights(0.4, 1.0, 1.0, 0.6, 0.0, "rehearsal", multiplier=2.0), []
     for row in rows[1]:
         batch = collate([row], 8)
         with torch.no_grad():
@@ -257,7 +258,7 @@ def test_processes_agree_on_a_mean() -> None:
         LossWeights(0.4, 1.0, 1.5, 0.4, 0.0, "rehearsal"),
         LossWeights(0.4, 1.0, 1.0, 0.4, 0.0, "both"),
         LossWeights(0.4, 0.5, 1.0, 0.4, 0.0, "rehearsal", is_self_speech=True),
-        BudgetWeights(3.0, 0.4, 8),
+        LossWeights(0.4, 1.0, 1.0, 0.4, 0.0, "rehearsal", multiplier=3.0),
         LossWeights(0.4, 0.5, 1.0, 0.4, 0.0, "both"),
     ],
 )

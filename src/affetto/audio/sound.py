@@ -44,6 +44,10 @@ FOREIGN_SUFFIXES = frozenset({".m4a", ".aac", ".mp4", ".wma", ".webm", ".mkv", "
 """Recordings that libsndfile can't decode."""
 SEGMENT_TOLERANCE_S = 0.05
 """A segment may end this far behind its file's last sample: transcripts round."""
+WRITTEN = {".wav": "WAV", ".wave": "WAV", ".flac": "FLAC"}
+"""Formats that sounds are written in, by the ending of the file's name; all in 16 bits."""
+_BAD_FILE = 7
+"""libsndfile's error that a file isn't there or isn't a regular one. Where it is, it means an MP3 that is none."""
 _UNKNOWN_LENGTH = 0x7FFF_F000
 """Data sizes from here on are place-holders of programs that wrote to a pipe (ffmpeg, sox)."""
 _POINTER = b"version https://git-lfs.github.com/spec/"
@@ -113,16 +117,29 @@ def channel_slice(path: Path, file: soundfile.SoundFile, channel: int | None) ->
 
 
 def write_sound(path: Path, samples: NDArray[np.floating], sample_rate: int) -> None:
-    """Write mono samples (N,) as a 16-bit WAV, atomically; what is beyond full scale is clipped.
+    """Write mono samples (N,) as a 16-bit WAV or FLAC, atomically; what is beyond full scale is clipped.
 
-    Raises `DataError` where samples are NaN or infinite, or aren't one row of floats.
+    Raises `DataError` where samples are NaN or infinite, or aren't one row of floats, where the name ends otherwise
+    (`sound_format`), and where there is no writing or no room.
     """
+    kind = sound_format(path)
     if samples.ndim != 1 or not np.issubdtype(samples.dtype, np.floating):
         raise DataError(f"{path}: expected mono float samples (N,), got {samples.dtype} {samples.shape}")
     if not np.isfinite(samples).all():
         raise DataError(f"{path}: {np.count_nonzero(~np.isfinite(samples))} samples are NaN or infinite; not written")
     codes = np.clip(np.rint(samples.astype(np.float64) * 32768), -32768, 32767).astype(np.int16)
-    write_atomically(path, lambda out: soundfile.write(out, codes, sample_rate, subtype="PCM_16", format="WAV"))
+    try:
+        write_atomically(path, lambda out: soundfile.write(out, codes, sample_rate, subtype="PCM_16", format=kind))
+    except soundfile.SoundFileError as error:
+        raise DataError(f"can't write {path} ({error}); name another place, or make room there") from error
+
+
+def sound_format(path: Path) -> str:
+    """The format that a sound of this name is written in. Raises `DataError` for endings that `WRITTEN` hasn't."""
+    if path.suffix.lower() not in WRITTEN:
+        known = ", ".join(WRITTEN)
+        raise DataError(f"{path}: sounds are written as {known}; name it {path.with_suffix('.wav').name}")
+    return WRITTEN[path.suffix.lower()]
 
 
 @contextmanager
@@ -143,6 +160,8 @@ def open_sound(path: Path) -> Iterator[soundfile.SoundFile]:
             yield file
     except (soundfile.SoundFileError, OSError, TypeError, ValueError) as error:
         reason = str(getattr(error, "error_string", error)).rstrip(".")
+        if getattr(error, "code", None) == _BAD_FILE:
+            reason = "it is damaged, or no sound"
         raise SoundError("unreadable", f"{path}: can't be decoded ({reason}); {_CONVERT}") from error
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from affetto.audio.checks import check_clips, good_clips
+from affetto.audio.checks import check_clips, good_clips, problem_table
 from affetto.audio.corpora import load_clips
 from affetto.audio.manifest import broken_context
 from affetto.audio.sound import SoundError, read_clip, sound_info
@@ -26,7 +26,7 @@ from affetto.codes.codec import codec_hash, load_codec
 from affetto.codes.timing import Beside, Word
 from affetto.errors import DataError
 from affetto.files import cache_root, hash_file, hash_text, read_json, write_json
-from affetto.progress import progress
+from affetto.progress import console, progress
 from affetto.types import EMOTIONS, BatchCodec, Clip, Codec, Problem
 
 _SHARD_CLIPS = 256
@@ -108,7 +108,8 @@ def prepare(
     same whatever is trained: they are made of all clips; `by_speaker` keeps speakers apart as well as texts). Clips
     with a problem are left out and listed; whether that stops the run is the caller's choice. `use_cached_only` neither
     checks nor codes: clips that weren't coded before are left out silently. Without `use_general` clips without emotion
-    are left out, but for those that others hear as context. Raises `DataError` where none is left.
+    are left out, but for those that others hear as context. Raises `DataError` where none is left, after a table of
+    all problems.
     """
     clips, problems = load_clips(sources, emotions=emotions)
     labels = {*KNOWN_LABELS, *emotions}
@@ -132,7 +133,7 @@ def prepare(
         clips = good_clips(clips, problems)
     clips = [clip for clip in clips if clip.split is not None]
     if not clips:
-        raise DataError(_nothing(sources, problems, use_cached_only))
+        raise _nothing(sources, problems, use_cached_only)
     _encode_all([clip for clip in clips if not is_cached[clip.id]], keys, cache, base_folder, workers)
     warnings = [*(problem for problem in problems if problem.kind == "mislabelled"), *warnings]
     is_warned = {*warnings}
@@ -168,13 +169,15 @@ def _check(clips: Sequence[Clip], unseen: Sequence[Clip], labels: Sequence[str],
     return [*problems, *(Problem(name, "bad-context", message) for name, message in broken.items())]
 
 
-def _nothing(sources: Sequence[Path], problems: Sequence[Problem], use_cached_only: bool) -> str:
+def _nothing(sources: Sequence[Path], problems: Sequence[Problem], use_cached_only: bool) -> DataError:
+    """The error where no clip is left, after the table of what is wrong with each."""
     where = ", ".join(map(str, sources))
     if use_cached_only:
-        return f"nothing of {where} is prepared for this base: run once without --skip-datasets"
-    told = [f"  {problem.where}: {problem.message}" for problem in problems[:10]]
-    rest = [f"  and {len(problems) - 10} more"] if len(problems) > 10 else []
-    return "\n".join([f"no usable clip in {where}; {len(problems)} problems:", *told, *rest])
+        return DataError(f"nothing of {where} is prepared for this base: run once without --skip-datasets")
+    if not problems:
+        return DataError(f"no clip in {where} is of the emotions that are wanted, or general speech")
+    console.print(problem_table(problems))
+    return DataError(f"no usable clip in {where}: {len(problems)} problems (table above)")
 
 
 def _keys(clips: Sequence[Clip]) -> dict[str, str]:

@@ -13,6 +13,7 @@ from affetto.commands.options import (
     ConfigFile,
     Data,
     Emotion,
+    General,
     Output,
     SkipBad,
     command_line,
@@ -29,8 +30,8 @@ def calibrate(
         list[Path] | None,
         typer.Argument(help="Adapter folders. Default: plain LoRA and the configuration's recipe are trained for it."),
     ] = None,
-    emotion: Emotion = None, config: ConfigFile = None, base: BaseName = None, data: Data = None, output: Output = None,
-    skip_bad_clips: SkipBad = False,
+    emotion: Emotion = None, config: ConfigFile = None, base: BaseName = None, data: Data = None,
+    general: General = None, output: Output = None, skip_bad_clips: SkipBad = False,
 ) -> None:  # fmt: skip
     """Hold predicted forgetting against measured, for every curvature: calibration.json and calibration.svg."""
     from affetto.laboratory.calibration import fit_table
@@ -38,7 +39,11 @@ def calibrate(
     from affetto.pipeline import prepare_clips
     from affetto.progress import console
 
-    settings, emotions = settings_of(config, emotion, base=base, data=data, output_dir=output)
+    settings, emotions = settings_of(config, emotion, base=base, data=data, general=general, output_dir=output)
+    if emotion is not None and len(emotions) > 1:
+        raise ConfigError(
+            f"adapters of one emotion are calibrated at a time: name one, such as --emotion {emotions[0]}"
+        )
     prepared = prepare_clips(settings, emotions[:1], skip_bad_clips=skip_bad_clips)
     console.print(fit_table(calibrate_all(settings, emotions[0], prepared, adapters or (), command=command_line())))
 
@@ -46,7 +51,7 @@ def calibrate(
 @app.command("predict-forgetting")
 def predict_forgetting(
     adapter: Annotated[Path, typer.Argument(help="Folder of any LoRA adapter of the base, affetto's or not.")],
-    config: ConfigFile = None, base: BaseName = None, data: Data = None,
+    config: ConfigFile = None, base: BaseName = None, data: Data = None, general: General = None,
     intensity: Annotated[list[float] | None, typer.Option(help="Strength; repeat for several.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     skip_bad_clips: SkipBad = False,
@@ -60,8 +65,10 @@ def predict_forgetting(
 
     if wrong := [value for value in intensity or () if not math.isfinite(value)]:
         raise ConfigError(f"--intensity {wrong[0]} is not a finite number")
-    settings, _ = settings_of(config, None, base=base, data=data)
-    prepared = prepare_clips(settings, (), skip_bad_clips=skip_bad_clips)
+    settings, _ = settings_of(config, None, base=base, data=data, general=general)
+    # The base speaks in the voices of emotional clips.
+    voices = settings.emotions if settings.general == "self" else ()
+    prepared = prepare_clips(settings, voices, skip_bad_clips=skip_bad_clips)
     rows = predict(settings, prepared, adapter, tuple(intensity or INTENSITIES))
     if as_json:
         typer.echo(to_json(rows))
@@ -72,6 +79,7 @@ def predict_forgetting(
 @app.command()
 def ablate(
     emotion: Emotion = None, config: ConfigFile = None, base: BaseName = None, data: Data = None,
+    general: General = None,
     method: Annotated[
         list[str] | None, typer.Option("--method", "-m", help="A method by name; repeat for several. Default: all.")
     ] = None,
@@ -92,7 +100,7 @@ def ablate(
     if table_only:
         rows = read_rows(folder)
     else:
-        settings, emotions = settings_of(config, emotion, base=base, data=data)
+        settings, emotions = settings_of(config, emotion, base=base, data=data, general=general)
         settings = settings.model_copy(update={"evaluation_sentences": sentences})
         wanted = cells(method or list(METHODS), emotions, seeds)
         prepared = prepare_clips(settings, emotions, skip_bad_clips=skip_bad_clips)

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import typer
 
-from affetto.commands.options import command_line, pairs_of
+from affetto.commands.options import FILES_FAILED, command_line
 
 
-def calibrate_on(source: Path, judge: list[str] | None, output: Path | None) -> None:
-    """Print the table and what follows from it, and write `judge_calibration.json` into the output folder."""
+def calibrate_on(source: Path, choices: Mapping[str, str], folder: Path, *, allow_failures: bool = False) -> None:
+    """Print the table and what follows from it, and write `judge_calibration.json` into `folder`.
+
+    `choices` are judges by kind. Ends with the status `FILES_FAILED` where recordings could not be judged or read,
+    unless `allow_failures`.
+    """
     from rich.console import Console
 
     from affetto.evaluate.judge_calibration import calibrate_judges
-    from affetto.evaluate.judge_calibration_table import calibration_table, said
+    from affetto.evaluate.judge_calibration_table import calibration_table, failures, said
     from affetto.judges.choice import all_judges
 
-    path = (output or Path()) / "judge_calibration.json"
-    document = calibrate_judges(source, all_judges(pairs_of(judge, "--judge") or {}), path, command=command_line())
+    path = folder / "judge_calibration.json"
+    document = calibrate_judges(source, all_judges(choices), path, command=command_line())
     Console(width=None).print(calibration_table(document))
     for line in [*said(document), f"written to {path}"]:
         typer.echo(line)
+    failed = failures(document)
+    for line in failed:
+        typer.echo(line, err=True)
+    if failed and not allow_failures:
+        raise typer.Exit(FILES_FAILED)

@@ -16,7 +16,7 @@ app = typer.Typer(help="Listening tests with people: export one, score the votes
 @app.command()
 def export(
     emotion: Annotated[str, typer.Option("--emotion", "-e", help="The emotion that was asked for.")],
-    out: Annotated[Path, typer.Option(help="Folder for the test; the key goes beside it.")] = Path("listening"),
+    out: Annotated[Path, typer.Option(help="New folder for the test; the key goes beside it.")] = Path("listening"),
     system: Annotated[
         list[str] | None,
         typer.Option("--system", help="NAME=FOLDER of sounds; repeat. Default: base and adapter of the evaluation."),
@@ -45,8 +45,8 @@ def score(
     target: Annotated[str | None, typer.Option("--emotion", "-e", help="The emotion that was asked for.")] = None,
 ) -> None:
     """Mean opinion, heard emotions and preferences with intervals, as JSON."""
-    from affetto.files import read_json, to_json
-    from affetto.listening.votes import read_votes, score_votes
+    from affetto.files import to_json
+    from affetto.listening.votes import read_key, read_votes, score_votes
 
-    known = read_json(key)
-    typer.echo(to_json(score_votes(known, read_votes(votes, str(known.get("test"))), target)))
+    known = read_key(key)
+    typer.echo(to_json(score_votes(known, read_votes(votes, known["test"]), target)))

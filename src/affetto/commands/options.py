@@ -69,12 +69,14 @@ def settings_of(
 ) -> tuple[Config, list[str]]:
     """The configuration with the command line's values in it, and the emotions that are meant.
 
-    `all` alone is every emotion. `base`, the expressive base, may be named where `with_base` is given.
+    `all` alone is every emotion. `base`, the expressive base, may be named where `with_base` is given. ConfigError for
+    wrong keys and values, and for an emotion that isn't configured.
     """
+    from affetto.audio.hints import did_you_mean
     from affetto.config import EVERY, EXPRESSIVE, load_config
 
     values = {key: tuple(value) if isinstance(value, list) else value for key, value in overrides.items()}
-    settings = load_config(config, **values)
+    settings = load_config(config, told_as="command line", **values)
     wanted = list(settings.emotions if emotion in (None, [], [EVERY]) else emotion or ())
     known = (*settings.emotions, EXPRESSIVE) if with_base else settings.emotions
     if unknown := [name for name in wanted if name not in known]:
@@ -84,8 +86,8 @@ def settings_of(
                 "Train emotions on it (expressive_base: true) and evaluate these"
             )
         raise ConfigError(
-            f"unknown emotion {unknown[0]!r}; configured: {', '.join(settings.emotions)}. "
-            "Add it to `emotions` in the configuration"
+            f"unknown emotion {unknown[0]!r}{did_you_mean(unknown[0], known)}; configured: "
+            f"{', '.join(settings.emotions)}. Add it to `emotions` in the configuration"
         )
     return settings, wanted
 

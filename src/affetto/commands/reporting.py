@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -53,23 +54,32 @@ def evaluate(
 ) -> None:  # fmt: skip
     """Speak held-out sentences with base and adapter, and score them beside real recordings.
 
-    Exit status 4: all is written, but files could not be scored.
+    Exit status 4: all is written, but files (with --calibrate-judges: recordings) could not be scored.
     """
+    judges = pairs_of(judge, "--judge")
     if calibrate_judges is not None:
-        calibrate_on(calibrate_judges, judge, output)
+        _refuse({
+            "--emotion": emotion, "--base": base, "--data": data, "--general": general, "--intensity": intensity,
+            "--skip-bad-clips": skip_bad_clips or None, "--resume": resume or None, "--versa": versa,
+        })  # fmt: skip
+        settings, _ = settings_of(config, None, output_dir=output, judges=judges)
+        calibrate_on(calibrate_judges, settings.judges, settings.output_dir, allow_failures=allow_failures)
         return
+    from affetto.evaluate.folder_lines import judge_lines
+    from affetto.evaluate.journal import check_outputs
     from affetto.evaluate.suite import evaluate as evaluate_emotion
     from affetto.evaluate.versa import write_versa
     from affetto.pipeline import prepare_clips
-    from affetto.progress import console
+    from affetto.progress import console, say
     from affetto.report.run_page import terminal_table
 
-    judges = pairs_of(judge, "--judge")
     settings, emotions = settings_of(
         config, emotion, base=base, data=data, general=general, output_dir=output, judges=judges
     )
     if versa and len(emotions) > 1:
         raise ConfigError(f"--versa {versa} is one file: name one --emotion")
+    for name in emotions:
+        check_outputs(settings.output_dir / "evaluation_results" / f"{name}_results.json", versa=versa)
     prepared = prepare_clips(settings, emotions, skip_bad_clips=skip_bad_clips)
     num_failed = 0
     for name in emotions:
@@ -77,11 +87,22 @@ def evaluate(
         command = command_line().replace(" --resume", "")
         results = evaluate_emotion(settings, name, prepared, intensity=intensity, command=command, resume=resume)
         console.print(terminal_table([results]))
+        for line in judge_lines(results["judges"]):
+            say(line)
         num_failed += tell_failures(results)
         if versa:
             write_versa(versa, results)
     if num_failed and not allow_failures:
         raise typer.Exit(FILES_FAILED)
+
+
+def _refuse(options: Mapping[str, object]) -> None:
+    """Refuse what was given of `options` and has no meaning where judges are calibrated."""
+    if given := [name for name, value in options.items() if value is not None]:
+        raise ConfigError(
+            f"--calibrate-judges only plays its recordings to the judges: leave out {', '.join(given)}. "
+            "It takes --judge, --output, --config (its judges and output_dir) and --allow-failures"
+        )
 
 
 @app.command()

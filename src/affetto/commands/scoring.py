@@ -47,13 +47,15 @@ def score(
     """
     from affetto.evaluate.folder import Beside, evaluate_folder
     from affetto.evaluate.folder_lines import failures, folder_lines
+    from affetto.evaluate.journal import check_outputs
     from affetto.evaluate.versa import write_versa
 
+    beside = Beside(base, reference, neutral)
+    check_outputs(output, folders=[folder, *beside.folders.values()], metadata=metadata, versa=versa)
     # Resuming changes nothing in what is written, the command included.
     results = evaluate_folder(
-        folder, emotion, output, judges=pairs_of(judge, "--judge"), metadata=metadata,
-        beside=Beside(base, reference, neutral), command=command_line().replace(" --resume", ""), device=device,
-        resume=resume,
+        folder, emotion, output, judges=pairs_of(judge, "--judge"), metadata=metadata, beside=beside,
+        command=command_line().replace(" --resume", ""), device=device, resume=resume,
     )  # fmt: skip
     if versa:
         write_versa(versa, results)

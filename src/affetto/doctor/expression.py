@@ -8,7 +8,7 @@ from typing import Any
 
 from affetto.doctor.changes import scaled
 from affetto.doctor.evidence import Evidence
-from affetto.doctor.findings import Change, Check, Number, Symptom
+from affetto.doctor.findings import Answer, Change, Check, Number, Symptom
 from affetto.doctor.forgetting import general_kl
 from affetto.doctor.thresholds import (
     FEW_STEPS,
@@ -68,6 +68,8 @@ def _why_not_heard(evidence: Evidence, role: str) -> str:
 
 
 def _more_power(evidence: Evidence) -> Change:
+    if evidence.setting("use_adapters") is False:
+        return Change("every weight is trained already: more clips, or clips that act the emotion more clearly")
     rank = evidence.setting("adapter_r")
     if rank is not None and rank >= MOST_RANK:
         return Change(f"rank {rank} is plenty: more clips, or clips that act the emotion more clearly")
@@ -156,8 +158,15 @@ def _at_the_edge(evidence: Evidence) -> Check:
 
 
 def _held_back(evidence: Evidence) -> Check:
-    """Forgetting far inside its margin leaves room for more expression."""
+    """Forgetting far inside its margin leaves room for more expression; with a budget it is the budget that holds."""
     name = "held back by EWC"
+    if budget := evidence.setting("forgetting_budget"):
+        number = Number("forgetting budget", budget, "nats/code")
+        is_held = budget < FORGETTING_NATS
+        why = f"the budget is inside the margin of {FORGETTING_NATS:g} nats, so there is room"
+        change = scaled(evidence, "forgetting_budget", min(2.0, FORGETTING_NATS / budget), why) if is_held else None
+        held: Answer = "shown" if is_held else "absent"
+        return Check("held back by the budget", held, (number,), change=change, is_sign=False)
     forgotten, weight = general_kl(evidence), evidence.setting("ewc_lambda")
     if forgotten is None or weight is None:
         why = "forgetting wasn't measured" if weight is not None else "the configuration isn't known"

@@ -9,7 +9,7 @@ from typing import Any
 from affetto.doctor.changes import scaled, set_to, to_default
 from affetto.doctor.evidence import Evidence
 from affetto.doctor.findings import Answer, Change, Check, Number, Symptom
-from affetto.doctor.thresholds import FORGETTING_NATS, MIN_CLIPS_FOR_A_VERDICT
+from affetto.doctor.thresholds import FORGETTING_NATS, MIN_CLIPS_FOR_A_VERDICT, MORE_EPOCHS, OVER_BUDGET
 from affetto.evaluate.summary import MARGINS, PLAIN_MARGINS
 from affetto.metrics.statistics import Estimate, non_inferiority
 from affetto.model.rows import PLAIN_TEMPLATE
@@ -31,6 +31,7 @@ def lost_capabilities(evidence: Evidence, *, is_weak: bool) -> Symptom:
         "lost capabilities",
         (
             _general_speech(evidence, keep, is_sign=is_cued),
+            *_budget(evidence),
             _compared(evidence, "emotional", "wer", "words lost when asked for the emotion", softer),
             _compared(evidence, "plain", "wer", "words lost on plain prompts", keep),
             _compared(evidence, "plain", "posterior", "emotion on plain prompts", _cue(evidence), is_sign=is_cued),
@@ -54,6 +55,26 @@ def general_kl(evidence: Evidence) -> Number | None:
     return None if kl is None else Number("KL on general speech (validation)", kl, "nats/code")
 
 
+def allowed_nats(evidence: Evidence) -> float:
+    """How much general speech may move, in nats per code: the margin, or what a larger budget asked for."""
+    return max(FORGETTING_NATS, OVER_BUDGET * (evidence.setting("forgetting_budget") or 0.0))
+
+
+def _budget(evidence: Evidence) -> list[Check]:
+    """Whether the forgetting budget was met, where there is one."""
+    told = evidence.fact("forgetting_budget")
+    if not told:
+        return []
+    numbers = (
+        Number("KL at the recommended intensity", told["kl"], "nats/code"),
+        Number("budget", told["budget"], "nats/code"),
+        Number("recommended intensity", evidence.fact("recommended_intensity")),
+    )  # fmt: skip
+    why = "the budget was not met before training ended: more steps let the multiplier settle"
+    change = None if told["met"] else scaled(evidence, "num_epochs", MORE_EPOCHS, why)
+    return [Check("a budget that isn't met", "absent" if told["met"] else "shown", numbers, change=change)]
+
+
 def _general_speech(evidence: Evidence, change: Change, *, is_sign: bool) -> Check:
     """ΔNLL and KL against their margin; the worse of both counts."""
     name = "general speech forgotten"
@@ -68,9 +89,9 @@ def _general_speech(evidence: Evidence, change: Change, *, is_sign: bool) -> Che
             reasons.append(metric["reason"] or f"{title} isn't known")
             continue
         numbers.append(Number.of(title, metric))
-        verdict, reason = non_inferiority(_estimate(metric), FORGETTING_NATS, "higher")
+        verdict, reason = non_inferiority(_estimate(metric), allowed_nats(evidence), "higher")
         answers.append(_ANSWERS.get(verdict or "", "unknown"))
-        reasons.append(reason or _spans(FORGETTING_NATS))
+        reasons.append(reason or _spans(allowed_nats(evidence)))
     answer: Answer = "shown" if "shown" in answers else "unknown" if "unknown" in answers else "absent"
     numbers += [*_where(retention["per_codebook"]["kl"]), *_inside(evidence)]
     reason = reasons[answers.index("unknown")] if answer == "unknown" else None
@@ -82,7 +103,7 @@ def _by_validation(evidence: Evidence, name: str, change: Change, is_sign: bool)
     if forgotten is None:
         return Check(name, "unknown", (), "no general clip was held out or validated yet", is_sign=is_sign)
     numbers = (forgotten, *_inside(evidence))
-    if forgotten.value > FORGETTING_NATS:
+    if forgotten.value > allowed_nats(evidence):
         return Check(name, "shown", numbers, "by validation; the evaluation gives an interval", change, is_sign)
     why = f"validation is inside the margin; the interval is missing: {evidence.why_no_evaluation()}"
     return Check(name, "unknown", numbers, why, is_sign=is_sign)
@@ -98,8 +119,8 @@ def _where(kl_K: list[float]) -> list[Number]:
 
 def _inside(evidence: Evidence) -> list[Number]:
     """The strongest measured intensity whose KL is inside the margin."""
-    points = evidence.fact("frontier") or []
-    inside = [point["intensity"] for point in points if point["kl"] is not None and point["kl"] <= FORGETTING_NATS]
+    points, most = evidence.fact("frontier") or [], allowed_nats(evidence)
+    inside = [point["intensity"] for point in points if point["kl"] is not None and point["kl"] <= most]
     return [Number("highest intensity inside the margin", max(inside))] if inside else []
 
 
@@ -167,6 +188,8 @@ def _keep_more(evidence: Evidence, is_weak: bool) -> Change:
         evidence.setting(key) for key in ("distillation_alpha", "replay_ratio", "rehearsal_buffer_size")
     )
     forgotten = general_kl(evidence)
+    if evidence.setting("forgetting_budget"):
+        return scaled(evidence, "forgetting_budget", 0.5, "the budget sets how much is forgotten")
     if not is_weak:
         over = forgotten.value / FORGETTING_NATS if forgotten else 2.0
         why = (

@@ -7,6 +7,8 @@ from affetto.metrics.statistics import MIN_PAIRS
 
 FORGETTING_NATS = MARGINS["delta_nll"].size
 """Nats per code of ΔNLL; of KL too, which is its expectation on the base's own speech (method, section 7)."""
+OVER_BUDGET = 1.25
+"""Times a forgetting budget: so far from it is as asked, since it is met on other clips than those that tell."""
 MIN_CLIPS_FOR_A_VERDICT = MIN_PAIRS
 """Fewer held-out clips or files tell nothing (method, section 7)."""
 
@@ -41,7 +43,7 @@ FAILED_SHARE = 0.05
 GAP_SHARE = 0.15
 """Validation over training loss on emotional clips, as a share of the training loss. By hand."""
 MOST_RANK = 64
-"""No larger rank is proposed: from 16 to 64 the loss on emotional clips fell by 1 % and the KL rose by 14 %
+"""No larger rank is proposed: from 16 to 64 the loss on emotional clips fell by 0.4 % and the KL rose by half
 (docs/preservation.md, one seed)."""
 STRONGEST = 0.999
 """Share of the highest intensity measured from which on a recommendation counts as being at the edge."""

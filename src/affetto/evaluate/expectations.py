@@ -16,7 +16,7 @@ from typing import Literal
 
 from affetto.evaluate.results import ComparedMetric, Comparison, FileRow
 from affetto.metrics import statistics
-from affetto.metrics.statistics import MIN_PAIRS, Worse
+from affetto.metrics.statistics import MIN_CLUSTERS, MIN_PAIRS, Worse
 
 _UP: Worse = "higher"
 _DOWN: Worse = "lower"
@@ -74,24 +74,39 @@ def against_neutral(
     """`MEASURED` of each speaker's rows less that speaker's neutral rows, for speech whose texts or seeds differ.
 
     A speaker's mean over neutral files is taken from each of the speaker's files, and whole speakers are resampled, so
-    that what is said is about speakers like these; under two speakers there is no interval. Where both sides speak the
-    same prompts, `summary.compare` pairs them and sees smaller differences.
+    that what is said is about speakers like these. Under `MIN_CLUSTERS` speakers it is about these alone, files within
+    each being what was sampled, and the reason says so. Where both sides speak the same prompts, `summary.compare`
+    pairs them and sees smaller differences.
     """
     metrics = {}
     for name in MEASURED:
         ours, theirs = _by_speaker(rows, name), _by_speaker(neutral_rows, name)
-        speakers = [speaker for speaker in ours for _ in ours[speaker] if speaker in theirs]
-        values = [value for speaker in ours for value in ours[speaker] if speaker in theirs]
-        means = [sum(theirs[speaker]) / len(theirs[speaker]) for speaker in speakers]
-        ones = [1.0] * len(values)
-        found = statistics.paired_difference((values, ones), (means, ones), speakers)
-        reason = found.reason if values else "no speaker has this value in both"
+        found, reason = _less_neutral(ours, theirs)
         metrics[name] = ComparedMetric(
             difference=found.value, low=found.low, high=found.high, n=found.n, margin=None, verdict=None,
-            reason=reason or "no margin was stated for this metric", p_holm=None,
+            reason=reason, p_holm=None,
         )  # fmt: skip
     mark_expected(metrics, emotion)
     return Comparison(system=system, against="neutral speech of the same speakers", prompt=None, metrics=metrics)
+
+
+def _less_neutral(
+    ours: Mapping[str, Sequence[float]], theirs: Mapping[str, Sequence[float]]
+) -> tuple[statistics.Difference, str]:
+    """The difference, and the reason for what it lacks."""
+    shared = [speaker for speaker in ours if speaker in theirs]
+    if not shared:
+        return statistics.Difference(None, None, None, 0), "no speaker has this value in both"
+    if len(shared) < MIN_CLUSTERS:
+        found = statistics.stratified_difference(ours, theirs)
+        these = "this 1 speaker" if len(shared) == 1 else f"these {len(shared)} speakers"
+        return found, found.reason or f"about {these} alone: of others at least {MIN_CLUSTERS} could tell"
+    speakers = [speaker for speaker in shared for _ in ours[speaker]]
+    values = [value for speaker in shared for value in ours[speaker]]
+    means = [sum(theirs[speaker]) / len(theirs[speaker]) for speaker in speakers]
+    ones = [1.0] * len(values)
+    found = statistics.paired_difference((values, ones), (means, ones), speakers)
+    return found, found.reason or "no margin was stated for this metric"
 
 
 def _by_speaker(rows: Sequence[FileRow], name: str) -> dict[str, list[float]]:

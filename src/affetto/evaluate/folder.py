@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +25,8 @@ from affetto.evaluate.results import (
     write_results,
 )
 from affetto.evaluate.scoring import Item
-from affetto.evaluate.similarity import Scored, compare_emotions, compare_voices, reference_rows
-from affetto.evaluate.summary import build_system, compare, rows_by_prompt
+from affetto.evaluate.similarity import Scored, compare_emotions, compare_voices
+from affetto.evaluate.summary import build_system, compare
 from affetto.judges.choice import Judges, choose_judges
 from affetto.progress import progress
 
@@ -78,8 +79,6 @@ def evaluate_folder(
     name = path.stem if path.is_file() else path.resolve().name
     name = f"{name} (files)" if name in folders else name
     items = {name: folder_items(path, metadata)} | {other: folder_items(where) for other, where in folders.items()}
-    for side in (name, BASE) if BASE in folders else ():
-        rows_by_prompt(_named(reference_rows(items[side])), None, side)
     chosen = judges if isinstance(judges, Judges) else choose_judges(judges or {}, emotion, device)
     run = _run_in(output, emotion, judge_facts(chosen))
     if run is not None and folders:
@@ -135,8 +134,22 @@ def _comparisons(name: str, rows: Mapping[str, Sequence[FileRow]], emotion: str)
 
 
 def _named(rows: Sequence[FileRow]) -> list[FileRow]:
-    """The rows with something to be paired by: the text, or the file's name without its ending."""
-    return [FileRow(**{**row, "text": row["text"] or f"file {Path(row['file']).stem}"}) for row in rows]
+    """The rows with something to be paired by: the text, or the file's name without its ending.
+
+    Several takes of a speaker's text are told apart by a number in place of a seed, in the order of their names: the
+    first take is paired with the other side's first.
+    """
+    takes: Counter[tuple[str, str | None]] = Counter()
+    numbers = {}
+    for row in sorted(rows, key=lambda row: row["file"]):
+        prompt = (row["text"] or f"file {Path(row['file']).stem}", row["speaker"])
+        numbers[row["file"]] = (prompt[0], takes[prompt])
+        takes[prompt] += 1
+    return [
+        FileRow(**{**row, "text": text, "seed": take if row["seed"] is None else row["seed"]})
+        for row in rows
+        for text, take in [numbers[row["file"]]]
+    ]
 
 
 def _of_somebody(rows: Sequence[FileRow]) -> list[FileRow]:

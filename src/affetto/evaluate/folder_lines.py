@@ -25,11 +25,16 @@ def folder_lines(results: Results, output: Path) -> Iterator[str]:
             yield from (_difference(name, found) for name, found in known.items())
             if not known:
                 yield "  nothing could be compared: no texts, names or speakers are the same"
-    for kind, judge in results["judges"].items():
-        yield f"{kind} judge: {judge['id']} ({judge['tier']})" if judge else f"{kind} judge: none"
-    if note := miniature_note(results["judges"]):
-        yield note
+    yield from judge_lines(results["judges"])
     yield f"{system['num_files']} files, {system['num_failed']} failed; written to {output}"
+
+
+def judge_lines(judges: Mapping[str, JudgeFacts | None]) -> Iterator[str]:
+    """Who judged each kind, from what tier, and what must be known of the miniature's own."""
+    for kind, judge in judges.items():
+        yield f"{kind} judge: {judge['id']} ({judge['tier']})" if judge else f"{kind} judge: none"
+    if note := miniature_note(judges):
+        yield note
 
 
 def evaluated(results: Results) -> System:

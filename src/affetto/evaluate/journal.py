@@ -1,32 +1,38 @@
 """Scoring that can be stopped: rows are written down batch by batch, and a later run takes up what still holds.
 
 A row holds while everything that it was made from is the same: the file's bytes, its text, speaker, prompt and seed,
-the target emotion, the judges (ids with hashes), the device and the versions of affetto and its libraries. Hashes of
-that are the row's key. What a judge says may differ in the last digit with the sounds that it hears together, so
-batches are cut by content, never by order or number: a batch ends behind a key of a certain form. A new file then
-changes its own batch and leaves the others as they were, and a batch is taken up whole or not at all: a resumed run
-writes the same bytes as one that was never stopped.
+the target emotion, the judges (ids with hashes), the device, the versions of affetto and its libraries, and the source
+of what measures and judges. Hashes of that are the row's key. What a judge says may differ in the last digit with the
+sounds that it hears together, so batches are cut by content, never by order or number: a batch ends behind a key of a
+certain form. A new file then changes its own batch and leaves the others as they were, and a batch is taken up whole or
+not at all: a resumed run writes the same bytes as one that was never stopped.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from affetto.errors import DataError
 from affetto.evaluate.judge_facts import judge_facts
-from affetto.evaluate.results import VALUE_NAMES, FileRow, JudgeFacts
+from affetto.evaluate.results import OWN_CSV, OWN_JSON, OWN_LINES, VALUE_NAMES, FileRow, JudgeFacts, check_own
 from affetto.evaluate.scoring import Item, score_files
-from affetto.files import hash_bytes, hash_file, hash_text, write_text
+from affetto.files import hash_bytes, hash_file, hash_folder, hash_text, write_text
 from affetto.judges.choice import Judges
 from affetto.provenance import versions
 
 _MEAN_BATCH, _MOST_BATCH = 16, 64
 """Files per batch: on average, and at most."""
+_MEASURING = ("metrics/*.py", "judges/*.py", "evaluate/scoring.py", "audio/sound.py")
+"""Source in the package that decides what a row holds."""
+_METADATA = ("metadata.csv", "metadata.jsonl")
+"""What a folder's texts and speakers are read from (`folder_files`)."""
 
 
 def journal_path(output: Path) -> Path:
@@ -34,14 +40,43 @@ def journal_path(output: Path) -> Path:
     return output.with_suffix(".rows.jsonl")
 
 
+def check_outputs(
+    output: Path, *, folders: Collection[Path] = (), metadata: Path | None = None, versa: Path | None = None
+) -> None:
+    """Refuse, before anything is scored, to write over a file of the user's (DataError).
+
+    Written are `output`, its CSV twin, its journal and, where it is given, `versa`. None of them may be another of
+    them, the table `metadata`, what would be the metadata of one of the `folders` that are scored, or a file that
+    affetto didn't write (`results.check_own`).
+    """
+    written = {output: OWN_JSON, output.with_suffix(".csv"): OWN_CSV, journal_path(output): OWN_LINES}
+    if versa is not None:
+        if any(_is_same(versa, path) for path in written):
+            raise DataError(f"{versa} is one of the files of {output}: name another file for VERSA's lines")
+        written[versa] = OWN_LINES
+    for path, beginning in written.items():
+        is_metadata = path.name in _METADATA and any(_is_same(path.parent, folder) for folder in folders)
+        if is_metadata or (metadata is not None and _is_same(path, metadata)):
+            raise DataError(f"{path} is read for texts and speakers, and would be written over: name another output")
+        check_own(path, beginning)
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    return one.samefile(other) if one.exists() and other.exists() else one.resolve() == other.resolve()
+
+
 class Journal:
     """The rows of one evaluation: one target emotion, one set of judges."""
 
     def __init__(self, path: Path, judges: Judges, emotion: str, *, resume: bool, device: str = "cpu") -> None:
-        """Keep rows at `path`. With `resume`, those that stand there are taken up; without, it starts anew."""
+        """Keep rows at `path`. With `resume`, those that stand there are taken up; without, it starts anew.
+
+        DataError where `path` is a file that affetto didn't write.
+        """
+        check_own(path, OWN_LINES)
         facts = judges_fingerprint(judge_facts(judges))
         self._path, self._judges, self._emotion = path, judges, emotion
-        self._setting = hash_text(json.dumps([emotion, facts, device, versions()], sort_keys=True))[:16]
+        self._setting = hash_text(json.dumps([emotion, facts, device, versions(), source_hash()], sort_keys=True))[:16]
         known = _read(path) if resume else {}
         self._rows = {key: row for key, row in known.items() if key.startswith(self._setting)}
         write_text(path, "".join(_line(key, row) for key, row in self._rows.items()))
@@ -121,6 +156,12 @@ def _read(path: Path) -> dict[str, FileRow]:
 def _is_row(row: Mapping[str, Any]) -> bool:
     values = row.get("values")
     return set(row) == set(FileRow.__annotations__) and isinstance(values, dict) and set(VALUE_NAMES) <= set(values)
+
+
+@cache
+def source_hash() -> str:
+    """Hash of the code that makes rows, so that rows of a changed metric aren't taken up."""
+    return hash_folder(Path(__file__).parents[1], _MEASURING)
 
 
 def judges_fingerprint(facts: Mapping[str, JudgeFacts | None]) -> dict[str, str]:

@@ -34,6 +34,8 @@ from affetto.types import Clip
 SCHEMA = "affetto.judge-calibration/1"
 MOST_FALSE_ALARMS = 0.5
 """A judge that says so of most other recordings would say so of a system that never tried."""
+_KEPT = "mislabelled"
+"""The kind of problem that costs no recording (`types.Problem`)."""
 _CHUNK = 64
 _SEGMENT_RATE = 48_000
 
@@ -59,6 +61,7 @@ def calibrate_judges(
         "num_clips": len(chosen),
         "num_failed": sum(row["error"] is not None for row in rows),
         "problems": [f"{problem.where}: {problem.message}" for problem in problems],
+        "left_out": [f"{problem.where}: {problem.message}" for problem in problems if problem.kind != _KEPT],
         "emotion": _emotion(chosen, rows, judges),
         "words": _words(chosen, rows) if judges.words else None,
         "quality": _quality(chosen, rows, judges) if judges.quality else None,
@@ -78,10 +81,12 @@ def verdict(
 ) -> tuple[Literal["yes", "no"] | None, str | None]:
     """(whether the class is heard, why not): the recall's interval must lie above chance and above the false alarms.
 
-    These may be no more than `MOST_FALSE_ALARMS`.
+    These may be no more than `MOST_FALSE_ALARMS`. Under `statistics.MIN_PAIRS` recordings it isn't decided.
     """
     if recall.low is None:
         return None, recall.reason
+    if recall.n < statistics.MIN_PAIRS:
+        return None, f"{recall.n} recordings are too few for a verdict (at least {statistics.MIN_PAIRS})"
     if recall.low <= chance:
         return "no", f"the interval doesn't lie above chance ({chance:.0%})"
     if false_alarms is not None and (recall.low <= false_alarms or false_alarms > MOST_FALSE_ALARMS):

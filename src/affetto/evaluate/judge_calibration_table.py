@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
+
+_TOLD = 5
+"""Recordings that are named of those that failed."""
 
 
 def calibration_table(document: Mapping[str, Any]) -> Table:
@@ -65,6 +68,24 @@ def said(document: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def failures(document: Mapping[str, Any]) -> list[str]:
+    """How many recordings could not be judged, what left others out before, and the first of each with the reason."""
+    failed = [f"{file['file']}: {file['error']}" for file in document["files"] if file["error"] is not None]
+    left_out = document["left_out"]
+    problems = "problem" if len(left_out) == 1 else "problems"
+    return [
+        *_first(f"{len(failed)} of {document['num_clips']} recordings could not be judged", failed),
+        *_first(f"{len(left_out)} {problems} left recordings out before anything was judged", left_out),
+    ]
+
+
+def _first(heading: str, told: Sequence[str]) -> list[str]:
+    if not told:
+        return []
+    rest = [f"  and {len(told) - _TOLD} more in judge_calibration.json"] if len(told) > _TOLD else []
+    return [f"failed: {heading}:", *(f"  {line}" for line in told[:_TOLD]), *rest]
+
+
 def _who(kind: str, judge: Mapping[str, Any], corpora: Collection[str]) -> list[str]:
     lines = [f"{kind}: {judge['id']} ({judge['tier']}; licence {judge['licence'] or 'unknown'})"]
     lines += [f"  note: {judge['note']}"] if judge.get("note") else []
@@ -81,7 +102,7 @@ def _who(kind: str, judge: Mapping[str, Any], corpora: Collection[str]) -> list[
 def _add_voices(table: Table, corpus: str, found: Mapping[str, Any]) -> None:
     answer = ": ".join([found["told"] or "–", *([found["reason"]] if found["reason"] else [])])
     _add(table, "voice", f"{corpus} named", found["named"], answer)
-    if found["told"]:
+    if found["named"]["value"] is not None:
         _add(table, "voice", f"{corpus} cosine to the speaker's others", found["own"], "")
         _add(table, "voice", f"{corpus} cosine to other speakers", found["others"], "")
         _add(table, "voice", f"{corpus} equal error rate", found["equal_error_rate"], "")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NotRequired
@@ -21,6 +22,11 @@ from affetto.metrics.statistics import Estimate, Verdict, Worse
 from affetto.provenance import versions
 
 SCHEMA = "affetto.results/1"
+OWN_JSON = re.compile(rb'\s*\{\s*"schema":\s*"affetto\.results/')
+OWN_CSV = re.compile(rb"system,role,intensity,file,")
+OWN_LINES = re.compile(rb'\{"key": ')
+"""How files that affetto wrote begin: results, their CSV twin, and lines by file (the journal, VERSA's)."""
+_BEGINNING = 200
 
 Prompt = Literal["emotional", "plain"]
 Role = Literal["base", "adapter", "real", "reseeded", "files"]
@@ -232,9 +238,23 @@ def validate_results(document: Mapping[str, Any]) -> Results:
     return results
 
 
+def check_own(path: Path, beginning: re.Pattern[bytes]) -> None:
+    """Refuse to write over a file of somebody's (DataError): one with contents that don't begin as ours do."""
+    if not path.is_file():
+        return
+    with path.open("rb") as file:
+        start = file.read(_BEGINNING)
+    if start and not beginning.match(start):
+        raise DataError(
+            f"{path} would be written over, and affetto didn't write what it holds: move it away, or name another place"
+        )
+
+
 def write_results(path: Path, document: Mapping[str, Any]) -> None:
-    """Check and write the JSON at `path` and its CSV twin beside it."""
+    """Check and write the JSON at `path` and its CSV twin beside it; DataError where either is somebody's file."""
     results = validate_results(document)
+    check_own(path, OWN_JSON)
+    check_own(path.with_suffix(".csv"), OWN_CSV)
     write_json(path, results)
     write_text(path.with_suffix(".csv"), to_csv(results))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from affetto.errors import DataError
@@ -23,6 +23,7 @@ from affetto.evaluate.results import (
 from affetto.judges.kinds import KINDS, Judges, Kind
 from affetto.metrics import emotion as emotion_metrics
 from affetto.metrics import statistics
+from affetto.metrics.resampling import jackknifed
 from affetto.metrics.statistics import Difference, Estimate, Worse
 
 
@@ -37,6 +38,8 @@ class Measure:
     """Values to be summed and divided; None takes the mean of the value named like the metric."""
     is_share: bool = False
     """0 or 1 per file: Wilson's interval."""
+    is_of_pairs: bool = False
+    """Each file's value is its mean over pairs with the others (`resampling.jackknifed`)."""
     lacking: str = "no file has enough voiced sound"
     """Reason where files and judge are there, and yet no file has the value."""
 
@@ -70,7 +73,7 @@ METRICS: dict[str, Measure] = {
     "speaker_similarity": Measure("cosine", "voice", lacking="no base speaks in the same voice"),
     "similarity_same_prompt": Measure("cosine", "voice", lacking="no base spoke the same prompts"),
     "similarity_to_reference": Measure("cosine", "voice", lacking="there are no reference clips of these speakers"),
-    "voice_consistency": Measure("cosine", "voice", lacking="no voice speaks two texts"),
+    "voice_consistency": Measure("cosine", "voice", is_of_pairs=True, lacking="no voice speaks two texts"),
     "emotion_similarity": Measure(
         "cosine", "embedding", lacking="there are no real recordings of the emotion, with other texts, to compare with"
     ),
@@ -130,7 +133,8 @@ def build_system(
     """A SYSTEM: rows whose prompt is plain go into `plain_metrics`, all others into `metrics` and `confusion`."""
     plain = [row for row in rows if row["prompt"] == "plain"]
     others = [row for row in rows if row["prompt"] != "plain"]
-    choices = [str(row["values"]["first_choice"]) for row in others if row["values"]["first_choice"] is not None]
+    choosing = [row for row in others if row["values"]["first_choice"] is not None]
+    choices = [str(row["values"]["first_choice"]) for row in choosing]
     return System(
         name=name,
         role=role,
@@ -140,7 +144,9 @@ def build_system(
         metrics=summarise(others, judges),
         plain_metrics=summarise(plain, judges) if plain else None,
         confusion=emotion_metrics.confusion(choices, judges.emotion.labels) if judges.emotion else None,
-        confusion_shares=_shares(choices, judges.emotion.labels) if judges.emotion else None,
+        confusion_shares=_shares(choices, list(map(_prompt_of, choosing)), judges.emotion.labels)
+        if judges.emotion
+        else None,
         files=list(rows),
     )
 
@@ -187,24 +193,28 @@ def compare(
     return Comparison(system=system, against=against, prompt=prompt, metrics=metrics | _flips(pairs))
 
 
-def _shares(choices: Sequence[str], labels: Sequence[str]) -> dict[str, Metric]:
+def _shares(choices: Sequence[str], prompts: Sequence[str], labels: Sequence[str]) -> dict[str, Metric]:
     return {
-        label: to_metric(statistics.share([choice == label for choice in choices]), "share")
+        label: to_metric(statistics.share([choice == label for choice in choices], prompts), "share")
         for label in dict.fromkeys(labels)
     }
 
 
 def _flips(pairs: Sequence[tuple[FileRow, FileRow]]) -> dict[str, ComparedMetric]:
     """Pairs that one side alone made understood, as shares of all pairs, with Wilson's intervals."""
-    sides = [(ours["values"].get("intelligible"), theirs["values"].get("intelligible")) for ours, theirs in pairs]
-    known = [side for side in sides if None not in side]
+    sides = {
+        index: (ours["values"].get("intelligible"), theirs["values"].get("intelligible"))
+        for index, (ours, theirs) in enumerate(pairs)
+    }
+    prompts = [_prompt_of(pairs[index][1]) for index, side in sides.items() if None not in side]
+    known = [side for side in sides.values() if None not in side]
     counted = {"flips_lost": [side == (0, 1) for side in known], "flips_gained": [side == (1, 0) for side in known]}
     return {
         name: ComparedMetric(
             difference=share.value, low=share.low, high=share.high, n=share.n, margin=None, verdict=None,
             reason="no margin was stated for this metric" if known else "no pair has words on both sides", p_holm=None,
         )
-        for name, share in ((name, statistics.share(events)) for name, events in counted.items())
+        for name, share in ((name, statistics.share(events, prompts)) for name, events in counted.items())
     }  # fmt: skip
 
 
@@ -216,9 +226,13 @@ def _estimate(rows: Sequence[FileRow], name: str, measure: Measure, judges: Judg
     columns = [[_number(row, value) for row in known] for value in names]
     prompts = [_prompt_of(row) for row in known]
     if measure.is_share:
-        return statistics.share([value == 1 for value in columns[0]])
+        return statistics.share([value == 1 for value in columns[0]], prompts)
     if measure.ratio:
         return statistics.bootstrap_ratio(columns[0], columns[1], prompts, is_count=True)
+    if measure.is_of_pairs:
+        voices = [(row["speaker"], row["prompt"]) for row in known]
+        told = statistics.bootstrap_mean(jackknifed(columns[0], voices, prompts), prompts)
+        return replace(told, value=sum(columns[0]) / len(known))
     return statistics.bootstrap_mean(columns[0], prompts)
 
 

@@ -8,7 +8,7 @@ trials: one for each recording and speaker.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,7 @@ def tell_voices(embedded: Sequence[Embedded]) -> dict[str, Any]:
     """One corpus' numbers: share of recordings named rightly, and cosines to their own speaker and to the others.
 
     Recordings whose speaker isn't known are left out; with fewer than two speakers who say two texts there is nothing
-    to tell, and every number is null with that reason.
+    to tell, and every number is null with that reason. Under `statistics.MIN_PAIRS` recordings `told` is null.
     """
     known = [one for one in embedded if one.row["speaker"] is not None]
     speakers = sorted({str(one.row["speaker"]) for one in known})
@@ -44,11 +44,10 @@ def tell_voices(embedded: Sequence[Embedded]) -> dict[str, Any]:
     clusters = [speakers[index] for index in own_N]
     named = statistics.share((likeness_NS.argmax(axis=1) == own_N).tolist())
     chance = 1 / len(speakers)
-    is_told = named.low is not None and named.low > chance
+    told, why_not = _verdict(named, chance)
     mean_others = others.reshape(len(rows), -1).mean(axis=1)
     return {
-        "num_speakers": len(speakers), "chance": chance, "told": "yes" if is_told else "no",
-        "reason": None if is_told else f"the interval doesn't lie above chance ({chance:.0%})",
+        "num_speakers": len(speakers), "chance": chance, "told": told, "reason": why_not,
         "named": to_metric(named, "share"),
         "own": to_metric(statistics.bootstrap_mean(own, clusters), "cosine"),
         "others": to_metric(statistics.bootstrap_mean(mean_others, clusters), "cosine"),
@@ -60,6 +59,15 @@ def tell_voices(embedded: Sequence[Embedded]) -> dict[str, Any]:
             "share",
         ),
     }  # fmt: skip
+
+
+def _verdict(named: statistics.Estimate, chance: float) -> tuple[Literal["yes", "no"] | None, str | None]:
+    """(whether voices are told apart, why not), as `judge_calibration.verdict` decides it of a class."""
+    if named.n < statistics.MIN_PAIRS:
+        return None, f"{named.n} recordings are too few for a verdict (at least {statistics.MIN_PAIRS})"
+    if named.low is None or named.low <= chance:
+        return "no", f"the interval doesn't lie above chance ({chance:.0%})"
+    return "yes", None
 
 
 def _likenesses(known: Sequence[Embedded], speakers: Sequence[str]) -> NDArray[np.float64]:

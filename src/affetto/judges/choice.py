@@ -9,7 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Literal, cast, overload
 
-from affetto.errors import JudgeError, MissingDependencyError
+from affetto.errors import ConfigError, JudgeError, MissingDependencyError
 from affetto.files import hash_folder
 from affetto.judges.kinds import (
     KINDS,
@@ -76,8 +76,9 @@ def load_judge(kind: Kind, id_or_path: str | Path, device: str = "cpu") -> AnyJu
     """Load a judge: a folder, a hub id, `id@revision`, or `miniature`; for quality see `predictors.load_quality`.
 
     Raises JudgeError where it can't be loaded whole or is of another kind, MissingDependencyError where a package
-    is missing.
+    is missing, ConfigError for a device that isn't here.
     """
+    check_device(device)
     if kind == "quality":
         from affetto.judges.predictors import load_quality
 
@@ -121,7 +122,7 @@ def choose_judges(choices: Mapping[str, str], emotion: str, device: str = "cpu")
     """Judges by kind: as chosen (`none` switches one off), else the default ones.
 
     A default judge that isn't installed, or doesn't know `emotion`, is missing with a reason; a chosen one that can't
-    be loaded or doesn't know it raises.
+    be loaded or doesn't know it raises, and so does a device that isn't here (ConfigError).
     """
     found, reasons = _find_all(choices, device)
     if "emotion" not in choices and "emotion" in found:
@@ -139,6 +140,21 @@ def choose_judges(choices: Mapping[str, str], emotion: str, device: str = "cpu")
 def all_judges(choices: Mapping[str, str], device: str = "cpu") -> Judges:
     """Judges by kind as `choose_judges` finds them, whatever emotions they know."""
     return _judges(*_find_all(choices, device))
+
+
+def check_device(device: str) -> None:
+    """Refuse a device that judges can't run on here (ConfigError): it is `cpu`, `cuda`, or `cuda:` and a number."""
+    if device == "cpu":
+        return
+    kind, mark, number = device.partition(":")
+    if kind != "cuda" or (mark and not number.isdecimal()):
+        raise ConfigError(f"--device {device}: judges run on cpu or cuda (cuda:1 for the second GPU)")
+    import torch
+
+    if not torch.cuda.is_available():
+        raise ConfigError(f"--device {device}: torch finds no GPU here; leave the option out, or say cpu")
+    if int(number or 0) > (last := torch.cuda.device_count() - 1):
+        raise ConfigError(f"--device {device}: there is no such GPU here; the last is cuda:{last}")
 
 
 def check_choices(choices: Mapping[str, str], emotions: Sequence[str]) -> None:
@@ -167,7 +183,7 @@ def find_source(kind: Kind, id_or_path: str | Path) -> Source:
     if folder.is_dir():
         return Source(str(folder), f"local/{folder.resolve().name}@{weights_hash(folder)}", "local", None)
     if isinstance(id_or_path, Path) or name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise JudgeError(f"there is no folder {name} to load a {kind} judge from")
+        raise JudgeError(f"there is no folder {name} to load the {kind} judge from")
     repository, _, revision = name.partition("@")
     known = KNOWN_JUDGES.get(repository)
     if known is None:
@@ -213,6 +229,7 @@ def dnsmos() -> QualityJudge:
 
 def _find_all(choices: Mapping[str, str], device: str) -> tuple[dict[str, AnyJudge], dict[str, str]]:
     """(judges found, why the others are missing), both by kind."""
+    check_device(device)
     _check_kinds(choices)
     found: dict[str, AnyJudge] = {}
     reasons: dict[str, str] = {}

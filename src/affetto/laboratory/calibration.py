@@ -2,7 +2,9 @@
 
 Every curvature predicts KL(base || adapted) as half of dW^T F dW, from general clips other than those it is measured
 on. A curvature is calibrated where the slope of predicted over measured is 1. `forecast` is the whole Fisher taken
-exactly (`affetto.preserve.forecast`), the others are what training can carry as a penalty.
+exactly (`affetto.preserve.forecast`), the others are what training can carry as a penalty, on the clips that EWC saw in
+training. An adapter that was trained against these has learned to move little on them, so the forecast is on clips that
+neither EWC nor rehearsal saw, and `forecast_seen`, the same on EWC's, shows how much that matters.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from affetto.model.batch import Row
 from affetto.preserve.curvature import CURVATURES
 from affetto.preserve.ewc import ewc_penalty
 from affetto.preserve.forecast import Forecast, forecast
+from affetto.preserve.rehearsal import spread
 from affetto.progress import progress
 from affetto.provenance import versions
 from affetto.speak.voice import Voice
@@ -35,11 +38,11 @@ from affetto.training.streams import general_clips, general_fisher, ungated_rows
 INTENSITIES = (0.25, 0.5, 0.75, 1.0)
 MOST_KL = 0.05
 """Beyond this the quadratic is not expected to hold, and points don't enter the fit."""
-FORECAST = "forecast"
+FORECAST, FORECAST_SEEN = "forecast", "forecast_seen"
 _RESAMPLES = 1000
 _NO_GENERAL = (
-    "forgetting is predicted and measured on general speech (clips without emotion, of splits train and test), and the "
-    "data lacks it; add LJSpeech, say, or let the base speak some: general: self"
+    "forgetting is predicted and measured on general speech (clips without emotion, of all three splits), and the data "
+    "lacks it; add LJSpeech, say, or let the base speak some with --general self"
 )
 
 
@@ -99,22 +102,24 @@ def predict_forgetting(
 ) -> list[dict[str, Any]]:
     """What the LoRA adapter in `folder`, affetto's or any other, will make the base forget: rows by intensity.
 
-    `intensity`, and `kl` in nats per code with `low` and `high` by bootstrap over clips. The adapter's recommended
-    intensity is always among them.
+    `intensity`, and `kl` in nats per code with `low` and `high` by bootstrap over clips, None for a `reason`. The
+    adapter's recommended intensity is always among them.
     """
     voice = Voice.of_run(config.base)
     voice.load_adapter("adapter", folder)
-    _, fisher_clips, _ = general_clips(config, prepared)
-    rows = ungated_rows(voice.base, fisher_clips, prepared)
-    if not rows:
-        raise DataError(_NO_GENERAL)
+    rows = _unseen(config, prepared, voice)
     with progress("Predicting", len(rows)) as bar:
         told = forecast(voice.base, rows, 1, bar.advance)
     clips = [row.clip_id for row in rows]
     found = []
     for intensity in sorted({*intensities, voice.recommended_intensity("adapter")}):
         estimate = bootstrap_ratio(0.5 * intensity**2 * told.forms_CE[:, 0], told.codes_C, clips)
-        found.append({"intensity": intensity, "kl": estimate.value, "low": estimate.low, "high": estimate.high})
+        found.append(
+            {
+                "intensity": intensity, "kl": estimate.value, "low": estimate.low, "high": estimate.high,
+                "reason": estimate.reason,
+            }
+        )  # fmt: skip
     return found
 
 
@@ -126,15 +131,28 @@ def _points(config: Config, prepared: Prepared, voice: Voice, family: str, name:
     held = general_test_rows(voice.base, prepared, config.evaluation_clips, config.seed)
     if not (seen and held):
         raise DataError(_NO_GENERAL)
+    unseen = _unseen(config, prepared, voice)
     stored = {}
     for kind in CURVATURES:
-        chosen = config.model_copy(update={"ewc_curvature": kind, "ewc_lambda": 1.0, "forgetting_budget": None})
+        chosen = config.model_copy(update={"ewc_curvature": kind, "ewc_lambda": 1.0})
         curvature = general_fisher(chosen, voice.base, [site for site, *_ in factors], seen)
         assert curvature is not None
         with torch.no_grad():
             stored[kind] = float(ewc_penalty(curvature, factors))
-    told = forecast(voice.base, seen, 1)
+    stored[FORECAST_SEEN] = forecast(voice.base, seen, 1).kl(0, 1.0)
+    told = forecast(voice.base, unseen, 1)
     return [_point(voice, held, told, stored, family, name, intensity) for intensity in INTENSITIES]
+
+
+def _unseen(config: Config, prepared: Prepared, voice: Voice) -> list[Row]:
+    """General clips that the adapter wasn't trained on, as many as a Fisher takes: those of the validation split.
+
+    DataError without any.
+    """
+    clips = spread(prepared.select(None, "validation"), prepared.num_frames(), config.fisher_clips, "forecast")
+    if not clips:
+        raise DataError(_NO_GENERAL)
+    return ungated_rows(voice.base, clips, prepared)
 
 
 def _point(
@@ -175,7 +193,7 @@ def fits(points: Sequence[Point]) -> list[Fit]:
     """Every curvature's line over every family and over all of them."""
     families = list(dict.fromkeys(point.family for point in points))
     names = [*families, *(["all"] if len(families) > 1 else [])]
-    return [fit(points, family, kind) for kind in (FORECAST, *CURVATURES) for family in names]
+    return [fit(points, family, kind) for kind in (FORECAST, FORECAST_SEEN, *CURVATURES) for family in names]
 
 
 def document(points: Sequence[Point], base: Mapping[str, str], command: str) -> dict[str, Any]:
@@ -216,7 +234,8 @@ def forecast_table(rows: Sequence[Mapping[str, Any]]) -> Table:
         table.add_column(name, justify="right")
     for row in rows:
         beyond = " (beyond what the quadratic can tell)" if row["kl"] > MOST_KL else ""
-        table.add_row(f"{row['intensity']:g}", f"{row['kl']:.4g}{beyond}", f"{row['low']:.3g} to {row['high']:.3g}")
+        ends = f"{row['low']:.3g} to {row['high']:.3g}" if row["low"] is not None else row["reason"]
+        table.add_row(f"{row['intensity']:g}", f"{row['kl']:.4g}{beyond}", ends)
     return table
 
 

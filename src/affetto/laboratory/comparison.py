@@ -57,8 +57,8 @@ class Line:
     """KL at the mark, over the runs that reach it."""
     share: Interval | None
     """`matched_kl` over plain LoRA's KL at intensity 1, geometric mean."""
-    heard: Mapping[str, float | None]
-    """Means over runs of `recall`, `wer`, `plain_wer`, `base_wer`."""
+    heard: Mapping[str, Interval | None]
+    """Over runs: `recall`, `wer`, `plain_recall`, `plain_wer`, `base_wer`; None where a run's wasn't heard."""
 
 
 def gains(row: Row) -> list[tuple[float, float, float]]:
@@ -118,16 +118,16 @@ def at_one(row: Row) -> dict[str, float]:
     }
 
 
-def _heard(rows: Sequence[Row]) -> dict[str, float | None]:
+def _heard(rows: Sequence[Row]) -> dict[str, Interval | None]:
     wanted = {
         "recall": ("emotional", "recall"), "wer": ("emotional", "wer"), "plain_wer": ("plain", "wer"),
         "base_wer": ("base", "wer"), "plain_recall": ("plain", "recall"),
     }  # fmt: skip
-    found: dict[str, float | None] = {}
+    found: dict[str, Interval | None] = {}
     for name, (kind, metric) in wanted.items():
         values = [row["heard"][kind][metric] for row in rows]
         known = [value for value in values if value is not None]
-        found[name] = float(np.mean(known)) if len(known) == len(values) else None
+        found[name] = interval(known) if len(known) == len(values) else None
     return found
 
 
@@ -174,10 +174,20 @@ class ActedLine:
     num_matched: int
     """Runs that could be matched, which all else is of."""
     intensity: Interval
+    strength: Interval
+    """What was reached there, of the clips': 1, but for a run that doesn't come so far and stays at its nearest."""
     kl: Interval
     delta_nll: Interval
-    heard: Mapping[str, float | None]
+    heard: Mapping[str, Interval | None]
     """As `Line.heard`."""
+
+
+def reached(point: Mapping[str, Any]) -> float:
+    """How strong a run is where it was matched, of its clips: 1 between two looks, else as its nearest look was."""
+    looks = [float(look["strength"]) for look in point["strengths"]]
+    if min(looks) <= 1 <= max(looks):
+        return 1.0
+    return min(looks, key=lambda strength: abs(strength - 1))
 
 
 def compare_as_acted(rows: Sequence[Row]) -> list[ActedLine]:
@@ -191,8 +201,11 @@ def compare_as_acted(rows: Sequence[Row]) -> list[ActedLine]:
             bases = [next(point for point in row["points"] if point["intensity"] == 0) for row in matched]
             lost = [point["general_nll"] - base["general_nll"] for point, base in zip(points, bases, strict=True)]
             intensity, kl = (interval([point[key] for point in points]) for key in ("intensity", "kl"))
+            strength = interval([reached(point) for point in points])
             lines.append(
-                ActedLine(name, method.title, len(mine), len(matched), intensity, kl, interval(lost), _heard(points))
+                ActedLine(
+                    name, method.title, len(mine), len(matched), intensity, strength, kl, interval(lost), _heard(points)
+                )
             )
     return lines
 
@@ -203,15 +216,16 @@ def acted_markdown(rows: Sequence[Row]) -> str:
     if not lines:
         return "No run was matched to the strength of its clips."
     table = [
-        "| as strong as the clips | runs | intensity | recall | WER | recall, plain prompts | WER, plain prompts | KL "
-        "| ΔNLL |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| as strong as the clips | runs | intensity | strength | recall | WER | recall, plain prompts "
+        "| WER, plain prompts | KL | ΔNLL |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for line in lines:
         runs = str(line.num_runs) if line.num_matched == line.num_runs else f"{line.num_matched} of {line.num_runs}"
         heard = [_percent(line.heard[name]) for name in ("recall", "wer", "plain_recall", "plain_wer")]
         table.append(
-            f"| {line.title} | {runs} | {written(line.intensity, '{:.2f}')} | {' | '.join(heard)} "
+            f"| {line.title} | {runs} | {written(line.intensity, '{:.2f}')} | {written(line.strength, '{:.2f}')} "
+            f"| {' | '.join(heard)} "
             f"| {written(line.kl, '{:.4f}')} | {written(line.delta_nll, '{:.4f}')} |"
         )
     return "\n".join(table)
@@ -225,5 +239,5 @@ def written(value: Interval, form: str) -> str:
     return f"{mean} [{form.format(value.low)}, {form.format(value.high)}]"
 
 
-def _percent(value: float | None) -> str:
-    return "" if value is None else f"{value:.1%}"
+def _percent(value: Interval | None) -> str:
+    return "" if value is None else written(value, "{:.1%}")

@@ -67,9 +67,11 @@ METHODS: dict[str, Method] = {
     },
     **{
         f"all_{name}": Method(f"all together, EWC {name}, 2000", {"ewc_curvature": name, "ewc_lambda": 2000.0}, "all")
-        for name in ("diagonal", "sketch", "full")
+        for name in ("diagonal", "rank1", "sketch", "full")
     },
-    "all_budget": Method("budget of 0.03", {"forgetting_budget": 0.03}, "all"),
-    "all_tight_budget": Method("budget of 0.01", {"forgetting_budget": 0.01}, "all"),
+    "half_alpha": Method("all together, distillation_alpha 0.5", {"distillation_alpha": 0.5}, "all"),
+    "guide": Method("the guide's rate and alpha", {"learning_rate": 1e-5, "distillation_alpha": 0.5}, "all"),
+    "all_budget": Method("all together, budget of 0.03", {"forgetting_budget": 0.03}, "all"),
+    "all_tight_budget": Method("all together, budget of 0.01", {"forgetting_budget": 0.01}, "all"),
 }
 """By the name that `affetto ablate --method` takes."""

@@ -52,9 +52,11 @@ def export_test(
     """Write the test of `systems` (folders whose files of one name say one sentence); returns the key's path.
 
     `out` gets `test.html`, which needs nothing else, and `webmushra.yaml` with `audio/`, for webMUSHRA's `configs`; the
-    key goes to `OUT_key.json` beside it. Raises DataError where fewer than two systems share a file, or a sound can't
-    be read.
+    key goes to `OUT_key.json` beside it. Raises DataError where fewer than two systems share a file, a sound can't be
+    read, or `out` or the key is there already: tests are never mixed, and a key may be of a test that is running.
     """
+    key = out.with_name(f"{out.name}_key.json")
+    _check_new(out, key)
     items, sentences = _items(systems, num_sentences, seed)
     pairs = _pairs(items, sentences, seed)
     test = hash_text(*(item.id for item in items))[:12]
@@ -69,7 +71,6 @@ def export_test(
         test, out.resolve().name, [item.id for item in items], [name for name, _, _ in pairs], choices
     )
     write_text(out / "webmushra.yaml", config)
-    key = out.with_name(f"{out.name}_key.json")
     write_json(
         key,
         {
@@ -90,6 +91,13 @@ def level(samples: NDArray[np.floating], sample_rate: int) -> NDArray[np.float32
         return np.asarray(samples, dtype=np.float32)
     gain = min(10 ** ((_LEVEL_DB - activity.level_db) / 20), 10 ** (_PEAK_DB / 20) / float(np.abs(samples).max()))
     return np.asarray(samples * gain, dtype=np.float32)
+
+
+def _check_new(out: Path, key: Path) -> None:
+    if key.exists():
+        raise DataError(f"{key} tells the systems of an earlier test: name another --out, or move it away")
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise DataError(f"{out} holds something already: name another --out, or move it away")
 
 
 def _items(systems: Mapping[str, Path], num_sentences: int, seed: int) -> tuple[list[Item], list[str]]:

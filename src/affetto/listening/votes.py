@@ -27,6 +27,8 @@ from affetto.metrics.statistics import Estimate, pigeonhole_mean
 COLUMNS = ("rater", "item", "kind", "value")
 """Of a table of votes that webMUSHRA didn't write."""
 KINDS = ("naturalness", "emotion", "preference")
+_KEY_PARTS = {"test": str, "choices": list, "items": dict, "pairs": dict}
+_ANOTHER_KEY = "give OUT_key.json, which `affetto listen export` wrote"
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,24 @@ class Vote:
     item: str
     kind: str
     value: str
+
+
+def read_key(path: Path) -> dict[str, Any]:
+    """The key of a test, as `test_page.export_test` wrote it. Raises DataError for any other file."""
+    try:
+        key = read_json(path)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} can't be read as a key ({error}): {_ANOTHER_KEY}") from error
+    if not isinstance(key, dict) or key.get("schema") != KEY_SCHEMA:
+        raise DataError(f"{path} is no key of a listening test: {_ANOTHER_KEY}")
+    if missing := [name for name, kind in _KEY_PARTS.items() if not isinstance(key.get(name), kind)]:
+        raise DataError(f"{path} is damaged, it lacks {', '.join(missing)}: {_ANOTHER_KEY}")
+    items, pairs = key["items"], key["pairs"]
+    is_whole = all(isinstance(item, dict) and isinstance(item.get("system"), str) for item in items.values())
+    is_paired = all(isinstance(pair, dict) and {pair.get("a"), pair.get("b")} <= set(items) for pair in pairs.values())
+    if not (is_whole and is_paired):
+        raise DataError(f"{path} is damaged, an item lacks its system or a pair its items: {_ANOTHER_KEY}")
+    return key
 
 
 def read_votes(paths: Sequence[Path], test: str) -> list[Vote]:
@@ -56,9 +76,14 @@ def read_votes(paths: Sequence[Path], test: str) -> list[Vote]:
 
 
 def score_votes(key: Mapping[str, Any], votes: Sequence[Vote], target: str | None = None) -> dict[str, Any]:
-    """Numbers by system: `naturalness` (mean, interval), `emotions` (counts), `recall` of `target`, and preferences."""
+    """Numbers by system: `naturalness` (mean, interval), `emotions` (counts), `recall` of `target`, and preferences.
+
+    `key` is what `read_key` gives. Raises DataError where a vote doesn't fit it, or `target` was no choice.
+    """
     if key.get("schema") != KEY_SCHEMA:
-        raise DataError("this is no key of a listening test: give OUT_key.json, which `affetto listen export` wrote")
+        raise DataError(f"this is no key of a listening test: {_ANOTHER_KEY}")
+    if target is not None and target not in key["choices"]:
+        raise DataError(f"nobody could choose {target!r} in this test; there were {', '.join(key['choices'])}")
     items, pairs = key["items"], key["pairs"]
     if strange := [vote for vote in votes if vote.item not in (pairs if vote.kind == "preference" else items)]:
         raise DataError(

@@ -57,18 +57,18 @@ def workload(
     frames = math.ceil(data.clip_s * frame_rate) + end_frames
     replay = config.replay_ratio
     is_budget = config.forgetting_budget is not None
-    taught = replay if is_budget or config.general == "self" else _taught_share(config)
+    taught = replay if config.general == "self" else _taught_share(config)
     drawn, kept = config.depth_frames_share, config.teacher_share
     # Where the cross-entropy counts nothing, only the teacher's frames go through the depth decoder.
-    is_alone = is_budget or config.general == "self" or config.distillation_alpha == 1
+    is_alone = config.general == "self" or config.distillation_alpha == 1
     beside = 0.0 if is_alone else drawn
     share = (1 - taught) * drawn + taught * (beside + kept * (1 - beside))
     micro = math.ceil(data.clips / (config.batch_size * (1 - replay)))
     steps = math.ceil(micro / config.grad_accumulation_steps)
     has_rehearsal = replay > 0 and taught > 0
-    rehearsed = config.rehearsal_buffer_size if has_rehearsal and (config.distill_on != "emotion" or is_budget) else 0
-    asked = data.clips if config.distill_on != "rehearsal" and not is_budget and config.distillation_alpha else 0
-    has_fisher = config.ewc_lambda > 0 and not is_budget
+    rehearsed = config.rehearsal_buffer_size if has_rehearsal and config.distill_on != "emotion" else 0
+    asked = data.clips if config.distill_on != "rehearsal" and config.distillation_alpha else 0
+    has_fisher = config.ewc_lambda > 0
     return Workload(
         rows=config.batch_size,
         frames=frames,
@@ -79,7 +79,7 @@ def workload(
             (share, is_taught)
             for share, is_taught in (
                 (1 - replay, taught > replay or (taught > 0 and config.distill_on == "emotion")),
-                (replay, taught > 0 and (is_budget or config.distill_on != "emotion")),
+                (replay, taught > 0 and config.distill_on != "emotion"),
             )
             if share > 0
         ),

@@ -3,31 +3,54 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from affetto.adapters.peft_files import replace_folder
 from affetto.evaluate.results import FileRow, Results
 from affetto.files import write_text
+from affetto.progress import say
 from affetto.report.run_page import markdown_table
 
 _NUM_SAMPLES = 3
 
 
 def write_adapter_card(folder: Path, facts: Mapping[str, Any], results: Results, output_dir: Path) -> None:
-    """Write `folder/README.md` and copy the first sentences of base and adapter to `folder/samples/`."""
-    emotion = str(facts["emotion"])
+    """Write `folder/README.md` and copy the first sentences of base and adapter to `folder/samples/`.
+
+    Sounds that aren't there any more are told, in the card too. Where none is, `samples/` stays as it was.
+    """
+    temporary = Path(tempfile.mkdtemp(prefix=".samples.", dir=folder))
+    try:
+        lines = _copy_samples(temporary, str(facts["emotion"]), results, output_dir)
+        if any(temporary.iterdir()):
+            temporary.chmod(0o755)
+            replace_folder(temporary, folder / "samples")
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    write_text(folder / "README.md", _card(facts, results, "\n".join(lines)))
+
+
+def _copy_samples(samples: Path, emotion: str, results: Results, output_dir: Path) -> list[str]:
+    """The card's lines about the sentences, whose sounds are copied to `samples`."""
     rows = {system["name"]: _emotional(system["files"]) for system in results["systems"] if system["role"] != "real"}
-    samples = folder / "samples"
-    shutil.rmtree(samples, ignore_errors=True)
-    samples.mkdir()
     lines = []
     for number, row in enumerate(rows[emotion][:_NUM_SAMPLES]):
+        missing = []
         for name in ("base", emotion):
-            twin = next(other for other in rows[name] if other["text"] == row["text"] and other["seed"] == row["seed"])
-            shutil.copyfile(output_dir / twin["file"], samples / f"{number}_{name}.wav")
+            twins = (other for other in rows[name] if (other["text"], other["seed"]) == (row["text"], row["seed"]))
+            file = next((twin["file"] for twin in twins), None)
+            if file is not None and (output_dir / file).is_file():
+                shutil.copyfile(output_dir / file, samples / f"{number}_{name}.wav")
+            else:
+                missing.append(file or f"{name}'s sound")
         lines.append(f"{number}. “{row['text']}” (speaker {row['speaker']}, seed {row['seed']})")
-    write_text(folder / "README.md", _card(facts, results, "\n".join(lines)))
+        if missing:
+            lines[-1] += f"; {' and '.join(missing)} wasn't there when this page was written"
+            say(f"there is no {' and no '.join(missing)} for the adapter's samples/", style="yellow")
+    return lines
 
 
 def _emotional(rows: list[FileRow]) -> list[FileRow]:

@@ -10,7 +10,7 @@ import io
 import re
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -22,12 +22,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INK, FAINT, RULE, PAPER, FILL = "#010101", "#010102", "#010103", "#010104", "#010105"
-NUM_SYSTEM_COLOURS = 6
+NUM_SYSTEM_COLOURS = 10
 _VARIABLES = {INK: "--ink", FAINT: "--faint", RULE: "--rule", PAPER: "--card", FILL: "--fill"} | {
     f"#0102{number:02x}": f"--system-{number}" for number in range(NUM_SYSTEM_COLOURS)
 }
-MARKERS = ("o", "D", "s", "^", "v", "P")
-"""Shape by system, so that colour is never the only sign."""
+MARKERS = ("o", "D", "s", "^", "v", "P", "X", "p", "h", "*")
+"""Shape by system, so that colour is never the only sign; the style sheet has the same as `.m0` to `.m9`."""
+_OWN_COLOURS = {"base": 0, "real": 2}
+"""Roles whose systems have the same colour on every page."""
 _STYLE = {
     "svg.fonttype": "none", "svg.image_inline": True, "text.parse_math": False, "text.usetex": False,
     "axes.unicode_minus": True, "axes.formatter.useoffset": False, "font.size": 11.0, "font.family": ["sans-serif"],
@@ -52,14 +54,40 @@ class Picture:
         return svg.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" font-family="sans-serif" ', 1)
 
 
+def system_numbers(roles: Mapping[str, str]) -> dict[str, int]:
+    """Number of each system of a page, which decides its colour and marker, from its role (docs/results.md) by name.
+
+    Bases share one colour and real recordings another, whoever else is on the page, and differ in their markers; the
+    first eight others have a colour each.
+    """
+    others = [number for number in range(NUM_SYSTEM_COLOURS) if number not in _OWN_COLOURS.values()]
+    numbers, places = {}, dict.fromkeys((*_OWN_COLOURS, ""), 0)
+    for name, role in roles.items():
+        kind = role if role in _OWN_COLOURS else ""
+        own = [_OWN_COLOURS[kind]] if kind else others
+        turn, place = divmod(places[kind], len(own))
+        numbers[name] = own[place] + NUM_SYSTEM_COLOURS * turn
+        places[kind] += 1
+    return numbers
+
+
 def system_colour(number: int) -> str:
     """Stand-in for the colour of the page's system `number` (0 is the base)."""
     return f"#0102{number % NUM_SYSTEM_COLOURS:02x}"
 
 
 def marker(number: int) -> str:
-    """Marker of the page's system `number`: with its colour no other's until there are 36."""
-    return MARKERS[(number + number // NUM_SYSTEM_COLOURS) % len(MARKERS)]
+    """Marker of the page's system `number`: with its colour no other's until there are 100."""
+    return MARKERS[_marker_place(number)]
+
+
+def look(number: int) -> str:
+    """Colour and marker of the page's system `number` as the style sheet's classes."""
+    return f"s{number % NUM_SYSTEM_COLOURS} m{_marker_place(number)}"
+
+
+def _marker_place(number: int) -> int:
+    return (number + number // NUM_SYSTEM_COLOURS) % len(MARKERS)
 
 
 def picture(width: int, height: int, draw: Callable[[Figure], None], *, name: str, alt: str) -> Picture:

@@ -7,19 +7,22 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from affetto.evaluate.folder_lines import MINIATURE_NOTE
+from affetto.evaluate.folder import NEUTRAL
+from affetto.evaluate.folder_lines import MINIATURE_NOTE, evaluated
 from affetto.evaluate.results import FileRow
 from affetto.files import hash_file, write_text
 from affetto.report import pictures
-from affetto.report.canvas import NUM_SYSTEM_COLOURS, Picture
-from affetto.report.differences import DIFFERED, make_differences, words_of
+from affetto.report.canvas import Picture, system_numbers
+from affetto.report.differences import DifferenceTable, make_differences, words_of
 from affetto.report.grid import columns_of, make_grids, metric_of
+from affetto.report.matrices import matrices
 from affetto.report.measures import MEASURES, PLAIN, glossary, scale_of
+from affetto.report.neutral_table import NeutralTable, join_tables, neutral_table
 from affetto.report.page_templates import page_templates
 from affetto.report.players import AudioCell, AudioRow, player_rows
 from affetto.report.speech_picture import LEFT, RIGHT, WIDTH
@@ -32,29 +35,10 @@ _NAME_LENGTH = 24
 _ROLES = {
     "base": "the base model", "adapter": "adapter", "real": "recordings, through the codec", "files": "sound files",
 }  # fmt: skip
-
-
-_GROUPS = {"base": "base models", "adapter": "adapters", "real": "recordings", "files": "sound files"}
-
-
-@dataclass(frozen=True)
-class MatrixRow:
-    """What was heard in one system: (share, count, whether it is the target) per label."""
-
-    name: str
-    target: str
-    total: int
-    cells: tuple[tuple[float, int, bool], ...]
-
-
-@dataclass(frozen=True)
-class Matrix:
-    """Confusion of systems that one judge heard."""
-
-    title: str
-    judge: str
-    labels: tuple[str, ...]
-    rows: tuple[MatrixRow, ...]
+_FOLDERS = {**_ROLES, "base": "sound files of the base", "real": "recordings"}
+"""What a folder's own results held it against was a folder too."""
+_NEUTRAL = "neutral speech of the same speakers"
+_ASKED_NOTHING = "no emotion"
 
 
 def write_comparison(
@@ -73,9 +57,10 @@ def write_comparison(
     """
     environment, texts = page_templates(_TEMPLATES)
     marks = judge_marks(entries)
+    held_against = find_entry(entries, against) if against else None
     rows, sounds = audio_rows(entries, sentences)
-    numbers = {entry.name: entry.number % NUM_SYSTEM_COLOURS for entry in entries}
-    numbers |= {_plain(entry): entry.number % NUM_SYSTEM_COLOURS for entry in entries}
+    numbers = system_numbers({entry.name: entry.system["role"] for entry in entries})
+    numbers |= {_plain(entry): numbers[entry.name] for entry in entries}
     for cell in (cell for row in rows for cell in row.cells):
         numbers.setdefault(cell.system, 0)
     script_hash = base64.b64encode(hashlib.sha256(texts["report.js"].encode()).digest()).decode()
@@ -88,9 +73,9 @@ def write_comparison(
         warnings=list(_warnings(entries, marks)),
         rows=player_rows(rows, numbers),
         grids=make_grids(entries, marks),
-        dots=list(_dot_plots(entries, marks)),
-        differences=make_differences(entries, find_entry(entries, against) if against else None, marks),
-        differed=[(measure.label, scale_of(measure.unit)) for measure in DIFFERED.values()],
+        dots=list(_dot_plots(entries, marks, numbers)),
+        differences=DifferenceTable(tuple(make_differences(entries, held_against, marks))),
+        neutral_speech=_neutral_speech(entries),
         matrices=list(matrices(entries, marks)),
         judges=list(_judges(entries, marks)),
         sources=_sources(entries),
@@ -165,35 +150,10 @@ def _found(entry: Entry, num_found: int) -> str:
     return f"none in {entry.folder}: say where with --audio"
 
 
-def matrices(entries: Sequence[Entry], marks: Marks) -> Iterator[Matrix]:
-    """What each emotion judge heard: one matrix per judge, and per kind of system where several emotions were asked."""
-    is_mixed = len({entry.emotion for entry in entries}) > 1
-    groups: dict[tuple[str, str], list[Entry]] = {}
-    for entry in entries:
-        if entry.system["confusion"]:
-            role = _GROUPS[entry.system["role"]] if is_mixed else ""
-            groups.setdefault((entry.fingerprint["emotion"], role), []).append(entry)
-    for (fingerprint, role), members in groups.items():
-        judge = members[0].results["judges"]["emotion"]
-        labels = tuple(dict.fromkeys(label for entry in members for label in entry.system["confusion"] or {}))
-        mark = (marks.get("emotion") or {}).get(fingerprint, "")
-        title = ", ".join(part for part in (role, f"judge {mark}" if mark else "") if part)
-        yield Matrix(
-            title[:1].upper() + title[1:],
-            judge["id"] if judge else "",
-            labels,
-            tuple(_matrix_row(entry, labels) for entry in members),
-        )
-
-
-def _matrix_row(entry: Entry, labels: Sequence[str]) -> MatrixRow:
-    counts = entry.system["confusion"] or {}
-    total = sum(counts.values())
-    cells = ((counts.get(label, 0) / max(1, total), counts.get(label, 0), label == entry.emotion) for label in labels)
-    return MatrixRow(entry.name, entry.emotion, total, tuple(cells))
-
-
-def _dot_plots(entries: Sequence[Entry], marks: Marks) -> Iterator[tuple[str, Picture]]:
+def _dot_plots(
+    entries: Sequence[Entry], marks: Marks, numbers: Mapping[str, int]
+) -> Iterator[tuple[str, Picture, list[str]]]:
+    """(label, picture, what to say below it) of each measure that is drawn."""
     columns = list(columns_of(entries, marks))
     for column in columns:
         if column.measure.is_plotted and column.aspect != PLAIN:
@@ -203,29 +163,52 @@ def _dot_plots(entries: Sequence[Entry], marks: Marks) -> Iterator[tuple[str, Pi
                 for each in own:
                     metric = metric_of(entry, each, marks)
                     if metric["value"] is not None:
-                        ends = (metric["low"], metric["high"])
-                        dots.append(
-                            pictures.Dot(entry.name, entry.number, metric["value"], *ends, each.aspect == PLAIN)
-                        )
+                        ends, reason = (metric["low"], metric["high"]), metric["reason"]
+                        number, is_plain = numbers[entry.name], each.aspect == PLAIN
+                        dots.append(pictures.Dot(entry.name, number, metric["value"], *ends, is_plain, reason))
             if dots:
                 label = f"{column.measure.label}{f', judge {column.mark}' if column.mark else ''}"
                 name = f"dots-{column.metric}-{column.mark}"
                 scale = scale_of(column.measure.unit)
-                yield label, pictures.dot_plot(label, dots, scale, name=name, name_length=_NAME_LENGTH)
+                drawn = pictures.dot_plot(label, dots, scale, name=name, name_length=_NAME_LENGTH)
+                yield label, drawn, pictures.without_interval(dots)
+
+
+def _neutral_speech(entries: Sequence[Entry]) -> NeutralTable:
+    """What the results hold of prosody against neutral speech, under the page's names."""
+    names: dict[Path, dict[str, str]] = {}
+    for entry in entries:
+        names.setdefault(entry.source, {})[entry.system["name"]] = entry.name
+    results = {entry.source: entry.results for entry in entries}
+    return join_tables([neutral_table(results[source], own) for source, own in names.items()])
 
 
 def _system(entry: Entry, marks: Marks, sounds: str) -> dict[str, Any]:
-    strength = entry.system["intensity"]
-    what = _ROLES[entry.system["role"]]
-    if entry.system["role"] == "adapter" and strength is not None:
-        what += f" at intensity {strength:g}"
+    is_asked = entry.system["role"] != "base" and not _is_neutral(entry)
     own = {kind: marks[kind].get(fingerprint, "") for kind, fingerprint in entry.fingerprint.items()}
     return {
-        "name": entry.name, "what": what, "emotion": entry.emotion, "sounds": sounds, "source": entry.source.name,
+        "name": entry.name, "what": _what(entry), "asked": entry.emotion if is_asked else _ASKED_NOTHING,
+        "sounds": sounds, "source": entry.source.name,
         "num_files": entry.system["num_files"], "num_failed": entry.system["num_failed"],
         "marks": [(kind, mark) for kind, mark in own.items() if mark],
         "failures": [(row["file"], row["error"]) for row in entry.system["files"] if row["error"]],
     }  # fmt: skip
+
+
+def _what(entry: Entry) -> str:
+    """What a system is, in words."""
+    role, strength = entry.system["role"], entry.system["intensity"]
+    if _is_neutral(entry):
+        return _NEUTRAL
+    if role == "adapter" and strength is not None:
+        return f"{_ROLES[role]} at intensity {strength:g}"
+    return (_FOLDERS if "folder" in entry.system else _ROLES)[role]
+
+
+def _is_neutral(entry: Entry) -> bool:
+    """Whether it is a folder of neutral speech that another one was held against."""
+    own = entry.system["name"]
+    return entry.system["role"] == "files" and own == NEUTRAL and own != evaluated(entry.results)["name"]
 
 
 def _warnings(entries: Sequence[Entry], marks: Marks) -> Iterator[str]:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from affetto.evaluate.results import VALUE_NAMES, Comparison, FileRow
-from affetto.evaluate.summary import METRICS, compare
-from affetto.report.measures import MEASURES, Measure
+from affetto.evaluate.summary import MARGINS, METRICS, compare
+from affetto.report.measures import ABSENT, MEASURES, Measure, Scale, scale_of
 from affetto.report.systems import Entry, Marks, kind_of
 from affetto.report.tables import Value, show_comparison
+from affetto.report.text import latex_grid, markdown_grid
 
 Key = tuple[str | None, str | None, int | None]
 
@@ -28,40 +29,118 @@ class Difference:
     num_pairs: int
     values: tuple[Value, ...]
     """In the order of `DIFFERED`."""
+    is_plain: bool = False
+    """Over plain prompts."""
+
+    @property
+    def pairs(self) -> str:
+        """How many pairs there are, and what made them."""
+        return f"{self.num_pairs} pairs {self.paired_by}" if self.num_pairs else self.paired_by
+
+
+@dataclass(frozen=True)
+class DifferenceTable:
+    """All differences; what is measured on request has a column only where somebody has a number."""
+
+    rows: tuple[Difference, ...]
+
+    @property
+    def columns(self) -> list[tuple[str, Scale]]:
+        """(label, scale) of each column."""
+        return [(measure.label, scale_of(measure.unit)) for measure in self._shown.values()]
+
+    def values(self, row: Difference) -> list[Value]:
+        """The row's values, one for each column."""
+        return [value for name, value in zip(DIFFERED, row.values, strict=True) if name in self._shown]
+
+    def markdown(self) -> str:
+        """The table in Markdown."""
+        return markdown_grid(*self._as_text())
+
+    def latex(self) -> str:
+        """The table in LaTeX."""
+        return latex_grid(*self._as_text())
+
+    @property
+    def _shown(self) -> dict[str, Measure]:
+        known = {
+            name
+            for row in self.rows
+            for name, value in zip(DIFFERED, row.values, strict=True)
+            if value.text not in ("", ABSENT)
+        }
+        return {name: one for name, one in DIFFERED.items() if not one.is_on_request or name in known}
+
+    def _as_text(self) -> tuple[list[str], list[list[str]], list[str]]:
+        reasons = (value.reason for row in self.rows for value in self.values(row) if value.reason)
+        notes = {reason: number for number, reason in enumerate(dict.fromkeys(reasons), 1)}
+        rows = [[_title(row), row.pairs, *(_one_line(value, notes) for value in self.values(row))] for row in self.rows]
+        return ["System", "Pairs", *(label for label, _ in self.columns)], rows, list(notes)
 
 
 DIFFERED: dict[str, Measure] = {
     name: measure
     for name, measure in MEASURES.items()
-    if name in METRICS and (measure.is_main or measure.is_plotted) and name != "level_db"
+    if name in METRICS and (measure.is_main or measure.is_plotted or name in MARGINS) and name != "level_db"
 }
 """Metrics that are compared, in the order of the page."""
 _TARGETED = ("recall", "posterior")
 _KEYS: dict[str, Callable[[FileRow], Key]] = {
-    "text, speaker and seed": lambda row: (_words(row["text"]), row["speaker"], row["seed"]),
-    "text and speaker": lambda row: (_words(row["text"]), row["speaker"], None),
-    "text": lambda row: (_words(row["text"]), None, None),
-    "file name": lambda row: (Path(row["file"]).stem, None, None),
-}
+    "by text, speaker and seed": lambda row: (row["text"], row["speaker"], row["seed"]),
+    "by text and speaker": lambda row: (row["text"], row["speaker"], None),
+    "by text": lambda row: (row["text"], None, None),
+    "by letters and digits of the text, speaker and seed": lambda row: (
+        _words(row["text"]), row["speaker"], row["seed"]
+    ),
+    "by letters and digits of the text and speaker": lambda row: (_words(row["text"]), row["speaker"], None),
+    "by letters and digits of the text": lambda row: (_words(row["text"]), None, None),
+    "by file name": lambda row: (Path(row["file"]).stem, None, None),
+}  # fmt: skip
 """Ways to find pairs, the strictest first; names count only where one side's texts aren't known."""
 
 
 def make_differences(entries: Sequence[Entry], against: Entry | None, marks: Marks) -> list[Difference]:
-    """Every system against `against`; without it, against the base of its own results, or the page's only base."""
+    """Every system against `against`; without it, against the base of its own results, or the page's only base.
+
+    A comparison that the results hold is shown as it stands, that of plain prompts too; any other is made here.
+    """
     bases = [entry for entry in entries if entry.system["role"] == "base"]
-    found = []
+    found: list[Difference] = []
     for entry in entries:
         own = [base for base in bases if base.source == entry.source] or (bases if len(bases) == 1 else [])
         other = against or next(iter(own), None)
         if other is not None and other is not entry and (against or entry.system["role"] != "base"):
-            found.append(_difference(entry, other, marks))
+            held = _held(entry, other)
+            if "emotional" not in held:
+                found.append(_made(entry, other, marks))
+            found += (_as_held(entry, other, prompt, comparison) for prompt, comparison in held.items())
     return found
 
 
-def _difference(entry: Entry, other: Entry, marks: Marks) -> Difference:
+def _held(entry: Entry, other: Entry) -> dict[str, Comparison]:
+    """The comparisons of two systems that their results hold, by prompt; files without prompts count as emotional."""
+    if entry.source != other.source:
+        return {}
+    pair = (entry.system["name"], other.system["name"])
+    return {
+        comparison["prompt"] or "emotional": comparison
+        for comparison in entry.results["comparisons"]
+        if (comparison["system"], comparison["against"]) == pair
+    }
+
+
+def _as_held(entry: Entry, other: Entry, prompt: str, comparison: Comparison) -> Difference:
+    pair = (comparison["system"], comparison["against"])
+    document = {"comparisons": [comparison]}
+    values = tuple(show_comparison(document, pair, prompt, name, measure) for name, measure in DIFFERED.items())
+    num_pairs = max((metric["n"] for metric in comparison["metrics"].values()), default=0)
+    return Difference(entry.name, other.name, "as in the results", num_pairs, values, prompt == "plain")
+
+
+def _made(entry: Entry, other: Entry, marks: Marks) -> Difference:
     paired_by, ours, theirs = _pair(entry.rows, other.rows)
     if not paired_by:
-        nothing = Value("—", reason="no pairs")
+        nothing = Value(ABSENT, reason="no pairs")
         return Difference(entry.name, other.name, "no text and no file name is in both", 0, (nothing,) * len(DIFFERED))
     comparison = compare(ours, theirs, system=entry.name, against=other.name, prompt="emotional")
     values = tuple(_shown(comparison, entry, other, name, measure, marks) for name, measure in DIFFERED.items())
@@ -75,9 +154,11 @@ def _shown(
 ) -> Value:  # fmt: skip
     kind = kind_of(name, marks)
     if kind and marks.get(kind) and entry.fingerprint.get(kind) != other.fingerprint.get(kind):
-        return Value("—", reason=f"different {kind} judges: not one measure")
+        return Value(ABSENT, reason=f"different {kind} judges: not one measure")
     if name in _TARGETED and entry.emotion != other.emotion:
-        return Value("—", reason=f"{entry.emotion} was asked of one and {other.emotion} of the other")
+        return Value(ABSENT, reason=f"{entry.emotion} was asked of one and {other.emotion} of the other")
+    if METRICS[name].source == "voice" and entry.source != other.source:
+        return Value(ABSENT, reason="each is likened to the base of its own results: not one measure")
     document: dict[str, Any] = {"comparisons": [comparison]}
     return show_comparison(document, (entry.name, other.name), "emotional", name, measure)
 
@@ -86,7 +167,7 @@ def _pair(ours: Sequence[FileRow], theirs: Sequence[FileRow]) -> tuple[str, list
     """The strictest key that has pairs and names no row twice, and both sides' rows under it."""
     has_texts = all(any(row["text"] for row in rows) for rows in (ours, theirs))
     for words, key in _KEYS.items():
-        if words == "file name" and has_texts:
+        if words == "by file name" and has_texts:
             break
         sides = [[(key(row), row) for row in rows if key(row)[0]] for rows in (ours, theirs)]
         keys = [[found for found, _ in side] for side in sides]
@@ -113,3 +194,13 @@ def words_of(text: str) -> str:
 
 def _words(text: str | None) -> str | None:
     return None if text is None else words_of(text)
+
+
+def _title(row: Difference) -> str:
+    return f"{row.system}{', plain prompts' if row.is_plain else ''} − {row.against}"
+
+
+def _one_line(value: Value, notes: Mapping[str, int]) -> str:
+    margin = f"margin {value.margin}" if value.margin else ""
+    note = f"[{notes[value.reason]}]" if value.reason else ""
+    return " ".join(part for part in (value.text, value.interval, value.verdict, margin, value.p, note) if part)

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from importlib import resources
 from typing import TYPE_CHECKING
 
+from affetto.report.canvas import look
+
 if TYPE_CHECKING:
     from jinja2 import Environment
 
@@ -20,4 +22,5 @@ def page_templates(names: Sequence[str]) -> tuple[Environment, dict[str, str]]:
         loader=jinja2.DictLoader(texts), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
+    environment.globals["look"] = look
     return environment, texts

@@ -35,12 +35,14 @@ class Dot:
 
     system: str
     number: int
-    """Position of the system among the results' systems: its colour and marker."""
+    """The system's number on the page (`canvas.system_numbers`): its colour and marker."""
     value: float
     low: float | None
     high: float | None
     is_plain: bool = False
     """Over plain prompts: drawn hollow."""
+    reason: str | None = None
+    """Why it has no interval."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,16 @@ class FrontierPoint:
     is_recommended: bool
 
 
+def without_interval(dots: Sequence[Dot]) -> list[str]:
+    """What to say below a dot plot of the dots without a line: every reason once, with the systems that it is of."""
+    by_reason: dict[str, list[str]] = {}
+    for dot in dots:
+        if dot.low is None or dot.high is None:
+            names = by_reason.setdefault(dot.reason or "no reason was given", [])
+            names.append(f"{dot.system}{', plain' if dot.is_plain else ''}")
+    return [f"No interval of {'; '.join(names)}: {reason}." for reason, names in by_reason.items()]
+
+
 def dot_plot(label: str, dots: Sequence[Dot], scale: Scale, *, name: str, name_length: int = _NAME_LENGTH) -> Picture:
     """One metric, a row per system: dot and 95 % interval, the number at the right; longer names are cut."""
     dots = sorted(dots, key=lambda dot: dot.is_plain)
@@ -69,7 +81,7 @@ def dot_plot(label: str, dots: Sequence[Dot], scale: Scale, *, name: str, name_l
     height = 36 + 23 * len(dots)
     said = ", ".join(
         f"{dot.system}{' when not asked' if dot.is_plain else ''} {write_number(dot.value, scale)}"
-        f" {write_interval(dot.low, dot.high, scale)}".rstrip()
+        f" {write_interval(dot.low, dot.high, scale) or '(no interval)'}"
         for dot in dots
     )
 
@@ -212,57 +224,6 @@ def frontier_curve(
         axes.set_ylabel(f"{axis}{f', {scale.unit}' if scale.unit else ''}", color=FAINT, fontsize=10.5)
 
     return picture(520, 320, draw, name=name, alt=f"{axis} against KL by intensity. {said}.")
-
-
-@dataclass(frozen=True)
-class StrengthLine:
-    """One share over intensities: (intensity, value, low, high), and what real recordings have."""
-
-    label: str
-    points: tuple[tuple[float, float, float | None, float | None], ...]
-    real: float | None
-    recorded: tuple[tuple[float, float], ...] = ()
-    """(intensity, value) of recordings by how strongly they are acted."""
-
-
-def strength_curve(lines: Sequence[StrengthLine], evaluated: float, *, name: str) -> Picture:
-    """What is heard at each intensity, in percent; the upright line is what was evaluated.
-
-    Dashes are real recordings, hollow marks those that are acted so strongly.
-    """
-    said = ". ".join(
-        f"{line.label}: "
-        + ", ".join(
-            [f"{100 * value:.0f} % at {x:g}" for x, value, _, _ in line.points]
-            + [f"recordings acted at {x:g} {100 * value:.0f} %" for x, value in line.recorded]
-        )
-        for line in lines
-    )
-
-    def draw(figure: Figure) -> None:
-        axes = plot_area(figure, 58, 26, 22, 42)
-        axes.axvline(evaluated, color=FAINT, linewidth=1, linestyle=(0, (1, 3)))
-        for number, line in enumerate(lines):
-            colour = system_colour(number + 1)
-            xs, ys = [point[0] for point in line.points], [100 * point[1] for point in line.points]
-            axes.plot(xs, ys, color=colour, linewidth=1.8, marker=marker(number), markersize=7, clip_on=False)
-            for x, _, low, high in line.points:
-                if low is not None and high is not None:
-                    axes.plot([x, x], [100 * low, 100 * high], color=colour, linewidth=2, alpha=0.35)
-            for x, value in line.recorded:
-                axes.plot([x], [100 * value], color=colour, marker=marker(number), markersize=9, markerfacecolor="none",
-                          markeredgewidth=1.6, clip_on=False, linestyle="none")  # fmt: skip
-            if line.real is not None:
-                axes.axhline(100 * line.real, color=colour, linewidth=1, linestyle=(0, (4, 3)), alpha=0.8)
-            axes.annotate(
-                line.label, (xs[-1], ys[-1]), xytext=(0, 10), textcoords="offset points", ha="right", color=INK,
-                fontsize=11, annotation_clip=False,
-            )  # fmt: skip
-        axes.set_ylim(0, 104)
-        axes.set_xlabel("intensity", color=FAINT, fontsize=10.5)
-        axes.set_ylabel("%", color=FAINT, fontsize=10.5)
-
-    return picture(520, 300, draw, name=name, alt=f"What is heard by intensity. {said}.")
 
 
 def _dot_name(dot: Dot, length: int) -> str:

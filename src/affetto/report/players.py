@@ -126,7 +126,7 @@ def _player_row(row: AudioRow, numbers: Mapping[str, int], name: str, left: int)
             uri = sound_uri(voice.samples)
             drawn = speech_picture(
                 voice, duration_s=duration_s, number=number, reference_hz=reference_hz, system=cell.system,
-                name=f"{name}-{index}",
+                name=f"{name}-{index}", is_reference=index == 0,
             )  # fmt: skip
             left -= len(uri) + len(drawn.svg)
             pitch = _pitch(voice)

@@ -15,9 +15,10 @@ from typing import Any
 from affetto.files import write_text
 from affetto.report import pictures
 from affetto.report.calibration_picture import calibration_picture
-from affetto.report.canvas import NUM_SYSTEM_COLOURS, Picture
+from affetto.report.canvas import Picture, system_numbers
 from affetto.report.headline import headline, verdicts
 from affetto.report.measures import ABSENT, MEASURES, glossary, scale_of, shown_judges, write_duration
+from affetto.report.neutral_table import neutral_table
 from affetto.report.page_templates import page_templates
 from affetto.report.players import AudioCell, AudioRow, player_rows
 from affetto.report.speech_picture import LEFT, RIGHT, WIDTH
@@ -52,7 +53,7 @@ _PLACED = (
 _TERM_WORDS = {
     "emotion": "emotion", "rehearsal": "rehearsal", "general": "general", "distillation": "distillation",
     "ce": "cross-entropy", "kl": "KL", "nll": "NLL", "c0": "codebook 0", "depth": "other codebooks", "ewc": "EWC",
-    "value": "value (emotion NLL + general KL)", "target": "target", "multiplier": "multiplier of rehearsal KL",
+    "value": "value (emotion NLL + general KL)", "target": "target", "multiplier": "multiplier of all that preserves",
 }  # fmt: skip
 
 
@@ -99,10 +100,11 @@ def write_report(
 
 
 def _system_numbers(results: Sequence[Mapping[str, Any]], audio: Sequence[AudioRow]) -> dict[str, int]:
-    """Position of every system by name, which decides its colour and marker all over the page."""
-    names = [str(system["name"]) for result in results for system in result.get("systems") or []]
-    names += [cell.system for row in audio for cell in row.cells]
-    return {name: index % NUM_SYSTEM_COLOURS for index, name in enumerate(dict.fromkeys(names))}
+    """Number of every system by name, which decides its colour and marker all over the page."""
+    systems = [system for result in results for system in result.get("systems") or []]
+    roles = {str(system["name"]): str(system.get("role")) for system in systems}
+    roles |= {cell.system: "" for row in audio for cell in row.cells if cell.system not in roles}
+    return system_numbers(roles)
 
 
 def _evaluation(
@@ -120,6 +122,7 @@ def _evaluation(
         "notes": {reason: number for number, reason in enumerate(table.reasons, 1)},
         "markdown": markdown_table([result]),
         "latex": latex_table([result]),
+        "neutral": neutral_table(result),
         "dots": _dot_plots(systems, numbers, f"dots-{index}"),
         "answers": _answers(result, systems, numbers, f"answers-{index}"),
         "retention": _retention(result.get("retention"), f"retention-{index}"),
@@ -134,7 +137,8 @@ def _evaluation(
 
 def _dot_plots(
     systems: Sequence[Mapping[str, Any]], numbers: Mapping[str, int], name: str
-) -> list[tuple[str, Picture]]:
+) -> list[tuple[str, Picture, list[str]]]:
+    """(label, picture, what to say below it) of each metric that is drawn."""
     found = []
     for metric, measure in MEASURES.items():
         dots = []
@@ -142,12 +146,12 @@ def _dot_plots(
             for key in ("metrics", "plain_metrics"):
                 value = (system.get(key) or {}).get(metric) or {}
                 if value.get("value") is not None:
-                    own = str(system["name"])
-                    low, high = value.get("low"), value.get("high")
-                    dots.append(pictures.Dot(own, numbers[own], value["value"], low, high, key == "plain_metrics"))
+                    own, is_plain = str(system["name"]), key == "plain_metrics"
+                    ends, reason = (value.get("low"), value.get("high")), value.get("reason")
+                    dots.append(pictures.Dot(own, numbers[own], value["value"], *ends, is_plain, reason))
         if dots:
             drawn = pictures.dot_plot(measure.label, dots, scale_of(measure.unit), name=f"{name}-{metric}")
-            found.append((measure.label, drawn))
+            found.append((measure.label, drawn, pictures.without_interval(dots)))
     return found
 
 

@@ -78,12 +78,13 @@ def spectrogram(samples: NDArray[np.floating], rate: int) -> NDArray[np.float64]
 
 
 def speech_picture(
-    voice: Voice, *, duration_s: float, number: int, reference_hz: float | None, system: str, name: str
-) -> Picture:
+    voice: Voice, *, duration_s: float, number: int, reference_hz: float | None, system: str, name: str,
+    is_reference: bool = False,
+) -> Picture:  # fmt: skip
     """Spectrogram and F0 of `voice` on a time axis of `duration_s`, which a row of pictures shares.
 
-    `reference_hz` is drawn as a dashed line through every picture of the row (the base's median pitch), so that higher
-    and lower can be seen.
+    `reference_hz` is drawn as a dashed line through every picture of the row (the first one's median pitch, which says
+    so where `is_reference`), so that higher and lower can be seen.
     """
 
     def draw(figure: Figure) -> None:
@@ -104,7 +105,7 @@ def speech_picture(
         axes.locator_params(axis="x", nbins=6)
         axes.set_xlabel("s", color=FAINT, fontsize=10)
         axes.text(-0.014, 1.0, "Hz", transform=axes.transAxes, color=FAINT, fontsize=10, ha="right", va="top")
-        if reference_hz is not None and number == 0:
+        if reference_hz is not None and is_reference:
             axes.annotate(
                 "median", (duration_s, np.log2(reference_hz)), xytext=(-3, 3), textcoords="offset points", color=INK,
                 fontsize=9, ha="right",

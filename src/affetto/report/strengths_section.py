@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from affetto.report import pictures
 from affetto.report.measures import MEASURES
+from affetto.report.strength_picture import StrengthLine, strength_curve
 from affetto.report.tables import show_metric
 
 _AT_STRENGTHS = ("recall", "posterior", "wer", "f0_median_st")
@@ -21,20 +21,20 @@ def strengths_section(result: Mapping[str, Any], name: str) -> dict[str, Any] | 
     lines = []
     for metric in ("recall", "wer"):
         found = _at(strengths, metric)
-        points = tuple((x, m["value"], m["low"], m["high"]) for x, m in found if m.get("value") is not None)
+        points = tuple((x, m["value"], m.get("low"), m.get("high")) for x, m in found if m.get("value") is not None)
         if points:
             real = ((systems.get("real") or {}).get("metrics") or {}).get(metric) or {}
             recorded = tuple((x, m["value"]) for x, m in _at(acted, metric) if m.get("value") is not None)
-            lines.append(pictures.StrengthLine(MEASURES[metric].label, points, real.get("value"), recorded))
+            lines.append(StrengthLine(MEASURES[metric].label, points, real.get("value"), recorded))
     rows = [(f"{item['intensity']:g}", item["metrics"]) for item in strengths]
     rows = [("the base", systems["base"]["metrics"])] * ("base" in systems) + rows
     rows += [("real recordings", systems["real"]["metrics"])] * ("real" in systems)
     rows += [(f"recordings acted at {item['intensity']:g}", item["metrics"]) for item in acted]
     return {
-        "picture": pictures.strength_curve(lines, systems["adapter"]["intensity"], name=name) if lines else None,
+        "picture": strength_curve(lines, systems["adapter"]["intensity"], name=name) if lines else None,
         "columns": ["Intensity", *(MEASURES[metric].label for metric in _AT_STRENGTHS)],
         "rows": [
-            (title, [show_metric(metrics.get(metric), MEASURES[metric]).text for metric in _AT_STRENGTHS],
+            (title, [show_metric(metrics.get(metric), MEASURES[metric]) for metric in _AT_STRENGTHS],
              title == f"{systems['adapter']['intensity']:g}")
             for title, metrics in rows
         ],

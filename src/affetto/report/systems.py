@@ -29,7 +29,7 @@ class Entry:
 
     name: str
     number: int
-    """Position on the page: its colour and marker."""
+    """Position on the page."""
     system: System
     results: Results
     source: Path

@@ -28,6 +28,7 @@ DELTA_NLL_MARGIN = MARGINS["delta_nll"].size
 """Nats per code; `retention` carries the number, this is what it is held against."""
 _MAIN_PLAIN = ("recall", "wer")
 """What the terminal shows of the plain prompts."""
+_NO_MARGIN = "no margin was stated for this metric"
 NOT_MEASURED = "not measured for this system"
 
 
@@ -173,7 +174,7 @@ def show_difference(row: Mapping[str, Any] | None, measure: Measure) -> Value:
         write_number(row["difference"], scale, is_difference=True),
         write_interval(row.get("low"), row.get("high"), scale, is_difference=True),
         row.get("n"),
-        None if margin is None and not row.get("verdict") else row.get("reason"),  # without a margin none is expected
+        None if row.get("reason") == _NO_MARGIN else row.get("reason"),  # then no verdict is expected
         "" if margin is None else f"{margin * scale.factor:g} {scale.difference_unit or scale.unit}".rstrip(),
         row.get("verdict"),
         _p_value(row.get("p_holm")),
@@ -190,8 +191,10 @@ def show_comparison(
         return show_difference(row, measure)
     low, high, n = row.get("low"), row.get("high"), row.get("n") or 0
     if n < MIN_PAIRS or low is None or high is None:
+        has_interval = low is not None and high is not None
         few = f"{n} pairs are too few for a verdict (at least {MIN_PAIRS})"
-        return replace(show_difference({**row, "margin": None, "verdict": None}, measure), reason=few)
+        reason = few if has_interval else row.get("reason") or "there is no interval"
+        return replace(show_difference({**row, "margin": None, "verdict": None}, measure), reason=reason)
     verdict = "raised" if low > 0 else "lowered" if high < 0 else "undecided"
     return show_difference({**row, "margin": None, "verdict": verdict, "reason": None}, measure)
 
@@ -252,7 +255,10 @@ def latex_table(results: Sequence[Mapping[str, Any]]) -> str:
 
 
 def terminal_table(results: Sequence[Mapping[str, Any]]) -> Table:
-    """The main metrics of every evaluation, for the end of a run. Reasons are on the page."""
+    """The main metrics of every evaluation, for the end of a run; what has no interval says why below.
+
+    Other reasons are on the page.
+    """
     from rich.table import Table
     from rich.text import Text
 
@@ -265,6 +271,7 @@ def terminal_table(results: Sequence[Mapping[str, Any]]) -> Table:
     shown.add_column("difference", justify="right", min_width=12)
     shown.add_column("verdict", no_wrap=True, min_width=9)
     colours = {"preserved": "green", "raised": "green", "worse": "red", "lowered": "red", "undecided": "yellow"}
+    bare: dict[str, None] = {}
     for table in tables:
         shown.add_section()
         if len(tables) > 1:
@@ -275,11 +282,19 @@ def terminal_table(results: Sequence[Mapping[str, Any]]) -> Table:
             by_name = dict(zip(table.systems, line.values, strict=True))
             cells = [Text(by_name[name].text if name in by_name else ABSENT) for name in systems]
             difference = next((value for value in line.differences if value.text), Value(""))
+            bare |= {reason: None for value in (*line.values, difference) if (reason := _why_bare(value))}
             verdict = difference.verdict or ""
             change = Text(" ".join(part for part in (difference.text, difference.interval) if part))
             name = _line_name(line.aspect, line).replace("Word error rate", "WER")
             shown.add_row(Text(name), *cells, change, Text(verdict, colours.get(verdict, "")))
+    if bare:
+        shown.caption = Text(f"Without an interval: {'; '.join(bare)}")
     return shown
+
+
+def _why_bare(value: Value) -> str | None:
+    """Why a number stands without its interval; None where it doesn't, or where there is no number."""
+    return None if value.text in ("", ABSENT) or value.interval else value.reason
 
 
 def _p_value(p: float | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -15,9 +16,10 @@ from numpy.typing import NDArray
 
 from affetto.adapters.bank import AdapterBank, all_targets
 from affetto.adapters.checkpoints import load_adapter
-from affetto.audio.sound import read_sound, write_sound
+from affetto.audio.sound import read_sound, sound_format, write_sound
 from affetto.codes.codec import load_codec
 from affetto.errors import AdapterError, ConfigError, DataError
+from affetto.files import make_writable
 from affetto.model.base import DTYPES, MINIATURE, Base, load_base
 from affetto.model.batch import Turn
 from affetto.model.csm import CsmNetwork
@@ -27,6 +29,9 @@ from affetto.progress import say
 from affetto.speak.engine import Engine
 from affetto.speak.generation import Request, Spoken, frame_cap, generate, weights_of
 from affetto.types import SPEAKING_TEMPERATURE, Codec
+
+_UNKNOWN_SIGN = "\ue000"
+"""Of Unicode's private use: no tokenizer has it, so what becomes of it becomes of all unknown signs."""
 
 
 class Voice:
@@ -42,6 +47,7 @@ class Voice:
         self.bank = bank
         self._templates: dict[str, str] = {}
         self._intensities: dict[str, float] = {}
+        self._speakers: dict[str, frozenset[int]] = {}
 
     @classmethod
     def load(
@@ -90,6 +96,7 @@ class Voice:
         adapter = load_adapter(self.bank, name, folder, self.base.hash, allow_other_base)
         self._templates[name] = str(adapter.facts.get("prompt_template", PLAIN_TEMPLATE))
         self._intensities[name] = adapter.recommended_intensity
+        self._speakers[name] = frozenset(dict(adapter.facts.get("speakers") or {}).values())
 
     def request(
         self,
@@ -148,11 +155,20 @@ class Voice:
         self, text: str, emotion: str | Mapping[str, float] | None = None, *, intensity: float | None = None,
         speaker: int = 0, seed: int = 0, temperature: float = SPEAKING_TEMPERATURE, context: Sequence[Turn] = (),
     ) -> tuple[NDArray[np.float32], int]:  # fmt: skip
-        """Speak; returns (mono samples, sample rate). No emotion is the base; see `request`."""
+        """Speak; returns (mono samples, sample rate). No emotion is the base; see `request`.
+
+        Speech that is empty, or that its cap ended and not the base, is told.
+        """
         request = self.request(
             text, emotion, intensity=intensity, speaker=speaker, seed=seed, temperature=temperature, context=context
         )
-        return self.decode(self.generate([request])[0]), self.codec.sample_rate
+        spoken = self.generate([request])[0]
+        if not len(spoken.codes_TK):
+            say("nothing was said: the base ended before its first frame; try another seed", style="yellow")
+        elif spoken.hit_cap:
+            duration_s = len(spoken.codes_TK) / self.base.frame_rate
+            say(f"cut off after {duration_s:.1f} s: the base went on and on; try another seed", style="yellow")
+        return self.decode(spoken), self.codec.sample_rate
 
     def stream(
         self, text: str, emotion: str | Mapping[str, float] | None = None, *, intensity: float | None = None,
@@ -204,6 +220,25 @@ class Voice:
         """Samples of what was said."""
         return self.codec.decode(spoken.codes_TK)
 
+    def unknown_signs(self, text: str) -> list[str]:
+        """Letters and digits of `text` that the base's tokenizer has no token for: it can't say them."""
+
+        def tokens(sign: str) -> Counter[int]:
+            return Counter(self.base.prompt_ids(sign, 0)) - nothing
+
+        nothing = Counter(self.base.prompt_ids("", 0))
+        unknown = tokens(_UNKNOWN_SIGN).keys()
+        return [sign for sign in dict.fromkeys(text) if sign.isalnum() and tokens(sign).keys() <= unknown]
+
+    def knows_speaker(self, speaker: int) -> bool | None:
+        """Whether a loaded adapter had clips of `speaker`, or the miniature the voice; None where that isn't known."""
+        known = frozenset[int]().union(*self._speakers.values())
+        if not known and self.base.id == MINIATURE:
+            from affetto.miniature.corpus import VOICES
+
+            known = frozenset(range(len(VOICES)))
+        return speaker in known if known else None
+
     @cached_property
     def codec(self) -> Codec:
         """The base's codec, loaded when first needed."""
@@ -232,28 +267,46 @@ def speak_to_file(
     """`affetto speak`: load what the blend needs from `models/<emotion>/best`, speak, write `out`.
 
     `after` are earlier turns, (sound file with its words in a .txt beside it, speaker), oldest first. `device` is cpu
-    or cuda; None is the `usual_device`. On a GPU the base is in bfloat16.
+    or cuda; None is the `usual_device`. On a GPU the base is in bfloat16. Raises AffettoErrors, those that can be known
+    before it is loaded at once; what can be spoken in part, and a speaker that isn't known, are told.
     """
+    sound_format(out)
+    if not any(map(str.isalnum, text)):
+        raise ConfigError(f"nothing in {text!r} can be spoken: it has no letter and no digit")
+    folders = {name: models / name / "best" for name in blend}
+    for name, folder in folders.items():
+        if not folder.is_dir():
+            raise AdapterError(
+                f"there is no adapter {folder}. Train it: affetto train --emotion {name}; or point --models elsewhere"
+            )
     if device is None:
         device = usual_device(base)
     elif device not in ("cpu", "cuda"):
         raise ConfigError(f"--device {device}: it is cpu or cuda")
     elif device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("--device cuda: torch finds no GPU here; leave the option out, or say cpu")
+    make_writable(out.parent)
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     voice = Voice.load(base, device=device, dtype=dtype, only_speaks=True)
-    for name in blend:
-        folder = models / name / "best"
-        if not folder.is_dir():
-            raise AdapterError(
-                f"there is no adapter {folder}. Train it: affetto train --emotion {name}; or point --models elsewhere"
-            )
+    for name, folder in folders.items():
         voice.load_adapter(name, folder)
+    _check_request(voice, text, speaker)
     context = [_read_turn(voice, path, who) for path, who in after]
     samples, rate = voice.speak(
         text, blend, intensity=intensity, speaker=speaker, seed=seed, temperature=temperature, context=context
     )
     write_sound(out, samples, rate)
+
+
+def _check_request(voice: Voice, text: str, speaker: int) -> None:
+    """ConfigError where nothing of `text` can be spoken; a line where some of it can't, or by nobody known."""
+    if unknown := voice.unknown_signs(text):
+        told = ", ".join(map(repr, unknown))
+        if not any(sign.isalnum() and sign not in unknown for sign in text):
+            raise ConfigError(f"nothing in {text!r} can be spoken: {voice.base.id} has no tokens for {told}")
+        say(f"{voice.base.id} has no tokens for {told}: they aren't spoken", style="yellow")
+    if voice.knows_speaker(speaker) is False:
+        say(f"no clip was of a speaker {speaker}: whose voice this becomes is chance", style="yellow")
 
 
 def _read_turn(voice: Voice, path: Path, speaker: int) -> Turn:

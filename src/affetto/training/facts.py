@@ -15,7 +15,7 @@ from affetto.preserve.teacher import row_hash
 from affetto.provenance import versions
 from affetto.training.checkpoint import Progress
 from affetto.training.runtime import peak_memory_mib
-from affetto.training.step import BudgetWeights, LossWeights
+from affetto.training.step import LossWeights
 from affetto.training.streams import Streams
 from affetto.training.validation import recommend
 
@@ -26,7 +26,7 @@ def run_facts(
     base: Base,
     prepared: Prepared,
     streams: Streams,
-    weights: LossWeights | BudgetWeights,
+    weights: LossWeights,
     command: str,
     expressive: str | None = None,
 ) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from affetto.training.facts import run_facts
 from affetto.training.log import TrainingLog
 from affetto.training.optimizer import adamw
 from affetto.training.runtime import timed
-from affetto.training.step import BudgetWeights, LossWeights
+from affetto.training.step import LossWeights
 from affetto.training.streams import Streams, loss_weights, teacher_answers
 from affetto.training.validation import Validation
 
@@ -54,7 +54,7 @@ class Run:
     emotion: str
     folder: Path
     streams: Streams
-    weights: LossWeights | BudgetWeights
+    weights: LossWeights
     teacher: TeacherCache | None
     validation: Validation
     plan: Plan
@@ -175,14 +175,10 @@ def check_scaling(accelerator: Any, emotions: Sequence[str]) -> None:
         )
 
 
-def _say_weights(
-    config: Config, emotion: str, streams: Streams, weights: LossWeights | BudgetWeights, accelerator: Any
-) -> None:
+def _say_weights(config: Config, emotion: str, streams: Streams, weights: LossWeights, accelerator: Any) -> None:
     if accelerator.is_main_process:
         said = f"ewc_lambda {config.ewc_lambda:g} is {weights.ewc:.3g} in natural units"
         if config.forgetting_budget is not None:
-            said = (
-                f"forgetting_budget {config.forgetting_budget:g} nats per code, in place of distillation_alpha, "
-                "temperature and ewc_lambda, which don't apply"
-            )
+            budget = f"forgetting_budget {config.forgetting_budget:g} nats per code"
+            said += f"; a multiplier of all that preserves holds {budget}"
         say(f"{emotion}: {len(streams.emotional)} clips, {len(streams.rehearsal)} rehearsed; {said}")

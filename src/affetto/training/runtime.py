@@ -27,9 +27,7 @@ def accelerated(config: Config, emotion: str) -> Iterator[Any]:
     from accelerate.utils import ProjectConfiguration, set_seed
 
     runs = str(config.output_dir / "runs")
-    _check_trackers(config.trackers)
-    if config.optimizer_bits == 8:
-        eight_bit_class()
+    check_installed(config)
     accelerator = Accelerator(
         mixed_precision={"fp32": "no"}.get(config.precision, config.precision),
         log_with=list(config.trackers) or None,
@@ -50,6 +48,16 @@ def accelerated(config: Config, emotion: str) -> Iterator[Any]:
         # Not `end_training`, which also ends the process group that the next emotion's run needs.
         for tracker in accelerator.trackers:
             tracker.finish()
+
+
+def check_installed(config: Config) -> None:
+    """See that what the configuration's training needs beside affetto is there: its trackers, its optimizer.
+
+    Raises ConfigError for a tracker that nobody knows, MissingDependencyError for what isn't installed.
+    """
+    _check_trackers(config.trackers)
+    if config.optimizer_bits == 8:
+        eight_bit_class()
 
 
 def _check_trackers(trackers: tuple[str, ...]) -> None:

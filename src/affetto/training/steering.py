@@ -7,15 +7,15 @@ from dataclasses import replace
 from typing import Any
 
 from affetto.preserve.budget import BudgetState, ForgettingBudget
-from affetto.training.step import BudgetWeights, LossWeights, agreed, rehearsal_kl
+from affetto.training.step import LossWeights, agreed, rehearsal_kl
 from affetto.training.validation import Validation, fit_intensity
 
 
 def step_weights(
-    weights: LossWeights | BudgetWeights, budget: ForgettingBudget | None, control: BudgetState | None
-) -> LossWeights | BudgetWeights:
-    """A step's weights: with a budget the controller's multiplier, else those of the configuration."""
-    if budget is None or isinstance(weights, LossWeights):
+    weights: LossWeights, budget: ForgettingBudget | None, control: BudgetState | None
+) -> LossWeights:  # fmt: skip
+    """A step's weights: those of the configuration, with a budget under the controller's multiplier."""
+    if budget is None:
         return weights
     return replace(weights, multiplier=budget.multiplier(control or BudgetState()))
 

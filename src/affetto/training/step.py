@@ -44,6 +44,17 @@ class LossWeights:
     distill_on: DistillOn
     is_self_speech: bool = False
     """Whether the rehearsed clips are the base's own samples."""
+    multiplier: float = 1.0
+    """Of all that preserves, against the cross-entropy."""
+
+    @property
+    def ewc_weight(self) -> float:
+        """What EWC's penalty, in nats per code, is multiplied by."""
+        return self.ewc * self.multiplier * self._scale
+
+    @property
+    def _scale(self) -> float:
+        return 2 / (1 + self.multiplier)
 
     @property
     def taught(self) -> dict[str, bool]:
@@ -64,49 +75,11 @@ class LossWeights:
         """Weight of the term `name`, such as `rehearsal_kl_c0`."""
         stream, kind, part = name.split("_")
         weight = self.replay if stream == "rehearsal" else 1 - self.replay
-        weight *= _part_share(part, self.first_codebook)
+        weight *= self._scale * _part_share(part, self.first_codebook)
         if not self.taught[stream]:
             return weight if kind == "ce" else 0.0
         alpha = 1.0 if self.is_self_speech and stream == "rehearsal" else self.alpha
-        return weight * ((1 - alpha) if kind == "ce" else alpha * self.temperature**2)
-
-
-@dataclass(frozen=True)
-class BudgetWeights:
-    """How the terms add up under a forgetting budget (method.md, section 6).
-
-    total = (CE(emotion) + multiplier · KL(rehearsal)) / (1 + multiplier). The KL is what the budget is of: nats per
-    code, every codebook alike and at temperature 1. Divided, the gradient shrinks as the multiplier rises, and
-    Adam, which remembers larger ones, takes smaller steps. Undivided, a tight budget was not met (docs/log.md).
-    """
-
-    multiplier: float
-    first_codebook: float
-    """Weight of codebook zero in the cross-entropy."""
-    num_codebooks: int
-    temperature: float = 1.0
-    ewc: float = 0.0
-
-    @property
-    def taught(self) -> dict[str, bool]:
-        """Which streams need the teacher."""
-        return {"emotion": False, "rehearsal": True}
-
-    @property
-    def learned(self) -> dict[str, bool]:
-        """Which streams' cross-entropy of the depth codebooks counts."""
-        return {stream: self.of(f"{stream}_ce_depth") > 0 for stream in STREAMS}
-
-    def of(self, name: str) -> float:
-        """Weight of the term `name`, such as `rehearsal_kl_c0`."""
-        stream, kind, part = name.split("_")
-        if (stream, kind) not in (("emotion", "ce"), ("rehearsal", "kl")):
-            return 0.0
-        if kind == "ce":
-            return _part_share(part, self.first_codebook) / (1 + self.multiplier)
-        share = 1 / self.num_codebooks
-        # A frame has one token of text, which counts beside its codes as one of them.
-        return (1 - share if part == "depth" else share) * self.multiplier / (1 + self.multiplier)
+        return weight * ((1 - alpha) if kind == "ce" else alpha * self.temperature**2 * self.multiplier)
 
 
 def _part_share(part: str, first_codebook: float) -> float:
@@ -168,14 +141,14 @@ class Share:
     """One adapter's share of a step: its own rows, its own weights, its own penalty."""
 
     micro_batches: Sequence[TrainBatch]
-    weights: LossWeights | BudgetWeights
+    weights: LossWeights
     ewc: Callable[[], Tensor] | None
 
 
 def accumulate_gradients(
     network: Any,
     micro_batches: Sequence[TrainBatch],
-    weights: LossWeights | BudgetWeights,
+    weights: LossWeights,
     ewc: Callable[[], Tensor] | None,
     accelerator: Any,
 ) -> dict[str, float]:
@@ -209,7 +182,7 @@ def accumulate_together(network: Any, shares: Sequence[Share], accelerator: Any)
     for place, share in enumerate(shares):
         if share.ewc is not None:
             penalty = share.ewc()
-            accelerator.backward(share.weights.ewc / accelerator.num_processes * penalty)
+            accelerator.backward(share.weights.ewc_weight / accelerator.num_processes * penalty)
             told.append(_Told(place, "ewc", penalty.detach()))
     # Read at last and all at once: a GPU would stand still while the host waits for it and then tells what is next.
     values = torch.stack([one.total.float() for one in told]).tolist() if told else []
@@ -268,7 +241,7 @@ def _step_values(
     total = sum(share.weights.of(name) * value for name, value in found.items())
     if ewc is not None:
         found["ewc"] = ewc
-        total += share.weights.ewc * ewc
+        total += share.weights.ewc_weight * ewc
     return found | {"total": total}
 
 

@@ -14,7 +14,6 @@ from affetto.files import cache_root, hash_bytes, hash_text
 from affetto.model.base import Base
 from affetto.model.batch import Row
 from affetto.model.rows import PLAIN_TEMPLATE, make_rows
-from affetto.preserve.budget import BudgetState, ForgettingBudget
 from affetto.preserve.curvature import CONTROLS, CURVATURES, Curvature, Factor
 from affetto.preserve.curvature.memory import Shapes, curvature_bytes
 from affetto.preserve.ewc import mean_codes, natural_weight
@@ -24,7 +23,7 @@ from affetto.preserve.self_speech import CORPUS as SELF
 from affetto.preserve.teacher import TeacherCache, row_hash, teacher_cache
 from affetto.progress import progress, say
 from affetto.training.expressive import EXPRESSIVE
-from affetto.training.step import BudgetWeights, LossWeights
+from affetto.training.step import LossWeights
 from affetto.types import SPLITS, Clip
 
 _MUCH_GB = 2.0
@@ -173,14 +172,15 @@ def _held_out(config: Config, emotions: Sequence[str | None], prepared: Prepared
     return spread(clips, prepared.num_frames(), config.validation_clips, "validation")
 
 
-def loss_weights(config: Config, streams: Streams, base: Base) -> LossWeights | BudgetWeights:
-    """The configuration's weights, EWC's in natural units; with a budget those of the first step."""
-    if config.forgetting_budget is not None:
-        budget = ForgettingBudget(config.forgetting_budget)
-        return BudgetWeights(budget.multiplier(BudgetState()), config.first_codebook_weight, base.num_codebooks)
+def loss_weights(config: Config, streams: Streams, base: Base) -> LossWeights:
+    """The configuration's weights, EWC's in natural units.
+
+    With a budget the temperature is 1: the rehearsed clips' KL is what is bounded then.
+    """
     codes = mean_codes(streams.fisher, base.num_codebooks) if streams.fisher else 1.0
+    temperature = config.temperature if config.forgetting_budget is None else 1.0
     return LossWeights(
-        replay=config.replay_ratio, alpha=config.distillation_alpha, temperature=config.temperature,
+        replay=config.replay_ratio, alpha=config.distillation_alpha, temperature=temperature,
         first_codebook=config.first_codebook_weight, ewc=natural_weight(config.ewc_lambda, codes),
         distill_on=config.distill_on, is_self_speech=config.general == "self",
     )  # fmt: skip
@@ -189,11 +189,11 @@ def loss_weights(config: Config, streams: Streams, base: Base) -> LossWeights | 
 def general_fisher(
     config: Config, base: Base, sites: Sequence[str], rows: Sequence[Row], fresh: Iterable[Factor] = ()
 ) -> Curvature | None:
-    """The Fisher at `rows`, estimated once per base and clips; None where the penalty is off, as with a budget.
+    """The Fisher at `rows`, estimated once per base and clips; None where the penalty is off.
 
     `fresh` are the factors of the adapter as it starts, which the controls (EWC on A and B) look at.
     """
-    if config.ewc_lambda == 0 or config.forgetting_budget is not None:
+    if config.ewc_lambda == 0:
         return None
     curvature: type[Curvature] = CURVATURES.get(config.ewc_curvature) or CONTROLS[config.ewc_curvature]
     key = hash_text(
@@ -224,15 +224,12 @@ def _tell_size(config: Config, shapes: Shapes, num_clips: int) -> None:
     if mine > _MUCH_GB:
         others = ", ".join(f"{name} {size:.1f}" for name, size in sorted(sizes.items(), key=lambda item: item[1]))
         say(
-            f"ewc_curvature: {config.ewc_curvature} takes {mine:.1f} GB on these layers; in GB: {others}. "
-            "A forgetting_budget takes none",
+            f"ewc_curvature: {config.ewc_curvature} takes {mine:.1f} GB on these layers; in GB: {others}",
             style="yellow",
         )
 
 
-def teacher_answers(
-    config: Config, base: Base, streams: Streams, weights: LossWeights | BudgetWeights
-) -> TeacherCache | None:
+def teacher_answers(config: Config, base: Base, streams: Streams, weights: LossWeights) -> TeacherCache | None:
     """The base's answers on the streams that are distilled; None where none is."""
     parts = {"emotion": streams.emotional, "rehearsal": streams.rehearsal}
     rows = [row for stream, part in parts.items() if weights.taught[stream] for row in part]

@@ -64,6 +64,12 @@ CORPORA: dict[str, CorpusReader] = {
     "libritts": LIBRITTS, "vctk": VCTK, "folder": folder,
 }  # fmt: skip
 """Asked in this order; `folder` takes what no other recognises."""
+_NEEDED = (
+    "Give a folder of sound files, each with its words in name.txt beside name.wav or all in a metadata.csv "
+    "(file,text,emotion,speaker); a manifest or another table (.jsonl, .csv, .tsv, .json); hf:ID_OR_PATH; or a corpus "
+    f"as it is published: {', '.join(name for name in CORPORA if name != 'folder')}. docs/data.md has each layout"
+)
+"""What could be read instead, for messages."""
 
 
 def load_clips(
@@ -79,13 +85,13 @@ def load_clips(
     sounds = sounds or cache_root() / "sounds"
     sources = _without_names(sources)
     if not sources:
-        raise DataError(f"no data given; give a folder or a manifest. {_known_layouts()}")
+        raise DataError(f"no data given; give a folder or a manifest. {_NEEDED}")
     clips: dict[str, Clip] = {}
     problems: list[Problem] = []
     for source in sources:
         parts = list(_parts(source))
         if not parts:
-            raise DataError(f"{source}: no clips found. {_known_layouts()}")
+            raise DataError(f"{source}: no clips found. {_NEEDED}")
         found_any = False
         for reader, place in parts:
             found, said = _read(reader, place, emotions, sounds)
@@ -95,7 +101,7 @@ def load_clips(
                 name = hugging_face.parse_source(str(place)).name
             problems += said + _merge(clips, found, name)
         if not found_any:
-            raise DataError(f"{source}: no clips found. {_known_layouts()}")
+            raise DataError(f"{source}: no clips found. {_NEEDED}")
     return list(clips.values()), problems
 
 
@@ -125,12 +131,12 @@ def _parts(source: Path) -> list[tuple[str, Path]]:
     if hugging_face.is_dataset(source):
         return [("dataset", source)]
     if not source.exists():
-        raise DataError(f"{source}: no such file or folder. {_known_layouts()}")
+        raise DataError(f"{source}: no such file or folder. {_NEEDED}")
     if source.is_file():
         if listed.is_table(source):
             return [("table", source)]
         if source.suffix.lower() != ".jsonl":
-            raise DataError(f"{source}: a file must be a manifest (.jsonl) or a table. {_known_layouts()}")
+            raise DataError(f"{source}: a file must be a manifest (.jsonl) or a table. {_NEEDED}")
         return [("manifest", source)]
     if _kind(source) == "manifest":
         return [("table" if listed.is_table(source / MANIFEST) else "manifest", source / MANIFEST)]
@@ -190,11 +196,3 @@ def _merge(clips: dict[str, Clip], found: Sequence[Clip], name: str) -> list[Pro
 
 def _recording(clip: Clip) -> tuple[Path, float | None, float | None, int | None]:
     return clip.audio, clip.start_s, clip.end_s, clip.channel
-
-
-def _known_layouts() -> str:
-    layouts = "; ".join(reader.LAYOUT for reader in CORPORA.values())
-    return (
-        f"Known: a manifest (.jsonl, or {MANIFEST} in its folder); {layouts}; a folder of such folders; "
-        f"{listed.LAYOUT}; {hugging_face.LAYOUT}"
-    )

@@ -3,6 +3,9 @@
 `0011/Happy/0011_000701.wav`, or `0011/Happy/{train,evaluation,test}/…`; `0011/0011.txt` is `id TAB text TAB emotion`.
 For some speakers the emotions there are in Chinese, so the folder's name is what counts. The published split is not
 taken up: texts are the same for all speakers and emotions, and affetto's own splits keep them apart.
+
+Not confirmed on a copy: that the published split has 300, 20 and 30 sentences of each emotion to train, evaluate and
+test on. Nothing here relies on it.
 """
 
 from __future__ import annotations
@@ -11,12 +14,14 @@ import re
 from collections.abc import Collection
 from pathlib import Path
 
-from affetto.audio.corpora.files import read_lines, sound_files, subfolders, tree
+from affetto.audio.corpora.files import UTF_8, read_lines, sound_files, subfolders, tree
 from affetto.audio.corpora.named import Said, add_clip
 from affetto.audio.labels import LABELS
 from affetto.types import Clip, Problem
 
 LAYOUT = "ESD: 0011/Happy/0011_000701.wav and 0011/0011.txt"
+_ENCODINGS = (*UTF_8, "gb18030")
+"""Of the lists of texts; Mandarin speakers' come in either, or in UTF-16."""
 _SPEAKER, _NAME = re.compile(r"00\d\d"), re.compile(r"(?P<speaker>00\d\d)_\d{6}")
 
 
@@ -53,7 +58,7 @@ def _speakers(folder: Path) -> list[Path]:
 
 
 def _texts(path: Path) -> dict[str, str]:
-    rows = (line.split("\t") for line in read_lines(path))
+    rows = (line.split("\t") for line in read_lines(path, encodings=_ENCODINGS))
     return {
         cells[0].strip().lstrip("\ufeff"): cells[1].strip() for cells in rows if len(cells) >= 2 and cells[1].strip()
     }

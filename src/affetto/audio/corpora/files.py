@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from affetto.audio.sound import SOUND_SUFFIXES
 from affetto.errors import DataError
+
+UTF_8 = ("utf-8-sig",)
+UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+
+
+class TextError(DataError):
+    """A text isn't in UTF-8; `kind` is that of its `Problem`."""
+
+    kind = "wrong-text"
 
 
 def sound_files(folder: Path) -> list[Path]:
@@ -36,26 +46,35 @@ def files(folder: Path) -> list[Path]:
 
 
 def text_beside(path: Path) -> str | None:
-    """What `name.txt` (or LibriTTS's `name.normalized.txt`) beside `name.wav` says; None where there is neither."""
+    """What `name.txt` (or LibriTTS's `name.normalized.txt`) beside `name.wav` says; None where there is neither.
+
+    Raises TextError where it isn't UTF-8: read as anything else it would say something else.
+    """
     for suffix in (".txt", ".normalized.txt"):
         sidecar = path.with_suffix(suffix)
         if sidecar.is_file():
-            words = sidecar.read_bytes().removeprefix(b"\xef\xbb\xbf").decode("utf-8", errors="replace").split()
-            return " ".join(words) or None
+            try:
+                return " ".join(sidecar.read_text(encoding="utf-8-sig").split()) or None
+            except UnicodeDecodeError as error:
+                raise TextError(f"{sidecar}: not UTF-8 ({error}); save it as UTF-8") from error
     return None
 
 
-def read_lines(path: Path) -> list[str]:
-    """Lines of a text file in UTF-8, UTF-16 (with its mark) or GB 18030; empty if it isn't there."""
+def read_lines(path: Path, *, encodings: Sequence[str] = UTF_8) -> list[str]:
+    """Lines of a text file, in UTF-16 where it begins with its mark, else in the first of `encodings` that fits it.
+
+    Empty if it isn't there. Raises TextError where none fits. Encodings beside UTF-8 are for corpora that are published
+    in them: they fit other corpora's bytes too, and make other letters of them.
+    """
     if not path.is_file():
         return []
     content = path.read_bytes()
-    for encoding in ("utf-16",) if content[:2] in (b"\xff\xfe", b"\xfe\xff") else ("utf-8-sig", "gb18030"):
+    for encoding in ("utf-16",) if content[:2] in UTF_16_MARKS else encodings:
         try:
             return content.decode(encoding).splitlines()
         except UnicodeDecodeError:
             continue
-    raise DataError(f"{path}: not text in UTF-8, UTF-16 or GB 18030; save it as UTF-8")
+    raise TextError(f"{path}: not UTF-8; save it as UTF-8")
 
 
 def _listed(folder: Path) -> list[Path]:

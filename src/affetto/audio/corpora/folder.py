@@ -5,18 +5,20 @@ LibriTTS's `name.normalized.txt`) beside `name.wav`, else it is None. Two kinds 
   - with a header that has `file` (or `file_name`, `path`, …) and any of `text`, `emotion`, `speaker`, under any of the
     names in `affetto.audio.columns`; comma, semicolon, bar or tab
   - LJSpeech's: `file|text`, or `file|text|normalised text`, no header
-The emotion comes from that column, else from the nearest folder whose name is one (`happy/`, `Anger/`). The speaker is
+The emotion comes from that column, else from the nearest folder whose name is one (`happy/`, `Anger/`); clips without
+are general speech, and a folder of them among folders of emotions is told unless it is called `general`. The speaker is
 "0" where no column says. Ids are the path inside the folder, joined by `-`, after the folder's name.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from affetto.audio.columns import choose_columns, label_of, misspelt
-from affetto.audio.corpora.files import files, sound_files, text_beside, tree
+from affetto.audio.corpora.files import TextError, files, sound_files, subfolders, text_beside, tree
 from affetto.audio.corpora.tables import delimiter_of, read_table, read_text
 from affetto.audio.hints import did_you_mean
 from affetto.audio.labels import LABELS
@@ -26,6 +28,8 @@ from affetto.errors import DataError
 from affetto.types import Clip, Problem
 
 LAYOUT = "plain folder: sound files with name.txt beside name.wav or a metadata.csv (file,text,emotion,speaker)"
+GENERAL = "general"
+"""Name of a folder of general speech."""
 _TABLES = ("metadata.csv", "metadata.tsv", "metadata.jsonl")
 
 
@@ -48,6 +52,8 @@ def recognises(folder: Path) -> bool:
 def read(folder: Path, emotions: Collection[str] = ()) -> tuple[list[Clip], list[Problem]]:
     """All sound files under `folder`; problems of `metadata.csv`, doubles, and recordings that can't be decoded.
 
+    Folders that look like emotions and name none that is known are `mislabelled`: their clips are general speech.
+
     `emotions` are names that count as emotions beside those of `affetto.audio.labels`, in any case.
     """
     names = {**LABELS["folder"], **{name.casefold(): name for name in emotions}}
@@ -63,13 +69,36 @@ def read(folder: Path, emotions: Collection[str] = ()) -> tuple[list[Clip], list
                 continue
             stems[path.stem] = path
             name = _unused("-".join((folder.name, *path.relative_to(folder).with_suffix("").parts)), clips)
-            clips[name] = _clip(name, path, folder, rows.get(path), names)
+            try:
+                clips[name] = _clip(name, path, folder, rows.get(path), names)
+            except TextError as error:
+                problems.append(Problem(where, error.kind, str(error)))
         for path in files(place):
             if path.suffix.lower() in FOREIGN_SUFFIXES:
                 where = path.relative_to(folder.parent).as_posix()
                 message = f"{path.suffix} can't be decoded; convert it with `ffmpeg -i {path.name} -vn OUT.wav`"
                 problems.append(Problem(where, "unreadable", message))
-    return list(clips.values()), problems
+    return list(clips.values()), [*problems, *_unknown_folders(folder, clips.values(), names)]
+
+
+def _unknown_folders(folder: Path, clips: Collection[Clip], names: Mapping[str, str]) -> Iterator[Problem]:
+    """Folders of clips without an emotion that lie beside folders named for one, or beside general speech."""
+    counts = Counter(parent for clip in clips if clip.emotion is None for parent in clip.audio.parents)
+    meant = {*names, GENERAL}
+    for place in tree(folder):
+        inside = subfolders(place)
+        unknown = [child for child in inside if child.name.casefold() not in meant]
+        if len(unknown) == len(inside):
+            continue
+        for child in unknown:
+            if count := counts[child.absolute()]:
+                many = f"{count} clip{'s' if count > 1 else ''}"
+                message = (
+                    f"{child.name!r} is no known emotion{did_you_mean(child.name, names)}: {many} without an emotion, "
+                    f"taken for general speech. If so, call the folder {GENERAL}; if not, rename it, or add "
+                    f"{child.name!r} to `emotions` in the configuration"
+                )
+                yield Problem(child.relative_to(folder.parent).as_posix(), "mislabelled", message)
 
 
 def _clip(name: str, path: Path, folder: Path, row: _Row | None, names: Mapping[str, str]) -> Clip:

@@ -5,6 +5,9 @@ It is published as videos; their sound has to be taken out first (`ffmpeg -i dia
 name: `train/train_splits`, `dev/dev_splits_complete`, `test/output_repeated_splits_test`. Doubles in the last, which
 are called `final_videos_test…`, aren't read. Apostrophes and dashes that are published as control characters (Windows'
 code page 1252 read as Latin-1) are put right.
+
+Not confirmed on a copy: the names of files, columns and labels, 48 kHz as the rate of the videos' sound, and that the
+three parts are the official split.
 """
 
 from __future__ import annotations

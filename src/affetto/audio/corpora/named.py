@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from affetto.audio.corpora.files import sound_files
+from affetto.audio.corpora.files import TextError, sound_files
 from affetto.audio.labels import LABELS, emotion_of
 from affetto.types import Clip, Problem
 
@@ -55,7 +55,12 @@ class NamedFiles:
                     if not self.is_other(path):
                         problems.append(Problem(where, "bad-row", f"the name isn't {self.LAYOUT}; rename or move it"))
                     continue
-                found = add_clip(clips, self.corpus, path, self.say(path, match), where)
+                try:
+                    said = self.say(path, match)
+                except TextError as error:
+                    problems.append(Problem(where, error.kind, str(error)))
+                    continue
+                found = add_clip(clips, self.corpus, path, said, where)
                 problems += [found] if found else []
         return list(clips.values()), problems
 

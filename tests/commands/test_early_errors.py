@@ -1,0 +1,166 @@
+"""What can be known before the work begins is told before it, and what failed at its end is in the exit status."""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from affetto import pipeline
+from affetto import run as road
+from affetto.audio.sound import write_sound
+from affetto.commands.options import FILES_FAILED
+from affetto.config import Config
+from affetto.errors import DataError
+from affetto.evaluate.results import write_results
+from evaluate_fakes import voice
+from result_samples import result
+
+Called = tuple[int, str, str]
+Affetto = Callable[..., Called]
+
+
+@pytest.fixture
+def nothing_is_prepared(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        pytest.fail("clips were prepared before")
+
+    monkeypatch.setattr(pipeline, "prepare_clips", fail)
+    monkeypatch.setattr(road, "prepare_clips", fail)
+
+
+@pytest.mark.parametrize("verb", ["train", "run"])
+@pytest.mark.parametrize(
+    ("setting", "told"), [("trackers: wandb", "'wandb' is not installed"), ("trackers: [x]", "accelerate knows no 'x'")]
+)
+def test_a_tracker_that_cannot_be_had_is_told_before_clips_are_prepared(
+    affetto: Affetto, tmp_path: Path, nothing_is_prepared: None, verb: str, setting: str, told: str  # noqa: ARG001
+) -> None:  # fmt: skip
+    (tmp_path / "settings.yaml").write_text(setting)
+    status, _, err = affetto(verb, "--config", "settings.yaml", "--emotion", "happy")
+    assert status == 1
+    assert told in err
+
+
+@pytest.mark.parametrize("verb", ["prepare", "train", "evaluate", "run"])
+def test_an_output_folder_that_cannot_be_made_is_told_before_clips_are_prepared(
+    affetto: Affetto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    monkeypatch.setattr(pipeline, "find_sources", lambda *_, **__: pytest.fail("clips were looked for before"))
+    (tmp_path / "file").write_text("x")
+    status, _, err = affetto(verb, "--output", "file/out", "--emotion", "happy")
+    assert status == 1
+    assert err.startswith("error: can't write file/out (Not a directory); name another place")
+
+
+def test_a_cache_that_cannot_be_made_is_told(affetto: Affetto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("x")
+    monkeypatch.setenv("AFFETTO_CACHE", str(tmp_path / "file"))
+    for verb in (("prepare", "--emotion", "happy"), ("speak", "hello")):
+        status, _, err = affetto(*verb)
+        assert status == 1
+        assert "set AFFETTO_CACHE to another place" in err
+        assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(("number", "status"), [(errno.ENOSPC, 1), (errno.EDQUOT, 1), (errno.ENOENT, None)])
+def test_a_full_disk_is_no_bug(
+    affetto: Affetto, monkeypatch: pytest.MonkeyPatch, number: int, status: int | None
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(number, "so it is", "a log")
+
+    monkeypatch.setattr(pipeline, "prepare_clips", fail)
+    if status is None:
+        with pytest.raises(OSError, match="so it is"):
+            affetto("prepare")
+    else:
+        found, _, err = affetto("prepare")
+        assert found == status
+        assert "so it is: 'a log'" in err
+
+
+def test_preparing_an_emotion_that_no_clip_has_says_so(
+    affetto: Affetto, tiny_base_folder: Path, tmp_path: Path
+) -> None:
+    for name in ("general/a", "general/b", "sad/a"):
+        path = tmp_path / "mine" / f"{name}.wav"
+        write_sound(path, voice(150, 0.8), 24_000)
+        path.with_suffix(".txt").write_text(f"the words {name}")
+    options = ("--base", tiny_base_folder, "--data", "mine")
+    status, _, err = affetto("prepare", *options, "-e", "happy", "-e", "sad")
+    assert status == 1
+    assert "clips ready: 2 general, 1 sad" in err
+    assert "no clip is labelled 'happy'" in err
+    assert "error: there is nothing to train happy on" in err
+    status, _, err = affetto("prepare", *options)
+    assert status == 0, "the configuration may name more than the data has"
+    assert "no clip is labelled 'happy'" in err
+    assert "no clip is labelled 'sad'" not in err
+    assert affetto("prepare", *options, "-e", "sad", "-e", "base")[0] == 0
+
+
+def test_broken_files_alone_are_shown_in_one_table(affetto: Affetto, tiny_base_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    for index in range(20):
+        (tmp_path / "mine" / f"{index:02d}.wav").write_bytes(b"")
+    status, _, err = affetto("prepare", "--base", tiny_base_folder, "--data", "mine", "--emotion", "happy")
+    assert status == 1
+    assert "20 empty" in err
+    assert all(f" mine-{index:02d} " in err for index in range(20))
+    assert "no usable clip in mine: 40 problems (table above)" in err, "of each, the sound and the text"
+
+
+def finish(output: Path, *emotions: str, num_failed: int) -> None:
+    """The results of emotions, of whose systems so many have a file that failed."""
+    for emotion in emotions:
+        document: Any = result()
+        for index, system in enumerate(document["systems"]):
+            if index >= num_failed:
+                system["files"][0]["error"], system["num_failed"] = None, 0
+        write_results(output / "evaluation_results" / f"{emotion}_results.json", document)
+
+
+def test_files_that_failed_are_told_at_the_end_of_a_run_and_are_its_exit_status(
+    affetto: Affetto, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(road, "prepare_clips", lambda *_, **__: None)
+    trained = [tmp_path / "emotion_models" / name for name in ("happy", "sad")]
+    monkeypatch.setattr(road, "train_emotions", lambda *_, **__: trained)
+    monkeypatch.setattr(road, "_conclude", lambda *_, **__: None)
+    monkeypatch.setattr(road, "_compare", lambda *_, **__: None)
+    (tmp_path / "settings.yaml").write_text("trackers: []")
+    options = ("--config", "settings.yaml", "--output", tmp_path, "-e", "happy", "-e", "sad", "--jobs", 1)
+    finish(tmp_path, "happy", "sad", num_failed=0)
+    assert affetto("run", *options)[0] == 0
+    finish(tmp_path, "happy", num_failed=2)
+    status, _, err = affetto("run", *options)
+    assert status == FILES_FAILED
+    failed = [line for line in err.splitlines() if line.startswith("failed: ")]
+    assert failed == [f"failed: {name}: a.wav: a.wav of {name} is broken" for name in ("base", "happy")]
+    (tmp_path / "settings.yaml").write_text("{trackers: [], forgetting_budget: 0.01}")
+    budget = {"budget": 0.01, "kl": 0.02, "met": False}
+    for folder in trained:
+        (folder / "best").mkdir(parents=True)
+        facts = {"emotion": folder.name, "recommended_intensity": 0.25, "forgetting_budget": budget}
+        (folder / "best" / "affetto.json").write_text(json.dumps(facts))
+    status, _, err = affetto("run", *options)
+    assert status == 3, "the budget comes first"
+    assert "failed: base: a.wav" in err
+
+
+@pytest.mark.parametrize(("content", "told"), [('{"emotion": "hap', "can't read"), ("{}", "doesn't say what was")])
+def test_a_damaged_adapter_is_told_by_its_report(tmp_path: Path, content: str, told: str) -> None:
+    finish(tmp_path, "happy", num_failed=0)
+    facts = tmp_path / "emotion_models" / "happy" / "best" / "affetto.json"
+    facts.parent.mkdir(parents=True)
+    facts.write_text(content)
+    with pytest.raises(DataError, match=r"affetto\.json.*train it again") as caught:
+        pipeline.report(Config(output_dir=tmp_path), "happy")
+    assert told in str(caught.value)
+    with pytest.raises(DataError, match=r"affetto\.json"):
+        pipeline.unmet_budgets(Config(output_dir=tmp_path, forgetting_budget=0.01), ["happy"])
