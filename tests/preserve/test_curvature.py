@@ -312,8 +312,9 @@ def test_positions_that_cancel_out_are_seen_by_the_exact_diagonal_alone() -> Non
     for curvature in (exact, independent, factored):
         curvature.update("one", ["a"], [a_PI], [g_PO])
         curvature.num_codes = 1
-    assert exact.form([factors()[0]]).item() == 0.0
-    assert factored.form([factors()[0]]).item() == 0.0
+    # Not 0 to the bit: some processors round the sum of both in another order.
+    assert exact.form([factors()[0]]).item() == pytest.approx(0.0, abs=1e-9)
+    assert factored.form([factors()[0]]).item() == pytest.approx(0.0, abs=1e-9)
     assert independent.form([factors()[0]]).item() > 0.1
 
 

@@ -50,7 +50,7 @@ def test_pitfall_22_adapters_trained_together_equal_those_trained_alone(
         for found, wanted in zip(results(folder)[:2], results(expected)[:2], strict=True):
             assert found.keys() == wanted.keys()
             for name, tensor in wanted.items():
-                torch.testing.assert_close(found[name], tensor, rtol=2e-3, atol=2e-6, msg=lambda m, n=name: f"{n}: {m}")
+                torch.testing.assert_close(found[name], tensor, rtol=2e-3, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
         told, wanted_log = read_log(folder / "training_log.jsonl"), read_log(expected / "training_log.jsonl")
         assert [row["step"] for row in told] == [row["step"] for row in wanted_log]
         for row, other in zip(told, wanted_log, strict=True):
