@@ -84,3 +84,12 @@ def reseeded_result() -> dict[str, Any]:
         "flips_lost": compared(0.025, 0.004, 0.13),
     }})  # fmt: skip
     return document
+
+
+def run_of(emotion: str) -> dict[str, Any]:
+    """A run's results, of another emotion."""
+    document = result() | {"emotion": emotion}
+    document["systems"][1]["name"] = emotion
+    for comparison in document["comparisons"]:
+        comparison["system"] = emotion
+    return document

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +16,7 @@ from affetto.report.canvas import MARKERS, NUM_SYSTEM_COLOURS, look, marker, sys
 from affetto.report.comparison_page import write_comparison
 from affetto.report.run_page import write_report
 from affetto.report.systems import read_entries
-from result_samples import result
+from result_samples import run_of
 
 CSS = (Path(affetto.report.__file__).parent / "templates" / "report.css").read_text(encoding="utf-8")
 APART = 0.1
@@ -78,22 +77,14 @@ def test_six_runs_have_six_adapters_and_one_colour_for_bases_and_one_for_recordi
     assert len({(system_colour(number), marker(number)) for number in numbers.values()}) == len(roles)
 
 
-def emotion_of(name: str) -> dict[str, Any]:
-    document = result() | {"emotion": name}
-    document["systems"][1]["name"] = name
-    for comparison in document["comparisons"]:
-        comparison["system"] = name
-    return document
-
-
 def test_the_pages_use_them(tmp_path: Path) -> None:
     names = ["happy", "sad", "angry", "fearful", "surprised", "neutral"]
     for name in names:
-        write_json(tmp_path / f"{name}_results.json", emotion_of(name))
+        write_json(tmp_path / f"{name}_results.json", run_of(name))
     entries = read_entries([str(tmp_path / f"{name}_results.json") for name in names])
     comparison = write_comparison(tmp_path / "page.html", entries).read_text(encoding="utf-8")
     run = write_report(
-        tmp_path / "report.html", [emotion_of(name) for name in names], title="x", audio=[], training_log=None, facts={}
+        tmp_path / "report.html", [run_of(name) for name in names], title="x", audio=[], training_log=None, facts={}
     ).read_text(encoding="utf-8")
     for text in (comparison, run):
         swatches = dict(re.findall(r'<span class="swatch (s\d m\d)" aria-hidden="true"></span>([\w: ]+)', text)[::-1])

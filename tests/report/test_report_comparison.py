@@ -6,7 +6,6 @@ import copy
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +25,7 @@ from affetto.report.matrices import matrices
 from affetto.report.systems import find_entry, judge_marks, read_entries
 from browser import chromium, complaints
 from evaluate_fakes import PitchJudge, fake_judges, voice
-from result_samples import reseeded_result, result
+from result_samples import reseeded_result, result, run_of
 
 NUM_TEXTS = 24
 
@@ -42,15 +41,6 @@ def sounds(folder: Path, f0_hz: float, *, texts: bool = True, count: int = NUM_T
         if texts:
             (folder / f"{index:02d}.txt").write_text(f"Sentence number {index}, please.")
     return folder
-
-
-def run_of(emotion: str) -> dict[str, Any]:
-    """A run's results, of another emotion."""
-    document = result() | {"emotion": emotion}
-    document["systems"][1]["name"] = emotion
-    for comparison in document["comparisons"]:
-        comparison["system"] = emotion
-    return document
 
 
 @pytest.fixture(scope="module")

@@ -202,12 +202,9 @@ def _shares(choices: Sequence[str], prompts: Sequence[str], labels: Sequence[str
 
 def _flips(pairs: Sequence[tuple[FileRow, FileRow]]) -> dict[str, ComparedMetric]:
     """Pairs that one side alone made understood, as shares of all pairs, with Wilson's intervals."""
-    sides = {
-        index: (ours["values"].get("intelligible"), theirs["values"].get("intelligible"))
-        for index, (ours, theirs) in enumerate(pairs)
-    }
-    prompts = [_prompt_of(pairs[index][1]) for index, side in sides.items() if None not in side]
-    known = [side for side in sides.values() if None not in side]
+    heard = [tuple(row["values"].get("intelligible") for row in pair) for pair in pairs]
+    known = [side for side in heard if None not in side]
+    prompts = [_prompt_of(theirs) for (_, theirs), side in zip(pairs, heard, strict=True) if None not in side]
     counted = {"flips_lost": [side == (0, 1) for side in known], "flips_gained": [side == (1, 0) for side in known]}
     return {
         name: ComparedMetric(

@@ -13,7 +13,7 @@ from affetto.evaluate.summary import MARGINS, METRICS, compare
 from affetto.report.measures import ABSENT, MEASURES, Measure, Scale, scale_of
 from affetto.report.systems import Entry, Marks, kind_of
 from affetto.report.tables import Value, show_comparison
-from affetto.report.text import latex_grid, markdown_grid
+from affetto.report.text import TextTable
 
 Key = tuple[str | None, str | None, int | None]
 
@@ -39,7 +39,7 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class DifferenceTable:
+class DifferenceTable(TextTable):
     """All differences; what is measured on request has a column only where somebody has a number."""
 
     rows: tuple[Difference, ...]
@@ -53,14 +53,6 @@ class DifferenceTable:
         """The row's values, one for each column."""
         return [value for name, value in zip(DIFFERED, row.values, strict=True) if name in self._shown]
 
-    def markdown(self) -> str:
-        """The table in Markdown."""
-        return markdown_grid(*self._as_text())
-
-    def latex(self) -> str:
-        """The table in LaTeX."""
-        return latex_grid(*self._as_text())
-
     @property
     def _shown(self) -> dict[str, Measure]:
         known = {
@@ -71,7 +63,8 @@ class DifferenceTable:
         }
         return {name: one for name, one in DIFFERED.items() if not one.is_on_request or name in known}
 
-    def _as_text(self) -> tuple[list[str], list[list[str]], list[str]]:
+    def as_text(self) -> tuple[list[str], list[list[str]], list[str]]:
+        """See `TextTable`."""
         reasons = (value.reason for row in self.rows for value in self.values(row) if value.reason)
         notes = {reason: number for number, reason in enumerate(dict.fromkeys(reasons), 1)}
         rows = [[_title(row), row.pairs, *(_one_line(value, notes) for value in self.values(row))] for row in self.rows]

@@ -20,7 +20,7 @@ from affetto.report.measures import (
 )
 from affetto.report.systems import Entry, Marks, kind_of
 from affetto.report.tables import NOT_MEASURED
-from affetto.report.text import latex_grid, markdown_grid
+from affetto.report.text import TextTable
 
 _RETENTION = ("delta_nll", "kl")
 """Measured between an adapter and its base, so they are the adapter's."""
@@ -57,7 +57,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Grid:
+class Grid(TextTable):
     """A table."""
 
     title: str
@@ -77,15 +77,8 @@ class Grid:
         reasons = dict.fromkeys(cell.reason for row in self.rows for cell in row if cell.reason)
         return {reason: number for number, reason in enumerate(reasons, 1)}
 
-    def markdown(self) -> str:
-        """The table in Markdown."""
-        return markdown_grid(*self._as_text())
-
-    def latex(self) -> str:
-        """The table in LaTeX."""
-        return latex_grid(*self._as_text())
-
-    def _as_text(self) -> tuple[list[str], list[list[str]], list[str]]:
+    def as_text(self) -> tuple[list[str], list[list[str]], list[str]]:
+        """See `TextTable`."""
         notes = self.notes
         rows = [
             [name if n is None else f"{name} (n={n})", *(_one_line(cell, n, notes) for cell in row)]

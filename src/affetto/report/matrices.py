@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from affetto.report.systems import Entry, Marks
-from affetto.report.text import latex_grid, markdown_grid
+from affetto.report.text import TextTable
 
 _GROUPS = {"base": "base models", "adapter": "adapters", "real": "recordings", "files": "sound files"}
 
@@ -22,7 +22,7 @@ class MatrixRow:
 
 
 @dataclass(frozen=True)
-class Matrix:
+class Matrix(TextTable):
     """Confusion of systems that one judge heard."""
 
     title: str
@@ -30,15 +30,8 @@ class Matrix:
     labels: tuple[str, ...]
     rows: tuple[MatrixRow, ...]
 
-    def markdown(self) -> str:
-        """The table in Markdown."""
-        return markdown_grid(*self._as_text())
-
-    def latex(self) -> str:
-        """The table in LaTeX."""
-        return latex_grid(*self._as_text())
-
-    def _as_text(self) -> tuple[list[str], list[list[str]], list[str]]:
+    def as_text(self) -> tuple[list[str], list[list[str]], list[str]]:
+        """See `TextTable`."""
         rows = [[row.name, *(f"{100 * share:.0f}" for share, _, _ in row.cells), str(row.total)] for row in self.rows]
         return ["Heard as (%)", *self.labels, "n"], rows, []
 

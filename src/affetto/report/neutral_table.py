@@ -9,7 +9,7 @@ from typing import Any
 from affetto.metrics.statistics import MIN_PAIRS
 from affetto.report.measures import ABSENT, measure_of
 from affetto.report.tables import Value, show_difference
-from affetto.report.text import latex_grid, markdown_grid
+from affetto.report.text import TextTable
 
 UNKNOWN = "unknown"
 _NO_DIRECTION = "no direction is agreed on for this emotion"
@@ -43,7 +43,7 @@ class Moved:
 
 
 @dataclass(frozen=True)
-class NeutralTable:
+class NeutralTable(TextTable):
     """A row per feature, by system and what it was held against."""
 
     rows: tuple[Moved, ...]
@@ -60,15 +60,8 @@ class NeutralTable:
         pairs = dict.fromkeys((row.system, row.against) for row in self.rows)
         return [(*pair, [row for row in self.rows if (row.system, row.against) == pair]) for pair in pairs]
 
-    def markdown(self) -> str:
-        """The table in Markdown."""
-        return markdown_grid(*self._as_text())
-
-    def latex(self) -> str:
-        """The table in LaTeX."""
-        return latex_grid(*self._as_text())
-
-    def _as_text(self) -> tuple[list[str], list[list[str]], list[str]]:
+    def as_text(self) -> tuple[list[str], list[list[str]], list[str]]:
+        """See `TextTable`."""
         notes = self.notes
         rows = [
             [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 _LATEX = {
@@ -25,7 +26,7 @@ def latex_row(cells: Sequence[str]) -> str:
     return " & ".join(map(latex_cell, cells)) + r" \\"
 
 
-def markdown_grid(head: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str]) -> str:
+def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str]) -> str:
     """A Markdown table with `notes`, numbered from 1, below it."""
     lines = ["| " + " | ".join(map(markdown_cell, row)) + " |" for row in (head, *rows)]
     lines.insert(1, "| " + " | ".join(["---", *("---:" for _ in head[1:])]) + " |")
@@ -33,8 +34,24 @@ def markdown_grid(head: Sequence[str], rows: Sequence[Sequence[str]], notes: Seq
     return "\n".join([*lines, "", *below]).rstrip() + "\n"
 
 
-def latex_grid(head: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str]) -> str:
+def _latex(head: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str]) -> str:
     """A LaTeX tabular (booktabs) with `notes`, numbered from 1, as comments below it."""
     lines = [r"\begin{tabular}{l" + "r" * (len(head) - 1) + "}", r"\toprule", latex_row(head), r"\midrule"]
     below = [rf"% [{number}] {' '.join(note.split())}" for number, note in enumerate(notes, 1)]
     return "\n".join([*lines, *map(latex_row, rows), r"\bottomrule", r"\end{tabular}", *below]) + "\n"
+
+
+class TextTable(ABC):
+    """A table that a page's buttons copy."""
+
+    @abstractmethod
+    def as_text(self) -> tuple[Sequence[str], Sequence[Sequence[str]], Sequence[str]]:
+        """Its head, its rows, and the notes below it, numbered from 1."""
+
+    def markdown(self) -> str:
+        """The table in Markdown."""
+        return _markdown(*self.as_text())
+
+    def latex(self) -> str:
+        """The table in LaTeX."""
+        return _latex(*self.as_text())
