@@ -203,6 +203,8 @@ WRONG = [
     ("temperature: 0", "temperature", "greater than 0"),
     ("distill_on: all", "distill_on", "'rehearsal'"),
     ("general: self\ndistill_on: emotion", "distill_on", "rehearsal or both where general is self"),
+    ("distill_on: emotion", "distill_on", "distillation_alpha below 1"),
+    ("distill_on: both", "distill_on", "distillation_alpha below 1"),
     ("teacher_frames_share: 0", "teacher_frames_share", "greater than 0"),
     ("teacher_frames_share: 1.5", "teacher_frames_share", "less than or equal to 1"),
     ("rehearsal_buffer_size: -3", "rehearsal_buffer_size", "greater than or equal to 0"),
@@ -212,9 +214,17 @@ WRONG = [
     ("forgetting_budget: true", "forgetting_budget", "must be a number"),
     ("forgetting_budget: 0.01\nreplay_ratio: 0", "forgetting_budget", "set replay_ratio (0.5, say)"),
     ("forgetting_budget: 0.01\nrehearsal_buffer_size: 0", "forgetting_budget", "rehearsal_buffer_size above 0"),
-    ("forgetting_budget: 0.01\ndistill_on: emotion", "forgetting_budget", "set distill_on to rehearsal"),
+    (
+        "forgetting_budget: 0.01\ndistill_on: emotion\ndistillation_alpha: 0.5",
+        "forgetting_budget",
+        "set distill_on to rehearsal",
+    ),
     ("forgetting_budget: 0.01\ndistillation_alpha: 0", "forgetting_budget", "set distillation_alpha above 0"),
-    ("forgetting_budget: 0.01\ndistill_on: both", "forgetting_budget", "set distill_on to rehearsal"),
+    (
+        "forgetting_budget: 0.01\ndistill_on: both\ndistillation_alpha: 0.5",
+        "forgetting_budget",
+        "set distill_on to rehearsal",
+    ),
     ("learning_rate: 0", "learning_rate", "greater than 0"),
     ("learning_rate: fast", "learning_rate", "valid number"),
     ("learning_rate: yes", "learning_rate", "must be a number"),
@@ -258,7 +268,9 @@ def test_wrong_values_are_told_with_their_key(tmp_path: Path, text: str, key: st
 
 def test_a_budget_may_be_given_or_left_empty(tmp_path: Path) -> None:
     assert load_config(write(tmp_path, "forgetting_budget: 0.01")).forgetting_budget == 0.01
-    empty = load_config(write(tmp_path, "forgetting_budget:\nreplay_ratio: 0\ndistill_on: emotion"))
+    empty = load_config(
+        write(tmp_path, "forgetting_budget:\nreplay_ratio: 0\ndistillation_alpha: 0.5\ndistill_on: emotion")
+    )
     assert empty.forgetting_budget is None
 
 

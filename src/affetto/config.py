@@ -159,6 +159,11 @@ class Config(BaseModel):
             raise ValueError(
                 "it must be rehearsal or both where general is self: the base's own samples teach nothing but the KL"
             )
+        if distill_on != "rehearsal" and info.data.get("distillation_alpha") == 1:
+            raise ValueError(
+                "with distillation_alpha 1 the emotion's clips would teach nothing but to stay the base: set "
+                "distillation_alpha below 1 (0.5, say), or distill_on to rehearsal"
+            )
         return distill_on
 
     @field_validator("first_codebook_weight")

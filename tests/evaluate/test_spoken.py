@@ -2,11 +2,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from affetto.audio.sound import write_sound
+from affetto.evaluate.speaking import Studio
 from affetto.evaluate.spoken import NOTE, note_spoken, read_spoken, speech_key
+from affetto.model.batch import Turn
 from affetto.speak.generation import Request
 from evaluate_fakes import voice
 
@@ -35,6 +41,24 @@ def test_other_requests_made_something_else(folder: Path, changes: dict[str, obj
 
 def test_so_did_other_weights(folder: Path) -> None:
     assert read_spoken(folder, speech_key(REQUESTS, "base", "other adapter")) is None
+
+
+def test_so_did_another_precision_or_device(tmp_path: Path) -> None:
+    def key(answers_hash: str, device: str) -> str:
+        base = SimpleNamespace(folder=tmp_path, answers_hash=answers_hash, device=torch.device(device))
+        voice: Any = SimpleNamespace(base=base)
+        return speech_key(REQUESTS, *Studio.of(voice, tmp_path, tmp_path, temperature=0.6, resume=True).made_by)
+
+    assert len({key("base", "cpu"), key("base/bf16", "cpu"), key("base", "cuda")}) == 3
+
+
+def test_so_did_another_context_of_the_same_length() -> None:
+    def after(*code: int) -> str:
+        turn = Turn((1, 2), np.array([code]))
+        return speech_key([replace(REQUESTS[0], context=(turn,)), REQUESTS[1]], "base", "adapter")
+
+    assert after(3, 4) == after(3, 4)
+    assert len({after(3, 4), after(3, 5), speech_key(REQUESTS, "base", "adapter")}) == 3
 
 
 def test_files_that_changed_or_went_are_not_what_was_spoken(folder: Path) -> None:

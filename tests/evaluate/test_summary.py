@@ -10,9 +10,11 @@ import pytest
 from scipy import stats
 
 from affetto.errors import DataError
-from affetto.evaluate.results import VALUE_NAMES, FileRow
+from affetto.evaluate.results import VALUE_NAMES, FileRow, to_metric
 from affetto.evaluate.summary import MARGINS, METRICS, build_system, compare, summarise
 from affetto.judges.choice import Judges
+from affetto.metrics import emotion
+from affetto.metrics.statistics import wilson_interval
 from evaluate_fakes import PitchJudge, PitchWords
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "evaluation.md"
@@ -46,6 +48,21 @@ def test_recall_has_wilsons_interval_and_posterior_a_mean() -> None:
         "reason": None,
     }  # fmt: skip
     assert metrics["posterior"]["value"] == pytest.approx(0.45)
+
+
+def test_files_that_share_prompts_tell_less_whoever_counts_them() -> None:
+    """A run's summary and the metric on its own give the same estimates of the same files."""
+    posteriors_NL = np.random.default_rng(0).dirichlet([1, 1], size=24)
+    texts = [f"text {index % 4}" for index in range(24)]
+    rows = [
+        row(index, recall=int(happy > sad), posterior=float(happy)) | {"text": text}
+        for index, ((sad, happy), text) in enumerate(zip(posteriors_NL, texts, strict=True))
+    ]
+    metrics, alone = summarise(rows, JUDGES), emotion.evaluate(posteriors_NL, ("sad", "happy"), "happy", texts)  # type: ignore[arg-type]
+    for name in ("recall", "posterior"):
+        assert metrics[name] == to_metric(alone[name], "share")
+    low, high = wilson_interval(sum(happy > sad for sad, happy in posteriors_NL), 24)
+    assert (metrics["recall"]["high"] or 0) - (metrics["recall"]["low"] or 1) > high - low
 
 
 def test_pitfall_27_wer_is_the_corpus_rate() -> None:

@@ -162,6 +162,18 @@ def test_positions_without_gradient_are_padding(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ALL)
+def test_a_layer_that_hears_nothing_costs_nothing(name: str) -> None:
+    """Zero gradients throughout; rank1 divides by their sum."""
+    curvature = CURVATURES[name]()
+    for site, (out, into) in SITES.items():
+        curvature.update(site, ["a"], [torch.ones(3, into)], [torch.zeros(3, out)])
+    curvature.num_codes, curvature.num_clips = NUM_CODES, 1
+    for scale in (1e-3, 2.0, 100.0):
+        changes = [(site, a_RI.float(), b_OR.float(), scale) for site, a_RI, b_OR, _ in factors()]
+        assert curvature.form(changes).item() == 0.0
+
+
+@pytest.mark.parametrize("name", ALL)
 def test_an_untouched_adapter_costs_nothing(name: str) -> None:
     a_RI, b_OR = draw(RANK, 4).float().requires_grad_(), torch.zeros(5, RANK, requires_grad=True)
     penalty = ewc_penalty(fed(CURVATURES[name]()), [("one", a_RI, b_OR, 2.0)])

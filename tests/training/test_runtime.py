@@ -8,13 +8,23 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 from training_helpers import Alone, Group, Member, read_scalars
 
 from affetto.config import Config
 from affetto.errors import ConfigError, MissingDependencyError
 from affetto.training import runtime
-from affetto.training.runtime import Stop, accelerated, check_installed, peak_memory_mib, stop_signals, timed
+from affetto.training.runtime import (
+    Stop,
+    accelerated,
+    check_installed,
+    peak_memory_mib,
+    reset_peak_memory,
+    resident_bytes,
+    stop_signals,
+    timed,
+)
 
 
 def test_a_first_signal_asks_and_a_second_acts() -> None:
@@ -150,3 +160,12 @@ def test_clocks_and_memory() -> None:
         pass
     assert 0 <= timings["nothing"] < 5
     assert 10 < peak_memory_mib() < 1e6
+
+
+def test_the_peak_is_that_of_the_run_and_not_of_what_came_before() -> None:
+    before = resident_bytes() / 2**20
+    held = np.ones(400 * 2**17)  # 400 MiB of float64
+    assert peak_memory_mib() > before + 300
+    del held
+    reset_peak_memory()
+    assert peak_memory_mib() < before + 200

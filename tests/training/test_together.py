@@ -24,7 +24,7 @@ from affetto.training import loop
 from affetto.training.expressive import own_gate
 from affetto.training.log import read_log
 from affetto.training.loop import train, train_together
-from affetto.training.run import check_scaling
+from affetto.training.run import check_together
 from affetto.training.streams import build_streams
 
 Make = Callable[..., Config]
@@ -74,13 +74,21 @@ def test_a_run_of_several_goes_on_where_it_stopped(
         assert_equal_runs(folder, wanted)
 
 
-def test_half_precision_with_loss_scaling_trains_one_at_a_time() -> None:
-    class Scaled:
-        scaler = object()
+@pytest.mark.parametrize(
+    ("changes", "scaler", "cause"), [({}, object(), "precision fp16"), ({"adapter_dropout": 0.1}, None, "dropout")]
+)
+def test_what_would_couple_adapters_trains_one_at_a_time(
+    config_of: Make, changes: dict[str, Any], scaler: Any, cause: str
+) -> None:
+    class Accelerator:
+        pass
 
-    with pytest.raises(ConfigError, match="one emotion at a time"):
-        check_scaling(Scaled(), EMOTIONS)
-    check_scaling(Scaled(), EMOTIONS[:1])
+    accelerator = Accelerator()
+    accelerator.scaler = scaler  # type: ignore[attr-defined]
+    config = config_of("coupled", **changes)
+    with pytest.raises(ConfigError, match=f"{cause}.* one emotion at a time"):
+        check_together(config, accelerator, EMOTIONS)
+    check_together(config, accelerator, EMOTIONS[:1])
 
 
 def test_trackers_tell_runs_apart(config_of: Make, prepared: Prepared) -> None:

@@ -139,6 +139,7 @@ def test_recommended_intensity_with_a_budget_is_the_largest_inside() -> None:
 CURVES: dict[str, Callable[[float], float]] = {
     "square": lambda s: 0.02 * s**2, "gentle": lambda s: 0.02 * s**0.7, "steep": lambda s: 0.02 * s**6,
     "wall": lambda s: 0.001 * s if s < 0.8 else 5.0, "late": lambda s: max(0.0, s - 0.6) ** 2,
+    "rounded below zero": lambda s: 0.02 * s**2 - 1e-6,
 }  # fmt: skip
 
 
@@ -154,7 +155,7 @@ def test_the_largest_intensity_inside_a_budget_is_found(curve: str, budget: floa
         return CURVES[curve](intensity)
 
     intensity, kl = fit_intensity(kl_at, budget, {s: CURVES[curve](s) for s in start})
-    assert kl == CURVES[curve](intensity) <= budget
+    assert kl == max(CURVES[curve](intensity), 0.0) <= budget
     assert intensity <= INTENSITIES[-1]
     largest = max(s for s in np.arange(0, 1.5001, 0.0005) if CURVES[curve](s) <= budget)
     assert kl >= 0.98 * budget or intensity >= largest - 0.002

@@ -3,7 +3,8 @@
 Recall of a class has Wilson's interval, and two things that it must beat before the judge may score that class: chance
 (one over the judge's number of classes) and the judge's own false alarms (how often it says so of recordings of other
 classes), because a judge that calls everything sad recalls every sad clip. Classes that the judge lacks are listed and
-never mapped. Word error rates are per corpus, bootstrapped over speakers where there are several, else over texts.
+never mapped. Word error rates and mean scores are per corpus. Intervals take speakers as independent where there are
+several, else texts.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from affetto.evaluate.judge_facts import judge_facts
 from affetto.evaluate.results import FileRow, to_metric
 from affetto.evaluate.scoring import Item, score_files
 from affetto.evaluate.similarity import Embedded, embed_files
-from affetto.evaluate.summary import summarise
-from affetto.evaluate.voice_calibration import tell_voices
+from affetto.evaluate.summary import measures
+from affetto.evaluate.voice_calibration import above_chance, tell_voices
 from affetto.files import write_json
 from affetto.judges.choice import Judges
 from affetto.judges.kinds import VoiceJudge
@@ -64,7 +65,7 @@ def calibrate_judges(
         "left_out": [f"{problem.where}: {problem.message}" for problem in problems if problem.kind != _KEPT],
         "emotion": _emotion(chosen, rows, judges),
         "words": _words(chosen, rows) if judges.words else None,
-        "quality": _quality(chosen, rows, judges) if judges.quality else None,
+        "quality": _quality(chosen, rows) if judges.quality else None,
         "voice": _voices(chosen, rows, judges.voice) if judges.voice else None,
         "dimensions": _dimensions(chosen, rows) if judges.dimensions else None,
         "files": [
@@ -83,13 +84,10 @@ def verdict(
 
     These may be no more than `MOST_FALSE_ALARMS`. Under `statistics.MIN_PAIRS` recordings it isn't decided.
     """
-    if recall.low is None:
-        return None, recall.reason
-    if recall.n < statistics.MIN_PAIRS:
-        return None, f"{recall.n} recordings are too few for a verdict (at least {statistics.MIN_PAIRS})"
-    if recall.low <= chance:
-        return "no", f"the interval doesn't lie above chance ({chance:.0%})"
-    if false_alarms is not None and (recall.low <= false_alarms or false_alarms > MOST_FALSE_ALARMS):
+    answer, reason = above_chance(recall, chance)
+    if answer != "yes" or false_alarms is None or recall.low is None:
+        return answer, reason
+    if recall.low <= false_alarms or false_alarms > MOST_FALSE_ALARMS:
         return "no", f"it says so of {false_alarms:.0%} of the others as well"
     return "yes", None
 
@@ -140,7 +138,7 @@ def _emotion(clips: Sequence[Clip], rows: Sequence[FileRow], judges: Judges) -> 
     labels = judges.emotion.labels
     chance = 1 / len(labels)
     heard = [
-        (clip.emotion, str(row["values"]["first_choice"]))
+        (clip.emotion, str(row["values"]["first_choice"]), row)
         for clip, row in zip(clips, rows, strict=True)
         if row["values"]["first_choice"] is not None
     ]
@@ -149,9 +147,10 @@ def _emotion(clips: Sequence[Clip], rows: Sequence[FileRow], judges: Judges) -> 
         if emotion not in labels:
             lacking[emotion] = sum(clip.emotion == emotion for clip in clips)
             continue
-        own = [choice for truth, choice in heard if truth == emotion]
-        others = [choice == emotion for truth, choice in heard if truth != emotion]
-        recall = statistics.share([choice == emotion for choice in own])
+        own = [choice for truth, choice, _ in heard if truth == emotion]
+        others = [choice == emotion for truth, choice, _ in heard if truth != emotion]
+        clusters = _resampled([row for truth, _, row in heard if truth == emotion])
+        recall = statistics.share([choice == emotion for choice in own], clusters)
         alarms = sum(others) / len(others) if others else None
         answer, reason = verdict(recall, alarms, chance)
         classes[emotion] = {
@@ -168,18 +167,22 @@ def _by_corpus(clips: Sequence[Clip], rows: Sequence[FileRow]) -> dict[str, list
     return found
 
 
+def _resampled(rows: Sequence[FileRow]) -> list[str]:
+    """What intervals take as independent: speakers where there are several, else texts."""
+    speakers = [str(row["speaker"]) for row in rows]
+    return speakers if len(set(speakers)) > 1 else [str(row["text"]) for row in rows]
+
+
 def _words(clips: Sequence[Clip], rows: Sequence[FileRow]) -> dict[str, Any]:
     found = {}
     for corpus, chosen in _by_corpus(clips, rows).items():
         known = [row for row in chosen if row["values"]["num_words"] is not None]
-        speakers = [str(row["speaker"]) for row in known]
-        clusters = speakers if len(set(speakers)) > 1 else [str(row["text"]) for row in known]
         found[corpus] = {
             name: to_metric(
                 statistics.bootstrap_ratio(
                     [float(row["values"][top] or 0) for row in known],
                     [float(row["values"][bottom] or 0) for row in known],
-                    clusters,
+                    _resampled(known),
                     is_count=True,
                 ),
                 "share",
@@ -202,16 +205,18 @@ def _voices(clips: Sequence[Clip], rows: Sequence[FileRow], judge: VoiceJudge) -
     return {corpus: tell_voices(embedded) for corpus, embedded in found.items()}
 
 
-def _quality(clips: Sequence[Clip], rows: Sequence[FileRow], judges: Judges) -> dict[str, Any]:
+def _quality(clips: Sequence[Clip], rows: Sequence[FileRow]) -> dict[str, Any]:
     """Every score's mean on real speech: what a system's score is to be seen beside."""
-    return {
-        corpus: {
-            name: metric
-            for name, metric in summarise(chosen, judges).items()
-            if name.startswith("mos_") and metric["value"] is not None
-        }
-        for corpus, chosen in _by_corpus(clips, rows).items()
-    }
+    units = {name: measure.unit for name, measure in measures(rows).items() if measure.source == "quality"}
+    found: dict[str, Any] = {}
+    for corpus, chosen in _by_corpus(clips, rows).items():
+        found[corpus] = {}
+        for name, unit in units.items():
+            known = [row for row in chosen if row["values"].get(name) is not None]
+            if known:
+                scores = [float(row["values"][name] or 0) for row in known]
+                found[corpus][name] = to_metric(statistics.bootstrap_mean(scores, _resampled(known)), unit)
+    return found
 
 
 def _dimensions(clips: Sequence[Clip], rows: Sequence[FileRow]) -> dict[str, Any]:

@@ -31,14 +31,15 @@ class Studio:
     temperature: float
     resume: bool
     """Take up what was spoken before by the same weights."""
-    weights: tuple[str, ...]
-    """Hashes of base, codec and adapter."""
+    made_by: tuple[str, ...]
+    """Hashes of base, codec and adapter, and the device: what sounds depend on beside the requests."""
 
     @classmethod
     def of(cls, voice: Voice, adapter: Path, output_dir: Path, *, temperature: float, resume: bool) -> Studio:
         """The studio of a voice that has loaded the adapter of the folder `adapter`."""
         codec, own = hash_folder(voice.base.folder, ("codec.*",)), hash_folder(adapter, ("*.safetensors",))
-        return cls(voice, output_dir, temperature, resume, (voice.base.hash, codec, own))
+        made_by = (voice.base.answers_hash, codec, own, voice.base.device.type)
+        return cls(voice, output_dir, temperature, resume, made_by)
 
     def folder(self, name: str) -> Path:
         """Of the sounds of that name."""
@@ -54,7 +55,7 @@ class Studio:
         """
         folder = self.folder(name)
         requests = ask(self.voice, sentences, emotion, intensity=intensity, temperature=self.temperature, cued=cued)
-        key = speech_key(requests, *self.weights)
+        key = speech_key(requests, *self.made_by)
         hit_caps = read_spoken(folder, key) if self.resume else None
         if hit_caps is None:
             shutil.rmtree(folder, ignore_errors=True)

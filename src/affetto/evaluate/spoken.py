@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from affetto.files import hash_file, hash_text, read_json, write_json
+from affetto.files import hash_bytes, hash_file, hash_text, read_json, write_json
+from affetto.model.batch import turn_bytes
 from affetto.provenance import versions
 from affetto.speak.generation import Request
 
 NOTE = "spoken.json"
 
 
-def speech_key(requests: Sequence[Request], *weights: str) -> str:
-    """What the sounds of `requests` depend on, as one hash; `weights` are hashes of base, codec and adapter."""
-    asked = [{**asdict(request), "context": len(request.context)} for request in requests]
-    return hash_text(*weights, json.dumps([asked, versions()], sort_keys=True))
+def speech_key(requests: Sequence[Request], *made_by: str) -> str:
+    """What the sounds of `requests` depend on, as one hash.
+
+    `made_by` are hashes of base (`Base.answers_hash`, which knows the precision), codec and adapter, and the device.
+    """
+    asked = [
+        {**asdict(replace(request, context=())), "context": hash_bytes(*turn_bytes(request.context))}
+        for request in requests
+    ]
+    return hash_text(*made_by, json.dumps([asked, versions()], sort_keys=True))
 
 
 def note_spoken(folder: Path, key: str, hit_caps: Mapping[str, bool]) -> None:

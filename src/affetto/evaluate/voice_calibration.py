@@ -42,9 +42,9 @@ def tell_voices(embedded: Sequence[Embedded]) -> dict[str, Any]:
     is_own_NS = np.arange(len(speakers))[None] == own_N[:, None]
     own, others = likeness_NS[is_own_NS], likeness_NS[~is_own_NS]
     clusters = [speakers[index] for index in own_N]
-    named = statistics.share((likeness_NS.argmax(axis=1) == own_N).tolist())
+    named = statistics.share((likeness_NS.argmax(axis=1) == own_N).tolist(), clusters)
     chance = 1 / len(speakers)
-    told, why_not = _verdict(named, chance)
+    told, why_not = above_chance(named, chance)
     mean_others = others.reshape(len(rows), -1).mean(axis=1)
     return {
         "num_speakers": len(speakers), "chance": chance, "told": told, "reason": why_not,
@@ -61,11 +61,16 @@ def tell_voices(embedded: Sequence[Embedded]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _verdict(named: statistics.Estimate, chance: float) -> tuple[Literal["yes", "no"] | None, str | None]:
-    """(whether voices are told apart, why not), as `judge_calibration.verdict` decides it of a class."""
-    if named.n < statistics.MIN_PAIRS:
-        return None, f"{named.n} recordings are too few for a verdict (at least {statistics.MIN_PAIRS})"
-    if named.low is None or named.low <= chance:
+def above_chance(share: statistics.Estimate, chance: float) -> tuple[Literal["yes", "no"] | None, str | None]:
+    """(whether the whole interval of `share` lies above `chance`, why not).
+
+    Under `statistics.MIN_PAIRS` recordings it isn't decided.
+    """
+    if share.low is None:
+        return None, share.reason
+    if share.n < statistics.MIN_PAIRS:
+        return None, f"{share.n} recordings are too few for a verdict (at least {statistics.MIN_PAIRS})"
+    if share.low <= chance:
         return "no", f"the interval doesn't lie above chance ({chance:.0%})"
     return "yes", None
 

@@ -51,7 +51,7 @@ def evaluate(
     validate(posteriors_NL, labels, target, prompts)
     choices = first_choices(posteriors_NL, labels)
     return {
-        "recall": recall(choices, target),
+        "recall": recall(choices, target, prompts),
         "posterior": mean_posterior(target_posteriors(posteriors_NL, labels, target), prompts),
         "confusion": confusion(choices, labels),
     }
@@ -67,9 +67,9 @@ def target_posteriors(posteriors_NL: NDArray[np.floating], labels: Sequence[str]
     return [float(p) for p in posteriors_NL[:, list(labels).index(target)]]
 
 
-def recall(choices: Sequence[str], target: str) -> Estimate:
-    """Share of first choices that are the target, with Wilson's interval."""
-    return statistics.share([choice == target for choice in choices])
+def recall(choices: Sequence[str], target: str, prompts: Sequence[str]) -> Estimate:
+    """Share of first choices that are the target, with Wilson's interval clustered by prompt."""
+    return statistics.share([choice == target for choice in choices], prompts)
 
 
 def mean_posterior(posteriors: Sequence[float], prompts: Sequence[str]) -> Estimate:

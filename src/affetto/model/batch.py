@@ -62,6 +62,22 @@ class Turn:
         return len(self.codes_TK) if self.streams else len(self.text_ids) + len(self.codes_TK) + 1
 
 
+def turn_bytes(turns: Sequence[Turn]) -> list[bytes]:
+    """What turns are made of, to be hashed: prompts, codes, and what runs beside them."""
+    parts = []
+    for turn in turns:
+        codes = np.zeros((0, 0)) if turn.codes_TK is None else turn.codes_TK
+        parts += [_bytes(turn.text_ids, np.int64), _bytes(codes, np.int64)]
+        if (beside := turn.streams) is not None:
+            parts += [_bytes(beside.text_T, np.int64), _bytes(beside.text_weights_T, np.float64)]
+            parts.append(_bytes(beside.user_TK, np.int64))
+    return parts
+
+
+def _bytes(values: Any, dtype: type) -> bytes:
+    return np.ascontiguousarray(values, dtype=dtype).tobytes()
+
+
 @dataclass(frozen=True)
 class Row:
     """One training example."""

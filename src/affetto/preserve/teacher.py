@@ -21,7 +21,7 @@ from torch import Tensor
 
 from affetto.errors import CacheError
 from affetto.files import hash_bytes, hash_text, write_atomically
-from affetto.model.batch import Row, collate
+from affetto.model.batch import Row, collate, turn_bytes
 from affetto.model.rows_at_once import rows_at_once
 
 VERSION = "1"
@@ -70,20 +70,7 @@ def teacher_key(base_hash: str, rows: Sequence[Row], depth_share: float, seed: i
 
 def row_hash(row: Row) -> str:
     """Hash of a row's id, prompt and codes, and of what runs beside them."""
-    parts = [row.clip_id.encode()]
-    for turn in row.turns:
-        codes = np.zeros((0, 0)) if turn.codes_TK is None else turn.codes_TK
-        parts += [
-            np.asarray(turn.text_ids, dtype=np.int64).tobytes(),
-            np.ascontiguousarray(codes, dtype=np.int64).tobytes(),
-        ]
-        if turn.streams is not None:
-            parts += [
-                np.ascontiguousarray(turn.streams.text_T, dtype=np.int64).tobytes(),
-                np.ascontiguousarray(turn.streams.text_weights_T, dtype=np.float64).tobytes(),
-                np.ascontiguousarray(turn.streams.user_TK, dtype=np.int64).tobytes(),
-            ]
-    return hash_bytes(*parts)
+    return hash_bytes(row.clip_id.encode(), *turn_bytes(row.turns))
 
 
 def fixed_frames(row: Row, share: float, seed: int) -> NDArray[np.int64]:

@@ -25,8 +25,8 @@ from affetto.training.batches import TrainBatch, assemble
 from affetto.training.checkpoint import Progress, save_state
 from affetto.training.expressive import add_expressive_base, own_gate
 from affetto.training.facts import final_facts, unmet_budget
-from affetto.training.run import Run, check_scaling, prepared_run, restore_run, save_run
-from affetto.training.runtime import accelerated, stop_signals, timed
+from affetto.training.run import Run, check_together, prepared_run, restore_run, save_run
+from affetto.training.runtime import accelerated, reset_peak_memory, stop_signals, timed
 from affetto.training.steering import after_step, after_validation, step_weights
 from affetto.training.step import Share, accumulate_together, finish_gradients
 from affetto.training.streams import build_streams, general_fisher
@@ -53,10 +53,11 @@ def train_together(
     that step saved, where a loss or gradient is not finite.
     """
     timings: dict[str, float] = {}
+    reset_peak_memory()
     started = time.monotonic()
     # 1. Accelerate decides device, precision and processes.
     with accelerated(config, "_and_".join(emotions)) as accelerator:
-        check_scaling(accelerator, emotions)
+        check_together(config, accelerator, emotions)
         # 2. The frozen base, and a bank with a fresh adapter for every emotion, which starts as the base.
         base = load_base(config.base, device=accelerator.device, precision=config.base_precision)
         if config.activation_checkpointing:

@@ -166,9 +166,16 @@ def _run_key(config: Config, emotion: str, base: Base, streams: Streams, express
     return hash_text(*parts, *([expressive] if expressive else []))
 
 
-def check_scaling(accelerator: Any, emotions: Sequence[str]) -> None:
-    """Raise ConfigError where fp16's loss scaling would couple adapters that train together."""
-    if accelerator.scaler is not None and len(emotions) > 1:
+def check_together(config: Config, accelerator: Any, emotions: Sequence[str]) -> None:
+    """Raise ConfigError where adapters that train together would not become what each becomes alone."""
+    if len(emotions) < 2:
+        return
+    if config.adapter_dropout:
+        raise ConfigError(
+            "adapter_dropout draws its masks over all rows of a step, so it trains one emotion at a time: name one "
+            "with --emotion, or leave adapter_dropout at 0"
+        )
+    if accelerator.scaler is not None:
         raise ConfigError(
             "precision fp16 scales the loss by what one adapter's gradients overflow at, so it trains one emotion at a "
             "time: name one with --emotion, or use bf16"

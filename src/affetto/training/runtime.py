@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -21,14 +21,19 @@ from affetto.training.optimizer import eight_bit_class
 
 
 @contextmanager
-def accelerated(config: Config, emotion: str) -> Iterator[Any]:
-    """Accelerate's choice of device, precision and processes; trackers are closed at the end, however it comes."""
+def accelerated(config: Config, name: str) -> Iterator[Any]:
+    """Accelerate's choice of device, precision and processes; trackers are closed at the end, however it comes.
+
+    `name` is what trackers call the run.
+    """
     from accelerate import Accelerator
     from accelerate.utils import ProjectConfiguration, set_seed
 
     runs = str(config.output_dir / "runs")
     check_installed(config)
     accelerator = Accelerator(
+        # An Apple GPU has no float64, in which the Fisher and the losses' sums are kept.
+        cpu=torch.backends.mps.is_available(),
         mixed_precision={"fp32": "no"}.get(config.precision, config.precision),
         log_with=list(config.trackers) or None,
         project_config=ProjectConfiguration(runs, runs),
@@ -41,7 +46,7 @@ def accelerated(config: Config, emotion: str) -> Iterator[Any]:
     set_seed(config.seed)
     if config.trackers:
         Path(runs).mkdir(parents=True, exist_ok=True)
-        accelerator.init_trackers(emotion, config=_flat(config))
+        accelerator.init_trackers(name, config=_flat(config))
     try:
         yield accelerator
     finally:
@@ -140,12 +145,25 @@ def resident_bytes() -> int:
 
 
 def _most_resident_bytes() -> int:
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+        return int(status.split("VmHWM:")[1].split()[0]) * 1024
+    except (OSError, ValueError, IndexError):
+        pass
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
+def reset_peak_memory() -> None:
+    """What was in use before no longer counts for `peak_memory_mib`, where the system can forget it (Linux, CUDA)."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
 def peak_memory_mib() -> float:
-    """The most memory in use so far: the accelerator's, else the process's."""
+    """The most memory in use since `reset_peak_memory`: the accelerator's, else the process's."""
     if torch.cuda.is_available():
         return round(torch.cuda.max_memory_allocated() / 2**20, 1)
     return round(_most_resident_bytes() / 2**20, 1)

@@ -127,7 +127,7 @@ def fit_intensity(kl_at: Callable[[float], float], budget: float, known: Mapping
     dW^T F dW), which says where to look next, so two or three looks are the rule; every third one halves the bracket,
     which no curve can hold up. Ends within 2 % of the budget, or 0.001 of the intensity.
     """
-    found = {0.0: 0.0, **known}
+    found = {0.0: 0.0, **{intensity: max(kl, 0.0) for intensity, kl in known.items()}}
     for look in range(_MOST_LOOKS):
         inside = max(intensity for intensity, kl in found.items() if kl <= budget)
         outside = min((intensity for intensity in found if intensity > inside), default=math.inf)
@@ -137,7 +137,7 @@ def fit_intensity(kl_at: Callable[[float], float], budget: float, known: Mapping
         guess = _power_guess(found, inside, outside, (1 - _NEAR / 2) * budget)
         if look % 3 == 2 or not inside < guess < outside:
             guess = (inside + min(outside, INTENSITIES[-1])) / 2
-        found[round(guess, 4)] = kl_at(round(guess, 4))
+        found[round(guess, 4)] = max(kl_at(round(guess, 4)), 0.0)
     inside = max(intensity for intensity, kl in found.items() if kl <= budget)
     return inside, found[inside]
 

@@ -79,8 +79,8 @@ class Rank1(Curvature):
                 groups.setdefault((a_RI.shape, b_OR.shape), []).append(factor)
                 continue
             rows_O, columns_I = (self.tensors[kind][site].to(a_RI.dtype) for kind in ("rows", "columns"))
-            weighted_O = rows_O * (a_RI.square() @ columns_I)
-            terms.append(scale**2 / self._total(self.tensors["rows"][site]) * weighted_O.sum())
+            weighted_O = self._shares(rows_O) * (a_RI.square() @ columns_I)
+            terms.append(scale**2 * weighted_O.sum())
         return self._per_code() * torch.stack([*terms, *map(self._of_one_shape, groups.values())]).sum()
 
     def _of_one_shape(self, factors: Sequence[Factor]) -> Tensor:
@@ -93,13 +93,14 @@ class Rank1(Curvature):
         a_LRI = torch.stack([a_RI for _, a_RI, _, _ in factors])
         b_LOR = torch.stack([b_OR for _, _, b_OR, _ in factors if b_OR is not None])
         scale_L = moved_to(torch.tensor([scale**2 for *_, scale in factors], dtype=a_LRI.dtype), a_LRI.device)
-        left_LRR = b_LOR.mT @ (rows_LO[..., None].to(b_LOR.dtype) * b_LOR)
+        left_LRR = b_LOR.mT @ (self._shares(rows_LO)[..., None].to(b_LOR.dtype) * b_LOR)
         right_LRR = (a_LRI * columns_LI[:, None].to(a_LRI.dtype)) @ a_LRI.mT
-        return (scale_L / self._total(rows_LO) * (left_LRR * right_LRR).sum(dim=(1, 2))).sum()
+        return (scale_L * (left_LRR * right_LRR).sum(dim=(1, 2))).sum()
 
     @staticmethod
-    def _total(rows: Tensor) -> Tensor:
-        return rows.sum(dim=-1).clamp(min=torch.finfo(rows.dtype).tiny)
+    def _shares(rows: Tensor) -> Tensor:
+        """Each row's share of the total, 0 where nothing was heard: the outer product then has the columns' sums."""
+        return rows / rows.sum(dim=-1, keepdim=True).clamp(min=torch.finfo(rows.dtype).tiny)
 
 
 def weighted_square(weights_OI: Tensor, a_RI: Tensor, b_OR: Tensor | None) -> Tensor:
