@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -206,3 +208,33 @@ def test_a_folder_is_made_once_whole_or_not_at_all(tmp_path: Path) -> None:
 
     files.made_once(tmp_path / "other", overtaken)
     assert (tmp_path / "other" / "a.txt").read_text(encoding="utf-8") == "first", "the first process's folder stays"
+
+
+def test_one_at_a_time_lets_others_wait_or_tells_them(tmp_path: Path) -> None:
+    lock, order = files.lock_of(tmp_path / "folder" / "fisher.safetensors"), list[str]()
+
+    def wait() -> None:
+        with files.one_at_a_time(lock) as is_mine:
+            order.append(f"second {is_mine}")
+
+    other = threading.Thread(target=wait)
+    with files.one_at_a_time(lock) as is_mine:
+        assert is_mine
+        other.start()
+        with files.one_at_a_time(lock, do_wait=False) as is_free:
+            assert not is_free
+        other.join(0.2)
+        order.append("first")
+    other.join(10)
+    assert order == ["first", "second True"]
+    assert lock.parent.name == "folder"
+    assert files.visible(lock.parent, "*") == [], "the lock is hidden"
+
+
+def test_where_there_are_no_locks_all_are_let_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with files.one_at_a_time(tmp_path / "lock") as outer, files.one_at_a_time(tmp_path / "lock") as inner:
+        assert (outer, inner) == (True, True)

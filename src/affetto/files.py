@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import json
 import math
@@ -132,6 +133,35 @@ def made_once(target: Path, make: Callable[[Path], object]) -> Path:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return target
+
+
+def lock_of(path: Path) -> Path:
+    """The file by which processes that would make the same `path` go `one_at_a_time`; hidden beside it."""
+    return path.with_name(f".{path.name}.lock")
+
+
+@contextmanager
+def one_at_a_time(lock: Path, *, do_wait: bool = True) -> Iterator[bool]:
+    """A block that one process at a time is in, of those that name the same file `lock`, which stays, empty.
+
+    Others wait; with `do_wait=False` they go in at once and are told False. Where the file system has no locks
+    everybody is let in.
+    """
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    handle = os.open(lock, os.O_RDWR | os.O_CREAT)
+    is_mine = True
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if do_wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        is_mine = False
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP):
+            os.close(handle)
+            raise
+    try:
+        yield is_mine
+    finally:
+        os.close(handle)
 
 
 def hash_folder(folder: Path, patterns: Iterable[str]) -> str:

@@ -11,7 +11,7 @@ from training_helpers import COUNTS, TINY, make_prepared
 from affetto.codes.prepare import Prepared
 from affetto.config import Config
 from affetto.errors import DataError
-from affetto.files import read_json, write_json
+from affetto.files import one_at_a_time, read_json, write_json
 from affetto.laboratory import ablation
 from affetto.laboratory.ablation import Cell, ablate, cells, frontier_on_test, read_rows, speaking, write_comparison
 from affetto.model.base import load_base
@@ -42,7 +42,7 @@ def test_every_cell_is_run_once_and_measured_on_test_clips(
     monkeypatch.setattr(ablation, "train", lambda *_, **__: pytest.fail("it was done"))
     assert ablate(config, wanted, prepared, folder) == rows
     (folder / "rows" / "plain-happy-0.json").unlink()
-    with ablation._taken(folder / "locks" / "plain-happy-0.lock") as is_ours:
+    with one_at_a_time(folder / "locks" / "plain-happy-0.lock") as is_ours:
         assert is_ours
         assert [row["method"] for row in ablate(config, wanted, prepared, folder)] == ["replay_kl", "ewc_factors_3000"]
     # What an earlier affetto left unmatched is matched now, and nothing else is done again.

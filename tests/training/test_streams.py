@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -183,7 +185,7 @@ def test_one_fisher_serves_every_emotion(
     assert second is not None
     for kind, by_site in first.tensors.items():
         assert all(torch.equal(by_site[site], second.tensors[kind][site]) for site in sites)
-    assert len(list((cache_root() / "fisher").iterdir())) == 1
+    assert len(list((cache_root() / "fisher").glob("[!.]*"))) == 1
     for changed in (
         lambda: general_fisher(config_of(fisher_kind="empirical"), tiny_base, sites, happy.fisher),
         lambda: general_fisher(config_of(), tiny_base, sites[1:], happy.fisher),
@@ -192,6 +194,29 @@ def test_one_fisher_serves_every_emotion(
     ):
         with pytest.raises(AssertionError, match="estimated again"):
             changed()
+
+
+def test_emotions_side_by_side_estimate_one_fisher(
+    tiny_base: Base, prepared: Prepared, config_of: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both find none at first; one makes it and the other waits for it."""
+    made: list[str] = []
+    estimate = streams_module.estimate_fisher
+
+    def slowly(*args: Any, **options: Any) -> Any:
+        made.append("fisher")
+        time.sleep(0.5)
+        return estimate(*args, **options)
+
+    monkeypatch.setattr(streams_module, "estimate_fisher", slowly)
+    happy = build_streams(config_of(), "happy", prepared, tiny_base)
+    sites = list(AdapterBank(tiny_base.model, tiny_base.network.gates, ("q_proj",)).sites)
+    # Clips of no other test's Fisher.
+    rows = [replace(row, clip_id=f"side-by-side-{row.clip_id}") for row in happy.fisher]
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda _: general_fisher(config_of(), tiny_base, sites, rows), range(2)))
+    assert made == ["fisher"]
+    assert None not in found
 
 
 def test_one_teacher_serves_every_emotion(

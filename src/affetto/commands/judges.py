@@ -16,6 +16,7 @@ def calibrate_on(source: Path, choices: Mapping[str, str], folder: Path, *, allo
     `choices` are judges by kind. Ends with the status `FILES_FAILED` where recordings could not be judged or read,
     unless `allow_failures`.
     """
+    import torch
     from rich.console import Console
 
     from affetto.evaluate.judge_calibration import calibrate_judges
@@ -23,7 +24,8 @@ def calibrate_on(source: Path, choices: Mapping[str, str], folder: Path, *, allo
     from affetto.judges.choice import all_judges
 
     path = folder / "judge_calibration.json"
-    document = calibrate_judges(source, all_judges(choices), path, command=command_line())
+    judges = all_judges(choices, "cuda" if torch.cuda.is_available() else "cpu")
+    document = calibrate_judges(source, judges, path, command=command_line())
     Console(width=None).print(calibration_table(document))
     for line in [*said(document), f"written to {path}"]:
         typer.echo(line)

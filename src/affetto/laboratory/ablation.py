@@ -6,10 +6,7 @@ taken by a lock that its process's end releases, however it ends.
 
 from __future__ import annotations
 
-import fcntl
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -21,7 +18,7 @@ from affetto.errors import CheckpointError, ConfigError, DataError
 from affetto.evaluate.matching import match_clips
 from affetto.evaluate.strengths import hear
 from affetto.evaluate.suite import held_out_sentences
-from affetto.files import hash_text, read_json, write_json, write_text
+from affetto.files import hash_text, one_at_a_time, read_json, write_json, write_text
 from affetto.judges.choice import Judges, choose_judges
 from affetto.laboratory.methods import METHODS
 from affetto.model.base import Base, load_base
@@ -74,7 +71,7 @@ def ablate(
             path = _path(folder, cell)
             key = _key(cell.config(config, folder), cell, base, prepared)
             if not _is_whole(_done(path, key)):
-                with _taken(folder / "locks" / f"{cell.name}.lock") as is_ours:
+                with one_at_a_time(folder / "locks" / f"{cell.name}.lock", do_wait=False) as is_ours:
                     # Another process may have finished it since.
                     row = _done(path, key)
                     if is_ours and row is None:
@@ -120,8 +117,8 @@ def _run(config: Config, cell: Cell, prepared: Prepared, folder: Path) -> dict[s
     except CheckpointError:
         trained = train(own, cell.emotion, prepared)
     facts = read_json(trained / "best" / "affetto.json")
-    judges = choose_judges({**own.judges, "quality": "none"}, cell.emotion)
     voice = speaking(own, cell.emotion, trained / "best")
+    judges = choose_judges({**own.judges, "quality": "none"}, cell.emotion, voice.base.device.type)
     return {
         "schema": SCHEMA,
         "method": cell.method,
@@ -202,7 +199,7 @@ def _as_acted(config: Config, cell: Cell, prepared: Prepared) -> dict[str, Any]:
     found = match_clips(config, cell.emotion, prepared, adapter, voice)
     if found.intensity is None:
         return {"intensity": None, "reason": found.reason}
-    judges = choose_judges({**config.judges, "quality": "none"}, cell.emotion)
+    judges = choose_judges({**config.judges, "quality": "none"}, cell.emotion, voice.base.device.type)
     (point,) = frontier_on_test(config, cell.emotion, prepared, voice, (found.intensity,))
     facts = read_json(adapter / "affetto.json")
     heard = _heard(config, cell.emotion, prepared, voice, facts, judges, found.intensity)
@@ -230,18 +227,3 @@ def _key(config: Config, cell: Cell, base: Base, prepared: Prepared) -> str:
     settings = config.model_dump_json(exclude={"output_dir", "trackers", "base", "data", "evaluation_strengths"})
     clips = (f"{clip.id}:{prepared.keys.get(clip.id)}:{clip.split}" for clip in prepared.clips)
     return hash_text(SCHEMA, settings, cell.name, base.hash, *clips)
-
-
-@contextmanager
-def _taken(path: Path) -> Iterator[bool]:
-    """Whether this process holds the lock at `path` while the block runs; it doesn't wait for another."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(path, os.O_RDWR | os.O_CREAT)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        yield False
-    else:
-        yield True
-    finally:
-        os.close(handle)

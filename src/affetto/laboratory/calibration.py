@@ -88,7 +88,7 @@ def calibrate(config: Config, prepared: Prepared, families: Mapping[str, Sequenc
     base_facts: dict[str, str] = {}
     with progress("Calibrating", len(adapters)) as bar:
         for family, folder in adapters:
-            voice = Voice.of_run(config.base)
+            voice = Voice.of_run(config.base, config.base_precision)
             voice.load_adapter("adapter", folder)
             points += _points(config, prepared, voice, family, folder.name)
             base_facts = {"id": voice.base.id, "hash": voice.base.hash}
@@ -105,7 +105,7 @@ def predict_forgetting(
     `intensity`, and `kl` in nats per code with `low` and `high` by bootstrap over clips, None for a `reason`. The
     adapter's recommended intensity is always among them.
     """
-    voice = Voice.of_run(config.base)
+    voice = Voice.of_run(config.base, config.base_precision)
     voice.load_adapter("adapter", folder)
     rows = _unseen(config, prepared, voice)
     with progress("Predicting", len(rows)) as bar:
