@@ -140,7 +140,9 @@ def test_every_option_of_the_script_is_one_of_the_command() -> None:
         [sys.executable, "-m", "affetto.cli", "run", "--help"], capture_output=True, text=True, check=True,
         env={**os.environ, "COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"},
     ).stdout  # fmt: skip
-    for option in re.findall(r"^  (--[a-z-]+)", call("--help").stdout, flags=re.MULTILINE):
+    options = re.findall(r"^  (--[a-z-]+)", call("--help").stdout, flags=re.MULTILINE)
+    assert "--emotion" in options
+    for option in options:
         assert option in shown or option == "--gpu", option
 
 

@@ -17,9 +17,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from affetto.adapters.targets import Part
 from affetto.audio.hints import did_you_mean
 from affetto.errors import ConfigError
+from affetto.judges.kinds import KINDS
 from affetto.types import EMOTIONS, SPEAKING_TEMPERATURE
 
-JUDGE_KINDS = ("emotion", "words", "quality", "voice", "dimensions", "embedding")
 EXPRESSIVE = "base"
 """Name of the adapter over all emotions that the emotions' own may build upon."""
 EVERY = "all"
@@ -183,9 +183,9 @@ class Config(BaseModel):
     @field_validator("judges")
     @classmethod
     def _judges(cls, judges: dict[str, str]) -> dict[str, str]:
-        if unknown := sorted(judges.keys() - set(JUDGE_KINDS)):
-            hint = did_you_mean(unknown[0], JUDGE_KINDS)
-            raise ValueError(f"unknown judge {unknown[0]!r}{hint}: there are {', '.join(JUDGE_KINDS)}")
+        if unknown := sorted(judges.keys() - set(KINDS)):
+            hint = did_you_mean(unknown[0], KINDS)
+            raise ValueError(f"unknown judge {unknown[0]!r}{hint}: there are {', '.join(KINDS)}")
         return judges
 
     @field_validator("adapter_dropout")

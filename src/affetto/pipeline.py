@@ -13,6 +13,7 @@ from affetto.errors import CheckpointError, DataError
 from affetto.files import cache_root, make_writable, read_json
 from affetto.intensity import recommend_as_acted
 from affetto.model.base import MINIATURE, find_base
+from affetto.processes import in_turns
 from affetto.progress import console, say
 
 if TYPE_CHECKING:
@@ -35,16 +36,17 @@ def prepare_clips(
         make_writable(folder)
     is_own = config.general == "self"
     labels = _labels(config, emotions)
-    prepared = prepare(
-        find_sources(config, labels, do_render=not skip_datasets),
-        find_base(config.base),
-        emotions=config.emotions,
-        only=labels,
-        by_speaker=config.split_by_speaker,
-        use_cached_only=skip_datasets,
-        use_general=not is_own,
-    )
-    prepared = with_timed_words(prepared, config.base, config.judges, use_cached_only=skip_datasets)
+    with in_turns():
+        prepared = prepare(
+            find_sources(config, labels, do_render=not skip_datasets),
+            find_base(config.base),
+            emotions=config.emotions,
+            only=labels,
+            by_speaker=config.split_by_speaker,
+            use_cached_only=skip_datasets,
+            use_general=not is_own,
+        )
+        prepared = with_timed_words(prepared, config.base, config.judges, use_cached_only=skip_datasets)
     if prepared.problems:
         console.print(problem_table(prepared.problems))
         if not skip_bad_clips and prepared.num_bad:
@@ -53,8 +55,9 @@ def prepare_clips(
                 "--skip-bad-clips. What was coded is kept"
             )
     if is_own:
-        prepared = speak_general(config, prepared, use_cached_only=skip_datasets)
-        prepared = with_timed_words(prepared, config.base, config.judges, use_cached_only=skip_datasets)
+        with in_turns():
+            prepared = speak_general(config, prepared, use_cached_only=skip_datasets)
+            prepared = with_timed_words(prepared, config.base, config.judges, use_cached_only=skip_datasets)
     counts: dict[str, int] = {}
     for clip in prepared.clips:
         if clip.split is not None:
@@ -229,7 +232,8 @@ def report(config: Config, emotion: str) -> Path:
     """
     from affetto.evaluate.results import read_results
     from affetto.report.adapter_card import write_adapter_card
-    from affetto.report.run_page import AudioCell, AudioRow, write_report
+    from affetto.report.players import AudioCell, AudioRow
+    from affetto.report.run_page import write_report
     from affetto.training.log import read_log
 
     folder = config.output_dir / "emotion_models" / emotion

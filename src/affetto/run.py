@@ -11,9 +11,10 @@ from pathlib import Path
 
 from affetto.codes.prepare import Prepared
 from affetto.config import EXPRESSIVE, Config
-from affetto.errors import AffettoError, Interrupted
+from affetto.errors import AffettoError, ConfigError, Interrupted
 from affetto.model.base import MINIATURE
 from affetto.pipeline import prepare_clips, report, train_emotions, train_expressive_base
+from affetto.processes import num_launched
 from affetto.progress import console, say
 
 
@@ -39,6 +40,11 @@ def run(
     from affetto.judges.choice import check_choices
     from affetto.training.runtime import check_installed
 
+    if (launched := num_launched()) > 1:
+        raise ConfigError(
+            f"affetto run is one process, and {launched} were launched: train with several (accelerate launch -m "
+            "affetto.cli train …), then evaluate and report with one (affetto evaluate, affetto report)"
+        )
     check_installed(config)
     own = [emotion for emotion in emotions if emotion != EXPRESSIVE]
     check_choices(config.judges, own)
@@ -121,7 +127,7 @@ def failed_files(config: Config, emotions: Sequence[str]) -> list[str]:
 def _tell(config: Config, emotion: str) -> None:
     """The short table of an evaluated emotion, and where to go on."""
     from affetto.evaluate.results import read_results
-    from affetto.report.run_page import terminal_table
+    from affetto.report.tables import terminal_table
 
     results = read_results(config.output_dir / "evaluation_results" / f"{emotion}_results.json")
     console.print(terminal_table([results]))

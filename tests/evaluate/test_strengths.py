@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from affetto.evaluate.results import VALUE_NAMES, FileRow, System
-from affetto.evaluate.strengths import HEARD, by_intensity, hear_strengths, of_strengths
+from affetto.evaluate.results import AT_STRENGTHS, VALUE_NAMES, FileRow, System
+from affetto.evaluate.strengths import by_intensity, hear_strengths, of_strengths
 from affetto.judges.kinds import Judges
 from evaluate_fakes import fake_judges
 
@@ -43,7 +43,7 @@ def own(intensity: float) -> System:
     metric = {"value": -1.0, "low": None, "high": None, "n": 2, "unit": "share", "reason": None}
     return System(
         name="happy", role="adapter", intensity=intensity, num_files=0, num_failed=0,
-        metrics=dict.fromkeys((*HEARD, "mos_overall"), metric), plain_metrics=None, confusion=None, files=[],
+        metrics=dict.fromkeys((*AT_STRENGTHS, "mos_overall"), metric), plain_metrics=None, confusion=None, files=[],
     )  # type: ignore[typeddict-item]  # fmt: skip
 
 
@@ -53,7 +53,7 @@ def test_strengths_stand_in_order_and_the_evaluated_one_is_not_spoken_again(say,
     assert [(item["intensity"], item["metrics"]["posterior"]["value"]) for item in found] == [
         (0.5, 0.5), (1.0, -1.0), (1.25, 1.25)
     ]  # fmt: skip
-    assert all(tuple(item["metrics"]) == HEARD for item in found)
+    assert all(tuple(item["metrics"]) == AT_STRENGTHS for item in found)
 
 
 def test_without_judges_or_strengths_there_is_nothing_to_hear(say, asked: list[float]) -> None:
@@ -69,7 +69,7 @@ def test_recordings_stand_by_how_strongly_they_are_acted(say) -> None:
     assert [(item["intensity"], item["metrics"]["posterior"]["value"]) for item in found] == [
         (0.6, 0.3), (1.0, pytest.approx(0.7))
     ]  # fmt: skip
-    assert all(tuple(item["metrics"]) == HEARD for item in found)
+    assert all(tuple(item["metrics"]) == AT_STRENGTHS for item in found)
     assert by_intensity(rows, [1.0] * 3, fake_judges()) == by_intensity([], [], fake_judges()) == []
     assert by_intensity(rows, [1.0, 0.6, 1.0], Judges()) == []
 

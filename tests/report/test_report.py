@@ -19,9 +19,9 @@ from affetto.evaluate.matching import Match
 from affetto.evaluate.results import validate_results
 from affetto.report import players as report_audio
 from affetto.report.headline import headline, verdicts
-from affetto.report.players import compare_words
-from affetto.report.run_page import AudioCell, AudioRow, markdown_table, terminal_table, write_report
-from affetto.report.tables import latex_table, main_table
+from affetto.report.players import AudioCell, AudioRow, compare_words
+from affetto.report.run_page import write_report
+from affetto.report.tables import latex_table, main_table, markdown_table, terminal_table
 from browser import chromium, complaints
 from evaluate_fakes import voice
 from result_samples import compared, metric, reseeded_result, result, system

@@ -126,7 +126,9 @@ def test_numbers_of_different_judges_never_share_a_column(place: Path) -> None:
 
 def test_the_numbers_are_the_results(place: Path) -> None:
     entries = read_entries(arguments(place))
-    for grid in make_grids(entries, judge_marks(entries)):
+    grids = make_grids(entries, judge_marks(entries))
+    assert any(cell.text != "—" for grid in grids for row in grid.rows for cell in row)
+    for grid in grids:
         for entry, row in zip(entries, grid.rows, strict=True):
             for column, cell in zip(grid.columns, row, strict=True):
                 metric = read_results(entry.source)["systems"][0]["metrics"][column.metric]

@@ -33,7 +33,7 @@ def test_lines_and_trackers_say_the_same(tmp_path: Path) -> None:
             "epoch": 0.3333,
             "split": "train",
             "lr": 1e-3,
-            "ewc_weight": 1.25,
+            "ewc_natural_weight": 1.25,
             "terms": {"total": 2.5, "gradient_norm": None},
         },
         {
@@ -41,13 +41,13 @@ def test_lines_and_trackers_say_the_same(tmp_path: Path) -> None:
             "epoch": 1.0,
             "split": "validation",
             "lr": 1e-3,
-            "ewc_weight": 1.25,
+            "ewc_natural_weight": 1.25,
             "terms": {"value": 2.0, "general_kl": None},
         },
     ]
     assert accelerator.told == [
-        (1, {"train/total": 2.5, "lr": 1e-3, "ewc_weight": 1.25}),
-        (2, {"validation/value": 2.0, "lr": 1e-3, "ewc_weight": 1.25}),
+        (1, {"train/total": 2.5, "lr": 1e-3, "ewc_natural_weight": 1.25}),
+        (2, {"validation/value": 2.0, "lr": 1e-3, "ewc_natural_weight": 1.25}),
     ]
 
 

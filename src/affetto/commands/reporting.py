@@ -71,7 +71,7 @@ def evaluate(
     from affetto.evaluate.versa import write_versa
     from affetto.pipeline import prepare_clips
     from affetto.progress import console, say
-    from affetto.report.run_page import terminal_table
+    from affetto.report.tables import terminal_table
 
     settings, emotions = settings_of(
         config, emotion, base=base, data=data, general=general, output_dir=output, judges=judges

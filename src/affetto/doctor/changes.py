@@ -10,10 +10,13 @@ from affetto.doctor.findings import Change, Setting
 
 
 def scaled(evidence: Evidence, key: str, factor: float, why: str) -> Change:
-    """`key` times `factor`: whole numbers are rounded away from the old one, others to two digits."""
+    """`key` times `factor`: whole numbers are rounded away from the old one, others to two digits. Where it is 0, which
+    no factor changes, it becomes its default."""
     old = peak_lr(evidence) if key == "learning_rate" else evidence.setting(key)
     if old is None:
         return Change(f"{why} (its value isn't known: multiply it by {factor:g})", key)
+    if old == 0:
+        return to_default(evidence, key, why)
     if isinstance(old, int):
         return Change(why, key, old, math.ceil(old * factor) if factor > 1 else max(1, math.floor(old * factor)))
     return Change(why, key, old, float(f"{old * factor:.2g}"))

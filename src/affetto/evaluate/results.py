@@ -44,6 +44,8 @@ VALUE_NAMES = (
 """What a file's `values` hold, in the order of the CSV's columns. Shares of one file (recall, stop_failures) and the
 flags (truncated, repeated, runaway, intelligible) are 0 or 1; `heard` is what the word judge wrote down. Further
 quality judges add a value each, whose name begins with `PREDICTED`; their columns come last."""
+AT_STRENGTHS = ("recall", "posterior", "wer", "f0_median_st")
+"""Metrics that are kept of every strength."""
 PREDICTED = "mos_"
 
 _checked = pydantic.with_config(pydantic.ConfigDict(extra="forbid", strict=True, allow_inf_nan=False))
@@ -159,7 +161,7 @@ class TextRetention(TypedDict):
 
 @_checked
 class Strength(TypedDict):
-    """What is heard at one intensity: of the adapter, over the same sentences, or of recordings that are acted so."""
+    """`AT_STRENGTHS` at one intensity: of the adapter, over the same sentences, or of recordings that are acted so."""
 
     intensity: float
     metrics: dict[str, Metric]

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from affetto.audio.sound import read_sound
 from affetto.errors import DataError, JudgeError
 from affetto.evaluate.results import VALUE_NAMES, FileRow, Prompt, Value, is_predicted
-from affetto.evaluate.summary import compare, summarise
 from affetto.files import hash_bytes
 from affetto.judges.choice import Judges, require_label
 from affetto.judges.predictors import members_of
@@ -27,8 +26,6 @@ from affetto.metrics.activity import Activity, find_activity
 from affetto.metrics.emotion import first_choices, target_posteriors
 from affetto.metrics.prosody import measure_pitch
 from affetto.metrics.words import rate_values, score_words
-
-__all__ = ["Item", "compare", "score_files", "summarise"]
 
 SAMPLE_RATE = 16_000
 """Rate at which everything but the judges measures."""

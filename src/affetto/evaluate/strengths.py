@@ -9,15 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from affetto.evaluate.results import FileRow, Metric, Strength, System
+from affetto.evaluate.results import AT_STRENGTHS, FileRow, Metric, Strength, System
 from affetto.evaluate.scoring import Item, score_files
 from affetto.evaluate.sentences import Sentence, ask
 from affetto.evaluate.summary import build_system
 from affetto.judges.choice import Judges
 from affetto.speak.voice import Voice
-
-HEARD = ("recall", "posterior", "wer", "f0_median_st")
-"""What is kept of each strength."""
 
 
 def hear(
@@ -40,7 +37,7 @@ def hear(
 def hear_strengths(
     own: System, intensities: Sequence[float], judges: Judges, say: Callable[[float], list[FileRow]]
 ) -> list[Strength]:
-    """`HEARD` at every one of `intensities`, as `say` speaks and scores it, and from its own metrics at the adapter's.
+    """What is heard at each of `intensities`, as `say` speaks and scores it; at the adapter's from its own metrics.
 
     Weakest first; empty without `intensities`, and where neither emotion nor words can be judged.
     """
@@ -52,20 +49,20 @@ def hear_strengths(
     for intensity in others:
         found[intensity] = build_system(own["name"], "adapter", say(intensity), few, intensity)["metrics"]
     return [
-        Strength(intensity=intensity, metrics={name: metrics[name] for name in HEARD})
+        Strength(intensity=intensity, metrics={name: metrics[name] for name in AT_STRENGTHS})
         for intensity, metrics in sorted(found.items())
     ]
 
 
 def by_intensity(rows: Sequence[FileRow], acted: Sequence[float], judges: Judges) -> list[Strength]:
-    """`HEARD` of recordings by how strongly each is acted, weakest first; empty where all are acted alike."""
+    """`AT_STRENGTHS` of recordings by how strongly each is acted, weakest first; empty where all are acted alike."""
     if len(set(acted)) < 2 or (judges.emotion is None and judges.words is None):
         return []
     few, found = of_strengths(judges), []
     for intensity in sorted(set(acted)):
         alike = [row for row, own in zip(rows, acted, strict=True) if own == intensity]
         metrics = build_system("real", "real", alike, few)["metrics"]
-        found.append(Strength(intensity=intensity, metrics={name: metrics[name] for name in HEARD}))
+        found.append(Strength(intensity=intensity, metrics={name: metrics[name] for name in AT_STRENGTHS}))
     return found
 
 

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 Kind = Literal["emotion", "words", "quality", "voice", "dimensions", "embedding"]
 KINDS: tuple[Kind, ...] = ("emotion", "words", "quality", "voice", "dimensions", "embedding")

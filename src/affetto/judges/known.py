@@ -50,11 +50,6 @@ class KnownJudge:
     script: Script | None = None
     """Set where it is a TorchScript file."""
 
-    @property
-    def is_non_commercial(self) -> bool:
-        """Whether its licence forbids commercial use."""
-        return "-nc" in self.licence.lower()
-
 
 BUNDLED_VOICE = "ge2e"
 """The voice judge that comes with affetto: `speaker_encoder`."""

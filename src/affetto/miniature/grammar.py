@@ -9,7 +9,6 @@ from affetto.miniature import lexicon as words
 
 _SUBJECT_PRONOUNS = ("I", "you", "he", "she", "we", "they", "it")
 _OBJECT_PRONOUNS = ("me", "you", "him", "her", "us", "them", "it")
-_PLURAL_SUBJECTS = ("I", "you", "we", "they")
 
 
 class Grammar:

@@ -14,6 +14,7 @@ from affetto.config import Config
 from affetto.model.base import find_base
 from affetto.planning.plan import plan
 from affetto.planning.workload import Data
+from affetto.processes import num_launched
 
 EVALUATION_BYTES = 10**9
 """What a process holds beside its training's plan: judges, pictures and sounds; 0.22 GB for the miniature's own."""
@@ -24,7 +25,7 @@ def num_jobs(config: Config, prepared: Prepared, emotions: Sequence[str]) -> int
 
     One where a GPU trains or several processes already share a run: these are busy with one emotion.
     """
-    if torch.cuda.is_available() or int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if torch.cuda.is_available() or num_launched() > 1:
         return 1
     most = min(len(emotions), processors())
     if most < 2:

@@ -12,7 +12,7 @@ from affetto.adapters.peft_files import replace_folder
 from affetto.evaluate.results import FileRow, Results
 from affetto.files import write_text
 from affetto.progress import say
-from affetto.report.run_page import markdown_table
+from affetto.report.tables import markdown_table
 
 _NUM_SAMPLES = 3
 

@@ -20,7 +20,7 @@ from affetto.report.headline import headline, verdicts
 from affetto.report.measures import ABSENT, MEASURES, glossary, scale_of, shown_judges, write_duration
 from affetto.report.neutral_table import neutral_table
 from affetto.report.page_templates import page_templates
-from affetto.report.players import AudioCell, AudioRow, player_rows
+from affetto.report.players import AudioRow, player_rows
 from affetto.report.speech_picture import LEFT, RIGHT, WIDTH
 from affetto.report.strengths_section import strengths_section
 from affetto.report.tables import (
@@ -30,10 +30,7 @@ from affetto.report.tables import (
     markdown_table,
     show_metric,
     shown_systems,
-    terminal_table,
 )
-
-__all__ = ["AudioCell", "AudioRow", "markdown_table", "terminal_table", "write_report"]
 
 _EXPRESSED = ("recall", "posterior", "emotion_nll")
 """What may stand on the frontier's vertical axis, best first."""

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from affetto.evaluate.results import AT_STRENGTHS
 from affetto.report.measures import MEASURES
 from affetto.report.strength_picture import StrengthLine, strength_curve
 from affetto.report.tables import show_metric
-
-_AT_STRENGTHS = ("recall", "posterior", "wer", "f0_median_st")
 
 
 def strengths_section(result: Mapping[str, Any], name: str) -> dict[str, Any] | None:
@@ -32,9 +31,9 @@ def strengths_section(result: Mapping[str, Any], name: str) -> dict[str, Any] | 
     rows += [(f"recordings acted at {item['intensity']:g}", item["metrics"]) for item in acted]
     return {
         "picture": strength_curve(lines, systems["adapter"]["intensity"], name=name) if lines else None,
-        "columns": ["Intensity", *(MEASURES[metric].label for metric in _AT_STRENGTHS)],
+        "columns": ["Intensity", *(MEASURES[metric].label for metric in AT_STRENGTHS)],
         "rows": [
-            (title, [show_metric(metrics.get(metric), MEASURES[metric]) for metric in _AT_STRENGTHS],
+            (title, [show_metric(metrics.get(metric), MEASURES[metric]) for metric in AT_STRENGTHS],
              title == f"{systems['adapter']['intensity']:g}")
             for title, metrics in rows
         ],

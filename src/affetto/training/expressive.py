@@ -15,8 +15,6 @@ from affetto.errors import CheckpointError
 from affetto.files import hash_file
 from affetto.model.base import Base
 
-__all__ = ["EXPRESSIVE", "add_expressive_base", "own_gate"]
-
 
 def add_expressive_base(bank: AdapterBank, config: Config, emotions: Sequence[str], base: Base) -> str | None:
     """Put the expressive base, frozen, into the bank where `emotions` build upon it; returns its weights' hash."""

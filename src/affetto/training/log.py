@@ -13,15 +13,17 @@ from affetto.files import finite_or_none, write_text
 class TrainingLog:
     """Lines of `training_log.jsonl`, written by the main process.
 
-    Opening it at a step drops what a killed run had written beyond it. `ewc_weight` is the natural value of
-    `ewc_lambda`: what the `ewc` term, in nats per code, is multiplied by. `prefix` stands before what trackers, who may
-    follow several runs at once, are told.
+    Opening it at a step drops what a killed run had written beyond it. `ewc_natural_weight` is the natural value of
+    `ewc_lambda`: what the `ewc` term, in nats per code, is multiplied by where there is no budget (`LossWeights`).
+    `prefix` stands before what trackers, who may follow several runs at once, are told.
     """
 
-    def __init__(self, path: Path, first_step: int, accelerator: Any, ewc_weight: float, prefix: str = "") -> None:
+    def __init__(
+        self, path: Path, first_step: int, accelerator: Any, ewc_natural_weight: float, prefix: str = ""
+    ) -> None:
         self.path = path
         self.prefix = prefix
-        self.ewc_weight = ewc_weight
+        self.ewc_natural_weight = ewc_natural_weight
         self.accelerator = accelerator
         if accelerator.is_main_process:
             kept = [row for row in read_log(path) if row["step"] <= first_step] if first_step else []
@@ -30,14 +32,13 @@ class TrainingLog:
     def write(self, step: int, epoch: float, split: str, lr: float, terms: Mapping[str, float | None]) -> None:
         """Append one line and tell the trackers. What is not a finite number is null."""
         finite = {name: finite_or_none(value) for name, value in terms.items()}
-        row = {"step": step, "epoch": round(epoch, 4), "split": split, "lr": lr, "ewc_weight": self.ewc_weight,
-               "terms": finite}  # fmt: skip
+        rates = {"lr": lr, "ewc_natural_weight": self.ewc_natural_weight}
+        row = {"step": step, "epoch": round(epoch, 4), "split": split, **rates, "terms": finite}
         if self.accelerator.is_main_process:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row, allow_nan=False) + "\n")
         told = {f"{split}/{name}": value for name, value in finite.items() if value is not None}
-        told |= {"lr": lr, "ewc_weight": self.ewc_weight}
-        self.accelerator.log({f"{self.prefix}{name}": value for name, value in told.items()}, step=step)
+        self.accelerator.log({f"{self.prefix}{name}": value for name, value in (told | rates).items()}, step=step)
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

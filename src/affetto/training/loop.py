@@ -77,7 +77,7 @@ def train_together(
 
         # 4. What the base must not forget: the Fisher, cached for every emotion and run.
         general = next(iter(streams.values())).fisher
-        with accelerator.main_process_first(), timed(timings, "fisher"):
+        with timed(timings, "fisher"):
             curvature = general_fisher(config, base, list(bank.sites), general, bank.factors(emotions[0]))
 
         # 5. Teacher's answers, every step's plan, where an earlier run stopped.

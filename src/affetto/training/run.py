@@ -15,7 +15,7 @@ from affetto.adapters.bank import AdapterBank
 from affetto.adapters.checkpoints import read_checkpoint, save_checkpoint
 from affetto.adapters.peft_files import read_adapter, save_adapter
 from affetto.codes.prepare import Prepared
-from affetto.config import Config
+from affetto.config import EXPRESSIVE, Config
 from affetto.errors import ConfigError
 from affetto.files import hash_text
 from affetto.model.base import Base
@@ -26,7 +26,6 @@ from affetto.preserve.teacher import TeacherCache
 from affetto.progress import say
 from affetto.training.batches import Plan, plan_run
 from affetto.training.checkpoint import Progress, has_state, load_state
-from affetto.training.expressive import EXPRESSIVE
 from affetto.training.facts import run_facts
 from affetto.training.log import TrainingLog
 from affetto.training.optimizer import adamw

@@ -17,6 +17,7 @@ import torch
 
 from affetto.config import Config
 from affetto.errors import ConfigError, MissingDependencyError
+from affetto.processes import num_launched
 from affetto.training.optimizer import eight_bit_class
 
 
@@ -38,6 +39,11 @@ def accelerated(config: Config, name: str) -> Iterator[Any]:
         log_with=list(config.trackers) or None,
         project_config=ProjectConfiguration(runs, runs),
     )
+    if (launched := num_launched()) > accelerator.num_processes:
+        raise ConfigError(
+            f"{launched} processes were launched, and each trains as one of {accelerator.num_processes}: start them "
+            "with accelerate launch (--cpu where there is no GPU)"
+        )
     if config.grad_accumulation_steps % accelerator.num_processes:
         raise ConfigError(
             f"grad_accumulation_steps {config.grad_accumulation_steps} can't be shared by {accelerator.num_processes} "

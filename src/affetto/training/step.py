@@ -29,8 +29,9 @@ TEXT_TERMS = tuple(f"{stream}_{kind}_text" for stream in STREAMS for kind in ("c
 class LossWeights:
     """How the terms add up (method.md, sections 2 to 4).
 
-    total = (1 - replay) · stream(emotion) + replay · stream(rehearsal) + ewc · EWC, where
-    stream = (1 - alpha) · CE + alpha · T² · KL on the streams that are distilled, and CE elsewhere; where the base
+    total = s · [(1 - replay) · stream(emotion) + replay · stream(rehearsal) + m · ewc · EWC], where
+    m is a forgetting budget's multiplier of all that preserves and s = 2 / (1 + m), both 1 without one;
+    stream = (1 - alpha) · CE + m · alpha · T² · KL on the streams that are distilled, and CE elsewhere; where the base
     spoke the rehearsed clips itself, alpha is 1 on them: its samples carry no truth that the KL doesn't hold exactly;
     CE and KL are `first_codebook` · codebook zero + (1 - `first_codebook`) · the others, nats per code, and beside
     them the text's, nats per token, where it runs beside the frames (moshi-finetune adds them up so, too).

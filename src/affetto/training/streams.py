@@ -8,7 +8,7 @@ from functools import partial
 
 from affetto.audio.splits import assert_disjoint
 from affetto.codes.prepare import Prepared
-from affetto.config import Config
+from affetto.config import EXPRESSIVE, Config
 from affetto.errors import DataError
 from affetto.files import cache_root, hash_bytes, hash_text, lock_of, one_at_a_time
 from affetto.model.base import Base
@@ -22,7 +22,6 @@ from affetto.preserve.rehearsal import rehearsal_buffer, spread
 from affetto.preserve.self_speech import CORPUS as SELF
 from affetto.preserve.teacher import TeacherCache, row_hash, teacher_cache
 from affetto.progress import progress, say
-from affetto.training.expressive import EXPRESSIVE
 from affetto.training.step import LossWeights
 from affetto.types import SPLITS, Clip
 
