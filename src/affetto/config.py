@@ -188,26 +188,13 @@ class Config(BaseModel):
             raise ValueError(f"unknown judge {unknown[0]!r}{hint}: there are {', '.join(KINDS)}")
         return judges
 
-    @field_validator("adapter_dropout")
+    @field_validator("adapter_dropout", "base_precision", "expressive_base")
     @classmethod
-    def _dropped(cls, adapter_dropout: float, info: ValidationInfo) -> float:
-        if adapter_dropout and not info.data.get("use_adapters", True):
-            raise ValueError("it is LoRA's: leave use_adapters on, or adapter_dropout at 0")
-        return adapter_dropout
-
-    @field_validator("base_precision")
-    @classmethod
-    def _packed(cls, base_precision: str, info: ValidationInfo) -> str:
-        if base_precision == "nf4" and not info.data.get("use_adapters", True):
-            raise ValueError("nf4 is for adapters upon it: leave use_adapters on, or take bf16")
-        return base_precision
-
-    @field_validator("expressive_base")
-    @classmethod
-    def _built_upon(cls, expressive_base: bool, info: ValidationInfo) -> bool:
-        if expressive_base and not info.data.get("use_adapters", True):
-            raise ValueError("it is an adapter below others: leave use_adapters on, or expressive_base off")
-        return expressive_base
+    def _of_adapters(cls, value: float | str | bool, info: ValidationInfo) -> float | str | bool:
+        is_asked_for = value == "nf4" if info.field_name == "base_precision" else bool(value)
+        if is_asked_for and not info.data.get("use_adapters", True):
+            raise ValueError(_OF_ADAPTERS[str(info.field_name)])
+        return value
 
     @field_validator("ewc_curvature")
     @classmethod
@@ -221,7 +208,15 @@ class Config(BaseModel):
     @property
     def expressive_folder(self) -> Path:
         """Where `affetto train --emotion base` leaves the expressive base's adapter."""
-        return self.output_dir / "emotion_models" / EXPRESSIVE / "best"
+        return self.model_of(EXPRESSIVE) / "best"
+
+    def model_of(self, emotion: str) -> Path:
+        """The folder of an emotion's run."""
+        return self.output_dir / "emotion_models" / emotion
+
+    def results_of(self, emotion: str) -> Path:
+        """What an emotion's evaluation wrote."""
+        return self.output_dir / "evaluation_results" / f"{emotion}_results.json"
 
     @property
     def lora_alpha(self) -> float:
@@ -233,6 +228,12 @@ class Config(BaseModel):
         """Share of the frames whose depth logits the teacher keeps; the cross-entropy's unless given."""
         return self.depth_frames_share if self.teacher_frames_share is None else self.teacher_frames_share
 
+
+_OF_ADAPTERS = {
+    "adapter_dropout": "it is LoRA's: leave use_adapters on, or adapter_dropout at 0",
+    "base_precision": "nf4 is for adapters upon it: leave use_adapters on, or take bf16",
+    "expressive_base": "it is an adapter below others: leave use_adapters on, or expressive_base off",
+}
 
 PLAIN_LORA: dict[str, Any] = {
     "ewc_lambda": 0.0, "distillation_alpha": 0.0, "replay_ratio": 0.0, "forgetting_budget": None

@@ -26,7 +26,7 @@ def recommend_as_acted(config: Config, emotion: str, prepared: Prepared) -> None
 
     if not PartialState().is_main_process:
         return
-    folder = config.output_dir / "emotion_models" / emotion / "best"
+    folder = config.model_of(emotion) / "best"
     voice = Voice.of_run(config.base, config.base_precision)
     voice.load_adapter(emotion, folder)
     found = match_clips(config, emotion, prepared, folder, voice)

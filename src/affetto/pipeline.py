@@ -209,7 +209,7 @@ def unmet_budgets(config: Config, emotions: Sequence[str]) -> list[str]:
 
     if config.forgetting_budget is None:
         return []
-    folders = (config.output_dir / "emotion_models" / emotion for emotion in emotions)
+    folders = (config.model_of(emotion) for emotion in emotions)
     told = (unmet_budget(_read_facts(folder / "best" / "affetto.json")) for folder in folders)
     return [warning for warning in told if warning]
 
@@ -236,8 +236,8 @@ def report(config: Config, emotion: str) -> Path:
     from affetto.report.run_page import write_report
     from affetto.training.log import read_log
 
-    folder = config.output_dir / "emotion_models" / emotion
-    results_path = config.output_dir / "evaluation_results" / f"{emotion}_results.json"
+    folder = config.model_of(emotion)
+    results_path = config.results_of(emotion)
     facts_path = folder / "best" / "affetto.json"
     for path, verb in ((facts_path, "train"), (results_path, "evaluate")):
         if not path.is_file():

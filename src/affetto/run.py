@@ -12,10 +12,12 @@ from pathlib import Path
 from affetto.codes.prepare import Prepared
 from affetto.config import EXPRESSIVE, Config
 from affetto.errors import AffettoError, ConfigError, Interrupted
+from affetto.judges.kinds import KINDS
 from affetto.model.base import MINIATURE
 from affetto.pipeline import prepare_clips, report, train_emotions, train_expressive_base
 from affetto.processes import num_launched
 from affetto.progress import console, say
+from affetto.types import EMOTIONS
 
 
 def run(
@@ -48,6 +50,7 @@ def run(
     check_installed(config)
     own = [emotion for emotion in emotions if emotion != EXPRESSIVE]
     check_choices(config.judges, own)
+    _tell_unheard(config, own)
     prepared = prepare_clips(config, emotions, skip_bad_clips=skip_bad_clips, skip_datasets=skip_datasets)
     if jobs is None and not together and len(own) > 1:
         from affetto.planning.capacity import num_jobs
@@ -65,7 +68,17 @@ def run(
         _run_side_by_side(config, emotions, own, prepared, command, resume=resume, jobs=min(jobs, len(own)))
     for line in failed_files(config, own):
         say(line, style="yellow")
-    return [config.output_dir / "emotion_models" / emotion / "report.html" for emotion in own]
+    return [config.model_of(emotion) / "report.html" for emotion in own]
+
+
+def _tell_unheard(config: Config, emotions: Sequence[str]) -> None:
+    """Say before the work which emotions will have no recall, because the default judge doesn't know them."""
+    from affetto.judges.choice import choose_judges, unheard
+
+    others = [] if "emotion" in config.judges else [name for name in emotions if name not in EMOTIONS]
+    for name in others:
+        if why := unheard(choose_judges({kind: "none" for kind in KINDS if kind != "emotion"}, name), config.judges):
+            say(f"{name} will be trained and spoken, but not heard: {why}", style="yellow")
 
 
 def _run_side_by_side(
@@ -114,7 +127,7 @@ def failed_files(config: Config, emotions: Sequence[str]) -> list[str]:
     """What to tell of each file that the evaluations of `emotions` could not score."""
     from affetto.evaluate.results import read_results
 
-    paths = [config.output_dir / "evaluation_results" / f"{emotion}_results.json" for emotion in emotions]
+    paths = [config.results_of(emotion) for emotion in emotions]
     systems = [system for path in paths if path.is_file() for system in read_results(path)["systems"]]
     return [
         f"failed: {system['name']}: {row['file']}: {row['error']}"
@@ -129,7 +142,7 @@ def _tell(config: Config, emotion: str) -> None:
     from affetto.evaluate.results import read_results
     from affetto.report.tables import terminal_table
 
-    results = read_results(config.output_dir / "evaluation_results" / f"{emotion}_results.json")
+    results = read_results(config.results_of(emotion))
     console.print(terminal_table([results]))
     say(f"report: {config.output_dir / 'emotion_models' / emotion / 'report.html'}")
     say(f"hear more: {_speak_command(config, emotion)}")

@@ -67,6 +67,11 @@ class Problem:
     no clip: odd-tempo, odd-duration, duplicate-sound, unbalanced, confounded, text-mismatch, label-doubt."""
     message: str
 
+    @property
+    def costs_no_clip(self) -> bool:
+        """Whether what was read is right in spite of it: labels that were put right."""
+        return self.kind == "mislabelled"
+
 
 SPEAKING_TEMPERATURE = 0.6
 """Of sampled codes, unless somebody says otherwise (docs/log.md)."""

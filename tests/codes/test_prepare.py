@@ -254,6 +254,7 @@ def test_only_restricts_to_some_emotions_and_general_speech(
     names = ("happy", "sad", "proud", "calm")
     clips = [clip for name in names for clip in make_clips(sounds, 3, emotion=name)] + make_clips(sounds, 2)
     prepared = prepare([data(clips)], codec_folder, emotions=(*EMOTIONS, "proud"), only=["happy"])
+    assert prepared.labels == tuple(sorted({clip.emotion for clip in clips if clip.emotion})), "what else there is"
     assert {clip.emotion for clip in prepared.clips} == {"happy", None}
     assert len(coded) == 5
     assert not any("sad" in warning.message for warning in prepared.warnings)

@@ -459,6 +459,31 @@ def test_report_says_what_has_to_be_run_first(affetto: Callable[..., Called], tm
     assert "affetto evaluate --emotion happy" in err
 
 
+def test_what_is_not_trained_is_told_before_clips_are_prepared_and_passed_over_where_nobody_named_it(
+    affetto: Callable[..., Called], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    judged: list[str] = []
+    monkeypatch.setattr(pipeline, "prepare_clips", lambda *_, **__: pytest.fail("nothing is there to evaluate"))
+    for options in ((), ("-e", "sad")):
+        status, _, err = affetto("evaluate", *options)
+        assert status == 1
+        assert f"there is no adapter emotion_models/{'sad' if options else 'happy'}/best: affetto train" in err
+    (tmp_path / "emotion_models" / "sad" / "best").mkdir(parents=True)
+    monkeypatch.setattr(pipeline, "prepare_clips", lambda *_, **__: None)
+    monkeypatch.setattr(
+        "affetto.evaluate.suite.evaluate", lambda _, name, *__, **___: judged.append(name) or failed_results()
+    )
+    affetto("evaluate")
+    assert judged == ["sad"]
+    assert affetto("evaluate", "-e", "sad", "-e", "happy")[0] == 1
+
+    drawn: list[str] = []
+    monkeypatch.setattr(pipeline, "report", lambda _, name: drawn.append(name) or name)
+    write_results(tmp_path / "evaluation_results" / "sad_results.json", failed_results())
+    assert affetto("report")[0] == 0
+    assert drawn == ["sad"]
+
+
 def failed_results() -> dict[str, Any]:
     row = {"file": "a.wav", "prompt": None, "text": None, "speaker": None, "seed": None, "duration_s": None}
     files = [{**row, "error": "silent", "values": {}}, {**row, "file": "b.wav", "error": None, "values": {}}]
@@ -481,6 +506,8 @@ def test_files_that_failed_are_the_exit_status_of_an_evaluation(
 
     monkeypatch.setattr("affetto.evaluate.suite.evaluate", evaluate)
     monkeypatch.setattr(pipeline, "prepare_clips", lambda *_, **__: None)
+    for emotion in ("happy", "sad"):
+        (tmp_path / "emotion_models" / emotion / "best").mkdir(parents=True)
     status, _, err = affetto("evaluate", "-e", "happy", "--versa", "scores.jsonl")
     assert status == reporting.FILES_FAILED
     assert "failed: mine: a.wav: silent" in err

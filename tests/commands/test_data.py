@@ -118,6 +118,20 @@ def test_import_keeps_sounds_of_a_data_set_beside_the_manifest(clips: Path, tmp_
     assert {clip.audio.parent for clip in found} == {tmp_path / "out/mine_sounds"}
 
 
+def test_import_fails_for_what_it_leaves_out_and_not_for_labels_that_it_puts_right(clips: Path, tmp_path: Path) -> None:
+    lines = clips.read_text().splitlines()
+    for name in ("happy", "hapyy"):
+        folder = tmp_path / "corpus" / name
+        folder.mkdir(parents=True)
+        (folder / f"{name}.wav").write_bytes((clips.parent / "1.wav").read_bytes())
+        (folder / f"{name}.txt").write_text("one")
+    status, said, _ = called("import", tmp_path / "corpus", "--out", tmp_path / "kept.jsonl")
+    assert (status, "2 clips, 0 left out, 1 kept in spite of what the table says" in said) == (0, True), said
+    clips.write_text("\n".join([*lines, "nonsense"]) + "\n")
+    status, said, _ = called("import", clips, "--out", tmp_path / "some.jsonl")
+    assert (status, f"{len(lines)} clips, 1 left out" in said) == (1, True), said
+
+
 def test_stats_write_a_page(clips: Path, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     status, said, _ = called("stats", clips, "--page", page, "--measured", "1")

@@ -311,6 +311,18 @@ def test_a_folder_has_no_recordings_to_be_like(folder: Path, tmp_path: Path) -> 
         evaluate_folder(folder, "angry", tmp_path / "r.json", judges=named)
 
 
+def test_an_emotion_that_the_default_judge_cannot_hear_is_told_and_all_else_scored(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    off = {"words": "none", "quality": "none", "voice": "none"}
+    results = evaluate_folder(folder, "hapy", tmp_path / "r.json", judges=off)
+    assert results["systems"][0]["metrics"]["recall"]["value"] is None
+    assert "recall and posterior are left out:" in (told := capsys.readouterr().err)
+    assert "can't hear 'hapy' (did you mean 'happy'?)" in told
+    evaluate_folder(folder, "hapy", tmp_path / "r.json", judges={**off, "emotion": "none"})
+    assert "left out" not in capsys.readouterr().err, "as was asked for"
+
+
 def test_a_run_of_an_affetto_that_knew_fewer_kinds_of_judges_takes_a_folder_in(folder: Path, tmp_path: Path) -> None:
     output = tmp_path / "run.json"
     off = {"emotion": "none", "words": "none", "quality": "none", "voice": "none"}

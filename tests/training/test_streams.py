@@ -129,6 +129,17 @@ def test_data_that_lacks_something_is_told(
         build_streams(config_of(**changes), "happy", make_prepared(tmp_path / "few", counts), tiny_base)
 
 
+def test_a_label_that_is_written_otherwise_is_among_what_is_told(
+    tiny_base: Base, config_of: Callable[..., Config], prepared: Prepared
+) -> None:
+    """Only the emotion's own clips are prepared, so the others are told from all that the sources hold."""
+    general = tuple(clip for clip in prepared.clips if clip.emotion is None)
+    found = replace(prepared, clips=general, labels=("hapy", "sad"))
+    message = r"labelled 'happy' \(did you mean 'hapy'\?\); the data has general, hapy, sad"
+    with pytest.raises(DataError, match=message):
+        build_streams(config_of(), "happy", found, tiny_base)
+
+
 def test_general_speech_is_not_needed_where_nothing_is_preserved(
     tiny_base: Base, config_of: Callable[..., Config], tmp_path: Any
 ) -> None:

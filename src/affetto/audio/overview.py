@@ -62,7 +62,7 @@ def examine(
     if leaks:
         doubts = [doubt for doubt in doubts if doubt.kind != "split-overlap"]
     problems = [*problems, *check_clips(placed, emotions=None, workers=workers)]
-    warnings = [problem for problem in problems if problem.kind == "mislabelled"]
+    warnings = [problem for problem in problems if problem.costs_no_clip]
     problems = [problem for problem in problems if problem not in warnings]
     good = good_clips(placed, problems)
     seconds = durations_s(good)

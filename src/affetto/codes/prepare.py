@@ -62,6 +62,8 @@ class Prepared:
     """When each word is said, by clip id; of bases that listen while they speak alone."""
     user_keys: Mapping[str, str] = field(default_factory=dict)
     """Code-cache key of the other speaker, by the id of clips that have one."""
+    labels: tuple[str, ...] = ()
+    """Emotions that clips of the sources are labelled with, prepared or not; sorted."""
 
     @property
     def num_bad(self) -> int:
@@ -115,6 +117,7 @@ def prepare(
     labels = {*KNOWN_LABELS, *emotions}
     speakers = speaker_numbers({clip.speaker for clip in clips})
     clips, warnings = assign_splits(clips, seed=seed, by_speaker=by_speaker)
+    found = tuple(sorted({clip.emotion for clip in clips if clip.emotion}))
     unwanted: set[str | None] = set() if only is None else {*(labels - {*only})}
     if not use_general:
         unwanted.add(None)
@@ -135,12 +138,13 @@ def prepare(
     if not clips:
         raise _nothing(sources, problems, use_cached_only)
     _encode_all([clip for clip in clips if not is_cached[clip.id]], keys, cache, base_folder, workers)
-    warnings = [*(problem for problem in problems if problem.kind == "mislabelled"), *warnings]
+    warnings = [*(problem for problem in problems if problem.costs_no_clip), *warnings]
     is_warned = {*warnings}
     problems = [problem for problem in problems if problem not in is_warned]
     return Prepared(
-        tuple(clips), (*problems, *warnings), tuple(warnings), speakers, keys, cache, is_checked=not use_cached_only
-    )
+        tuple(clips), (*problems, *warnings), tuple(warnings), speakers, keys, cache,
+        is_checked=not use_cached_only, labels=found,
+    )  # fmt: skip
 
 
 def _without(clips: Sequence[Clip], emotions: Collection[str | None]) -> list[Clip]:

@@ -45,8 +45,10 @@ def import_(sources: Sources, out: Out = Path("manifest.jsonl"), skip_bad_clips:
     clips, problems = import_clips(sources, out, EMOTIONS)
     if problems:
         console.print(problem_table(problems))
-    typer.echo(f"{out}: {len(clips)} clips, {len(problems)} left out or doubtful")
-    if problems and not skip_bad_clips:
+    lost = [problem for problem in problems if not problem.costs_no_clip]
+    doubts = f", {len(problems) - len(lost)} kept in spite of what the table says" if len(lost) < len(problems) else ""
+    typer.echo(f"{out}: {len(clips)} clips, {len(lost)} left out{doubts}")
+    if lost and not skip_bad_clips:
         raise typer.Exit(1)
 
 

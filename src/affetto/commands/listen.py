@@ -33,7 +33,8 @@ def export(
     folders = {name: Path(folder) for name, folder in (pairs_of(system, "--system") or {}).items()}
     folders = folders or {"base": samples / f"{emotion}_base", emotion: samples / emotion}
     if missing := [folder for folder in folders.values() if not folder.is_dir()]:
-        raise ConfigError(f"there is no folder {missing[0]}: affetto evaluate --emotion {emotion}, or name --system")
+        remedy = "see --system" if system else f"affetto evaluate --emotion {emotion}, or name others with --system"
+        raise ConfigError(f"there is no folder {missing[0]}: {remedy}")
     key = export_test(folders, out, settings.emotions, num_sentences=sentences, seed=seed)
     typer.echo(f"{out / 'test.html'} is for the listeners; keep {key} to yourself")
 

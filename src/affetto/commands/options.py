@@ -86,7 +86,7 @@ def settings_of(
                 "Train emotions on it (expressive_base: true) and evaluate these"
             )
         raise ConfigError(
-            f"unknown emotion {unknown[0]!r}{did_you_mean(unknown[0], known)}; configured: "
+            f"unknown emotion {unknown[0]!r}{did_you_mean(unknown[0], settings.emotions)}; configured: "
             f"{', '.join(settings.emotions)}. Add it to `emotions` in the configuration"
         )
     return settings, wanted

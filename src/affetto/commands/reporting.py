@@ -24,7 +24,7 @@ from affetto.commands.options import (
     pairs_of,
     settings_of,
 )
-from affetto.errors import ConfigError
+from affetto.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from affetto.evaluate.results import Results
@@ -52,7 +52,7 @@ def evaluate(
         bool, typer.Option("--allow-failures", help="Status 0 though files could not be scored.")
     ] = False,
 ) -> None:  # fmt: skip
-    """Speak held-out sentences with base and adapter, and score them beside real recordings.
+    """Speak held-out sentences with base and adapter, and score them beside real recordings; of what is trained.
 
     Exit status 4: all is written, but files (with --calibrate-judges: recordings) could not be scored.
     """
@@ -76,10 +76,15 @@ def evaluate(
     settings, emotions = settings_of(
         config, emotion, base=base, data=data, general=general, output_dir=output, judges=judges
     )
+    trained = [name for name in emotions if (settings.model_of(name) / "best").is_dir()]
+    if not trained or (emotion and trained != emotions):
+        absent = next(name for name in emotions if name not in trained)
+        raise DataError(f"there is no adapter {settings.model_of(absent) / 'best'}: affetto train --emotion {absent}")
+    emotions = trained
     if versa and len(emotions) > 1:
         raise ConfigError(f"--versa {versa} is one file: name one --emotion")
     for name in emotions:
-        check_outputs(settings.output_dir / "evaluation_results" / f"{name}_results.json", versa=versa)
+        check_outputs(settings.results_of(name), versa=versa)
     prepared = prepare_clips(settings, emotions, skip_bad_clips=skip_bad_clips)
     num_failed = 0
     for name in emotions:
@@ -151,6 +156,8 @@ def _report_emotions(emotion: list[str] | None, config: Path | None, output: Pat
     from affetto.pipeline import report as report_emotion
 
     settings, emotions = settings_of(config, emotion, output_dir=output)
+    if not emotion:
+        emotions = [name for name in emotions if settings.results_of(name).is_file()] or emotions
     for name in emotions:
         typer.echo(report_emotion(settings, name))
 

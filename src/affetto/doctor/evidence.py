@@ -147,6 +147,8 @@ def read_evidence(folder: Path) -> Evidence:
     options = _options(facts)
     if facts is None or not facts.get("frontier"):
         why = "training hasn't come to its end, so the frontier of intensities wasn't measured"
+        if facts is None:
+            why += "; give the options again that it was begun with (--config, --base, --data)"
         missing.append(Missing("end of training", why, _command("train", emotion, options, shown, "--resume")))
     results = _results(output / "evaluation_results" / f"{emotion}_results.json", missing,
                        _command("evaluate", emotion, options, shown))  # fmt: skip

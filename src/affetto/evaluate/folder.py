@@ -27,8 +27,8 @@ from affetto.evaluate.results import (
 from affetto.evaluate.scoring import Item
 from affetto.evaluate.similarity import Scored, compare_emotions, compare_voices
 from affetto.evaluate.summary import build_system, compare
-from affetto.judges.choice import Judges, choose_judges
-from affetto.progress import progress
+from affetto.judges.choice import Judges, choose_judges, unheard
+from affetto.progress import progress, say
 
 BASE, REAL, NEUTRAL = "base", "real", "neutral"
 _ROLES: dict[str, Role] = {BASE: "base", REAL: "real", NEUTRAL: "files"}
@@ -80,6 +80,8 @@ def evaluate_folder(
     name = f"{name} (files)" if name in folders else name
     items = {name: folder_items(path, metadata)} | {other: folder_items(where) for other, where in folders.items()}
     chosen = judges if isinstance(judges, Judges) else choose_judges(judges or {}, emotion, device)
+    if why := unheard(chosen, {} if isinstance(judges, Judges) else judges or {}):
+        say(f"recall and posterior are left out: {why}", style="yellow")
     run = _run_in(output, emotion, judge_facts(chosen))
     if run is not None and folders:
         raise DataError(f"{output} holds the results of a run, which has a base of its own: name another --output")

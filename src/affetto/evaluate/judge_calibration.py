@@ -35,8 +35,6 @@ from affetto.types import Clip
 SCHEMA = "affetto.judge-calibration/1"
 MOST_FALSE_ALARMS = 0.5
 """A judge that says so of most other recordings would say so of a system that never tried."""
-_KEPT = "mislabelled"
-"""The kind of problem that costs no recording (`types.Problem`)."""
 _CHUNK = 64
 _SEGMENT_RATE = 48_000
 
@@ -62,7 +60,7 @@ def calibrate_judges(
         "num_clips": len(chosen),
         "num_failed": sum(row["error"] is not None for row in rows),
         "problems": [f"{problem.where}: {problem.message}" for problem in problems],
-        "left_out": [f"{problem.where}: {problem.message}" for problem in problems if problem.kind != _KEPT],
+        "left_out": [f"{problem.where}: {problem.message}" for problem in problems if not problem.costs_no_clip],
         "emotion": _emotion(chosen, rows, judges),
         "words": _words(chosen, rows) if judges.words else None,
         "quality": _quality(chosen, rows) if judges.quality else None,

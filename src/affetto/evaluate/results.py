@@ -266,7 +266,7 @@ def read_results(path: Path) -> Results:
     try:
         document = read_json(path)
     except (OSError, ValueError) as error:
-        raise DataError(f"can't read the results {path}: {error}") from error
+        raise DataError(f"can't read the results {path}: {getattr(error, 'strerror', None) or error}") from error
     if not isinstance(document, dict):
         raise DataError(f"{path} holds no results document")
     try:

@@ -29,9 +29,9 @@ from affetto.evaluate.speaking import Studio
 from affetto.evaluate.strengths import by_intensity, hear_strengths, of_strengths
 from affetto.evaluate.summary import build_system, compare
 from affetto.files import read_json
-from affetto.judges.choice import Judges, choose_judges
+from affetto.judges.choice import Judges, choose_judges, unheard
 from affetto.model.batch import Row
-from affetto.progress import progress
+from affetto.progress import progress, say
 from affetto.speak.voice import Voice
 
 
@@ -50,14 +50,16 @@ def evaluate(
     (see `spoken` and `journal`).
     """
     # 1. The adapter as a user would load it, and the judges.
-    folder = config.output_dir / "emotion_models" / emotion / "best"
+    folder = config.model_of(emotion) / "best"
     voice = Voice.of_run(config.base, config.base_precision)
     voice.load_adapter(emotion, folder)
     facts = read_json(folder / "affetto.json")
     strength = float(facts["recommended_intensity"]) if intensity is None else intensity
     device = str(voice.base.device.type)
     judges = choose_judges(config.judges, emotion, device)
-    output = config.output_dir / "evaluation_results" / f"{emotion}_results.json"
+    if why := unheard(judges, config.judges):
+        say(f"{emotion}: recall and posterior are left out: {why}", style="yellow")
+    output = config.results_of(emotion)
     journal = Journal(journal_path(output), judges, emotion, resume=resume, device=device)
 
     # 2. Speak: held-out texts, the voices that the adapter learned from; and the recordings beside them.

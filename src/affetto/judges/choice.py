@@ -9,6 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Literal, cast, overload
 
+from affetto.audio.hints import did_you_mean
 from affetto.errors import ConfigError, JudgeError, MissingDependencyError
 from affetto.files import hash_folder
 from affetto.judges.kinds import (
@@ -32,7 +33,7 @@ from affetto.model.packed import unpacked
 __all__ = [
     "KINDS", "KNOWN_JUDGES", "LABELLED", "DimensionJudge", "EmbeddingJudge", "EmotionJudge", "Judges", "Kind",
     "KnownJudge", "QualityJudge", "Source", "Tier", "VoiceJudge", "WordJudge", "check_choices", "choose_judges",
-    "default_judge", "find_source", "load_judge", "read_labels", "require_label",
+    "default_judge", "find_source", "load_judge", "read_labels", "require_label", "unheard",
 ]  # fmt: skip
 
 OFF = "none"
@@ -167,11 +168,17 @@ def check_choices(choices: Mapping[str, str], emotions: Sequence[str]) -> None:
                 require_label(cast("EmotionJudge | EmbeddingJudge", judge), emotion, kind)
 
 
+def unheard(judges: Judges, choices: Mapping[str, str]) -> str | None:
+    """Why no emotion can be judged; None where it can, and where nobody wants it to be."""
+    return judges.reason("emotion") if judges.emotion is None and choices.get("emotion") != OFF else None
+
+
 def require_label(judge: EmotionJudge | EmbeddingJudge, emotion: str, kind: Kind = "emotion") -> None:
     """Refuse a judge that has no label for `emotion`: a class it lacks is never mapped to another."""
     if emotion not in judge.labels:
         raise JudgeError(
-            f"the {kind} judge {judge.id} can't hear {emotion!r}; its labels are {', '.join(judge.labels)}. "
+            f"the {kind} judge {judge.id} can't hear {emotion!r}{did_you_mean(emotion, judge.labels)}; "
+            f"its labels are {', '.join(judge.labels)}. "
             f"Choose another with --judge {kind}=ID_OR_FOLDER, or go without: --judge {kind}=none"
         )
 

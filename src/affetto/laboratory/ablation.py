@@ -194,7 +194,7 @@ def _heard(
 def _as_acted(config: Config, cell: Cell, prepared: Prepared) -> dict[str, Any]:
     """The run at the intensity at which it is as strong as its clips: how strong that is, what it conveys and costs on
     test clips, and what judges hear; with the reason alone where it can't be matched."""
-    adapter = config.output_dir / "emotion_models" / cell.emotion / "best"
+    adapter = config.model_of(cell.emotion) / "best"
     voice = speaking(config, cell.emotion, adapter)
     found = match_clips(config, cell.emotion, prepared, adapter, voice)
     if found.intensity is None:

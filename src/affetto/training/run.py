@@ -90,7 +90,7 @@ def prepared_run(
     optimizer = accelerator.prepare_optimizer(
         adamw(parameters.values(), config.learning_rate, config.weight_decay, config.optimizer_bits)
     )
-    folder = config.output_dir / "emotion_models" / emotion
+    folder = config.model_of(emotion)
     key = _run_key(config, emotion, base, streams, expressive)
     state = _start(folder / "last", parameters, optimizer, key, accelerator, resume)
     log = TrainingLog(

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+from affetto.audio.hints import did_you_mean
 from affetto.audio.splits import assert_disjoint
 from affetto.codes.prepare import Prepared
 from affetto.config import EXPRESSIVE, Config
@@ -125,8 +126,9 @@ def _emotional_clips(config: Config, emotion: str, prepared: Prepared) -> tuple[
     """Clips to train on, and clips to choose the best adapter by."""
     clips = [clip for name in _labels(config, emotion) for clip in prepared.select(name, "train")]
     if not clips:
-        found = sorted({clip.emotion or "general" for clip in prepared.clips})
-        raise DataError(f"no training clip is labelled {emotion!r}; the data has {', '.join(found)}")
+        found = sorted({*prepared.labels, *(clip.emotion or "general" for clip in prepared.clips)})
+        hint = did_you_mean(emotion, prepared.labels)
+        raise DataError(f"no training clip is labelled {emotion!r}{hint}; the data has {', '.join(found)}")
     held = _held_out(config, _labels(config, emotion), prepared)
     if not held:
         raise DataError(

@@ -106,7 +106,7 @@ def _misplaced(path: Path, clip: Clip, codes: _Codes, where: str) -> tuple[Clip,
         true = _codes(other)
         if true is not None and true.actor != codes.actor and _same_sound(path, other):
             named = _clip(path, true)
-            message = f"named for actor {codes.actor}, but a copy of {other.name}: takes that file's labels; remove it"
+            message = f"named for actor {codes.actor}, but a copy of {other.name}, whose labels it gets; remove it"
             return _renamed(named, path), Problem(where, "mislabelled", message)
     message = f"named for actor {codes.actor} inside {path.parent.name}; kept as the name says, move it if that's right"
     return _renamed(clip, path), Problem(where, "mislabelled", message)
