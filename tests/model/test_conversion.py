@@ -239,7 +239,7 @@ def test_mixed_numbers_are_refused(copied: Path) -> None:
         copied / "model.safetensors",
         lambda tensors: tensors.update({"text_emb.weight": tensors["text_emb.weight"].float()}),
     )
-    _refused(copied, r"mixes BF16, F32")
+    _refused(copied, r"model\.safetensors mixes BF16, F32: text_emb\.weight is F32, the others BF16; save it")
 
 
 def test_a_checkpoint_of_another_kind_is_refused(copied: Path, tiny_base_folder: Path) -> None:
@@ -295,3 +295,92 @@ def test_a_full_disk_is_told(authors_folder: Path, tmp_path: Path, monkeypatch: 
     with pytest.raises(BaseModelError, match=r"No space left on device.*free disk"):
         convert(authors_folder, tmp_path / "new")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("layer", "key"), [("transformer.layers.1", "num_layers"),
+                                            ("depformer.layers.1", "depformer_num_layers")])  # fmt: skip
+def test_a_whole_layer_that_is_missing_is_named(copied: Path, layer: str, key: str) -> None:
+    def drop(tensors: dict[str, Tensor]) -> None:
+        for name in [name for name in tensors if name.startswith(f"{layer}.")]:
+            del tensors[name]
+
+    _change(copied / "model.safetensors", drop)
+    _refused(
+        copied, rf"model\.safetensors lacks all tensors of {layer}, and .*config\.json says {key}: 2: get it again"
+    )
+
+
+def test_a_codebook_that_is_missing_is_named(copied: Path) -> None:
+    _change(copied / "model.safetensors", lambda tensors: tensors.pop("emb.7.weight"))
+    _refused(copied, r"lacks all tensors of emb\.7, and .*says n_q: 8")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("num_layers", 1, r"has tensors of transformer\.layers\.1, and .*config\.json says num_layers: 1"),
+        ("num_layers", 3, r"lacks all tensors of transformer\.layers\.2, and .*config\.json says num_layers: 3"),
+        ("depformer_num_layers", 1, r"has tensors of depformer\.layers\.1"),
+        ("dim", 64, r"text_emb\.weight is \(307, 32\), so dim is 32, and .*config\.json says dim: 64"),
+        ("card", 33, r"linears\.0\.weight is \(32, 16\), so card is 32, and .*config\.json says card: 33"),
+        ("text_card", 300, r"so text_card is 306, and .*says text_card: 300"),
+        ("depformer_dim", 32, r"depformer_in\.0\.weight is .*so depformer_dim is 16"),
+    ],
+)
+def test_a_config_that_the_tensors_contradict_is_refused(copied: Path, key: str, value: int, told: str) -> None:
+    _change_config(copied, **{key: value})
+    _refused(copied, told)
+
+
+def test_what_a_config_does_not_say_is_held_against_the_published_model(copied: Path) -> None:
+    path = copied / "config.json"
+    config = json.loads(path.read_text())
+    del config["num_layers"]
+    path.write_text(json.dumps(config))
+    _refused(
+        copied, r"lacks all tensors of transformer\.layers\.2, .* and 26 more, and .*says nothing of it.*7B's.* 32"
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("dep_q", "x"), ("dep_q", None), ("dep_q", []), ("dep_q", True), ("dep_q", 1.5), ("num_heads", "x"),
+     ("num_heads", None), ("num_heads", 0), ("num_heads", 5), ("depformer_num_heads", 0), ("context", "x"),
+     ("context", 10**400), ("max_period", None), ("max_period", "a"), ("max_period", float("inf"))],
+)  # fmt: skip
+def test_an_argument_that_makes_no_sense_is_named(copied: Path, key: str, value: object) -> None:
+    _change_config(copied, **{key: value})
+    _refused(copied, rf"config\.json: {key} is .*get the file again")
+
+
+@pytest.mark.parametrize("name", ["transformer.layers.{k}.gating.linear_in.weight",
+                                  "depformer.layers.0.gating.{k}.linear_in.weight"])  # fmt: skip
+def test_rows_of_a_gate_that_are_no_pairs_are_named(copied: Path, name: str) -> None:
+    def cut(tensors: dict[str, Tensor]) -> None:
+        for k in range(4):
+            if (key := name.format(k=k)) in tensors:
+                tensors[key] = tensors[key][:-1].clone()
+
+    _change(copied / "model.safetensors", cut)
+    _refused(copied, rf"model\.safetensors: {name.format(k=0)} is \(\d+, \d+\), and its rows must be pairs")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [("num_heads", 0, "refuses"), ("num_heads", "x", "refuses"), ("max_period", "a", "damaged")],
+)
+def test_mimis_configuration_that_makes_no_sense_is_named(copied: Path, key: str, value: object, told: str) -> None:
+    path = copied / "mimi.json"
+    config = json.loads(path.read_text())
+    config["transformer"][key] = value
+    path.write_text(json.dumps(config))
+    _refused(copied, rf"mimi\.json.*{told}")
+
+
+def test_senseless_arguments_are_told_by_base_and_plan(copied: Path) -> None:
+    from affetto.planning.plan import base_config
+
+    _change_config(copied, dep_q=None)
+    for ask in (find_base, base_config):
+        with pytest.raises(BaseModelError, match=r"config\.json: dep_q is None"):
+            ask(str(copied))

@@ -23,7 +23,7 @@ from torch import Tensor
 from affetto.adapters.bank import AdapterBank, Change, delta_norm
 from affetto.adapters.stacks import stacked_for_peft, unstacked
 from affetto.adapters.targets import modules_pattern, peft_adapts
-from affetto.errors import AdapterError
+from affetto.errors import AdapterError, listed
 from affetto.files import read_json, write_json
 
 CONFIG, WEIGHTS, FACTS = "adapter_config.json", "adapter_model.safetensors", "affetto.json"
@@ -153,7 +153,7 @@ def read_adapter(folder: Path) -> AdapterFile:
     unknown += [f"{site} (half)" for site, pair in halves.items() if len(pair) != 2]
     if unknown:
         raise AdapterError(
-            f"{folder / WEIGHTS}: {len(unknown)} tensors are not LoRA of linear layers: {_listed(unknown)}. {_AGAIN}"
+            f"{folder / WEIGHTS}: {len(unknown)} tensors are not LoRA of linear layers: {listed(unknown)}. {_AGAIN}"
         )
     tensors = {site: (pair["A"], pair["B"]) for site, pair in halves.items()}
     tensors = unstacked(tensors, config, lambda site: _rank(config, site))
@@ -200,12 +200,12 @@ def insert_adapter(
     outside = sorted(set(tensors) - set(bank.sites))
     if outside:
         raise AdapterError(
-            f"{weights}: {len(outside)} layers are not in this base or not adapted here: {_listed(outside)}. {remedy}"
+            f"{weights}: {len(outside)} layers are not in this base or not adapted here: {listed(outside)}. {remedy}"
         )
     missing = [site for site in bank.sites if site not in tensors and peft_adapts(adapter.config, site)]
     if missing:
         raise AdapterError(
-            f"{weights}: {len(missing)} layers of its target_modules have no tensors: {_listed(missing)}. {_AGAIN}"
+            f"{weights}: {len(missing)} layers of its target_modules have no tensors: {listed(missing)}. {_AGAIN}"
         )
     wrong = []
     for site, (a_RI, b_OR) in tensors.items():
@@ -215,7 +215,7 @@ def insert_adapter(
                 f"{site}: A {tuple(a_RI.shape)}, B {tuple(b_OR.shape)} for a layer {out_features}x{in_features}"
             )
     if wrong:
-        raise AdapterError(f"{weights}: shapes don't fit: {_listed(wrong)}. {remedy}")
+        raise AdapterError(f"{weights}: shapes don't fit: {listed(wrong)}. {remedy}")
     norms = [delta_norm(a_RI, b_OR, adapter.scales[site]) for site, (a_RI, b_OR) in tensors.items()]
     if not all(map(math.isfinite, norms)):
         raise AdapterError(f"{weights}: some of its weights are NaN or infinite. {_AGAIN}")
@@ -294,7 +294,7 @@ def _check_ranks(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, 
             wrong.append(f"{site}: A {tuple(a_RI.shape)}, B {tuple(b_OR.shape)} for rank {rank}")
     if wrong:
         raise AdapterError(
-            f"{folder / WEIGHTS}: {len(wrong)} layers don't have the rank of {CONFIG}: {_listed(wrong)}. {_AGAIN}"
+            f"{folder / WEIGHTS}: {len(wrong)} layers don't have the rank of {CONFIG}: {listed(wrong)}. {_AGAIN}"
         )
 
 
@@ -313,8 +313,3 @@ def _by_pattern(patterns: Mapping[str, Any], site: str, default: Any) -> Any:
         if re.fullmatch(rf"(.*\.)?({pattern})", site):
             return value
     return default
-
-
-def _listed(names: list[str], most: int = 6) -> str:
-    shown = ", ".join(names[:most])
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
