@@ -384,3 +384,48 @@ def test_senseless_arguments_are_told_by_base_and_plan(copied: Path) -> None:
     for ask in (find_base, base_config):
         with pytest.raises(BaseModelError, match=r"config\.json: dep_q is None"):
             ask(str(copied))
+
+
+def test_a_text_model_of_another_model_is_refused(copied: Path) -> None:
+    """Before anything is written: its ids would stand for nothing, or for the start of the text."""
+    _change_config(copied, text_card=280)
+
+    def cut(tensors: dict[str, Tensor]) -> None:
+        for name in ("text_emb.weight", "depformer_text_emb.weight"):
+            tensors[name] = tensors[name][:281].clone()
+        tensors["text_linear.weight"] = tensors["text_linear.weight"][:280].clone()
+
+    _change(copied / "model.safetensors", cut)
+    _refused(copied, r"tokenizer_spm_32k_3\.model: it has ids up to 29\d .*has 280 rows.*tokenizer of another model")
+
+
+def test_weights_are_hashed_once_until_they_change(
+    copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the conversion, the base and the codec together; a changed checkpoint is another one for all three."""
+    from affetto import remembered
+    from affetto.codes import codec
+    from affetto.files import hash_file
+    from affetto.model import base
+    from affetto.model.conversion import moshi
+
+    monkeypatch.setenv("AFFETTO_CACHE", str(tmp_path / "cache"))
+    for module in (base, moshi, codec):
+        monkeypatch.setattr(module, "LARGE_BYTES", 1000)
+    hashed: list[str] = []
+    monkeypatch.setattr(remembered, "hash_file", lambda path: hashed.append(path.name) or hash_file(path))
+
+    def names() -> tuple[str, str, str]:
+        hashed.clear()
+        folder = find_base(str(copied))
+        return folder.name, base.weights_hash(folder), codec.codec_hash(folder)
+
+    first = names()
+    assert sorted(hashed)[:2] == ["config.json", "model.safetensors"]
+    assert hashed.count("model.safetensors") == 2, "the authors' file and the converted one"
+    assert names() == first
+    assert "model.safetensors" not in hashed
+    _change(copied / "model.safetensors", lambda tensors: tensors["text_emb.weight"].mul_(2))
+    second = names()
+    assert hashed.count("model.safetensors") == 2
+    assert all(new != old for new, old in zip(second, first, strict=True))

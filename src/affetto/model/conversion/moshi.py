@@ -17,12 +17,14 @@ import torch
 from safetensors.torch import save_file
 
 from affetto.errors import BaseModelError, MissingDependencyError, listed
-from affetto.files import cache_root, hash_file, hash_text, write_json
+from affetto.files import cache_root, hash_text, write_json
 from affetto.hub import fetch
 from affetto.model.conversion.architecture import language_model_settings, mimi_path, mimi_settings
 from affetto.model.conversion.names import Recipe, language_model_recipes, mimi_recipes
 from affetto.model.conversion.source import FLOATS, AuthorsCheckpoint, is_authors_format, open_checkpoint
+from affetto.model.text_ids import check_text_ids
 from affetto.progress import progress, say
+from affetto.remembered import LARGE_BYTES, WEIGHT_HASHES, HashMemory
 
 SHARD_BYTES = 1 << 30
 _TYPES = dict(zip(FLOATS, (torch.bfloat16, torch.float16, torch.float32), strict=True))
@@ -48,11 +50,13 @@ def convert(source: Path, target: Path, *, shard_bytes: int = SHARD_BYTES) -> Pa
     codec = config.audio_encoder_config
     recipes = [*language_model_recipes(checkpoint.weights, config), *mimi_recipes(checkpoint.mimi, codec)]
     sizes = _checked(checkpoint, config, recipes)
+    tokenizer = _tokenizer(checkpoint.text_model)
+    check_text_ids(checkpoint.text_model, tokenizer.get_vocab(), config.vocab_size)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
         _write_weights(temporary, _shards(recipes, sizes, shard_bytes), sum(sizes.values()))
-        _write_beside(temporary, checkpoint, config)
+        _write_beside(temporary, checkpoint, config, tokenizer)
         temporary.chmod(0o755)
         if target.is_dir():
             target.rmdir()
@@ -73,7 +77,8 @@ def converted(folder: Path) -> Path:
     checkpoint = open_checkpoint(folder)
     files = (checkpoint.weights.path, checkpoint.mimi.path, checkpoint.text_model)
     settings = repr(sorted((checkpoint.config or {}).items()))
-    key = hash_text("moshi-1", settings, *(hash_file(path.resolve()) for path in files))
+    with HashMemory(WEIGHT_HASHES, least_bytes=LARGE_BYTES) as hash_of:
+        key = hash_text("moshi-1", settings, *map(hash_of, files))
     target = cache_root() / "converted" / key[:24]
     if not target.is_dir():
         say(f"{folder} is in the moshi package's format: converting it once into {target}")
@@ -199,7 +204,7 @@ def _write_weights(folder: Path, shards: Sequence[Shard], total: int) -> None:
         write_json(folder / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": places})
 
 
-def _write_beside(folder: Path, checkpoint: AuthorsCheckpoint, config: Any) -> None:
+def _write_beside(folder: Path, checkpoint: AuthorsCheckpoint, config: Any, tokenizer: Any) -> None:
     """Configuration, generation's defaults, tokenizer and feature extractor."""
     from transformers import EncodecFeatureExtractor, GenerationConfig
 
@@ -216,7 +221,7 @@ def _write_beside(folder: Path, checkpoint: AuthorsCheckpoint, config: Any) -> N
     EncodecFeatureExtractor(
         feature_size=config.audio_encoder_config.audio_channels, sampling_rate=config.sampling_rate
     ).save_pretrained(folder)
-    _tokenizer(checkpoint.text_model).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     write_json(
         folder / "conversion.json",
         {
