@@ -25,6 +25,7 @@ from affetto.adapters.stacks import stacked_for_peft, unstacked
 from affetto.adapters.targets import modules_pattern, peft_adapts
 from affetto.errors import AdapterError, listed
 from affetto.files import read_json, write_json
+from affetto.folders import replace_folder
 
 CONFIG, WEIGHTS, FACTS = "adapter_config.json", "adapter_model.safetensors", "affetto.json"
 _PREFIX = "base_model.model."
@@ -110,22 +111,6 @@ def save_adapter(
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def replace_folder(new: Path, old: Path) -> None:
-    """Put the complete folder `new` where `old` is, by renaming; where that fails `old` is as it was."""
-    if old.exists():
-        aside = Path(tempfile.mkdtemp(prefix=f".{old.name}.old.", dir=old.parent))
-        old.rename(aside / "was")
-        try:
-            new.rename(old)
-        except BaseException:
-            (aside / "was").rename(old)
-            aside.rmdir()
-            raise
-        shutil.rmtree(aside, ignore_errors=True)
-    else:
-        new.rename(old)
-
-
 def read_adapter(folder: Path) -> AdapterFile:
     """Read an adapter folder, affetto's or any PEFT LoRA; its fit to a base is checked by `insert_adapter`."""
     if not (folder / CONFIG).is_file():
@@ -204,8 +189,11 @@ def insert_adapter(
         )
     missing = [site for site in bank.sites if site not in tensors and peft_adapts(adapter.config, site)]
     if missing:
+        mend = f"{remedy}, or, if this is that one, copy or train it again"
+        if adapter.base_hash == base_hash:
+            mend = _AGAIN
         raise AdapterError(
-            f"{weights}: {len(missing)} layers of its target_modules have no tensors: {listed(missing)}. {_AGAIN}"
+            f"{weights}: {len(missing)} layers of its target_modules have no tensors: {listed(missing)}. {mend}"
         )
     wrong = []
     for site, (a_RI, b_OR) in tensors.items():
