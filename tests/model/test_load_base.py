@@ -326,15 +326,35 @@ def test_a_damaged_tokenizer_is_named(copied: Path, name: str, text: str) -> Non
             load(str(copied))
 
 
-def test_a_tokenizer_of_another_model_is_refused(copied: Path, tiny_base: Base) -> None:
-    """Its ids would read beyond the text's table."""
-    path, rows = copied / "tokenizer.json", tiny_base.network.num_text_ids
+def _add_token(folder: Path, number: int, *, special: bool) -> None:
+    path = folder / "tokenizer.json"
     told = json.loads(path.read_text())
-    told["added_tokens"].append({**told["added_tokens"][-1], "id": rows, "content": "<|other|>"})
+    told["added_tokens"].append(told["added_tokens"][-1] | {"id": number, "content": "<|other|>", "special": special})
     path.write_text(json.dumps(told))
-    for load in (load_base, load_for_speaking):
-        with pytest.raises(BaseModelError, match=rf"tokenizer\.json: .*ids up to {rows} .* {rows} rows.*another model"):
-            load(str(copied))
+
+
+@pytest.mark.parametrize("load", [load_base, load_for_speaking])
+def test_a_tokenizer_of_another_model_is_refused(copied: Path, tiny_base: Base, load: Callable[[str], Base]) -> None:
+    """Its ids would read beyond the text's table."""
+    rows = tiny_base.network.num_text_ids
+    _add_token(copied, rows, special=False)
+    with pytest.raises(
+        BaseModelError, match=rf"tokenizer\.json: .*ids up to {rows}, .* end at {rows - 1}: .*another model"
+    ):
+        load(str(copied))
+
+
+@pytest.mark.parametrize("load", [load_base, load_for_speaking])
+def test_a_special_token_beyond_the_table_is_refused_where_it_stands_in_a_text(
+    copied: Path, tiny_base: Base, load: Callable[[str], Base]
+) -> None:
+    """One that was added for padding, say."""
+    rows = tiny_base.network.num_text_ids
+    _add_token(copied, rows, special=True)
+    base = load(str(copied))
+    assert base.prompt_ids("a key", 0) == tiny_base.prompt_ids("a key", 0)
+    with pytest.raises(BaseModelError, match=rf"tokenizer\.json: .*ids up to {rows}"):
+        base.prompt_ids("a <|other|> key", 0)
 
 
 def test_both_roads_know_rate_and_revision(tiny_base_folder: Path, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from affetto.model.outline import Outline
 from affetto.model.packed import unpacked
 from affetto.model.quiet import quiet_transformers
 from affetto.model.random_base import RANDOM, random_base
-from affetto.model.text_ids import SETTINGS, TOKENIZER, check_text_ids, load_tokenizer
+from affetto.model.text_ids import check_ids, check_tokenizer, load_tokenizer, tokenizer_path
 from affetto.remembered import LARGE_BYTES, WEIGHT_HASHES, HashMemory
 from affetto.tensors import check_tensors, stored_tensors, weight_files
 
@@ -79,10 +79,13 @@ class Base:
     def prompt_ids(self, text: str, speaker: int) -> tuple[int, ...]:
         """Token ids of one turn's text, begin and end tokens included, as the processor's chat template gives them.
 
-        Where the text runs beside the frames: those of the words to be said, whoever speaks.
+        Where the text runs beside the frames: those of the words to be said, whoever speaks. BaseModelError where there
+        is no row in the text's table for one of them.
         """
         prompt = self.network.prompt(text, speaker)
-        return tuple(self.tokenizer(prompt, add_special_tokens=not self.has_text_stream)["input_ids"])
+        ids = tuple(self.tokenizer(prompt, add_special_tokens=not self.has_text_stream)["input_ids"])
+        check_ids(tokenizer_path(self.folder), ids, self.network.num_text_ids)
+        return ids
 
     @property
     def answers_hash(self) -> str:
@@ -147,8 +150,7 @@ def load_base(
 
 def found_base(name: str, folder: Path, model: Any, network: Network, tokenizer: Any, frame_rate: float) -> Base:
     """The base that was loaded from `folder`. BaseModelError where its tokenizer is another model's."""
-    path = next((folder / file for file in (TOKENIZER, SETTINGS) if (folder / file).is_file()), folder)
-    check_text_ids(path, tokenizer.get_vocab(), network.num_text_ids)
+    check_tokenizer(tokenizer_path(folder), tokenizer, network.num_text_ids)
     revision = folder.name if folder.parent.name == "snapshots" else None
     return Base(name, folder, weights_hash(folder), model, network, tokenizer, frame_rate, revision)
 

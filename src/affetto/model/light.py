@@ -68,6 +68,12 @@ class _Tokenizer:
     def __call__(self, text: str, *, add_special_tokens: bool) -> dict[str, list[int]]:
         return {"input_ids": self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids}
 
+    @property
+    def added_tokens_decoder(self) -> dict[int, Any]:
+        """Tokens beside the vocabulary, by id, as transformers' tokenizers have them."""
+        added: dict[int, Any] = self._tokenizer.get_added_tokens_decoder()
+        return added
+
     def get_vocab(self) -> dict[str, int]:
         """Ids of all tokens, as transformers' tokenizers give them."""
         vocabulary: dict[str, int] = self._tokenizer.get_vocab(with_added_tokens=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -35,15 +36,29 @@ def load_tokenizer(folder: Path) -> Any:
         raise _unreadable(folder / TOKENIZER, " ".join(str(error).split())) from error
 
 
+def tokenizer_path(folder: Path) -> Path:
+    """The file of the tokenizer in a checkpoint's folder, for messages."""
+    return next((folder / file for file in (TOKENIZER, SETTINGS) if (folder / file).is_file()), folder)
+
+
 def _unreadable(path: Path, why: str) -> BaseModelError:
     return BaseModelError(f"{path}: the tokenizer can't be read ({why}); copy or fetch it again")
 
 
-def check_text_ids(path: Path, vocabulary: dict[str, int], num_ids: int) -> None:
-    """Raise BaseModelError where the tokenizer in the file `path` gives ids that a base of `num_ids` has no row for."""
-    token, largest = max(vocabulary.items(), key=lambda item: item[1], default=("", -1))
-    if largest >= num_ids:
+def check_tokenizer(path: Path, tokenizer: Any, num_ids: int) -> None:
+    """Raise BaseModelError where the tokenizer in the file `path` is of a base with more ids than `num_ids`.
+
+    Special tokens aren't looked at: one that was added for padding, say, never stands in a text; if it does, see
+    `check_ids`.
+    """
+    special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    check_ids(path, [number for number in tokenizer.get_vocab().values() if number not in special], num_ids)
+
+
+def check_ids(path: Path, ids: Collection[int], num_ids: int) -> None:
+    """Raise BaseModelError where one of `ids`, which the tokenizer in `path` gives, has no row in the text's table."""
+    if (largest := max(ids, default=-1)) >= num_ids:
         raise BaseModelError(
-            f"{path}: it has ids up to {largest} ({token!r}), and the base's text table has {num_ids} rows: it is the "
-            "tokenizer of another model; copy or fetch that of this base"
+            f"{path}: it has ids up to {largest}, and those of the base's text end at {num_ids - 1}: it is the tokenizer "
+            "of another model; copy or fetch that of this base"
         )

@@ -22,7 +22,7 @@ from affetto.hub import fetch
 from affetto.model.conversion.architecture import language_model_settings, mimi_path, mimi_settings
 from affetto.model.conversion.names import Recipe, language_model_recipes, mimi_recipes
 from affetto.model.conversion.source import FLOATS, AuthorsCheckpoint, is_authors_format, open_checkpoint
-from affetto.model.text_ids import check_text_ids
+from affetto.model.text_ids import check_tokenizer
 from affetto.progress import progress, say
 from affetto.remembered import LARGE_BYTES, WEIGHT_HASHES, HashMemory
 
@@ -51,7 +51,7 @@ def convert(source: Path, target: Path, *, shard_bytes: int = SHARD_BYTES) -> Pa
     recipes = [*language_model_recipes(checkpoint.weights, config), *mimi_recipes(checkpoint.mimi, codec)]
     sizes = _checked(checkpoint, config, recipes)
     tokenizer = _tokenizer(checkpoint.text_model)
-    check_text_ids(checkpoint.text_model, tokenizer.get_vocab(), config.vocab_size)
+    check_tokenizer(checkpoint.text_model, tokenizer, config.vocab_size)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
