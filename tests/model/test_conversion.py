@@ -429,3 +429,20 @@ def test_weights_are_hashed_once_until_they_change(
     second = names()
     assert hashed.count("model.safetensors") == 2
     assert all(new != old for new, old in zip(second, first, strict=True))
+
+
+def test_what_was_converted_before_is_held_against_its_config_too(
+    copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An older affetto made a shallower model of it without a word, and the cache still has that."""
+    from affetto.model.conversion import moshi
+
+    monkeypatch.setenv("AFFETTO_CACHE", str(tmp_path / "cache"))
+    _change_config(copied, num_layers=3)
+    monkeypatch.setattr(moshi, "language_model_settings", lambda _: {})
+    monkeypatch.setattr(moshi, "convert", lambda _, target: target.mkdir(parents=True))
+    assert moshi.converted(copied).is_dir()
+    monkeypatch.undo()
+    monkeypatch.setenv("AFFETTO_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(BaseModelError, match=r"lacks all tensors of transformer\.layers\.2"):
+        find_base(str(copied))

@@ -59,6 +59,6 @@ def check_ids(path: Path, ids: Collection[int], num_ids: int) -> None:
     """Raise BaseModelError where one of `ids`, which the tokenizer in `path` gives, has no row in the text's table."""
     if (largest := max(ids, default=-1)) >= num_ids:
         raise BaseModelError(
-            f"{path}: it has ids up to {largest}, and those of the base's text end at {num_ids - 1}: it is the tokenizer "
-            "of another model; copy or fetch that of this base"
+            f"{path}: it has ids up to {largest}, and those of the base's text end at {num_ids - 1}: it is the "
+            "tokenizer of another model; copy or fetch that of this base"
         )

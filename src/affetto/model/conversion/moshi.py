@@ -71,10 +71,14 @@ def convert(source: Path, target: Path, *, shard_bytes: int = SHARD_BYTES) -> Pa
 
 
 def converted(folder: Path) -> Path:
-    """`folder` itself, or where it is in the authors' format the cache's conversion of it, made once."""
+    """`folder` itself, or where it is in the authors' format the cache's conversion of it, made once.
+
+    Raises what `convert` raises, of a checkpoint that is contradictory even where an older affetto converted it.
+    """
     if not is_authors_format(folder):
         return folder
     checkpoint = open_checkpoint(folder)
+    language_model_settings(checkpoint)
     files = (checkpoint.weights.path, checkpoint.mimi.path, checkpoint.text_model)
     settings = repr(sorted((checkpoint.config or {}).items()))
     with HashMemory(WEIGHT_HASHES, least_bytes=LARGE_BYTES) as hash_of:
