@@ -6,6 +6,8 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,8 +19,10 @@ from transformers import AutoFeatureExtractor, AutoTokenizer, GenerationConfig, 
 from affetto.codes.codec import load_codec
 from affetto.errors import BaseModelError
 from affetto.model.base import find_base, load_base
+from affetto.model.conversion.architecture import language_model_settings, settings_of_arguments
 from affetto.model.conversion.moshi import convert
 from affetto.model.conversion.names import halves
+from affetto.model.conversion.source import AuthorsCheckpoint, TensorInfo
 from moshi_checkpoint import REFERENCE
 
 MIMI = "tokenizer-e351c8d8-checkpoint125.safetensors"
@@ -446,3 +450,23 @@ def test_what_was_converted_before_is_held_against_its_config_too(
     monkeypatch.setenv("AFFETTO_CACHE", str(tmp_path / "cache"))
     with pytest.raises(BaseModelError, match=r"lacks all tensors of transformer\.layers\.2"):
         find_base(str(copied))
+
+
+def test_without_a_config_a_lost_layer_of_the_published_model_is_named(tmp_path: Path) -> None:
+    """By the headers alone: Moshi 7B's shapes, and then its last layer gone."""
+    shapes = {"text_emb.weight": (32001, 4096), "depformer_in.0.weight": (1024, 4096)}
+    shapes |= {f"emb.{k}.weight": (2049, 4096) for k in range(16)}
+    shapes |= {f"linears.{k}.weight": (2048, 1024) for k in range(8)}
+    shapes |= {f"transformer.layers.{k}.gating.linear_in.weight": (22528, 4096) for k in range(32)}
+    shapes |= {f"depformer.layers.{k}.gating.0.linear_in.weight": (5632, 1024) for k in range(6)}
+    tensors = {name: TensorInfo(shape, "BF16") for name, shape in shapes.items()}
+    file: Any = SimpleNamespace(path=tmp_path / "model.safetensors", tensors=tensors)
+    checkpoint = AuthorsCheckpoint(tmp_path, file, file, tmp_path / "text", None, None)
+    settings = language_model_settings(checkpoint)
+    assert (settings["num_hidden_layers"], settings["depth_decoder_config"]["num_hidden_layers"]) == (32, 6)
+    assert settings["ffn_dim"] == settings_of_arguments({}, tmp_path)["ffn_dim"]
+    del tensors["transformer.layers.31.gating.linear_in.weight"]
+    with pytest.raises(
+        BaseModelError, match=r"lacks all tensors of transformer\.layers\.31, and Moshi 7B.* of 32: get"
+    ):
+        language_model_settings(checkpoint)
