@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class AffettoError(Exception):
     """Base of all errors that a user can cause and mend. The command line prints it without a traceback."""
@@ -49,3 +51,9 @@ class CurvatureError(AffettoError):
 
 class Interrupted(AffettoError):
     """Training was stopped by a signal after its state had been saved."""
+
+
+def listed(names: Sequence[str], most: int = 6) -> str:
+    """`a, b and 3 more`, for messages."""
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

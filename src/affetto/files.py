@@ -164,10 +164,13 @@ def one_at_a_time(lock: Path, *, do_wait: bool = True) -> Iterator[bool]:
         os.close(handle)
 
 
-def hash_folder(folder: Path, patterns: Iterable[str]) -> str:
-    """Hex SHA-256 of the files of `folder` that match, by name and contents; hidden ones (temporary) don't count."""
+def hash_folder(folder: Path, patterns: Iterable[str], hash_of: Callable[[Path], str] = hash_file) -> str:
+    """Hex SHA-256 of the files of `folder` that match, by name and contents; hidden ones (temporary) don't count.
+
+    `hash_of` gives the hash of a file's contents, as `hash_file` does.
+    """
     files = sorted({path for pattern in patterns for path in visible(folder, pattern) if path.is_file()})
-    return hash_text(*(f"{path.relative_to(folder)}:{hash_file(path)}" for path in files))
+    return hash_text(*(f"{path.relative_to(folder)}:{hash_of(path)}" for path in files))
 
 
 def visible(folder: Path, pattern: str) -> list[Path]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from affetto.errors import BaseModelError
 from affetto.files import read_json
+from affetto.progress import say
 
 _FACTS = ["*.json", "*.jinja", "*.model"]
 
@@ -68,7 +70,8 @@ def _told(hub_id: str, revision: str | None) -> Iterator[None]:
     )
 
     try:
-        yield
+        with _one_line_of_retries():
+            yield
     except GatedRepoError as error:
         raise BaseModelError(
             f"{hub_id} is gated: accept its licence at https://huggingface.co/{hub_id} with your account, then log in "
@@ -87,8 +90,33 @@ def _told(hub_id: str, revision: str | None) -> Iterator[None]:
     except OSError as error:
         at = f" at revision {revision}" if revision else ""
         raise BaseModelError(
-            f"{hub_id}{at} is not in the hub's local cache and can't be fetched now: {error}"
+            f"{hub_id}{at} is not in the hub's local cache and can't be fetched now: give a folder that holds it, or "
+            "check the network (HF_HUB_OFFLINE must not be set) and run this again; once fetched it is in the cache, "
+            f"which needs no network. {' '.join(str(error).split())}"
         ) from error
+
+
+@contextmanager
+def _one_line_of_retries() -> Iterator[None]:
+    """One line of our own for huggingface_hub's two of every attempt that failed."""
+    told = False
+
+    def is_wanted(record: logging.LogRecord) -> bool:
+        nonlocal told
+        message = record.getMessage()
+        if "thrown while requesting" not in message and "Retrying in" not in message:
+            return True
+        if not told:
+            say("the hub doesn't answer; trying for about half a minute", style="yellow")
+        told = True
+        return False
+
+    logger = logging.getLogger("huggingface_hub.utils._http")
+    logger.addFilter(is_wanted)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_wanted)
 
 
 def _weights_pattern(hub_id: str, revision: str | None) -> str:

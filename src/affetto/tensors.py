@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from affetto.errors import BaseModelError
+from affetto.errors import BaseModelError, listed
 from affetto.files import read_json
 
 USUAL = ("model.safetensors", "model.safetensors.index.json")
@@ -120,6 +120,4 @@ def check_tensors(
 
 def _named(names: Collection[str], most: int = 6) -> str:
     """`2 tensors: a, b`, cut off where there are many."""
-    shown = ", ".join(sorted(names)[:most])
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return f"{len(names)} tensor{'s' if len(names) > 1 else ''}: {shown}{more}"
+    return f"{len(names)} tensor{'s' if len(names) > 1 else ''}: {listed(sorted(names), most)}"

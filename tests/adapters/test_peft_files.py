@@ -17,7 +17,9 @@ from affetto.adapters import peft_files
 from affetto.adapters.bank import AdapterBank
 from affetto.adapters.peft_files import CONFIG, FACTS, WEIGHTS, insert_adapter, read_adapter, save_adapter
 from affetto.errors import AdapterError
+from affetto.miniature.base import make_config, make_model
 from affetto.model.base import Base, load_base
+from affetto.model.csm import CsmNetwork
 
 SITE = "backbone_model.layers.1.mlp.up_proj"
 KEY = f"base_model.model.{SITE}.lora_A.weight"
@@ -294,28 +296,6 @@ def test_an_interrupted_save_leaves_the_old_adapter(
     assert list(folder.parent.iterdir()) == [folder], "something was left behind"
 
 
-def test_a_failed_replacement_puts_the_old_folder_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    old, new = tmp_path / "old", tmp_path / "new"
-    for path in (old, new):
-        path.mkdir()
-        (path / "what").write_text(path.name)
-    rename = Path.rename
-
-    def failing(self: Path, target: Path) -> Path:
-        if self == new:
-            raise OSError("no space")
-        return rename(self, target)
-
-    monkeypatch.setattr(Path, "rename", failing)
-    with pytest.raises(OSError, match="no space"):
-        peft_files.replace_folder(new, old)
-    assert (old / "what").read_text() == "old"
-    monkeypatch.undo()
-    peft_files.replace_folder(new, old)
-    assert (old / "what").read_text() == "new"
-    assert list(tmp_path.iterdir()) == [old]
-
-
 def test_saving_replaces_the_whole_folder(bank: AdapterBank, tiny_base: Base, folder: Path) -> None:
     random_adapter(bank, "other", rank=7, seed=5)
     save_adapter(folder, bank, "other", tiny_base.id, {"note": "new"})
@@ -356,3 +336,17 @@ def test_targets_are_understood_as_peft_does(targets: list[str] | str) -> None:
             config = LoraConfig(target_modules=targets, **others)
             told = [bool(check_target_module_exists(config, site)) for site in sites]
             assert [peft_adapts({"target_modules": targets, **others}, site) for site in sites] == told
+
+
+def test_an_adapter_of_a_smaller_base_without_facts_asks_for_that(folder: Path) -> None:
+    """PEFT's own has no hash to tell bases apart, and training it again would mend nothing."""
+    (folder / FACTS).unlink()
+    larger = make_model(make_config(hidden_size=128, num_layers=3, depth_size=64, depth_layers=2), seed=0)
+    bank = AdapterBank(larger, CsmNetwork(larger).gates)
+    config = json.loads((folder / CONFIG).read_text())
+    pattern = r"(.*\.)?(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+    (folder / CONFIG).write_text(json.dumps(config | {"target_modules": pattern}))
+    with pytest.raises(
+        AdapterError, match=r"layers\.2\..*Give the base that it was trained on.*or, if this is that one, copy"
+    ):
+        insert_adapter(bank, "happy", read_adapter(folder), "another")

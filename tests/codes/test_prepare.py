@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from code_signals import RATE, hiss, make_clips, manifest, vowel
 
+from affetto import remembered
 from affetto.audio.sound import read_sound, write_sound
 from affetto.codes import prepare as stage
 from affetto.codes.cache import CodeCache
@@ -95,7 +96,7 @@ def test_second_run_does_no_coding(
     coded.clear()
     checked: list[int] = []
     monkeypatch.setattr(stage, "check_clips", lambda clips, **_: checked.append(len(clips)) or [])
-    monkeypatch.setattr(stage, "hash_file", lambda _path: pytest.fail("hashes are remembered"))
+    monkeypatch.setattr(remembered, "hash_file", lambda _path: pytest.fail("hashes are remembered"))
     second = prepare([source], codec_folder, emotions=EMOTIONS)
     assert coded == []
     assert checked == [0]

@@ -6,6 +6,8 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,8 +19,10 @@ from transformers import AutoFeatureExtractor, AutoTokenizer, GenerationConfig, 
 from affetto.codes.codec import load_codec
 from affetto.errors import BaseModelError
 from affetto.model.base import find_base, load_base
+from affetto.model.conversion.architecture import language_model_settings, settings_of_arguments
 from affetto.model.conversion.moshi import convert
 from affetto.model.conversion.names import halves
+from affetto.model.conversion.source import AuthorsCheckpoint, TensorInfo
 from moshi_checkpoint import REFERENCE
 
 MIMI = "tokenizer-e351c8d8-checkpoint125.safetensors"
@@ -239,7 +243,7 @@ def test_mixed_numbers_are_refused(copied: Path) -> None:
         copied / "model.safetensors",
         lambda tensors: tensors.update({"text_emb.weight": tensors["text_emb.weight"].float()}),
     )
-    _refused(copied, r"mixes BF16, F32")
+    _refused(copied, r"model\.safetensors mixes BF16, F32: text_emb\.weight is F32, the others BF16; save it")
 
 
 def test_a_checkpoint_of_another_kind_is_refused(copied: Path, tiny_base_folder: Path) -> None:
@@ -295,3 +299,174 @@ def test_a_full_disk_is_told(authors_folder: Path, tmp_path: Path, monkeypatch: 
     with pytest.raises(BaseModelError, match=r"No space left on device.*free disk"):
         convert(authors_folder, tmp_path / "new")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("layer", "key"), [("transformer.layers.1", "num_layers"),
+                                            ("depformer.layers.1", "depformer_num_layers")])  # fmt: skip
+def test_a_whole_layer_that_is_missing_is_named(copied: Path, layer: str, key: str) -> None:
+    def drop(tensors: dict[str, Tensor]) -> None:
+        for name in [name for name in tensors if name.startswith(f"{layer}.")]:
+            del tensors[name]
+
+    _change(copied / "model.safetensors", drop)
+    _refused(
+        copied, rf"model\.safetensors lacks all tensors of {layer}, and .*config\.json says {key}: 2: get it again"
+    )
+
+
+def test_a_codebook_that_is_missing_is_named(copied: Path) -> None:
+    _change(copied / "model.safetensors", lambda tensors: tensors.pop("emb.7.weight"))
+    _refused(copied, r"lacks all tensors of emb\.7, and .*says n_q: 8")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("num_layers", 1, r"has tensors of transformer\.layers\.1, and .*config\.json says num_layers: 1"),
+        ("num_layers", 3, r"lacks all tensors of transformer\.layers\.2, and .*config\.json says num_layers: 3"),
+        ("depformer_num_layers", 1, r"has tensors of depformer\.layers\.1"),
+        ("dim", 64, r"text_emb\.weight is \(307, 32\), so dim is 32, and .*config\.json says dim: 64"),
+        ("card", 33, r"linears\.0\.weight is \(32, 16\), so card is 32, and .*config\.json says card: 33"),
+        ("text_card", 300, r"so text_card is 306, and .*says text_card: 300"),
+        ("depformer_dim", 32, r"depformer_in\.0\.weight is .*so depformer_dim is 16"),
+    ],
+)
+def test_a_config_that_the_tensors_contradict_is_refused(copied: Path, key: str, value: int, told: str) -> None:
+    _change_config(copied, **{key: value})
+    _refused(copied, told)
+
+
+def test_what_a_config_does_not_say_is_held_against_the_published_model(copied: Path) -> None:
+    path = copied / "config.json"
+    config = json.loads(path.read_text())
+    del config["num_layers"]
+    path.write_text(json.dumps(config))
+    _refused(
+        copied, r"lacks all tensors of transformer\.layers\.2, .* and 26 more, and .*says nothing of it.*7B's.* 32"
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("dep_q", "x"), ("dep_q", None), ("dep_q", []), ("dep_q", True), ("dep_q", 1.5), ("num_heads", "x"),
+     ("num_heads", None), ("num_heads", 0), ("num_heads", 5), ("depformer_num_heads", 0), ("context", "x"),
+     ("context", 10**400), ("max_period", None), ("max_period", "a"), ("max_period", float("inf"))],
+)  # fmt: skip
+def test_an_argument_that_makes_no_sense_is_named(copied: Path, key: str, value: object) -> None:
+    _change_config(copied, **{key: value})
+    _refused(copied, rf"config\.json: {key} is .*get the file again")
+
+
+@pytest.mark.parametrize("name", ["transformer.layers.{k}.gating.linear_in.weight",
+                                  "depformer.layers.0.gating.{k}.linear_in.weight"])  # fmt: skip
+def test_rows_of_a_gate_that_are_no_pairs_are_named(copied: Path, name: str) -> None:
+    def cut(tensors: dict[str, Tensor]) -> None:
+        for k in range(4):
+            if (key := name.format(k=k)) in tensors:
+                tensors[key] = tensors[key][:-1].clone()
+
+    _change(copied / "model.safetensors", cut)
+    _refused(copied, rf"model\.safetensors: {name.format(k=0)} is \(\d+, \d+\), and its rows must be pairs")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [("num_heads", 0, "refuses"), ("num_heads", "x", "refuses"), ("max_period", "a", "damaged")],
+)
+def test_mimis_configuration_that_makes_no_sense_is_named(copied: Path, key: str, value: object, told: str) -> None:
+    path = copied / "mimi.json"
+    config = json.loads(path.read_text())
+    config["transformer"][key] = value
+    path.write_text(json.dumps(config))
+    _refused(copied, rf"mimi\.json.*{told}")
+
+
+def test_senseless_arguments_are_told_by_base_and_plan(copied: Path) -> None:
+    from affetto.planning.plan import base_config
+
+    _change_config(copied, dep_q=None)
+    for ask in (find_base, base_config):
+        with pytest.raises(BaseModelError, match=r"config\.json: dep_q is None"):
+            ask(str(copied))
+
+
+def test_a_text_model_of_another_model_is_refused(copied: Path) -> None:
+    """Before anything is written: its ids would stand for nothing, or for the start of the text."""
+    _change_config(copied, text_card=280)
+
+    def cut(tensors: dict[str, Tensor]) -> None:
+        for name in ("text_emb.weight", "depformer_text_emb.weight"):
+            tensors[name] = tensors[name][:281].clone()
+        tensors["text_linear.weight"] = tensors["text_linear.weight"][:280].clone()
+
+    _change(copied / "model.safetensors", cut)
+    _refused(copied, r"tokenizer_spm_32k_3\.model: it has ids up to 297, .* end at 279: .*tokenizer of another model")
+
+
+def test_weights_are_hashed_once_until_they_change(
+    copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the conversion, the base and the codec together; a changed checkpoint is another one for all three."""
+    from affetto import remembered
+    from affetto.codes import codec
+    from affetto.files import hash_file
+    from affetto.model import base
+    from affetto.model.conversion import moshi
+
+    monkeypatch.setenv("AFFETTO_CACHE", str(tmp_path / "cache"))
+    for module in (base, moshi, codec):
+        monkeypatch.setattr(module, "LARGE_BYTES", 1000)
+    hashed: list[str] = []
+    monkeypatch.setattr(remembered, "hash_file", lambda path: hashed.append(path.name) or hash_file(path))
+
+    def names() -> tuple[str, str, str]:
+        hashed.clear()
+        folder = find_base(str(copied))
+        return folder.name, base.weights_hash(folder), codec.codec_hash(folder)
+
+    first = names()
+    assert sorted(hashed)[:2] == ["config.json", "model.safetensors"]
+    assert hashed.count("model.safetensors") == 2, "the authors' file and the converted one"
+    assert names() == first
+    assert "model.safetensors" not in hashed
+    _change(copied / "model.safetensors", lambda tensors: tensors["text_emb.weight"].mul_(2))
+    second = names()
+    assert hashed.count("model.safetensors") == 2
+    assert all(new != old for new, old in zip(second, first, strict=True))
+
+
+def test_what_was_converted_before_is_held_against_its_config_too(
+    copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An older affetto made a shallower model of it without a word, and the cache still has that."""
+    from affetto.model.conversion import moshi
+
+    monkeypatch.setenv("AFFETTO_CACHE", str(tmp_path / "cache"))
+    _change_config(copied, num_layers=3)
+    monkeypatch.setattr(moshi, "language_model_settings", lambda _: {})
+    monkeypatch.setattr(moshi, "convert", lambda _, target: target.mkdir(parents=True))
+    assert moshi.converted(copied).is_dir()
+    monkeypatch.undo()
+    monkeypatch.setenv("AFFETTO_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(BaseModelError, match=r"lacks all tensors of transformer\.layers\.2"):
+        find_base(str(copied))
+
+
+def test_without_a_config_a_lost_layer_of_the_published_model_is_named(tmp_path: Path) -> None:
+    """By the headers alone: Moshi 7B's shapes, and then its last layer gone."""
+    shapes = {"text_emb.weight": (32001, 4096), "depformer_in.0.weight": (1024, 4096)}
+    shapes |= {f"emb.{k}.weight": (2049, 4096) for k in range(16)}
+    shapes |= {f"linears.{k}.weight": (2048, 1024) for k in range(8)}
+    shapes |= {f"transformer.layers.{k}.gating.linear_in.weight": (22528, 4096) for k in range(32)}
+    shapes |= {f"depformer.layers.{k}.gating.0.linear_in.weight": (5632, 1024) for k in range(6)}
+    tensors = {name: TensorInfo(shape, "BF16") for name, shape in shapes.items()}
+    file: Any = SimpleNamespace(path=tmp_path / "model.safetensors", tensors=tensors)
+    checkpoint = AuthorsCheckpoint(tmp_path, file, file, tmp_path / "text", None, None)
+    settings = language_model_settings(checkpoint)
+    assert (settings["num_hidden_layers"], settings["depth_decoder_config"]["num_hidden_layers"]) == (32, 6)
+    assert settings["ffn_dim"] == settings_of_arguments({}, tmp_path)["ffn_dim"]
+    del tensors["transformer.layers.31.gating.linear_in.weight"]
+    with pytest.raises(
+        BaseModelError, match=r"lacks all tensors of transformer\.layers\.31, and Moshi 7B.* of 32: get"
+    ):
+        language_model_settings(checkpoint)

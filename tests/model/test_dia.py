@@ -526,3 +526,17 @@ def test_a_damaged_codec_is_told(dia_folder: Path, tmp_path: Path) -> None:
     (folder / "config.json").write_text(json.dumps({"model_type": "encodec"}))
     with pytest.raises(BaseModelError, match="encodec"):
         load_codec(folder)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["model.encoder.layers.0.mlp.down_proj.weight", "logits_dense.weight",
+     "model.decoder.layers.1.cross_attention.v_proj.weight"],
+)  # fmt: skip
+def test_a_dia_whose_weights_are_not_numbers_says_so(dia_folder: Path, name: str) -> None:
+    base = load_base(str(dia_folder))
+    base.model.get_parameter(name).data.view(-1)[0] = torch.nan
+    for guidance in (1.0, 3.0):
+        base.network.guidance, base.network.guidance_top_k = guidance, 8
+        with pytest.raises(BaseModelError, match=r"NaN or infinite.*fetch the checkpoint again"):
+            generate(base, [Request(base.prompt_ids("hello", 0), 8)])

@@ -85,7 +85,12 @@ def test_the_weights_alone_may_be_gated(hub: Callable[..., list[Any]]) -> None:
     [
         (RepositoryNotFoundError, 404, "no model 'sesame/csm-1b', or it is private.*hf auth login"),
         (RevisionNotFoundError, 404, "no revision 'v9'.*commits/main"),
-        (LocalEntryNotFoundError, 0, "csm-1b at revision v9 is not in the hub's local cache and can't be fetched now"),
+        (
+            LocalEntryNotFoundError,
+            0,
+            "csm-1b at revision v9 is not in the hub's local cache and can't be fetched now: "
+            "give a folder that holds it, or check the network",
+        ),
     ],
 )
 def test_what_the_hub_lacks_is_said(hub: Callable[..., list[Any]], kind: Any, code: int, said: str) -> None:
@@ -134,3 +139,21 @@ def test_the_hubs_cache_serves_without_a_network(
     assert load_base(f"sesame/csm-1b@{COMMIT}").hash == base.hash
     with pytest.raises(BaseModelError, match=r"at revision other is not in the hub's local cache"):
         load_base("sesame/csm-1b@other")
+
+
+def test_of_a_hub_that_does_not_answer_one_line_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The real huggingface_hub, on a port where nobody is; it doesn't wait here."""
+    import time
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    with pytest.raises(BaseModelError, match=r"nobody/nothing is not in .*give a folder .* or check the network"):
+        find_base("nobody/nothing")
+    said = "".join(capfd.readouterr())
+    assert said.count("the hub doesn't answer") == 1
+    assert "Retrying" not in said
+    assert "thrown while" not in said

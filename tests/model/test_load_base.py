@@ -19,6 +19,7 @@ from affetto.errors import BaseModelError
 from affetto.model import base as base_module
 from affetto.model.base import Base, find_base, load_base, weights_hash
 from affetto.model.batch import Row, collate
+from affetto.model.light import load_for_speaking
 from affetto.model.rows import make_rows
 from affetto.types import Clip
 
@@ -312,5 +313,58 @@ def test_the_weights_that_the_config_names_are_loaded_and_hashed(copied: Path) -
 def test_no_tokenizer(copied: Path) -> None:
     for path in copied.glob("tokenizer*"):
         path.unlink()
-    with pytest.raises(BaseModelError, match="can't be loaded"):
+    with pytest.raises(BaseModelError, match=r"tokenizer\.json is missing.*copy or fetch it again$"):
         load_base(str(copied))
+
+
+@pytest.mark.parametrize(("name", "text"), [("tokenizer.json", '{"version": "1.0"}'), ("tokenizer.json", "{"),
+                                            ("tokenizer.json", "[]"), ("tokenizer_config.json", "no")])  # fmt: skip
+def test_a_damaged_tokenizer_is_named(copied: Path, name: str, text: str) -> None:
+    (copied / name).write_text(text)
+    for load in (load_base, load_for_speaking):
+        with pytest.raises(BaseModelError, match=rf"{name}: the tokenizer can't be read .*copy or fetch it again"):
+            load(str(copied))
+
+
+def _add_token(folder: Path, number: int, *, special: bool) -> None:
+    path = folder / "tokenizer.json"
+    told = json.loads(path.read_text())
+    told["added_tokens"].append(told["added_tokens"][-1] | {"id": number, "content": "<|other|>", "special": special})
+    path.write_text(json.dumps(told))
+
+
+@pytest.mark.parametrize("load", [load_base, load_for_speaking])
+def test_a_tokenizer_of_another_model_is_refused(copied: Path, tiny_base: Base, load: Callable[[str], Base]) -> None:
+    """Its ids would read beyond the text's table."""
+    rows = tiny_base.network.num_text_ids
+    _add_token(copied, rows, special=False)
+    with pytest.raises(
+        BaseModelError, match=rf"tokenizer\.json: .*ids up to {rows}, .* end at {rows - 1}: .*another model"
+    ):
+        load(str(copied))
+
+
+@pytest.mark.parametrize("load", [load_base, load_for_speaking])
+def test_a_special_token_beyond_the_table_is_refused_where_it_stands_in_a_text(
+    copied: Path, tiny_base: Base, load: Callable[[str], Base]
+) -> None:
+    """One that was added for padding, say."""
+    rows = tiny_base.network.num_text_ids
+    _add_token(copied, rows, special=True)
+    base = load(str(copied))
+    assert base.prompt_ids("a key", 0) == tiny_base.prompt_ids("a key", 0)
+    with pytest.raises(BaseModelError, match=rf"tokenizer\.json: .*ids up to {rows}"):
+        base.prompt_ids("a <|other|> key", 0)
+
+
+def test_both_roads_know_rate_and_revision(tiny_base_folder: Path, tmp_path: Path) -> None:
+    """Of a Mimi inside that has another rate than Mimi's own, as a hub's snapshot."""
+    folder = tmp_path / "snapshots" / "0123abc"
+    shutil.copytree(tiny_base_folder, folder)
+    (folder / "codec.json").unlink()
+    config = json.loads((folder / "config.json").read_text())
+    for codec, rate in (({"upsampling_ratios": [4, 6, 5, 4]}, 25.0), ({"_frame_rate": 20.0}, 20.0)):
+        _change_config(folder, codec_config=config["codec_config"] | codec)
+        bases = [load(str(folder)) for load in (load_base, load_for_speaking)]
+        assert [(base.frame_rate, base.revision) for base in bases] == [(rate, "0123abc")] * 2
+        assert type(bases[1].model).__module__ == "affetto.model.light"

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from affetto.adapters.bank import AdapterBank
 from affetto.codes.silence import silence_codes
-from affetto.errors import ConfigError
+from affetto.errors import BaseModelError, ConfigError
 from affetto.model.base import Base
 from affetto.model.batch import Row, Streams, Turn, collate
 from affetto.model.monologue import END_PADDING, PADDING
@@ -259,3 +259,23 @@ def test_a_word_waits_for_moshi_and_not_for_ever() -> None:
     assert reader.end is None
     assert reader.next(5, last + END_FRAMES) == PADDING
     assert reader.end == last + END_FRAMES
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["decoder.model.layers.0.self_attn.v_proj.linear.weight", "decoder.lm_head.weight",
+     "depth_decoder.layers.1.mlp.fc2.weight", "depth_decoder.lm_heads.weight"],
+)  # fmt: skip
+def test_a_moshi_whose_weights_are_not_numbers_says_so(tiny_moshi: Base, name: str) -> None:
+    tiny_moshi.model.get_parameter(name).data.view(-1)[-1] = torch.nan
+    request = Request(tiny_moshi.prompt_ids("the key", 0), 6)
+    with pytest.raises(BaseModelError, match=r"NaN or infinite.*fetch the checkpoint again") as caught:
+        generate(tiny_moshi, [request])
+    assert str(tiny_moshi.folder) in str(caught.value)
+    with pytest.raises(BaseModelError, match="NaN or infinite"):
+        continue_dialogue(tiny_moshi, np.zeros((3, 4), dtype=np.int64))
+
+
+def test_words_longer_than_the_window_are_said_by_moshi(tiny_moshi: Base) -> None:
+    """It forgets the oldest of what was said; nothing ends."""
+    assert Voice(tiny_moshi).request("the silver key " * 40).max_frames > 2 * tiny_moshi.window

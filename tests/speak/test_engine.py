@@ -329,3 +329,35 @@ def test_an_engine_that_is_done_keeps_nothing(tiny_base: Base) -> None:
     assert engine.num_speaking == 0
     numbers = engine.join(_requests(tiny_base))
     assert _rest(engine, numbers) == _say(tiny_base, _requests(tiny_base))
+
+
+@pytest.mark.parametrize("arithmetic", ARITHMETIC)
+@pytest.mark.parametrize(
+    "name",
+    ["backbone_model.layers.0.self_attn.k_proj.weight", "backbone_model.norm.weight", "lm_head.weight",
+     "depth_decoder.model.layers.1.mlp.down_proj.weight", "depth_decoder.model.inputs_embeds_projector.weight",
+     "depth_decoder.codebooks_head.weight"],
+)  # fmt: skip
+def test_weights_that_are_not_numbers_are_told_before_the_first_frame(
+    tiny_base: Base, name: str, arithmetic: Arithmetic
+) -> None:
+    weight = tiny_base.model.get_parameter(name)
+    weight.data.view(-1)[-1] = torch.nan
+    weight.data.view(-1)[weight.numel() // 2] = torch.nan
+    if name == "lm_head.weight":
+        weight.data[3] = torch.inf
+    engine = Engine(weights_of(tiny_base.network), arithmetic, base="the folder")
+    engine.join(_requests(tiny_base))
+    with pytest.raises(BaseModelError, match=r"the folder: .*NaN or infinite.*copy or fetch the checkpoint again"):
+        engine.step()
+    assert engine.num_speaking == 0
+
+
+def test_the_check_is_made_once_for_rows_that_join(tiny_base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Frames in between don't wait for it."""
+    from affetto.speak import engine as module
+
+    asked: list[int] = []
+    monkeypatch.setattr(module, "require_numbers", lambda parts, _: asked.append(len(parts)))
+    _say(tiny_base, _requests(tiny_base))
+    assert asked == [tiny_base.num_codebooks]

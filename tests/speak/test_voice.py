@@ -21,7 +21,9 @@ from affetto.codes.codec import MimiCodec
 from affetto.errors import AdapterError, BaseModelError, ConfigError, DataError
 from affetto.miniature.base import make_config
 from affetto.model.base import Base, load_base
+from affetto.model.batch import Turn
 from affetto.speak.engine import Engine
+from affetto.speak.generation import Spoken
 from affetto.speak.voice import Voice, speak_to_file
 
 
@@ -271,3 +273,35 @@ def test_a_missing_adapter_says_how_to_train_it(tiny_base_folder: Path, tmp_path
 def test_an_unknown_base_is_refused() -> None:
     with pytest.raises(BaseModelError, match="no folder"):
         Voice.load("nowhere")
+
+
+def test_a_text_that_the_window_cannot_hold_is_refused(voice: Voice, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Said before anything is spoken, with how long it may be; a text of that length is taken."""
+    text = "the silver key is in the river. " * 20
+    monkeypatch.setattr(voice.base.network, "window", len(voice.base.prompt_ids(text, 0)) + 100)
+    with pytest.raises(ConfigError, match=rf"text of {len(text)} characters.*Split it into sentences") as caught:
+        voice.request(text)
+    most = int(str(caught.value).split("enough for about ")[1].split(".")[0])
+    assert 20 < most < len(text)
+    request = voice.request(text[:most])
+    assert len(request.text_ids) + request.max_frames <= voice.base.window
+    monkeypatch.setattr(voice.base.network, "window", 4)
+    with pytest.raises(ConfigError, match="can't be spoken at once"):
+        voice.request(text)
+
+
+def test_a_text_that_may_fit_is_begun_and_cut_off_with_the_reason(
+    voice: Voice, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = "the silver key is here"
+    whole = voice.request(text)
+    monkeypatch.setattr(voice.base.network, "window", len(whole.text_ids) + 15)
+    request = voice.request(text, context=[Turn(whole.text_ids, np.zeros((3, 8), dtype=np.int64))])
+    assert (request.max_frames, request.context) == (15, ())
+    codes_TK = np.zeros((15, 8), dtype=np.int64)
+    monkeypatch.setattr(voice, "generate", lambda _: [Spoken(codes_TK, True)])
+    capsys.readouterr()
+    voice.speak(text)
+    assert "cut off after 1.2 s: there the base's window ends; split the text" in " ".join(
+        capsys.readouterr().err.split()
+    )

@@ -17,6 +17,7 @@ from affetto.codes.prepare import Prepared
 from affetto.config import Config
 from affetto.errors import AdapterError, ConfigError, Interrupted
 from affetto.files import read_json
+from affetto.miniature.base import make_config, make_model
 from affetto.model.base import load_base, weights_hash
 from affetto.model.batch import collate
 from affetto.model.csm import CsmNetwork
@@ -171,3 +172,17 @@ def test_controls_are_of_low_rank_adapters() -> None:
 
     with pytest.raises(ConfigError, match="of LoRA's A and B"):
         load_config(None, use_adapters=False, ewc_curvature="factors")
+
+
+def test_a_checkpoint_of_another_base_says_of_which(config_of: Make, prepared: Prepared) -> None:
+    """A base of more layers: the facts are looked at before the layers."""
+    folder = train(config_of(**FULL), "happy", prepared) / "best"
+    config = make_config(hidden_size=128, num_layers=3, depth_size=64, depth_layers=2)
+    other = make_model(config, seed=0)
+    network = CsmNetwork(other)
+    bank = AdapterBank(other, network.gates)
+    with pytest.raises(AdapterError, match=r"affetto\.json: trained on .* with weights .* Give that base"):
+        load_adapter(bank, "happy", folder, "another")
+    (folder / "affetto.json").unlink()
+    with pytest.raises(AdapterError, match=r"have no weights in it.*give the base that it was made of"):
+        load_adapter(bank, "happy", folder, "another")

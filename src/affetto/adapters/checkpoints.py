@@ -26,11 +26,11 @@ from affetto.adapters.peft_files import (
     insert_adapter,
     read_adapter,
     read_facts,
-    replace_folder,
 )
 from affetto.codes.codec import codec_tensors
 from affetto.errors import AdapterError
 from affetto.files import write_json
+from affetto.folders import recover_folder, replace_folder
 from affetto.model.quiet import quiet_transformers
 
 _NOT_COPIED = ("*.safetensors.index.json", "model*.safetensors", "*.bin", "README.md", ".*", FACTS)
@@ -88,7 +88,10 @@ def is_checkpoint(folder: Path) -> bool:
 
 
 def read_checkpoint(folder: Path, bank: AdapterBank) -> AdapterFile:
-    """What the checkpoint in `folder` changes at the bank's layers. AdapterError where it can't be read."""
+    """What the checkpoint in `folder` changes at the bank's layers.
+
+    AdapterError where it can't be read, or is of another base than the bank's.
+    """
     tensors: dict[str, Change] = {}
     paths = sorted(folder.glob("*.safetensors"))
     try:
@@ -106,7 +109,10 @@ def read_checkpoint(folder: Path, bank: AdapterBank) -> AdapterFile:
     except (OSError, SafetensorError) as error:
         raise AdapterError(f"{folder} can't be read ({error}); copy or train it again") from error
     if missing := [site for site in bank.sites if site not in tensors]:
-        raise AdapterError(f"{folder}: {len(missing)} layers have no weights, {missing[0]} first; train it again")
+        raise AdapterError(
+            f"{folder}: {len(missing)} layers of the base have no weights in it, {missing[0]} first; give the base "
+            "that it was made of, or, if this is that one, copy or train it again"
+        )
     return AdapterFile(folder, tensors, dict.fromkeys(tensors, 1.0), {}, read_facts(folder))
 
 
@@ -114,12 +120,14 @@ def load_adapter(
     bank: AdapterBank, name: str, folder: Path, base_hash: str, allow_other_base: bool = False
 ) -> AdapterFile:
     """Put what `folder` holds, LoRA or a whole checkpoint, into the bank as `name`; or say why it doesn't fit."""
+    recover_folder(folder)
     if not is_checkpoint(folder):
         adapter = read_adapter(folder)
         insert_adapter(bank, name, adapter, base_hash, allow_other_base)
         return adapter
+    # Before its weights are held against the base's layers: those of another base say less of what is wrong.
+    check_base(AdapterFile(folder, {}, {}, facts=read_facts(folder)), base_hash, allow_other_base)
     adapter = read_checkpoint(folder, bank)
-    check_base(adapter, base_hash, allow_other_base)
     changes = {site: change for site, (change, _) in adapter.tensors.items()}
     if not all(torch.isfinite(change).all() for change in changes.values()):
         raise AdapterError(f"{folder}: some of its weights are NaN or infinite; train or copy it again")

@@ -23,8 +23,9 @@ from torch import Tensor
 from affetto.adapters.bank import AdapterBank, Change, delta_norm
 from affetto.adapters.stacks import stacked_for_peft, unstacked
 from affetto.adapters.targets import modules_pattern, peft_adapts
-from affetto.errors import AdapterError
+from affetto.errors import AdapterError, listed
 from affetto.files import read_json, write_json
+from affetto.folders import replace_folder
 
 CONFIG, WEIGHTS, FACTS = "adapter_config.json", "adapter_model.safetensors", "affetto.json"
 _PREFIX = "base_model.model."
@@ -110,22 +111,6 @@ def save_adapter(
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def replace_folder(new: Path, old: Path) -> None:
-    """Put the complete folder `new` where `old` is, by renaming; where that fails `old` is as it was."""
-    if old.exists():
-        aside = Path(tempfile.mkdtemp(prefix=f".{old.name}.old.", dir=old.parent))
-        old.rename(aside / "was")
-        try:
-            new.rename(old)
-        except BaseException:
-            (aside / "was").rename(old)
-            aside.rmdir()
-            raise
-        shutil.rmtree(aside, ignore_errors=True)
-    else:
-        new.rename(old)
-
-
 def read_adapter(folder: Path) -> AdapterFile:
     """Read an adapter folder, affetto's or any PEFT LoRA; its fit to a base is checked by `insert_adapter`."""
     if not (folder / CONFIG).is_file():
@@ -153,7 +138,7 @@ def read_adapter(folder: Path) -> AdapterFile:
     unknown += [f"{site} (half)" for site, pair in halves.items() if len(pair) != 2]
     if unknown:
         raise AdapterError(
-            f"{folder / WEIGHTS}: {len(unknown)} tensors are not LoRA of linear layers: {_listed(unknown)}. {_AGAIN}"
+            f"{folder / WEIGHTS}: {len(unknown)} tensors are not LoRA of linear layers: {listed(unknown)}. {_AGAIN}"
         )
     tensors = {site: (pair["A"], pair["B"]) for site, pair in halves.items()}
     tensors = unstacked(tensors, config, lambda site: _rank(config, site))
@@ -200,12 +185,15 @@ def insert_adapter(
     outside = sorted(set(tensors) - set(bank.sites))
     if outside:
         raise AdapterError(
-            f"{weights}: {len(outside)} layers are not in this base or not adapted here: {_listed(outside)}. {remedy}"
+            f"{weights}: {len(outside)} layers are not in this base or not adapted here: {listed(outside)}. {remedy}"
         )
     missing = [site for site in bank.sites if site not in tensors and peft_adapts(adapter.config, site)]
     if missing:
+        mend = f"{remedy}, or, if this is that one, copy or train it again"
+        if adapter.base_hash == base_hash:
+            mend = _AGAIN
         raise AdapterError(
-            f"{weights}: {len(missing)} layers of its target_modules have no tensors: {_listed(missing)}. {_AGAIN}"
+            f"{weights}: {len(missing)} layers of its target_modules have no tensors: {listed(missing)}. {mend}"
         )
     wrong = []
     for site, (a_RI, b_OR) in tensors.items():
@@ -215,7 +203,7 @@ def insert_adapter(
                 f"{site}: A {tuple(a_RI.shape)}, B {tuple(b_OR.shape)} for a layer {out_features}x{in_features}"
             )
     if wrong:
-        raise AdapterError(f"{weights}: shapes don't fit: {_listed(wrong)}. {remedy}")
+        raise AdapterError(f"{weights}: shapes don't fit: {listed(wrong)}. {remedy}")
     norms = [delta_norm(a_RI, b_OR, adapter.scales[site]) for site, (a_RI, b_OR) in tensors.items()]
     if not all(map(math.isfinite, norms)):
         raise AdapterError(f"{weights}: some of its weights are NaN or infinite. {_AGAIN}")
@@ -294,7 +282,7 @@ def _check_ranks(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, 
             wrong.append(f"{site}: A {tuple(a_RI.shape)}, B {tuple(b_OR.shape)} for rank {rank}")
     if wrong:
         raise AdapterError(
-            f"{folder / WEIGHTS}: {len(wrong)} layers don't have the rank of {CONFIG}: {_listed(wrong)}. {_AGAIN}"
+            f"{folder / WEIGHTS}: {len(wrong)} layers don't have the rank of {CONFIG}: {listed(wrong)}. {_AGAIN}"
         )
 
 
@@ -313,8 +301,3 @@ def _by_pattern(patterns: Mapping[str, Any], site: str, default: Any) -> Any:
         if re.fullmatch(rf"(.*\.)?({pattern})", site):
             return value
     return default
-
-
-def _listed(names: list[str], most: int = 6) -> str:
-    shown = ", ".join(names[:most])
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from affetto.codes.vocoder import VocoderCodec
 from affetto.errors import BaseModelError
 from affetto.files import hash_folder, hash_text, read_json
 from affetto.hub import fetch
+from affetto.remembered import LARGE_BYTES, WEIGHT_HASHES, HashMemory
 from affetto.tensors import FLOATS, check_tensors, stored_tensors, weight_files
 from affetto.types import Codec, CodeStream, SoundStream
 
@@ -150,8 +152,9 @@ def codec_hash(base_folder: Path) -> str:
         return hash_folder(base_folder, ("codec.safetensors", "codec.json"))
     # Of a codec in a folder of its own, the base's weights don't matter.
     beside = _codec_beside(base_folder)
-    return hash_text("mimi" if beside is None else "beside",
-                     hash_folder(beside or base_folder, ("*.safetensors", "config.json")))  # fmt: skip
+    with HashMemory(WEIGHT_HASHES, least_bytes=LARGE_BYTES) as hash_of:
+        content = hash_folder(beside or base_folder, ("*.safetensors", "config.json"), hash_of)
+    return hash_text("mimi" if beside is None else "beside", content)
 
 
 def codec_frame_rate(base_folder: Path) -> float:
@@ -160,6 +163,21 @@ def codec_frame_rate(base_folder: Path) -> float:
         return VocoderCodec.frame_rate
     config = _config(_codec_beside(base_folder) or base_folder)
     return _frame_rate(config if config.model_type in _ALONE else _inside(base_folder, config))
+
+
+def plain_frame_rate(base_folder: Path, config: Mapping[str, Any]) -> float:
+    """`codec_frame_rate` of a CSM by its config.json's values, without transformers.
+
+    KeyError, TypeError, ValueError or an ArithmeticError where it isn't the plain case.
+    """
+    if (base_folder / "codec.json").is_file():
+        return VocoderCodec.frame_rate
+    if name := _name_beside(base_folder):
+        raise ValueError(f"the codec is beside the base: {name}")
+    codec = config["codec_config"]
+    # As `MimiConfig.frame_rate` has it: what was told, else the product of all strides.
+    told = codec.get("_frame_rate", codec.get("frame_rate"))
+    return float(told or codec["sampling_rate"] / (2 * math.prod(codec["upsampling_ratios"])))
 
 
 _ALONE = ("mimi", "dac")
@@ -206,6 +224,14 @@ _PROCESSORS = (("processor_config.json", "audio_tokenizer"), ("audio_tokenizer_c
 
 def _codec_beside(folder: Path) -> Path | None:
     """Where the codec is that a checkpoint's processor names, maybe in the hub's cache; None where it names none."""
+    if not (name := _name_beside(folder)):
+        return None
+    local = [path for path in (folder / name, Path(name).expanduser()) if path.is_dir()]
+    return local[0] if local else fetch(name)
+
+
+def _name_beside(folder: Path) -> str:
+    """The codec that a checkpoint's processor names; empty where it names none."""
     for file, key in _PROCESSORS:
         if not (folder / file).is_file():
             continue
@@ -216,9 +242,8 @@ def _codec_beside(folder: Path) -> Path | None:
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise BaseModelError(f"{folder / file} can't be read ({error!r}); fetch the checkpoint again") from error
         if name:
-            local = [path for path in (folder / name, Path(name).expanduser()) if path.is_dir()]
-            return local[0] if local else fetch(name)
-    return None
+            return name
+    return ""
 
 
 def _load_neural(folder: Path) -> MimiCodec:

@@ -25,8 +25,9 @@ from affetto.codes.cache import CodeCache
 from affetto.codes.codec import codec_hash, load_codec
 from affetto.codes.timing import Beside, Word
 from affetto.errors import DataError
-from affetto.files import cache_root, hash_file, hash_text, read_json, write_json
+from affetto.files import cache_root, hash_text
 from affetto.progress import console, progress
+from affetto.remembered import HashMemory
 from affetto.types import EMOTIONS, BatchCodec, Clip, Codec, Problem
 
 _SHARD_CLIPS = 256
@@ -185,25 +186,19 @@ def _nothing(sources: Sequence[Path], problems: Sequence[Problem], use_cached_on
 
 
 def _keys(clips: Sequence[Clip]) -> dict[str, str]:
-    """Cache key of every clip whose file is there: contents, segment, text. Hashes are remembered by size and time.
+    """Cache key of every clip whose file is there: contents, segment, text. See `HashMemory`.
 
     The text decides no code, but it is checked against the sound: with another text a clip is checked again.
     """
-    memory_path = cache_root() / "sounds.json"
-    memory: dict[str, str] = read_json(memory_path) if memory_path.is_file() else {}
-    before, keys = len(memory), {}
-    for clip in clips:
-        try:
-            status = clip.audio.stat()
-            place = f"{clip.audio}|{status.st_size}|{status.st_mtime_ns}"
-            if place not in memory:
-                memory[place] = hash_file(clip.audio)
-        except OSError:
-            continue
-        channel = [] if clip.channel is None else [str(clip.channel)]
-        keys[clip.id] = hash_text(memory[place], str(clip.start_s), str(clip.end_s), clip.text or "", *channel)
-    if len(memory) > before:
-        write_json(memory_path, memory)
+    keys = {}
+    with HashMemory("sounds.json") as hash_of:
+        for clip in clips:
+            try:
+                content = hash_of(clip.audio)
+            except OSError:
+                continue
+            channel = [] if clip.channel is None else [str(clip.channel)]
+            keys[clip.id] = hash_text(content, str(clip.start_s), str(clip.end_s), clip.text or "", *channel)
     return keys
 
 

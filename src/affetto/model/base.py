@@ -27,6 +27,8 @@ from affetto.model.outline import Outline
 from affetto.model.packed import unpacked
 from affetto.model.quiet import quiet_transformers
 from affetto.model.random_base import RANDOM, random_base
+from affetto.model.text_ids import check_ids, check_tokenizer, load_tokenizer, tokenizer_path
+from affetto.remembered import LARGE_BYTES, WEIGHT_HASHES, HashMemory
 from affetto.tensors import check_tensors, stored_tensors, weight_files
 
 MINIATURE = "miniature"
@@ -49,9 +51,10 @@ class Base:
     """The transformers model, in eval mode, without gradients."""
     network: Network
     tokenizer: Any
+    frame_rate: float
+    """Frames per second of its codec."""
     revision: str | None = None
     """The hub's commit, where it comes from there."""
-    frame_rate: float = 12.5
 
     @property
     def num_codebooks(self) -> int:
@@ -76,10 +79,13 @@ class Base:
     def prompt_ids(self, text: str, speaker: int) -> tuple[int, ...]:
         """Token ids of one turn's text, begin and end tokens included, as the processor's chat template gives them.
 
-        Where the text runs beside the frames: those of the words to be said, whoever speaks.
+        Where the text runs beside the frames: those of the words to be said, whoever speaks. BaseModelError where there
+        is no row in the text's table for one of them.
         """
         prompt = self.network.prompt(text, speaker)
-        return tuple(self.tokenizer(prompt, add_special_tokens=not self.has_text_stream)["input_ids"])
+        ids = tuple(self.tokenizer(prompt, add_special_tokens=not self.has_text_stream)["input_ids"])
+        check_ids(tokenizer_path(self.folder), ids, self.network.num_text_ids)
+        return ids
 
     @property
     def answers_hash(self) -> str:
@@ -139,11 +145,14 @@ def load_base(
     if precision == FOUR_BIT and not replace_linears(model, lambda layer: packed_linear(layer, device)):
         raise nothing_to_pack(name)
     network = BASES[kind].network(model).eval()
-    base = Base(
-        id=name, folder=folder, hash=weights_hash(folder), model=model, network=network, tokenizer=tokenizer,
-        revision=folder.name if folder.parent.name == "snapshots" else None, frame_rate=codec_frame_rate(folder),
-    )  # fmt: skip
-    return base.to(device)
+    return found_base(name, folder, model, network, tokenizer, codec_frame_rate(folder)).to(device)
+
+
+def found_base(name: str, folder: Path, model: Any, network: Network, tokenizer: Any, frame_rate: float) -> Base:
+    """The base that was loaded from `folder`. BaseModelError where its tokenizer is another model's."""
+    check_tokenizer(tokenizer_path(folder), tokenizer, network.num_text_ids)
+    revision = folder.name if folder.parent.name == "snapshots" else None
+    return Base(name, folder, weights_hash(folder), model, network, tokenizer, frame_rate, revision)
 
 
 def nothing_to_pack(name: str) -> BaseModelError:
@@ -180,7 +189,8 @@ def weights_hash(folder: Path) -> str:
     config = _config(folder)
     named = config.get("transformers_weights") if isinstance(config, dict) else None
     patterns = [path.name for path in weight_files(folder, named)] if named else _WEIGHTS
-    return hash_text(hash_folder(folder, patterns), (folder / "config.json").read_text())
+    with HashMemory(WEIGHT_HASHES, least_bytes=LARGE_BYTES) as hash_of:
+        return hash_text(hash_folder(folder, patterns, hash_of), (folder / "config.json").read_text())
 
 
 def has_text_stream(folder: Path) -> bool:
@@ -203,7 +213,7 @@ def _config(folder: Path) -> Any:
 
 
 def _load_csm(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
-    from transformers import AutoTokenizer, CsmConfig, CsmForConditionalGeneration
+    from transformers import CsmConfig, CsmForConditionalGeneration
 
     class WithoutCodec(CsmForConditionalGeneration):  # type: ignore[misc]
         """Mimi codes sound and nothing else: the process that trains doesn't even read it."""
@@ -230,7 +240,7 @@ def _load_csm(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     model.__class__ = CsmForConditionalGeneration
     left = _tie_codes(model, set(report["missing_keys"])) | set(report["unexpected_keys"])
     assert not left, f"weights that would be drawn at random or dropped: {sorted(left)}"
-    return model, AutoTokenizer.from_pretrained(folder)
+    return model, load_tokenizer(folder)
 
 
 _HEARD, _SPOKEN = "backbone_model.embed_tokens.embed_audio_tokens.weight", "depth_decoder.model.embed_tokens.weight"

@@ -21,14 +21,14 @@ from affetto.audio.channels import channel_use
 from affetto.audio.checks import SILENT_PEAK
 from affetto.audio.manifest import broken_context
 from affetto.audio.sound import read_sound
-from affetto.codes.codec import load_codec
+from affetto.codes.codec import codec_frame_rate, load_codec
 from affetto.codes.prepare import Prepared
 from affetto.codes.timing import Recogniser, Word, aligned_words, annotated_words, annotation_of, spread_words
 from affetto.errors import DataError
 from affetto.files import cache_root, hash_text, read_json, write_json
-from affetto.model.base import Base, has_text_stream
+from affetto.model.base import has_text_stream
 from affetto.model.monologue import text_stream
-from affetto.model.quiet import quiet_transformers
+from affetto.model.text_ids import load_tokenizer
 from affetto.progress import progress, say
 from affetto.types import Clip, Codec, Problem
 
@@ -176,7 +176,7 @@ class _Stage:
             elif "problem" in found or found["doubt"] > MOST_DOUBT:
                 assert clip.text is not None
                 frames = self.cache.num_frames(self.keys[clip.id])
-                self._take(clip, spread_words(clip.text, frames / Base.frame_rate), "spread")
+                self._take(clip, spread_words(clip.text, frames / self.frame_rate), "spread")
             else:
                 self._take(clip, [Word(text, start_s) for text, start_s in found["words"]], f"by {recogniser.id}")
 
@@ -193,7 +193,7 @@ class _Stage:
     def _take(self, clip: Clip, words: Sequence[Word], way: str) -> None:
         frames = self.cache.num_frames(self.keys[clip.id])
         try:
-            text_stream(words, frames, self.tokenizer, Base.frame_rate, clip.id)
+            text_stream(words, frames, self.tokenizer, self.frame_rate, clip.id)
         except DataError as error:
             self.problems.append(Problem(clip.id, "unaligned", str(error)))
             return
@@ -217,10 +217,12 @@ class _Stage:
     @cached_property
     def tokenizer(self) -> Any:
         """The base's tokenizer."""
-        from transformers import AutoTokenizer
+        return load_tokenizer(self.base_folder)
 
-        with quiet_transformers():
-            return AutoTokenizer.from_pretrained(self.base_folder)
+    @cached_property
+    def frame_rate(self) -> float:
+        """Frames per second of the base's codec."""
+        return codec_frame_rate(self.base_folder)
 
     def tell(self, num_dialogues: int) -> None:
         """Say how many clips were timed in which way, and whose users are heard."""

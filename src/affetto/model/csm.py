@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from affetto.model.batch import Batch, Logits, moved_to
-from affetto.model.network import Network
+from affetto.model.network import Network, full_precision
 from affetto.model.recompute import checkpoint_layers
 
 
@@ -38,6 +38,7 @@ class CsmNetwork(Network):
         self.num_codebooks = model.config.num_codebooks
         self.vocab_size = model.config.vocab_size
         self.codebook_size = model.config.codec_config.codebook_size
+        self.num_text_ids = int(model.config.text_vocab_size)
         self.window = int(model.config.max_position_embeddings)
 
     def forward(self, batch: Batch) -> Logits:
@@ -68,7 +69,7 @@ class CsmNetwork(Network):
 
     def c0_logits(self, states_ND: Tensor) -> Tensor:
         """Logits (N, V) of codebook zero, in float32: bfloat16 drowns a KL between close distributions."""
-        with _full_precision(states_ND):
+        with full_precision(states_ND):
             return functional.linear(states_ND.float(), self.c0_head.weight.float())
 
     def depth_logits(self, states_MD: Tensor, codes_MK: Tensor) -> Tensor:
@@ -86,12 +87,12 @@ class CsmNetwork(Network):
             hidden_MKD = self.depth.model(
                 inputs_embeds=inputs_MKD, attention_mask=mask_MK, use_cache=False
             ).last_hidden_state
-        with _full_precision(hidden_MKD):
+        with full_precision(hidden_MKD):
             return float32_heads(hidden_MKD[:, 1:], self.depth.codebooks_head.weight)
 
     def next_logits(self, hidden_MD: Tensor, k: int) -> Tensor:
         """Logits (M, V) of codebook k >= 1, from the depth decoder's state at that codebook's place; float32."""
-        with _full_precision(hidden_MD):
+        with full_precision(hidden_MD):
             return torch.matmul(hidden_MD.float(), self.depth.codebooks_head.weight[k - 1].float())
 
     def enable_checkpointing(self) -> None:
@@ -146,7 +147,3 @@ class _FrozenHeads(torch.autograd.Function):
 
 def _heads(count: int, at_once: int = 4) -> list[slice]:
     return [slice(start, start + at_once) for start in range(0, count, at_once)]
-
-
-def _full_precision(like: Tensor) -> torch.autocast:
-    return torch.autocast(like.device.type, enabled=False)

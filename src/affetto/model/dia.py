@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 from affetto.model.batch import Batch, Logits, Row, stack_gates
 from affetto.model.csm import float32_heads
-from affetto.model.network import Network, Pick, Said
+from affetto.model.network import Network, Pick, Said, full_precision
 from affetto.model.outline import Outline
 from affetto.model.recompute import checkpoint_layers
+from affetto.model.text_ids import load_tokenizer
 from affetto.tensors import check_tensors, stored_tensors
 
 _FIRST, _SECOND = 1, 2
@@ -40,6 +41,7 @@ class DiaNetwork(Network):
         config = model.config.decoder_config
         self.num_codebooks = config.num_channels
         self.vocab_size = config.vocab_size
+        self.num_text_ids = int(model.config.encoder_config.vocab_size)
         self.end_code = self.codebook_size = config.eos_token_id
         """EOS, padding and BOS come after the codec's codes."""
         self.pad_code: int = config.pad_token_id
@@ -55,6 +57,10 @@ class DiaNetwork(Network):
     def prompt(self, text: str, speaker: int) -> str:
         """A line of the script; Dia knows a first and a second speaker."""
         return f"[S{speaker % 2 + 1}] {text}"
+
+    def room(self, num_ids: int) -> int:  # noqa: ARG002
+        """The window, which frames alone take."""
+        return self.window
 
     def forward(self, batch: Batch) -> Logits:
         """Logits of the batch's N frames (codebook zero) and M frames (the other codebooks), float32."""
@@ -73,7 +79,7 @@ class DiaNetwork(Network):
     def _logits(self, hidden_MLD: Tensor, first: int) -> Tensor:
         """Logits (M, L, V) of codebooks `first` and on from the states that predict each; float32."""
         weight_KVD = self.heads.weight.view(self.num_codebooks, self.vocab_size, -1)
-        with torch.autocast(hidden_MLD.device.type, enabled=False):
+        with full_precision(hidden_MLD):
             return float32_heads(hidden_MLD, weight_KVD[first : first + hidden_MLD.shape[1]].transpose(1, 2))
 
     def _read(self, script_BP: Tensor, is_text_BP: Tensor) -> tuple[Tensor, Tensor]:
@@ -233,13 +239,13 @@ DIA = Outline(
 
 def load_dia(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     """Model and tokenizer of a checkpoint. BaseModelError where it is damaged or another."""
-    from transformers import AutoTokenizer, DiaConfig, DiaForConditionalGeneration
+    from transformers import DiaConfig, DiaForConditionalGeneration
 
     with torch.device("meta"):
         model = DiaForConditionalGeneration(DiaConfig.from_pretrained(folder))
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     check_tensors(folder, stored_tensors(folder), expected, "Dia")
-    return DiaForConditionalGeneration.from_pretrained(folder, dtype=dtype), AutoTokenizer.from_pretrained(folder)
+    return DiaForConditionalGeneration.from_pretrained(folder, dtype=dtype), load_tokenizer(folder)
 
 
 def _script(batch: Batch) -> tuple[Tensor, Tensor]:

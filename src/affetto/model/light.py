@@ -16,8 +16,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from affetto.codes.codec import plain_frame_rate
 from affetto.files import read_json
-from affetto.model.base import Base, find_base, load_base, weights_hash
+from affetto.model.base import Base, find_base, found_base, load_base
 from affetto.model.csm import CsmNetwork
 
 _WEIGHTS, _TOKENIZER = "model.safetensors", "tokenizer.json"
@@ -32,13 +33,13 @@ def load_for_speaking(name: str, *, device: torch.device | str = "cpu", dtype: t
     folder = find_base(name)
     try:
         found = _plain_checkpoint(folder, dtype)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError, SafetensorError):
         found = None
     if found is None:
         return load_base(name, device=device, dtype=dtype)
-    model, tokenizer = found
+    model, tokenizer, frame_rate = found
     network = CsmNetwork(model).eval()
-    return Base(name, folder, weights_hash(folder), model, network, tokenizer).to(device)
+    return found_base(name, folder, model, network, tokenizer, frame_rate).to(device)
 
 
 class _Holder(nn.Module):
@@ -51,21 +52,36 @@ class _Holder(nn.Module):
 
 
 class _Tokenizer:
-    """What `Base.prompt_ids` needs of a tokenizer."""
+    """What a `Base` needs of a tokenizer."""
 
     def __init__(self, path: Path) -> None:
         from tokenizers import Tokenizer
 
-        self._tokenizer = Tokenizer.from_file(str(path))
+        try:
+            self._tokenizer = Tokenizer.from_file(str(path))
+        # All that tokenizers raises, whatever is wrong.
+        except Exception as error:
+            raise ValueError(f"{path}: {error}") from error
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
 
     def __call__(self, text: str, *, add_special_tokens: bool) -> dict[str, list[int]]:
         return {"input_ids": self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids}
 
+    @property
+    def added_tokens_decoder(self) -> dict[int, Any]:
+        """Tokens beside the vocabulary, by id, as transformers' tokenizers have them."""
+        added: dict[int, Any] = self._tokenizer.get_added_tokens_decoder()
+        return added
 
-def _plain_checkpoint(folder: Path, dtype: torch.dtype) -> tuple[nn.Module, _Tokenizer] | None:
-    """Model and tokenizer where the checkpoint is a plain one; None, or some error, where it isn't."""
+    def get_vocab(self) -> dict[str, int]:
+        """Ids of all tokens, as transformers' tokenizers give them."""
+        vocabulary: dict[str, int] = self._tokenizer.get_vocab(with_added_tokens=True)
+        return vocabulary
+
+
+def _plain_checkpoint(folder: Path, dtype: torch.dtype) -> tuple[nn.Module, _Tokenizer, float] | None:
+    """Model, tokenizer and frame rate where the checkpoint is a plain one; None, or some error, where it isn't."""
     config = read_json(folder / "config.json")
     kind = read_json(folder / "tokenizer_config.json")["tokenizer_class"]
     if config["model_type"] != "csm" or config.get("transformers_weights") or kind not in _PLAIN_TOKENIZERS:
@@ -79,7 +95,7 @@ def _plain_checkpoint(folder: Path, dtype: torch.dtype) -> tuple[nn.Module, _Tok
         weights.setdefault(_SPOKEN, weights[_HEARD])
     if {name: tuple(value.shape) for name, value in weights.items()} != expected:
         return None
-    return _model(config, weights), _Tokenizer(folder / _TOKENIZER)
+    return _model(config, weights), _Tokenizer(folder / _TOKENIZER), plain_frame_rate(folder, config)
 
 
 def _shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:

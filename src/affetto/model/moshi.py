@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from affetto.model.batch import Batch, Logits
 from affetto.model.monologue import TAIL_FRAMES
-from affetto.model.network import Network
+from affetto.model.network import Network, full_precision
 from affetto.model.outline import Outline
 from affetto.model.recompute import checkpoint_layers
 
@@ -45,7 +45,7 @@ class MoshiNetwork(Network):
         self.vocab_size = model.config.audio_vocab_size
         self.codebook_size = model.config.audio_vocab_size
         self.window = int(model.config.sliding_window)
-        self.text_start = self.text_size = int(model.config.vocab_size)
+        self.text_start = self.text_size = self.num_text_ids = int(model.config.vocab_size)
         """Token that stands for the text before the first frame."""
         self.audio_start: int = model.config.audio_vocab_size
         """Code that stands for what wasn't said or heard yet."""
@@ -75,6 +75,9 @@ class MoshiNetwork(Network):
     def prompt(self, text: str, speaker: int) -> str:  # noqa: ARG002
         """The words to be said, whoever speaks."""
         return text
+
+    def room(self, num_ids: int) -> None:
+        """No end of it: words run beside the frames, and the oldest of both are forgotten."""
 
     def steps(self, batch: Batch) -> Tensor:
         """(row, position) of every step that the depth transformer takes (U, 2)."""
@@ -128,13 +131,13 @@ class MoshiNetwork(Network):
 
     def text_logits(self, states_ND: Tensor) -> Tensor:
         """Logits (N, W) of the inner monologue, in float32 as everywhere."""
-        with _full_precision(states_ND):
+        with full_precision(states_ND):
             return functional.linear(states_ND.float(), self.text_head.weight.float())
 
     def code_logits(self, hidden_MLD: Tensor, codebooks: Sequence[int]) -> Tensor:
         """Logits (M, L, V) of `codebooks` from the depth transformer's states at their places; float32."""
         heads_LVD = self.depth.lm_heads.weight[codebooks[0] : codebooks[-1] + 1]
-        with _full_precision(hidden_MLD):
+        with full_precision(hidden_MLD):
             return torch.einsum("mld,lvd->mlv", hidden_MLD.float(), heads_LVD.float())
 
     def enable_checkpointing(self) -> None:
@@ -173,8 +176,9 @@ MOSHI = Outline(
 
 def load_moshi(folder: Any, dtype: torch.dtype) -> tuple[Any, Any]:
     """Model, without Mimi, and tokenizer of a converted checkpoint. BaseModelError where it is damaged or another."""
-    from transformers import AutoTokenizer, MoshiConfig, MoshiForConditionalGeneration
+    from transformers import MoshiConfig, MoshiForConditionalGeneration
 
+    from affetto.model.text_ids import load_tokenizer
     from affetto.tensors import check_tensors, stored_tensors
 
     class WithoutCodec(MoshiForConditionalGeneration):  # type: ignore[misc]
@@ -196,7 +200,7 @@ def load_moshi(folder: Any, dtype: torch.dtype) -> tuple[Any, Any]:
     model.__class__ = MoshiForConditionalGeneration
     left = set(report["missing_keys"]) | set(report["unexpected_keys"])
     assert not left, f"weights that would be drawn at random or dropped: {sorted(left)}"
-    return model, AutoTokenizer.from_pretrained(folder)
+    return model, load_tokenizer(folder)
 
 
 def _later(values: Tensor, steps: int, before: int) -> Tensor:
@@ -210,7 +214,3 @@ def _rank(rows_N: Tensor) -> Tensor:
     is_new_N = torch.zeros_like(rows_N)
     is_new_N[1:] = rows_N[1:] != rows_N[:-1]
     return is_new_N.cumsum(dim=0)
-
-
-def _full_precision(like: Tensor) -> torch.autocast:
-    return torch.autocast(like.device.type, enabled=False)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -38,6 +39,8 @@ class Network(nn.Module):
     """Codes that the codec knows; a vocabulary has a few more, such as padding, which nothing can speak."""
     window: int
     """Positions of a row (its text and its frames) that the base can look back over."""
+    num_text_ids: int
+    """Ids that the text may have: its table has a row for each of them."""
 
     def __init__(self, _model: Any) -> None:
         super().__init__()
@@ -46,6 +49,10 @@ class Network(nn.Module):
     def prompt(self, text: str, speaker: int) -> str:
         """One turn's text as the base reads it; `speaker` is the data's number."""
         return f"[{speaker}]{text}"
+
+    def room(self, num_ids: int) -> int | None:
+        """Frames that the window has room for after a text of so many ids; None where it moves on without end."""
+        return max(0, self.window - num_ids)
 
     def depth_rows(self, batch: Batch) -> Tensor:
         """Which row of the batch each row that the depth decoder's layers see belongs to, where the base has one."""
@@ -61,3 +68,8 @@ class Network(nn.Module):
         CSM and Moshi are spoken with by `affetto.speak`'s own engines instead.
         """
         raise NotImplementedError
+
+
+def full_precision(like: Tensor) -> torch.autocast:
+    """No autocast on the device of `like`: bfloat16 drowns a KL between close distributions."""
+    return torch.autocast(like.device.type, enabled=False)

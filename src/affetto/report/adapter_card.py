@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from affetto.adapters.peft_files import replace_folder
 from affetto.evaluate.results import FileRow, Results
 from affetto.files import write_text
+from affetto.folders import replace_folder
 from affetto.progress import say
 from affetto.report.tables import markdown_table
 

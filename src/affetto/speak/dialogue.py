@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from affetto.model.batch import stack_gates
 from affetto.model.monologue import END_PADDING, PADDING
 from affetto.model.moshi import MoshiNetwork
 from affetto.speak.generation import Request, Spoken, eval_mode
-from affetto.speak.sampling import Sampling, dice
+from affetto.speak.sampling import Sampling, dice, require_numbers
 
 PATIENCE_FRAMES = 12
 """A second: as long as a given word waits for Moshi to begin it by itself."""
@@ -49,7 +50,8 @@ def converse(
     `user` gives the user's codes (B, K) of each frame, and may be as slow as a microphone: a frame is taken up when the
     one before it has been told. A frame is told a step late, when its acoustic codes are there. Of the requests it is
     their gates, seeds and sampling that count. Each step attends to the last `network.window` positions, itself among
-    them, as the ring cache of the `moshi` package's transformer does, and no others are kept.
+    them, as the ring cache of the `moshi` package's transformer does, and no others are kept. BaseModelError where the
+    first logits are NaN.
     """
     network = base.network
     assert isinstance(network, MoshiNetwork)
@@ -72,8 +74,10 @@ def converse(
             state_BD = network.backbone(
                 inputs_embeds=embeds_B1D, past_key_values=cache, use_cache=True
             ).last_hidden_state[:, -1]
-            text_B = pick_text(network.text_logits(state_BD), step)
-            codes_BK = _codes(network, state_BD, text_B, sampling, uniform_BTK[:, step])
+            check = partial(require_numbers, base=str(base.folder)) if step == 0 else _no_check
+            check([text_BW := network.text_logits(state_BD)])
+            text_B = pick_text(text_BW, step)
+            codes_BK = _codes(network, state_BD, text_B, sampling, uniform_BTK[:, step], check)
         if before is not None:
             late_own_BJ = codes_BK[:, 1:]
             yield Frame(before.text_B, torch.cat([before.codes_BK[:, :1], late_own_BJ], dim=1))
@@ -84,16 +88,23 @@ def converse(
         late_user_BJ = user_BK[:, 1:]
 
 
-def _codes(network: MoshiNetwork, state_BD: Tensor, text_B: Tensor, sampling: Sampling, uniform_BK: Tensor) -> Tensor:
+def _no_check(_logits: Sequence[Tensor]) -> None:
+    """Of later steps."""
+
+
+def _codes(
+    network: MoshiNetwork, state_BD: Tensor, text_B: Tensor, sampling: Sampling, uniform_BK: Tensor,
+    check: Callable[[Sequence[Tensor]], None],
+) -> Tensor:  # fmt: skip
     """All codes (B, K) of a step: its first one, and the acoustic ones of the frame before."""
     # Without a window: a step's codes are fewer than the depth transformer looks back over.
     cache, before_B = DynamicCache(), text_B
     codes = []
     for k in range(network.num_codebooks):
         hidden_B1D = network.depth_states(state_BD, before_B[:, None], first=k, cache=cache)
-        before_B = sampling.pick(
-            network.code_logits(hidden_B1D, range(k, k + 1))[:, 0, : network.codebook_size], uniform_BK[:, [k]]
-        )
+        logits_BC = network.code_logits(hidden_B1D, range(k, k + 1))[:, 0, : network.codebook_size]
+        check([logits_BC])
+        before_B = sampling.pick(logits_BC, uniform_BK[:, [k]])
         codes.append(before_B)
     return torch.stack(codes, dim=1)
 

@@ -16,11 +16,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from affetto.errors import BaseModelError
 from affetto.model.triton_runs import triton_runs
 from affetto.speak.frames import Frames, TorchFrames
 from affetto.speak.host import HostFrames
 from affetto.speak.layers import Cache, Rotary, normed, spread
-from affetto.speak.sampling import Sampling, dice
+from affetto.speak.sampling import Sampling, dice, require_numbers
 from affetto.speak.state import Heard, SpeakingBatch, SpeakingRow
 from affetto.speak.weights import SpeakingWeights
 
@@ -34,9 +35,14 @@ Arithmetic = Literal["numpy", "torch", "triton"]
 class Engine:
     """Speak rows of a base: `join` them, then `step` until each has said its last frame."""
 
-    def __init__(self, weights: SpeakingWeights, arithmetic: Arithmetic | None = None) -> None:
-        """All kinds of arithmetic say the same; without one it is the fastest that device and precision allow."""
-        self.weights = weights
+    def __init__(
+        self, weights: SpeakingWeights, arithmetic: Arithmetic | None = None, *, base: str = "the base"
+    ) -> None:
+        """All kinds of arithmetic say the same; without one it is the fastest that device and precision allow.
+
+        `base` is what errors call it.
+        """
+        self.weights, self.base = weights, base
         self.arithmetic = arithmetic or _fastest(weights)
         self._numbers = count()
         self._joining: list[SpeakingRow] = []
@@ -65,7 +71,10 @@ class Engine:
 
     @torch.inference_mode()
     def step(self) -> list[Heard]:
-        """One more frame of every row that speaks; a row that ended is told once more, as ended."""
+        """One more frame of every row that speaks; a row that ended is told once more, as ended.
+
+        BaseModelError where rows that have joined would begin with NaN.
+        """
         batch = self._batch
         num_living = 0 if batch is None else sum(not row.is_done for row in batch.rows)
         if batch is not None and self._frames is not None and num_living:
@@ -74,11 +83,14 @@ class Engine:
             for row in batch.rows:
                 row.num_positions += 1
         if batch is None or self._joining or 4 * num_living <= 3 * len(batch.rows):
+            have_joined = bool(self._joining)
             batch = self._batch = self._rearranged(batch)
             if batch is None:
                 self._frames = None
                 return []
             self._frames = self._frames_of(batch)
+            if have_joined:
+                self._check(batch)
         assert self._frames is not None
         batch.codes_BK = self._frames.frame()
         batch.num_frames += 1
@@ -91,6 +103,15 @@ class Engine:
         """End what is being spoken; rows that have joined and not begun will still speak."""
         self._leave(self._batch)
         self._batch = self._frames = None
+
+    def _check(self, batch: SpeakingBatch) -> None:
+        """Raise BaseModelError where a batch would begin with NaN; outside of what is captured, and once a batch."""
+        probe = TorchFrames(self.weights, batch, self._rotary, self._depth_rotary)
+        try:
+            require_numbers(probe.first_logits(), self.base)
+        except BaseModelError:
+            self.close()
+            raise
 
     def _frames_of(self, batch: SpeakingBatch) -> Frames:
         if self.arithmetic == "triton":

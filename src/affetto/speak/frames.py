@@ -45,9 +45,7 @@ class TorchFrames:
         layers, projector = batch.weights.depth, batch.weights.projector
         uniform = torch.split(batch.uniform_BTK[:, batch.num_frames], 1, dim=1)
         codes = [pick(logits(states_BD, weights.c0_head_DC), uniform[0])]
-        pair_B2D = torch.stack([states_BD, weights.spoken_tables[0].index_select(0, codes[0])], dim=1)
-        x_B2D = product(pair_B2D.flatten(0, 1), projector).view(len(states_BD), 2, -1)
-        hidden_BD = spread(x_B2D, layers, shape, batch.depth_cache, eps, *self.start)
+        hidden_BD = self._begin(codes[0])
         for k in range(1, weights.num_codebooks):
             last_BD = normed(hidden_BD.float(), eps, weights.head_norm_D)
             codes.append(pick(logits(last_BD, weights.heads_DC[k - 1]), uniform[k]))
@@ -55,6 +53,24 @@ class TorchFrames:
                 x_BD = product(weights.spoken_tables[k].index_select(0, codes[k]), projector)
                 hidden_BD = step(x_BD, layers, shape, self.depth_places[k + 1], eps, *self.turns[k + 1])
         return torch.stack(codes, dim=1)
+
+    def first_logits(self) -> list[Tensor]:
+        """Logits (B, C) of every codebook by what the depth decoder has after two positions.
+
+        Nobody says these; but all layers and heads are in them, so that none of them can be NaN unseen.
+        """
+        weights, c0_BC = self.weights, logits(self.batch.states_BD, self.weights.c0_head_DC)
+        last_BD = normed(self._begin(c0_BC.argmax(dim=-1)).float(), self.depth_eps, weights.head_norm_D)
+        return [c0_BC, *(logits(last_BD, head_DC) for head_DC in weights.heads_DC)]
+
+    def _begin(self, c0_B: Tensor) -> Tensor:
+        """The depth decoder's states (B, D) after the backbone's and code zero."""
+        batch, states_BD = self.batch, self.batch.states_BD
+        pair_B2D = torch.stack([states_BD, self.weights.spoken_tables[0].index_select(0, c0_B)], dim=1)
+        x_B2D = product(pair_B2D.flatten(0, 1), batch.weights.projector).view(len(states_BD), 2, -1)
+        return spread(
+            x_B2D, batch.weights.depth, self.weights.depth_shape, batch.depth_cache, self.depth_eps, *self.start
+        )
 
     def hear(self, codes_BK: Tensor) -> None:
         """See `Frames`."""

@@ -24,7 +24,7 @@ from affetto.model.csm import CsmNetwork
 from affetto.model.moshi import MoshiNetwork
 from affetto.model.network import Network
 from affetto.speak.engine import Engine
-from affetto.speak.sampling import Sampling, dice
+from affetto.speak.sampling import Sampling, dice, require_numbers
 from affetto.speak.weights import SpeakingWeights, fingerprint
 from affetto.types import SPEAKING_TEMPERATURE
 
@@ -68,6 +68,36 @@ def frame_cap(text: str, frame_rate: float) -> int:
     return math.ceil(frame_rate * (1.5 + 0.18 * len(text)))
 
 
+QUICKEST_S = 0.04
+"""Per character: nobody reads faster."""
+
+
+def frames_that_fit(base: Base, text: str, num_ids: int) -> int:
+    """Frames that `text`, a prompt of `num_ids` ids, may take: its `frame_cap`, or fewer where the window ends before.
+
+    So a text that may fit is begun, and told where it was cut off (`cut_off`). ConfigError where not even the quickest
+    reading would fit.
+    """
+    cap, room = frame_cap(text, base.frame_rate), base.network.room(num_ids)
+    if room is None or cap <= room:
+        return cap
+    if room < max(1.0, base.frame_rate * QUICKEST_S * len(text)):
+        most = len(text) * base.window // (num_ids + cap)
+        raise ConfigError(
+            f"a text of {len(text)} characters can't be spoken at once: {base.id} looks back over {base.window} "
+            f"positions, which is enough for about {most}. Split it into sentences and speak one after another"
+        )
+    return room
+
+
+def cut_off(base: Base, text: str, spoken: Spoken) -> str:
+    """What to tell of speech that its cap ended, and not the base."""
+    after = f"cut off after {len(spoken.codes_TK) / base.frame_rate:.1f} s"
+    if len(spoken.codes_TK) < frame_cap(text, base.frame_rate):
+        return f"{after}: there the base's window ends; split the text"
+    return f"{after}: the base went on and on; try another seed"
+
+
 def generate(
     base: Base,
     requests: Sequence[Request],
@@ -79,10 +109,11 @@ def generate(
     """Speak all requests, `batch_size` at a time; results in the order of the requests.
 
     `on_progress` is told how many requests have ended, `on_frame` a request's place and its next frame (K,).
+    BaseModelError where the base's weights are damaged so that it would say NaN.
     """
     if not isinstance(base.network, CsmNetwork):
         return _batch_by_batch(base, requests, batch_size, on_progress)
-    engine = Engine(weights_of(base.network))
+    engine = Engine(weights_of(base.network), base=str(base.folder))
     frames: list[list[NDArray[np.int64]]] = [[] for _ in requests]
     hit_cap = [True] * len(requests)
     able = [index for index, request in enumerate(requests) if request.max_frames > 0]
@@ -144,6 +175,8 @@ def _by_itself(base: Base, requests: Sequence[Request]) -> list[Spoken]:
 
     def pick(logits_BKC: torch.Tensor, step: int) -> torch.Tensor:
         nonlocal uniform_BXK
+        if step == 0:
+            require_numbers([logits_BKC], str(base.folder))
         if step >= uniform_BXK.shape[1]:
             # How many steps a base takes is its own affair; a longer throw begins with the shorter one.
             rolled = [dice(one.seed, 2 * step + 64, base.num_codebooks) for one in requests]

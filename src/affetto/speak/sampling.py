@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+from affetto.errors import BaseModelError
 
 if TYPE_CHECKING:
     from affetto.speak.generation import Request
@@ -55,3 +57,16 @@ class Sampling:
         if self.is_greedy_B1 is not None:
             drawn_B1 = torch.where(self.is_greedy_B1, logits_BC.argmax(dim=-1, keepdim=True), drawn_B1)
         return drawn_B1.view(-1)
+
+
+def require_numbers(logits: Iterable[Tensor], base: str) -> None:
+    """Raise BaseModelError where logits of a generation's beginning are NaN or infinite, but for codes that are barred.
+
+    Waits for the device, so it is asked once in a generation: what layers make of damaged weights shows at once (but
+    for what torch's attention on a CPU makes of a query that is NaN: nothing, as of a place that sees nothing).
+    """
+    if not bool(torch.stack([(part < torch.inf).all() for part in logits]).all()):
+        raise BaseModelError(
+            f"{base}: what it would say first is NaN or infinite, so some of its weights are damaged; copy or fetch "
+            "the checkpoint again (or, where only an adapter does this, speak at a lower intensity)"
+        )

@@ -20,6 +20,7 @@ from affetto.audio.sound import read_sound, sound_format, write_sound
 from affetto.codes.codec import load_codec
 from affetto.errors import AdapterError, ConfigError, DataError
 from affetto.files import make_writable
+from affetto.folders import recover_folder
 from affetto.model.base import DTYPES, MINIATURE, Base, load_base
 from affetto.model.batch import Turn
 from affetto.model.csm import CsmNetwork
@@ -27,7 +28,7 @@ from affetto.model.light import load_for_speaking
 from affetto.model.rows import PLAIN_TEMPLATE
 from affetto.progress import say
 from affetto.speak.engine import Engine
-from affetto.speak.generation import Request, Spoken, frame_cap, generate, weights_of
+from affetto.speak.generation import Request, Spoken, cut_off, frames_that_fit, generate, weights_of
 from affetto.types import SPEAKING_TEMPERATURE, Codec
 
 _UNKNOWN_SIGN = "\ue000"
@@ -114,7 +115,7 @@ class Voice:
 
         Without `intensity` each adapter speaks at the intensity that its training recommends. `cued=False` leaves the
         prompt plain with the adapter on, which shows what leaks. `context` are earlier turns (`turn`), oldest first;
-        the oldest ones are left out where the base's window has no room.
+        the oldest ones are left out where the base's window has no room. For the text itself see `frames_that_fit`.
         """
         shares = {emotion: 1.0} if isinstance(emotion, str) else dict(emotion or {})
         if unknown := [name for name in shares if name not in self.emotions]:
@@ -130,7 +131,7 @@ class Voice:
         if cued and any(strengths.values()) and not self.base.has_text_stream:
             template = self._templates.get(max(strengths, key=lambda name: strengths[name]), PLAIN_TEMPLATE)
         ids = self.base.prompt_ids(template.replace("{text}", text), speaker)
-        cap = frame_cap(text, self.base.frame_rate)
+        cap = frames_that_fit(self.base, text, len(ids))
         fitting = list(context)
         while fitting and sum(turn.num_positions for turn in fitting) + len(ids) + cap > self.base.window:
             fitting.pop(0)
@@ -166,8 +167,7 @@ class Voice:
         if not len(spoken.codes_TK):
             say("nothing was said: the base ended before its first frame; try another seed", style="yellow")
         elif spoken.hit_cap:
-            duration_s = len(spoken.codes_TK) / self.base.frame_rate
-            say(f"cut off after {duration_s:.1f} s: the base went on and on; try another seed", style="yellow")
+            say(cut_off(self.base, text, spoken), style="yellow")
         return self.decode(spoken), self.codec.sample_rate
 
     def stream(
@@ -196,7 +196,7 @@ class Voice:
         """Codes (K,) of each frame, as soon as it is known."""
         network = self.base.network
         if isinstance(network, CsmNetwork):
-            engine = Engine(weights_of(network))
+            engine = Engine(weights_of(network), base=str(self.base.folder))
             engine.join([request])
             try:
                 while engine.num_speaking:
@@ -275,7 +275,7 @@ def speak_to_file(
         raise ConfigError(f"nothing in {text!r} can be spoken: it has no letter and no digit")
     folders = {name: models / name / "best" for name in blend}
     for name, folder in folders.items():
-        if not folder.is_dir():
+        if not recover_folder(folder).is_dir():
             raise AdapterError(
                 f"there is no adapter {folder}. Train it: affetto train --emotion {name}; or point --models elsewhere"
             )

@@ -18,6 +18,7 @@ from affetto.codes.prepare import Prepared
 from affetto.config import EXPRESSIVE, Config
 from affetto.errors import ConfigError
 from affetto.files import hash_text
+from affetto.folders import recover_folder
 from affetto.model.base import Base
 from affetto.preserve.budget import ForgettingBudget
 from affetto.preserve.curvature import Curvature
@@ -115,6 +116,7 @@ def save_run(run: Run, folder: Path, facts: Mapping[str, Any]) -> None:
 @torch.no_grad()
 def restore_run(run: Run, folder: Path) -> None:
     """Put the adapter in `folder` back into the bank: its own factors, which stand last in its file."""
+    recover_folder(folder)
     stored = read_checkpoint(folder, run.bank) if run.bank.is_full(run.emotion) else read_adapter(folder)
     for site, a_RI, b_OR, scale in run.bank.factors(run.emotion):
         stored_a, stored_b = stored.tensors[site]

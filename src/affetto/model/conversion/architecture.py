@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from affetto.errors import BaseModelError
+from affetto.errors import BaseModelError, listed
 from affetto.model.conversion.source import FLOATS, AuthorsCheckpoint, TensorFile
 
 PUBLISHED: Mapping[str, Any] = {
@@ -27,52 +28,69 @@ _FIXED: Mapping[str, Any] = {
     "quantize": False, "model_type": "moshi", "cross_attention": False, "depformer_norm": None,
 }  # fmt: skip
 """Arguments that transformers' Moshi has no choice of, where a checkpoint gives them."""
+_PUBLISHED_SIZES: Mapping[str, Any] = {
+    "text_card": 32000, "card": 2048, "n_q": 16, "dep_q": 8, "num_layers": 32, "hidden_scale": 4.125,
+    "depformer_num_layers": 6, "depformer_dim_feedforward": 4224,
+}  # fmt: skip
+"""As `PUBLISHED`, of what tensors say, too."""
+_COUNTED = {"num_layers": "transformer.layers", "depformer_num_layers": "depformer.layers", "n_q": "emb",
+            "dep_q": "linears"}  # fmt: skip
+"""Arguments that say how many parts there are, and what the names of their tensors begin with."""
 
 
 def language_model_settings(checkpoint: AuthorsCheckpoint) -> dict[str, Any]:
-    """Keyword arguments of `MoshiConfig` but for the codec's. BaseModelError where the model can't be expressed."""
-    file, config = checkpoint.weights, checkpoint.config
+    """Keyword arguments of `MoshiConfig` but for the codec's.
+
+    Sizes and counts are the tensors', held against config.json, or against Moshi 7B where there is none. BaseModelError
+    where they differ, or the model can't be expressed.
+    """
+    file, path = checkpoint.weights, checkpoint.folder / "config.json"
     _check_kind(file)
     _check_dtypes(file)
-    if config is not None:
-        _check_arguments(config, checkpoint.folder / "config.json")
     shapes = {name: info.shape for name, info in file.tensors.items()}
     (text_rows, dim), (depth_dim, _) = shapes["text_emb.weight"], shapes["depformer_in.0.weight"]
-    card, num_streams, dep_q = (
-        shapes["linears.0.weight"][0],
-        _count(file, r"emb\.(\d+)"),
-        _count(file, r"linears\.(\d+)"),
-    )
-    if num_streams != 2 * dep_q:
-        raise BaseModelError(
-            f"{file.path} hears {num_streams} audio streams and speaks {dep_q}: transformers' Moshi needs twice as "
-            "many of the first (its own and the user's). It is no dialogue model such as moshiko"
-        )
-    if config is None and (dim, depth_dim) != (PUBLISHED["dim"], PUBLISHED["depformer_dim"]):
+    if checkpoint.config is None and (dim, depth_dim) != (PUBLISHED["dim"], PUBLISHED["depformer_dim"]):
         raise BaseModelError(
             f"{file.path} is {dim} wide (depth {depth_dim}) and not Moshi 7B; the number of heads can't be told from "
             "the tensors: put a config.json with the package's arguments (dep_q, num_heads, …) beside it"
         )
-    given = {**PUBLISHED, **(config or {})}
+    given = {**PUBLISHED, **_PUBLISHED_SIZES, **(checkpoint.config or {})}
+    sizes = {"dim": ("text_emb.weight", dim), "text_card": ("text_emb.weight", text_rows - 1),
+             "card": ("linears.0.weight", shapes["linears.0.weight"][0]),
+             "depformer_dim": ("depformer_in.0.weight", depth_dim)}  # fmt: skip
+    for key, (name, size) in sizes.items():
+        if size != (told := _whole(given, key, path)):
+            raise BaseModelError(
+                f"{file.path}: {name} is {shapes[name]}, so {key} is {size}, and {_source(checkpoint, key)} {told}: "
+                "they are of different models; get both again, from one place"
+            )
+    counts = {key: _counted(checkpoint, key, _whole(given, key, path)) for key in _COUNTED}
+    dep_q = counts["dep_q"]
+    if counts["n_q"] != 2 * dep_q:
+        raise BaseModelError(
+            f"{file.path} hears {counts['n_q']} audio streams and speaks {dep_q}: transformers' Moshi needs twice as "
+            "many of the first (its own and the user's). It is no dialogue model such as moshiko"
+        )
+    _check_arguments(given, path)
     return {
         "vocab_size": text_rows - 1,
         "hidden_size": dim,
-        "num_hidden_layers": _count(file, r"transformer\.layers\.(\d+)"),
-        "num_attention_heads": int(given["num_heads"]),
-        "audio_vocab_size": card,
-        "max_position_embeddings": int(given["context"]),
-        "sliding_window": int(given["context"]),
-        "ffn_dim": shapes[_FIRST_MLP][0],
+        "num_hidden_layers": counts["num_layers"],
+        "num_attention_heads": _heads(given, "num_heads", "dim", path),
+        "audio_vocab_size": sizes["card"][1],
+        "max_position_embeddings": _whole(given, "context", path),
+        "sliding_window": _whole(given, "context", path),
+        "ffn_dim": _rows_of_pairs(file, _FIRST_MLP),
         "rms_norm_eps": 1e-8,
         "num_codebooks": dep_q,
-        "rope_parameters": {"rope_type": "default", "rope_theta": float(given["max_period"])},
+        "rope_parameters": {"rope_type": "default", "rope_theta": _above_zero(given, "max_period", path)},
         "depth_decoder_config": {
             "hidden_size": depth_dim,
-            "num_hidden_layers": _count(file, r"depformer\.layers\.(\d+)"),
-            "num_attention_heads": int(given["depformer_num_heads"]),
+            "num_hidden_layers": counts["depformer_num_layers"],
+            "num_attention_heads": _heads(given, "depformer_num_heads", "depformer_dim", path),
             "max_position_embeddings": dep_q + 1,
             "sliding_window": dep_q,
-            "ffn_dim": shapes[_FIRST_DEPTH_MLP][0],
+            "ffn_dim": _rows_of_pairs(file, _FIRST_DEPTH_MLP),
             "rms_norm_eps": 1e-8,
         },
     }
@@ -84,39 +102,32 @@ def settings_of_arguments(config: Mapping[str, Any], path: Path) -> dict[str, An
     """
     given = {**PUBLISHED, **_PUBLISHED_SIZES, **config}
     _check_arguments(given, path)
-    try:
-        dim, depth_dim, books = int(given["dim"]), int(given["depformer_dim"]), int(given["dep_q"])
-        width = given.get("dim_feedforward") or given["hidden_scale"] * dim
-        return {
-            "model_type": "moshi",
-            "vocab_size": int(given["text_card"]),
-            "hidden_size": dim,
-            "num_hidden_layers": int(given["num_layers"]),
-            "num_attention_heads": int(given["num_heads"]),
-            "audio_vocab_size": int(given["card"]),
-            "max_position_embeddings": int(given["context"]),
-            "sliding_window": int(given["context"]),
-            "ffn_dim": _gated(int(width), dim),
-            "num_codebooks": books,
-            "audio_encoder_config": {"model_type": "mimi"},
-            "depth_decoder_config": {
-                "hidden_size": depth_dim,
-                "num_hidden_layers": int(given["depformer_num_layers"]),
-                "num_attention_heads": int(given["depformer_num_heads"]),
-                "max_position_embeddings": books + 1,
-                "sliding_window": books,
-                "ffn_dim": _gated(int(given["depformer_dim_feedforward"]), depth_dim),
-            },
-        }
-    except (TypeError, ValueError) as error:
-        raise BaseModelError(f"{path} is damaged ({error}); get it again") from error
-
-
-_PUBLISHED_SIZES: Mapping[str, Any] = {
-    "text_card": 32000, "card": 2048, "n_q": 16, "dep_q": 8, "num_layers": 32, "hidden_scale": 4.125,
-    "depformer_num_layers": 6, "depformer_dim_feedforward": 4224,
-}  # fmt: skip
-"""As `PUBLISHED`, of what is read from the tensors where there are some."""
+    dim, depth_dim, books, context = (_whole(given, key, path) for key in ("dim", "depformer_dim", "dep_q", "context"))
+    width, depth_width = (
+        _whole(given, key, path) if given.get(key) else int(_above_zero(given, "hidden_scale", path) * size)
+        for key, size in (("dim_feedforward", dim), ("depformer_dim_feedforward", depth_dim))
+    )
+    return {
+        "model_type": "moshi",
+        "vocab_size": _whole(given, "text_card", path),
+        "hidden_size": dim,
+        "num_hidden_layers": _whole(given, "num_layers", path),
+        "num_attention_heads": _heads(given, "num_heads", "dim", path),
+        "audio_vocab_size": _whole(given, "card", path),
+        "max_position_embeddings": context,
+        "sliding_window": context,
+        "ffn_dim": _gated(width, dim),
+        "num_codebooks": books,
+        "audio_encoder_config": {"model_type": "mimi"},
+        "depth_decoder_config": {
+            "hidden_size": depth_dim,
+            "num_hidden_layers": _whole(given, "depformer_num_layers", path),
+            "num_attention_heads": _heads(given, "depformer_num_heads", "depformer_dim", path),
+            "max_position_embeddings": books + 1,
+            "sliding_window": books,
+            "ffn_dim": _gated(depth_width, depth_dim),
+        },
+    }
 
 
 def _gated(width: int, dim: int) -> int:
@@ -157,11 +168,16 @@ def mimi_settings(checkpoint: AuthorsCheckpoint) -> dict[str, Any]:
             "sliding_window": transformer["context"],
             "rope_parameters": {"rope_type": "default", "rope_theta": float(transformer["max_period"])},
         }
-    except (KeyError, TypeError) as error:
-        name = (checkpoint.config or {}).get("mimi_config_name")
-        raise BaseModelError(
-            f"{checkpoint.folder / str(name)} lacks {error}; get Mimi's configuration again"
-        ) from error
+    except KeyError as error:
+        raise BaseModelError(f"{mimi_path(checkpoint)} lacks {error}; get Mimi's configuration again") from error
+    except (TypeError, ValueError) as error:
+        raise BaseModelError(f"{mimi_path(checkpoint)} is damaged ({error}); get Mimi's configuration again") from error
+
+
+def mimi_path(checkpoint: AuthorsCheckpoint) -> Path | None:
+    """Mimi's configuration, where the checkpoint has one of its own."""
+    name = (checkpoint.config or {}).get("mimi_config_name")
+    return checkpoint.folder / str(name).rpartition("/")[2] if name else None
 
 
 def _check_kind(file: TensorFile) -> None:
@@ -183,22 +199,92 @@ def _check_dtypes(file: TensorFile) -> None:
             f"{file.path} holds quantised or foreign numbers: {', '.join(wrong[:4])}. Take the weights in bfloat16, "
             "float16 or float32, such as kyutai/moshiko-pytorch-bf16's"
         )
-    if len(kinds := sorted({info.dtype for info in file.tensors.values()})) > 1:
-        raise BaseModelError(f"{file.path} mixes {', '.join(kinds)}; save it in one of them")
+    kinds = Counter(info.dtype for info in file.tensors.values())
+    if len(kinds) > 1:
+        usual = kinds.most_common(1)[0][0]
+        odd = [f"{name} is {info.dtype}" for name, info in file.tensors.items() if info.dtype != usual]
+        raise BaseModelError(
+            f"{file.path} mixes {', '.join(sorted(kinds))}: {listed(odd, 4)}, the others {usual}; save it in one of "
+            "them"
+        )
 
 
-def _check_arguments(config: Mapping[str, Any], path: Path) -> None:
-    own = [0, *[1] * (int(config["dep_q"]) - 1)]
+def _check_arguments(given: Mapping[str, Any], path: Path) -> None:
+    """Raise BaseModelError where an argument is one that transformers' Moshi has no choice of."""
+    own = [0, *[1] * (_whole(given, "dep_q", path) - 1)]
     fixed = {**_FIXED, "delays": [0, *own, *own]}
     for key, value in fixed.items():
-        if key in config and config[key] != value:
+        if key in given and given[key] != value:
             raise BaseModelError(
-                f"{path}: {key} is {config[key]!r}, and transformers' Moshi has {value!r} built in: this model can't "
+                f"{path}: {key} is {given[key]!r}, and transformers' Moshi has {value!r} built in: this model can't "
                 "be converted"
             )
 
 
-def _count(file: TensorFile, pattern: str) -> int:
-    """How many numbered parts there are; numbers start at 0."""
-    found = [match for name in file.tensors if (match := re.match(rf"{pattern}\.", name))]
-    return max((int(match.group(1)) for match in found), default=-1) + 1
+def _counted(checkpoint: AuthorsCheckpoint, key: str, told: int) -> int:
+    """How many parts the tensors have of those that `key` counts. BaseModelError where it isn't as many as `told`."""
+    file, stem = checkpoint.weights, _COUNTED[key]
+    pattern = re.compile(rf"{re.escape(stem)}\.(\d+)\.")
+    found = {int(match[1]) for name in file.tensors if (match := pattern.match(name))}
+    count, source = max(found, default=-1) + 1, _source(checkpoint, key)
+    if count < told:
+        raise BaseModelError(
+            f"{file.path} lacks all tensors of {listed([f'{stem}.{k}' for k in range(count, told)], 4)}, and {source} "
+            f"{told}: get it again, or from where it was trained"
+        )
+    if count > told:
+        raise BaseModelError(
+            f"{file.path} has tensors of {listed([f'{stem}.{k}' for k in range(told, count)], 4)}, and {source} "
+            f"{told}: they are of different models; get both again, from one place"
+        )
+    return count
+
+
+def _source(checkpoint: AuthorsCheckpoint, key: str) -> str:
+    """Who says what the argument `key` is, as the beginning of a clause that its value ends."""
+    if checkpoint.config is None:
+        return f"Moshi 7B, which it is without a config.json, has a {key} of"
+    says = "says" if key in checkpoint.config else "says nothing of it, so that it is Moshi 7B's,"
+    return f"{checkpoint.folder / 'config.json'} {says} {key}:"
+
+
+def _whole(given: Mapping[str, Any], key: str, path: Path) -> int:
+    """The argument `key`, a whole number above zero. BaseModelError where it is anything else."""
+    value = _above_zero(given, key, path)
+    if not value.is_integer():
+        raise _senseless(given, key, path, "a whole number above 0")
+    return int(value)
+
+
+def _above_zero(given: Mapping[str, Any], key: str, path: Path) -> float:
+    value = given.get(key)
+    # JSON's whole numbers may be larger than any float, and its floats infinite.
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < _MOST:
+        raise _senseless(given, key, path, "a number above 0")
+    return float(value)
+
+
+_MOST = 1e9
+"""Larger than any argument of a model."""
+
+
+def _senseless(given: Mapping[str, Any], key: str, path: Path, wanted: str) -> BaseModelError:
+    return BaseModelError(f"{path}: {key} is {given.get(key)!r} and must be {wanted}; mend it, or get the file again")
+
+
+def _heads(given: Mapping[str, Any], key: str, width_key: str, path: Path) -> int:
+    """A number of attention heads, which share a layer's width evenly. BaseModelError where they can't."""
+    heads, width = _whole(given, key, path), _whole(given, width_key, path)
+    if width % heads:
+        raise BaseModelError(f"{path}: {key} is {heads}, which doesn't divide {width_key}, {width}; get the file again")
+    return heads
+
+
+def _rows_of_pairs(file: TensorFile, name: str) -> int:
+    """Rows of a gating MLP's first matrix, which holds as many of the gate as of the rest."""
+    rows = file.tensors[name].shape[0]
+    if rows % 2 or not rows:
+        raise BaseModelError(
+            f"{file.path}: {name} is {file.tensors[name].shape}, and its rows must be pairs; get it again"
+        )
+    return rows

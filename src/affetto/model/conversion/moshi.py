@@ -16,13 +16,15 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from affetto.errors import BaseModelError, MissingDependencyError
-from affetto.files import cache_root, hash_file, hash_text, write_json
+from affetto.errors import BaseModelError, MissingDependencyError, listed
+from affetto.files import cache_root, hash_text, write_json
 from affetto.hub import fetch
-from affetto.model.conversion.architecture import language_model_settings, mimi_settings
+from affetto.model.conversion.architecture import language_model_settings, mimi_path, mimi_settings
 from affetto.model.conversion.names import Recipe, language_model_recipes, mimi_recipes
 from affetto.model.conversion.source import FLOATS, AuthorsCheckpoint, is_authors_format, open_checkpoint
+from affetto.model.text_ids import check_tokenizer
 from affetto.progress import progress, say
+from affetto.remembered import LARGE_BYTES, WEIGHT_HASHES, HashMemory
 
 SHARD_BYTES = 1 << 30
 _TYPES = dict(zip(FLOATS, (torch.bfloat16, torch.float16, torch.float32), strict=True))
@@ -48,11 +50,13 @@ def convert(source: Path, target: Path, *, shard_bytes: int = SHARD_BYTES) -> Pa
     codec = config.audio_encoder_config
     recipes = [*language_model_recipes(checkpoint.weights, config), *mimi_recipes(checkpoint.mimi, codec)]
     sizes = _checked(checkpoint, config, recipes)
+    tokenizer = _tokenizer(checkpoint.text_model)
+    check_tokenizer(checkpoint.text_model, tokenizer, config.vocab_size)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
         _write_weights(temporary, _shards(recipes, sizes, shard_bytes), sum(sizes.values()))
-        _write_beside(temporary, checkpoint, config)
+        _write_beside(temporary, checkpoint, config, tokenizer)
         temporary.chmod(0o755)
         if target.is_dir():
             target.rmdir()
@@ -67,13 +71,18 @@ def convert(source: Path, target: Path, *, shard_bytes: int = SHARD_BYTES) -> Pa
 
 
 def converted(folder: Path) -> Path:
-    """`folder` itself, or where it is in the authors' format the cache's conversion of it, made once."""
+    """`folder` itself, or where it is in the authors' format the cache's conversion of it, made once.
+
+    Raises what `convert` raises, of a checkpoint that is contradictory even where an older affetto converted it.
+    """
     if not is_authors_format(folder):
         return folder
     checkpoint = open_checkpoint(folder)
+    language_model_settings(checkpoint)
     files = (checkpoint.weights.path, checkpoint.mimi.path, checkpoint.text_model)
     settings = repr(sorted((checkpoint.config or {}).items()))
-    key = hash_text("moshi-1", settings, *(hash_file(path.resolve()) for path in files))
+    with HashMemory(WEIGHT_HASHES, least_bytes=LARGE_BYTES) as hash_of:
+        key = hash_text("moshi-1", settings, *map(hash_of, files))
     target = cache_root() / "converted" / key[:24]
     if not target.is_dir():
         say(f"{folder} is in the moshi package's format: converting it once into {target}")
@@ -98,16 +107,23 @@ def convert_named(name: str, target: Path) -> Path:
 
 
 def _configuration(checkpoint: AuthorsCheckpoint) -> Any:
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import MoshiConfig
 
-    settings = language_model_settings(checkpoint)
+    settings, codec = language_model_settings(checkpoint), mimi_settings(checkpoint)
     try:
-        config = MoshiConfig(**settings, audio_encoder_config={"model_type": "mimi", **mimi_settings(checkpoint)})
-    except ValueError as error:
-        raise BaseModelError(f"{checkpoint.folder}: transformers refuses this model: {error}") from error
+        config = MoshiConfig(**settings, audio_encoder_config={"model_type": "mimi", **codec})
+    except (ValueError, TypeError, ArithmeticError, StrictDataclassError) as error:
+        raise _refused(checkpoint, error) from error
     config.architectures = ["MoshiForConditionalGeneration"]
     config.dtype = str(_TYPES[next(iter(checkpoint.weights.tensors.values())).dtype]).removeprefix("torch.")
     return config
+
+
+def _refused(checkpoint: AuthorsCheckpoint, error: Exception) -> BaseModelError:
+    """What to tell where transformers makes no model of settings that are right one by one."""
+    path = mimi_path(checkpoint) or checkpoint.folder
+    return BaseModelError(f"{path}: transformers refuses this model; get it again. {' '.join(str(error).split())}")
 
 
 def _checked(checkpoint: AuthorsCheckpoint, config: Any, recipes: Sequence[Recipe]) -> dict[str, int]:
@@ -117,21 +133,21 @@ def _checked(checkpoint: AuthorsCheckpoint, config: Any, recipes: Sequence[Recip
     for file in (checkpoint.weights, checkpoint.mimi):
         used = {name for recipe in recipes if recipe.file is file for name in recipe.sources}
         if missing := sorted(used - set(file.tensors)):
-            raise BaseModelError(f"{file.path} lacks {_listed(missing)}: get it again, or from where it was trained")
+            raise BaseModelError(f"{file.path} lacks {listed(missing, 4)}: get it again, or from where it was trained")
         if extra := sorted(set(file.tensors) - used):
             raise BaseModelError(
-                f"{file.path} has tensors that transformers' Moshi has no place for: {_listed(extra)}. It is of "
+                f"{file.path} has tensors that transformers' Moshi has no place for: {listed(extra, 4)}. It is of "
                 "another kind of model (conditioned, cross-attending or with extra heads), which can't be converted"
             )
     try:
         with torch.device("meta"):
             expected = {name: value.shape for name, value in MoshiForConditionalGeneration(config).state_dict().items()}
-    except ValueError as error:
-        raise BaseModelError(f"{checkpoint.folder}: transformers can't make this model: {error}") from error
+    except (ValueError, TypeError, RuntimeError, ArithmeticError) as error:
+        raise _refused(checkpoint, error) from error
     names = {recipe.name for recipe in recipes}
     if wrong := sorted(expected.keys() ^ names):
         lost = [f"{name} (not made)" if name in expected else f"{name} (unknown to transformers)" for name in wrong]
-        raise BaseModelError(f"{checkpoint.mimi.path} doesn't make transformers' Mimi: {_listed(lost)}; get it again")
+        raise BaseModelError(f"{checkpoint.mimi.path} doesn't make transformers' Mimi: {listed(lost, 4)}; get it again")
     sizes = {}
     for recipe in recipes:
         found = _made_shape(recipe)
@@ -192,7 +208,7 @@ def _write_weights(folder: Path, shards: Sequence[Shard], total: int) -> None:
         write_json(folder / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": places})
 
 
-def _write_beside(folder: Path, checkpoint: AuthorsCheckpoint, config: Any) -> None:
+def _write_beside(folder: Path, checkpoint: AuthorsCheckpoint, config: Any, tokenizer: Any) -> None:
     """Configuration, generation's defaults, tokenizer and feature extractor."""
     from transformers import EncodecFeatureExtractor, GenerationConfig
 
@@ -209,7 +225,7 @@ def _write_beside(folder: Path, checkpoint: AuthorsCheckpoint, config: Any) -> N
     EncodecFeatureExtractor(
         feature_size=config.audio_encoder_config.audio_channels, sampling_rate=config.sampling_rate
     ).save_pretrained(folder)
-    _tokenizer(checkpoint.text_model).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     write_json(
         folder / "conversion.json",
         {
@@ -245,8 +261,3 @@ def _tokenizer(path: Path) -> Any:
         tokenizer_object=made, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="<pad>",
         clean_up_tokenization_spaces=False,
     )  # fmt: skip
-
-
-def _listed(names: Sequence[str], most: int = 4) -> str:
-    shown = ", ".join(names[:most])
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

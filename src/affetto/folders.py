@@ -1,0 +1,79 @@
+"""Whole folders that replace older ones, so that whenever the process dies one of the two is there."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import glob
+import os
+import re
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+"""Of Linux's renameat2(2): paths as they are, and the two names change places."""
+_NOT_HERE = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP)
+"""What kernels and file systems (NFS, say) answer that can't exchange."""
+_STALE_S = 3600.0
+"""Nobody takes an hour to write a folder: what is older was left by a process that was killed."""
+
+
+def replace_folder(new: Path, old: Path) -> None:
+    """Put the complete folder `new` where `old` is; where that fails `old` is as it was.
+
+    On Linux the two change places in one step, so that `old` is there at any moment. Where the file system can't do
+    that `old` is set aside first, and `recover_folder` puts it back if the process dies before `new` has its name.
+    What processes that died left beside `old` is deleted. OSError where a folder can't be renamed.
+    """
+    recover_folder(old)
+    _sweep(old, new)
+    if not old.exists():
+        new.rename(old)
+    elif _exchange(new, old):
+        shutil.rmtree(new, ignore_errors=True)
+    else:
+        aside = Path(tempfile.mkdtemp(prefix=f".{old.name}.old.", dir=old.parent))
+        old.rename(aside / "was")
+        try:
+            new.rename(old)
+        except BaseException:
+            (aside / "was").rename(old)
+            aside.rmdir()
+            raise
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def recover_folder(folder: Path) -> Path:
+    """`folder`, put back where a process died between the two steps of replacing it (see `replace_folder`)."""
+    if not folder.exists() and folder.parent.is_dir():
+        aside = [path for path in folder.parent.glob(f".{glob.escape(folder.name)}.old.*/was") if path.is_dir()]
+        if aside:
+            newest = max(aside, key=lambda path: path.parent.stat().st_mtime_ns)
+            newest.rename(folder)
+            newest.parent.rmdir()
+    return folder
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two names change places in one step; False where that can't be done here. OSError where it fails."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if sys.platform == "linux" else None
+    if rename is None:
+        return False
+    if rename(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in _NOT_HERE:
+        return False
+    raise OSError(number, os.strerror(number), str(other))
+
+
+def _sweep(folder: Path, new: Path) -> None:
+    """Delete what is beside `folder` of processes that died while they wrote it, or after it had been replaced."""
+    left = re.compile(rf"\.{re.escape(folder.name)}\.(old\.)?[a-z0-9_]{{8}}")
+    found = [path for path in folder.parent.iterdir() if left.fullmatch(path.name) and path.is_dir()]
+    for path in found:
+        if path.name != new.name and time.time() - path.stat().st_mtime > _STALE_S:
+            shutil.rmtree(path, ignore_errors=True)
