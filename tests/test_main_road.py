@@ -340,7 +340,7 @@ def test_the_adapter_speaks_and_silence_is_the_base(finished: Path) -> None:
 
 
 def test_an_unknown_adapter_is_an_error_that_says_how_to_train_it(finished: Path) -> None:
-    from affetto.speak.voice import speak_to_file
+    from affetto.speak.to_file import speak_to_file
 
     with pytest.raises(AdapterError, match="affetto train --emotion sad"):
         speak_to_file("Hello", {"sad": 1.0}, finished / "x.wav", models=finished / "emotion_models")

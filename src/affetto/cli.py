@@ -214,7 +214,7 @@ def speak(
     if not math.isfinite(intensity or 0.0) or not math.isfinite(temperature or 0.0):
         raise ConfigError("--intensity and --temperature must be finite numbers")
     blend = _blend(emotion)
-    from affetto.speak.voice import speak_to_file
+    from affetto.speak.to_file import speak_to_file
     from affetto.types import SPEAKING_TEMPERATURE
 
     speak_to_file(

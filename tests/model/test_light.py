@@ -180,7 +180,7 @@ def test_speaking_imports_neither_transformers_nor_peft(tmp_path: Path) -> None:
     code = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from affetto.speak.voice import speak_to_file\n"
+        "from affetto.speak.to_file import speak_to_file\n"
         f"speak_to_file('a key', {{}}, Path({str(tmp_path / 'a.wav')!r}))\n"
         "print(sorted({'transformers', 'peft', 'matplotlib', 'pandas', 'scipy', 'accelerate'} & set(sys.modules)))"
     )

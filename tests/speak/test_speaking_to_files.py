@@ -14,7 +14,8 @@ from affetto.adapters.peft_files import save_adapter
 from affetto.errors import AdapterError, ConfigError, DataError
 from affetto.model.base import Base, load_base
 from affetto.speak.generation import Spoken
-from affetto.speak.voice import Voice, speak_to_file
+from affetto.speak.to_file import speak_to_file
+from affetto.speak.voice import Voice
 
 
 @pytest.fixture
@@ -39,6 +40,25 @@ def test_what_can_be_known_is_told_before_the_base_is_loaded(
     with pytest.raises(error, match=told):
         speak_to_file(text, blend, tmp_path / out, models=tmp_path / "models")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.usefixtures("_loads_nothing")
+def test_an_emotion_that_is_not_trained_is_told_with_those_that_are(tmp_path: Path) -> None:
+    for name in ("happy", "sad"):
+        (tmp_path / name / "best").mkdir(parents=True)
+    with pytest.raises(AdapterError, match=r"hapy/best \(did you mean 'happy'\?\): .* has happy, sad"):
+        speak_to_file("a key", {"hapy": 1.0}, tmp_path / "a.wav", models=tmp_path)
+
+
+@pytest.mark.usefixtures("_loads_nothing")
+@pytest.mark.parametrize(
+    ("intensity", "blend", "told"), [(-1.0, {"happy": 1.0}, "0 .* or more"), (2.0, {}, "name one")]
+)
+def test_a_strength_of_nothing_or_below_nothing_is_refused(
+    tmp_path: Path, intensity: float, blend: dict[str, float], told: str
+) -> None:
+    with pytest.raises(ConfigError, match=told):
+        speak_to_file("a key", blend, tmp_path / "a.wav", models=tmp_path, intensity=intensity)
 
 
 def test_flac_is_flac(tiny_base_folder: Path, tmp_path: Path) -> None:
@@ -70,7 +90,7 @@ def test_a_tokenizer_of_bytes_knows_every_sign(tiny_base: Base, monkeypatch: pyt
     assert Voice(tiny_base).unknown_signs("hello, 你好 \0é") == []
 
 
-def test_a_speaker_of_no_clip_is_told(
+def test_a_speaker_of_no_clip_and_a_strength_beyond_the_measured_are_told(
     tiny_base_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     base = load_base(str(tiny_base_folder))
@@ -78,12 +98,16 @@ def test_a_speaker_of_no_clip_is_told(
     bank.add("happy", rank=2, alpha=8.0, seed=0)
     for _, _, b_OR, _ in bank.factors("happy"):
         b_OR.data.fill_(0.1)
-    facts = {"base": {"id": "tiny", "hash": base.hash}, "speakers": {"ann": 0, "zoe": 1}}
-    save_adapter(tmp_path / "happy" / "best", bank, "happy", base.id, facts)
+    facts: dict[str, Any] = {"base": {"id": "tiny", "hash": base.hash}, "speakers": {"ann": 0, "zoe": 1}}
+    save_adapter(tmp_path / "happy" / "best", bank, "happy", base.id, facts | {"frontier": [{"intensity": 1.5}]})
     for blend, speaker, is_told in (({"happy": 1.0}, 2, True), ({"happy": 1.0}, 1, False), ({}, 99, False)):
         how: Any = {"base": str(tiny_base_folder), "models": tmp_path, "speaker": speaker}
         speak_to_file("a key", blend, tmp_path / "a.wav", **how)
         assert (f"no clip was of a speaker {speaker}" in capsys.readouterr().err) == is_told
+    for share, intensity, is_told in ((1.0, 2.0, True), (0.5, 2.0, False), (1.0, None, False)):
+        beyond: Any = {"base": str(tiny_base_folder), "models": tmp_path, "intensity": intensity}
+        speak_to_file("a key", {"happy": share}, tmp_path / "a.wav", **beyond)
+        assert ("happy was measured up to intensity 1.5" in capsys.readouterr().err) == is_told
 
 
 def test_the_miniatures_voices_are_known(tiny_base: Base) -> None:

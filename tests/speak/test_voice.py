@@ -24,7 +24,8 @@ from affetto.model.base import Base, load_base
 from affetto.model.batch import Turn
 from affetto.speak.engine import Engine
 from affetto.speak.generation import Spoken
-from affetto.speak.voice import Voice, speak_to_file
+from affetto.speak.to_file import speak_to_file
+from affetto.speak.voice import Voice
 
 
 @pytest.fixture(scope="module")

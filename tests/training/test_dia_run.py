@@ -24,7 +24,8 @@ from affetto.model.rows import make_rows
 from affetto.pipeline import prepare_clips
 from affetto.preserve.self_speech import SelfSpeech
 from affetto.speak.generation import frame_cap
-from affetto.speak.voice import Voice, speak_to_file
+from affetto.speak.to_file import speak_to_file
+from affetto.speak.voice import Voice
 from affetto.training.log import read_log
 from affetto.training.loop import train
 from affetto.types import Clip

@@ -16,11 +16,8 @@ from numpy.typing import NDArray
 
 from affetto.adapters.bank import AdapterBank, all_targets
 from affetto.adapters.checkpoints import load_adapter
-from affetto.audio.sound import read_sound, sound_format, write_sound
 from affetto.codes.codec import load_codec
-from affetto.errors import AdapterError, ConfigError, DataError
-from affetto.files import make_writable
-from affetto.folders import recover_folder
+from affetto.errors import AdapterError, ConfigError
 from affetto.model.base import DTYPES, MINIATURE, Base, load_base
 from affetto.model.batch import Turn
 from affetto.model.csm import CsmNetwork
@@ -64,7 +61,7 @@ class Voice:
         return cls(load(base, device=device, dtype=dtype))
 
     @classmethod
-    def of_run(cls, base: str, precision: str = "fp32") -> Voice:
+    def of_run(cls, base: str, precision: str) -> Voice:
         """The base of a run where it is evaluated: on `usual_device`, there in the run's `base_precision`.
 
         What is packed in four bits for training speaks in bfloat16; a CPU computes in float32 always.
@@ -248,72 +245,3 @@ class Voice:
 def usual_device(base: str) -> str:
     """The GPU where there is one, but for the miniature, which a CPU has said before a GPU is ready."""
     return "cuda" if base != MINIATURE and torch.cuda.is_available() else "cpu"
-
-
-def speak_to_file(
-    text: str,
-    blend: Mapping[str, float],
-    out: Path,
-    *,
-    base: str = "miniature",
-    models: Path = Path("emotion_models"),
-    intensity: float | None = None,
-    speaker: int = 0,
-    seed: int = 0,
-    temperature: float = SPEAKING_TEMPERATURE,
-    after: Sequence[tuple[Path, int]] = (),
-    device: str | None = None,
-) -> None:
-    """`affetto speak`: load what the blend needs from `models/<emotion>/best`, speak, write `out`.
-
-    `after` are earlier turns, (sound file with its words in a .txt beside it, speaker), oldest first. `device` is cpu
-    or cuda; None is the `usual_device`. On a GPU the base is in bfloat16. Raises AffettoErrors, those that can be known
-    before it is loaded at once; what can be spoken in part, and a speaker that isn't known, are told.
-    """
-    sound_format(out)
-    if not any(map(str.isalnum, text)):
-        raise ConfigError(f"nothing in {text!r} can be spoken: it has no letter and no digit")
-    folders = {name: models / name / "best" for name in blend}
-    for name, folder in folders.items():
-        if not recover_folder(folder).is_dir():
-            raise AdapterError(
-                f"there is no adapter {folder}. Train it: affetto train --emotion {name}; or point --models elsewhere"
-            )
-    if device is None:
-        device = usual_device(base)
-    elif device not in ("cpu", "cuda"):
-        raise ConfigError(f"--device {device}: it is cpu or cuda")
-    elif device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("--device cuda: torch finds no GPU here; leave the option out, or say cpu")
-    make_writable(out.parent)
-    dtype = torch.bfloat16 if device == "cuda" else torch.float32
-    voice = Voice.load(base, device=device, dtype=dtype, only_speaks=True)
-    for name, folder in folders.items():
-        voice.load_adapter(name, folder)
-    _check_request(voice, text, speaker)
-    context = [_read_turn(voice, path, who) for path, who in after]
-    samples, rate = voice.speak(
-        text, blend, intensity=intensity, speaker=speaker, seed=seed, temperature=temperature, context=context
-    )
-    write_sound(out, samples, rate)
-
-
-def _check_request(voice: Voice, text: str, speaker: int) -> None:
-    """ConfigError where nothing of `text` can be spoken; a line where some of it can't, or by nobody known."""
-    if unknown := voice.unknown_signs(text):
-        told = ", ".join(map(repr, unknown))
-        if not any(sign.isalnum() and sign not in unknown for sign in text):
-            raise ConfigError(f"nothing in {text!r} can be spoken: {voice.base.id} has no tokens for {told}")
-        say(f"{voice.base.id} has no tokens for {told}: they aren't spoken", style="yellow")
-    if voice.knows_speaker(speaker) is False:
-        say(f"no clip was of a speaker {speaker}: whose voice this becomes is chance", style="yellow")
-
-
-def _read_turn(voice: Voice, path: Path, speaker: int) -> Turn:
-    from affetto.audio.corpora.files import text_beside
-
-    rate = voice.codec.sample_rate
-    samples, text = read_sound(path, rate), text_beside(path)
-    if text is None:
-        raise DataError(f"write what {path} says into {path.with_suffix('.txt').name} beside it")
-    return voice.turn(text, samples, rate, speaker)
