@@ -12,7 +12,6 @@ import io
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from itertools import combinations
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from affetto.errors import DataError
 from affetto.files import hash_text, write_json, write_text
 from affetto.listening.webmushra import one_after_another, stereo, webmushra_config
 from affetto.metrics.activity import find_activity
+from affetto.report.page_templates import page_templates
 
 KEY_SCHEMA, VOTES_SCHEMA = "affetto.listening-key/1", "affetto.votes/1"
 CHOICES = ("other", "none")
@@ -147,17 +147,14 @@ def _wav(samples: NDArray[np.float32]) -> bytes:
 
 
 def _page(test: str, items: Sequence[Item], pairs: Sequence[tuple[str, Item, Item]], choices: Sequence[str]) -> str:
-    import jinja2
-
-    folder = resources.files("affetto.report") / "templates"
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    environment, texts = page_templates(("listen.html.j2", "report.css"))
     sounds = {
         item.id: "data:audio/wav;base64," + base64.b64encode(_wav(item.samples)).decode("ascii") for item in items
     }
-    return environment.from_string((folder / "listen.html.j2").read_text(encoding="utf-8")).render(
+    return environment.get_template("listen.html.j2").render(
         test=test,
         schema=VOTES_SCHEMA,
-        css=(folder / "report.css").read_text(encoding="utf-8"),
+        css=texts["report.css"],
         sounds=sounds,
         items=[item.id for item in items],
         pairs=[(name, a.id, b.id) for name, a, b in pairs],

@@ -12,13 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from affetto.audio.splits import normalise_text
 from affetto.evaluate.folder import NEUTRAL
 from affetto.evaluate.folder_lines import MINIATURE_NOTE, evaluated
 from affetto.evaluate.results import FileRow
 from affetto.files import hash_file, write_text
 from affetto.report import pictures
 from affetto.report.canvas import Picture, system_numbers
-from affetto.report.differences import DifferenceTable, make_differences, words_of
+from affetto.report.differences import DifferenceTable, make_differences
 from affetto.report.grid import columns_of, make_grids, metric_of
 from affetto.report.matrices import matrices
 from affetto.report.measures import MEASURES, PLAIN, glossary, scale_of
@@ -104,7 +105,7 @@ def audio_rows(entries: Sequence[Entry], most: int) -> tuple[list[AudioRow], dic
         found = {row["file"] for row in entry.system["files"] if entry.path(row).is_file()}
         told[entry.name] = _found(entry, len(found))
         for row in entry.system["files"] if found else ():
-            key = words_of(row["text"]) if row["text"] else f"file:{Path(row['file']).stem}"
+            key = normalise_text(row["text"]) if row["text"] else f"file:{Path(row['file']).stem}"
             texts.setdefault(key, []).append((entry, row))
     ranked = sorted(texts.values(), key=lambda spoken: -len({entry.name for entry, _ in spoken}))
     return [_audio_row(spoken) for spoken in ranked[: max(0, most)]], told

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from affetto.report.data_pictures import (
     speakers_picture,
     strips_picture,
 )
+from affetto.report.page_templates import page_templates
 from affetto.types import SPLITS, Clip
 
 RATE = 16_000
@@ -88,16 +88,13 @@ def _baselines(clips: Sequence[Clip], values: Mapping[str, float]) -> dict[str, 
 
 def write_data_page(clips: Sequence[Clip], output: Path, *, title: str, measured: int = MEASURED_CLIPS) -> Path:
     """Write the self-contained page about `clips` (with their splits) to `output`."""
-    import jinja2
-
     seconds = durations_s(clips)
     order = in_order([emotion_of(clip) for clip in clips])
     voices = measure_voices([clip for clip in clips if clip.id in seconds], measured)
-    folder = resources.files("affetto.report") / "templates"
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    page = environment.from_string((folder / "data.html.j2").read_text(encoding="utf-8")).render(
+    environment, texts = page_templates(("data.html.j2", "report.css"))
+    page = environment.get_template("data.html.j2").render(
         title=title,
-        css=(folder / "report.css").read_text(encoding="utf-8"),
+        css=texts["report.css"],
         totals=_totals(clips, seconds),
         splits=SPLITS,
         rows=sorted(statistics(clips), key=lambda row: order.index(row["emotion"])),

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from affetto.audio.splits import normalise_text
 from affetto.evaluate.results import VALUE_NAMES, Comparison, FileRow
 from affetto.evaluate.summary import MARGINS, METRICS, compare
 from affetto.report.measures import ABSENT, MEASURES, Measure, Scale, scale_of
@@ -179,14 +179,8 @@ def _identity(row: FileRow) -> Key:
     return row["text"], row["speaker"], row["seed"]
 
 
-def words_of(text: str) -> str:
-    """What makes two texts one: their letters and digits, without case and punctuation."""
-    plain = unicodedata.normalize("NFKC", text).casefold()
-    return " ".join("".join(letter if letter.isalnum() else " " for letter in plain.replace("'", "")).split())
-
-
 def _words(text: str | None) -> str | None:
-    return None if text is None else words_of(text)
+    return None if text is None else normalise_text(text)
 
 
 def _title(row: Difference) -> str:
