@@ -367,6 +367,18 @@ def test_other_bases_learn_and_speak_as_on_the_cpu(other: tuple[str, list[Row], 
     assert all(np.mean(mine == theirs) > 0.9 for mine, theirs in zip(*said, strict=True))
 
 
+def test_sounds_that_come_and_go_are_those_on_the_host() -> None:
+    """In one pass a frame, each sound against its codes decoded at once."""
+    plan: Any = importlib.import_module("test_sounds_together")
+    codec, host = (plan.mimi_of(sliding_window=9) for _ in range(2))
+    codec.model.to(DEVICE)
+    codes, starts = plan.planned(codec, plan.BOOKS)
+    found = plan.speak(codec.open_streams(), codes, starts)
+    for number, codes_TK in codes.items():
+        whole = plan.at_once(host, codes_TK)
+        np.testing.assert_allclose(found[number], whole, rtol=1e-5, atol=1e-6 * whole.std(), err_msg=str(number))
+
+
 def test_pitfall_08_batches_of_mimi_give_the_codes_of_each_clip_alone() -> None:
     """Latents in float64. Distances to centroids are float32's in transformers, so that rounding decides few codes."""
     tiny: Any = importlib.import_module("test_mimi_batches")

@@ -6,7 +6,7 @@ E emotions of a bank, N items of a list. `c0` is codebook zero, `depth` the othe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -89,6 +89,21 @@ class SoundStream(Protocol):
         ...
 
 
+class SoundStreams(Protocol):
+    """Many sounds in pieces, each under a number of the caller's, and each as a `SoundStream` gives it."""
+
+    def push(self, codes: Mapping[int, NDArray[np.integer]]) -> dict[int, NDArray[np.float32]]:
+        """Mono samples of each sound that no later code changes, maybe none yet, of its next codes (T, K).
+
+        A new number begins a sound. All open sounds go on together, by as many frames each; DataError otherwise.
+        """
+        ...
+
+    def finish(self, number: int) -> NDArray[np.float32]:
+        """The samples of a sound that were held back; it has ended. None of a number that isn't open."""
+        ...
+
+
 class CodeStream(Protocol):
     """Samples of one sound in pieces; all that it gives, joined, are the codes of all whole frames at once."""
 
@@ -116,6 +131,10 @@ class Codec(Protocol):
 
     def open_stream(self) -> SoundStream:
         """One sound to be decoded while its codes come. BaseModelError where the codec looks ahead."""
+        ...
+
+    def open_streams(self) -> SoundStreams:
+        """Many sounds to be decoded together while their codes come. BaseModelError where the codec looks ahead."""
         ...
 
 

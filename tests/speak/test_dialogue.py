@@ -208,7 +208,12 @@ def test_given_words_are_all_said_in_order_and_alone(tiny_moshi: Base, monkeypat
         assert len(one) + END_FRAMES <= len(result.codes_TK) <= 120
         alone = generate(tiny_moshi, [requests[n]])[0]
         np.testing.assert_array_equal(result.codes_TK, alone.codes_TK)
-        np.testing.assert_array_equal(np.stack(list(stream_words(tiny_moshi, requests[n]))), result.codes_TK)
+    told = list(stream_words(tiny_moshi, requests))
+    for n, result in enumerate(spoken):
+        own = [one for frame in told for one in frame if one.number == n]
+        assert [one.is_last for one in own] == [*[False] * (len(own) - 1), True], "and then nothing more"
+        codes = [one.codes_K for one in own if one.codes_K is not None]
+        np.testing.assert_array_equal(np.stack(codes), result.codes_TK)
 
 
 def test_the_cap_is_told(tiny_moshi: Base) -> None:

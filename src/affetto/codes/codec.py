@@ -11,14 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from affetto.codes.batches import can_batch_dac, can_batch_mimi, dac_codes, exactly, mimi_codes, pack
-from affetto.codes.sound_stream import MimiEar, MimiSound, can_stream_mimi
+from affetto.codes.sound_stream import MimiEar, MimiSound, MimiSounds, can_stream_mimi
 from affetto.codes.vocoder import VocoderCodec
 from affetto.errors import BaseModelError
 from affetto.files import hash_folder, hash_text, read_json
 from affetto.hub import fetch
 from affetto.remembered import LARGE_BYTES, WEIGHT_HASHES, HashMemory
 from affetto.tensors import FLOATS, check_tensors, stored_tensors, weight_files
-from affetto.types import Codec, CodeStream, SoundStream
+from affetto.types import Codec, CodeStream, SoundStream, SoundStreams
 
 _GPU_BATCH_S = 120.0
 """Seconds of sound that are coded at once on a GPU: 3 GB in Mimi's first layers by their shapes, in DAC's 7."""
@@ -97,6 +97,11 @@ class MimiCodec:
         """A sound to be decoded while its codes come. BaseModelError where the decoder looks ahead."""
         self._require_causal()
         return MimiSound(self.model)
+
+    def open_streams(self) -> SoundStreams:
+        """Sounds to be decoded together, in one pass a piece. BaseModelError where the decoder looks ahead."""
+        self._require_causal()
+        return MimiSounds(self.model)
 
     def open_ear(self) -> CodeStream:
         """A sound to be coded while it is heard. BaseModelError where the encoder looks ahead."""

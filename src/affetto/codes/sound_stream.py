@@ -1,26 +1,27 @@
 """Sound while it is spoken and while it is heard: codes or samples go in as they come, and what nothing later changes
 comes out.
 
-Mimi is causal, and here each of its layers keeps what the next piece needs: a convolution its last inputs, a
-transposed one the tail that overlaps with what follows, attention its keys and values. A frame then costs the same
-wherever it stands, and its samples, or its codes, are there at once. transformers' `MimiModel.decode` keeps the
-attention's state alone; the weights and all layers are its own.
+With Mimi a frame costs the same wherever it stands, and its samples, or its codes, are there at once: its layers keep
+what the next piece needs (`codes.mimi_layers`). Many sounds are decoded in one pass, and one alone is a batch of one.
 
 A codec that keeps nothing decodes all that was said so far for every piece, and the work grows with the square of the
 length.
 
-Shapes: T frames, K codebooks, N samples; x_BCT is what goes into a layer (one row, channels, steps).
+Shapes: B rows (sounds), T frames, K codebooks, N samples; x_BCT is what goes into a layer (rows, channels, steps).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from affetto.codes.batches import exactly, walk
+from affetto.codes.mimi_layers import MimiLayers
+from affetto.errors import DataError
+from affetto.types import SoundStream
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,6 +55,35 @@ class RepeatingStream:
         return told
 
 
+class SeparateStreams:
+    """`affetto.types.SoundStreams` of a codec that decodes one sound at a time: a stream for each."""
+
+    def __init__(self, open_stream: Callable[[], SoundStream]) -> None:
+        self._open, self._streams = open_stream, dict[int, SoundStream]()
+
+    def push(self, codes: Mapping[int, NDArray[np.integer]]) -> dict[int, NDArray[np.float32]]:
+        """See `affetto.types.SoundStreams`."""
+        check_together(self._streams, codes)
+        self._streams |= {number: self._open() for number in codes if number not in self._streams}
+        return {number: self._streams[number].push(codes_TK) for number, codes_TK in codes.items()}
+
+    def finish(self, number: int) -> NDArray[np.float32]:
+        """See `affetto.types.SoundStreams`."""
+        stream = self._streams.pop(number, None)
+        return _NOTHING if stream is None else stream.finish()
+
+
+def check_together(open_numbers: Iterable[int], codes: Mapping[int, NDArray[np.integer]]) -> int:
+    """The number of frames of every sound in `codes`; DataError unless it is one, and all open sounds have them."""
+    if missing := [number for number in open_numbers if number not in codes]:
+        told = ", ".join(map(str, missing))
+        raise DataError(f"no codes for sound {told}: all open sounds go on together; finish those that have ended")
+    lengths = {len(codes_TK) for codes_TK in codes.values()}
+    if len(lengths) > 1:
+        raise DataError(f"sounds that are decoded together need as many frames each, not {sorted(lengths)}")
+    return lengths.pop() if lengths else 0
+
+
 def can_stream_mimi(model: Any) -> bool:
     """Whether no layer of Mimi looks ahead."""
     from transformers.models.mimi.modeling_mimi import MimiConv1d, MimiConvTranspose1d
@@ -65,33 +95,71 @@ def can_stream_mimi(model: Any) -> bool:
     )
 
 
-class MimiSound:
-    """Codes to samples by Mimi's decoder (`affetto.types.SoundStream`); the model must pass `can_stream_mimi`."""
+class MimiSounds:
+    """Codes of many sounds to samples by Mimi's decoder, one pass for all (`affetto.types.SoundStreams`).
+
+    The model must pass `can_stream_mimi`.
+    """
 
     def __init__(self, model: Any) -> None:
         self._model = model.eval()
-        self._layers = _Layers(model.decoder_transformer)
+        self._layers = MimiLayers(model.decoder_transformer)
+        self._rows: list[int | None] = []
+        """The number of each row's sound; None where it has ended."""
+
+    def push(self, codes: Mapping[int, NDArray[np.integer]]) -> dict[int, NDArray[np.float32]]:
+        """See `affetto.types.SoundStreams`; every frame's samples are settled."""
+        if check_together([number for number in self._rows if number is not None], codes) == 0:
+            return dict.fromkeys(codes, _NOTHING)
+        import torch
+
+        with exactly():
+            numbers = self._arrange(codes)
+            codes_BTK = np.stack([np.asarray(codes[number], dtype=np.int64) for number in numbers])
+            samples_BN = self._decoded(torch.from_numpy(codes_BTK).to(self._model.device).mT)
+            samples = np.asarray(samples_BN.float().cpu().numpy(), dtype=np.float32)
+        return dict(zip(numbers, samples, strict=True))
+
+    def finish(self, number: int) -> NDArray[np.float32]:
+        """Nothing is held back; the row is free before the next piece."""
+        if number in self._rows:
+            self._rows[self._rows.index(number)] = None
+        return _NOTHING
+
+    def _arrange(self, codes: Mapping[int, Any]) -> list[int]:
+        """Rows of sounds that ended go, new ones come behind the others; the number of each row's sound."""
+        if None in self._rows:
+            self._layers.keep([row for row, number in enumerate(self._rows) if number is not None])
+        numbers = [number for number in self._rows if number is not None]
+        known = set(numbers)
+        numbers += [number for number in codes if number not in known]
+        self._rows = [*numbers]
+        return numbers
+
+    def _decoded(self, codes_BKT: Tensor) -> Tensor:
+        model = self._model
+        x_BCT = model.quantizer.decode(codes_BKT)
+        if model.upsample is not None:
+            x_BCT = self._layers.convolve(model.upsample, x_BCT)
+        x_BCT = self._layers.attend(x_BCT)
+        for layer in model.decoder.layers:
+            x_BCT = walk(layer, x_BCT, self._layers.convolve)
+        return x_BCT.flatten(1)
+
+
+class MimiSound:
+    """Codes of one sound to samples: `MimiSounds` of a single row (`affetto.types.SoundStream`)."""
+
+    def __init__(self, model: Any) -> None:
+        self._sounds = MimiSounds(model)
 
     def push(self, codes_TK: NDArray[np.integer]) -> NDArray[np.float32]:
         """Every frame's samples are settled."""
-        if len(codes_TK) == 0:
-            return _NOTHING
-        import torch
-
-        model = self._model
-        codes_1KT = torch.from_numpy(np.asarray(codes_TK, dtype=np.int64).T.copy())[None].to(model.device)
-        with exactly():
-            x_BCT = model.quantizer.decode(codes_1KT)
-            if model.upsample is not None:
-                x_BCT = self._layers.convolve(model.upsample, x_BCT)
-            x_BCT = self._layers.attend(x_BCT)
-            for layer in model.decoder.layers:
-                x_BCT = walk(layer, x_BCT, self._layers.convolve)
-        return np.asarray(x_BCT.flatten().float().cpu().numpy(), dtype=np.float32)
+        return self._sounds.push({0: codes_TK})[0]
 
     def finish(self) -> NDArray[np.float32]:
         """Nothing is held back."""
-        return _NOTHING
+        return self._sounds.finish(0)
 
 
 class MimiEar:
@@ -99,7 +167,7 @@ class MimiEar:
 
     def __init__(self, model: Any, num_codebooks: int) -> None:
         self._model, self._num_codebooks = model.eval(), num_codebooks
-        self._layers = _Layers(model.encoder_transformer)
+        self._layers = MimiLayers(model.encoder_transformer)
         self._hop = round(model.config.sampling_rate / model.config.frame_rate)
         self._waiting = _NOTHING
 
@@ -122,71 +190,3 @@ class MimiEar:
                 x_BCT = self._layers.convolve(model.downsample, x_BCT)
             codes_KBT = model.quantizer.encode(x_BCT, self._num_codebooks)
         return np.asarray(codes_KBT[:, 0].T.cpu().numpy(), dtype=np.int64)
-
-
-class _Layers:
-    """The layers of one direction of Mimi, each with what it keeps from piece to piece."""
-
-    def __init__(self, transformer: Any) -> None:
-        from transformers import DynamicCache
-
-        self._transformer = transformer
-        self._attended = DynamicCache(config=transformer.config)
-        self._states: dict[Any, Tensor] = {}
-
-    def attend(self, x_BCT: Tensor) -> Tensor:
-        """The transformer over what is new, with the keys and values of what was."""
-        y_BTC: Tensor = self._transformer(
-            x_BCT.mT, past_key_values=self._attended, use_cache=True, return_dict=True
-        ).last_hidden_state
-        return y_BTC.mT
-
-    def convolve(self, layer: Any, x_BCT: Tensor) -> Tensor:
-        """A convolution of either kind; a piece must be whole strides of the former."""
-        from transformers.models.mimi.modeling_mimi import MimiConv1d
-
-        return self._forwards(layer, x_BCT) if isinstance(layer, MimiConv1d) else self._backwards(layer, x_BCT)
-
-    def _forwards(self, layer: Any, x_BCT: Tensor) -> Tensor:
-        """A convolution, whose last inputs stand before the next piece; before the first what the layer pads with."""
-        import torch
-
-        (kernel,), (stride,), (dilation,) = layer.conv.kernel_size, layer.conv.stride, layer.conv.dilation
-        num_past = (kernel - 1) * dilation + 1 - stride
-        if layer in self._states:
-            x_BCT = torch.cat([self._states[layer], x_BCT], dim=-1)
-        else:
-            x_BCT = torch.nn.functional.pad(x_BCT, (num_past, 0), mode=layer.pad_mode)
-        self._states[layer] = x_BCT[..., x_BCT.shape[-1] - num_past :]
-        y_BCT: Tensor = layer.conv(x_BCT)
-        return y_BCT
-
-    def _backwards(self, layer: Any, x_BCT: Tensor) -> Tensor:
-        """A transposed convolution: what reaches over the piece's end, its bias apart, is added to the next piece."""
-        (stride,) = layer.conv.stride
-        y_BCT = _transposed(layer.conv, x_BCT)
-        tail_BCT, num_steps = self._states.get(layer), x_BCT.shape[-1] * stride
-        if tail_BCT is not None:
-            y_BCT[..., : tail_BCT.shape[-1]] += tail_BCT
-        bias = layer.conv.bias
-        rest_BCT = y_BCT[..., num_steps:]
-        self._states[layer] = rest_BCT if bias is None else rest_BCT - bias[:, None]
-        return y_BCT[..., :num_steps]
-
-
-def _transposed(conv: Any, x_BCT: Tensor) -> Tensor:
-    """A transposed convolution as one product and a sum of what overlaps.
-
-    torch's own lays its weights out anew for every call, which for a single frame takes three times as long as all of
-    Mimi's other layers together.
-    """
-    import torch
-
-    if conv.groups > 1:
-        y_BCT: Tensor = conv(x_BCT)
-        return y_BCT
-    (kernel,), (stride,) = conv.kernel_size, conv.stride
-    width = (x_BCT.shape[-1] - 1) * stride + kernel
-    parts_BPT = (x_BCT.mT @ conv.weight.flatten(1)).mT
-    y_BCT = torch.nn.functional.fold(parts_BPT, (1, width), (1, kernel), stride=(1, stride))[:, :, 0]
-    return y_BCT if conv.bias is None else y_BCT + conv.bias[:, None]

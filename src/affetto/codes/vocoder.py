@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from affetto.codes.sound_stream import RepeatingStream
+from affetto.codes.sound_stream import RepeatingStream, SeparateStreams
 from affetto.errors import BaseModelError
 from affetto.files import write_atomically, write_json
-from affetto.types import SoundStream
+from affetto.types import SoundStream, SoundStreams
 
 FloatArray = NDArray[np.float64]
 
@@ -120,6 +120,10 @@ class VocoderCodec:
     def open_stream(self) -> SoundStream:
         """A sound to be decoded while its codes come: pulses end within 1024 samples, so one frame is held back."""
         return RepeatingStream(self.decode)
+
+    def open_streams(self) -> SoundStreams:
+        """Sounds to be decoded while their codes come, one by one."""
+        return SeparateStreams(self.open_stream)
 
     def quantise(self, features: FloatArray) -> NDArray[np.int64]:
         """Codes (T, K) of features (8 T, 26): the nearest sum of centroids that a beam search finds."""

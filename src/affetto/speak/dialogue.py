@@ -23,6 +23,7 @@ from affetto.model.monologue import END_PADDING, PADDING
 from affetto.model.moshi import MoshiNetwork
 from affetto.speak.generation import Request, Spoken, eval_mode
 from affetto.speak.sampling import Sampling, dice, require_numbers
+from affetto.speak.state import Heard
 
 PATIENCE_FRAMES = 12
 """A second: as long as a given word waits for Moshi to begin it by itself."""
@@ -116,12 +117,16 @@ def say_words(base: Base, requests: Sequence[Request]) -> list[Spoken]:
     return [Spoken(codes_TK[: reader.end], reader.hit_cap) for codes_TK, reader in zip(codes_BTK, readers, strict=True)]
 
 
-def stream_words(base: Base, request: Request) -> Iterator[NDArray[np.int64]]:
-    """The codes (K,) of what `say_words` says of one request, each frame as soon as it is known."""
-    (reader,), frames = _read_aloud(base, [request])
+def stream_words(base: Base, requests: Sequence[Request]) -> Iterator[list[Heard]]:
+    """What `say_words` says, told frame by frame as soon as it is known; numbers are the requests' places."""
+    readers, frames = _read_aloud(base, requests)
+    speaking = list(range(len(requests)))
     for place, frame in enumerate(frames):
-        if reader.end is None or place < reader.end:
-            yield frame.codes_BK[0].cpu().numpy()
+        ends, codes_BK = [readers[row].end for row in speaking], frame.codes_BK.cpu().numpy()
+        over = {row for row, end in zip(speaking, ends, strict=True) if end is not None and place >= end}
+        yield [Heard(row, None if row in over else codes_BK[row], is_last=row in over) for row in speaking]
+        speaking = [row for row in speaking if row not in over]
+    yield [Heard(row, None, is_last=True) for row in speaking]
 
 
 def _read_aloud(base: Base, requests: Sequence[Request]) -> tuple[list[_Reader], Iterator[Frame]]:

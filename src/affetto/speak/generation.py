@@ -25,6 +25,7 @@ from affetto.model.moshi import MoshiNetwork
 from affetto.model.network import Network
 from affetto.speak.engine import Engine
 from affetto.speak.sampling import Sampling, dice, require_numbers
+from affetto.speak.state import Heard
 from affetto.speak.weights import SpeakingWeights, fingerprint
 from affetto.types import SPEAKING_TEMPERATURE
 
@@ -113,36 +114,42 @@ def generate(
     """
     if not isinstance(base.network, CsmNetwork):
         return _batch_by_batch(base, requests, batch_size, on_progress)
-    engine = Engine(weights_of(base.network), base=str(base.folder))
     frames: list[list[NDArray[np.int64]]] = [[] for _ in requests]
-    hit_cap = [True] * len(requests)
-    able = [index for index, request in enumerate(requests) if request.max_frames > 0]
-    # Rows of one gate side by side, where adapters cost least; of one gate those of like length.
-    able.sort(key=lambda index: (requests[index].gate, requests[index].max_frames, index))
-    if on_progress and len(able) < len(requests):
-        on_progress(len(requests) - len(able))
-    waiting = deque(able)
-    speaking: dict[int, int] = {}
-    while waiting or engine.num_speaking:
-        num_free = batch_size - engine.num_speaking
-        # Joining moves the whole batch, so it isn't done for every row that left.
-        if waiting and 4 * num_free >= batch_size:
-            joining = [waiting.popleft() for _ in range(min(num_free, len(waiting)))]
-            speaking |= dict(zip(engine.join([requests[index] for index in joining]), joining, strict=True))
-        num_ended = 0
-        for heard in engine.step():
-            index = speaking[heard.number]
+    for told in hear(base, requests, batch_size):
+        for heard in told:
             if heard.codes_K is not None:
-                frames[index].append(heard.codes_K)
+                frames[heard.number].append(heard.codes_K)
                 if on_frame:
-                    on_frame(index, heard.codes_K)
-            if heard.is_last:
-                hit_cap[index] = heard.codes_K is not None
-                num_ended += 1
+                    on_frame(heard.number, heard.codes_K)
+        num_ended = sum(heard.is_last for heard in told)
         if on_progress and num_ended:
             on_progress(num_ended)
     nothing = np.zeros((0, base.num_codebooks), dtype=np.int64)
-    return [Spoken(np.stack(said) if said else nothing, cap) for said, cap in zip(frames, hit_cap, strict=True)]
+    return [
+        Spoken(np.stack(said) if said else nothing, hit_cap=len(said) >= request.max_frames)
+        for request, said in zip(requests, frames, strict=True)
+    ]
+
+
+def hear(base: Base, requests: Sequence[Request], batch_size: int) -> Iterator[list[Heard]]:
+    """What each frame of a CSM tells of the requests, `batch_size` of which speak at a time; numbers are their places."""
+    if unable := [index for index, request in enumerate(requests) if request.max_frames <= 0]:
+        yield [Heard(index, None, is_last=True) for index in unable]
+    able = [index for index, request in enumerate(requests) if request.max_frames > 0]
+    # Rows of one gate side by side, where adapters cost least; of one gate those of like length.
+    able.sort(key=lambda index: (requests[index].gate, requests[index].max_frames, index))
+    engine, waiting = Engine(weights_of(base.network), base=str(base.folder)), deque(able)
+    speaking: dict[int, int] = {}
+    try:
+        while waiting or engine.num_speaking:
+            num_free = batch_size - engine.num_speaking
+            # Joining moves the whole batch, so it isn't done for every row that left.
+            if waiting and 4 * num_free >= batch_size:
+                joining = [waiting.popleft() for _ in range(min(num_free, len(waiting)))]
+                speaking |= dict(zip(engine.join([requests[index] for index in joining]), joining, strict=True))
+            yield [replace(heard, number=speaking[heard.number]) for heard in engine.step()]
+    finally:
+        engine.close()
 
 
 def _batch_by_batch(

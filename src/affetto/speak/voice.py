@@ -20,12 +20,11 @@ from affetto.codes.codec import load_codec
 from affetto.errors import AdapterError, ConfigError
 from affetto.model.base import DTYPES, MINIATURE, Base, load_base
 from affetto.model.batch import Turn
-from affetto.model.csm import CsmNetwork
 from affetto.model.light import load_for_speaking
 from affetto.model.rows import PLAIN_TEMPLATE
 from affetto.progress import say
-from affetto.speak.engine import Engine
-from affetto.speak.generation import Request, Spoken, cut_off, frames_that_fit, generate, weights_of
+from affetto.speak.generation import Request, Spoken, cut_off, frames_that_fit, generate
+from affetto.speak.streaming import Piece, can_stream, stream
 from affetto.types import SPEAKING_TEMPERATURE, Codec
 
 _UNKNOWN_SIGN = "\ue000"
@@ -177,41 +176,29 @@ class Voice:
         The miniature's codec is a frame late too and decodes all that was said so far for every piece: it keeps up with
         real time for about six seconds.
         """
-        if not (self.base.has_text_stream or isinstance(self.base.network, CsmNetwork)):
-            raise ConfigError(f"{self.base.id} says all codes of a text at once: speak whole texts with it")
         request = self.request(
             text, emotion, intensity=intensity, speaker=speaker, seed=seed, temperature=temperature, context=context
         )
-        frames, sound = self._frames(request), self.codec.open_stream()
-        for codes_K in frames:
-            if len(samples := sound.push(codes_K[None])):
-                yield samples
-        if len(samples := sound.finish()):
-            yield samples
+        for piece in self.stream_together([request]):
+            if len(piece.samples_N):
+                yield piece.samples_N
 
-    def _frames(self, request: Request) -> Iterator[NDArray[np.int64]]:
-        """Codes (K,) of each frame, as soon as it is known."""
-        network = self.base.network
-        if isinstance(network, CsmNetwork):
-            engine = Engine(weights_of(network), base=str(self.base.folder))
-            engine.join([request])
-            try:
-                while engine.num_speaking:
-                    yield from (heard.codes_K for heard in engine.step() if heard.codes_K is not None)
-            finally:
-                engine.close()
-        else:
-            from affetto.speak.dialogue import stream_words
+    def stream_together(self, requests: Sequence[Request], *, batch_size: int = 32) -> Iterator[Piece]:
+        """What `stream` gives of each request (`request`), `batch_size` at a time, told apart by their places.
 
-            yield from stream_words(self.base, request)
+        Frames are drawn and, by Mimi, decoded in one batch. ConfigError where the base says all of a text at once.
+        """
+        if not can_stream(self.base):
+            raise ConfigError(f"{self.base.id} says all codes of a text at once: speak whole texts with it")
+        yield from stream(self.base, self._padded(requests), self.codec.open_streams(), batch_size=batch_size)
 
     def generate(self, requests: Sequence[Request], on_progress: Callable[[int], object] | None = None) -> list[Spoken]:
         """Codes of many requests, batched. Requests made before an adapter was loaded don't use it."""
-        padded = [replace(request, gate=self._padded(request.gate)) for request in requests]
-        return generate(self.base, padded, on_progress=on_progress)
+        return generate(self.base, self._padded(requests), on_progress=on_progress)
 
-    def _padded(self, gate: tuple[float, ...]) -> tuple[float, ...]:
-        return gate + (0.0,) * (len(self.emotions) - len(gate))
+    def _padded(self, requests: Sequence[Request]) -> list[Request]:
+        num = len(self.emotions)
+        return [replace(one, gate=one.gate + (0.0,) * (num - len(one.gate))) for one in requests]
 
     def decode(self, spoken: Spoken) -> NDArray[np.float32]:
         """Samples of what was said."""
