@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from transformers import MimiModel
 
@@ -39,10 +40,16 @@ def joined(pieces: Iterable[Piece], count: int) -> list[NDArray[np.float32]]:
     return [np.concatenate(parts) for parts in found]
 
 
+def assert_close(samples: NDArray[np.float32], whole: NDArray[np.float32]) -> None:
+    """Equal to float32's rounding, of sounds that random weights may make as loud as they like."""
+    np.testing.assert_allclose(samples, whole, rtol=0, atol=1e-5 * float(np.abs(whole).max(initial=1.0)))
+
+
 @pytest.fixture(params=["vocoder", "mimi"])
 def voice(tiny_base: Base, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Voice:
     made = Voice(tiny_base)
     if request.param == "mimi":
+        torch.manual_seed(0)
         monkeypatch.setitem(made.__dict__, "codec", MimiCodec(MimiModel(make_config().codec_config), 8))
     return made
 
@@ -56,7 +63,7 @@ def test_each_request_is_heard_as_it_is_spoken_alone(voice: Voice, batch_size: i
     for samples, one in zip(found, spoken, strict=True):
         whole = voice.decode(one)
         assert len(whole) > 0
-        np.testing.assert_allclose(samples, whole, rtol=1e-4, atol=1e-6)
+        assert_close(samples, whole)
 
 
 def test_rows_that_end_by_themselves_end_their_sounds(voice: Voice, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,7 +92,7 @@ def test_rows_that_end_by_themselves_end_their_sounds(voice: Voice, monkeypatch:
     lengths[1], lengths[3] = 4, 0
     for samples, one, length in zip(found, spoken, lengths, strict=True):
         whole = voice.codec.decode(one.codes_TK[:length])
-        np.testing.assert_allclose(samples, whole, rtol=1e-4, atol=1e-6)
+        assert_close(samples, whole)
 
 
 def test_with_mimi_the_codec_is_asked_once_a_frame(tiny_base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,7 +127,7 @@ def test_rows_that_join_an_engine_later_are_heard_too(voice: Voice) -> None:
         pieces += sound_of(told, streams)
     for number, samples in enumerate(joined(pieces, 3)):
         assert len(codes[number]) == requests[number].max_frames
-        np.testing.assert_allclose(samples, voice.codec.decode(np.stack(codes[number])), rtol=1e-4, atol=1e-6)
+        assert_close(samples, voice.codec.decode(np.stack(codes[number])))
 
 
 def test_who_stops_listening_ends_the_batch(voice: Voice, monkeypatch: pytest.MonkeyPatch) -> None:
