@@ -43,10 +43,9 @@ def measured_rate(base: Any, config: Config, work: Workload, device: str) -> Rat
     depth = max(1, round(work.depth_frames * rows / work.rows))
     batch = _batch(network, rows, work, depth, device)
     flops, _ = _step(network, batch, parameters, device)
-    while rows * flops > _MOST_FLOPS and len(batch.depth_M) > 4:
+    while flops > _MOST_FLOPS and len(batch.depth_M) > 4:
         batch = _batch(network, 1, work, max(4, len(batch.depth_M) // 4), device)
         flops, _ = _step(network, batch, parameters, device)
-        rows = 1
     taken = [_step(network, batch, parameters, device)[1] for _ in range(3)]
     return Rate(flops / min(taken), f"measured on this machine's {device} with one layer of each kind")
 
