@@ -21,6 +21,7 @@ from affetto.model.outline import Outline
 from affetto.model.random_base import RANDOM, random_config
 from affetto.model.rows_at_once import frames_at_once
 from affetto.planning.rate import Rate, measured_rate, stated_rate
+from affetto.planning.speaking import Speaking, plan_speaking
 from affetto.planning.storage import (
     adapter_parameters,
     codes_bytes_per_hour,
@@ -64,6 +65,8 @@ class Plan:
     """Bytes that stay, by what they are."""
     disk: Mapping[str, int]
     """Bytes on disk, by what they are; `codes_per_hour` is of an hour of speech."""
+    speaking: Speaking | None
+    """Of a process that speaks with every emotion's adapter; None where a base's way of speaking isn't planned."""
     rate: Rate
     assumptions: tuple[str, ...]
 
@@ -155,14 +158,17 @@ def plan(config: Config, data: Data, *, device: str = "cpu", tflops: float | Non
     stays = {"runtime": runtime, **_what_stays(config, shape, work, rank, on_host)}
     costs = _costs(config, shape, work, device)
     rate = stated_rate(tflops) if tflops is not None else measured_rate(base, config, work, device)
+    speaking = plan_speaking(
+        base, outline, shape, rank, len(config.emotions), data.clip_s, device=device, runtime=runtime
+    )  # fmt: skip
     stages = tuple(
         Stage(name, before + cost.peak_bytes, cost.flops * times, cost.flops * times / rate.flops_per_s)
         for name, (cost, times, before) in _stages(costs, stays, work).items()
     )
     return Plan(
         base=config.base, device=device, work=work, stages=stages, parts=stays,
-        disk=_disk(config, shape, work, rank, outline.frame_rate), rate=rate,
-        assumptions=_assumptions(data, device, rate, has_host_part=on_host is not None),
+        disk=_disk(config, shape, work, rank, outline.frame_rate), speaking=speaking, rate=rate,
+        assumptions=_assumptions(data, device, rate, speaking, has_host_part=on_host is not None),
     )  # fmt: skip
 
 
@@ -255,10 +261,12 @@ def _disk(
     }
 
 
-def _assumptions(data: Data, device: str, rate: Rate, *, has_host_part: bool) -> tuple[str, ...]:
+def _assumptions(
+    data: Data, device: str, rate: Rate, speaking: Speaking | None, *, has_host_part: bool
+) -> tuple[str, ...]:  # fmt: skip
     told = [
         f"{data.clips} clips of {data.clip_s:g} s, every batch of mean clips; longer ones need more",
-        "one process, one emotion; evaluation, speech and the coding of clips are not in it",
+        "training is one process and one emotion; evaluation and the coding of clips are not in it",
         f"time at {rate.flops_per_s / 1e12:.3g} TFLOP/s, {rate.source}",
     ]
     if device == "cpu":
@@ -267,4 +275,8 @@ def _assumptions(data: Data, device: str, rate: Rate, *, has_host_part: bool) ->
         told.append("GPU memory as torch allocates it; the CUDA context takes 0.3 to 0.6 GB more")
     if has_host_part:
         told.append("the text's embeddings stay in the host's memory")
+    if speaking is None:
+        told.append("memory of speaking isn't planned for this kind of base")
+    else:
+        told.append("speaking is one sentence after another, of a mean clip's length, without the codec's decoder")
     return tuple(told)
