@@ -42,6 +42,11 @@ _MOSHI = {
     "batch_size": 4, "prompt_template": "{text}", "first_codebook_weight": 0.9346,
 }  # fmt: skip
 """configs/moshi.yaml."""
+_DIA = {
+    "base_precision": "bf16", "activation_checkpointing": True, "ewc_curvature": "rank1", "batch_size": 4,
+    "teacher_frames_share": 0.25, "prompt_template": "(with emotion) {text}",
+}  # fmt: skip
+"""configs/dia.yaml."""
 CASES: dict[str, tuple[str, dict[str, Any], float]] = {
     "miniature": ("cpu", {}, 3.2),
     "miniature-large-batch": ("cpu", {"batch_size": 48}, 6.0),
@@ -58,6 +63,8 @@ CASES: dict[str, tuple[str, dict[str, Any], float]] = {
     "csm-1b-full-8-bit": ("cuda", _LARGE | _CHECKPOINTED | {"use_adapters": False, "optimizer_bits": 8}, 10.0),
     "moshi": ("cuda", _MOSHI | {"base": "random:moshi"}, 5.0),
     "moshi-tiny": ("cpu", _MOSHI | {"base": "random:moshi-tiny", "precision": "fp32", "base_precision": "fp32"}, 5.0),
+    "dia": ("cuda", _DIA | {"base": "random:dia"}, 5.0),
+    "dia-tiny": ("cpu", _DIA | {"base": "random:dia-tiny", "base_precision": "fp32"}, 2.0),
 }  # fmt: skip
 """Device, what differs from the default configuration, seconds of a clip."""
 SPEAKING = {
@@ -298,7 +305,8 @@ def _rows(base: Any, work: Any) -> list[Any]:
             turn = Turn((), codes_TK, Streams(text_T, np.ones(work.frames + 1), user_TK))
         else:
             ids = tuple(rng.integers(5, 60, work.text_tokens).tolist())
-            turn = Turn(ids, rng.integers(0, base.network.codebook_size, (work.frames - 1, base.num_codebooks)))
+            codes_TK = rng.integers(0, base.network.codebook_size, (work.frames - 1, base.num_codebooks))
+            turn = Turn(ids, codes_TK, end_code=base.network.end_code)
         rows.append(Row(f"clip-{number}", (turn,), (1.0,)))
     return rows
 
