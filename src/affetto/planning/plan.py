@@ -217,6 +217,9 @@ def _costs(config: Config, shape: ShapeOnly, work: Workload, device: str) -> dic
         "training": (training_cost(shape, step, work.streams, autocast=autocast), work.rows),
         "answers": (answering_cost(shape, shape.batch(answer, frames, text, answer * frames)), answer),
     }
+    if work.teacher_clips:
+        kept = answer * max(1, round(config.teacher_share * frames))
+        costs["rehearsed"] = answering_cost(shape, shape.batch(answer, frames, text, kept)), answer
     if work.fisher_clips:
         seen = shape.batch(fisher, frames, text, fisher * frames)
         costs["fisher"] = fisher_cost(shape, seen, curvature=config.ewc_curvature, on_host=device == "cuda"), fisher
@@ -235,7 +238,11 @@ def _stages(
         stages["fisher"] = (cost, work.fisher_clips / rows, loaded + stays["curvature"])
     loaded += stays["curvature"]
     if work.teacher_clips or work.held_clips:
-        stages["teacher"] = (answer, (work.teacher_clips + work.held_clips) / at_once, loaded)
+        # Of the clips that are trained on a share of the frames goes through the depth decoder, of those held out all.
+        asked = costs.get("rehearsed", costs["answers"])[0]
+        flops = (work.teacher_clips * asked.flops + work.held_clips * answer.flops) / at_once
+        peak = answer.peak_bytes if work.held_clips else asked.peak_bytes
+        stages["teacher"] = (Cost(peak, round(flops)), 1.0, loaded)
     stages["training"] = (costs["training"][0], work.micro_batches, loaded + stays["optimizer"])
     looks = work.validations * 2 * work.held_clips / at_once
     stages["validation"] = (answer, looks, loaded + stays["optimizer"])
