@@ -4,8 +4,9 @@
     OMP_NUM_THREADS=1 python benchmarks/speaking_speed.py --base random:csm-1b-short --frames 6 --rounds 2
 
 Writes `benchmarks/results/speaking_speed.json`. With another base than the miniature only one row against transformers
-is timed, and stands there under `bases`, beside what was there. Contestants take turns, and each figure is the median over the rounds;
-ratios are medians of the rounds' own ratios. Processor time counts, not the clock: one core does everything, and a busy
+is timed, and stands there under `bases`, beside what was there.
+
+Contestants take turns, and each figure is the median over the rounds; ratios are medians of the rounds' own ratios. Processor time counts, not the clock: one core does everything, and a busy
 machine delays all alike. Both sides say the same prompts for equally many frames, codes only, from a loaded model.
 """
 
