@@ -4,10 +4,10 @@
     python benchmarks/main_command.py --emotion all                           # six emotions: half an hour and more
 
 Adds to `benchmarks/results/main_command.json`, by emotions and caches; what isn't run stays as it was. `cold` begins
-with an empty folder for all caches, `warm` goes on in the same folder with a new output, or, alone, in the caches
-that are there ($AFFETTO_CACHE). The command is a process of its own, as a user starts it, with as many threads as it takes by
-itself: `clock_s` is what the user waits, `processor_s` what all its processes used, `peak_mib` the most resident memory
-of the largest of them. Stages are `timings_s` of each adapter's affetto.json, by the clock; rendering, coding,
+with an empty folder for all caches, `warm` goes on in the same folder with a new output, or, alone, in the caches that
+are there ($AFFETTO_CACHE). The command is a process of its own, as a user starts it, with as many threads as it takes
+by itself: `clock_s` is what the user waits, `processor_s` what all its processes used, `peak_mib` the most resident
+memory of the largest of them. Stages are `timings_s` of each adapter's affetto.json, by the clock; rendering, coding,
 evaluation and the report are what is left of `clock_s`. Installation isn't in it. A busy machine shows in
 `load_before`, the processes that ran or waited for a processor in the minute before.
 """

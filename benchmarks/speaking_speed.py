@@ -6,8 +6,9 @@
 Writes `benchmarks/results/speaking_speed.json`. With another base than the miniature only one row against transformers
 is timed, and stands there under `bases`, beside what was there.
 
-Contestants take turns, and each figure is the median over the rounds; ratios are medians of the rounds' own ratios. Processor time counts, not the clock: one core does everything, and a busy
-machine delays all alike. Both sides say the same prompts for equally many frames, codes only, from a loaded model.
+Contestants take turns, and each figure is the median over the rounds; ratios are medians of the rounds' own ratios.
+Processor time counts, not the clock: one core does everything, and a busy machine delays all alike. Both sides say the
+same prompts for equally many frames, codes only, from a loaded model.
 """
 
 from __future__ import annotations
