@@ -1,10 +1,11 @@
-"""The time that `affetto plan` tells, beside what a small run of the miniature takes.
+"""The time and the disk that `affetto plan` tells, beside what a small run of the miniature takes.
 
     OMP_NUM_THREADS=1 python benchmarks/plan_time.py
 
 The base is the miniature, the codes are random (which changes no product), and everything of the default configuration
 is on. Both sides are processor time of one thread, so other processes on the machine don't count. Written to
-`benchmarks/results/plan_time.json`: in all, and stage by stage as far as the run tells stages apart.
+`benchmarks/results/plan_time.json`: in all, and stage by stage as far as the run tells stages apart. Disk is what the
+run's files take, their headers and facts included.
 """
 
 from __future__ import annotations
@@ -35,29 +36,34 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp())
     os.environ["AFFETTO_CACHE"] = str(folder / "cache")
     time.perf_counter = time.process_time
-    told = _told()
-    taken = _taken(folder)
+    told, told_disk = _told()
+    taken, written = _taken(folder)
     found = {
         "settings": {**SETTINGS, "clips": TRAINED, "clip_s": CLIP_S},
         "told_s": {name: round(value, 2) for name, value in told.items()},
         "taken_s": {name: round(value, 2) for name, value in taken.items()},
+        "disk_told_bytes": told_disk,
+        "disk_written_bytes": written,
         "told_over_taken": round(told["all"] / taken["all"], 3),
         "facts": run_facts(),
     }
     write_json(RESULT, found)
-    print(json.dumps({name: found[name] for name in ("told_s", "taken_s", "told_over_taken")}, indent=2))
+    print(json.dumps({name: value for name, value in found.items() if name not in ("settings", "facts")}, indent=2))
 
 
-def _told() -> dict[str, float]:
+def _told() -> tuple[dict[str, float], dict[str, int]]:
     from affetto.planning.plan import plan
     from affetto.planning.workload import Data
 
     made = plan(Config(**SETTINGS), Data(TRAINED, CLIP_S), device="cpu")
-    return {stage.name: stage.time_s for stage in made.stages} | {"all": made.time_s}
+    hours = (4 * TRAINED + 2 * HELD) * CLIP_S / 3600  # as `_taken` makes them
+    disk = {name: size for name, size in made.disk.items() if size and name != "codes_per_hour"}
+    disk["codes"] = round(hours * made.disk["codes_per_hour"])
+    return {stage.name: stage.time_s for stage in made.stages} | {"all": made.time_s}, disk
 
 
-def _taken(folder: Path) -> dict[str, float]:
-    """Seconds of the run; its own clock is the processor's, too."""
+def _taken(folder: Path) -> tuple[dict[str, float], dict[str, int]]:
+    """Seconds of the run, and what it wrote; its own clock is the processor's, too."""
     from affetto.codes.cache import CodeCache
     from affetto.codes.prepare import Prepared
     from affetto.training import loop
@@ -78,9 +84,17 @@ def _taken(folder: Path) -> dict[str, float]:
     time.monotonic = time.process_time
     run = loop.train(Config(**SETTINGS, output_dir=folder), "happy", prepared)
     timings = json.loads((run / "best" / "affetto.json").read_text())["timings_s"]
-    return {
+    places = {
+        "teacher": folder / "cache" / "teacher", "fisher": folder / "cache" / "fisher", "best": run / "best",
+        "last": run / "last", "codes": folder / "codes",
+    }  # fmt: skip
+    written = {
+        name: sum(path.stat().st_size for path in place.rglob("*") if path.is_file()) for name, place in places.items()
+    }
+    seconds = {
         **{name: float(value) for name, value in timings.items() if name != "total"}, "all": float(timings["total"]),
     }  # fmt: skip
+    return seconds, written
 
 
 if __name__ == "__main__":

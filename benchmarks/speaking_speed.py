@@ -1,15 +1,20 @@
 """How fast the miniature speaks: the engine against transformers' `generate`, six emotions against one, a cold start.
 
     OMP_NUM_THREADS=1 taskset -c 0 python benchmarks/speaking_speed.py
+    OMP_NUM_THREADS=1 python benchmarks/speaking_speed.py --base random:csm-1b-short --frames 6 --rounds 2
 
-Writes `benchmarks/results/speaking_speed.json`. Contestants take turns, and each figure is the median over the rounds;
-ratios are medians of the rounds' own ratios. Processor time counts, not the clock: one core does everything, and a busy
-machine delays all alike. Both sides say the same prompts for equally many frames, codes only, from a loaded model.
+Writes `benchmarks/results/speaking_speed.json`. With another base than the miniature only one row against transformers
+is timed, and stands there under `bases`, beside what was there.
+
+Contestants take turns, and each figure is the median over the rounds; ratios are medians of the rounds' own ratios.
+Processor time counts, not the clock: one core does everything, and a busy machine delays all alike. Both sides say the
+same prompts for equally many frames, codes only, from a loaded model.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import resource
 import subprocess
 import sys
@@ -25,7 +30,7 @@ import torch
 from facts import run_facts
 from six_emotions import RANK, six_gates
 
-from affetto.files import write_json
+from affetto.files import read_json, write_json
 from affetto.model.base import Base, load_base
 from affetto.speak.engine import Engine
 from affetto.speak.generation import Request, generate, weights_of
@@ -40,8 +45,19 @@ def main() -> None:
     """Time everything, print and write the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=9)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--base", default="miniature", help="another one, random:csm-1b-short say")
+    parser.add_argument("--frames", type=int, default=NUM_FRAMES, help="of each sentence, with --base")
+    options = parser.parse_args()
+    rounds = options.rounds
     torch.set_num_threads(1)
+    known = read_json(RESULT) if RESULT.is_file() else {}
+    if options.base != "miniature":
+        found = {"load_before": round(os.getloadavg()[0], 1), "num_frames": options.frames, "rounds": rounds}
+        found |= _against_transformers(load_base(options.base), 1, rounds, options.frames)
+        bases = known.get("bases", {}) | {options.base: run_facts() | found}
+        write_json(RESULT, known | {"bases": bases})
+        print(bases[options.base])
+        return
     base = load_base("miniature")
     figures: dict[str, Any] = {"num_frames": NUM_FRAMES, "rounds": rounds}
     for num_rows in (1, 16):
@@ -52,22 +68,25 @@ def main() -> None:
     )
     figures["emotions"] = _emotions(base, rounds)
     figures["cold_start"] = _cold_start(max(2, rounds // 3))
-    write_json(RESULT, run_facts() | {"clock": "processor time of one thread"} | figures)
+    kept = {"bases": known["bases"]} if "bases" in known else {}
+    write_json(RESULT, run_facts() | {"clock": "processor time of one thread"} | figures | kept)
     print(RESULT.read_text(encoding="utf-8"))
 
 
-def _against_transformers(base: Base, num_rows: int, rounds: int) -> dict[str, float]:
+def _against_transformers(
+    base: Base, num_rows: int, rounds: int, num_frames: int = NUM_FRAMES
+) -> dict[str, float]:  # fmt: skip
     ids = torch.tensor([base.prompt_ids(TEXT, 0)] * num_rows)
 
     def transformers() -> int:
         with torch.inference_mode():
             said = base.model.generate(
                 input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=True, depth_decoder_do_sample=True,
-                max_new_tokens=NUM_FRAMES, min_new_tokens=NUM_FRAMES,
+                max_new_tokens=num_frames, min_new_tokens=num_frames,
             )  # fmt: skip
         return int(said.shape[0] * said.shape[1])
 
-    requests = _requests(base, num_rows)
+    requests = _requests(base, num_rows, num_frames)
     rates = _rates(
         {
             "transformers": transformers,
@@ -118,8 +137,8 @@ def _emotions(base: Base, rounds: int) -> dict[str, float]:
     return found
 
 
-def _requests(base: Base, num_rows: int) -> list[Request]:
-    return [Request(base.prompt_ids(TEXT, 0), NUM_FRAMES, seed=seed) for seed in range(num_rows)]
+def _requests(base: Base, num_rows: int, num_frames: int = NUM_FRAMES) -> list[Request]:
+    return [Request(base.prompt_ids(TEXT, 0), num_frames, seed=seed) for seed in range(num_rows)]
 
 
 def _rates(work: dict[str, Callable[[], int]], rounds: int) -> dict[str, list[float]]:

@@ -30,6 +30,16 @@ def test_every_benchmark_imports(name: str, monkeypatch: pytest.MonkeyPatch) -> 
     assert hasattr(module, "main") or name in {"facts", "six_emotions"}
 
 
+def test_every_benchmark_has_a_row_in_the_readme() -> None:
+    told = (FOLDER / "README.md").read_text(encoding="utf-8")
+    scripts = [path for path in (*FOLDER.glob("*.py"), *FOLDER.glob("parity/*.py")) if "def main(" in path.read_text()]
+    assert len(scripts) > 20
+    missing = [name for path in scripts if f"`{(name := path.relative_to(FOLDER).as_posix())}`" not in told]
+    assert not missing
+    rows = [line.split("`")[1] for line in told.splitlines() if line.startswith("| `")]
+    assert [name for name in rows if not (FOLDER / name).is_file()] == []
+
+
 def test_the_documented_recipe_does_the_same_work(tiny_base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
     """transformers' own loss of the same clips, coded in the loop or before it, is ours; padding changes nothing."""
     monkeypatch.syspath_prepend(str(FOLDER))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -11,6 +12,8 @@ from transformers import (
     CsmConfig,
     CsmForConditionalGeneration,
     CsmProcessor,
+    DiaConfig,
+    DiaForConditionalGeneration,
     MoshiConfig,
     MoshiForConditionalGeneration,
 )
@@ -83,6 +86,31 @@ def test_a_random_moshi_is_a_whole_checkpoint_too() -> None:
     assert (published.hidden_size, published.num_hidden_layers, published.vocab_size) == (4096, 32, 32000)
 
 
+def test_a_random_dia_is_a_whole_checkpoint_too() -> None:
+    base = load_base("random:dia-tiny")
+    assert base.num_codebooks == 9
+    theirs = DiaForConditionalGeneration.from_pretrained(base.folder, dtype=torch.float32)
+    assert torch.equal(theirs.logits_dense.weight, base.network.heads.weight)
+    codec = load_codec(base.folder)
+    assert (codec.num_codebooks, codec.sample_rate) == (9, 44_100)
+    codes_TK = codec.encode(np.random.default_rng(0).standard_normal(22_050).astype(np.float32))
+    assert codes_TK.shape == (44, 9)
+    assert len(np.unique(codes_TK)) > 9
+
+
+def test_dia_has_the_published_shape() -> None:
+    """The authors' config.json: twelve layers that read, eighteen that speak; 1.6 billion weights."""
+    config = random_config("random:dia")
+    assert config.to_dict() == DiaConfig().to_dict()
+    encoder, decoder = config.encoder_config, config.decoder_config
+    assert (encoder.hidden_size, encoder.num_hidden_layers, encoder.intermediate_size) == (1024, 12, 4096)
+    assert (decoder.hidden_size, decoder.num_hidden_layers, decoder.intermediate_size) == (2048, 18, 8192)
+    assert (decoder.vocab_size, decoder.num_channels, decoder.num_key_value_heads) == (1028, 9, 4)
+    with torch.device("meta"):
+        model = DiaForConditionalGeneration(config)
+    assert sum(p.numel() for p in model.parameters()) == pytest.approx(1.61e9, rel=0.005)
+
+
 def test_what_is_drawn_goes_by_name_and_not_by_threads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     first = load_file(next(random_base("random:csm-tiny").glob("*.safetensors")))
     monkeypatch.setenv("AFFETTO_CACHE", str(tmp_path / "again"))
@@ -107,6 +135,6 @@ def test_the_stand_in_tokenizer_knows_every_byte() -> None:
 
 def test_an_unknown_random_base_names_the_known_ones() -> None:
     with pytest.raises(
-        BaseModelError, match=r"no 'random:csm-7b'.*random:csm-1b, random:csm-1b-short, random:csm-tiny, random:moshi"
+        BaseModelError, match=r"no 'random:csm-7b'.*random:csm-1b, random:csm-1b-short, .*random:moshi, .*random:dia,"
     ):
         load_base("random:csm-7b")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
+from safetensors.torch import save_file
 from torch import Tensor
 
 from affetto.adapters.bank import AdapterBank
@@ -165,6 +168,50 @@ def test_bytes_of_a_cache_are_foretold(tiny_base: Base, rows: list[Row], tmp_pat
         assert foretold == len(content) - header
     # By hand: 2 frames of 3 codebooks and 5 codes, one of them with depth logits.
     assert cache_bytes([2], 3, 5, 0.5) == 2 * (2 * 5 + 1 * 2 * 5) + 8
+
+
+@pytest.mark.parametrize("has_text", [False, True])
+def test_the_file_is_what_safetensors_would_write(
+    tiny_base: Base, rows: list[Row], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_text: bool
+) -> None:
+    """Batch by batch, byte by byte what one `save_file` of all answers gives, with ids that JSON has to escape."""
+    rows = [replace(row, clip_id=f'{row.clip_id}/é "{number}"\n') for number, row in enumerate(rows)]
+    all_answers: dict[str, Tensor] = {}
+
+    def asked(network: object, part: list[Row], frames: list[NDArray[np.int64]]) -> dict[str, Tensor]:
+        answers = ask_teacher(network, part, frames)
+        if has_text:
+            answers |= {f"{row.clip_id}/text": torch.randn(row.num_frames, 11).half() for row in part}
+        all_answers.update(answers)
+        return answers
+
+    monkeypatch.setattr(teacher_module, "ask_teacher", asked)
+    cache = teacher_cache(tmp_path, tiny_base.network, "hash", rows, depth_share=0.5, rows_per_batch=2)
+    expected = tmp_path / "expected.safetensors"
+    save_file(all_answers, expected, metadata={"key": teacher_key("hash", rows, 0.5, 0)})
+    assert cache.path.read_bytes() == expected.read_bytes()
+    assert (cache[rows[3].clip_id].text_TW is not None) == has_text
+
+
+def test_answers_are_kept_no_longer_than_it_takes_to_write_them(
+    tiny_base: Base, rows: list[Row], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alive: list[weakref.ref[Tensor]] = []
+    most = 0
+
+    def asked(network: object, part: list[Row], frames: list[NDArray[np.int64]]) -> dict[str, Tensor]:
+        nonlocal most
+        answers = ask_teacher(network, part, frames)
+        alive.extend(weakref.ref(tensor) for tensor in answers.values())
+        most = max(most, sum(tensor() is not None for tensor in alive))
+        return answers
+
+    monkeypatch.setattr(teacher_module, "ask_teacher", asked)
+    many = [replace(rows[number % 5], clip_id=f"clip-{number}") for number in range(40)]
+    cache = teacher_cache(tmp_path, tiny_base.network, "hash", many, depth_share=0.5, rows_per_batch=2)
+    assert len(alive) == 3 * 40
+    assert most <= 2 * 3 * 2, "those of a batch and of the one before it"
+    assert len(cache["clip-39"].c0_TV) == many[39].num_frames
 
 
 def test_a_killed_run_leaves_no_half_cache(tiny_base: Base, rows: list[Row], tmp_path: Path) -> None:

@@ -96,10 +96,44 @@ def moshi_tiny() -> Any:
     )  # fmt: skip
 
 
+def dia() -> Any:
+    """The published configuration of nari-labs/Dia-1.6B-0626, which is transformers' default one."""
+    from transformers import DiaConfig
+
+    return DiaConfig()
+
+
+def dia_tiny() -> Any:
+    """Dia's shape, nine codebooks and all, with everything else as small as it goes."""
+    from transformers import DiaConfig
+
+    encoder = {
+        "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 256,
+    }  # fmt: skip
+    decoder = {
+        **encoder, "cross_hidden_size": 32, "cross_num_attention_heads": 2, "cross_num_key_value_heads": 2,
+        "cross_head_dim": 16, "max_position_embeddings": 512,
+    }  # fmt: skip
+    return DiaConfig(encoder_config=encoder, decoder_config=decoder)
+
+
+def _dac(config: Any) -> Any:
+    """Descript's codec at 44.1 kHz, or of a tiny base a tiny one."""
+    from transformers import DacConfig
+
+    if config.decoder_config.hidden_size >= DacConfig().decoder_hidden_size:
+        return DacConfig(sampling_rate=44_100)
+    return DacConfig(
+        sampling_rate=44_100, encoder_hidden_size=2, decoder_hidden_size=32, hidden_size=32, codebook_dim=4
+    )  # fmt: skip
+
+
 CONFIGS: dict[str, Callable[[], Any]] = {
-    "csm-1b": csm_1b, "csm-1b-short": csm_1b_short, "csm-tiny": csm_tiny, "moshi": moshi, "moshi-tiny": moshi_tiny
+    "csm-1b": csm_1b, "csm-1b-short": csm_1b_short, "csm-tiny": csm_tiny, "moshi": moshi, "moshi-tiny": moshi_tiny,
+    "dia": dia, "dia-tiny": dia_tiny,
 }  # fmt: skip
-_SPREAD = {"csm-tiny": 0.2, "moshi-tiny": 0.2}
+_SPREAD = {"csm-tiny": 0.2, "moshi-tiny": 0.2, "dia-tiny": 0.2}
 """Standard deviation of the weights where the configuration's would leave logits almost uniform."""
 
 
@@ -131,15 +165,16 @@ def random_base(name: str) -> Path:
 def _write(folder: Path, config: Any, spread: float) -> None:
     import transformers
 
-    extractor = transformers.EncodecFeatureExtractor(feature_size=1, sampling_rate=_codec(config).sampling_rate)
     with quiet_transformers():
-        if config.model_type == "csm":
-            _write_csm_texts(folder, config, extractor)
+        if config.model_type == "dia":
+            _write_dia_texts(folder, config)
+        elif config.model_type == "csm":
+            _write_csm_texts(folder, config, _extractor(config.codec_config))
         else:
-            extractor.save_pretrained(folder)
+            _extractor(config.audio_encoder_config).save_pretrained(folder)
             # As in Moshi's own vocabulary the first numbers are marks, of which 3 is a pause.
             byte_tokenizer({}, first=8).save_pretrained(folder)
-        kind = {"csm": "CsmForConditionalGeneration", "moshi": "MoshiForConditionalGeneration"}[config.model_type]
+        kind = f"{config.model_type.capitalize()}ForConditionalGeneration"
         config.architectures = [kind]
         config.save_pretrained(folder)
         with torch.device("meta"):
@@ -162,8 +197,27 @@ _TIED = "backbone_model.embed_tokens.embed_audio_tokens.weight"
 """The table that CSM-1B stores once."""
 
 
-def _codec(config: Any) -> Any:
-    return config.codec_config if config.model_type == "csm" else config.audio_encoder_config
+def _extractor(codec_config: Any) -> Any:
+    from transformers import EncodecFeatureExtractor
+
+    return EncodecFeatureExtractor(feature_size=1, sampling_rate=codec_config.sampling_rate)
+
+
+def _write_dia_texts(folder: Path, config: Any) -> None:
+    """Dia's tokenizer is of bytes itself; its processor names the codec, which lies beside."""
+    from transformers import DacModel, DiaFeatureExtractor, DiaTokenizer
+
+    codec_config = _dac(config)
+    rate, hop = codec_config.sampling_rate, codec_config.hop_length
+    DiaFeatureExtractor(feature_size=1, sampling_rate=rate, hop_length=hop).save_pretrained(folder)
+    DiaTokenizer().save_pretrained(folder)
+    write_json(folder / "processor_config.json", {
+        "processor_class": "DiaProcessor",
+        "audio_tokenizer": {"audio_tokenizer_class": "DacModel", "audio_tokenizer_name_or_path": "dac"},
+    })  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        DacModel(codec_config).save_pretrained(folder / "dac")
 
 
 def _write_csm_texts(folder: Path, config: Any, extractor: Any) -> None:

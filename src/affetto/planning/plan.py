@@ -21,6 +21,7 @@ from affetto.model.outline import Outline
 from affetto.model.random_base import RANDOM, random_config
 from affetto.model.rows_at_once import frames_at_once
 from affetto.planning.rate import Rate, measured_rate, stated_rate
+from affetto.planning.speaking import Speaking, plan_speaking
 from affetto.planning.storage import (
     adapter_parameters,
     codes_bytes_per_hour,
@@ -64,6 +65,8 @@ class Plan:
     """Bytes that stay, by what they are."""
     disk: Mapping[str, int]
     """Bytes on disk, by what they are; `codes_per_hour` is of an hour of speech."""
+    speaking: Speaking | None
+    """Of a process that speaks with every emotion's adapter; None where a base's way of speaking isn't planned."""
     rate: Rate
     assumptions: tuple[str, ...]
 
@@ -155,14 +158,17 @@ def plan(config: Config, data: Data, *, device: str = "cpu", tflops: float | Non
     stays = {"runtime": runtime, **_what_stays(config, shape, work, rank, on_host)}
     costs = _costs(config, shape, work, device)
     rate = stated_rate(tflops) if tflops is not None else measured_rate(base, config, work, device)
+    speaking = plan_speaking(
+        base, outline, shape, rank, len(config.emotions), data.clip_s, device=device, runtime=runtime
+    )  # fmt: skip
     stages = tuple(
         Stage(name, before + cost.peak_bytes, cost.flops * times, cost.flops * times / rate.flops_per_s)
         for name, (cost, times, before) in _stages(costs, stays, work).items()
     )
     return Plan(
         base=config.base, device=device, work=work, stages=stages, parts=stays,
-        disk=_disk(config, shape, work, rank, outline.frame_rate), rate=rate,
-        assumptions=_assumptions(data, device, rate, has_host_part=on_host is not None),
+        disk=_disk(config, shape, work, rank, outline.frame_rate), speaking=speaking, rate=rate,
+        assumptions=_assumptions(data, device, rate, speaking, has_host_part=on_host is not None),
     )  # fmt: skip
 
 
@@ -211,6 +217,9 @@ def _costs(config: Config, shape: ShapeOnly, work: Workload, device: str) -> dic
         "training": (training_cost(shape, step, work.streams, autocast=autocast), work.rows),
         "answers": (answering_cost(shape, shape.batch(answer, frames, text, answer * frames)), answer),
     }
+    if work.teacher_clips:
+        kept = answer * max(1, round(config.teacher_share * frames))
+        costs["rehearsed"] = answering_cost(shape, shape.batch(answer, frames, text, kept)), answer
     if work.fisher_clips:
         seen = shape.batch(fisher, frames, text, fisher * frames)
         costs["fisher"] = fisher_cost(shape, seen, curvature=config.ewc_curvature, on_host=device == "cuda"), fisher
@@ -229,7 +238,11 @@ def _stages(
         stages["fisher"] = (cost, work.fisher_clips / rows, loaded + stays["curvature"])
     loaded += stays["curvature"]
     if work.teacher_clips or work.held_clips:
-        stages["teacher"] = (answer, (work.teacher_clips + work.held_clips) / at_once, loaded)
+        # Of the clips that are trained on a share of the frames goes through the depth decoder, of those held out all.
+        asked = costs.get("rehearsed", costs["answers"])[0]
+        flops = (work.teacher_clips * asked.flops + work.held_clips * answer.flops) / at_once
+        peak = answer.peak_bytes if work.held_clips else asked.peak_bytes
+        stages["teacher"] = (Cost(peak, round(flops)), 1.0, loaded)
     stages["training"] = (costs["training"][0], work.micro_batches, loaded + stays["optimizer"])
     looks = work.validations * 2 * work.held_clips / at_once
     stages["validation"] = (answer, looks, loaded + stays["optimizer"])
@@ -255,10 +268,12 @@ def _disk(
     }
 
 
-def _assumptions(data: Data, device: str, rate: Rate, *, has_host_part: bool) -> tuple[str, ...]:
+def _assumptions(
+    data: Data, device: str, rate: Rate, speaking: Speaking | None, *, has_host_part: bool
+) -> tuple[str, ...]:  # fmt: skip
     told = [
         f"{data.clips} clips of {data.clip_s:g} s, every batch of mean clips; longer ones need more",
-        "one process, one emotion; evaluation, speech and the coding of clips are not in it",
+        "training is one process and one emotion; evaluation and the coding of clips are not in it",
         f"time at {rate.flops_per_s / 1e12:.3g} TFLOP/s, {rate.source}",
     ]
     if device == "cpu":
@@ -267,4 +282,8 @@ def _assumptions(data: Data, device: str, rate: Rate, *, has_host_part: bool) ->
         told.append("GPU memory as torch allocates it; the CUDA context takes 0.3 to 0.6 GB more")
     if has_host_part:
         told.append("the text's embeddings stay in the host's memory")
+    if speaking is None:
+        told.append("memory of speaking isn't planned for this kind of base")
+    else:
+        told.append("speaking is one sentence after another, of a mean clip's length, without the codec's decoder")
     return tuple(told)

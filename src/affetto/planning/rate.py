@@ -21,6 +21,8 @@ from affetto.terms import code_losses, text_loss
 
 _MOST_FLOPS = 4e11
 """Of a measured step, which a slow core does in ten seconds."""
+_FEW_FLOPS = 4e10
+"""Of one that is made as large as the run's, which it does in one."""
 
 
 @dataclass(frozen=True)
@@ -40,15 +42,21 @@ def measured_rate(base: Any, config: Config, work: Workload, device: str) -> Rat
     """Time steps of a network with one layer in either part, of the run's widths, shapes and precision."""
     network, parameters = _network(BASES[base.model_type].outline.short(base), config, device)
     rows = max(1, min(work.rows, 2))
-    depth = max(1, round(work.depth_frames * rows / work.rows))
-    batch = _batch(network, rows, work, depth, device)
+    batch = _batch(network, rows, work, _depth(work, rows), device)
     flops, _ = _step(network, batch, parameters, device)
-    while rows * flops > _MOST_FLOPS and len(batch.depth_M) > 4:
+    # Small products are slow ones: as many rows as the run has, where that is soon done.
+    if (most := min(work.rows, int(rows * _FEW_FLOPS // flops))) > rows:
+        batch = _batch(network, most, work, _depth(work, most), device)
+        flops, _ = _step(network, batch, parameters, device)
+    while flops > _MOST_FLOPS and len(batch.depth_M) > 4:
         batch = _batch(network, 1, work, max(4, len(batch.depth_M) // 4), device)
         flops, _ = _step(network, batch, parameters, device)
-        rows = 1
     taken = [_step(network, batch, parameters, device)[1] for _ in range(3)]
     return Rate(flops / min(taken), f"measured on this machine's {device} with one layer of each kind")
+
+
+def _depth(work: Workload, rows: int) -> int:
+    return max(1, round(work.depth_frames * rows / work.rows))
 
 
 def _network(small: Any, config: Config, device: str) -> tuple[Network, Sequence[torch.Tensor]]:

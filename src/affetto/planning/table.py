@@ -6,6 +6,7 @@ from rich.console import Group
 from rich.table import Table
 
 from affetto.planning.plan import Plan
+from affetto.planning.speaking import Speaking
 
 _TITLES = {
     "runtime": "Python and libraries",
@@ -20,9 +21,18 @@ _TITLES = {
     "checkpoints": "adapters on the way",
 }
 
+_SPEAKING_TITLES = {
+    "runtime": "Python and libraries (training's)",
+    "weights": "weights",
+    "copies": "weights as the engine reads them",
+    "adapters": "adapters",
+    "arrangements": "weights changed by adapters",
+    "rooms": "keys and values",
+}
+
 
 def render(plan: Plan) -> Group:
-    """Two tables and the assumptions."""
+    """Tables of memory (training's and speaking's) and disk, and the assumptions."""
     where = "resident memory" if plan.device == "cpu" else "GPU memory"
     title = f"{plan.base} on {plan.device}: at most {size(plan.peak_bytes)} of {where}"
     memory = Table(title=title, title_justify="left")
@@ -44,7 +54,23 @@ def render(plan: Plan) -> Group:
             disk.add_row("codes of an hour of speech", size(value))
         elif value:
             disk.add_row(_TITLES[name], size(value))
-    return Group(memory, disk, *(f"- {assumption}" for assumption in plan.assumptions))
+    tables = [memory, *_speaking(plan.speaking), disk]
+    return Group(*tables, *(f"- {assumption}" for assumption in plan.assumptions))
+
+
+def _speaking(speaking: Speaking | None) -> list[Table]:
+    if speaking is None:
+        return []
+    title = f"Speaking in {speaking.precision} with {speaking.num_adapters} adapters"
+    table = Table(title=title, title_justify="left")
+    table.add_column("memory")
+    table.add_column("", justify="right")
+    for name, value in speaking.parts.items():
+        if value:
+            table.add_row(_SPEAKING_TITLES[name], size(value))
+    table.add_section()
+    table.add_row("at most", size(speaking.peak_bytes), style="bold")
+    return [table]
 
 
 def size(count: float) -> str:

@@ -7,7 +7,8 @@ the depth codebooks a fixed draw of frames per clip is kept; the cross-entropy's
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,15 +17,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from affetto.errors import CacheError
 from affetto.files import hash_bytes, hash_text, write_atomically
 from affetto.model.batch import Row, collate, turn_bytes
 from affetto.model.rows_at_once import rows_at_once
+from affetto.preserve.answer_file import AnswerFile, Kind
 
 VERSION = "1"
+_PARTS = ("c0", "depth", "frames", "text")
+"""What is kept of a clip: see `ask_teacher`."""
 
 
 @dataclass(frozen=True)
@@ -90,19 +93,43 @@ def teacher_cache(
     rows_per_batch: int = 16,
     on_progress: Callable[[int], object] | None = None,
 ) -> TeacherCache:
-    """Answers for `rows`, read from `folder` or computed with all gates at zero and written there."""
+    """Answers for `rows`, read from `folder` or computed with all gates at zero and written there.
+
+    They go to the file batch by batch, so that memory doesn't grow with the number of rows.
+    """
+    assert rows, "there is nothing to ask about"
     key = teacher_key(base_hash, rows, depth_share, seed)
     path = folder / f"{key[:24]}.safetensors"
-    if not path.is_file():
-        tensors: dict[str, Tensor] = {}
+
+    def write(temporary: Path) -> None:
         at_once = rows_at_once(network, rows, rows_per_batch)
-        for start in range(0, len(rows), at_once):
-            part = rows[start : start + at_once]
-            tensors |= ask_teacher(network, part, [fixed_frames(row, depth_share, seed) for row in part])
-            if on_progress:
-                on_progress(len(part))
-        write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata={"key": key}))
+        with ExitStack() as stack:
+            file = None
+            for start in range(0, len(rows), at_once):
+                part = rows[start : start + at_once]
+                answers = ask_teacher(network, part, [fixed_frames(row, depth_share, seed) for row in part])
+                if file is None:
+                    kinds = _kinds(answers, part[0].clip_id, rows, depth_share)
+                    file = stack.enter_context(AnswerFile(temporary, kinds, {"key": key}))
+                file.write(answers)
+                if on_progress:
+                    on_progress(len(part))
+
+    if not path.is_file():
+        write_atomically(path, write)
     return TeacherCache(path, key)
+
+
+def _kinds(answers: Mapping[str, Tensor], known: str, rows: Sequence[Row], share: float) -> dict[str, Kind]:
+    """Types and shapes of the answers on all `rows`, as those on the clip `known` are but for the number of frames."""
+    parts = {part: answers[f"{known}/{part}"] for part in _PARTS if f"{known}/{part}" in answers}
+    found = {}
+    for row in rows:
+        kept = _num_kept(row.num_frames, share)
+        for part, tensor in parts.items():
+            length = kept if part in ("frames", "depth") else row.num_frames
+            found[f"{row.clip_id}/{part}"] = (tensor.dtype, (length, *tensor.shape[1:]))
+    return found
 
 
 def cache_bytes(

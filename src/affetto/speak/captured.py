@@ -17,12 +17,8 @@ from torch import Tensor
 from affetto.speak import frames
 from affetto.speak.launches import attend, draw, embed, norm, project, swiglu
 from affetto.speak.layers import Cache, Rotary, product
-from affetto.speak.state import SpeakingBatch
+from affetto.speak.state import FRAMES_OF_A_ROOM, MOST_OPEN_ROOMS, SLOTS_OF_A_ROOM, SpeakingBatch
 from affetto.speak.weights import Arranged, Layer, Shape, Site, SpeakingWeights
-
-_SLOTS, _FRAMES = 256, 128
-"""Rooms grow in steps of so many slots and frames, that batches of unlike length may share them."""
-_MOST_OPEN = 4
 
 
 @dataclass(eq=False)
@@ -82,7 +78,8 @@ _OPEN: WeakKeyDictionary[SpeakingWeights, list[Room]] = WeakKeyDictionary()
 
 def enter(weights: SpeakingWeights, arranged: Arranged, num_rows: int, slots: int, num_frames: int) -> Room:
     """A room that nobody is in, for at least so many positions and frames; `leave` it when the batch is done."""
-    slots, num_frames = -(-slots // _SLOTS) * _SLOTS, -(-num_frames // _FRAMES) * _FRAMES
+    slots = -(-slots // SLOTS_OF_A_ROOM) * SLOTS_OF_A_ROOM
+    num_frames = -(-num_frames // FRAMES_OF_A_ROOM) * FRAMES_OF_A_ROOM
     rooms = _OPEN.setdefault(weights, [])
     for place, room in enumerate(rooms):
         if room.suits(arranged, num_rows, slots, num_frames):
@@ -92,7 +89,7 @@ def enter(weights: SpeakingWeights, arranged: Arranged, num_rows: int, slots: in
 
 def leave(weights: SpeakingWeights, room: Room) -> None:
     """Let others in. The room that has been open for longest is given up where there are too many."""
-    _OPEN[weights] = [*_OPEN.get(weights, []), room][-_MOST_OPEN:]
+    _OPEN[weights] = [*_OPEN.get(weights, []), room][-MOST_OPEN_ROOMS:]
 
 
 class CapturedFrames:

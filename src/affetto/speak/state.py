@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from affetto.speak.captured import Room
     from affetto.speak.generation import Request
 
+SLOTS_OF_A_ROOM, FRAMES_OF_A_ROOM = 256, 128
+"""Rooms of captured frames grow in steps of so many slots and frames, that batches of unlike length may share them."""
+MOST_OPEN_ROOMS = 4
+
 
 @dataclass(frozen=True)
 class Heard:

@@ -27,7 +27,8 @@ from affetto.model.csm import CsmNetwork
 
 Gate = tuple[float, ...]
 """Intensities by adapter; () where all are zero."""
-_MOST_ARRANGEMENTS = 4
+MOST_ARRANGEMENTS = 4
+"""Of gates, which a base's weights are kept for."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ class SpeakingWeights:
         """The weights for rows with these gates, in this order."""
         chunks = chunked(gates)
         if chunks not in self._arranged:
-            while len(self._arranged) >= _MOST_ARRANGEMENTS:
+            while len(self._arranged) >= MOST_ARRANGEMENTS:
                 del self._arranged[next(iter(self._arranged))]
             self._arranged[chunks] = Arranged(
                 tuple(sources.layer(chunks) for sources in self._backbone),

@@ -1,0 +1,152 @@
+"""Memory of a process that speaks with adapters loaded: what `affetto.speak` keeps, counted from shapes.
+
+The engine's weights can't be made without numbers (on a GPU they look at where memory lies), so that, unlike in
+training, this is a count by formulas; a test holds each of them to what the engine really keeps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from typing import Any
+
+import torch
+
+from affetto.model.base import host_part
+from affetto.model.outline import Outline
+from affetto.planning.storage import adapter_parameters, weight_bytes
+from affetto.planning.tracing import ShapeOnly
+from affetto.preserve.curvature.memory import Shapes
+from affetto.speak.generation import frame_cap
+from affetto.speak.state import FRAMES_OF_A_ROOM, MOST_OPEN_ROOMS, SLOTS_OF_A_ROOM
+from affetto.speak.weights import MOST_ARRANGEMENTS
+
+_SIGNS_PER_S = 14
+"""Of text, as `Outline` assumes."""
+_TOGETHER = {"q_proj": "qkv", "k_proj": "qkv", "v_proj": "qkv", "gate_proj": "gate_up", "up_proj": "gate_up"}
+"""Layers of one input are one product."""
+
+
+@dataclass(frozen=True)
+class Speaking:
+    """What speaking needs with every emotion's adapter loaded, one sentence after another."""
+
+    device: str
+    precision: str
+    num_adapters: int
+    parts: Mapping[str, int]
+    """Bytes that stay, by what they are."""
+    peak_bytes: int
+
+    def to_document(self) -> dict[str, Any]:
+        """Strict JSON."""
+        return asdict(self)
+
+
+def plan_speaking(
+    config: Any, outline: Outline, shape: ShapeOnly, rank: int | None, num_adapters: int, clip_s: float, *,
+    device: str, runtime: int,
+) -> Speaking | None:  # fmt: skip
+    """Memory of speaking sentences of `clip_s` seconds; None for a base that the engine doesn't speak.
+
+    `config` is the base's, `shape` its network as the run trains it, whose layers carry the adapters.
+    """
+    if config.model_type != "csm":
+        return None
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    model = _model(config, outline, dtype)
+    shapes = {path: tuple(site.shape) for path, site in shape.bank.sites.items()}
+    on_host = host_part(model, shape.network) or "embed_text_tokens"
+    weights = weight_bytes(model, (f"{on_host}.",) if device == "cuda" else ())
+    products = _products(model)
+    stays = {
+        "runtime": runtime,
+        "weights": weights,
+        "copies": _copies(config, products, dtype, is_shared=device == "cuda"),
+        "adapters": 4 * num_adapters * adapter_parameters(shapes, rank),
+    }
+    row = _row_bytes(config, outline, clip_s, dtype)
+    each = arrangement_bytes(products, shapes, rank, dtype)
+    # On a GPU rooms that stand open hold their arrangement as well, and one more is being spoken in.
+    alive = min(num_adapters, MOST_OPEN_ROOMS + 1 if device == "cuda" else MOST_ARRANGEMENTS)
+    stays |= {"arrangements": alive * each, "rooms": (max(1, alive) if device == "cuda" else 1) * row}
+    peak = sum(stays.values())
+    if device == "cuda":
+        # Layers of one input are laid side by side before there is an arrangement.
+        laid = max(dtype.itemsize * width * sum(outs.values()) for width, outs in products.values() if len(outs) > 1)
+        peak = max(peak, sum(stays[part] for part in ("weights", "copies", "adapters")) + laid)
+    return Speaking(device, str(dtype).removeprefix("torch."), num_adapters, stays, peak)
+
+
+def _model(config: Any, outline: Outline, dtype: torch.dtype) -> Any:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.device("meta"):
+            return outline.model(config)
+    finally:
+        torch.set_default_dtype(before)
+
+
+def _products(model: Any) -> dict[str, tuple[int, dict[str, int]]]:
+    """Inputs of every product of the engine, and the outputs of the layers that it is made of, by path."""
+    linear = [
+        (name, layer) for name, layer in model.named_modules()
+        if isinstance(layer, torch.nn.Linear) and ("layers." in name or name.endswith("inputs_embeds_projector"))
+    ]  # fmt: skip
+    found = {}
+    for product, layers in groupby(linear, key=lambda item: product_of(item[0])):
+        members = list(layers)
+        found[product] = (members[0][1].in_features, {name: layer.out_features for name, layer in members})
+    return found
+
+
+def product_of(path: str) -> str:
+    """The product that a layer is a part of."""
+    parent, _, leaf = path.rpartition(".")
+    return f"{parent}.{_TOGETHER.get(leaf, leaf)}"
+
+
+def arrangement_bytes(
+    products: Mapping[str, tuple[int, Mapping[str, int]]], shapes: Shapes, rank: int | None, dtype: torch.dtype
+) -> int:
+    """What one adapter takes as the engine has it for rows that all speak with it.
+
+    In float32 low ranks are merged, so that every product with an adapter has weights of its own, and so it is with
+    full rank. Elsewhere factors stand side by side: each layer's outputs among those of all.
+    """
+    total = 0
+    for width, layers in products.values():
+        adapted, outs = sum(path in shapes for path in layers), sum(layers.values())
+        if rank is None or dtype == torch.float32:
+            total += width * outs * bool(adapted)
+        else:
+            total += rank * adapted * (width + outs)
+    return dtype.itemsize * total
+
+
+def _copies(
+    config: Any, products: Mapping[str, tuple[int, Mapping[str, int]]], dtype: torch.dtype, *, is_shared: bool
+) -> int:
+    """What the engine keeps beside the base's own weights: heads, and on a CPU every product."""
+    size = config.codec_config.codebook_size
+    heads: int = (config.num_codebooks - 1) * size * config.depth_decoder_config.hidden_size * dtype.itemsize
+    if is_shared:
+        return heads
+    own: int = sum(width * sum(layers.values()) for width, layers in products.values())
+    return heads + 4 * int(size * config.hidden_size) + dtype.itemsize * own
+
+
+def _row_bytes(config: Any, outline: Outline, clip_s: float, dtype: torch.dtype) -> int:
+    """Caches of one row of a sentence of so many seconds: keys, values, rotary tables and draws."""
+    frames = frame_cap("x" * round(_SIGNS_PER_S * clip_s), outline.frame_rate)
+    prompt = round(outline.tokens_per_s * clip_s) + outline.template_tokens
+    slots = SLOTS_OF_A_ROOM * math.ceil((prompt + frames) / SLOTS_OF_A_ROOM)
+    frames = FRAMES_OF_A_ROOM * math.ceil(frames / FRAMES_OF_A_ROOM)
+    total: int = 4 * frames * config.num_codebooks
+    for stack, places in ((config, slots), (config.depth_decoder_config, config.num_codebooks)):
+        keys = stack.num_hidden_layers * stack.num_key_value_heads * stack.head_dim
+        total += 2 * dtype.itemsize * places * (keys + stack.head_dim)
+    return total
