@@ -7,7 +7,7 @@ the depth codebooks a fixed draw of frames per clip is kept; the cross-entropy's
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +20,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from affetto.errors import CacheError
-from affetto.files import hash_bytes, hash_text, write_atomically
+from affetto.files import hash_bytes, hash_text, lock_of, one_at_a_time, write_atomically
 from affetto.model.batch import Row, collate, turn_bytes
 from affetto.model.rows_at_once import rows_at_once
 from affetto.preserve.answer_file import AnswerFile, Kind
+from affetto.progress import progress
 
 VERSION = "1"
 _PARTS = ("c0", "depth", "frames", "text")
@@ -91,11 +92,11 @@ def teacher_cache(
     depth_share: float,
     seed: int = 0,
     rows_per_batch: int = 16,
-    on_progress: Callable[[int], object] | None = None,
 ) -> TeacherCache:
     """Answers for `rows`, read from `folder` or computed with all gates at zero and written there.
 
-    They go to the file batch by batch, so that memory doesn't grow with the number of rows.
+    They go to the file batch by batch, so that memory doesn't grow with the number of rows. Of processes that want the
+    same answers one asks and the others wait for it.
     """
     assert rows, "there is nothing to ask about"
     key = teacher_key(base_hash, rows, depth_share, seed)
@@ -103,7 +104,7 @@ def teacher_cache(
 
     def write(temporary: Path) -> None:
         at_once = rows_at_once(network, rows, rows_per_batch)
-        with ExitStack() as stack:
+        with progress("Asking the teacher", len(rows)) as bar, ExitStack() as stack:
             file = None
             for start in range(0, len(rows), at_once):
                 part = rows[start : start + at_once]
@@ -112,11 +113,11 @@ def teacher_cache(
                     kinds = _kinds(answers, part[0].clip_id, rows, depth_share)
                     file = stack.enter_context(AnswerFile(temporary, kinds, {"key": key}))
                 file.write(answers)
-                if on_progress:
-                    on_progress(len(part))
+                bar.advance(len(part))
 
-    if not path.is_file():
-        write_atomically(path, write)
+    with one_at_a_time(lock_of(path)):
+        if not path.is_file():
+            write_atomically(path, write)
     return TeacherCache(path, key)
 
 

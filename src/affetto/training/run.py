@@ -83,7 +83,7 @@ def prepared_run(
     weights = loss_weights(config, streams, base)
     _say_weights(config, emotion, streams, weights, accelerator)
     facts = run_facts(config, emotion, base, prepared, streams, weights, command, expressive)
-    with accelerator.main_process_first(), timed(timings, "teacher"):
+    with timed(timings, "teacher"):
         teacher = teacher_answers(config, base, streams, weights)
         validation = Validation(base, streams.validation_emotional, streams.validation_general)
     plan = _plan(config, streams)

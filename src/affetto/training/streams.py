@@ -237,8 +237,6 @@ def teacher_answers(config: Config, base: Base, streams: Streams, weights: LossW
     rows = [row for stream, part in parts.items() if weights.taught[stream] for row in part]
     if not rows:
         return None
-    with progress("Asking the teacher", len(rows)) as bar:
-        return teacher_cache(
-            cache_root() / "teacher", base.network, base.answers_hash, rows, depth_share=config.teacher_share,
-            on_progress=bar.advance,
-        )  # fmt: skip
+    return teacher_cache(
+        cache_root() / "teacher", base.network, base.answers_hash, rows, depth_share=config.teacher_share
+    )
