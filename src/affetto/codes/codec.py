@@ -109,8 +109,8 @@ class MimiCodec:
         return MimiEar(self.model, self.num_codebooks)
 
     def _require_causal(self) -> None:
-        if not can_stream_mimi(self.model):
-            raise BaseModelError("this Mimi's convolutions look ahead, so that nothing is settled before the end")
+        if self.name != "mimi" or not can_stream_mimi(self.model):
+            raise BaseModelError(f"this {self.name}'s convolutions look ahead: nothing is settled before the end")
 
 
 class DacCodec(MimiCodec):
@@ -127,9 +127,6 @@ class DacCodec(MimiCodec):
         """Up to whole frames, as Dia's processor pads."""
         hop = int(self.model.config.hop_length)
         return -num_samples % hop if num_samples else hop
-
-    def _require_causal(self) -> None:
-        raise BaseModelError("DAC's convolutions look ahead, so that nothing is settled before the end")
 
     def _can_batch(self) -> bool:
         return can_batch_dac(self.model)
