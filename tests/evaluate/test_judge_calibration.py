@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from rich.console import Console
 from scipy import stats
@@ -232,8 +233,9 @@ def test_recordings_of_nothing_known_are_refused(tmp_path: Path) -> None:
 def calibrate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
     """The command over a corpus with one broken file; the judges are the fakes where the voice judge is off."""
 
-    def fakes(choices: dict[str, str]) -> Judges:
+    def fakes(choices: dict[str, str], device: str) -> Judges:
         assert choices == {"voice": "none"}
+        assert device == ("cuda" if torch.cuda.is_available() else "cpu")
         return JUDGES
 
     monkeypatch.setattr(judge_module, "all_judges", fakes)

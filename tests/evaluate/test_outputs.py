@@ -79,6 +79,7 @@ def test_an_evaluation_refuses_before_it_speaks(
     theirs = tmp_path / "evaluation_results" / "happy_results.csv"
     theirs.parent.mkdir()
     theirs.write_text("my;own;columns\n")
+    (tmp_path / "emotion_models" / "happy" / "best").mkdir(parents=True)
     status, _, err = affetto("evaluate", "-e", "happy")
     assert status == 1
     assert "happy_results.csv would be written over" in err

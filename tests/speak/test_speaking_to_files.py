@@ -46,7 +46,7 @@ def test_what_can_be_known_is_told_before_the_base_is_loaded(
 def test_an_emotion_that_is_not_trained_is_told_with_those_that_are(tmp_path: Path) -> None:
     for name in ("happy", "sad"):
         (tmp_path / name / "best").mkdir(parents=True)
-    with pytest.raises(AdapterError, match=r"hapy/best \(did you mean 'happy'\?\): .* has happy, sad"):
+    with pytest.raises(AdapterError, match=r"hapy/best \(did you mean 'happy'\?\); .* has happy, sad"):
         speak_to_file("a key", {"hapy": 1.0}, tmp_path / "a.wav", models=tmp_path)
 
 

@@ -79,13 +79,10 @@ def _find_adapter(models: Path, name: str) -> Path:
     folder = models / name / "best"
     if recover_folder(folder).is_dir():
         return folder
-    if trained := sorted(path.parent.name for path in models.glob("*/best") if path.is_dir()):
-        raise AdapterError(
-            f"there is no adapter {folder}{did_you_mean(name, trained)}: {models} has {', '.join(trained)}. "
-            "Choose one of them, train another (affetto train), or point --models elsewhere"
-        )
+    trained = sorted(path.parent.name for path in models.glob("*/best") if path.is_dir())
+    there = f"{did_you_mean(name, trained)}; {models} has {', '.join(trained)}" if trained else ""
     raise AdapterError(
-        f"there is no adapter {folder}. Train it: affetto train --emotion {name}; or point --models elsewhere"
+        f"there is no adapter {folder}{there}. Train it: affetto train --emotion {name}; or point --models elsewhere"
     )
 
 
