@@ -135,6 +135,16 @@ def made_once(target: Path, make: Callable[[Path], object]) -> Path:
     return target
 
 
+def made_alone(path: Path, make: Callable[[Path], object]) -> Path:
+    """The file `path`, which `make` writes (atomically) where it isn't there yet; of processes that want it one makes
+    it and the others wait."""
+    if not path.is_file():
+        with one_at_a_time(lock_of(path)):
+            if not path.is_file():
+                make(path)
+    return path
+
+
 def lock_of(path: Path) -> Path:
     """The file by which processes that would make the same `path` go `one_at_a_time`; hidden beside it."""
     return path.with_name(f".{path.name}.lock")

@@ -25,6 +25,7 @@ from affetto.commands.options import (
     settings_of,
 )
 from affetto.errors import ConfigError, DataError
+from affetto.folders import recover_folder
 
 if TYPE_CHECKING:
     from affetto.evaluate.results import Results
@@ -76,7 +77,7 @@ def evaluate(
     settings, emotions = settings_of(
         config, emotion, base=base, data=data, general=general, output_dir=output, judges=judges
     )
-    trained = [name for name in emotions if (settings.model_of(name) / "best").is_dir()]
+    trained = [name for name in emotions if recover_folder(settings.model_of(name) / "best").is_dir()]
     if not trained or (emotion and trained != emotions):
         absent = next(name for name in emotions if name not in trained)
         raise DataError(f"there is no adapter {settings.model_of(absent) / 'best'}: affetto train --emotion {absent}")

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from affetto.errors import CacheError
-from affetto.files import hash_bytes, hash_text, lock_of, one_at_a_time, write_atomically
+from affetto.files import hash_bytes, hash_text, made_alone, write_atomically
 from affetto.model.batch import Row, collate, turn_bytes
 from affetto.model.rows_at_once import rows_at_once
 from affetto.preserve.answer_file import AnswerFile, Kind
@@ -115,10 +115,7 @@ def teacher_cache(
                 file.write(answers)
                 bar.advance(len(part))
 
-    with one_at_a_time(lock_of(path)):
-        if not path.is_file():
-            write_atomically(path, write)
-    return TeacherCache(path, key)
+    return TeacherCache(made_alone(path, lambda path: write_atomically(path, write)), key)
 
 
 def _kinds(answers: Mapping[str, Tensor], known: str, rows: Sequence[Row], share: float) -> dict[str, Kind]:

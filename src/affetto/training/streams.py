@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
 from affetto.audio.hints import did_you_mean
 from affetto.audio.splits import assert_disjoint
 from affetto.codes.prepare import Prepared
 from affetto.config import EXPRESSIVE, Config
 from affetto.errors import DataError
-from affetto.files import cache_root, hash_bytes, hash_text, lock_of, one_at_a_time
+from affetto.files import cache_root, hash_bytes, hash_text, made_alone
 from affetto.model.base import Base
 from affetto.model.batch import Row
 from affetto.model.rows import PLAIN_TEMPLATE, make_rows
@@ -209,14 +210,15 @@ def general_fisher(
         key = hash_text(key, hash_bytes(*parts))
     path = cache_root() / "fisher" / f"{key[:24]}.safetensors"
     _tell_size(config, {site: base.model.get_submodule(site).shape for site in sites}, len(rows))
-    with one_at_a_time(lock_of(path)):
-        if not path.is_file():
-            modules = {site: base.model.get_submodule(site) for site in sites}
-            with progress("Estimating the Fisher", len(rows)) as bar:
-                estimate_fisher(
-                    base.network, modules, rows, empty(), kind=config.fisher_kind, on_progress=bar.advance
-                ).save(path, key)
-    return curvature.load(path, key, base.device)
+
+    def estimate(path: Path) -> None:
+        modules = {site: base.model.get_submodule(site) for site in sites}
+        with progress("Estimating the Fisher", len(rows)) as bar:
+            estimate_fisher(
+                base.network, modules, rows, empty(), kind=config.fisher_kind, on_progress=bar.advance
+            ).save(path, key)
+
+    return curvature.load(made_alone(path, estimate), key, base.device)
 
 
 def _tell_size(config: Config, shapes: Shapes, num_clips: int) -> None:
