@@ -17,6 +17,8 @@ from affetto import provenance
 from affetto.errors import DataError
 from affetto.evaluate import journal
 from affetto.evaluate.folder import evaluate_folder
+from affetto.evaluate.results import FileRow
+from affetto.evaluate.scoring import Item
 from affetto.judges.choice import Judges
 from evaluate_fakes import RATE, PitchJudge, PitchWords, fake_judges, voice
 
@@ -199,3 +201,38 @@ def test_the_journal_is_strict_json_lines(folder: Path, tmp_path: Path) -> None:
     rows = [json.loads(line, parse_constant=lambda name: pytest.fail(name))["row"] for line in lines]
     assert len(rows) == 61
     assert {row["file"] for row in rows} >= {"00.wav", "60.wav"}
+
+
+def test_rows_of_lasting_sounds_are_taken_up_by_other_evaluations(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AFFETTO_CACHE", str(tmp_path / "cache"))
+    items = [Item(f"{index}", voice(100 + 3 * index, 0.2 + 0.01 * index), RATE) for index in range(20)]
+
+    def score_into(name: str, judge: PitchJudge, *, lasting: bool, emotion: str = "happy") -> list[FileRow]:
+        one = journal.Journal(tmp_path / name, Judges(judge), emotion, resume=False)
+        return one.score(items, lasting=lasting)
+
+    first = Counting()
+    rows = score_into("a.rows.jsonl", first, lasting=True)
+    assert first.heard == 20
+    again = Counting()
+    renamed = [Item(f"other {item.file}", item.sound, RATE) for item in items]
+    found = journal.Journal(tmp_path / "b.rows.jsonl", Judges(again), "happy", resume=False).score(
+        renamed, lasting=True
+    )
+    assert again.heard == 0
+    assert [row["values"] for row in found] == [row["values"] for row in rows]
+    assert [row["file"] for row in found] == [item.file for item in renamed]
+    for lasting, emotion in ((False, "happy"), (True, "sad")):
+        other = Counting()
+        score_into("c.rows.jsonl", other, lasting=lasting, emotion=emotion)
+        assert other.heard == 20, "what is judged anew each time, or for another emotion"
+
+
+def test_lasting_rows_are_not_written_unless_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AFFETTO_CACHE", str(tmp_path / "cache"))
+    journal.Journal(tmp_path / "a.rows.jsonl", fake_judges(), "happy", resume=False).score(
+        [Item("1", voice(150, 0.3), RATE)]
+    )
+    assert not (tmp_path / "cache").exists()

@@ -6,6 +6,9 @@ of what measures and judges. Hashes of that are the row's key. What a judge says
 sounds that it hears together, so batches are cut by content, never by order or number: a batch ends behind a key of a
 certain form. A new file then changes its own batch and leaves the others as they were, and a batch is taken up whole or
 not at all: a resumed run writes the same bytes as one that was never stopped.
+
+Rows of sounds that no training changes (what the base says, recordings) can be kept in affetto's cache as well, for
+all later evaluations by the same judges on the same machine.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
@@ -23,7 +26,16 @@ from affetto.errors import DataError
 from affetto.evaluate.judge_facts import judge_facts
 from affetto.evaluate.results import OWN_CSV, OWN_JSON, OWN_LINES, VALUE_NAMES, FileRow, JudgeFacts, check_own
 from affetto.evaluate.scoring import Item, score_files
-from affetto.files import hash_bytes, hash_file, hash_folder, hash_text, write_text
+from affetto.files import (
+    cache_root,
+    hash_bytes,
+    hash_file,
+    hash_folder,
+    hash_text,
+    lock_of,
+    one_at_a_time,
+    write_text,
+)
 from affetto.judges.choice import Judges
 from affetto.provenance import versions
 
@@ -76,25 +88,36 @@ class Journal:
         check_own(path, OWN_LINES)
         facts = judges_fingerprint(judge_facts(judges))
         self._path, self._judges, self._emotion = path, judges, emotion
-        self._setting = hash_text(json.dumps([emotion, facts, device, versions(), source_hash()], sort_keys=True))[:16]
+        setting = [emotion, facts, device, os.cpu_count(), versions(), source_hash()]
+        self._setting = hash_text(json.dumps(setting, sort_keys=True))[:16]
         known = _read(path) if resume else {}
         self._rows = {key: row for key, row in known.items() if key.startswith(self._setting)}
         write_text(path, "".join(_line(key, row) for key, row in self._rows.items()))
 
-    def score(self, items: Sequence[Item], on_progress: Callable[[int], object] | None = None) -> list[FileRow]:
+    @property
+    def _lasting(self) -> Path:
+        """Where the cache has rows that this evaluation's judges gave."""
+        return cache_root() / "judged" / f"{self._setting}.jsonl"
+
+    def score(
+        self, items: Sequence[Item], on_progress: Callable[[int], object] | None = None, *, lasting: bool = False
+    ) -> list[FileRow]:
         """`scoring.score_files` in batches, each of which is written down as soon as it is scored; a batch whose rows
-        are all known isn't scored again."""
+        are all known isn't scored again. Rows of `lasting` sounds are kept in the cache, and taken from there."""
         keys = [f"{self._setting}-{_key(item)}" for item in items]
         rows: dict[int, FileRow] = {}
+        known = (_read(self._lasting) if lasting else {}) | self._rows
         with self._path.open("a", encoding="utf-8") as file:
             for batch in _batches(keys):
-                if all(keys[index] in self._rows for index in batch):
-                    found = [_named(self._rows[keys[index]], items[index].file) for index in batch]
+                if all(keys[index] in known for index in batch):
+                    found = [_named(known[keys[index]], items[index].file) for index in batch]
                 else:
                     found = score_files([items[index] for index in batch], self._judges, self._emotion)
-                    file.writelines(_line(keys[index], row) for index, row in zip(batch, found, strict=True))
-                    file.flush()
-                    os.fsync(file.fileno())
+                    lines = [_line(keys[index], row) for index, row in zip(batch, found, strict=True)]
+                    _add(file, lines)
+                    if lasting:
+                        with one_at_a_time(lock_of(self._lasting)), self._lasting.open("a", encoding="utf-8") as kept:
+                            _add(kept, lines)
                 rows.update(zip(batch, found, strict=True))
                 if on_progress:
                     on_progress(len(batch))
@@ -125,6 +148,13 @@ def _batches(keys: Sequence[str]) -> Iterator[list[int]]:
             batch = []
     if batch:
         yield batch
+
+
+def _add(file: TextIO, lines: Sequence[str]) -> None:
+    """Lines onto the disk: what follows a kill finds them."""
+    file.writelines(lines)
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def _line(key: str, row: FileRow) -> str:

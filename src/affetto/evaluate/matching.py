@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from affetto.codes.decoding import decode_each
 from affetto.codes.prepare import Prepared
 from affetto.config import Config
 from affetto.evaluate.results import FileRow
@@ -97,18 +98,19 @@ def match_clips(config: Config, emotion: str, prepared: Prepared, adapter: Path,
                 voice, sentences, emotion if cued else None, intensity=intensity, cued=cued,
                 temperature=config.sampling_temperature,
             )  # fmt: skip
+            sounds = voice.decode_each(voice.generate(requests))
             items = [
-                Item(f"{number}", voice.decode(said), voice.codec.sample_rate, text=one.text, speaker=one.speaker)
-                for number, (one, said) in enumerate(zip(sentences, voice.generate(requests), strict=True))
+                Item(f"{number}", sound, voice.codec.sample_rate, text=one.text, speaker=one.speaker)
+                for number, (one, sound) in enumerate(zip(sentences, sounds, strict=True))
             ]
             bar.advance(1)
             return by_voice(score_files(items, Judges(), emotion))
 
+        sounds = decode_each(voice.codec, [prepared.codes(clip) for clip in clips])
         heard = [
-            Item(clip.id, voice.codec.decode(prepared.codes(clip)), voice.codec.sample_rate, text=clip.text,
-                 speaker=clip.speaker)
-            for clip in clips
-        ]  # fmt: skip
+            Item(clip.id, sound, voice.codec.sample_rate, text=clip.text, speaker=clip.speaker)
+            for clip, sound in zip(clips, sounds, strict=True)
+        ]
         acted = by_voice(score_files(heard, Judges(), emotion))
         bar.advance(1)
         found = match(say, acted, strongest)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,12 +77,12 @@ def score_files(items: Sequence[Item], judges: Judges, emotion: str) -> list[Fil
         require_label(judges.emotion, emotion)
     if repeated := sorted(name for name, times in Counter(item.file for item in items).items() if times > 1):
         raise DataError(f"these files are named twice: {', '.join(repeated[:5])}")
-    rows, usable = [], []
-    for item in items:
-        row, order = _measure(item)
-        rows.append(row)
-        if order is not None:
-            usable.append(_Usable(row, item, order))
+    with ThreadPoolExecutor() as pool:
+        measured = list(pool.map(_measure, items))
+    rows = [row for row, _ in measured]
+    usable = [
+        _Usable(row, item, order) for item, (row, order) in zip(items, measured, strict=True) if order is not None
+    ]
     usable.sort(key=lambda file: file.order)
     _judge_emotion(usable, judges, emotion)
     _judge_words(usable, judges)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from affetto.audio.sound import write_sound
+from affetto.codes.decoding import decode_each
 from affetto.codes.prepare import Prepared
 from affetto.evaluate.scoring import Item
 from affetto.evaluate.sentences import Sentence, ask, recordings_in_turn
@@ -62,9 +63,10 @@ class Studio:
             with progress(f"Speaking {folder.name}", len(requests)) as bar:
                 spoken = self.voice.generate(requests, bar.advance)
             hit_caps = {}
-            for index, (sentence, result) in enumerate(zip(sentences, spoken, strict=True)):
+            sounds = self.voice.decode_each(spoken)
+            for index, (sentence, result, sound) in enumerate(zip(sentences, spoken, sounds, strict=True)):
                 path = folder / f"{index:03d}.wav"
-                write_sound(path, self.voice.decode(result), self.voice.codec.sample_rate)
+                write_sound(path, sound, self.voice.codec.sample_rate)
                 write_text(path.with_suffix(".txt"), sentence.text + "\n")
                 hit_caps[path.name] = result.hit_cap
             note_spoken(folder, key, hit_caps)
@@ -86,9 +88,10 @@ class Studio:
         chosen = recordings_in_turn(prepared.select(emotion, "test"), most)
         shutil.rmtree(folder, ignore_errors=True)
         items = []
-        for index, clip in enumerate(chosen):
+        sounds = decode_each(codec, [prepared.codes(clip) for clip in chosen])
+        for index, (clip, sound) in enumerate(zip(chosen, sounds, strict=True)):
             path = folder / f"{index:03d}_{_file_name(clip.id)}.wav"
-            write_sound(path, codec.decode(prepared.codes(clip)), codec.sample_rate)
+            write_sound(path, sound, codec.sample_rate)
             if clip.text:
                 write_text(path.with_suffix(".txt"), clip.text + "\n")
             items.append(Item(self._name(path), path, text=clip.text, speaker=clip.speaker))
@@ -99,12 +102,11 @@ class Studio:
         plain = [clip for clip in prepared.clips if clip.emotion in (None, "neutral")]
         chosen = [clip for name in speakers for clip in [each for each in plain if each.speaker == name][:_REFERENCES]]
         codec = self.voice.codec
+        sounds = decode_each(codec, [prepared.codes(clip) for clip in chosen])
         return [
-            Item(
-                clip.id, codec.decode(prepared.codes(clip)), codec.sample_rate, text=clip.text, speaker=clip.speaker
-            )
-            for clip in chosen
-        ]  # fmt: skip
+            Item(clip.id, sound, codec.sample_rate, text=clip.text, speaker=clip.speaker)
+            for clip, sound in zip(chosen, sounds, strict=True)
+        ]
 
     def _name(self, path: Path) -> str:
         return path.relative_to(self.output_dir).as_posix()

@@ -23,12 +23,15 @@ def hear(
 ) -> dict[str, Metric]:  # fmt: skip
     """Speak `sentences` at one intensity and have emotion and words judged; nothing is written."""
     requests = ask(voice, sentences, emotion, intensity=intensity, temperature=temperature, cued=cued)
+    spoken = voice.generate(requests)
     items = [
         Item(
-            f"{number:03d}", voice.decode(said), voice.codec.sample_rate, text=sentence.text,
-            speaker=sentence.speaker, seed=sentence.seed, hit_cap=said.hit_cap,
+            f"{number:03d}", sound, voice.codec.sample_rate, text=sentence.text, speaker=sentence.speaker,
+            seed=sentence.seed, hit_cap=said.hit_cap,
         )
-        for number, (sentence, said) in enumerate(zip(sentences, voice.generate(requests), strict=True))
+        for number, (sentence, said, sound) in enumerate(
+            zip(sentences, spoken, voice.decode_each(spoken), strict=True)
+        )
     ]  # fmt: skip
     few = of_strengths(judges)
     return build_system(emotion, "adapter", score_files(items, few, emotion), few, intensity)["metrics"]

@@ -72,14 +72,14 @@ def evaluate(
     recordings, acted = studio.recordings(f"{emotion}_real", prepared, emotion, config.evaluation_sentences)
 
     # 3. Judge everything.
-    base_rows = _score(said, journal, "base", prompt="emotional")
+    base_rows = _score(said, journal, "base", prompt="emotional", lasting=True)
     plain_base_rows = [FileRow(**{**row, "prompt": "plain"}) for row in base_rows]
     adapter_rows = [
         *_score(asked, journal, emotion, prompt="emotional"),
         *_score(unasked, journal, f"{emotion}, plain prompts", prompt="plain"),
     ]
-    real_rows = _score(recordings, journal, "real recordings", prompt=None)
-    chance_rows = _score(said_again, journal, RESEEDED, prompt="plain")
+    real_rows = _score(recordings, journal, "real recordings", prompt=None, lasting=True)
+    chance_rows = _score(said_again, journal, RESEEDED, prompt="plain", lasting=True)
     base, adapter = (said, base_rows), ([*asked, *unasked], adapter_rows)
     real, chance = (recordings, real_rows), (said_again, chance_rows)
     if judges.voice is not None:
@@ -171,7 +171,9 @@ def _strengths(
     return hear_strengths(own, config.evaluation_strengths, judges, say)
 
 
-def _score(items: Sequence[Item], journal: Journal, title: str, *, prompt: Prompt | None) -> list[FileRow]:
+def _score(
+    items: Sequence[Item], journal: Journal, title: str, *, prompt: Prompt | None, lasting: bool = False
+) -> list[FileRow]:
     marked = [Item(**{**item.__dict__, "prompt": prompt}) for item in items]
     with progress(f"Judging {title}", len(marked)) as bar:
-        return journal.score(marked, bar.advance)
+        return journal.score(marked, bar.advance, lasting=lasting)

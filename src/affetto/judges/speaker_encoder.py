@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers.audio_utils import mel_filter_bank, spectrogram, window_function
+from transformers.audio_utils import mel_filter_bank, window_function
 
 from affetto.errors import MissingDependencyError
 from affetto.files import hash_folder
@@ -33,6 +33,8 @@ WINDOW, HOP = 400, 160
 """Samples of a spectrum, and from one to the next: 25 and 10 ms."""
 FRAMES, STEP = 160, 77
 """Spectra of a window of the encoder (1.6 s), and from one to the next (1.3 windows a second)."""
+BATCH = 32
+"""Windows that are heard at once."""
 MIN_COVERAGE = 0.75
 """A last window with less sound than this isn't heard, unless it is the only one."""
 LEVEL_DB = -30.0
@@ -80,18 +82,28 @@ class BundledVoiceJudge:
     def embed(self, sounds: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float64] | None]:
         """Unit vectors (256,) of mono sounds at 16 kHz; None where less than `SHORTEST_S` sounds.
 
-        One sound at a time, whose windows are a batch, so that company changes no vector.
+        Windows of all sounds go through the network in batches of one size, the last filled up, so that company
+        changes no vector.
         """
+        heard = [encoder_windows(sound) for sound in sounds]
+        windows = [mel_NTB for mel_NTB in heard if mel_NTB is not None]
+        if not windows:
+            return [None] * len(sounds)
         with one_thread_each():
-            return [self._vector(sound) for sound in sounds]
+            voices = iter(torch.split(self._voices(np.concatenate(windows)), [len(mel_NTB) for mel_NTB in windows]))
+        return [None if mel_NTB is None else _mean_voice(next(voices)) for mel_NTB in heard]
 
-    def _vector(self, sound: NDArray[np.float32]) -> NDArray[np.float64] | None:
-        mel_NTB = encoder_windows(sound)
-        if mel_NTB is None:
-            return None
-        mean_D = self.encoder(torch.from_numpy(mel_NTB).to(self.device)).double().mean(dim=0)
-        unit_D: NDArray[np.float64] = nn.functional.normalize(mean_D, dim=0).cpu().numpy()
-        return unit_D
+    def _voices(self, mel_NTB: NDArray[np.float32]) -> Tensor:
+        """Unit vectors (N, D) of windows."""
+        missing = -len(mel_NTB) % BATCH
+        mel = torch.from_numpy(np.pad(mel_NTB, ((0, missing), (0, 0), (0, 0))))
+        voices = [self.encoder(part.to(self.device)) for part in torch.split(mel, BATCH)]
+        return torch.cat(voices)[: len(mel_NTB)]
+
+
+def _mean_voice(voices_ND: Tensor) -> NDArray[np.float64]:
+    unit_D: NDArray[np.float64] = nn.functional.normalize(voices_ND.double().mean(dim=0), dim=0).cpu().numpy()
+    return unit_D
 
 
 def weights_folder() -> Path:
@@ -130,11 +142,10 @@ def window_starts(num_samples: int) -> list[int]:
 
 def mel_spectra(samples: NDArray[np.float32]) -> NDArray[np.float32]:
     """Power spectra (frames, 40) in Slaney's mel bands, a frame centred on every `HOP` samples."""
-    power_BT = spectrogram(
-        samples, _window(), WINDOW, HOP, fft_length=WINDOW, power=2.0, pad_mode="constant", mel_filters=_filters(),
-        mel_floor=0.0,
-    )  # fmt: skip
-    return np.ascontiguousarray(power_BT.T, dtype=np.float32)
+    framed_TN = np.lib.stride_tricks.sliding_window_view(np.pad(samples, WINDOW // 2), WINDOW)[::HOP]
+    spectra_TF = np.fft.rfft(framed_TN.astype(np.float64) * _window())
+    power_TF = spectra_TF.real**2 + spectra_TF.imag**2
+    return (power_TF @ _filters()).astype(np.float32)
 
 
 @cache

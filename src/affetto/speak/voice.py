@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from affetto.adapters.bank import AdapterBank, all_targets
 from affetto.adapters.checkpoints import load_adapter
 from affetto.codes.codec import load_codec
+from affetto.codes.decoding import decode_each
 from affetto.errors import AdapterError, ConfigError
 from affetto.model.base import DTYPES, MINIATURE, Base, load_base
 from affetto.model.batch import Turn
@@ -203,6 +204,10 @@ class Voice:
     def decode(self, spoken: Spoken) -> NDArray[np.float32]:
         """Samples of what was said."""
         return self.codec.decode(spoken.codes_TK)
+
+    def decode_each(self, spoken: Sequence[Spoken]) -> Iterator[NDArray[np.float32]]:
+        """What `decode` gives of each, in their order; faster than one by one."""
+        return decode_each(self.codec, [said.codes_TK for said in spoken])
 
     def unknown_signs(self, text: str) -> list[str]:
         """Letters and digits of `text` that the base's tokenizer has no token for: it can't say them."""
