@@ -199,6 +199,7 @@ def speak(
     temperature: Annotated[
         float | None, typer.Option(min=0.0, help="0 always takes the likeliest code. Default: 0.6.")
     ] = None,
+    takes: Annotated[int | None, typer.Option(min=1, help="Said so often; the clearest is kept. Default: 4.")] = None,
     after: Annotated[
         list[str] | None,
         typer.Option(
@@ -213,14 +214,12 @@ def speak(
     """Speak a sentence, with any trained emotion or blend, at any strength."""
     if not math.isfinite(intensity or 0.0) or not math.isfinite(temperature or 0.0):
         raise ConfigError("--intensity and --temperature must be finite numbers")
-    blend = _blend(emotion)
+    blend, turns = _blend(emotion), [_earlier_turn(turn, speaker) for turn in after or ()]
     from affetto.speak.to_file import speak_to_file
-    from affetto.types import SPEAKING_TEMPERATURE
 
     speak_to_file(
         text, blend, out, base=base, models=models, intensity=intensity, speaker=speaker, seed=seed,
-        temperature=SPEAKING_TEMPERATURE if temperature is None else temperature,
-        after=[_earlier_turn(turn, speaker) for turn in after or ()], device=device,
+        temperature=temperature, takes=takes, after=turns, device=device,
     )  # fmt: skip
     typer.echo(out)
 

@@ -18,7 +18,7 @@ from affetto.adapters.targets import Part
 from affetto.audio.hints import did_you_mean
 from affetto.errors import ConfigError
 from affetto.judges.kinds import KINDS
-from affetto.types import EMOTIONS, SPEAKING_TEMPERATURE
+from affetto.types import EMOTIONS, SPEAKING_TAKES, SPEAKING_TEMPERATURE
 
 EXPRESSIVE = "base"
 """Name of the adapter over all emotions that the emotions' own may build upon."""
@@ -109,6 +109,7 @@ class Config(BaseModel):
     evaluation_clips: Count = 120
     evaluation_strengths: tuple[Annotated[float, _Number, Field(gt=0.0, le=2.0)], ...] = (0.5, 0.75, 1.0, 1.25)
     sampling_temperature: NotNegative = SPEAKING_TEMPERATURE
+    sampling_takes: Count = SPEAKING_TAKES
     judges: dict[str, str] = Field(default_factory=dict)
 
     @field_validator("emotions")

@@ -75,6 +75,8 @@ class Problem:
 
 SPEAKING_TEMPERATURE = 0.6
 """Of sampled codes, unless somebody says otherwise (docs/log.md)."""
+SPEAKING_TAKES = 4
+"""How often a sentence is said, the best take of which is kept, unless somebody says otherwise (docs/log.md)."""
 
 
 class SoundStream(Protocol):

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from affetto.audio.sound import write_sound
+from affetto.config import Config
 from affetto.evaluate.speaking import Studio
 from affetto.evaluate.spoken import NOTE, note_spoken, read_spoken, speech_key
 from affetto.model.batch import Turn
@@ -47,7 +48,7 @@ def test_so_did_another_precision_or_device(tmp_path: Path) -> None:
     def key(answers_hash: str, device: str) -> str:
         base = SimpleNamespace(folder=tmp_path, answers_hash=answers_hash, device=torch.device(device))
         voice: Any = SimpleNamespace(base=base)
-        return speech_key(REQUESTS, *Studio.of(voice, tmp_path, tmp_path, temperature=0.6, resume=True).made_by)
+        return speech_key(REQUESTS, *Studio.of(voice, tmp_path, Config(output_dir=tmp_path), resume=True).made_by)
 
     assert len({key("base", "cpu"), key("base/bf16", "cpu"), key("base", "cuda")}) == 3
 

@@ -70,7 +70,7 @@ def test_speech_is_float32_at_the_codecs_rate(voice: Voice) -> None:
 
 
 def test_a_stream_is_the_speech_in_pieces(voice: Voice) -> None:
-    whole, rate = voice.speak("a key", "happy", seed=3)
+    whole, rate = voice.speak("a key", "happy", seed=3, takes=1)
     pieces = list(voice.stream("a key", "happy", seed=3))
     assert np.array_equal(np.concatenate(pieces), whole)
     frame = round(rate / voice.base.frame_rate)
@@ -94,7 +94,7 @@ def test_with_mimi_every_frame_is_heard_at_once(voice: Voice, monkeypatch: pytes
     found = [next(pieces)]
     assert len(calls) == 1
     found += pieces
-    whole, _ = voice.speak("a key", "happy", seed=3)
+    whole, _ = voice.speak("a key", "happy", seed=3, takes=1)
     np.testing.assert_allclose(np.concatenate(found), whole, rtol=1e-4, atol=1e-6)
 
 
@@ -107,8 +107,8 @@ def test_earlier_turns_are_read_and_heard_before_the_text(voice: Voice) -> None:
     turn = voice.turn("a lock", sound, voice.codec.sample_rate, speaker=1)
     assert turn.text_ids == voice.base.prompt_ids("a lock", 1)
     np.testing.assert_array_equal(turn.codes_TK, voice.codec.encode(sound))
-    plain, _ = voice.speak("a key", "happy", seed=3)
-    after, _ = voice.speak("a key", "happy", seed=3, context=[turn])
+    plain, _ = voice.speak("a key", "happy", seed=3, takes=1)
+    after, _ = voice.speak("a key", "happy", seed=3, context=[turn], takes=1)
     assert plain.tolist() != after.tolist()
     wish = replace(voice.request("a key", "happy", seed=3), context=(turn,))
     np.testing.assert_array_equal(after, voice.decode(voice.generate([wish])[0]))

@@ -96,7 +96,7 @@ def match_clips(config: Config, emotion: str, prepared: Prepared, adapter: Path,
             cued = intensity > 0
             requests = ask(
                 voice, sentences, emotion if cued else None, intensity=intensity, cued=cued,
-                temperature=config.sampling_temperature,
+                temperature=config.sampling_temperature, takes=config.sampling_takes,
             )  # fmt: skip
             sounds = voice.decode_each(voice.generate(requests))
             items = [

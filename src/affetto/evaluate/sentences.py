@@ -30,12 +30,14 @@ def ask(
     intensity: float,
     temperature: float,
     cued: bool,
+    takes: int = 1,
 ) -> list[Request]:
-    """The requests for `sentences`, in order; see `Voice.request`."""
+    """The requests for `sentences`, in order; see `Voice.request`. `takes` is one where the base can't weigh them."""
+    takes = voice.num_takes(takes)
     return [
         voice.request(
             sentence.text, emotion, intensity=intensity, speaker=sentence.number, seed=sentence.seed,
-            temperature=temperature, cued=cued,
+            temperature=temperature, cued=cued, takes=takes,
         )
         for sentence in sentences
     ]  # fmt: skip

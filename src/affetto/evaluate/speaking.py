@@ -11,6 +11,7 @@ from pathlib import Path
 from affetto.audio.sound import write_sound
 from affetto.codes.decoding import decode_each
 from affetto.codes.prepare import Prepared
+from affetto.config import Config
 from affetto.evaluate.scoring import Item
 from affetto.evaluate.sentences import Sentence, ask, recordings_in_turn
 from affetto.evaluate.spoken import note_spoken, read_spoken, speech_key
@@ -30,17 +31,18 @@ class Studio:
     voice: Voice
     output_dir: Path
     temperature: float
+    takes: int
     resume: bool
     """Take up what was spoken before by the same weights."""
     made_by: tuple[str, ...]
     """Hashes of base, codec and adapter, and the device: what sounds depend on beside the requests."""
 
     @classmethod
-    def of(cls, voice: Voice, adapter: Path, output_dir: Path, *, temperature: float, resume: bool) -> Studio:
+    def of(cls, voice: Voice, adapter: Path, config: Config, *, resume: bool) -> Studio:
         """The studio of a voice that has loaded the adapter of the folder `adapter`."""
         codec, own = hash_folder(voice.base.folder, ("codec.*",)), hash_folder(adapter, ("*.safetensors",))
         made_by = (voice.base.answers_hash, codec, own, voice.base.device.type)
-        return cls(voice, output_dir, temperature, resume, made_by)
+        return cls(voice, config.output_dir, config.sampling_temperature, config.sampling_takes, resume, made_by)
 
     def folder(self, name: str) -> Path:
         """Of the sounds of that name."""
@@ -55,7 +57,10 @@ class Studio:
         With `resume` it is used where it is of the same sentences and weights.
         """
         folder = self.folder(name)
-        requests = ask(self.voice, sentences, emotion, intensity=intensity, temperature=self.temperature, cued=cued)
+        requests = ask(
+            self.voice, sentences, emotion, intensity=intensity, temperature=self.temperature, cued=cued,
+            takes=self.takes,
+        )  # fmt: skip
         key = speech_key(requests, *self.made_by)
         hit_caps = read_spoken(folder, key) if self.resume else None
         if hit_caps is None:

@@ -64,7 +64,7 @@ def evaluate(
 
     # 2. Speak: held-out texts, the voices that the adapter learned from; and the recordings beside them.
     sentences = held_out_sentences(config, emotion, prepared, facts["trained_speakers"], facts["speakers"])
-    studio = Studio.of(voice, folder, config.output_dir, temperature=config.sampling_temperature, resume=resume)
+    studio = Studio.of(voice, folder, config, resume=resume)
     said = studio.speak(f"{emotion}_base", sentences)
     asked = studio.speak(emotion, sentences, emotion, strength, cued=True)
     unasked = studio.speak(f"{emotion}_plain", sentences, emotion, strength)

@@ -49,9 +49,12 @@ class Cell:
         return f"{self.method}-{self.emotion}-{self.seed}"
 
     def config(self, config: Config, folder: Path) -> Config:
-        """`config` with the method's changes, training into a folder of its own."""
+        """`config` with the method's changes, training into a folder of its own.
+
+        One take of each sentence is heard: what the best of several has is not the method's doing.
+        """
         changes = {**METHODS[self.method].changes, "seed": self.seed, "output_dir": folder / "runs" / self.name}
-        return config.model_copy(update={**changes, "trackers": ()})
+        return config.model_copy(update={**changes, "trackers": (), "sampling_takes": 1})
 
 
 def cells(methods: Sequence[str], emotions: Sequence[str], num_seeds: int) -> list[Cell]:

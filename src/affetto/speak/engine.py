@@ -21,6 +21,7 @@ from affetto.model.triton_runs import triton_runs
 from affetto.speak.frames import Frames, TorchFrames
 from affetto.speak.host import HostFrames
 from affetto.speak.layers import Cache, Rotary, normed, spread
+from affetto.speak.prompts import embed_prompt
 from affetto.speak.sampling import Sampling, dice, require_numbers
 from affetto.speak.state import Heard, SpeakingBatch, SpeakingRow
 from affetto.speak.weights import SpeakingWeights
@@ -128,7 +129,7 @@ class Engine:
         rows = [*(old.rows[index] for index in kept if old is not None), *joining]
         if not rows:
             return None
-        prompts = [self._prompt(row.request) for row in joining]
+        prompts = [embed_prompt(self.weights, row.request) for row in joining]
         for row, prompt_SD in zip(joining, prompts, strict=True):
             row.num_positions = len(prompt_SD)
         # Rows of one gate stand together, so that their adapters' products are few and large.
@@ -216,25 +217,6 @@ class Engine:
         new.states_BD[target] = normed(hidden_BD, self._eps) * weights.norm_D
         source = torch.arange(len(rows), device=device)
         _copy_rows(cache, len(rows), width, source, new.cache, len(new.rows), new.slot, target, width)
-
-    def _prompt(self, request: Request) -> Tensor:
-        """Input embeddings (S, D) of earlier turns and of the text to be spoken."""
-        weights, parts = self.weights, []
-        offsets_K = torch.arange(weights.num_codebooks, device=weights.device) * weights.vocab_size
-        for turn in request.context:
-            parts.append(self._text(turn.text_ids))
-            if turn.codes_TK is not None:
-                # What was said ends with the frame that ends speech, all zeros.
-                heard_TK = np.pad(np.asarray(turn.codes_TK, dtype=np.int64), ((0, 1), (0, 0)))
-                codes_TK = torch.from_numpy(heard_TK).to(weights.device) + offsets_K
-                parts.append(torch.nn.functional.embedding(codes_TK, weights.heard_table).sum(1))
-        return torch.cat([*parts, self._text(request.text_ids)])
-
-    def _text(self, ids: Sequence[int]) -> Tensor:
-        # The table may be on another device than the layers: only the rows that are read travel.
-        table = self.weights.text_table
-        rows_SD: Tensor = table[torch.tensor(ids, dtype=torch.int64, device=table.device)]
-        return rows_SD.to(self.weights.device)
 
 
 def _fastest(weights: SpeakingWeights) -> Arithmetic:

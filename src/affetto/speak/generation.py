@@ -45,10 +45,18 @@ class Request:
     top_k: int = 0
     """0 is all codes."""
     context: tuple[Turn, ...] = ()
+    takes: int = 1
+    """How often it is said; the best is kept (`affetto.speak.takes`)."""
+    wordless_ids: tuple[int, ...] = ()
+    """The prompt without its words, which takes are weighed by."""
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.temperature) and self.temperature >= 0):
             raise ConfigError(f"temperature must be 0 (greedy) or a positive number, not {self.temperature}")
+        if self.takes < 1:
+            raise ConfigError(f"takes must be 1 or more, not {self.takes}")
+        if self.takes > 1 and not self.wordless_ids:
+            raise ConfigError("takes are weighed by the prompt without its words: give it as wordless_ids")
         if self.top_k < 0:
             raise ConfigError(f"top_k must be 0 (all codes) or a positive number, not {self.top_k}")
         if not all(map(math.isfinite, self.gate)):
@@ -110,8 +118,14 @@ def generate(
     """Speak all requests, `batch_size` at a time; results in the order of the requests.
 
     `on_progress` is told how many requests have ended, `on_frame` a request's place and its next frame (K,).
-    BaseModelError where the base's weights are damaged so that it would say NaN.
+    BaseModelError where the base's weights are damaged so that it would say NaN; ConfigError where several takes are
+    asked of a base that can't weigh them (`can_weigh`).
     """
+    if any(request.takes > 1 for request in requests):
+        assert on_frame is None, "which take is kept isn't known until all are said"
+        if not can_weigh(base):
+            raise ConfigError(f"{base.id} can't weigh what it said: ask it for one take")
+        return _best(base, requests, batch_size, on_progress)
     if not isinstance(base.network, CsmNetwork):
         return _batch_by_batch(base, requests, batch_size, on_progress)
     frames: list[list[NDArray[np.int64]]] = [[] for _ in requests]
@@ -129,6 +143,34 @@ def generate(
         Spoken(np.stack(said) if said else nothing, hit_cap=len(said) >= request.max_frames)
         for request, said in zip(requests, frames, strict=True)
     ]
+
+
+def can_weigh(base: Base) -> bool:
+    """Whether the base can tell which of several takes says the words best."""
+    return isinstance(base.network, CsmNetwork)
+
+
+def _best(
+    base: Base, requests: Sequence[Request], batch_size: int, on_progress: Callable[[int], object] | None
+) -> list[Spoken]:
+    from affetto.speak.takes import best_takes
+
+    assert isinstance(base.network, CsmNetwork)
+    told, num_said, num_takes = 0, 0, sum(request.takes for request in requests)
+
+    def advance(num: int) -> None:
+        # Takes of a request end at different times: what is told is their share.
+        nonlocal told, num_said
+        num_said += num
+        now = num_said * len(requests) // num_takes
+        if on_progress and now > told:
+            on_progress(now - told)
+        told = now
+
+    def say(singles: list[Request]) -> list[Spoken]:
+        return generate(base, singles, batch_size=batch_size, on_progress=advance)
+
+    return best_takes(weights_of(base.network), requests, say)
 
 
 def hear(base: Base, requests: Sequence[Request], batch_size: int) -> Iterator[list[Heard]]:

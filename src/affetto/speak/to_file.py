@@ -30,16 +30,17 @@ def speak_to_file(
     intensity: float | None = None,
     speaker: int = 0,
     seed: int = 0,
-    temperature: float = SPEAKING_TEMPERATURE,
+    temperature: float | None = None,
+    takes: int | None = None,
     after: Sequence[tuple[Path, int]] = (),
     device: str | None = None,
 ) -> None:
     """Load what the blend needs from `models/<emotion>/best`, speak, write `out`.
 
     `after` are earlier turns, (sound file with its words in a .txt beside it, speaker), oldest first. `device` is cpu
-    or cuda; None is the `usual_device`. On a GPU the base is in bfloat16. Raises AffettoErrors, those that can be known
-    before it is loaded at once; what can be spoken in part, a speaker that isn't known, and a strength beyond what
-    training measured, are told.
+    or cuda; None is the `usual_device`. On a GPU the base is in bfloat16. `temperature` and `takes` are the library's
+    where they are None. Raises AffettoErrors, those that can be known before it is loaded at once; what can be spoken
+    in part, a speaker that isn't known, and a strength beyond what training measured, are told.
     """
     sound_format(out)
     if not any(map(str.isalnum, text)):
@@ -62,8 +63,9 @@ def speak_to_file(
     _check_request(voice, text, speaker)
     context = [_read_turn(voice, path, who) for path, who in after]
     samples, rate = voice.speak(
-        text, blend, intensity=intensity, speaker=speaker, seed=seed, temperature=temperature, context=context
-    )
+        text, blend, intensity=intensity, speaker=speaker, seed=seed, context=context, takes=takes,
+        temperature=SPEAKING_TEMPERATURE if temperature is None else temperature,
+    )  # fmt: skip
     write_sound(out, samples, rate)
 
 

@@ -24,9 +24,9 @@ from affetto.model.batch import Turn
 from affetto.model.light import load_for_speaking
 from affetto.model.rows import PLAIN_TEMPLATE
 from affetto.progress import say
-from affetto.speak.generation import Request, Spoken, cut_off, frames_that_fit, generate
+from affetto.speak.generation import Request, Spoken, can_weigh, cut_off, frames_that_fit, generate
 from affetto.speak.streaming import Piece, can_stream, stream
-from affetto.types import SPEAKING_TEMPERATURE, Codec
+from affetto.types import SPEAKING_TAKES, SPEAKING_TEMPERATURE, Codec
 
 _UNKNOWN_SIGN = "\ue000"
 """Of Unicode's private use: no tokenizer has it, so what becomes of it becomes of all unknown signs."""
@@ -107,12 +107,14 @@ class Voice:
         temperature: float = SPEAKING_TEMPERATURE,
         cued: bool = True,
         context: Sequence[Turn] = (),
+        takes: int = 1,
     ) -> Request:
         """The request for `text`. `emotion` is a name or a blend {name: share}; `intensity` scales it.
 
         Without `intensity` each adapter speaks at the intensity that its training recommends. `cued=False` leaves the
         prompt plain with the adapter on, which shows what leaks. `context` are earlier turns (`turn`), oldest first;
         the oldest ones are left out where the base's window has no room. For the text itself see `frames_that_fit`.
+        Of several `takes` the one that says the words best is kept (`affetto.speak.takes`).
         """
         shares = {emotion: 1.0} if isinstance(emotion, str) else dict(emotion or {})
         if unknown := [name for name in shares if name not in self.emotions]:
@@ -128,13 +130,17 @@ class Voice:
         if cued and any(strengths.values()) and not self.base.has_text_stream:
             template = self._templates.get(max(strengths, key=lambda name: strengths[name]), PLAIN_TEMPLATE)
         ids = self.base.prompt_ids(template.replace("{text}", text), speaker)
+        wordless = self.base.prompt_ids(template.replace("{text}", "").strip(), speaker) if takes > 1 else ()
         cap = frames_that_fit(self.base, text, len(ids))
         fitting = list(context)
         while fitting and sum(turn.num_positions for turn in fitting) + len(ids) + cap > self.base.window:
             fitting.pop(0)
         if len(fitting) < len(context):
             say(f"the base's window has room for {len(fitting)} of {len(context)} earlier turns: the last ones")
-        return Request(ids, cap, gate, seed=seed, temperature=temperature, context=tuple(fitting))
+        return Request(
+            ids, cap, gate, seed=seed, temperature=temperature, context=tuple(fitting), takes=takes,
+            wordless_ids=wordless,
+        )  # fmt: skip
 
     def turn(self, text: str, samples: NDArray[np.floating], sample_rate: int, speaker: int = 0) -> Turn:
         """An earlier turn for `context`: what `speaker` said and how it sounded, mono samples.
@@ -152,14 +158,17 @@ class Voice:
     def speak(
         self, text: str, emotion: str | Mapping[str, float] | None = None, *, intensity: float | None = None,
         speaker: int = 0, seed: int = 0, temperature: float = SPEAKING_TEMPERATURE, context: Sequence[Turn] = (),
+        takes: int | None = None,
     ) -> tuple[NDArray[np.float32], int]:  # fmt: skip
         """Speak; returns (mono samples, sample rate). No emotion is the base; see `request`.
 
-        Speech that is empty, or that its cap ended and not the base, is told.
+        Without `takes` it is said `SPEAKING_TAKES` times, once where the base can't weigh them (`num_takes`). Speech
+        that is empty, or that its cap ended and not the base, is told.
         """
         request = self.request(
-            text, emotion, intensity=intensity, speaker=speaker, seed=seed, temperature=temperature, context=context
-        )
+            text, emotion, intensity=intensity, speaker=speaker, seed=seed, temperature=temperature, context=context,
+            takes=self.num_takes(SPEAKING_TAKES) if takes is None else takes,
+        )  # fmt: skip
         spoken = self.generate([request])[0]
         if not len(spoken.codes_TK):
             say("nothing was said: the base ended before its first frame; try another seed", style="yellow")
@@ -189,6 +198,8 @@ class Voice:
 
         Frames are drawn and, by Mimi, decoded in one batch. ConfigError where the base says all of a text at once.
         """
+        if any(request.takes > 1 for request in requests):
+            raise ConfigError("which take is kept isn't known until all are said: stream one take")
         if not can_stream(self.base):
             raise ConfigError(f"{self.base.id} says all codes of a text at once: speak whole texts with it")
         yield from stream(self.base, self._padded(requests), self.codec.open_streams(), batch_size=batch_size)
@@ -196,6 +207,10 @@ class Voice:
     def generate(self, requests: Sequence[Request], on_progress: Callable[[int], object] | None = None) -> list[Spoken]:
         """Codes of many requests, batched. Requests made before an adapter was loaded don't use it."""
         return generate(self.base, self._padded(requests), on_progress=on_progress)
+
+    def num_takes(self, wanted: int) -> int:
+        """`wanted` takes where the base can weigh them, else one."""
+        return wanted if can_weigh(self.base) else 1
 
     def _padded(self, requests: Sequence[Request]) -> list[Request]:
         num = len(self.emotions)
