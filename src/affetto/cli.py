@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import math
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -256,6 +257,7 @@ def miniature_measure(
 
 def main() -> NoReturn:
     """Entry point: errors that a user can mend, and a full disk, are printed without a traceback."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # NumPy's products are small here: threads would wait
     try:
         # Not None where the command ended early: 0 after --help, 130 after Ctrl-C.
         status = app(standalone_mode=False)

@@ -61,7 +61,7 @@ def _by_the_network(base: Base, request: Request, codes_TK: NDArray[np.int64]) -
 def test_likelihoods_are_those_of_the_teacher_forced_logits(
     gated: Base, make_row: Callable[..., Row], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(takes, "_FRAMES", 5)
+    monkeypatch.setattr(takes, "_POSITIONS", 40)
     monkeypatch.setattr(takes, "_ROWS", 3)
     gates = [(), (0.0, 0.0), (1.0, 0.0), (0.5, -0.7), (1.0, 0.0), (1.0, 0.0), (1.0, 0.0)]
     asked = [replace(_requests(gated)[i % 3], gate=gate) for i, gate in enumerate(gates)]

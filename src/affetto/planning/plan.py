@@ -285,5 +285,7 @@ def _assumptions(
     if speaking is None:
         told.append("memory of speaking isn't planned for this kind of base")
     else:
-        told.append("speaking is one sentence after another, of a mean clip's length, without the codec's decoder")
+        told.append(
+            "speaking is a take of one sentence after another, of a clip's mean length, without the codec's decoder"
+        )
     return tuple(told)

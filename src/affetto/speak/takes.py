@@ -35,8 +35,8 @@ LAMBDA = 0.5
 """Of 0 to 1.25 the best for a happy adapter on validation texts (docs/log.md)."""
 _SEEDS_APART = 15_485_863
 """From a take's seed to the next one's: prime, so that sentences with seeds in a row share none."""
-_ROWS, _FRAMES = 16, 512
-"""Heard by the backbone, and by the depth decoder, at once."""
+_ROWS, _POSITIONS = 16, 4096
+"""Rows that the backbone hears at once, and positions that the depth decoder does."""
 
 
 def best_takes(
@@ -110,7 +110,8 @@ def _of_batch(
         [row_SD[len(x_SD) - 1 :][: len(said)] for row_SD, x_SD, said in zip(states_BSD, prompts, codes, strict=True)]
     )
     codes_FK = torch.from_numpy(np.concatenate(codes)).to(weights.device)
-    parts = zip(torch.split(states_FD, _FRAMES), torch.split(codes_FK, _FRAMES), strict=True)
+    frames = max(1, _POSITIONS // weights.num_codebooks)
+    parts = zip(torch.split(states_FD, frames), torch.split(codes_FK, frames), strict=True)
     log_p_F = torch.cat([_of_frames(weights, arranged, *part) for part in parts])
     ends = np.cumsum([len(said) for said in codes])[:-1].tolist()
     return np.array([float(part.double().sum()) for part in torch.tensor_split(log_p_F.cpu(), ends)])
