@@ -40,12 +40,14 @@ SEED = 4_000_000
 
 
 def main() -> None:
-    """Measure every adapter and, once, the base; print and write the figures after each."""
+    """Measure every adapter beside the base; print and write the figures after each."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("adapters", type=Path, nargs="+", metavar="ADAPTER", help="emotion_models/<emotion>/best")
     parser.add_argument("--sentences", type=int, default=96)
     parser.add_argument("--takes", type=int, default=8)
     options = parser.parse_args()
+    if options.takes < 4:
+        parser.error("--takes is 4 or more: lambdas are compared by the best of four")
     found: dict[str, Any] = read_json(RESULT) if RESULT.is_file() else {}
     for adapter in options.adapters:
         facts = read_json(adapter / "affetto.json")

@@ -123,6 +123,14 @@ def test_greedy_takes_are_all_the_same(tiny_base: Base) -> None:
     assert [one.codes_TK.tolist() for one in once] == [one.codes_TK.tolist() for one in often]
 
 
+def test_what_is_said_once_and_what_is_said_often_may_go_together(tiny_base: Base) -> None:
+    once, often = _requests(tiny_base, TEXTS[:2])
+    once, often = replace(once, wordless_ids=()), replace(often, takes=3)
+    together = generate(tiny_base, [once, often, once])
+    alone = [generate(tiny_base, [request])[0] for request in (once, often, once)]
+    assert [one.codes_TK.tolist() for one in together] == [one.codes_TK.tolist() for one in alone]
+
+
 def test_progress_is_told_of_requests_and_not_of_takes(tiny_base: Base) -> None:
     told: list[int] = []
     generate(tiny_base, [replace(one, takes=4) for one in _requests(tiny_base)], on_progress=told.append)
@@ -149,6 +157,7 @@ def test_speaking_takes_several_unless_told_otherwise(tiny_base: Base, monkeypat
     assert [request.takes for request in asked] == [SPEAKING_TAKES, 2]
     assert asked[0].wordless_ids == tiny_base.prompt_ids("", 0)
     assert voice.request("a key").takes == 1
+    assert voice.request("a key", takes=4, temperature=0.0).takes == 1
 
 
 def test_what_cannot_be_weighed_is_refused(tiny_base: Base, tiny_moshi: Base) -> None:

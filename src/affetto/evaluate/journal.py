@@ -1,11 +1,12 @@
 """Scoring that can be stopped: rows are written down batch by batch, and a later run takes up what still holds.
 
 A row holds while everything that it was made from is the same: the file's bytes, its text, speaker, prompt and seed,
-the target emotion, the judges (ids with hashes), the device, the versions of affetto and its libraries, and the source
-of what measures and judges. Hashes of that are the row's key. What a judge says may differ in the last digit with the
-sounds that it hears together, so batches are cut by content, never by order or number: a batch ends behind a key of a
-certain form. A new file then changes its own batch and leaves the others as they were, and a batch is taken up whole or
-not at all: a resumed run writes the same bytes as one that was never stopped.
+the target emotion, the judges (ids with hashes), the device and the number of processors, the versions of affetto and
+its libraries, and the source of what measures and judges. Hashes of that are the row's key. What a judge says may
+differ in the last digit with the sounds that it hears together, so batches are cut by content, never by order or
+number: a batch ends behind a key of a certain form. A new file then changes its own batch and leaves the others as
+they were, and a batch is taken up whole or not at all: a resumed run writes the same bytes as one that was never
+stopped.
 
 Rows of sounds that no training changes (what the base says, recordings) can be kept in affetto's cache as well, for
 all later evaluations by the same judges on the same machine.

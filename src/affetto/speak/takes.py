@@ -51,13 +51,17 @@ def best_takes(
         for request in requests
         for take in range(request.takes)
     ]
-    spoken = say(singles)
-    scores = iter(take_scores(weights, singles, spoken))
-    rest, kept = iter(spoken), []
+    spoken, kept = say(singles), []
+    are_weighed = [request.takes > 1 for request in requests for _ in range(request.takes)]
+    weighed = [place for place, is_weighed in enumerate(are_weighed) if is_weighed]
+    scores = np.zeros(len(singles))
+    scores[weighed] = take_scores(weights, [singles[place] for place in weighed], [spoken[place] for place in weighed])
+    start = 0
     for request in requests:
-        takes = [(next(rest), next(scores)) for _ in range(request.takes)]
-        # Not the later of two equals: greedy takes are all the same.
-        kept.append(max(takes, key=lambda take: (not take[0].hit_cap, take[1]))[0])
+        places = range(start, start + request.takes)
+        # Of equals the first: greedy takes are all the same.
+        kept.append(spoken[max(places, key=lambda place: (not spoken[place].hit_cap, scores[place]))])
+        start += request.takes
     return kept
 
 
@@ -105,7 +109,7 @@ def _of_batch(
     width = max(map(len, heard))
     x_BSD = torch.stack([functional.pad(x_SD, (0, 0, 0, width - len(x_SD))) for x_SD in heard])
     hidden_BSD = _spread_all(x_BSD, arranged.backbone, weights.backbone_shape)
-    states_BSD = normed(hidden_BSD, _eps(weights.backbone_shape.eps, weights)) * weights.norm_D
+    states_BSD = normed(hidden_BSD, _eps(weights.backbone_shape, hidden_BSD)) * weights.norm_D
     states_FD = torch.cat(
         [row_SD[len(x_SD) - 1 :][: len(said)] for row_SD, x_SD, said in zip(states_BSD, prompts, codes, strict=True)]
     )
@@ -124,7 +128,7 @@ def _of_frames(weights: SpeakingWeights, arranged: Arranged, states_FD: Tensor, 
     x_FKD = torch.stack([states_FD, *said_FKD], dim=1)
     x_FKD = product(x_FKD.flatten(0, 1), arranged.projector).view(len(states_FD), num, -1)
     hidden_FKD = _spread_all(x_FKD, arranged.depth, weights.depth_shape)
-    last_FKD = normed(hidden_FKD.float(), _eps(weights.depth_shape.eps, weights), weights.head_norm_D)
+    last_FKD = normed(hidden_FKD.float(), _eps(weights.depth_shape, hidden_FKD), weights.head_norm_D)
     told_C = [logits(states_FD, weights.c0_head_DC)]
     told_C += [logits(last_FKD[:, k], weights.heads_DC[k - 1]) for k in range(1, num)]
     log_p = [-functional.cross_entropy(told_FC, codes_FK[:, k], reduction="none") for k, told_FC in enumerate(told_C)]
@@ -136,9 +140,8 @@ def _spread_all(x_BSD: Tensor, layers: Sequence[Layer], shape: Shape) -> Tensor:
     num_rows, num_positions = x_BSD.shape[:2]
     turns = Rotary(shape, num_positions, x_BSD.dtype)
     cache = Cache.empty(len(layers), num_rows, num_positions, shape, x_BSD)
-    eps = torch.tensor([shape.eps], device=x_BSD.device)
-    return spread(x_BSD, layers, shape, cache, eps, turns.cos_S2H, turns.sin_S2H, keep_all=True)
+    return spread(x_BSD, layers, shape, cache, _eps(shape, x_BSD), turns.cos_S2H, turns.sin_S2H, keep_all=True)
 
 
-def _eps(value: float, weights: SpeakingWeights) -> Tensor:
-    return torch.tensor([value], device=weights.device)
+def _eps(shape: Shape, like: Tensor) -> Tensor:
+    return torch.tensor([shape.eps], device=like.device)

@@ -114,8 +114,9 @@ class Voice:
         Without `intensity` each adapter speaks at the intensity that its training recommends. `cued=False` leaves the
         prompt plain with the adapter on, which shows what leaks. `context` are earlier turns (`turn`), oldest first;
         the oldest ones are left out where the base's window has no room. For the text itself see `frames_that_fit`.
-        Of several `takes` the one that says the words best is kept (`affetto.speak.takes`).
+        Of several `takes` the one that says the words best is kept (`affetto.speak.takes`); greedy there is only one.
         """
+        takes = takes if temperature else 1
         shares = {emotion: 1.0} if isinstance(emotion, str) else dict(emotion or {})
         if unknown := [name for name in shares if name not in self.emotions]:
             raise AdapterError(
