@@ -42,7 +42,7 @@ def main() -> None:
     sparse(source / "tokenizer-e351c8d8-checkpoint125.safetensors", mimi_shapes(), "F32", 4)
     (source / "tokenizer_spm_32k_3.model").write_bytes(text_model())
     start = time.perf_counter()
-    subprocess.run([sys.executable, "-m", "affetto.cli", "convert", str(source), str(target)], check=True)
+    subprocess.run([sys.executable, "-m", "affetto", "convert", str(source), str(target)], check=True)
     wall_s = time.perf_counter() - start
     peak_gib = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
     files = sorted(target.glob("*.safetensors"))

@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def _measured(emotions: list[str], output: Path, environment: dict[str, str]) -> dict[str, Any]:
-    command = [sys.executable, "-m", "affetto.cli", "run", "--output", str(output)]
+    command = [sys.executable, "-m", "affetto", "run", "--output", str(output)]
     for emotion in emotions:
         command += ["--emotion", emotion]
     kept = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}

@@ -169,8 +169,8 @@ def _cold_start(rounds: int) -> dict[str, float]:
             f"write_sound(Path({out!r}), *Voice.load().speak('I found the silver key'))"
         )
         commands = {
-            "help": ["-m", "affetto.cli", "--help"],
-            "speak": ["-m", "affetto.cli", "speak", "I found the silver key", "--out", out],
+            "help": ["-m", "affetto", "--help"],
+            "speak": ["-m", "affetto", "speak", "I found the silver key", "--out", out],
             "speak_through_transformers": ["-c", whole],
             "import_torch_alone": ["-c", "import torch"],
         }

@@ -62,4 +62,4 @@ source "$root/scripts/environment.sh"
 use_environment "$root" affetto
 [[ -z "$gpu" ]] || use_gpu "$gpu"
 # Bash before 4.4 takes an empty array for an unset variable.
-exec "$python" -m affetto.cli run --config "$config" ${options[@]+"${options[@]}"}
+exec "$python" -m affetto run --config "$config" ${options[@]+"${options[@]}"}

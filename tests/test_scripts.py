@@ -30,7 +30,7 @@ OPTIONS = (
 
 @pytest.fixture
 def fake(tmp_path: Path) -> dict[str, str]:
-    """An environment whose Python can import everything and, run as `-m affetto.cli`, says what it was called with."""
+    """An environment whose Python can import everything and, run as `-m affetto`, says what it was called with."""
     program = tmp_path / "venv" / "bin" / "python"
     program.parent.mkdir(parents=True)
     program.write_text('#!/bin/sh\n[ "$1" = -m ] || exit 0\necho "gpu=$CUDA_VISIBLE_DEVICES"\nprintf "%s\\n" "$@"\n')
@@ -86,7 +86,7 @@ def test_without_options_all_of_the_shipped_configuration_is_run(fake: dict[str,
     found = call(env=fake)
     config = ROOT / "configs" / "emotion_specific_finetuning.yaml"
     assert found.stderr == ""
-    assert found.stdout.splitlines() == ["gpu=unset", "-m", "affetto.cli", "run", "--config", str(config)]
+    assert found.stdout.splitlines() == ["gpu=unset", "-m", "affetto", "run", "--config", str(config)]
 
 
 def test_options_are_handed_on(fake: dict[str, str]) -> None:
@@ -97,7 +97,7 @@ def test_options_are_handed_on(fake: dict[str, str]) -> None:
         env=fake,
     )  # fmt: skip
     assert found.stdout.splitlines() == [
-        "gpu=1", "-m", "affetto.cli", "run", "--config", "mine.yaml", "--emotion", "happy", "--base", "a folder",
+        "gpu=1", "-m", "affetto", "run", "--config", "mine.yaml", "--emotion", "happy", "--base", "a folder",
         "--data", "one", "--data", "two words", "--general", "self", "--output", "out", "--jobs", "2",
         "--skip-datasets", "--skip-bad-clips", "--resume",
     ]  # fmt: skip
@@ -125,7 +125,7 @@ def test_a_gpu_that_torch_does_not_see_stops_the_run(tmp_path: Path, number: str
     program = interpreter(tmp_path / "venv" / "bin", "python", "torch", "affetto")
     site = program.parent / "site"
     (site / "torch" / "__init__.py").write_text(TORCH)
-    (site / "affetto" / "cli.py").write_text('import os\nprint("gpu", os.environ["CUDA_VISIBLE_DEVICES"])\n')
+    (site / "affetto" / "__main__.py").write_text('import os\nprint("gpu", os.environ["CUDA_VISIBLE_DEVICES"])\n')
     env = {"PATH": os.environ["PATH"], "VIRTUAL_ENV": str(tmp_path / "venv")}
     found = call("--gpu", number, env=env)
     if is_there:
@@ -137,7 +137,7 @@ def test_a_gpu_that_torch_does_not_see_stops_the_run(tmp_path: Path, number: str
 
 def test_every_option_of_the_script_is_one_of_the_command() -> None:
     shown = subprocess.run(
-        [sys.executable, "-m", "affetto.cli", "run", "--help"], capture_output=True, text=True, check=True,
+        [sys.executable, "-m", "affetto", "run", "--help"], capture_output=True, text=True, check=True,
         env={**os.environ, "COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"},
     ).stdout  # fmt: skip
     options = re.findall(r"^  (--[a-z-]+)", call("--help").stdout, flags=re.MULTILINE)

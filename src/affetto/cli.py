@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
+import affetto
 from affetto.commands.convert import app as convert_app
 from affetto.commands.data import app as data_app
 from affetto.commands.forgetting import app as preserve_app
@@ -28,7 +29,9 @@ from affetto.commands.options import (
     Resume,
     SkipBad,
     SkipDatasets,
+    blend_of,
     command_line,
+    earlier_turn,
     is_together,
     pairs_of,
     settings_of,
@@ -58,7 +61,6 @@ class _InOrder(TyperGroup):
 
 app = typer.Typer(
     cls=_InOrder,
-    help="Teach a speech language model to speak with emotion, prove that it forgot nothing, and use it.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -74,6 +76,21 @@ app.add_typer(plan_app)
 app.add_typer(convert_app)
 app.add_typer(reporting_app)
 app.add_typer(scoring_app)
+
+
+def _show_version(is_asked: bool) -> None:
+    if is_asked:
+        typer.echo(f"affetto {affetto.__version__}")
+        raise typer.Exit
+
+
+@app.callback(help="Teach a speech language model to speak with emotion, prove that it forgot nothing, and use it.")
+def _for_every_verb(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
 
 
 @app.command()
@@ -215,7 +232,7 @@ def speak(
     """Speak a sentence, with any trained emotion or blend, at any strength."""
     if not math.isfinite(intensity or 0.0) or not math.isfinite(temperature or 0.0):
         raise ConfigError("--intensity and --temperature must be finite numbers")
-    blend, turns = _blend(emotion), [_earlier_turn(turn, speaker) for turn in after or ()]
+    blend, turns = blend_of(emotion), [earlier_turn(turn, speaker) for turn in after or ()]
     from affetto.speak.to_file import speak_to_file
 
     speak_to_file(
@@ -279,12 +296,6 @@ def main() -> NoReturn:
     sys.exit(status or 0)
 
 
-def _earlier_turn(said: str, speaker: int) -> tuple[Path, int]:
-    """(file, speaker) of `FILE` or `NUMBER:FILE`."""
-    number, mark, path = said.partition(":")
-    return (Path(path), int(number)) if mark and number.isdecimal() else (Path(said), speaker)
-
-
 def _end_by_budget(settings: Config, emotions: list[str]) -> None:
     """End with a status of its own where an emotion didn't meet its forgetting budget, and say so once more."""
     from affetto.pipeline import unmet_budgets
@@ -294,27 +305,3 @@ def _end_by_budget(settings: Config, emotions: list[str]) -> None:
         for warning in warnings:
             say(warning, style="yellow")
         raise typer.Exit(BUDGET_NOT_MET)
-
-
-def _blend(emotion: str | None) -> dict[str, float]:
-    """`happy` or `happy=0.6,surprised=0.4` as {name: share}; None is {}."""
-    blend: dict[str, float] = {}
-    for part in emotion.split(",") if emotion is not None else []:
-        name, sign, share = (piece.strip() for piece in part.partition("="))
-        if not name:
-            raise ConfigError(
-                f"--emotion {emotion!r}: {part!r} names no emotion; write happy or happy=0.6,surprised=0.4"
-            )
-        if name in blend:
-            raise ConfigError(f"--emotion {emotion!r}: {name} is named twice")
-        try:
-            blend[name] = float(share) if sign else 1.0
-        except ValueError:
-            raise ConfigError(f"--emotion {emotion!r}: {share!r} is not a number") from None
-        if not math.isfinite(blend[name]):
-            raise ConfigError(f"--emotion {emotion!r}: {share!r} is not a finite number")
-    return blend
-
-
-if __name__ == "__main__":
-    main()

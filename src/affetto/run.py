@@ -45,7 +45,7 @@ def run(
     if (launched := num_launched()) > 1:
         raise ConfigError(
             f"affetto run is one process, and {launched} were launched: train with several (accelerate launch -m "
-            "affetto.cli train …), then evaluate and report with one (affetto evaluate, affetto report)"
+            "affetto train …), then evaluate and report with one (affetto evaluate, affetto report)"
         )
     check_installed(config)
     own = [emotion for emotion in emotions if emotion != EXPRESSIVE]

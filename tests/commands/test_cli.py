@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import pytest
 import soundfile
 import torch
 
+import affetto
 from affetto import cli, pipeline
 from affetto.adapters.bank import AdapterBank
 from affetto.adapters.peft_files import save_adapter
@@ -25,7 +27,7 @@ from affetto.audio.sound import write_sound
 from affetto.codes.cache import CodeCache
 from affetto.codes.prepare import Prepared
 from affetto.commands import reporting
-from affetto.commands.options import pairs_of, settings_of
+from affetto.commands.options import blend_of, pairs_of, settings_of
 from affetto.config import Config
 from affetto.errors import AffettoError, ConfigError, DataError, Interrupted
 from affetto.evaluate.folder_lines import MINIATURE_NOTE
@@ -194,7 +196,7 @@ def test_settings_come_from_file_and_options(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_blends(text: str | None, blend: dict[str, float]) -> None:
-    assert cli._blend(text) == blend
+    assert blend_of(text) == blend
 
 
 @pytest.mark.parametrize(
@@ -202,7 +204,7 @@ def test_blends(text: str | None, blend: dict[str, float]) -> None:
 )
 def test_wrong_blends_are_errors(text: str) -> None:
     with pytest.raises(ConfigError, match="--emotion"):
-        cli._blend(text)
+        blend_of(text)
 
 
 def test_judges() -> None:
@@ -599,3 +601,21 @@ def test_help_lists_every_verb_once_and_the_main_road_first() -> None:
 def test_the_temperature_that_help_names_is_the_one_that_is_used(affetto: Callable[..., Called]) -> None:
     _, out, _ = affetto("speak", "--help")
     assert f"Default: {SPEAKING_TEMPERATURE}." in re.sub(r"[\s│]+", " ", out)
+
+
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["affetto", "--version"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"affetto {version('affetto')}\n"
+    assert affetto.__version__ == version("affetto")
+
+
+def test_the_package_names_what_speaks() -> None:
+    """And `import affetto` waits for nothing of it."""
+    code = "import sys, affetto; print('torch' in sys.modules, affetto.Voice.__module__, 'torch' in sys.modules)"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert told.split() == ["False", "affetto.speak.voice", "True"]
+    with pytest.raises(AttributeError, match="'voice'"):
+        _ = affetto.voice

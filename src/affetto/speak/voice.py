@@ -50,7 +50,7 @@ class Voice:
     @classmethod
     def load(
         cls,
-        base: str = "miniature",
+        base: str | Path = "miniature",
         *,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
@@ -58,7 +58,7 @@ class Voice:
     ) -> Voice:
         """Load a base by name, folder or hub id. With `only_speaks` it loads faster and gives no logits."""
         load = load_for_speaking if only_speaks else load_base
-        return cls(load(base, device=device, dtype=dtype))
+        return cls(load(str(base), device=device, dtype=dtype))
 
     @classmethod
     def of_run(cls, base: str, precision: str) -> Voice:
@@ -83,7 +83,7 @@ class Voice:
         """At which a loaded adapter speaks unless told otherwise."""
         return self._intensities[name]
 
-    def load_adapter(self, name: str, folder: Path, *, allow_other_base: bool = False) -> None:
+    def load_adapter(self, name: str, folder: str | Path, *, allow_other_base: bool = False) -> None:
         """Load the adapter, or fully fine-tuned checkpoint, in `folder` under `name`.
 
         See `affetto.adapters.peft_files` for what is refused.
@@ -91,7 +91,7 @@ class Voice:
         if self.bank is None:
             # Adapters may change different layers, so the bank covers all; one without adapters costs nothing.
             self.bank = AdapterBank(self.base.model, self.base.network.gates, all_targets(self.base.model))
-        adapter = load_adapter(self.bank, name, folder, self.base.hash, allow_other_base)
+        adapter = load_adapter(self.bank, name, Path(folder), self.base.hash, allow_other_base)
         self._templates[name] = str(adapter.facts.get("prompt_template", PLAIN_TEMPLATE))
         self._intensities[name] = adapter.recommended_intensity
         self._speakers[name] = frozenset(dict(adapter.facts.get("speakers") or {}).values())

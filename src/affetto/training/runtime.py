@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import signal
 import sys
@@ -32,18 +33,17 @@ def accelerated(config: Config, name: str) -> Iterator[Any]:
 
     runs = str(config.output_dir / "runs")
     check_installed(config)
+    if (launched := num_launched()) > 1 and "RANK" not in os.environ:
+        raise ConfigError(
+            f"{launched} processes were launched (WORLD_SIZE), and none is told which it is (RANK): start them with "
+            "torchrun, or on GPUs with accelerate launch"
+        )
     accelerator = Accelerator(
-        # An Apple GPU has no float64, in which the Fisher and the losses' sums are kept.
-        cpu=torch.backends.mps.is_available(),
+        cpu=_is_for_cpu(),
         mixed_precision={"fp32": "no"}.get(config.precision, config.precision),
         log_with=list(config.trackers) or None,
         project_config=ProjectConfiguration(runs, runs),
     )
-    if (launched := num_launched()) > accelerator.num_processes:
-        raise ConfigError(
-            f"{launched} processes were launched, and each trains as one of {accelerator.num_processes}: start them "
-            "with accelerate launch (--cpu where there is no GPU)"
-        )
     if config.grad_accumulation_steps % accelerator.num_processes:
         raise ConfigError(
             f"grad_accumulation_steps {config.grad_accumulation_steps} can't be shared by {accelerator.num_processes} "
@@ -59,6 +59,14 @@ def accelerated(config: Config, name: str) -> Iterator[Any]:
         # Not `end_training`, which also ends the process group that the next emotion's run needs.
         for tracker in accelerator.trackers:
             tracker.finish()
+
+
+def _is_for_cpu() -> bool:
+    """Whether the CPU trains: there is no GPU, or Apple's, which has no float64 for the Fisher and the losses' sums.
+
+    Processes on a CPU know of each other only where Accelerate is told that it is one.
+    """
+    return not torch.accelerator.is_available() or torch.backends.mps.is_available()
 
 
 def check_installed(config: Config) -> None:

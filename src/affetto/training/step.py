@@ -256,12 +256,21 @@ def finish_gradients(
     for parameter in parameters:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
-        if accelerator.num_processes > 1:
-            parameter.grad = accelerator.reduce(parameter.grad, "sum")
+    if accelerator.num_processes > 1:
+        _sum_over_processes([parameter.grad for parameter in parameters if parameter.grad is not None], accelerator)
     norm = float(accelerator.clip_grad_norm_(parameters, max_norm))
     if not math.isfinite(norm) and accelerator.scaler is None:
         raise NonFiniteLossError(f"the gradient is not finite {_on_clips(micro_batches)}. {_REMEDY}")
     return norm
+
+
+def _sum_over_processes(tensors: Sequence[Tensor], accelerator: Any) -> None:
+    """Sum tensors in place, those of one type in one message: of a hundred messages every one would be waited for."""
+    for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
+        same = [tensor for tensor in tensors if tensor.dtype == dtype]
+        flat = accelerator.reduce(torch.cat([tensor.flatten() for tensor in same]), "sum")
+        parts = torch.split(flat, [tensor.numel() for tensor in same])
+        torch._foreach_copy_(same, [part.view_as(tensor) for part, tensor in zip(parts, same, strict=True)])
 
 
 def agreed(value: float, accelerator: Any) -> float:
