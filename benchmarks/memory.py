@@ -148,13 +148,16 @@ def _planned_speaking(name: str) -> dict[str, float]:
     from affetto.planning.workload import Data
 
     device, base = SPEAKING[name]
-    speaking = plan(Config(base=base, ewc_lambda=0), Data(CLIPS, 2.5), device=device, tflops=1.0).speaking
-    # On a CPU the case speaks in bfloat16, which nobody else does there.
-    if speaking is None or device == "cpu":
-        return {}
-    loaded = speaking.parts["runtime"] + speaking.parts["weights"]
-    planned = {"loading": loaded, "adapters": loaded + speaking.parts["adapters"]}
-    return {stage: round(b / 2**20, 1) for stage, b in (planned | {"six_sentences": speaking.peak_bytes}).items()}
+    planned: dict[str, int] = {}
+    for stage, takes in (("six_sentences", 1), ("in_takes", Config().sampling_takes)):
+        config = Config(base=base, ewc_lambda=0, sampling_takes=takes)
+        speaking = plan(config, Data(CLIPS, 2.5), device=device, tflops=1.0).speaking
+        # On a CPU the case speaks in bfloat16, which nobody else does there.
+        if speaking is None or device == "cpu":
+            return {}
+        loaded = speaking.parts["runtime"] + speaking.parts["weights"]
+        planned |= {"loading": loaded, "adapters": loaded + speaking.parts["adapters"], stage: speaking.peak_bytes}
+    return {stage: round(num_bytes / 2**20, 1) for stage, num_bytes in planned.items()}
 
 
 def _plan_again(names: list[str]) -> None:
@@ -256,7 +259,8 @@ def _measured(name: str) -> dict[str, float]:
 
 
 def _spoken(device: str, base: str) -> dict[str, float]:
-    """Peak in MiB after loading, after six adapters have come, and after a sentence with each; ms a frame took."""
+    """Peak in MiB after loading, after six adapters have come, after a sentence with each, and after as many takes of
+    it as are the default; ms a frame of one take took."""
     from affetto.adapters.bank import AdapterBank, all_targets
     from affetto.speak.voice import Voice
     from affetto.types import EMOTIONS
@@ -280,6 +284,10 @@ def _spoken(device: str, base: str) -> dict[str, float]:
         frames += len(said[0].codes_TK)
     spent_s = time.perf_counter() - start
     _note(peaks, "six_sentences")
+    if (takes := voice.num_takes(config.sampling_takes)) > 1:
+        for number, emotion in enumerate(EMOTIONS):
+            voice.generate([voice.request("I found the silver key by the river", emotion, seed=number, takes=takes)])
+        _note(peaks, "in_takes")
     return peaks | {"frame_ms": 1e3 * spent_s / frames}
 
 

@@ -159,7 +159,8 @@ def plan(config: Config, data: Data, *, device: str = "cpu", tflops: float | Non
     costs = _costs(config, shape, work, device)
     rate = stated_rate(tflops) if tflops is not None else measured_rate(base, config, work, device)
     speaking = plan_speaking(
-        base, outline, shape, rank, len(config.emotions), data.clip_s, device=device, runtime=runtime
+        base, outline, shape, rank, len(config.emotions), data.clip_s, device=device, runtime=runtime,
+        takes=config.sampling_takes,
     )  # fmt: skip
     stages = tuple(
         Stage(name, before + cost.peak_bytes, cost.flops * times, cost.flops * times / rate.flops_per_s)
@@ -286,6 +287,7 @@ def _assumptions(
         told.append("memory of speaking isn't planned for this kind of base")
     else:
         told.append(
-            "speaking is a take of one sentence after another, of a clip's mean length, without the codec's decoder"
+            f"speaking is {speaking.takes} takes of one sentence after another, of a clip's mean length, without the "
+            "codec's decoder"
         )
     return tuple(told)

@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from typing import Any
 
 import torch
+from torch._subclasses import FakeTensorMode
 
 from affetto.model.base import host_part
 from affetto.model.outline import Outline
 from affetto.planning.storage import adapter_parameters, weight_bytes
-from affetto.planning.tracing import ShapeOnly
+from affetto.planning.tracing import LiveBytes, ShapeOnly
 from affetto.preserve.curvature.memory import Shapes
 from affetto.speak.generation import frame_cap
 from affetto.speak.state import FRAMES_OF_A_ROOM, MOST_OPEN_ROOMS, SLOTS_OF_A_ROOM
-from affetto.speak.weights import MOST_ARRANGEMENTS
+from affetto.speak.takes import positions_at_once, spread_all
+from affetto.speak.weights import MOST_ARRANGEMENTS, Layer, Shape, Site
 
 _SIGNS_PER_S = 14
 """Of text, as `Outline` assumes."""
@@ -36,6 +38,8 @@ class Speaking:
     device: str
     precision: str
     num_adapters: int
+    takes: int
+    """How often a sentence is said."""
     parts: Mapping[str, int]
     """Bytes that stay, by what they are."""
     peak_bytes: int
@@ -47,9 +51,10 @@ class Speaking:
 
 def plan_speaking(
     config: Any, outline: Outline, shape: ShapeOnly, rank: int | None, num_adapters: int, clip_s: float, *,
-    device: str, runtime: int,
+    device: str, runtime: int, takes: int = 1,
 ) -> Speaking | None:  # fmt: skip
-    """Memory of speaking sentences of `clip_s` seconds; None for a base that the engine doesn't speak.
+    """Memory of speaking sentences of `clip_s` seconds, `takes` times each; None for a base that the engine doesn't
+    speak.
 
     `config` is the base's, `shape` its network as the run trains it, whose layers carry the adapters.
     """
@@ -67,17 +72,22 @@ def plan_speaking(
         "copies": _copies(config, products, dtype, is_shared=device == "cuda"),
         "adapters": 4 * num_adapters * adapter_parameters(shapes, rank),
     }
-    row = _row_bytes(config, outline, clip_s, dtype)
+    prompt = round(outline.tokens_per_s * clip_s) + outline.template_tokens
+    frames = frame_cap("x" * round(_SIGNS_PER_S * clip_s), outline.frame_rate)
+    room = takes * _row_bytes(config, prompt, frames, dtype)
     each = arrangement_bytes(products, shapes, rank, dtype)
     # On a GPU rooms that stand open hold their arrangement as well, and one more is being spoken in.
     alive = min(num_adapters, MOST_OPEN_ROOMS + 1 if device == "cuda" else MOST_ARRANGEMENTS)
-    stays |= {"arrangements": alive * each, "rooms": (max(1, alive) if device == "cuda" else 1) * row}
+    stays |= {"arrangements": alive * each, "rooms": (max(1, alive) if device == "cuda" else 1) * room}
     peak = sum(stays.values())
+    if takes > 1:
+        # A CPU's rooms are gone when takes are weighed.
+        peak += max(0, weighing_bytes(config, takes, prompt + frames, frames, dtype) - room * (device != "cuda"))
     if device == "cuda":
         # Layers of one input are laid side by side before there is an arrangement.
         laid = max(dtype.itemsize * width * sum(outs.values()) for width, outs in products.values() if len(outs) > 1)
         peak = max(peak, sum(stays[part] for part in ("weights", "copies", "adapters")) + laid)
-    return Speaking(device, str(dtype).removeprefix("torch."), num_adapters, stays, peak)
+    return Speaking(device, str(dtype).removeprefix("torch."), num_adapters, takes, stays, peak)
 
 
 def _model(config: Any, outline: Outline, dtype: torch.dtype) -> Any:
@@ -139,10 +149,8 @@ def _copies(
     return heads + 4 * int(size * config.hidden_size) + dtype.itemsize * own
 
 
-def _row_bytes(config: Any, outline: Outline, clip_s: float, dtype: torch.dtype) -> int:
-    """Caches of one row of a sentence of so many seconds: keys, values, rotary tables and draws."""
-    frames = frame_cap("x" * round(_SIGNS_PER_S * clip_s), outline.frame_rate)
-    prompt = round(outline.tokens_per_s * clip_s) + outline.template_tokens
+def _row_bytes(config: Any, prompt: int, frames: int, dtype: torch.dtype) -> int:
+    """Caches of one row of such a sentence: keys, values, rotary tables and draws."""
     slots = SLOTS_OF_A_ROOM * math.ceil((prompt + frames) / SLOTS_OF_A_ROOM)
     frames = FRAMES_OF_A_ROOM * math.ceil(frames / FRAMES_OF_A_ROOM)
     total: int = 4 * frames * config.num_codebooks
@@ -150,3 +158,42 @@ def _row_bytes(config: Any, outline: Outline, clip_s: float, dtype: torch.dtype)
         keys = stack.num_hidden_layers * stack.num_key_value_heads * stack.head_dim
         total += 2 * dtype.itemsize * places * (keys + stack.head_dim)
     return total
+
+
+def weighing_bytes(config: Any, takes: int, positions: int, frames: int, dtype: torch.dtype) -> int:
+    """The most that takes of so many positions and frames need while they are weighed: the real layers, on shapes."""
+    depth, num, size = config.depth_decoder_config, config.num_codebooks, config.codec_config.codebook_size
+    rows = max(1, min(takes, positions_at_once(_stack_shape(config), dtype) // positions))
+    at_once = min(takes * frames, max(1, positions_at_once(_stack_shape(depth), dtype) // num))
+    # While the depth decoder hears, the backbone's states are there, and frames are told by all heads.
+    kept: int = rows * positions * config.hidden_size * dtype.itemsize
+    told: int = at_once * (num * size * 4 + 2 * num * depth.hidden_size * 4)
+    return max(_heard_bytes(config, rows, positions, dtype), kept + told + _heard_bytes(depth, at_once, num, dtype))
+
+
+def _heard_bytes(stack: Any, rows: int, positions: int, dtype: torch.dtype) -> int:
+    """The most that a stack's layers need to hear so many rows, what they hear included."""
+    shape = _stack_shape(stack)
+    with FakeTensorMode(), torch.inference_mode():
+        queries = shape.num_kv * shape.group * shape.head_dim
+
+        def site(width: int, outs: int) -> Site:
+            return Site(torch.empty(width, outs, dtype=dtype))
+
+        layer = Layer(
+            site(stack.hidden_size, queries + 2 * shape.num_kv * shape.head_dim), site(queries, stack.hidden_size),
+            site(stack.hidden_size, 2 * shape.intermediate_size), site(shape.intermediate_size, stack.hidden_size),
+        )  # fmt: skip
+        live = LiveBytes([layer.qkv.w, layer.out.w, layer.gate_up.w, layer.down.w])
+        with live:
+            heard = torch.empty(rows, positions, stack.hidden_size, dtype=dtype)
+            spread_all(
+                heard, [layer] * stack.num_hidden_layers, replace(shape, inv_freq=torch.empty(shape.head_dim // 2))
+            )
+    return live.peak
+
+
+def _stack_shape(stack: Any) -> Shape:
+    kv, heads = stack.num_key_value_heads, stack.num_attention_heads
+    inv_freq = torch.empty(stack.head_dim // 2, device="meta")
+    return Shape(kv, heads // kv, stack.head_dim, stack.intermediate_size, stack.rms_norm_eps, inv_freq, 1.0)

@@ -61,7 +61,9 @@ def render(plan: Plan) -> Group:
 def _speaking(speaking: Speaking | None) -> list[Table]:
     if speaking is None:
         return []
-    title = f"Speaking in {speaking.precision} with {speaking.num_adapters} adapters"
+    title = (
+        f"Speaking in {speaking.precision} with {speaking.num_adapters} adapters, {speaking.takes} takes of a sentence"
+    )
     table = Table(title=title, title_justify="left")
     table.add_column("memory")
     table.add_column("", justify="right")

@@ -36,7 +36,9 @@ LAMBDA = 0.5
 _SEEDS_APART = 15_485_863
 """From a take's seed to the next one's: prime, so that sentences with seeds in a row share none."""
 _ROWS, _POSITIONS = 16, 4096
-"""Rows that the backbone hears at once, and positions that the depth decoder does."""
+"""Rows that the backbone hears at once, and positions that the depth decoder does, …"""
+_MOST_BYTES = 2**24
+"""… of whose widest activations, gate and up, no more than this: in a large base that is a few rows at a time."""
 
 
 def best_takes(
@@ -80,21 +82,31 @@ def log_likelihoods(
 ) -> NDArray[np.float64]:
     """log p (N,) of all codes that were said, each after those before it, at temperature 1; 0 where nothing was."""
     found = np.zeros(len(requests))
-    for rows in _batches(requests, spoken):
+    for rows in _batches(weights, requests, spoken):
         found[rows] = _of_batch(weights, [requests[row] for row in rows], [spoken[row].codes_TK for row in rows])
     return found
 
 
-def _batches(requests: Sequence[Request], spoken: Sequence[Spoken]) -> Iterator[list[int]]:
+def positions_at_once(shape: Shape, dtype: torch.dtype) -> int:
+    """Positions that a stack hears at once."""
+    return max(1, min(_POSITIONS, _MOST_BYTES // (2 * shape.intermediate_size * dtype.itemsize)))
+
+
+def _batches(weights: SpeakingWeights, requests: Sequence[Request], spoken: Sequence[Spoken]) -> Iterator[list[int]]:
     """Places of what said something, in batches of one gate and of like length."""
-    some = [row for row in range(len(requests)) if len(spoken[row].codes_TK)]
-    some.sort(key=lambda row: (requests[row].gate, len(spoken[row].codes_TK)))
-    start = 0
-    while start < len(some):
-        gate = requests[some[start]].gate
-        rows = [row for row in some[start : start + _ROWS] if requests[row].gate == gate]
+    most = positions_at_once(weights.backbone_shape, weights.dtype)
+    lengths = [
+        sum(turn.num_positions for turn in request.context) + len(request.text_ids) + len(said.codes_TK)
+        for request, said in zip(requests, spoken, strict=True)
+    ]
+    waiting = [row for row in range(len(requests)) if len(spoken[row].codes_TK)]
+    waiting.sort(key=lambda row: (requests[row].gate, lengths[row]))
+    while waiting:
+        rows = [row for row in waiting[:_ROWS] if requests[row].gate == requests[waiting[0]].gate]
+        while len(rows) > 1 and len(rows) * lengths[rows[-1]] > most:
+            rows.pop()
         yield rows
-        start += len(rows)
+        waiting = waiting[len(rows) :]
 
 
 def _of_batch(
@@ -108,13 +120,13 @@ def _of_batch(
     heard = [torch.cat([x_SD, embed_frames(weights, said[:-1])]) for x_SD, said in zip(prompts, codes, strict=True)]
     width = max(map(len, heard))
     x_BSD = torch.stack([functional.pad(x_SD, (0, 0, 0, width - len(x_SD))) for x_SD in heard])
-    hidden_BSD = _spread_all(x_BSD, arranged.backbone, weights.backbone_shape)
+    hidden_BSD = spread_all(x_BSD, arranged.backbone, weights.backbone_shape)
     states_BSD = normed(hidden_BSD, _eps(weights.backbone_shape, hidden_BSD)) * weights.norm_D
     states_FD = torch.cat(
         [row_SD[len(x_SD) - 1 :][: len(said)] for row_SD, x_SD, said in zip(states_BSD, prompts, codes, strict=True)]
     )
     codes_FK = torch.from_numpy(np.concatenate(codes)).to(weights.device)
-    frames = max(1, _POSITIONS // weights.num_codebooks)
+    frames = max(1, positions_at_once(weights.depth_shape, weights.dtype) // weights.num_codebooks)
     parts = zip(torch.split(states_FD, frames), torch.split(codes_FK, frames), strict=True)
     log_p_F = torch.cat([_of_frames(weights, arranged, *part) for part in parts])
     ends = np.cumsum([len(said) for said in codes])[:-1].tolist()
@@ -127,7 +139,7 @@ def _of_frames(weights: SpeakingWeights, arranged: Arranged, states_FD: Tensor, 
     said_FKD = [tables[k].index_select(0, codes_FK[:, k]) for k in range(num - 1)]
     x_FKD = torch.stack([states_FD, *said_FKD], dim=1)
     x_FKD = product(x_FKD.flatten(0, 1), arranged.projector).view(len(states_FD), num, -1)
-    hidden_FKD = _spread_all(x_FKD, arranged.depth, weights.depth_shape)
+    hidden_FKD = spread_all(x_FKD, arranged.depth, weights.depth_shape)
     last_FKD = normed(hidden_FKD.float(), _eps(weights.depth_shape, hidden_FKD), weights.head_norm_D)
     told_C = [logits(states_FD, weights.c0_head_DC)]
     told_C += [logits(last_FKD[:, k], weights.heads_DC[k - 1]) for k in range(1, num)]
@@ -135,7 +147,7 @@ def _of_frames(weights: SpeakingWeights, arranged: Arranged, states_FD: Tensor, 
     return torch.stack(log_p).sum(0)
 
 
-def _spread_all(x_BSD: Tensor, layers: Sequence[Layer], shape: Shape) -> Tensor:
+def spread_all(x_BSD: Tensor, layers: Sequence[Layer], shape: Shape) -> Tensor:
     """Outputs (B, S, D) of causal layers at every position."""
     num_rows, num_positions = x_BSD.shape[:2]
     turns = Rotary(shape, num_positions, x_BSD.dtype)
