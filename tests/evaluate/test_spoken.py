@@ -12,7 +12,7 @@ import torch
 from affetto.audio.sound import write_sound
 from affetto.config import Config
 from affetto.evaluate.speaking import Studio
-from affetto.evaluate.spoken import NOTE, note_spoken, read_spoken, speech_key
+from affetto.evaluate.spoken import NOTE, copy_spoken, note_spoken, read_spoken, speech_key
 from affetto.model.batch import Turn
 from affetto.speak.generation import Request
 from evaluate_fakes import voice
@@ -74,3 +74,30 @@ def test_files_that_changed_or_went_are_not_what_was_spoken(folder: Path) -> Non
 def test_a_damaged_note_is_none(folder: Path, text: str) -> None:
     (folder / NOTE).write_text(text)
     assert read_spoken(folder, speech_key(REQUESTS, "base", "adapter")) is None
+
+
+def test_what_the_base_says_is_said_once(tmp_path: Path) -> None:
+    """Until a file of it changes; and a stopped evaluation leaves nothing that is taken for the whole."""
+    said = []
+
+    def say(into: Path) -> None:
+        said.append(into)
+        write_sound(into / "000.wav", voice(150, 0.2), 16_000)
+        note_spoken(into, "key", {"000.wav": False})
+
+    def stop(into: Path) -> None:
+        write_sound(into / "000.wav", voice(150, 0.2), 16_000)
+        raise KeyboardInterrupt
+
+    kept = tmp_path / "cache" / "key"
+    with pytest.raises(KeyboardInterrupt):
+        copy_spoken(kept, tmp_path / "a", "key", stop)
+    assert not kept.exists()
+    for name in ("a", "b"):
+        copy_spoken(kept, tmp_path / name, "key", say)
+        assert read_spoken(tmp_path / name, "key") == {"000.wav": False}
+    assert len(said) == 1
+    write_sound(kept / "000.wav", voice(151, 0.2), 16_000)
+    copy_spoken(kept, tmp_path / "c", "key", say)
+    assert len(said) == 2
+    assert (tmp_path / "c" / "000.wav").read_bytes() == (tmp_path / "a" / "000.wav").read_bytes()

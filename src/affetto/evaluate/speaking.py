@@ -6,6 +6,7 @@ import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from affetto.audio.sound import write_sound
@@ -14,9 +15,10 @@ from affetto.codes.prepare import Prepared
 from affetto.config import Config
 from affetto.evaluate.scoring import Item
 from affetto.evaluate.sentences import Sentence, ask, recordings_in_turn
-from affetto.evaluate.spoken import note_spoken, read_spoken, speech_key
-from affetto.files import hash_folder, write_text
+from affetto.evaluate.spoken import copy_spoken, note_spoken, read_spoken, speech_key
+from affetto.files import cache_root, hash_folder, write_text
 from affetto.progress import progress
+from affetto.speak.generation import Request
 from affetto.speak.voice import Voice
 
 _LONGEST_NAME = 80
@@ -35,14 +37,16 @@ class Studio:
     resume: bool
     """Take up what was spoken before by the same weights."""
     made_by: tuple[str, ...]
-    """Hashes of base, codec and adapter, and the device: what sounds depend on beside the requests."""
+    """Hashes of base and codec, and the device: what the base's sounds depend on beside the requests."""
+    adapter: str
+    """Hash of the adapter."""
 
     @classmethod
     def of(cls, voice: Voice, adapter: Path, config: Config, *, resume: bool) -> Studio:
         """The studio of a voice that has loaded the adapter of the folder `adapter`."""
         codec, own = hash_folder(voice.base.folder, ("codec.*",)), hash_folder(adapter, ("*.safetensors",))
-        made_by = (voice.base.answers_hash, codec, own, voice.base.device.type)
-        return cls(voice, config.output_dir, config.sampling_temperature, config.sampling_takes, resume, made_by)
+        made_by = (voice.base.answers_hash, codec, voice.base.device.type)
+        return cls(voice, config.output_dir, config.sampling_temperature, config.sampling_takes, resume, made_by, own)
 
     def folder(self, name: str) -> Path:
         """Of the sounds of that name."""
@@ -54,27 +58,25 @@ class Studio:
     ) -> list[Item]:  # fmt: skip
         """Speak into the folder `name`, one wav and one txt per sentence; what an earlier evaluation left there goes.
 
-        With `resume` it is used where it is of the same sentences and weights.
+        With `resume` it is used where it is of the same sentences and weights. What the base says, without `emotion`,
+        is kept in the cache (`spoken/`) and said once for all runs.
         """
         folder = self.folder(name)
         requests = ask(
             self.voice, sentences, emotion, intensity=intensity, temperature=self.temperature, cued=cued,
             takes=self.takes,
         )  # fmt: skip
-        key = speech_key(requests, *self.made_by)
+        key = speech_key(requests, *self.made_by, *([] if emotion is None else [self.adapter]))
+        say = partial(self._say, key, requests, sentences, folder.name)
         hit_caps = read_spoken(folder, key) if self.resume else None
         if hit_caps is None:
             shutil.rmtree(folder, ignore_errors=True)
-            with progress(f"Speaking {folder.name}", len(requests)) as bar:
-                spoken = self.voice.generate(requests, bar.advance)
-            hit_caps = {}
-            sounds = self.voice.decode_each(spoken)
-            for index, (sentence, result, sound) in enumerate(zip(sentences, spoken, sounds, strict=True)):
-                path = folder / f"{index:03d}.wav"
-                write_sound(path, sound, self.voice.codec.sample_rate)
-                write_text(path.with_suffix(".txt"), sentence.text + "\n")
-                hit_caps[path.name] = result.hit_cap
-            note_spoken(folder, key, hit_caps)
+            if emotion is None:
+                copy_spoken(cache_root() / "spoken" / key, folder, key, say)
+            else:
+                say(folder)
+            hit_caps = read_spoken(folder, key)
+            assert hit_caps is not None
         return [
             Item(
                 self._name(folder / file), folder / file, text=sentence.text, speaker=sentence.speaker,
@@ -82,6 +84,21 @@ class Studio:
             )
             for sentence, (file, hit_cap) in zip(sentences, hit_caps.items(), strict=True)
         ]  # fmt: skip
+
+    def _say(
+        self, key: str, requests: Sequence[Request], sentences: Sequence[Sentence], title: str, folder: Path
+    ) -> None:
+        """Speak `requests` into `folder`."""
+        with progress(f"Speaking {title}", len(requests)) as bar:
+            spoken = self.voice.generate(requests, bar.advance)
+        hit_caps = {}
+        sounds = self.voice.decode_each(spoken)
+        for index, (sentence, result, sound) in enumerate(zip(sentences, spoken, sounds, strict=True)):
+            path = folder / f"{index:03d}.wav"
+            write_sound(path, sound, self.voice.codec.sample_rate)
+            write_text(path.with_suffix(".txt"), sentence.text + "\n")
+            hit_caps[path.name] = result.hit_cap
+        note_spoken(folder, key, hit_caps)
 
     def recordings(self, name: str, prepared: Prepared, emotion: str, most: int) -> tuple[list[Item], list[float]]:
         """Held-out recordings through the codec, than which no adapter can sound better, and their intensities.

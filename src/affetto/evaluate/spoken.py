@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from affetto.files import hash_bytes, hash_file, hash_text, read_json, write_json
+from affetto.files import hash_bytes, hash_file, hash_text, made_once, read_json, write_json
 from affetto.model.batch import turn_bytes
 from affetto.provenance import versions
 from affetto.speak.generation import Request
@@ -45,3 +46,10 @@ def read_spoken(folder: Path, key: str) -> dict[str, bool] | None:
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return {name: hit_cap for name, (hit_cap, _) in files.items()} if is_same else None
+
+
+def copy_spoken(kept: Path, folder: Path, key: str, say: Callable[[Path], object]) -> None:
+    """Copy to `folder` what `say` made by `key` in the folder `kept`, and makes where it isn't there or was changed."""
+    if kept.is_dir() and read_spoken(kept, key) is None:
+        shutil.rmtree(kept, ignore_errors=True)
+    shutil.copytree(made_once(kept, say), folder)
