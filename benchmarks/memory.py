@@ -24,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -284,10 +285,11 @@ def _spoken(device: str, base: str) -> dict[str, float]:
         frames += len(said[0].codes_TK)
     spent_s = time.perf_counter() - start
     _note(peaks, "six_sentences")
-    if (takes := voice.num_takes(config.sampling_takes)) > 1:
-        for number, emotion in enumerate(EMOTIONS):
-            voice.generate([voice.request("I found the silver key by the river", emotion, seed=number, takes=takes)])
-        _note(peaks, "in_takes")
+    # As takes are said: rows of one batch. Comparing them is the host's.
+    for number, emotion in enumerate(EMOTIONS):
+        one = voice.request("I found the silver key by the river", emotion, seed=number)
+        voice.generate([replace(one, seed=seed) for seed in range(config.sampling_takes)])
+    _note(peaks, "in_takes")
     return peaks | {"frame_ms": 1e3 * spent_s / frames}
 
 

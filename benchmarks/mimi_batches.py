@@ -30,7 +30,7 @@ from transformers import MimiConfig, MimiModel
 
 from affetto.codes import codec as coding
 from affetto.codes.batches import exactly, mimi_latents
-from affetto.codes.codec import MimiCodec
+from affetto.codes.neural import MimiCodec
 from affetto.files import read_json, write_json
 
 RESULT = Path(__file__).parent / "results" / "mimi_batches.json"

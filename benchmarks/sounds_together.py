@@ -21,7 +21,7 @@ import torch
 from facts import run_facts
 from transformers import MimiConfig, MimiModel
 
-from affetto.codes.codec import MimiCodec
+from affetto.codes.neural import MimiCodec
 from affetto.files import read_json, write_json
 
 RESULT = Path(__file__).parent / "results" / "sounds_together.json"

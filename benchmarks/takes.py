@@ -1,12 +1,12 @@
-"""What it is worth to say a sentence several times and keep the take that the base itself weighs best.
+"""What it is worth to say a sentence several times and keep the take that is most like the others.
 
     python benchmarks/takes.py emotion_models/happy/best [ADAPTER ...] [--sentences 96] [--takes 8]
 
 Every sentence is said `--takes` times by the base and by each adapter at its recommended intensity, all takes are
-judged (emotion and words), and the best of 1, 2, 4 ... of them kept, in groups that share no take: the means over all
-groups are what a user of so many takes gets. Texts are the miniature's validation texts, on which lambda was chosen
-(other lambdas stand beside it), and its test texts. Adds to `benchmarks/results/takes.json`, by adapter; about four
-minutes of a core for each.
+judged (emotion and words), and of all groups of 3, 4 ... of them the one that `affetto.speak.takes` keeps: the means
+over the groups are what a user of so many takes gets. Beside it stands what the recogniser itself would keep of four.
+Texts are the miniature's validation texts and its test texts. Adds to `benchmarks/results/takes.json`, by adapter;
+about four minutes of a core for each.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +29,16 @@ from affetto.evaluate.sentences import Sentence, ask
 from affetto.evaluate.strengths import of_strengths
 from affetto.files import read_json, write_json
 from affetto.judges.choice import choose_judges
-from affetto.model.csm import CsmNetwork
 from affetto.pipeline import prepare_clips
-from affetto.speak.generation import weights_of
-from affetto.speak.takes import LAMBDA, log_likelihoods
+from affetto.speak.generation import Spoken
+from affetto.speak.takes import FEWEST, take_distances
 from affetto.speak.voice import Voice
 
 RESULT = Path(__file__).parent / "results" / "takes.json"
-LAMBDAS = (0.0, 0.25, 0.5, 0.75, 1.0)
+SIZES = (3, 4, 5, 6, 8)
+"""Of the groups."""
 SEED = 4_000_000
+FAR = 1e9
 
 
 def main() -> None:
@@ -47,7 +49,7 @@ def main() -> None:
     parser.add_argument("--takes", type=int, default=8)
     options = parser.parse_args()
     if options.takes < 4:
-        parser.error("--takes is 4 or more: lambdas are compared by the best of four")
+        parser.error("--takes is 4 or more: what the recogniser would keep is told of four")
     found: dict[str, Any] = read_json(RESULT) if RESULT.is_file() else {}
     for adapter in options.adapters:
         facts = read_json(adapter / "affetto.json")
@@ -62,7 +64,7 @@ def main() -> None:
                 said = _measure(voice, emotion, sentences, intensity, options.takes)
                 rows[f"{split}, {'base' if intensity == 0 else emotion}"] = {"intensity": intensity, **said}
         name = f"{emotion}, seed {facts['configuration']['seed']}"
-        found[name] = run_facts() | {"sentences": options.sentences, "lambda": LAMBDA, "rows": rows}
+        found[name] = run_facts() | {"sentences": options.sentences, "rows": rows}
         write_json(RESULT, found)
     print(RESULT.read_text(encoding="utf-8"))
 
@@ -81,13 +83,12 @@ def _sentences(prepared: Prepared, emotion: str, split: Any, facts: dict[str, An
 def _measure(
     voice: Voice, emotion: str, sentences: Sequence[Sentence], intensity: float, num_takes: int
 ) -> dict[str, Any]:
-    assert isinstance(voice.base.network, CsmNetwork)
     judges = of_strengths(choose_judges({}, emotion))
     wanted = ask(
         voice, sentences, emotion if intensity else None, intensity=intensity, cued=intensity > 0, takes=num_takes,
         temperature=Config().sampling_temperature,
     )  # fmt: skip
-    heard, edits, after_text, after_none = [], [], [], []
+    heard, edits, said = [], [], []
     for take in range(num_takes):
         asked = [replace(one, takes=1, seed=one.seed + take * len(sentences)) for one in wanted]
         spoken = voice.generate(asked)
@@ -102,32 +103,53 @@ def _measure(
         edits.append(
             [one["word_edits"] or (one["heard"] is None) * n for one, n in zip(values, num_words, strict=True)]
         )
-        weights = weights_of(voice.base.network)
-        lengths = np.array([max(1, len(said.codes_TK)) for said in spoken])
-        silent = [replace(one, text_ids=one.wordless_ids) for one in asked]
-        after_text.append(log_likelihoods(weights, asked, spoken) / lengths)
-        after_none.append(log_likelihoods(weights, silent, spoken) / lengths)
-    scores = {weight: np.array(after_text) - weight * np.array(after_none) for weight in LAMBDAS}
-    takes = [2**power for power in range(num_takes.bit_length()) if 2**power <= num_takes]
+        said.append(spoken)
     table = np.array(heard), np.array(edits), sum(num_words)
+    takes = [[one[place] for one in said] for place in range(len(sentences))]
+    apart = np.stack([_apart(voice, some) for some in takes])
+    alone = {"recall": round(float(table[0].mean()), 4), "wer": round(float(table[1].sum() / num_takes / table[2]), 4)}
+    by_errors = np.array(edits, dtype=float)
     return {
-        "takes": {str(num): _best(scores[LAMBDA], num, *table) for num in takes},
-        "lambdas_of_4_takes": {f"{weight:g}": _best(scores[weight], 4, *table) for weight in LAMBDAS},
-        "least_errors_of_4_takes": _best(-np.array(edits, dtype=float), 4, *table),
+        "takes": {"1": alone} | {str(num): _kept(apart, num, *table) for num in SIZES if num <= num_takes},
+        "least_errors_of_4_takes": _mean(
+            [_told(by_errors[list(group)].argmin(0), group, *table) for group in _groups(num_takes, 4)]
+        ),
     }
 
 
-def _best(
-    scores_TN: NDArray[np.float64], num: int, heard_TN: NDArray[Any], edits_TN: NDArray[Any], num_words: int
+def _apart(voice: Voice, takes: Sequence[Spoken]) -> NDArray[np.float64]:
+    """Distances (T, T); what is kept only where all failed is infinitely far."""
+    good = [len(take.codes_TK) > 0 and not take.hit_cap for take in takes]
+    cepstra = [voice.codec.cepstra(take.codes_TK) if len(take.codes_TK) else np.zeros((1, 24)) for take in takes]
+    return np.where(np.outer(good, good), take_distances(cepstra), FAR)
+
+
+def _groups(num_takes: int, num: int) -> list[tuple[int, ...]]:
+    return list(combinations(range(num_takes), num))
+
+
+def _kept(
+    apart_NTT: NDArray[np.float64], num: int, heard_TN: NDArray[Any], edits_TN: NDArray[Any], num_words: int
 ) -> dict[str, float]:
-    """Recall and WER of the best of `num` takes, over groups of so many."""
-    groups = np.arange(len(scores_TN) // num * num).reshape(-1, num)
-    places = np.arange(scores_TN.shape[1])
-    kept = [group[scores_TN[group].argmax(axis=0)] for group in groups]
-    return {
-        "recall": round(float(np.mean([heard_TN[best, places].mean() for best in kept])), 4),
-        "wer": round(float(np.mean([edits_TN[best, places].sum() / num_words for best in kept])), 4),
-    }
+    """Recall and WER of the takes that are kept of `num`, over all groups of so many."""
+    assert num >= FEWEST
+    told = []
+    for group in _groups(len(heard_TN), num):
+        within = apart_NTT[:, group][:, :, group]
+        told.append(_told(within.sum(2).argmin(1), group, heard_TN, edits_TN, num_words))
+    return _mean(told)
+
+
+def _told(
+    best_N: NDArray[Any], group: Sequence[int], heard_TN: NDArray[Any], edits_TN: NDArray[Any], num_words: int
+) -> tuple[float, float]:
+    kept_N, places = np.array(group)[best_N], np.arange(len(best_N))
+    return float(heard_TN[kept_N, places].mean()), float(edits_TN[kept_N, places].sum() / num_words)
+
+
+def _mean(told: Sequence[tuple[float, float]]) -> dict[str, float]:
+    recall, wer = np.mean(told, axis=0)
+    return {"recall": round(float(recall), 4), "wer": round(float(wer), 4)}
 
 
 if __name__ == "__main__":

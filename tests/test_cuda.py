@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from affetto.adapters.bank import AdapterBank
 from affetto.codes.batches import exactly, mimi_latents
-from affetto.codes.codec import MimiCodec
+from affetto.codes.neural import MimiCodec
 from affetto.errors import Interrupted
 from affetto.evaluate.suite import evaluate
 from affetto.model.base import Base, load_base

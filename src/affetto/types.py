@@ -131,6 +131,10 @@ class Codec(Protocol):
         """Mono samples of codes (T, K)."""
         ...
 
+    def cepstra(self, codes_TK: NDArray[np.integer]) -> NDArray[np.floating]:
+        """Mel-cepstra (S, C), one every 20 ms, of what codes (T, K) sound like; T is at least 1."""
+        ...
+
     def open_stream(self) -> SoundStream:
         """One sound to be decoded while its codes come. BaseModelError where the codec looks ahead."""
         ...

@@ -13,7 +13,8 @@ from code_signals import vowel
 from safetensors.torch import load_file, save_file
 from transformers import MimiModel
 
-from affetto.codes.codec import MimiCodec, codec_hash, load_codec
+from affetto.codes.codec import codec_hash, load_codec
+from affetto.codes.neural import MimiCodec
 from affetto.codes.vocoder import VocoderCodec
 from affetto.errors import BaseModelError
 from affetto.miniature.base import NUM_CODEBOOKS, make_config, make_model

@@ -21,7 +21,8 @@ from affetto.audio.sound import read_sound
 from affetto.codes import batches
 from affetto.codes import prepare as stage
 from affetto.codes.batches import exactly, mimi_latents, pack
-from affetto.codes.codec import DacCodec, MimiCodec, load_codec
+from affetto.codes.codec import load_codec
+from affetto.codes.neural import DacCodec, MimiCodec
 from affetto.codes.prepare import prepare
 from affetto.errors import DataError
 from affetto.miniature.base import make_config

@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 from transformers import DacConfig, DacModel, MimiConfig, MimiModel
 
-from affetto.codes.codec import DacCodec, MimiCodec, load_codec
+from affetto.codes.codec import load_codec
+from affetto.codes.neural import DacCodec, MimiCodec
 from affetto.codes.sound_stream import RepeatingStream
 from affetto.errors import BaseModelError
 from affetto.miniature.base import make_config

@@ -14,8 +14,9 @@ from test_sound_stream import BOOKS, VARIANTS, codes_of, mimi_of
 from torch import nn
 from transformers import DacConfig, DacModel, MimiConfig, MimiModel
 
-from affetto.codes.codec import DacCodec, MimiCodec, load_codec
+from affetto.codes.codec import load_codec
 from affetto.codes.mimi_layers import _transposed
+from affetto.codes.neural import DacCodec, MimiCodec
 from affetto.codes.sound_stream import SeparateStreams
 from affetto.errors import BaseModelError, DataError
 from affetto.types import SoundStream, SoundStreams

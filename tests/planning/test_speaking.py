@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -15,10 +14,8 @@ from torch import Tensor
 from affetto.adapters.bank import AdapterBank
 from affetto.model.base import BASES, Base
 from affetto.planning.plan import base_config
-from affetto.planning.speaking import Speaking, plan_speaking, weighing_bytes
-from affetto.planning.tracing import LiveBytes, ShapeOnly, shape_only
-from affetto.speak import takes
-from affetto.speak.generation import Request, Spoken
+from affetto.planning.speaking import Speaking, plan_speaking
+from affetto.planning.tracing import ShapeOnly, shape_only
 from affetto.speak.layers import Cache, Rotary
 from affetto.speak.state import FRAMES_OF_A_ROOM, SLOTS_OF_A_ROOM
 from affetto.speak.weights import Arranged, SpeakingWeights
@@ -105,31 +102,9 @@ def test_arrangements_are_only_so_many(tiny_base: Base) -> None:
     assert six.peak_bytes - five.peak_bytes == six.parts["adapters"] // 6
 
 
-@pytest.mark.parametrize("most_bytes", [2**24, 2**16])
-def test_weighing_takes_what_is_planned(tiny_base: Base, monkeypatch: pytest.MonkeyPatch, most_bytes: int) -> None:
-    monkeypatch.setattr(takes, "_MOST_BYTES", most_bytes)
-    num_frames, config = 60, base_config(str(tiny_base.folder))
-    ids = tiny_base.prompt_ids("a line of some words", 0)
-    requests = [Request(ids, num_frames) for _ in range(6)]
-    codes = [np.random.default_rng(seed).integers(1, 256, (num_frames, 8)) for seed in range(6)]
-    weights = SpeakingWeights(tiny_base.network)
-    weights.arranged([()])
-    live = LiveBytes([*tiny_base.model.parameters(), *tensors_there(weights)])
-    with live:
-        takes.log_likelihoods(weights, requests, [Spoken(said, hit_cap=False) for said in codes])
-    expected = weighing_bytes(config, 6, len(ids) + num_frames, num_frames, torch.float32)
-    assert live.peak == pytest.approx(expected, rel=0.15)
-
-
-def tensors_there(weights: SpeakingWeights) -> list[Tensor]:
-    known = [tensor for tensor in tensors_of(weights.arranged([()])) if tensor is not None]
-    return [*known, weights.c0_head_DC, *weights.heads_DC, *weights.spoken_tables]
-
-
 def test_takes_are_rows_of_a_room(tiny_base: Base) -> None:
     one, four = (told(tiny_base, RANK, 2, "cpu", takes=number) for number in (1, 4))
     assert four.parts["rooms"] == 4 * one.parts["rooms"]
-    assert four.peak_bytes > sum(four.parts.values())
 
 
 def test_csm_1b_speaks_as_measured() -> None:

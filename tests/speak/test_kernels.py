@@ -59,7 +59,7 @@ def test_a_row_times_a_matrix(num_in: int, is_gated: bool, rank: int, is_transpo
 @pytest.mark.parametrize("slots", [16, 80])
 def test_attention_from_each_rows_start(slots: int) -> None:
     """Against a softmax over the same positions; what lies before a row's start, or behind the slot, is not seen."""
-    shape = Shape(2, 3, 32, 64, EPS, torch.rand(16, generator=torch.Generator().manual_seed(1)).to(DEVICE), 1.0)
+    shape = Shape(2, 3, 32, EPS, torch.rand(16, generator=torch.Generator().manual_seed(1)).to(DEVICE), 1.0)
     rotary = Rotary(shape, slots, torch.float32)
     num_rows, slot, starts = 3, slots - 3, [0, 4, slots - 3]
     qkv, keys, values = _random(num_rows, 10 * 32), _random(6, 32, slots, seed=1), _random(6, slots, 32, seed=2)

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import MimiModel
 
-from affetto.codes.codec import MimiCodec
+from affetto.codes.neural import MimiCodec
 from affetto.miniature.base import make_config
 from affetto.model.base import Base
 from affetto.speak.engine import Engine

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from affetto.adapters.bank import AdapterBank
 from affetto.adapters.peft_files import save_adapter
 from affetto.cli import app
-from affetto.codes.codec import MimiCodec
+from affetto.codes.neural import MimiCodec
 from affetto.errors import AdapterError, BaseModelError, ConfigError, DataError
 from affetto.miniature.base import make_config
 from affetto.model.base import Base, load_base

@@ -3,136 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from affetto.codes.batches import can_batch_dac, can_batch_mimi, dac_codes, exactly, mimi_codes, pack
-from affetto.codes.sound_stream import MimiEar, MimiSound, MimiSounds, can_stream_mimi
+from affetto.codes.neural import DacCodec, MimiCodec, frame_rate_of
 from affetto.codes.vocoder import VocoderCodec
 from affetto.errors import BaseModelError
 from affetto.files import hash_folder, hash_text, read_json
 from affetto.hub import fetch
 from affetto.remembered import LARGE_BYTES, WEIGHT_HASHES, HashMemory
 from affetto.tensors import FLOATS, check_tensors, stored_tensors, weight_files
-from affetto.types import Codec, CodeStream, SoundStream, SoundStreams
-
-_GPU_BATCH_S = 120.0
-"""Seconds of sound that are coded at once on a GPU: 3 GB in Mimi's first layers by their shapes, in DAC's 7."""
-
-
-class MimiCodec:
-    """Kyutai's Mimi through transformers, which has no padding mask (transformers #43377): see `codes.batches`."""
-
-    name = "mimi"
-    _quantizers = "num_quantizers"
-    """What `encode` calls the number of codebooks."""
-
-    def __init__(self, model: Any, num_codebooks: int) -> None:
-        self.model = model.requires_grad_(False)
-        self.sample_rate = int(model.config.sampling_rate)
-        self.frame_rate = float(model.config.frame_rate)
-        self.num_codebooks = num_codebooks
-        self.codebook_size = int(model.config.codebook_size)
-
-    def encode(self, samples: NDArray[np.floating]) -> NDArray[np.int64]:
-        """Codes (T, K) of mono samples at `sample_rate`."""
-        import torch
-
-        values = torch.from_numpy(self._padded(samples))[None, None].to(self.model.device, self.model.dtype)
-        with exactly():
-            codes = self.model.eval().encode(values, **{self._quantizers: self.num_codebooks}).audio_codes
-        return np.asarray(codes[0].T.cpu().numpy(), dtype=np.int64)
-
-    def encode_batch(
-        self, sounds: Sequence[NDArray[np.floating]], *, batch_s: float | None = None
-    ) -> list[NDArray[np.int64]]:
-        """What `encode` gives of each of `sounds`, in their order, coded in batches of clips of like lengths.
-
-        But for float32's rounding, which depends on a batch's shape: where two centroids are as near to about 1e-6 it
-        decides, and with this code those of its frame in later codebooks. A batch has at most `batch_s` seconds with
-        its padding, or one clip. By default clips go one by one on a CPU, where batches take longer: their layers
-        don't fit into its caches.
-        """
-        if batch_s is None:
-            batch_s = 0.0 if self.model.device.type == "cpu" else _GPU_BATCH_S
-        if batch_s == 0.0 or not self._can_batch():
-            return [self.encode(samples) for samples in sounds]
-        padded = [self._padded(samples) for samples in sounds]
-        coded: dict[int, NDArray[np.int64]] = {}
-        self.model.eval()
-        with exactly():
-            for places in pack([len(samples) for samples in padded], round(batch_s * self.sample_rate)):
-                coded |= zip(places, self._encode_one_batch([padded[place] for place in places]), strict=True)
-        return [coded[place] for place in range(len(sounds))]
-
-    def _can_batch(self) -> bool:
-        return can_batch_mimi(self.model)
-
-    def _encode_one_batch(self, padded: Sequence[NDArray[np.float32]]) -> list[NDArray[np.int64]]:
-        return mimi_codes(self.model, padded, self.num_codebooks)
-
-    def _padded(self, samples: NDArray[np.floating]) -> NDArray[np.float32]:
-        return np.pad(np.asarray(samples, dtype=np.float32), (0, self._num_missing(len(samples))))
-
-    def _num_missing(self, num_samples: int) -> int:
-        """Zeros to be put behind a clip: Mimi fills the last frame up by itself, but needs one."""
-        return max(0, round(self.sample_rate / self.frame_rate) - num_samples)
-
-    def decode(self, codes_TK: NDArray[np.integer]) -> NDArray[np.float32]:
-        """Mono samples of codes (T, K)."""
-        import torch
-
-        if len(codes_TK) == 0:
-            return np.zeros(0, dtype=np.float32)
-        codes = torch.from_numpy(np.asarray(codes_TK, dtype=np.int64).T.copy())[None]
-        with torch.inference_mode():
-            values = self.model.eval().decode(audio_codes=codes.to(self.model.device)).audio_values
-        return np.asarray(values[0].flatten().float().cpu().numpy(), dtype=np.float32)
-
-    def open_stream(self) -> SoundStream:
-        """A sound to be decoded while its codes come. BaseModelError where the decoder looks ahead."""
-        self._require_causal()
-        return MimiSound(self.model)
-
-    def open_streams(self) -> SoundStreams:
-        """Sounds to be decoded together, in one pass a piece. BaseModelError where the decoder looks ahead."""
-        self._require_causal()
-        return MimiSounds(self.model)
-
-    def open_ear(self) -> CodeStream:
-        """A sound to be coded while it is heard. BaseModelError where the encoder looks ahead."""
-        self._require_causal()
-        return MimiEar(self.model, self.num_codebooks)
-
-    def _require_causal(self) -> None:
-        if self.name != "mimi" or not can_stream_mimi(self.model):
-            raise BaseModelError(f"this {self.name}'s convolutions look ahead: nothing is settled before the end")
-
-
-class DacCodec(MimiCodec):
-    """Descript's audio codec (Kumar et al. 2023, arXiv 2306.06546) through transformers."""
-
-    name = "dac"
-    _quantizers = "n_quantizers"
-
-    def __init__(self, model: Any) -> None:
-        super().__init__(model, int(model.config.n_codebooks))
-        self.frame_rate = _frame_rate(model.config)
-
-    def _num_missing(self, num_samples: int) -> int:
-        """Up to whole frames, as Dia's processor pads."""
-        hop = int(self.model.config.hop_length)
-        return -num_samples % hop if num_samples else hop
-
-    def _can_batch(self) -> bool:
-        return can_batch_dac(self.model)
-
-    def _encode_one_batch(self, padded: Sequence[NDArray[np.float32]]) -> list[NDArray[np.int64]]:
-        return dac_codes(self.model, padded, self.num_codebooks)
+from affetto.types import Codec
 
 
 def load_codec(base_folder: Path, *, use_gpu: bool = False) -> Codec:
@@ -164,7 +46,7 @@ def codec_frame_rate(base_folder: Path) -> float:
     if (base_folder / "codec.json").is_file():
         return VocoderCodec.frame_rate
     config = _config(_codec_beside(base_folder) or base_folder)
-    return _frame_rate(config if config.model_type in _ALONE else _inside(base_folder, config))
+    return frame_rate_of(config if config.model_type in _ALONE else _inside(base_folder, config))
 
 
 def plain_frame_rate(base_folder: Path, config: Mapping[str, Any]) -> float:
@@ -184,11 +66,6 @@ def plain_frame_rate(base_folder: Path, config: Mapping[str, Any]) -> float:
 
 _ALONE = ("mimi", "dac")
 """Codecs that may be in a folder of their own."""
-
-
-def _frame_rate(config: Any) -> float:
-    # DAC's own `frame_rate` is rounded up to whole frames.
-    return float(config.sampling_rate / config.hop_length if config.model_type == "dac" else config.frame_rate)
 
 
 def _config(folder: Path) -> Any:

@@ -117,6 +117,10 @@ class VocoderCodec:
             return np.zeros(0, dtype=np.float32)
         return synthesise(self.features(codes_TK))
 
+    def cepstra(self, codes_TK: NDArray[np.integer]) -> FloatArray:
+        """WORLD's mel-cepstra (4 T, 24) that codes (T, K) stand for."""
+        return self.features(codes_TK)[::2, :NUM_CEPSTRA]
+
     def open_stream(self) -> SoundStream:
         """A sound to be decoded while its codes come: pulses end within 1024 samples, so one frame is held back."""
         return RepeatingStream(self.decode)

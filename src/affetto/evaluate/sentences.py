@@ -32,8 +32,7 @@ def ask(
     cued: bool,
     takes: int = 1,
 ) -> list[Request]:
-    """The requests for `sentences`, in order; see `Voice.request`. `takes` is one where the base can't weigh them."""
-    takes = voice.num_takes(takes)
+    """The requests for `sentences`, in order; see `Voice.request`."""
     return [
         voice.request(
             sentence.text, emotion, intensity=intensity, speaker=sentence.number, seed=sentence.seed,

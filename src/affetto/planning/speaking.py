@@ -8,22 +8,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from itertools import groupby
 from typing import Any
 
 import torch
-from torch._subclasses import FakeTensorMode
 
 from affetto.model.base import host_part
 from affetto.model.outline import Outline
 from affetto.planning.storage import adapter_parameters, weight_bytes
-from affetto.planning.tracing import LiveBytes, ShapeOnly
+from affetto.planning.tracing import ShapeOnly
 from affetto.preserve.curvature.memory import Shapes
 from affetto.speak.generation import frame_cap
 from affetto.speak.state import FRAMES_OF_A_ROOM, MOST_OPEN_ROOMS, SLOTS_OF_A_ROOM
-from affetto.speak.takes import positions_at_once, spread_all
-from affetto.speak.weights import MOST_ARRANGEMENTS, Layer, Shape, Site
+from affetto.speak.weights import MOST_ARRANGEMENTS
 
 _SIGNS_PER_S = 14
 """Of text, as `Outline` assumes."""
@@ -80,9 +78,6 @@ def plan_speaking(
     alive = min(num_adapters, MOST_OPEN_ROOMS + 1 if device == "cuda" else MOST_ARRANGEMENTS)
     stays |= {"arrangements": alive * each, "rooms": (max(1, alive) if device == "cuda" else 1) * room}
     peak = sum(stays.values())
-    if takes > 1:
-        # A CPU's rooms are gone when takes are weighed.
-        peak += max(0, weighing_bytes(config, takes, prompt + frames, frames, dtype) - room * (device != "cuda"))
     if device == "cuda":
         # Layers of one input are laid side by side before there is an arrangement.
         laid = max(dtype.itemsize * width * sum(outs.values()) for width, outs in products.values() if len(outs) > 1)
@@ -158,42 +153,3 @@ def _row_bytes(config: Any, prompt: int, frames: int, dtype: torch.dtype) -> int
         keys = stack.num_hidden_layers * stack.num_key_value_heads * stack.head_dim
         total += 2 * dtype.itemsize * places * (keys + stack.head_dim)
     return total
-
-
-def weighing_bytes(config: Any, takes: int, positions: int, frames: int, dtype: torch.dtype) -> int:
-    """The most that takes of so many positions and frames need while they are weighed: the real layers, on shapes."""
-    depth, num, size = config.depth_decoder_config, config.num_codebooks, config.codec_config.codebook_size
-    rows = max(1, min(takes, positions_at_once(_stack_shape(config), dtype) // positions))
-    at_once = min(takes * frames, max(1, positions_at_once(_stack_shape(depth), dtype) // num))
-    # While the depth decoder hears, the backbone's states are there, and frames are told by all heads.
-    kept: int = rows * positions * config.hidden_size * dtype.itemsize
-    told: int = at_once * (num * size * 4 + 2 * num * depth.hidden_size * 4)
-    return max(_heard_bytes(config, rows, positions, dtype), kept + told + _heard_bytes(depth, at_once, num, dtype))
-
-
-def _heard_bytes(stack: Any, rows: int, positions: int, dtype: torch.dtype) -> int:
-    """The most that a stack's layers need to hear so many rows, what they hear included."""
-    shape = _stack_shape(stack)
-    with FakeTensorMode(), torch.inference_mode():
-        queries = shape.num_kv * shape.group * shape.head_dim
-
-        def site(width: int, outs: int) -> Site:
-            return Site(torch.empty(width, outs, dtype=dtype))
-
-        layer = Layer(
-            site(stack.hidden_size, queries + 2 * shape.num_kv * shape.head_dim), site(queries, stack.hidden_size),
-            site(stack.hidden_size, 2 * shape.intermediate_size), site(shape.intermediate_size, stack.hidden_size),
-        )  # fmt: skip
-        live = LiveBytes([layer.qkv.w, layer.out.w, layer.gate_up.w, layer.down.w])
-        with live:
-            heard = torch.empty(rows, positions, stack.hidden_size, dtype=dtype)
-            spread_all(
-                heard, [layer] * stack.num_hidden_layers, replace(shape, inv_freq=torch.empty(shape.head_dim // 2))
-            )
-    return live.peak
-
-
-def _stack_shape(stack: Any) -> Shape:
-    kv, heads = stack.num_key_value_heads, stack.num_attention_heads
-    inv_freq = torch.empty(stack.head_dim // 2, device="meta")
-    return Shape(kv, heads // kv, stack.head_dim, stack.intermediate_size, stack.rms_norm_eps, inv_freq, 1.0)

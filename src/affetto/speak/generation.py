@@ -26,8 +26,9 @@ from affetto.model.network import Network
 from affetto.speak.engine import Engine
 from affetto.speak.sampling import Sampling, dice, require_numbers
 from affetto.speak.state import Heard
+from affetto.speak.takes import best_takes
 from affetto.speak.weights import SpeakingWeights, fingerprint
-from affetto.types import SPEAKING_TEMPERATURE
+from affetto.types import SPEAKING_TEMPERATURE, Codec
 
 
 @dataclass(frozen=True)
@@ -47,16 +48,12 @@ class Request:
     context: tuple[Turn, ...] = ()
     takes: int = 1
     """How often it is said; the best is kept (`affetto.speak.takes`)."""
-    wordless_ids: tuple[int, ...] = ()
-    """The prompt without its words, which takes are weighed by."""
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.temperature) and self.temperature >= 0):
             raise ConfigError(f"temperature must be 0 (greedy) or a positive number, not {self.temperature}")
         if self.takes < 1:
             raise ConfigError(f"takes must be 1 or more, not {self.takes}")
-        if self.takes > 1 and not self.wordless_ids:
-            raise ConfigError("takes are weighed by the prompt without its words: give it as wordless_ids")
         if self.top_k < 0:
             raise ConfigError(f"top_k must be 0 (all codes) or a positive number, not {self.top_k}")
         if not all(map(math.isfinite, self.gate)):
@@ -118,14 +115,9 @@ def generate(
     """Speak all requests, `batch_size` at a time; results in the order of the requests.
 
     `on_progress` is told how many requests have ended, `on_frame` a request's place and its next frame (K,).
-    BaseModelError where the base's weights are damaged so that it would say NaN; ConfigError where several takes are
-    asked of a base that can't weigh them (`can_weigh`).
+    BaseModelError where the base's weights are damaged so that it would say NaN.
     """
-    if any(request.takes > 1 for request in requests):
-        assert on_frame is None, "which take is kept isn't known until all are said"
-        if not can_weigh(base):
-            raise ConfigError(f"{base.id} can't weigh what it said: ask it for one take")
-        return _best(base, requests, batch_size, on_progress)
+    assert all(request.takes == 1 for request in requests), "takes are compared by `generate_best`"
     if not isinstance(base.network, CsmNetwork):
         return _batch_by_batch(base, requests, batch_size, on_progress)
     frames: list[list[NDArray[np.int64]]] = [[] for _ in requests]
@@ -145,17 +137,13 @@ def generate(
     ]
 
 
-def can_weigh(base: Base) -> bool:
-    """Whether the base can tell which of several takes says the words best."""
-    return isinstance(base.network, CsmNetwork)
-
-
-def _best(
-    base: Base, requests: Sequence[Request], batch_size: int, on_progress: Callable[[int], object] | None
-) -> list[Spoken]:
-    from affetto.speak.takes import best_takes
-
-    assert isinstance(base.network, CsmNetwork)
+def generate_best(
+    base: Base, codec: Codec, requests: Sequence[Request], *, batch_size: int = 32,
+    on_progress: Callable[[int], object] | None = None,
+) -> list[Spoken]:  # fmt: skip
+    """`generate` for requests of several takes, of which the best is kept: see `affetto.speak.takes`."""
+    if all(request.takes == 1 for request in requests):
+        return generate(base, requests, batch_size=batch_size, on_progress=on_progress)
     told, num_said, num_takes = 0, 0, sum(request.takes for request in requests)
     # With so many rows a CPU is quicker in larger batches; on a GPU it is memory that they would take.
     rows = 2 * batch_size if base.device.type == "cpu" else batch_size
@@ -172,7 +160,7 @@ def _best(
     def say(singles: list[Request]) -> list[Spoken]:
         return generate(base, singles, batch_size=rows, on_progress=advance)
 
-    return best_takes(weights_of(base.network), requests, say)
+    return best_takes(codec, requests, say)
 
 
 def hear(base: Base, requests: Sequence[Request], batch_size: int) -> Iterator[list[Heard]]:

@@ -120,12 +120,11 @@ def step(
 
 def spread(
     x_BSD: Tensor, layers: Sequence[Layer], shape: Shape, cache: Cache, eps: Tensor,
-    cos: Tensor, sin: Tensor, mask_BSS: Tensor | None = None, *, keep_all: bool = False,
+    cos: Tensor, sin: Tensor, mask_BSS: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """Several positions of every row at once, into an empty cache's first slots; the last one's output (B, D).
 
     `cos` and `sin` are (S, 2, Dh / 2), or (B, S, 2, Dh / 2). `mask` is True where a position may look; None is causal.
-    With `keep_all` it is every position's output (B, S, D).
     """
     num_rows, num_positions, width = x_BSD.shape[0], x_BSD.shape[1], shape.head_dim
     num_q = shape.num_kv * shape.group
@@ -142,7 +141,7 @@ def spread(
         keys[index, ..., :num_positions] = key.transpose(2, 3)
         values[index, :, :, :num_positions] = value
         is_causal = mask_BSS is None
-        if index == len(layers) - 1 and not keep_all:
+        if index == len(layers) - 1:
             # Of the last layer's outputs only the last position's is wanted, which sees all there are.
             query, is_causal = query[:, :, -1:], False
             mask_BSS = None if mask_BSS is None else mask_BSS[:, -1:]
@@ -154,4 +153,4 @@ def spread(
         x_ND = product(attended.transpose(1, 2).flatten(2).flatten(0, 1), layer.out, x_ND)
         gate, up = product(normed(x_ND, eps, layer.mlp_norm_D), layer.gate_up).chunk(2, dim=1)
         x_ND = product(functional.silu(gate).mul_(up), layer.down, x_ND)
-    return x_ND.view(num_rows, num_positions, -1) if keep_all else x_ND
+    return x_ND

@@ -24,7 +24,7 @@ from affetto.model.batch import Turn
 from affetto.model.light import load_for_speaking
 from affetto.model.rows import PLAIN_TEMPLATE
 from affetto.progress import say
-from affetto.speak.generation import Request, Spoken, can_weigh, cut_off, frames_that_fit, generate
+from affetto.speak.generation import Request, Spoken, cut_off, frames_that_fit, generate_best
 from affetto.speak.streaming import Piece, can_stream, stream
 from affetto.types import SPEAKING_TAKES, SPEAKING_TEMPERATURE, Codec
 
@@ -114,7 +114,7 @@ class Voice:
         Without `intensity` each adapter speaks at the intensity that its training recommends. `cued=False` leaves the
         prompt plain with the adapter on, which shows what leaks. `context` are earlier turns (`turn`), oldest first;
         the oldest ones are left out where the base's window has no room. For the text itself see `frames_that_fit`.
-        Of several `takes` the one that says the words best is kept (`affetto.speak.takes`); greedy there is only one.
+        Of several `takes` the one that is most like the others is kept (`affetto.speak.takes`); greedy there is one.
         """
         takes = takes if temperature else 1
         shares = {emotion: 1.0} if isinstance(emotion, str) else dict(emotion or {})
@@ -131,17 +131,13 @@ class Voice:
         if cued and any(strengths.values()) and not self.base.has_text_stream:
             template = self._templates.get(max(strengths, key=lambda name: strengths[name]), PLAIN_TEMPLATE)
         ids = self.base.prompt_ids(template.replace("{text}", text), speaker)
-        wordless = self.base.prompt_ids(template.replace("{text}", "").strip(), speaker) if takes > 1 else ()
         cap = frames_that_fit(self.base, text, len(ids))
         fitting = list(context)
         while fitting and sum(turn.num_positions for turn in fitting) + len(ids) + cap > self.base.window:
             fitting.pop(0)
         if len(fitting) < len(context):
             say(f"the base's window has room for {len(fitting)} of {len(context)} earlier turns: the last ones")
-        return Request(
-            ids, cap, gate, seed=seed, temperature=temperature, context=tuple(fitting), takes=takes,
-            wordless_ids=wordless,
-        )  # fmt: skip
+        return Request(ids, cap, gate, seed=seed, temperature=temperature, context=tuple(fitting), takes=takes)
 
     def turn(self, text: str, samples: NDArray[np.floating], sample_rate: int, speaker: int = 0) -> Turn:
         """An earlier turn for `context`: what `speaker` said and how it sounded, mono samples.
@@ -163,12 +159,12 @@ class Voice:
     ) -> tuple[NDArray[np.float32], int]:  # fmt: skip
         """Speak; returns (mono samples, sample rate). No emotion is the base; see `request`.
 
-        Without `takes` it is said `SPEAKING_TAKES` times, once where the base can't weigh them (`num_takes`). Speech
-        that is empty, or that its cap ended and not the base, is told.
+        Without `takes` it is said `SPEAKING_TAKES` times. Speech that is empty, or that its cap ended and not the base,
+        is told.
         """
         request = self.request(
             text, emotion, intensity=intensity, speaker=speaker, seed=seed, temperature=temperature, context=context,
-            takes=self.num_takes(SPEAKING_TAKES) if takes is None else takes,
+            takes=SPEAKING_TAKES if takes is None else takes,
         )  # fmt: skip
         spoken = self.generate([request])[0]
         if not len(spoken.codes_TK):
@@ -207,11 +203,7 @@ class Voice:
 
     def generate(self, requests: Sequence[Request], on_progress: Callable[[int], object] | None = None) -> list[Spoken]:
         """Codes of many requests, batched. Requests made before an adapter was loaded don't use it."""
-        return generate(self.base, self._padded(requests), on_progress=on_progress)
-
-    def num_takes(self, wanted: int) -> int:
-        """`wanted` takes where the base can weigh them, else one."""
-        return wanted if can_weigh(self.base) else 1
+        return generate_best(self.base, self.codec, self._padded(requests), on_progress=on_progress)
 
     def _padded(self, requests: Sequence[Request]) -> list[Request]:
         num = len(self.emotions)

@@ -65,8 +65,6 @@ class Shape:
     group: int
     """Query heads for each."""
     head_dim: int
-    intermediate_size: int
-    """Width of gate, and of up."""
     eps: float
     inv_freq: Tensor
     """Rotary frequencies (head_dim / 2,), float32."""
@@ -279,7 +277,6 @@ def _shape(stack: Any) -> Shape:
         num_kv=config.num_key_value_heads,
         group=config.num_attention_heads // config.num_key_value_heads,
         head_dim=config.head_dim,
-        intermediate_size=config.intermediate_size,
         eps=config.rms_norm_eps,
         inv_freq=stack.rotary_emb.inv_freq.float(),
         rope_scale=float(stack.rotary_emb.attention_scaling),
