@@ -76,7 +76,7 @@ class Problem:
 SPEAKING_TEMPERATURE = 0.6
 """Of sampled codes, unless somebody says otherwise (docs/log.md)."""
 SPEAKING_TAKES = 4
-"""How often a sentence is said, the best take of which is kept, unless somebody says otherwise (docs/log.md)."""
+"""How often a sentence is said, of which one take is kept, unless somebody says otherwise (docs/training.md)."""
 
 
 class SoundStream(Protocol):

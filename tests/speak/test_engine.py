@@ -353,6 +353,22 @@ def test_weights_that_are_not_numbers_are_told_before_the_first_frame(
     assert engine.num_speaking == 0
 
 
+@pytest.mark.parametrize("arithmetic", ARITHMETIC)
+@pytest.mark.parametrize(
+    "name",
+    ["backbone_model.layers.0.self_attn.q_proj.weight", "backbone_model.layers.0.self_attn.k_proj.weight",
+     "depth_decoder.model.layers.0.self_attn.q_proj.weight", "lm_head.weight"],
+)  # fmt: skip
+def test_a_matrix_that_is_all_nan_is_told(tiny_base: Base, name: str, arithmetic: Arithmetic) -> None:
+    """torch's attention on a CPU hides it in the prompt, as it does what sees nothing."""
+    tiny_base.model.get_parameter(name).data.fill_(torch.nan)
+    engine = Engine(weights_of(tiny_base.network), arithmetic, base="the folder")
+    numbers = engine.join([replace(one, max_frames=5) for one in _requests(tiny_base)])
+    with pytest.raises(BaseModelError, match=r"the folder: .*NaN or infinite.*copy or fetch the checkpoint again"):
+        _rest(engine, numbers)
+    assert engine.num_speaking == 0
+
+
 def test_the_check_is_made_once_for_rows_that_join(tiny_base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
     """Frames in between don't wait for it."""
     from affetto.speak import engine as module

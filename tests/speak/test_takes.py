@@ -144,7 +144,9 @@ def test_a_take_that_says_something_else_is_not_kept() -> None:
     assert kept is not said[3]
 
 
-def test_speaking_takes_several_unless_told_otherwise(tiny_base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_speaking_takes_several_unless_told_otherwise(
+    tiny_base: Base, tiny_moshi: Base, monkeypatch: pytest.MonkeyPatch
+) -> None:
     voice, asked = Voice(tiny_base), []
     real = Voice.generate
     monkeypatch.setattr(Voice, "generate", lambda self, requests: asked.extend(requests) or real(self, requests))
@@ -152,6 +154,7 @@ def test_speaking_takes_several_unless_told_otherwise(tiny_base: Base, monkeypat
     voice.speak("a key", seed=1, takes=2)
     assert [request.takes for request in asked] == [SPEAKING_TAKES, 2]
     assert voice.request("a key").takes == 1
+    assert Voice(tiny_moshi).num_takes(SPEAKING_TAKES) == 1
     assert voice.request("a key", takes=4, temperature=0.0).takes == 1
 
 

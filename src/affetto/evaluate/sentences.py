@@ -32,7 +32,8 @@ def ask(
     cued: bool,
     takes: int = 1,
 ) -> list[Request]:
-    """The requests for `sentences`, in order; see `Voice.request`."""
+    """The requests for `sentences`, in order; see `Voice.request`. `takes` is one where `Voice.num_takes` says so."""
+    takes = voice.num_takes(takes)
     return [
         voice.request(
             sentence.text, emotion, intensity=intensity, speaker=sentence.number, seed=sentence.seed,

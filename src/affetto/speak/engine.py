@@ -22,7 +22,7 @@ from affetto.speak.frames import Frames, TorchFrames
 from affetto.speak.host import HostFrames
 from affetto.speak.layers import Cache, Rotary, normed, spread
 from affetto.speak.prompts import embed_prompt
-from affetto.speak.sampling import Sampling, dice, require_numbers
+from affetto.speak.sampling import Sampling, dice, require_codes, require_numbers
 from affetto.speak.state import Heard, SpeakingBatch, SpeakingRow
 from affetto.speak.weights import SpeakingWeights
 
@@ -95,7 +95,13 @@ class Engine:
         assert self._frames is not None
         batch.codes_BK = self._frames.frame()
         batch.num_frames += 1
-        told = _heard(batch.rows, batch.codes_BK.cpu().numpy())
+        codes_BK = batch.codes_BK.cpu().numpy()
+        try:
+            require_codes(codes_BK, self.weights.codebook_size, self.base)
+        except BaseModelError:
+            self.close()
+            raise
+        told = _heard(batch.rows, codes_BK)
         if not self.num_speaking:
             self.close()
         return told

@@ -200,7 +200,8 @@ class HostSampling:
         if len(cumulative_BC) == 1:
             drawn_B = cumulative_BC[0].searchsorted(target_B1[0], side="right")
         else:
-            drawn_B = (cumulative_BC > target_B1).argmax(axis=1)
+            # The place where they pass it, and behind the last where they are NaN.
+            drawn_B = cumulative_BC.shape[1] - np.count_nonzero(cumulative_BC > target_B1, axis=1)
         if self.is_greedy_B is not None:
             drawn_B = np.where(self.is_greedy_B, logits_BC.argmax(axis=1), drawn_B)
         return drawn_B

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from affetto.errors import BaseModelError
@@ -63,10 +65,22 @@ def require_numbers(logits: Iterable[Tensor], base: str) -> None:
     """Raise BaseModelError where logits of a generation's beginning are NaN or infinite, but for codes that are barred.
 
     Waits for the device, so it is asked once in a generation: what layers make of damaged weights shows at once (but
-    for what torch's attention on a CPU makes of a query that is NaN: nothing, as of a place that sees nothing).
+    for what torch's attention on a CPU makes of a query that is NaN: nothing, as of a place that sees nothing; then it
+    shows in the next frame, see `require_codes`).
     """
     if not bool(torch.stack([(part < torch.inf).all() for part in logits]).all()):
-        raise BaseModelError(
-            f"{base}: what it would say first is NaN or infinite, so some of its weights are damaged; copy or fetch "
-            "the checkpoint again (or, where only an adapter does this, speak at a lower intensity)"
-        )
+        raise _damaged(base)
+
+
+def require_codes(codes_BK: NDArray[np.int64], codebook_size: int, base: str) -> None:
+    """Raise BaseModelError for a code that there isn't: what is drawn from a distribution that is NaN is the one behind
+    the last."""
+    if int(codes_BK.max(initial=0)) >= codebook_size:
+        raise _damaged(base)
+
+
+def _damaged(base: str) -> BaseModelError:
+    return BaseModelError(
+        f"{base}: what it says is NaN or infinite, so some of its weights are damaged; copy or fetch the checkpoint "
+        "again (or, where only an adapter does this, speak at a lower intensity)"
+    )

@@ -21,6 +21,7 @@ from affetto.codes.decoding import decode_each
 from affetto.errors import AdapterError, ConfigError
 from affetto.model.base import DTYPES, MINIATURE, Base, load_base
 from affetto.model.batch import Turn
+from affetto.model.csm import CsmNetwork
 from affetto.model.light import load_for_speaking
 from affetto.model.rows import PLAIN_TEMPLATE
 from affetto.progress import say
@@ -159,12 +160,12 @@ class Voice:
     ) -> tuple[NDArray[np.float32], int]:  # fmt: skip
         """Speak; returns (mono samples, sample rate). No emotion is the base; see `request`.
 
-        Without `takes` it is said `SPEAKING_TAKES` times. Speech that is empty, or that its cap ended and not the base,
-        is told.
+        Without `takes` it is said `SPEAKING_TAKES` times, or once (`num_takes`). Speech that is empty, or that its cap
+        ended and not the base, is told.
         """
         request = self.request(
             text, emotion, intensity=intensity, speaker=speaker, seed=seed, temperature=temperature, context=context,
-            takes=SPEAKING_TAKES if takes is None else takes,
+            takes=self.num_takes(SPEAKING_TAKES) if takes is None else takes,
         )  # fmt: skip
         spoken = self.generate([request])[0]
         if not len(spoken.codes_TK):
@@ -204,6 +205,10 @@ class Voice:
     def generate(self, requests: Sequence[Request], on_progress: Callable[[int], object] | None = None) -> list[Spoken]:
         """Codes of many requests, batched. Requests made before an adapter was loaded don't use it."""
         return generate_best(self.base, self.codec, self._padded(requests), on_progress=on_progress)
+
+    def num_takes(self, wanted: int) -> int:
+        """`wanted` takes of a CSM, whose rows cost little beside each other, else one: Moshi's are a gigabyte each."""
+        return wanted if isinstance(self.base.network, CsmNetwork) else 1
 
     def _padded(self, requests: Sequence[Request]) -> list[Request]:
         num = len(self.emotions)
