@@ -287,7 +287,7 @@ def _assumptions(
         told.append("memory of speaking isn't planned for this kind of base")
     else:
         told.append(
-            f"speaking is {speaking.takes} takes of one sentence after another, of a clip's mean length, without the "
-            "codec's decoder"
+            f"speaking is {speaking.takes} takes of one sentence after another, of a clip's mean length; what the "
+            "codec needs while it decodes comes on top"
         )
     return tuple(told)

@@ -69,6 +69,7 @@ def plan_speaking(
         "weights": weights,
         "copies": _copies(config, products, dtype, is_shared=device == "cuda"),
         "adapters": 4 * num_adapters * adapter_parameters(shapes, rank),
+        "codec": _codec_bytes(config),
     }
     prompt = round(outline.tokens_per_s * clip_s) + outline.template_tokens
     frames = frame_cap("x" * round(_SIGNS_PER_S * clip_s), outline.frame_rate)
@@ -83,6 +84,14 @@ def plan_speaking(
         laid = max(dtype.itemsize * width * sum(outs.values()) for width, outs in products.values() if len(outs) > 1)
         peak = max(peak, sum(stays[part] for part in ("weights", "copies", "adapters")) + laid)
     return Speaking(device, str(dtype).removeprefix("torch."), num_adapters, takes, stays, peak)
+
+
+def _codec_bytes(config: Any) -> int:
+    """The codec that a CSM carries, which is loaded in float32 whatever the base is in."""
+    from transformers import AutoModel
+
+    with torch.device("meta"):
+        return weight_bytes(AutoModel.from_config(config.codec_config))
 
 
 def _model(config: Any, outline: Outline, dtype: torch.dtype) -> Any:

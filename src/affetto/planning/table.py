@@ -26,6 +26,7 @@ _SPEAKING_TITLES = {
     "weights": "weights",
     "copies": "weights as the engine reads them",
     "adapters": "adapters",
+    "codec": "codec (what decoding needs beside it isn't counted)",
     "arrangements": "weights changed by adapters",
     "rooms": "keys and values",
 }
