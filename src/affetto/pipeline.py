@@ -39,7 +39,7 @@ def prepare_clips(
     labels = _labels(config, emotions)
     with in_turns():
         base_folder = find_base(config.base)
-        kind_of(config.base, base_folder)
+        kind = kind_of(config.base, base_folder)
         prepared = prepare(
             find_sources(config, labels, do_render=not skip_datasets),
             base_folder,
@@ -48,6 +48,7 @@ def prepare_clips(
             by_speaker=config.split_by_speaker,
             use_cached_only=skip_datasets,
             use_general=not is_own,
+            needs_silence=kind.network.has_text_stream,
         )
         prepared = with_timed_words(prepared, config.base, config.judges, use_cached_only=skip_datasets)
     if prepared.problems:
