@@ -32,6 +32,7 @@ def preparing(folder: Path) -> tuple[Callable[[], object], str]:
     """Clips that nobody has seen before, from a manifest into an empty cache."""
     from affetto.audio.manifest import write_manifest
     from affetto.codes import prepare as stage
+    from affetto.codes import workers
     from affetto.model.base import find_base
     from affetto.types import EMOTIONS, Clip
 
@@ -45,7 +46,7 @@ def preparing(folder: Path) -> tuple[Callable[[], object], str]:
     write_manifest(folder / "manifest.jsonl", clips)
     os.environ["AFFETTO_CACHE"] = str(folder / "cache")
     # Coding in worker processes would be out of sight.
-    stage._IN_PROCESS = NUM_SOUNDS + 1
+    workers._IN_PROCESS = NUM_SOUNDS + 1
     return (
         lambda: stage.prepare([folder / "manifest.jsonl"], base, emotions=EMOTIONS),
         f"Preparing {NUM_SOUNDS} clips: check, read, code, write",

@@ -30,6 +30,7 @@ from facts import run_facts
 from affetto.audio.manifest import write_manifest
 from affetto.audio.sound import write_sound
 from affetto.codes import prepare as stage
+from affetto.codes import workers
 from affetto.codes.cache import CodeCache
 from affetto.codes.codec import codec_hash
 from affetto.codes.vocoder import VocoderCodec
@@ -221,7 +222,7 @@ def _child(manifest: Path, coding: str) -> None:
     """`prepare` in a process of its own. Coding is real, a constant, or not to happen at all (none)."""
     base = find_base("miniature")
     if coding == "constant":
-        stage._IN_PROCESS = 10**9
+        workers._IN_PROCESS = 10**9
         VocoderCodec.encode = lambda self, samples: _CODES  # type: ignore[method-assign] # noqa: ARG005
     if coding == "real":
         stage._SHARD_CLIPS = 64

@@ -12,7 +12,7 @@ from affetto.config import EXPRESSIVE, PLAIN_LORA, Config
 from affetto.errors import CheckpointError, DataError
 from affetto.files import cache_root, make_writable, read_json
 from affetto.intensity import recommend_as_acted
-from affetto.model.base import MINIATURE, find_base
+from affetto.model.base import MINIATURE, find_base, kind_of
 from affetto.processes import in_turns
 from affetto.progress import console, say
 
@@ -25,7 +25,8 @@ def prepare_clips(
 ) -> Prepared:
     """Check and code the clips of `emotions` and the general speech; everything is cached.
 
-    Before anything else it is seen that the output folder and the cache can be written (DataError). Bad clips are
+    Before anything else it is seen that the output folder and the cache can be written (DataError), and that the base
+    is of a kind that speaks (BaseModelError). Bad clips are
     listed in one table. They stop the run unless `skip_bad_clips`; the good ones stay coded either way.
     `skip_datasets` takes what was coded before as it is, and renders, checks and codes nothing. With `general: self`
     the base speaks the general clips, and those of the data are left alone.
@@ -37,14 +38,17 @@ def prepare_clips(
     is_own = config.general == "self"
     labels = _labels(config, emotions)
     with in_turns():
+        base_folder = find_base(config.base)
+        kind = kind_of(config.base, base_folder)
         prepared = prepare(
             find_sources(config, labels, do_render=not skip_datasets),
-            find_base(config.base),
+            base_folder,
             emotions=config.emotions,
             only=labels,
             by_speaker=config.split_by_speaker,
             use_cached_only=skip_datasets,
             use_general=not is_own,
+            needs_silence=kind.network.has_text_stream,
         )
         prepared = with_timed_words(prepared, config.base, config.judges, use_cached_only=skip_datasets)
     if prepared.problems:

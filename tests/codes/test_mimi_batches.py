@@ -244,10 +244,11 @@ def base(tmp_path: Path, codec: MimiCodec) -> Path:
 
 @pytest.fixture
 def in_batches(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """Code in batches of so many seconds, as on a GPU: in_batches(2.0)."""
+    """Code in batches of so many seconds, as on a GPU, but in this process, where it is seen: in_batches(2.0)."""
     real = MimiCodec.encode_batch
 
     def set_up(batch_s: float) -> None:
+        monkeypatch.setattr("affetto.codes.workers._stays_here", lambda *_: True)
         monkeypatch.setattr(MimiCodec, "encode_batch", lambda self, sounds: real(self, sounds, batch_s=batch_s))
 
     return set_up
@@ -280,11 +281,11 @@ def test_a_run_that_dies_goes_on_with_the_shard_it_died_in(
     source = manifest(tmp_path / "data" / "manifest.jsonl", make_clips(tmp_path / "data", 10))
     real, calls = stage._work, []
 
-    def dying(clips: Any) -> Any:
+    def dying(codec: Any, clips: Any) -> Any:
         calls.append(len(clips))
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return real(clips)
+        return real(codec, clips)
 
     monkeypatch.setattr(stage, "_work", dying)
     with pytest.raises(KeyboardInterrupt):
@@ -297,13 +298,12 @@ def test_a_run_that_dies_goes_on_with_the_shard_it_died_in(
         np.testing.assert_array_equal(prepared.codes(clip), load_codec(base).encode(read_sound(clip.audio, 24_000)))
 
 
-def test_a_sound_that_vanishes_is_told(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    clips = make_clips(tmp_path / "data", 3)
-    monkeypatch.setattr(stage, "_codec", load_codec(base))
-    assert [name for name, _ in stage._work(clips)] == [clip.id for clip in clips]
+def test_a_sound_that_vanishes_is_told(base: Path, tmp_path: Path) -> None:
+    clips, codec = make_clips(tmp_path / "data", 3), load_codec(base)
+    assert [name for name, _ in stage._work(codec, clips)] == [clip.id for clip in clips]
     clips[1].audio.write_bytes(b"torn")
     with pytest.raises(DataError, match=clips[1].audio.name):
-        stage._work(clips)
+        stage._work(codec, clips)
 
 
 def test_piles_are_bounded_and_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -78,13 +81,13 @@ def test_codes_are_those_of_the_codec(data: Callable[..., Path], sounds: Path, c
 def test_the_codec_does_not_stay_for_the_training(
     data: Callable[..., Path], sounds: Path, codec_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`affetto train` prepares in its own process, where Mimi would hold a third of a gigabyte."""
-    held = []
+    """`affetto train` prepares in its own process. See `test_workers` for codecs that are networks."""
+    held: list[weakref.ref[Any]] = []
     real = stage._work
-    monkeypatch.setattr(stage, "_work", lambda clips: held.append(stage._codec) or real(clips))
+    monkeypatch.setattr(stage, "_work", lambda codec, clips: held.append(weakref.ref(codec)) or real(codec, clips))
     prepare([data(make_clips(sounds, 2))], codec_folder, emotions=EMOTIONS)
-    assert held[0] is not None
-    assert stage._codec is None
+    gc.collect()
+    assert [reference() for reference in held] == [None]
 
 
 def test_second_run_does_no_coding(
@@ -224,7 +227,7 @@ def test_worker_processes_code_the_same(
 ) -> None:
     source = data(make_clips(sounds, 5))
     here = prepare([source], codec_folder, emotions=EMOTIONS)
-    monkeypatch.setattr(stage, "_IN_PROCESS", 1)
+    monkeypatch.setattr("affetto.codes.workers._IN_PROCESS", 1)
     monkeypatch.setenv("AFFETTO_CACHE", str(cache_folder / "workers"))
     elsewhere = prepare([source], codec_folder, emotions=EMOTIONS, workers=1)
     assert here.clips == elsewhere.clips

@@ -139,25 +139,23 @@ def _killed_run(source: Path, codec_folder: Path, after_s: float) -> None:
 
 
 _WITH_WORKERS = """
-import os, sys, time
+import os, time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
-from pathlib import Path
-from affetto.codes import prepare
+from affetto.codes.workers import start_worker
 
 if __name__ == "__main__":
-    pool = ProcessPoolExecutor(1, get_context("spawn"), prepare._start_process, (Path(sys.argv[1]),))
+    pool = ProcessPoolExecutor(1, get_context("spawn"), start_worker)
     print(pool.submit(os.getpid).result(), flush=True)
     time.sleep(100)
 """
 
 
-def test_workers_end_with_a_run_that_is_killed(tmp_path: Path, codec_folder: Path) -> None:
+def test_workers_end_with_a_run_that_is_killed(tmp_path: Path) -> None:
     """They stayed for ever, a hundred megabytes each."""
     script = tmp_path / "with_workers.py"
     script.write_text(_WITH_WORKERS)
-    command = [sys.executable, str(script), str(codec_folder)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as run:
+    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True) as run:
         assert run.stdout is not None
         worker = int(run.stdout.readline())
         os.kill(worker, 0)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import MimiConfig
 
 from affetto import pipeline
 from affetto import run as road
@@ -164,3 +165,16 @@ def test_a_damaged_adapter_is_told_by_its_report(tmp_path: Path, content: str, t
     assert told in str(caught.value)
     with pytest.raises(DataError, match=r"affetto\.json"):
         pipeline.unmet_budgets(Config(output_dir=tmp_path, forgetting_budget=0.01), ["happy"])
+
+
+def test_a_codec_alone_is_no_base_and_codes_nothing(
+    affetto: Affetto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`prepare` coded all clips for it, and `plan` and `speak` refused it then."""
+    monkeypatch.setattr(pipeline, "find_sources", lambda *_, **__: pytest.fail("clips were looked for before"))
+    monkeypatch.setattr(pipeline, "prepare", lambda *_, **__: pytest.fail("clips were prepared before"))
+    MimiConfig().save_pretrained(tmp_path / "mimi")
+    status, _, err = affetto("prepare", "--base", "mimi", "--emotion", "happy")
+    assert status == 1
+    assert err == "error: mimi: model_type 'mimi' is not supported; supported: csm, moshi, dia\n"
+    assert affetto("speak", "hello", "--base", "mimi")[::2] == (status, err)

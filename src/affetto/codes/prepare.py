@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -18,12 +15,14 @@ from numpy.typing import NDArray
 from affetto.audio.checks import check_clips, good_clips, problem_table
 from affetto.audio.corpora import load_clips
 from affetto.audio.manifest import broken_context
-from affetto.audio.sound import SoundError, read_clip, sound_info
+from affetto.audio.sound import read_clip, sound_info
 from affetto.audio.speakers import speaker_numbers
 from affetto.audio.splits import assign_splits
 from affetto.codes.cache import CodeCache
-from affetto.codes.codec import codec_hash, load_codec
+from affetto.codes.codec import codec_hash
+from affetto.codes.silence import SILENT_FRAMES, code_silence, save_silence, silence_path
 from affetto.codes.timing import Beside, Word
+from affetto.codes.workers import coders, is_vocoder, told
 from affetto.errors import DataError
 from affetto.files import cache_root, hash_text
 from affetto.progress import console, progress
@@ -31,8 +30,6 @@ from affetto.remembered import HashMemory
 from affetto.types import EMOTIONS, BatchCodec, Clip, Codec, Problem
 
 _SHARD_CLIPS = 256
-_IN_PROCESS = 48
-"""Fewer clips than this are coded here: starting workers would take longer."""
 _WORK_CLIPS = 16
 """What a worker process is given at once."""
 _PILE_S = 600.0
@@ -104,6 +101,7 @@ def prepare(
     workers: int = 0,
     use_cached_only: bool = False,
     use_general: bool = True,
+    needs_silence: bool = False,
 ) -> Prepared:
     """Load, check, split and code the clips of `sources`.
 
@@ -111,8 +109,9 @@ def prepare(
     same whatever is trained: they are made of all clips; `by_speaker` keeps speakers apart as well as texts). Clips
     with a problem are left out and listed; whether that stops the run is the caller's choice. `use_cached_only` neither
     checks nor codes: clips that weren't coded before are left out silently. Without `use_general` clips without emotion
-    are left out, but for those that others hear as context. Raises `DataError` where none is left, after a table of
-    all problems.
+    are left out, but for those that others hear as context. With `needs_silence` silence is coded too. A network codes
+    in a process of its own, which has ended when this returns (`codes.workers`). Raises `DataError` where no clip is
+    left, after a table of all problems.
     """
     clips, problems = load_clips(sources, emotions=emotions)
     labels = {*KNOWN_LABELS, *emotions}
@@ -138,7 +137,8 @@ def prepare(
     clips = [clip for clip in clips if clip.split is not None]
     if not clips:
         raise _nothing(sources, problems, use_cached_only)
-    _encode_all([clip for clip in clips if not is_cached[clip.id]], keys, cache, base_folder, workers)
+    uncoded = [clip for clip in clips if not is_cached[clip.id]]
+    _encode_all(uncoded, keys, cache, base_folder, workers=workers, needs_silence=needs_silence)
     warnings = [*(problem for problem in problems if problem.costs_no_clip), *warnings]
     is_warned = {*warnings}
     problems = [problem for problem in problems if problem not in is_warned]
@@ -203,77 +203,48 @@ def _keys(clips: Sequence[Clip]) -> dict[str, str]:
 
 
 def _encode_all(
-    clips: Sequence[Clip], keys: Mapping[str, str], cache: CodeCache, base_folder: Path, workers: int
+    clips: Sequence[Clip],
+    keys: Mapping[str, str],
+    cache: CodeCache,
+    base_folder: Path,
+    *,
+    workers: int,
+    needs_silence: bool,
 ) -> None:
-    """Code `clips` shard by shard; what is written stays, whenever the process dies."""
-    if not clips:
-        return
-    codec = load_codec(base_folder, use_gpu=True)
-    size = _SHARD_CLIPS if isinstance(codec, BatchCodec) else _WORK_CLIPS
-    with ExitStack() as stack:
-        bar = stack.enter_context(progress("Coding clips", len(clips)))
-        run: Callable[..., Iterable[list[_Coded]]] = map
-        if codec.name == "vocoder" and len(clips) >= _IN_PROCESS:
-            spawn = multiprocessing.get_context("spawn")
-            pool = ProcessPoolExecutor(workers or os.cpu_count(), spawn, _start_process, (base_folder,))
-            run = stack.enter_context(pool).map
-        else:
-            _start_worker(codec)
-        for shard in _chunks(clips, _SHARD_CLIPS):
-            parts = run(_work, list(_chunks(shard, size)))
-            cache.add({keys[name]: codes for part in parts for name, codes in part})
-            bar.advance(len(shard))
-    # Mimi would stay in memory while the same process trains.
-    _end_worker()
+    """Code `clips` shard by shard, and silence; what is written stays, whenever the process dies.
 
-
-_codec: Codec | None = None
-"""The worker's codec."""
-
-
-def _end_worker() -> None:
-    global _codec
-    _codec = None
-
-
-def _start_process(base_folder: Path) -> None:
-    """Begin a worker process, which is to end with the one that started it.
-
-    One that is killed can't tell its workers, and they would wait for work for ever: each holds the writing end of the
-    pipe that it reads from.
+    Nothing is started where nothing is to be coded.
     """
-    parent = multiprocessing.parent_process()
-    assert parent is not None, "only worker processes begin so"
+    needs_silence = needs_silence and not silence_path(base_folder).is_file()
+    if not clips and not needs_silence:
+        return
+    size = _WORK_CLIPS if is_vocoder(base_folder) else _SHARD_CLIPS
+    with coders(base_folder, len(clips), workers) as run:
+        if needs_silence:
+            for codes_TK in run(code_silence, [SILENT_FRAMES]):
+                save_silence(base_folder, codes_TK)
+        if not clips:
+            return
+        with progress("Coding clips", len(clips)) as bar:
+            for shard in _chunks(clips, _SHARD_CLIPS):
+                parts = run(_work, list(_chunks(shard, size)))
+                cache.add({keys[name]: codes for part in parts for name, codes in part})
+                bar.advance(len(shard))
 
-    def follow() -> None:
-        parent.join()
-        os._exit(1)
 
-    threading.Thread(target=follow, daemon=True).start()
-    _start_worker(load_codec(base_folder))
+def _work(codec: Codec, clips: Sequence[Clip]) -> list[_Coded]:
+    def read(clip: Clip) -> NDArray[np.float32]:
+        with told():
+            return read_clip(clip, codec.sample_rate)
 
-
-def _start_worker(codec: Codec) -> None:
-    global _codec
-    _codec = codec
-
-
-def _work(clips: Sequence[Clip]) -> list[_Coded]:
-    assert _codec is not None
-    if not isinstance(_codec, BatchCodec):
-        return [(clip.id, _codec.encode(_read(clip))) for clip in clips]
+    if not isinstance(codec, BatchCodec):
+        return [(clip.id, codec.encode(read(clip))) for clip in clips]
     coded: list[_Coded] = []
     with ThreadPoolExecutor() as pool:
         for pile in _piles(clips):
-            sounds = list(pool.map(_read, pile))
-            coded += zip([clip.id for clip in pile], _codec.encode_batch(sounds), strict=True)
+            sounds = list(pool.map(read, pile))
+            coded += zip([clip.id for clip in pile], codec.encode_batch(sounds), strict=True)
     return coded
-
-
-def _read(clip: Clip) -> NDArray[np.float32]:
-    assert _codec is not None
-    with _told():
-        return read_clip(clip, _codec.sample_rate)
 
 
 def _piles(clips: Sequence[Clip]) -> Iterator[list[Clip]]:
@@ -281,7 +252,7 @@ def _piles(clips: Sequence[Clip]) -> Iterator[list[Clip]]:
     pile: list[Clip] = []
     pile_s = 0.0
     for clip in clips:
-        with _told():
+        with told():
             whole_s = sound_info(clip.audio).duration_s
         duration_s = (whole_s if clip.end_s is None else clip.end_s) - (clip.start_s or 0.0)
         if pile and pile_s + duration_s > _PILE_S:
@@ -290,15 +261,6 @@ def _piles(clips: Sequence[Clip]) -> Iterator[list[Clip]]:
         pile.append(clip)
         pile_s += duration_s
     yield pile
-
-
-@contextmanager
-def _told() -> Iterator[None]:
-    """Only errors made of one message survive the way back from a worker."""
-    try:
-        yield
-    except SoundError as error:
-        raise DataError(str(error)) from None
 
 
 def _chunks(clips: Sequence[Clip], size: int) -> Iterator[list[Clip]]:

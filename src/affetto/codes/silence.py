@@ -10,18 +10,20 @@ from numpy.typing import NDArray
 from affetto.codes.codec import codec_hash, load_codec
 from affetto.errors import CacheError
 from affetto.files import cache_root, write_atomically
+from affetto.types import Codec
 
-_FRAMES = 256
+SILENT_FRAMES = 256
 """Coded at once: 20 s. Mimi looks back over 10 s, so that its last frame stands for all that follow."""
 
 
 def silence_codes(base_folder: Path, num_frames: int) -> NDArray[np.int64]:
-    """Codes (T, K) of `num_frames` frames of digital silence; coded once and cached."""
-    path = cache_root() / "silence" / f"{codec_hash(base_folder)[:24]}.npy"
+    """Codes (T, K) of `num_frames` frames of digital silence; coded once and cached.
+
+    Before training `codes.prepare` has coded it, in another process.
+    """
+    path = silence_path(base_folder)
     if not path.is_file():
-        codec = load_codec(base_folder)
-        codes_TK = codec.encode(np.zeros(round(_FRAMES * codec.sample_rate / codec.frame_rate), dtype=np.float32))
-        write_atomically(path, lambda temporary: _save(temporary, codes_TK))
+        save_silence(base_folder, code_silence(load_codec(base_folder), SILENT_FRAMES))
     try:
         stored_TK: NDArray[np.int64] = np.load(path, allow_pickle=False)
     except (OSError, ValueError) as error:
@@ -29,6 +31,21 @@ def silence_codes(base_folder: Path, num_frames: int) -> NDArray[np.int64]:
     return stored_TK[np.minimum(np.arange(num_frames), len(stored_TK) - 1)]
 
 
-def _save(path: Path, codes_TK: NDArray[np.int64]) -> None:
-    with path.open("wb") as file:
-        np.save(file, codes_TK)
+def silence_path(base_folder: Path) -> Path:
+    """Where the silence of a base's codec is cached."""
+    return cache_root() / "silence" / f"{codec_hash(base_folder)[:24]}.npy"
+
+
+def code_silence(codec: Codec, num_frames: int) -> NDArray[np.int64]:
+    """Codes (T, K) of `num_frames` frames of digital silence, coded now."""
+    return codec.encode(np.zeros(round(num_frames * codec.sample_rate / codec.frame_rate), dtype=np.float32))
+
+
+def save_silence(base_folder: Path, codes_TK: NDArray[np.integer]) -> None:
+    """Cache what `code_silence` gave for `SILENT_FRAMES`."""
+
+    def save(path: Path) -> None:
+        with path.open("wb") as file:
+            np.save(file, codes_TK)
+
+    write_atomically(silence_path(base_folder), save)

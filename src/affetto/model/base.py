@@ -126,14 +126,12 @@ def load_base(
     if precision == FOUR_BIT:
         require_four_bit()
     folder = find_base(name)
-    kind = _model_type(folder)
-    if kind not in BASES:
-        raise BaseModelError(f"{name}: model_type {kind!r} is not supported; supported: {', '.join(BASES)}")
+    kind = kind_of(name, folder)
     from huggingface_hub.errors import StrictDataclassError
 
     try:
         with quiet_transformers():
-            model, tokenizer = BASES[kind].load(folder, dtype)
+            model, tokenizer = kind.load(folder, dtype)
     except (TypeError, StrictDataclassError) as error:
         raise refused_config(folder, error) from error
     # What transformers, safetensors and tokenizers raise for missing, damaged or unfitting files.
@@ -144,7 +142,7 @@ def load_base(
     model.eval().requires_grad_(False)
     if precision == FOUR_BIT and not replace_linears(model, lambda layer: packed_linear(layer, device)):
         raise nothing_to_pack(name)
-    network = BASES[kind].network(model).eval()
+    network = kind.network(model).eval()
     return found_base(name, folder, model, network, tokenizer, codec_frame_rate(folder)).to(device)
 
 
@@ -191,6 +189,14 @@ def weights_hash(folder: Path) -> str:
     patterns = [path.name for path in weight_files(folder, named)] if named else _WEIGHTS
     with HashMemory(WEIGHT_HASHES, least_bytes=LARGE_BYTES) as hash_of:
         return hash_text(hash_folder(folder, patterns, hash_of), (folder / "config.json").read_text())
+
+
+def kind_of(name: str, folder: Path) -> BaseKind:
+    """What kind of base is in `folder`, which the user calls `name`. BaseModelError where it is none of `BASES`."""
+    kind = _model_type(folder)
+    if kind not in BASES:
+        raise BaseModelError(f"{name}: model_type {kind!r} is not supported; supported: {', '.join(BASES)}")
+    return BASES[kind]
 
 
 def has_text_stream(folder: Path) -> bool:

@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 from affetto.audio.channels import channel_use
 from affetto.audio.checks import SILENT_PEAK
 from affetto.audio.manifest import broken_context
-from affetto.audio.sound import read_sound
+from affetto.audio.sound import read_clip
 from affetto.codes.codec import codec_frame_rate, load_codec
 from affetto.codes.prepare import Prepared
 from affetto.codes.timing import Recogniser, Word, aligned_words, annotated_words, annotation_of, spread_words
+from affetto.codes.workers import coders, told
 from affetto.errors import DataError
 from affetto.files import cache_root, hash_text, read_json, write_json
 from affetto.model.base import has_text_stream
@@ -124,22 +125,20 @@ class _Stage:
             return
         if not missing:
             return
-        with progress("Coding dialogues", len(missing)) as bar:
+        with coders(self.base_folder, len(missing)) as run, progress("Coding dialogues", len(missing)) as bar:
             for start in range(0, len(missing), _SHARD):
                 coded: dict[str, NDArray[np.int64]] = {}
-                for clip in missing[start : start + _SHARD]:
-                    coded |= self._coded(clip)
+                part = missing[start : start + _SHARD]
+                for clip, found in zip(part, run(_both_channels, part), strict=True):
+                    if found is None:
+                        message = (
+                            f"{clip.audio}: its first channel, the model's own voice, is silent; swap the channels"
+                        )
+                        self.problems.append(Problem(clip.id, "silent", message))
+                    else:
+                        coded[self.keys[clip.id]], coded[self.user_keys[clip.id]] = found
                     bar.advance(1)
                 self.cache.add(coded)
-
-    def _coded(self, clip: Clip) -> dict[str, NDArray[np.int64]]:
-        """Codes of both channels of a dialogue by their keys; none where the model says nothing in it."""
-        own_N, user_N = (self._samples(clip, self.codec.sample_rate, channel) for channel in (1, 2))
-        if np.abs(own_N).max(initial=0.0) < SILENT_PEAK:
-            message = f"{clip.audio}: its first channel, the model's own voice, is silent; swap the channels"
-            self.problems.append(Problem(clip.id, "silent", message))
-            return {}
-        return {self.keys[clip.id]: self.codec.encode(own_N), self.user_keys[clip.id]: self.codec.encode(user_N)}
 
     def time_words(self, clips: Sequence[Clip]) -> None:
         """Time the words of `clips`, and see that their tokens fit into their frames."""
@@ -203,7 +202,7 @@ class _Stage:
     def _samples(self, clip: Clip, sample_rate: int, channel: int | None) -> NDArray[np.float32]:
         """The clip's sound; of one that has no file, being the base's own speech, what its codes sound like."""
         if clip.audio.is_file():
-            return read_sound(clip.audio, sample_rate, start_s=clip.start_s, end_s=clip.end_s, channel=channel)
+            return read_clip(replace(clip, channel=channel), sample_rate)
         import soxr
 
         spoken = self.codec.decode(self.cache[self.keys[clip.id]])
@@ -238,3 +237,12 @@ class _Stage:
             say(f"{num_dialogues} dialogues: the first channel is the model's voice, the second its user's")
         if self.num_doubled:
             say(f"{self.num_doubled} files have one sound in both channels, which are averaged; the user is silent")
+
+
+def _both_channels(codec: Codec, clip: Clip) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
+    """Codes of both channels of a dialogue; None where the model says nothing in it."""
+    with told():
+        own_N, user_N = (read_clip(replace(clip, channel=channel), codec.sample_rate) for channel in (1, 2))
+    if np.abs(own_N).max(initial=0.0) < SILENT_PEAK:
+        return None
+    return codec.encode(own_N), codec.encode(user_N)
