@@ -13,7 +13,7 @@ from affetto.config import Config
 from affetto.errors import BaseModelError, ConfigError
 from affetto.files import read_json
 from affetto.hub import fetch_config
-from affetto.model.base import BASES, DTYPES, find_base, host_part
+from affetto.model.base import BASES, DTYPES, find_base, host_part, kind_of
 from affetto.model.conversion.architecture import settings_of_arguments
 from affetto.model.conversion.source import is_authors_format
 from affetto.model.four_bit import FOUR_BIT
@@ -31,6 +31,7 @@ from affetto.planning.storage import (
 from affetto.planning.tracing import Cost, ShapeOnly, answering_cost, fisher_cost, shape_only, training_cost
 from affetto.planning.workload import Data, Workload, workload
 from affetto.preserve.curvature.memory import curvature_bytes
+from affetto.tensors import refused_config
 from affetto.training.optimizer import moment_bytes
 from affetto.training.runtime import resident_bytes
 
@@ -105,16 +106,13 @@ def base_config(name: str) -> Any:
     values = _read(path) if path.is_file() else {}
     if is_authors_format(path.parent):
         values = settings_of_arguments(values, path)
-    kind = values.get("model_type")
-    if kind not in BASES:
-        raise BaseModelError(f"{name}: plans are made for {', '.join(BASES)}, and this is {kind!r}")
+    kind = kind_of(path, values)
     from huggingface_hub.errors import StrictDataclassError
 
     try:
         return BASES[kind].outline.configuration(values)
     except (ValueError, TypeError, KeyError, StrictDataclassError) as error:
-        told = " ".join(str(error).split())
-        raise BaseModelError(f"{path}: transformers refuses this configuration: {told}") from error
+        raise refused_config(path.parent, error) from error
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -142,7 +140,7 @@ def plan(config: Config, data: Data, *, device: str = "cpu", tflops: float | Non
     rank = config.adapter_r if config.use_adapters else None
     shape = shape_only(
         base, dtype, config.target_modules, config.adapted_parts, rank, checkpointing=config.activation_checkpointing,
-        is_packed=config.base_precision == FOUR_BIT,
+        is_packed=config.base_precision == FOUR_BIT, name=config.base,
     )  # fmt: skip
     work = workload(
         config, data, outline.frame_rate, tokens_per_s=outline.tokens_per_s, template_tokens=outline.template_tokens,

@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,6 +32,7 @@ from affetto.planning.blank import blank_batch
 from affetto.planning.numberless import Numberless
 from affetto.preserve.distillation import distillation_kl
 from affetto.preserve.fisher_pass import as_it_is, is_depth, look
+from affetto.tensors import NO_MODEL, refused_config
 from affetto.terms import cross_entropy
 
 ADAPTER = "planned"
@@ -126,19 +128,23 @@ def _packed(layer: Any) -> _Packed:
 
 def shape_only(
     config: Any, dtype: torch.dtype, targets: Sequence[str], part: Part, rank: int | None, *, checkpointing: bool,
-    is_packed: bool = False,
+    is_packed: bool = False, name: str = "",
 ) -> ShapeOnly:  # fmt: skip
     """The network of a base's configuration, with an adapter of `rank` (None is full rank), on layers in four bits if
-    `is_packed`. BaseModelError where it has none that can be.
+    `is_packed`. BaseModelError, of the base `name`, where it has none that can be or the configuration makes no model.
     """
+    name = name or config.model_type
     kind = BASES[config.model_type]
     mode = Numberless() if kind.outline.reads_indices else FakeTensorMode()
-    with mode, _default(dtype):
-        model = kind.outline.model(config)
-        network = kind.network(model).eval()
+    try:
+        with mode, _default(dtype):
+            model = kind.outline.model(config)
+            network = kind.network(model).eval()
+    except NO_MODEL as error:
+        raise refused_config(Path(name), error) from error
     with mode:
         if is_packed and not replace_linears(model, _packed):
-            raise nothing_to_pack(config.model_type)
+            raise nothing_to_pack(name)
         bank = AdapterBank(model, network.gates, targets, part)
         shapes = {path: site.shape for path, site in bank.sites.items()}
         if rank is None:
