@@ -162,6 +162,17 @@ def test_the_command(affetto: Callable[..., tuple[int, str, str]], authors_folde
     assert "is there already" in errors
 
 
+@pytest.mark.parametrize("target", ["file/new", "/proc/new", "/proc/nowhere/new"])
+def test_a_target_that_cannot_be_made_is_told(
+    affetto: Callable[..., tuple[int, str, str]], authors_folder: Path, tmp_path: Path, target: str
+) -> None:
+    (tmp_path / "file").write_text("x")
+    status, _, errors = affetto("convert", authors_folder, target)
+    assert status == 1
+    assert f"{target} can't be made" in " ".join(errors.split())
+    assert "name another place" in " ".join(errors.split())
+
+
 def test_no_folder_and_no_hub_id(affetto: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
     status, _, errors = affetto("convert", "nowhere", tmp_path / "new")
     assert status == 1
