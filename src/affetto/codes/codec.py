@@ -16,6 +16,7 @@ from affetto.codes.vocoder import VocoderCodec
 from affetto.errors import BaseModelError
 from affetto.files import hash_folder, hash_text, read_json
 from affetto.hub import fetch
+from affetto.model.quiet import quiet_transformers
 from affetto.remembered import LARGE_BYTES, WEIGHT_HASHES, HashMemory
 from affetto.tensors import FLOATS, check_tensors, only_shapes, refused_config, stored_tensors, weight_files
 from affetto.types import Codec, CodeStream, SoundStream, SoundStreams
@@ -255,7 +256,8 @@ def _load_neural(folder: Path) -> MimiCodec:
     if config.model_type in _ALONE:
         kind = DacModel if config.model_type == "dac" else MimiModel
         _check_codec(place, config, config)
-        model = kind.from_pretrained(place)
+        with quiet_transformers():
+            model = kind.from_pretrained(place)
         return DacCodec(model) if kind is DacModel else MimiCodec(model, int(config.num_quantizers))
     inside = _inside(folder, config)
     _check_codec(folder, config, inside, "codec_model." if hasattr(config, "codec_config") else "audio_encoder.")
