@@ -31,6 +31,7 @@ from affetto.planning.tracing import (
     LiveBytes,
     ShapeOnly,
     answering_cost,
+    asking_cost,
     fisher_cost,
     shape_only,
     training_cost,
@@ -38,7 +39,7 @@ from affetto.planning.tracing import (
 from affetto.planning.workload import Data, Workload, workload
 from affetto.preserve.curvature import Kfac
 from affetto.preserve.fisher import estimate_fisher
-from affetto.preserve.teacher import teacher_cache
+from affetto.preserve.teacher import ask_teacher, teacher_cache
 from affetto.training.batches import assemble
 from affetto.training.loop import train, train_mode
 from affetto.training.step import LossWeights, accumulate_gradients
@@ -144,6 +145,10 @@ def test_a_planned_look_is_the_fishers_and_the_validations(folders: dict[str, Pa
     told = fisher_cost(shape, batch)
     assert told.peak_bytes == pytest.approx(found.peak_bytes, rel=0.05)
     assert told.flops == pytest.approx(found.flops, rel=0.05)
+    whole = [np.arange(row.num_frames) for row in rows]
+    asked, told = real_cost(base.model, lambda: ask_teacher(base.network, rows, whole)), asking_cost(shape, batch)
+    assert told.peak_bytes == pytest.approx(asked.peak_bytes, rel=0.05)
+    assert told.flops == asked.flops
     validation = Validation(base, rows, rows, tmp_path)
     found, told = real_cost(base.model, validation), answering_cost(shape, batch)
     assert told.peak_bytes == pytest.approx(found.peak_bytes, rel=0.05)

@@ -32,6 +32,7 @@ from affetto.planning.blank import blank_batch
 from affetto.planning.numberless import Numberless
 from affetto.preserve.distillation import distillation_kl
 from affetto.preserve.fisher_pass import as_it_is, is_depth, look
+from affetto.preserve.teacher import halved
 from affetto.tensors import NO_MODEL, refused_config
 from affetto.terms import cross_entropy
 
@@ -202,7 +203,7 @@ def _predicted(logits: Logits, batch: Batch) -> list[tuple[Tensor, Tensor]]:
 
 
 def answering_cost(shape: ShapeOnly, batch: Batch) -> Cost:
-    """Forward alone and a KL against kept answers, as teacher and validation have it."""
+    """Forward alone and a KL against kept answers, as validation has it."""
 
     @torch.no_grad()
     def answer() -> None:
@@ -211,6 +212,20 @@ def answering_cost(shape: ShapeOnly, batch: Batch) -> Cost:
             distillation_kl(torch.empty(values.shape), values)
 
     return shape.cost(answer)
+
+
+def asking_cost(shape: ShapeOnly, batch: Batch) -> Cost:
+    """The base's forward alone and its log-probabilities in float16, as the teacher gives them."""
+    plain = batch.with_gate(batch.gate_BE[:, :0])
+
+    @torch.no_grad()
+    def ask() -> None:
+        logits = shape.network(plain)
+        kept = [halved(values) for values, _ in _predicted(logits, plain)]
+        # Each row's are copied out of them.
+        kept += [values.clone() for values in kept]
+
+    return shape.cost(ask)
 
 
 def fisher_cost(shape: ShapeOnly, batch: Batch, *, curvature: str = "kfac", on_host: bool = False) -> Cost:
