@@ -88,6 +88,8 @@ def main() -> None:
     names = sys.argv[1:] or ["miniature"]
     if unknown := [name for name in names if name not in CASES | SPEAKING]:
         sys.exit(f"there is no case {unknown[0]!r}; there are {', '.join(CASES | SPEAKING)}")
+    if not torch.cuda.is_available() and (absent := [name for name in names if _device(name) == "cuda"]):
+        sys.exit(f"{', '.join(absent)}: for a GPU, and torch finds none here")
     known, failed = read_json(RESULT)["cases"] if RESULT.is_file() else {}, []
     for name in names:
         try:
@@ -99,6 +101,10 @@ def main() -> None:
         write_json(RESULT, {"cases": known})
     print(table(known))
     sys.exit("; ".join(failed) or None)
+
+
+def _device(name: str) -> str:
+    return (CASES.get(name) or SPEAKING[name])[0]
 
 
 def table(cases: dict[str, Any]) -> str:
@@ -239,7 +245,8 @@ def _measured(name: str) -> dict[str, float]:
         _note(peaks, "fisher")
         general = rows[: max(1, round(work.rows * config.replay_ratio))]
         folder = Path(tempfile.mkdtemp())
-        teacher = teacher_cache(folder, base.network, base.answers_hash, general, depth_share=config.teacher_share)
+        asked = rows[: max(looks, len(general))]
+        teacher = teacher_cache(folder, base.network, base.answers_hash, asked, depth_share=config.teacher_share)
         validation = Validation(base, rows[:looks], rows[:looks], folder)
         _note(peaks, "teacher")
         optimizer = adamw(bank.parameters("happy").values(), 1e-4, bits=config.optimizer_bits)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -38,6 +40,22 @@ def test_every_benchmark_has_a_row_in_the_readme() -> None:
     assert not missing
     rows = [line.split("`")[1] for line in told.splitlines() if line.startswith("| `")]
     assert [name for name in rows if not (FOLDER / name).is_file()] == []
+
+
+@pytest.mark.parametrize(
+    ("call", "status", "told"),
+    [(("memory.py", "csm-1b-guide"), 1, "csm-1b-guide: for a GPU, and torch finds none here"),
+     (("parity/csm.py", "--help"), 0, "usage: csm.py [-h] [base]")],
+)  # fmt: skip
+def test_what_a_benchmark_cannot_do_or_is_asked_of_is_told_in_words(
+    call: tuple[str, str], status: int, told: str
+) -> None:
+    env = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    found = subprocess.run(
+        [sys.executable, FOLDER / call[0], call[1]], capture_output=True, text=True, env=env, check=False
+    )
+    assert (found.returncode, "Traceback" in found.stderr) == (status, False)
+    assert told in found.stdout + found.stderr
 
 
 def test_the_documented_recipe_does_the_same_work(tiny_base: Base, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ time. Writes `benchmarks/results/parity_csm.json` and prints a table.
 from __future__ import annotations
 
 import sys
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,8 +45,9 @@ def main() -> None:
     """Compare, print and write."""
     from facts import run_facts
 
-    name = sys.argv[1] if len(sys.argv) > 1 else "random:csm-tiny"
-    base = load_base(name)
+    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    parser.add_argument("base", nargs="?", default="random:csm-tiny")
+    base = load_base(parser.parse_args().base)
     found = [item for compare in (prompts, logits, speech, coding) for item in compare(base)]
     rows = [vars(item) for item in found]
     write_json(RESULT, run_facts() | {"base": {"id": base.id, "hash": base.hash}, "parity": rows})

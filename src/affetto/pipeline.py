@@ -12,7 +12,7 @@ from affetto.config import EXPRESSIVE, PLAIN_LORA, Config
 from affetto.errors import CheckpointError, DataError
 from affetto.files import cache_root, make_writable, read_json
 from affetto.intensity import recommend_as_acted
-from affetto.model.base import MINIATURE, find_base, kind_of
+from affetto.model.base import MINIATURE, find_base, has_text_stream
 from affetto.processes import in_turns
 from affetto.progress import console, say
 
@@ -39,7 +39,6 @@ def prepare_clips(
     labels = _labels(config, emotions)
     with in_turns():
         base_folder = find_base(config.base)
-        kind = kind_of(config.base, base_folder)
         prepared = prepare(
             find_sources(config, labels, do_render=not skip_datasets),
             base_folder,
@@ -48,7 +47,7 @@ def prepare_clips(
             by_speaker=config.split_by_speaker,
             use_cached_only=skip_datasets,
             use_general=not is_own,
-            needs_silence=kind.network.has_text_stream,
+            needs_silence=has_text_stream(base_folder),
         )
         prepared = with_timed_words(prepared, config.base, config.judges, use_cached_only=skip_datasets)
     if prepared.problems:

@@ -6,7 +6,8 @@ Nothing is loaded here, so a checkpoint of many gigabytes is refused in millisec
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,29 @@ USUAL = ("model.safetensors", "model.safetensors.index.json")
 FLOATS = ("F64", "F32", "F16", "BF16")
 """Kinds of numbers that weights may be stored in, as safetensors names them."""
 _AGAIN = "copy or fetch the checkpoint again"
+
+
+NO_MODEL = (AssertionError, ValueError, TypeError, RuntimeError, ArithmeticError)
+"""What torch and transformers raise where the values of a configuration don't go together."""
+
+
+def refused_config(folder: Path, error: Exception) -> BaseModelError:
+    """What to tell where transformers can't make anything of a checkpoint's config.json."""
+    return BaseModelError(
+        f"{folder / 'config.json'}: transformers refuses this configuration; {_AGAIN}. {' '.join(str(error).split())}"
+    )
+
+
+@contextmanager
+def only_shapes(folder: Path) -> Iterator[None]:
+    """Models are made without numbers in here. BaseModelError where the configuration in `folder` makes none."""
+    import torch
+
+    try:
+        with torch.device("meta"):
+            yield
+    except NO_MODEL as error:
+        raise refused_config(folder, error) from error
 
 
 @dataclass(frozen=True)

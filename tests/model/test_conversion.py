@@ -162,6 +162,17 @@ def test_the_command(affetto: Callable[..., tuple[int, str, str]], authors_folde
     assert "is there already" in errors
 
 
+@pytest.mark.parametrize("target", ["file/new", "/proc/new", "/proc/nowhere/new"])
+def test_a_target_that_cannot_be_made_is_told(
+    affetto: Callable[..., tuple[int, str, str]], authors_folder: Path, tmp_path: Path, target: str
+) -> None:
+    (tmp_path / "file").write_text("x")
+    status, _, errors = affetto("convert", authors_folder, target)
+    assert status == 1
+    assert f"{target} can't be made" in " ".join(errors.split())
+    assert "name another place" in " ".join(errors.split())
+
+
 def test_no_folder_and_no_hub_id(affetto: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
     status, _, errors = affetto("convert", "nowhere", tmp_path / "new")
     assert status == 1
@@ -261,11 +272,22 @@ def test_a_transformers_checkpoint_is_no_source(tiny_base_folder: Path, moshi_fo
 @pytest.mark.parametrize(
     ("key", "value"),
     [("delays", [0, 0, 2, 2, 2, 0, 2, 2, 2]), ("norm", "layer_norm"), ("depformer_weights_per_step_schedule", [0] * 4),
-     ("model_type", "hibiki")],
+     ("model_type", "hibiki"), ("existing_text_padding_id", 7), ("conditioners", {"cfg": {"type": "lut"}}),
+     ("fuser", {"cross_attention_pos_emb": False, "sum": ["cfg"]}), ("extra_heads_num_heads", 2),
+     ("depformer_context", 3)],
 )  # fmt: skip
 def test_what_transformers_cannot_express_is_named(copied: Path, key: str, value: object) -> None:
     _change_config(copied, **{key: value})
     _refused(copied, rf"config\.json: {key} is")
+
+
+def test_what_says_that_there_is_nothing_is_accepted(copied: Path, tmp_path: Path) -> None:
+    nothing: dict[str, object] = {"conditioners": {}, "extra_heads_num_heads": 0, "extra_heads_dim": 6}
+    fuser = {"cross_attention_pos_emb": False, "sum": [], "prepend": [], "cross": []}
+    _change_config(copied, **nothing, fuser=fuser, depformer_context=4)
+    assert convert(copied, tmp_path / "new").is_dir()
+    _change_config(copied, conditioners=None, fuser=None, extra_heads_num_heads=None, depformer_context=None)
+    assert convert(copied, tmp_path / "again").is_dir()
 
 
 def test_lora_beside_the_model_must_be_merged(copied: Path) -> None:

@@ -515,6 +515,11 @@ def test_a_codec_on_the_hub_is_fetched(dia_folder: Path, tmp_path: Path, monkeyp
     assert set(asked) == {"descript/dac_44khz"}
 
 
+def test_loading_a_codec_is_silent(dia_folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert load_codec(dia_folder).name == "dac"
+    assert capfd.readouterr() == ("", "")
+
+
 def test_a_damaged_codec_is_told(dia_folder: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(f"{dia_folder}-dac", tmp_path / "dac"))
     assert load_codec(folder).name == "dac"

@@ -15,12 +15,16 @@ from safetensors.torch import load_file, save_file
 from transformers import CsmProcessor
 
 from affetto.audio.speakers import speaker_numbers
+from affetto.codes.codec import load_codec
+from affetto.config import Config
 from affetto.errors import BaseModelError
 from affetto.model import base as base_module
 from affetto.model.base import Base, find_base, load_base, weights_hash
 from affetto.model.batch import Row, collate
 from affetto.model.light import load_for_speaking
 from affetto.model.rows import make_rows
+from affetto.planning.plan import base_config, plan
+from affetto.planning.workload import Data
 from affetto.types import Clip
 
 HEARD, SPOKEN = "backbone_model.embed_tokens.embed_audio_tokens.weight", "depth_decoder.model.embed_tokens.weight"
@@ -204,6 +208,31 @@ def test_another_kind_of_model_is_refused(copied: Path) -> None:
     _change_config(copied, model_type="llama")
     with pytest.raises(BaseModelError, match=r"'llama' is not supported; supported: csm"):
         load_base(str(copied))
+
+
+def test_the_config_of_another_kind_is_told_by_base_codec_and_plan(tmp_path: Path) -> None:
+    """A Moshi whose codec's settings are a CSM's key, and whose sizes don't go together."""
+    folder = Path(shutil.copytree(find_base("random:csm-tiny"), tmp_path / "base"))
+    _change_config(folder, model_type="moshi")
+    for ask in (load_base, lambda name: plan(Config(base=name), Data(9, 1.0), tflops=1.0)):
+        with pytest.raises(
+            BaseModelError, match=r"base/config\.json: transformers refuses this configuration; copy or"
+        ):
+            ask(str(folder))
+    with pytest.raises(
+        BaseModelError, match=r"config\.json: the codec that it has is not one of model_type 'moshi'.*copy"
+    ):
+        load_codec(folder)
+    _change_config(folder, model_type="llama")
+    with pytest.raises(BaseModelError, match=r"config\.json: model_type 'llama' is not supported.*Give a checkpoint"):
+        find_base(str(folder))
+
+
+def test_the_format_of_csms_authors_is_told(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"backbone_flavor": "llama-1B", "decoder_flavor": "llama-100M"}')
+    for ask in (load_base, base_config):
+        with pytest.raises(BaseModelError, match=r"config\.json is of the format of CSM's authors.*sesame/csm-1b"):
+            ask(str(tmp_path))
 
 
 def test_missing_weights_are_named(copied: Path) -> None:

@@ -31,6 +31,7 @@ from affetto.planning.tracing import (
     LiveBytes,
     ShapeOnly,
     answering_cost,
+    asking_cost,
     fisher_cost,
     shape_only,
     training_cost,
@@ -38,7 +39,7 @@ from affetto.planning.tracing import (
 from affetto.planning.workload import Data, Workload, workload
 from affetto.preserve.curvature import Kfac
 from affetto.preserve.fisher import estimate_fisher
-from affetto.preserve.teacher import teacher_cache
+from affetto.preserve.teacher import ask_teacher, teacher_cache
 from affetto.training.batches import assemble
 from affetto.training.loop import train, train_mode
 from affetto.training.step import LossWeights, accumulate_gradients
@@ -144,6 +145,10 @@ def test_a_planned_look_is_the_fishers_and_the_validations(folders: dict[str, Pa
     told = fisher_cost(shape, batch)
     assert told.peak_bytes == pytest.approx(found.peak_bytes, rel=0.05)
     assert told.flops == pytest.approx(found.flops, rel=0.05)
+    whole = [np.arange(row.num_frames) for row in rows]
+    asked, told = real_cost(base.model, lambda: ask_teacher(base.network, rows, whole)), asking_cost(shape, batch)
+    assert told.peak_bytes == pytest.approx(asked.peak_bytes, rel=0.05)
+    assert told.flops == asked.flops
     validation = Validation(base, rows, rows, tmp_path)
     found, told = real_cost(base.model, validation), answering_cost(shape, batch)
     assert told.peak_bytes == pytest.approx(found.peak_bytes, rel=0.05)
@@ -263,8 +268,9 @@ def test_four_bits_are_planned_where_they_can_be_and_refused_where_the_trainer_r
     ):
         with pytest.raises(BaseModelError, match="no layers that base_precision: nf4 packs") as error:
             refused()
-        refusals.append(str(error.value).partition(": ")[2])
+        refusals.append(str(error.value))
     assert refusals[0] == refusals[1]
+    assert refusals[0].startswith(f"{folders['dia']}: ")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -328,8 +334,8 @@ def test_a_moshi_that_says_nothing_is_the_published_one(tmp_path: Path) -> None:
 def test_bad_input_is_told(folders: dict[str, Path], tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     for text, told in (
-        ('{"model_type": "llama"}', "plans are made for csm, moshi, dia, and this is 'llama'"),
-        ("{}", "plans are made for csm, moshi, dia, and this is None"),
+        ('{"model_type": "llama"}', "'llama' is not supported; supported: csm, moshi, dia. Give a checkpoint"),
+        ("{}", "model_type None is not supported; supported: csm, moshi, dia"),
         ("[1]", "holds no settings"),
         ("{", "can't be read"),
         (json.dumps({"model_type": "moshi", "hidden_size": "wide"}), "transformers refuses this configuration"),

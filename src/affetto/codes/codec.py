@@ -12,8 +12,9 @@ from affetto.codes.vocoder import VocoderCodec
 from affetto.errors import BaseModelError
 from affetto.files import hash_folder, hash_text, read_json
 from affetto.hub import fetch
+from affetto.model.quiet import quiet_transformers
 from affetto.remembered import LARGE_BYTES, WEIGHT_HASHES, HashMemory
-from affetto.tensors import FLOATS, check_tensors, stored_tensors, weight_files
+from affetto.tensors import FLOATS, check_tensors, only_shapes, refused_config, stored_tensors, weight_files
 from affetto.types import Codec
 
 
@@ -78,14 +79,6 @@ def _config(folder: Path) -> Any:
         raise refused_config(folder, error) from error
 
 
-def refused_config(folder: Path, error: Exception) -> BaseModelError:
-    """What to tell where transformers can't make anything of a checkpoint's config.json."""
-    return BaseModelError(
-        f"{folder / 'config.json'}: transformers refuses this configuration; copy or fetch the checkpoint again. "
-        f"{' '.join(str(error).split())}"
-    )
-
-
 def _inside(folder: Path, config: Any) -> Any:
     """Configuration of the Mimi inside a checkpoint."""
     found = getattr(config, "codec_config", None) or getattr(config, "audio_encoder_config", None)
@@ -93,6 +86,13 @@ def _inside(folder: Path, config: Any) -> Any:
         raise BaseModelError(
             f"{folder}: a checkpoint of type {config.model_type!r} has no Mimi inside that is known, and there is no "
             f"{' or '.join(file for file, _ in _PROCESSORS)} that names a codec; fetch the whole checkpoint"
+        )
+    if isinstance(found, dict):
+        # Another kind's key, which transformers keeps as it stands.
+        kind = config.model_type
+        raise BaseModelError(
+            f"{folder / 'config.json'}: the codec that it has is not one of model_type {kind!r}: it is of another "
+            "kind of checkpoint; copy or fetch the checkpoint again"
         )
     return found
 
@@ -133,7 +133,8 @@ def _load_neural(folder: Path) -> MimiCodec:
     if config.model_type in _ALONE:
         kind = DacModel if config.model_type == "dac" else MimiModel
         _check_codec(place, config, config)
-        model = kind.from_pretrained(place)
+        with quiet_transformers():
+            model = kind.from_pretrained(place)
         return DacCodec(model) if kind is DacModel else MimiCodec(model, int(config.num_quantizers))
     inside = _inside(folder, config)
     _check_codec(folder, config, inside, "codec_model." if hasattr(config, "codec_config") else "audio_encoder.")
@@ -152,15 +153,11 @@ def _check_codec(folder: Path, config: Any, codec_config: Any, prefix: str = "")
     In the checkpoint of `config` their names begin with `prefix`. Unlike `check_tensors` this looks at the kind of
     numbers of all of them: Mimi's centroids are neither weights nor biases by their names.
     """
-    import torch
     from transformers import DacModel, MimiModel
 
     kind, name = (DacModel, "DAC") if codec_config.model_type == "dac" else (MimiModel, "Mimi")
-    try:
-        with torch.device("meta"):
-            made = kind(codec_config).state_dict()
-    except (ValueError, TypeError, RuntimeError, ArithmeticError) as error:
-        raise refused_config(folder, error) from error
+    with only_shapes(folder):
+        made = kind(codec_config).state_dict()
     expected = {f"{prefix}{key}": tuple(value.shape) for key, value in made.items()}
     everything = stored_tensors(folder, getattr(config, "transformers_weights", None))
     stored = {key: tensor for key, tensor in everything.items() if key.startswith(prefix)}

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from affetto.codes.codec import codec_frame_rate, refused_config
+from affetto.codes.codec import codec_frame_rate
 from affetto.errors import BaseModelError
 from affetto.files import hash_folder, hash_text, read_json
 from affetto.hub import fetch
@@ -29,7 +29,7 @@ from affetto.model.quiet import quiet_transformers
 from affetto.model.random_base import RANDOM, random_base
 from affetto.model.text_ids import check_ids, check_tokenizer, load_tokenizer, tokenizer_path
 from affetto.remembered import LARGE_BYTES, WEIGHT_HASHES, HashMemory
-from affetto.tensors import check_tensors, stored_tensors, weight_files
+from affetto.tensors import check_tensors, only_shapes, refused_config, stored_tensors, weight_files
 
 MINIATURE = "miniature"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, FOUR_BIT: torch.bfloat16}
@@ -126,12 +126,12 @@ def load_base(
     if precision == FOUR_BIT:
         require_four_bit()
     folder = find_base(name)
-    kind = kind_of(name, folder)
+    kind = kind_of(folder / "config.json", _config(folder))
     from huggingface_hub.errors import StrictDataclassError
 
     try:
         with quiet_transformers():
-            model, tokenizer = kind.load(folder, dtype)
+            model, tokenizer = BASES[kind].load(folder, dtype)
     except (TypeError, StrictDataclassError) as error:
         raise refused_config(folder, error) from error
     # What transformers, safetensors and tokenizers raise for missing, damaged or unfitting files.
@@ -142,7 +142,7 @@ def load_base(
     model.eval().requires_grad_(False)
     if precision == FOUR_BIT and not replace_linears(model, lambda layer: packed_linear(layer, device)):
         raise nothing_to_pack(name)
-    network = kind.network(model).eval()
+    network = BASES[kind].network(model).eval()
     return found_base(name, folder, model, network, tokenizer, codec_frame_rate(folder)).to(device)
 
 
@@ -175,11 +175,32 @@ def find_base(name: str) -> Path:
         folder = converted(folder)
         if not (folder / "config.json").is_file():
             raise BaseModelError(f"{folder} has no config.json; give the folder of a transformers checkpoint")
+        kind_of(folder / "config.json", _config(folder))
         return folder
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise BaseModelError(f"there is no folder {name!r}, and it is not a hub id (owner/name) or {MINIATURE!r}")
     hub_id, _, revision = name.partition("@")
-    return converted(fetch(hub_id, revision or None))
+    folder = converted(fetch(hub_id, revision or None))
+    kind_of(folder / "config.json", _config(folder))
+    return folder
+
+
+def kind_of(path: Path, config: Any) -> str:
+    """Which of BASES the configuration is that stands in the config.json at `path`. BaseModelError where it is none."""
+    if not isinstance(config, dict):
+        raise BaseModelError(f"{path} holds no settings; copy or fetch the checkpoint again")
+    kind = config.get("model_type")
+    if "backbone_flavor" in config:
+        raise BaseModelError(
+            f"{path} is of the format of CSM's authors (backbone_flavor: {config['backbone_flavor']}), which affetto "
+            "doesn't read: give the checkpoint in transformers' format. sesame/csm-1b on the hub has both"
+        )
+    if not isinstance(kind, str) or kind not in BASES:
+        raise BaseModelError(
+            f"{path}: model_type {kind!r} is not supported; supported: {', '.join(BASES)}. Give a checkpoint of one of "
+            "them in transformers' format, such as sesame/csm-1b"
+        )
+    return kind
 
 
 def weights_hash(folder: Path) -> str:
@@ -191,23 +212,9 @@ def weights_hash(folder: Path) -> str:
         return hash_text(hash_folder(folder, patterns, hash_of), (folder / "config.json").read_text())
 
 
-def kind_of(name: str, folder: Path) -> BaseKind:
-    """What kind of base is in `folder`, which the user calls `name`. BaseModelError where it is none of `BASES`."""
-    kind = _model_type(folder)
-    if kind not in BASES:
-        raise BaseModelError(f"{name}: model_type {kind!r} is not supported; supported: {', '.join(BASES)}")
-    return BASES[kind]
-
-
 def has_text_stream(folder: Path) -> bool:
     """Whether the text of the base in `folder` runs beside its frames; see `Base.has_text_stream`."""
-    kind = BASES.get(_model_type(folder))
-    return kind is not None and kind.network.has_text_stream
-
-
-def _model_type(folder: Path) -> Any:
-    config = _config(folder)
-    return config.get("model_type") if isinstance(config, dict) else None
+    return BASES[kind_of(folder / "config.json", _config(folder))].network.has_text_stream
 
 
 def _config(folder: Path) -> Any:
@@ -231,7 +238,7 @@ def _load_csm(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
             del self.codec_model
 
     config = CsmConfig.from_pretrained(folder)
-    with torch.device("meta"):
+    with only_shapes(folder):
         model = WithoutCodec(config)
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     stored = {

@@ -21,7 +21,7 @@ from affetto.model.network import Network, Pick, Said, full_precision
 from affetto.model.outline import Outline
 from affetto.model.recompute import checkpoint_layers
 from affetto.model.text_ids import load_tokenizer
-from affetto.tensors import check_tensors, stored_tensors
+from affetto.tensors import check_tensors, only_shapes, stored_tensors
 
 _FIRST, _SECOND = 1, 2
 """The tokenizer's `[S1]` and `[S2]`."""
@@ -241,8 +241,9 @@ def load_dia(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     """Model and tokenizer of a checkpoint. BaseModelError where it is damaged or another."""
     from transformers import DiaConfig, DiaForConditionalGeneration
 
-    with torch.device("meta"):
-        model = DiaForConditionalGeneration(DiaConfig.from_pretrained(folder))
+    config = DiaConfig.from_pretrained(folder)
+    with only_shapes(folder):
+        model = DiaForConditionalGeneration(config)
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     check_tensors(folder, stored_tensors(folder), expected, "Dia")
     return DiaForConditionalGeneration.from_pretrained(folder, dtype=dtype), load_tokenizer(folder)

@@ -179,7 +179,7 @@ def load_moshi(folder: Any, dtype: torch.dtype) -> tuple[Any, Any]:
     from transformers import MoshiConfig, MoshiForConditionalGeneration
 
     from affetto.model.text_ids import load_tokenizer
-    from affetto.tensors import check_tensors, stored_tensors
+    from affetto.tensors import check_tensors, only_shapes, stored_tensors
 
     class WithoutCodec(MoshiForConditionalGeneration):  # type: ignore[misc]
         """Mimi codes sound and nothing else: the process that trains doesn't even read it."""
@@ -190,8 +190,9 @@ def load_moshi(folder: Any, dtype: torch.dtype) -> tuple[Any, Any]:
             super().__init__(config)
             del self.audio_encoder
 
-    with torch.device("meta"):
-        model = WithoutCodec(MoshiConfig.from_pretrained(folder))
+    config = MoshiConfig.from_pretrained(folder)
+    with only_shapes(folder):
+        model = WithoutCodec(config)
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     stored = {name: value for name, value in stored_tensors(folder).items() if not name.startswith("audio_encoder.")}
     check_tensors(folder, stored, expected, "Moshi")

@@ -13,7 +13,7 @@ from affetto.config import Config
 from affetto.errors import BaseModelError, ConfigError
 from affetto.files import read_json
 from affetto.hub import fetch_config
-from affetto.model.base import BASES, DTYPES, find_base, host_part
+from affetto.model.base import BASES, DTYPES, find_base, host_part, kind_of
 from affetto.model.conversion.architecture import settings_of_arguments
 from affetto.model.conversion.source import is_authors_format
 from affetto.model.four_bit import FOUR_BIT
@@ -28,9 +28,18 @@ from affetto.planning.storage import (
     teacher_bytes,
     weight_bytes,
 )
-from affetto.planning.tracing import Cost, ShapeOnly, answering_cost, fisher_cost, shape_only, training_cost
+from affetto.planning.tracing import (
+    Cost,
+    ShapeOnly,
+    answering_cost,
+    asking_cost,
+    fisher_cost,
+    shape_only,
+    training_cost,
+)
 from affetto.planning.workload import Data, Workload, workload
 from affetto.preserve.curvature.memory import curvature_bytes
+from affetto.tensors import refused_config
 from affetto.training.optimizer import moment_bytes
 from affetto.training.runtime import resident_bytes
 
@@ -105,16 +114,13 @@ def base_config(name: str) -> Any:
     values = _read(path) if path.is_file() else {}
     if is_authors_format(path.parent):
         values = settings_of_arguments(values, path)
-    kind = values.get("model_type")
-    if kind not in BASES:
-        raise BaseModelError(f"{name}: plans are made for {', '.join(BASES)}, and this is {kind!r}")
+    kind = kind_of(path, values)
     from huggingface_hub.errors import StrictDataclassError
 
     try:
         return BASES[kind].outline.configuration(values)
     except (ValueError, TypeError, KeyError, StrictDataclassError) as error:
-        told = " ".join(str(error).split())
-        raise BaseModelError(f"{path}: transformers refuses this configuration: {told}") from error
+        raise refused_config(path.parent, error) from error
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -134,7 +140,10 @@ def plan(config: Config, data: Data, *, device: str = "cpu", tflops: float | Non
     else from a short measurement on this machine's device. ConfigError where that device isn't here to be measured.
     """
     if device == "cuda" and tflops is None and not torch.cuda.is_available():
-        raise ConfigError("there is no GPU here to be timed: say how fast yours computes with --tflops (an H100: 150)")
+        raise ConfigError(
+            "there is no GPU here to be timed: say how fast yours computes with --tflops (CSM-1B on an H200: 40 in "
+            "batches of 8, 320 in batches of 64)"
+        )
     base = base_config(config.base)
     outline = BASES[base.model_type].outline
     runtime = _runtime_bytes(outline) if device == "cpu" else 0
@@ -142,7 +151,7 @@ def plan(config: Config, data: Data, *, device: str = "cpu", tflops: float | Non
     rank = config.adapter_r if config.use_adapters else None
     shape = shape_only(
         base, dtype, config.target_modules, config.adapted_parts, rank, checkpointing=config.activation_checkpointing,
-        is_packed=config.base_precision == FOUR_BIT,
+        is_packed=config.base_precision == FOUR_BIT, name=config.base,
     )  # fmt: skip
     work = workload(
         config, data, outline.frame_rate, tokens_per_s=outline.tokens_per_s, template_tokens=outline.template_tokens,
@@ -214,13 +223,17 @@ def _costs(config: Config, shape: ShapeOnly, work: Workload, device: str) -> dic
     answer = frames_at_once(shape.network, frames, 16)
     autocast = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(config.precision)
     step = shape.batch(work.rows, frames, text, work.depth_frames)
+    whole = shape.batch(answer, frames, text, answer * frames)
     costs = {
         "training": (training_cost(shape, step, work.streams, autocast=autocast), work.rows),
-        "answers": (answering_cost(shape, shape.batch(answer, frames, text, answer * frames)), answer),
+        "answers": (answering_cost(shape, whole), answer),
     }
+    # Of the clips that are trained on a share of the frames goes through the depth decoder, of those held out all.
     if work.teacher_clips:
         kept = answer * max(1, round(config.teacher_share * frames))
-        costs["rehearsed"] = answering_cost(shape, shape.batch(answer, frames, text, kept)), answer
+        costs["rehearsed"] = asking_cost(shape, shape.batch(answer, frames, text, kept)), answer
+    if work.held_clips:
+        costs["held"] = asking_cost(shape, whole), answer
     if work.fisher_clips:
         seen = shape.batch(fisher, frames, text, fisher * frames)
         costs["fisher"] = fisher_cost(shape, seen, curvature=config.ewc_curvature, on_host=device == "cuda"), fisher
@@ -238,12 +251,10 @@ def _stages(
         cost, rows = costs["fisher"]
         stages["fisher"] = (cost, work.fisher_clips / rows, loaded + stays["curvature"])
     loaded += stays["curvature"]
-    if work.teacher_clips or work.held_clips:
-        # Of the clips that are trained on a share of the frames goes through the depth decoder, of those held out all.
-        asked = costs.get("rehearsed", costs["answers"])[0]
-        flops = (work.teacher_clips * asked.flops + work.held_clips * answer.flops) / at_once
-        peak = answer.peak_bytes if work.held_clips else asked.peak_bytes
-        stages["teacher"] = (Cost(peak, round(flops)), 1.0, loaded)
+    asked_clips = {"rehearsed": work.teacher_clips, "held": work.held_clips}
+    if asked := [(costs[name][0], clips) for name, clips in asked_clips.items() if clips]:
+        flops = sum(clips * cost.flops for cost, clips in asked) / at_once
+        stages["teacher"] = (Cost(max(cost.peak_bytes for cost, _ in asked), round(flops)), 1.0, loaded)
     stages["training"] = (costs["training"][0], work.micro_batches, loaded + stays["optimizer"])
     looks = work.validations * 2 * work.held_clips / at_once
     stages["validation"] = (answer, looks, loaded + stays["optimizer"])

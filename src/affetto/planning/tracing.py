@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,6 +32,8 @@ from affetto.planning.blank import blank_batch
 from affetto.planning.numberless import Numberless
 from affetto.preserve.distillation import distillation_kl
 from affetto.preserve.fisher_pass import as_it_is, is_depth, look
+from affetto.preserve.teacher import halved
+from affetto.tensors import NO_MODEL, refused_config
 from affetto.terms import cross_entropy
 
 ADAPTER = "planned"
@@ -126,19 +129,23 @@ def _packed(layer: Any) -> _Packed:
 
 def shape_only(
     config: Any, dtype: torch.dtype, targets: Sequence[str], part: Part, rank: int | None, *, checkpointing: bool,
-    is_packed: bool = False,
+    is_packed: bool = False, name: str = "",
 ) -> ShapeOnly:  # fmt: skip
     """The network of a base's configuration, with an adapter of `rank` (None is full rank), on layers in four bits if
-    `is_packed`. BaseModelError where it has none that can be.
+    `is_packed`. BaseModelError, of the base `name`, where it has none that can be or the configuration makes no model.
     """
+    name = name or config.model_type
     kind = BASES[config.model_type]
     mode = Numberless() if kind.outline.reads_indices else FakeTensorMode()
-    with mode, _default(dtype):
-        model = kind.outline.model(config)
-        network = kind.network(model).eval()
+    try:
+        with mode, _default(dtype):
+            model = kind.outline.model(config)
+            network = kind.network(model).eval()
+    except NO_MODEL as error:
+        raise refused_config(Path(name), error) from error
     with mode:
         if is_packed and not replace_linears(model, _packed):
-            raise nothing_to_pack(config.model_type)
+            raise nothing_to_pack(name)
         bank = AdapterBank(model, network.gates, targets, part)
         shapes = {path: site.shape for path, site in bank.sites.items()}
         if rank is None:
@@ -196,7 +203,7 @@ def _predicted(logits: Logits, batch: Batch) -> list[tuple[Tensor, Tensor]]:
 
 
 def answering_cost(shape: ShapeOnly, batch: Batch) -> Cost:
-    """Forward alone and a KL against kept answers, as teacher and validation have it."""
+    """Forward alone and a KL against kept answers, as validation has it."""
 
     @torch.no_grad()
     def answer() -> None:
@@ -205,6 +212,20 @@ def answering_cost(shape: ShapeOnly, batch: Batch) -> Cost:
             distillation_kl(torch.empty(values.shape), values)
 
     return shape.cost(answer)
+
+
+def asking_cost(shape: ShapeOnly, batch: Batch) -> Cost:
+    """The base's forward alone and its log-probabilities in float16, as the teacher gives them."""
+    plain = batch.with_gate(batch.gate_BE[:, :0])
+
+    @torch.no_grad()
+    def ask() -> None:
+        logits = shape.network(plain)
+        kept = [halved(values) for values, _ in _predicted(logits, plain)]
+        # Each row's are copied out of them.
+        kept += [values.clone() for values in kept]
+
+    return shape.cost(ask)
 
 
 def fisher_cost(shape: ShapeOnly, batch: Batch, *, curvature: str = "kfac", on_host: bool = False) -> Cost:

@@ -155,19 +155,19 @@ def ask_teacher(network: Any, rows: Sequence[Row], frames: Sequence[NDArray[np.i
     plain = [Row(row.clip_id, row.turns) for row in rows]
     batch = collate(plain, network.num_codebooks, frames).to(next(network.parameters()).device)
     logits = network(batch)
-    c0_NV, depth_MJV = _half(logits.c0_NV), _half(logits.depth_MJV)
+    c0_NV, depth_MJV = halved(logits.c0_NV), halved(logits.depth_MJV)
     answers = {}
     n = m = 0
     for row, chosen in zip(rows, frames, strict=True):
         answers[f"{row.clip_id}/c0"] = c0_NV[n : n + row.num_frames].clone()
         answers[f"{row.clip_id}/depth"] = depth_MJV[m : m + len(chosen)].clone()
         if logits.text_NW is not None:
-            answers[f"{row.clip_id}/text"] = _half(logits.text_NW[n : n + row.num_frames])
+            answers[f"{row.clip_id}/text"] = halved(logits.text_NW[n : n + row.num_frames])
         answers[f"{row.clip_id}/frames"] = torch.from_numpy(np.asarray(chosen, dtype=np.int64))
         n, m = n + row.num_frames, m + len(chosen)
     return answers
 
 
-def _half(logits: Tensor) -> Tensor:
+def halved(logits: Tensor) -> Tensor:
     """Log-probabilities in float16. An impossible code stays finite: 0 · -inf would be NaN in the KL."""
     return logits.log_softmax(dim=-1).clamp(min=torch.finfo(torch.float16).min).half().cpu()

@@ -26,6 +26,7 @@ _FIXED: Mapping[str, Any] = {
     "depformer_weights_per_step_schedule": None, "depformer_low_rank_embeddings": None, "norm_emb": False,
     "bias_proj": False, "layer_scale": None, "demux_second_stream": False, "demux_second_text_stream": False,
     "quantize": False, "model_type": "moshi", "cross_attention": False, "depformer_norm": None,
+    "existing_text_padding_id": 3,
 }  # fmt: skip
 """Arguments that transformers' Moshi has no choice of, where a checkpoint gives them."""
 _PUBLISHED_SIZES: Mapping[str, Any] = {
@@ -219,6 +220,21 @@ def _check_arguments(given: Mapping[str, Any], path: Path) -> None:
                 f"{path}: {key} is {given[key]!r}, and transformers' Moshi has {value!r} built in: this model can't "
                 "be converted"
             )
+    for key in ("conditioners", "fuser", "extra_heads_num_heads"):
+        value = given.get(key)
+        # A fuser lists which conditions go where; one of empty lists does nothing, whatever its other settings are.
+        does = any(isinstance(part, list) and part for part in value.values()) if isinstance(value, dict) else value
+        if does or (key == "conditioners" and value):
+            raise BaseModelError(
+                f"{path}: {key} is {value!r}, and transformers' Moshi has nothing of the kind: this model can't be "
+                "converted"
+            )
+    window, steps = given.get("depformer_context"), _whole(given, "dep_q", path)
+    if window is not None and _whole(given, "depformer_context", path) < steps:
+        raise BaseModelError(
+            f"{path}: depformer_context is {window!r}, and transformers' depth decoder looks back over all {steps} "
+            "codebooks: this model can't be converted"
+        )
 
 
 def _counted(checkpoint: AuthorsCheckpoint, key: str, told: int) -> int:

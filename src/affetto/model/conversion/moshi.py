@@ -52,8 +52,7 @@ def convert(source: Path, target: Path, *, shard_bytes: int = SHARD_BYTES) -> Pa
     sizes = _checked(checkpoint, config, recipes)
     tokenizer = _tokenizer(checkpoint.text_model)
     check_tokenizer(checkpoint.text_model, tokenizer, config.vocab_size)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    temporary = _folder_beside(target)
     try:
         _write_weights(temporary, _shards(recipes, sizes, shard_bytes), sum(sizes.values()))
         _write_beside(temporary, checkpoint, config, tokenizer)
@@ -68,6 +67,14 @@ def convert(source: Path, target: Path, *, shard_bytes: int = SHARD_BYTES) -> Pa
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return target
+
+
+def _folder_beside(target: Path) -> Path:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    except OSError as error:
+        raise BaseModelError(f"{target} can't be made ({error}); name another place") from error
 
 
 def converted(folder: Path) -> Path:
