@@ -46,6 +46,7 @@ def test_a_network_codes_in_another_process(tmp_path: Path, kept_out: pytest.Mon
         np.testing.assert_array_equal(prepared.codes(clip), codec.encode(read_sound(clip.audio, codec.sample_rate)))
 
 
+@pytest.mark.slow
 def test_silence_and_a_dialogue_too(tmp_path: Path, moshi_folder: Path, kept_out: pytest.MonkeyPatch) -> None:
     """From the clips to the rows of a base that listens while it speaks."""
     cache = os.environ["AFFETTO_CACHE"]
@@ -74,6 +75,7 @@ def test_silence_and_a_dialogue_too(tmp_path: Path, moshi_folder: Path, kept_out
     np.testing.assert_array_equal(found_TK, silence_codes(moshi_folder, 300))
 
 
+@pytest.mark.slow
 def test_what_a_worker_raises_is_told_here(tmp_path: Path) -> None:
     """A codec that is no whole one, a sound that has vanished, and a process that is killed."""
     base, clips = random_base("random:csm-tiny"), make_clips(tmp_path / "data", 1)

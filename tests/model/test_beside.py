@@ -49,6 +49,8 @@ class Listener:
 @pytest.fixture(autouse=True)
 def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AFFETTO_CACHE", str(tmp_path / "cache"))
+    # Another process takes seconds to begin; `codes/test_workers.py` has a dialogue that is coded by one.
+    monkeypatch.setattr("affetto.codes.workers._stays_here", lambda *_: True)
 
 
 def sound(seed: int, level: float = 0.1) -> np.ndarray:
