@@ -176,5 +176,5 @@ def test_a_codec_alone_is_no_base_and_codes_nothing(
     MimiConfig().save_pretrained(tmp_path / "mimi")
     status, _, err = affetto("prepare", "--base", "mimi", "--emotion", "happy")
     assert status == 1
-    assert err == "error: mimi: model_type 'mimi' is not supported; supported: csm, moshi, dia\n"
+    assert err.startswith("error: mimi/config.json: model_type 'mimi' is not supported; supported: csm, moshi, dia.")
     assert affetto("speak", "hello", "--base", "mimi")[::2] == (status, err)

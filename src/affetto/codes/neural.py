@@ -134,5 +134,6 @@ class DacCodec(MimiCodec):
 
 
 def frame_rate_of(config: Any) -> float:
+    """Frames per second of a neural codec's configuration."""
     # DAC's own `frame_rate` is rounded up to whole frames.
     return float(config.sampling_rate / config.hop_length if config.model_type == "dac" else config.frame_rate)
