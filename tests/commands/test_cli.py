@@ -619,3 +619,17 @@ def test_the_package_names_what_speaks() -> None:
     assert told.split() == ["False", "affetto.speak.voice", "True"]
     with pytest.raises(AttributeError, match="'voice'"):
         _ = affetto.voice
+
+
+def test_a_page_is_not_written_over_a_sound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sound = tmp_path / "voice.wav"
+    sound.write_bytes(b"RIFF")
+    monkeypatch.setattr(sys, "argv", ["affetto", "report", str(tmp_path / "r.json"), "--out", str(sound)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 1
+    assert sound.read_bytes() == b"RIFF"
+
+
+def test_an_emotion_that_is_named_twice_is_one(tmp_path: Path) -> None:
+    assert settings_of(None, ["happy", "sad", "happy"], output_dir=tmp_path)[1] == ["happy", "sad"]

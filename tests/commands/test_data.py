@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from affetto.audio.manifest import read_manifest
 from affetto.cli import app
+from affetto.errors import ConfigError
 
 RATE = 16_000
 
@@ -139,3 +140,24 @@ def test_stats_write_a_page(clips: Path, tmp_path: Path) -> None:
     assert "12 clips, 0.2 minutes, 1 speaker, 2 emotions" in page.read_text()
     result = CliRunner().invoke(app, ["data", "stats", str(clips), "--page", str(tmp_path / "page.png")])
     assert "the page is HTML" in str(result.exception)
+
+
+@pytest.mark.parametrize("verb", [("import",), ("transcribe", "--words", "miniature")])
+def test_a_manifest_is_not_written_over_something_else(tmp_path: Path, verb: tuple[str, ...]) -> None:
+    notes = tmp_path / "notes.txt"
+    notes.write_text("mine")
+    result = CliRunner().invoke(app, ["data", *verb, str(tmp_path), "--out", str(notes)])
+    assert isinstance(result.exception, ConfigError)
+    assert str(result.exception) == (
+        f"--out {notes}: a manifest has a JSON object a line; name it {notes.with_suffix('.jsonl')}"
+    )
+    assert notes.read_text() == "mine"
+
+
+def test_what_is_imported_is_not_written_over(tmp_path: Path) -> None:
+    manifest = tmp_path / "bad.jsonl"
+    manifest.write_text("{}\n")
+    result = CliRunner().invoke(app, ["data", "import", str(manifest), "--out", str(manifest)])
+    assert isinstance(result.exception, ConfigError)
+    assert "would be lost; name another manifest" in str(result.exception)
+    assert manifest.read_text() == "{}\n"

@@ -311,3 +311,10 @@ def test_frame_cap_grows_with_the_text() -> None:
     assert frame_cap("", 12.5) == 19
     assert frame_cap("x" * 100, 12.5) == 244
     assert all(a <= b for a, b in pairwise(frame_cap("x" * n, 12.5) for n in range(50)))
+
+
+@pytest.mark.parametrize("batch_size", [0, -1])
+def test_a_batch_without_rows_is_refused(tiny_base: Base, batch_size: int) -> None:
+    """It waited for ever."""
+    with pytest.raises(ConfigError, match="batch_size must be 1 or more"):
+        generate(tiny_base, [Request(tiny_base.prompt_ids("a key", 0), 3)], batch_size=batch_size)

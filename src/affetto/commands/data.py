@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from affetto.commands.options import pairs_of
+from affetto.commands.options import pairs_of, require_suffix
 from affetto.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -42,6 +42,9 @@ def import_(sources: Sources, out: Out = Path("manifest.jsonl"), skip_bad_clips:
     from affetto.progress import console
     from affetto.types import EMOTIONS
 
+    require_suffix(out, "--out", "a manifest has a JSON object a line", ".jsonl")
+    if any(source.absolute() == out.absolute() for source in sources):
+        raise ConfigError(f"--out {out} is what is imported, whose bad rows would be lost; name another manifest")
     clips, problems = import_clips(sources, out, EMOTIONS)
     if problems:
         console.print(problem_table(problems))
@@ -115,6 +118,7 @@ def transcribe(
     from affetto.progress import console
     from affetto.types import EMOTIONS
 
+    require_suffix(out, "--out", "a manifest has a JSON object a line", ".jsonl")
     clips, problems = load_clips(sources, emotions=EMOTIONS, sounds=sounds_beside(out))
     if problems and any(source.absolute() == out.absolute() for source in sources):
         console.print(problem_table(problems))
@@ -156,8 +160,8 @@ def stats(
     from affetto.progress import console
     from affetto.types import EMOTIONS
 
-    if page is not None and page.suffix.lower() not in (".html", ".htm"):
-        raise ConfigError(f"--page {page}: the page is HTML; name it {page.with_suffix('.html')}")
+    if page is not None:
+        require_suffix(page, "--page", "the page is HTML", ".html", ".htm")
     clips = placed(load_clips(sources, emotions=EMOTIONS)[0], by_speaker=by_speaker)
     rows = statistics(clips)
     if as_json:

@@ -78,7 +78,7 @@ def settings_of(
 
     values = {key: tuple(value) if isinstance(value, list) else value for key, value in overrides.items()}
     settings = load_config(config, told_as="command line", **values)
-    wanted = list(settings.emotions if emotion in (None, [], [EVERY]) else emotion or ())
+    wanted = list(dict.fromkeys(settings.emotions if emotion in (None, [], [EVERY]) else emotion or ()))
     known = (*settings.emotions, EXPRESSIVE) if with_base else settings.emotions
     if unknown := [name for name in wanted if name not in known]:
         if unknown[0] == EXPRESSIVE:
@@ -108,6 +108,12 @@ def pairs_of(values: list[str] | None, option: str) -> dict[str, str] | None:
     if wrong := ["".join(pair) for pair in pairs if not all(pair)]:
         raise ConfigError(f"{option} {wrong[0]}: write it as KIND=ID_OR_FOLDER")
     return {key: value for key, _, value in pairs}
+
+
+def require_suffix(path: Path, option: str, kind: str, *suffixes: str) -> None:
+    """ConfigError where a file to be written has another suffix: what lies there may be something else."""
+    if path.suffix.lower() not in suffixes:
+        raise ConfigError(f"{option} {path}: {kind}; name it {path.with_suffix(suffixes[0])}")
 
 
 def command_line() -> str:

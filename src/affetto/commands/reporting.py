@@ -22,6 +22,7 @@ from affetto.commands.options import (
     SkipBad,
     command_line,
     pairs_of,
+    require_suffix,
     settings_of,
 )
 from affetto.errors import ConfigError, DataError
@@ -145,6 +146,8 @@ def report(
     from affetto.report.comparison_page import write_comparison
     from affetto.report.systems import read_entries
 
+    if out is not None:
+        require_suffix(out, "--out", "the page is HTML", ".html", ".htm")
     folders = {name: Path(folder) for name, folder in (pairs_of(audio, "--audio") or {}).items()}
     page = write_comparison(
         out or Path("comparison.html"), read_entries(results, folders), title=title, against=against,

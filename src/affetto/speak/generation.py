@@ -166,6 +166,8 @@ def generate_best(
 def hear(base: Base, requests: Sequence[Request], batch_size: int) -> Iterator[list[Heard]]:
     """What each frame of a CSM tells of the requests, `batch_size` of which speak at once; numbers are their places."""
     assert isinstance(base.network, CsmNetwork)
+    if batch_size < 1:
+        raise ConfigError(f"batch_size must be 1 or more, not {batch_size}")
     if unable := [index for index, request in enumerate(requests) if request.max_frames <= 0]:
         yield [Heard(index, None, is_last=True) for index in unable]
     able = [index for index, request in enumerate(requests) if request.max_frames > 0]
