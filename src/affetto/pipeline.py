@@ -26,9 +26,10 @@ def prepare_clips(
     """Check and code the clips of `emotions` and the general speech; everything is cached.
 
     Before anything else it is seen that the output folder and the cache can be written (DataError), and that the base
-    is of a kind that speaks (BaseModelError). Bad clips are listed in one table. They stop the run unless `skip_bad_clips`; the good ones stay coded either way.
-    `skip_datasets` takes what was coded before as it is, and renders, checks and codes nothing. With `general: self`
-    the base speaks the general clips, and those of the data are left alone.
+    is of a kind that speaks (BaseModelError). Bad clips are listed in one table. They stop the run unless
+    `skip_bad_clips`; the good ones stay coded either way. `skip_datasets` takes what was coded before as it is, and
+    renders, checks and codes nothing. With `general: self` the base speaks the general clips, and those of the data are
+    left alone.
     """
     from affetto.judges.aligner import with_timed_words
 
