@@ -11,6 +11,7 @@ import torch
 
 from affetto.audio.sound import write_sound
 from affetto.config import Config
+from affetto.evaluate import spoken
 from affetto.evaluate.speaking import Studio
 from affetto.evaluate.spoken import NOTE, copy_spoken, note_spoken, read_spoken, speech_key
 from affetto.model.batch import Turn
@@ -51,6 +52,11 @@ def test_so_did_another_precision_or_device(tmp_path: Path) -> None:
         return speech_key(REQUESTS, *Studio.of(voice, tmp_path, Config(output_dir=tmp_path), resume=True).made_by)
 
     assert len({key("base", "cpu"), key("base/bf16", "cpu"), key("base", "cuda")}) == 3
+
+
+def test_so_did_other_code(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spoken, "speaking_hash", lambda: "of another choice of takes")
+    assert read_spoken(folder, speech_key(REQUESTS, "base", "adapter")) is None
 
 
 def test_so_did_another_context_of_the_same_length() -> None:

@@ -6,15 +6,17 @@ import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from affetto.files import hash_bytes, hash_file, hash_text, made_once, read_json, write_json
+from affetto.files import hash_bytes, hash_file, hash_folder, hash_text, made_once, read_json, write_json
 from affetto.model.batch import turn_bytes
 from affetto.provenance import versions
 from affetto.speak.generation import Request
 
 NOTE = "spoken.json"
+_SPEAKING = ("speak/*.py", "codes/*.py", "model/*.py")
 
 
 def speech_key(requests: Sequence[Request], *made_by: str) -> str:
@@ -26,7 +28,13 @@ def speech_key(requests: Sequence[Request], *made_by: str) -> str:
         {**asdict(replace(request, context=())), "context": hash_bytes(*turn_bytes(request.context))}
         for request in requests
     ]
-    return hash_text(*made_by, json.dumps([asked, versions()], sort_keys=True))
+    return hash_text(*made_by, json.dumps([asked, versions(), speaking_hash()], sort_keys=True))
+
+
+@cache
+def speaking_hash() -> str:
+    """Hash of the code that speaks, so that what another choice of takes kept isn't taken up."""
+    return hash_folder(Path(__file__).parents[1], _SPEAKING)
 
 
 def note_spoken(folder: Path, key: str, hit_caps: Mapping[str, bool]) -> None:
