@@ -217,7 +217,7 @@ def speak(
     temperature: Annotated[
         float | None, typer.Option(min=0.0, help="0 always takes the likeliest code. Default: 0.6.")
     ] = None,
-    takes: Annotated[int | None, typer.Option(min=1, help="Said so often; one of them is kept. Default: 4.")] = None,
+    takes: Annotated[int | None, typer.Option(min=1, help="Said so often; one of them is kept. Default: 6.")] = None,
     after: Annotated[
         list[str] | None,
         typer.Option(

@@ -75,7 +75,7 @@ class Problem:
 
 SPEAKING_TEMPERATURE = 0.6
 """Of sampled codes, unless somebody says otherwise (docs/log.md)."""
-SPEAKING_TAKES = 4
+SPEAKING_TAKES = 6
 """How often a sentence is said, of which one take is kept, unless somebody says otherwise (docs/training.md)."""
 
 
