@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import subprocess
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -223,6 +224,16 @@ def test_nothing_strays_into_the_repository() -> None:
     names = listed.stdout.split("\0")[:-1]
     assert {name.partition("/")[0] for name in names} == KEPT
     assert not [name for name in names if name.endswith((".wav", ".flac", ".mp3", ".ogg"))]
+
+
+def test_what_the_package_needs_is_in_its_wheel() -> None:
+    """Weights, templates, and the mark that its types may be checked."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    patterns = project["tool"]["setuptools"]["package-data"]["affetto"]
+    packed = {path for pattern in patterns for path in SOURCE.glob(pattern) if path.is_file()}
+    needed = {path for path in SOURCE.rglob("*") if path.is_file() and path.suffix not in {".py", ".pyc"}}
+    assert SOURCE / "py.typed" in needed
+    assert not sorted(map(relative, needed - packed))
 
 
 def test_results_name_commands_that_anyone_can_run() -> None:
