@@ -29,7 +29,6 @@ from affetto.commands.options import (
     Resume,
     SkipBad,
     SkipDatasets,
-    blend_of,
     command_line,
     earlier_turn,
     is_together,
@@ -202,10 +201,10 @@ def speak(
     text: Annotated[str, typer.Argument(help="What to say.")],
     emotion: Annotated[
         str | None,
-        typer.Option("--emotion", "-e", help="A name, or a blend such as happy=0.6,surprised=0.4. Default: the base."),
+        typer.Option("--emotion", "-e", help="A name, or shares of strength as happy=0.6,sad=0.4. Default: the base."),
     ] = None,
     intensity: Annotated[
-        float | None, typer.Option(help="Strength; 0 is the base. Default: what training recommends.")
+        float | None, typer.Option(help="Strength; 0 is the base. Default: what training recommends for each emotion.")
     ] = None,
     out: Annotated[Path, typer.Option("--out", help="Sound file to write.")] = Path("speech.wav"),
     base: Annotated[str, typer.Option("--base", help="Base model: miniature, a folder, or a hub id.")] = "miniature",
@@ -230,13 +229,13 @@ def speak(
     ] = None,
 ) -> None:
     """Speak a sentence, with any trained emotion or blend, at any strength."""
-    if not math.isfinite(intensity or 0.0) or not math.isfinite(temperature or 0.0):
-        raise ConfigError("--intensity and --temperature must be finite numbers")
-    blend, turns = blend_of(emotion), [earlier_turn(turn, speaker) for turn in after or ()]
+    if not math.isfinite(temperature or 0.0):
+        raise ConfigError("--temperature must be a finite number")
+    turns = [earlier_turn(turn, speaker) for turn in after or ()]
     from affetto.speak.to_file import speak_to_file
 
     speak_to_file(
-        text, blend, out, base=base, models=models, intensity=intensity, speaker=speaker, seed=seed,
+        text, emotion, out, base=base, models=models, intensity=intensity, speaker=speaker, seed=seed,
         temperature=temperature, takes=takes, after=turns, device=device,
     )  # fmt: skip
     typer.echo(out)

@@ -27,7 +27,7 @@ from affetto.audio.sound import write_sound
 from affetto.codes.cache import CodeCache
 from affetto.codes.prepare import Prepared
 from affetto.commands import reporting
-from affetto.commands.options import blend_of, pairs_of, settings_of
+from affetto.commands.options import pairs_of, settings_of
 from affetto.config import Config
 from affetto.errors import AffettoError, ConfigError, DataError, Interrupted
 from affetto.evaluate.folder_lines import MINIATURE_NOTE
@@ -36,6 +36,7 @@ from affetto.judges.choice import KINDS
 from affetto.miniature import data as miniature_data
 from affetto.model.base import load_base
 from affetto.preserve import self_speech
+from affetto.speak.asked import blend_of
 from affetto.speak.generation import Request, Spoken
 from affetto.types import SPEAKING_TEMPERATURE, Clip, Problem
 
@@ -192,18 +193,26 @@ def test_settings_come_from_file_and_options(tmp_path: Path) -> None:
     ("text", "blend"),
     [
         (None, {}), ("happy", {"happy": 1.0}), ("happy=0.6,surprised=0.4", {"happy": 0.6, "surprised": 0.4}),
-        (" happy = 0.5 , sad ", {"happy": 0.5, "sad": 1.0}), ("happy=-0.5", {"happy": -0.5}),
+        (" happy = 0.5 , sad ", {"happy": 0.5, "sad": 1.0}), ({"happy": 1, "sad": 0}, {"happy": 1.0, "sad": 0.0}),
     ],
 )  # fmt: skip
-def test_blends(text: str | None, blend: dict[str, float]) -> None:
+def test_blends(text: str | dict[str, float] | None, blend: dict[str, float]) -> None:
     assert blend_of(text) == blend
 
 
 @pytest.mark.parametrize(
-    "text", ["", "happy=", "happy=much", "=0.5", "happy,,sad", "happy,", "happy,happy", "happy=nan", "happy=inf"]
-)
-def test_wrong_blends_are_errors(text: str) -> None:
-    with pytest.raises(ConfigError, match="--emotion"):
+    ("text", "told"),
+    [
+        ("", "'' names no emotion"), ("happy=", "'' is not a number"), ("happy=much", "'much' is not a number"),
+        ("=0.5", "'=0.5' names no emotion"), ("happy,,sad", "'' names no emotion"), ("happy,", "'' names no emotion"),
+        ("happy,happy", "happy is named twice"), ("happy=nan", "share nan: it must be a finite number"),
+        ("happy=inf", "share inf: it must be a finite number"), ("happy=-0.5", "share -0.5: .* 0 .* or more"),
+        ({"happy": -0.5}, "happy, its share -0.5"), ({"happy": "much"}, "share much: it must be a finite number"),
+        (["happy"], r"\['happy'\]: write happy or happy=0.6"),
+    ],
+)  # fmt: skip
+def test_wrong_blends_are_errors(text: Any, told: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^emotion .*{told}"):
         blend_of(text)
 
 
@@ -261,7 +270,12 @@ def test_speak_writes_a_sound(
         (("hello", "--emotion", "happy", "--models", "nowhere"), "there is no adapter nowhere/happy/best"),
         (("  ",), "nothing in '  ' can be spoken"),
         (("hello", "--out", "key.mp4"), "key.mp4: sounds are written as .wav, .wave, .flac; name it key.wav"),
-        (("hello", "--intensity", "nan"), "--intensity and --temperature must be finite"),
+        (("hello", "--intensity", "nan"), "intensity nan: it must be a finite number, 0 (the base) or more"),
+        (("hello", "--emotion", "happy=-1"), "emotion happy, its share -1.0: it must be a finite number, 0 (the base)"),
+        (("hello", "--temperature", "inf"), "--temperature must be a finite number"),
+        (("caf\udce9",), r"'caf\udce9' can't be spoken: parts of it are bytes that are no UTF-8"),
+        (("hello", "--out", ""), "no name is given for the sound file to write"),
+        (("hello", "--seed", str(10**30)), "it must be a whole number from 0 to 9223372036854775807"),
         (("hello", "--base", "./nowhere"), "there is no folder './nowhere'"),
     ],
 )

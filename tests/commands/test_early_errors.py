@@ -47,6 +47,18 @@ def test_a_tracker_that_cannot_be_had_is_told_before_clips_are_prepared(
     assert told in err
 
 
+@pytest.mark.parametrize("verb", [("evaluate",), ("predict-forgetting", "adapter")])
+@pytest.mark.parametrize("intensity", ["-1", "nan", "inf"])
+def test_an_intensity_that_cannot_be_is_told_before_clips_are_prepared(
+    affetto: Affetto, tmp_path: Path, nothing_is_prepared: None, verb: tuple[str, ...], intensity: str  # noqa: ARG001
+) -> None:  # fmt: skip
+    for folder in (Config().model_of("happy") / "best", Path("adapter")):
+        (tmp_path / folder).mkdir(parents=True)
+    status, out, err = affetto(*verb, "--intensity", intensity)
+    assert (status, out) == (1, "")
+    assert "it must be a finite number, 0 (the base) or more" in err
+
+
 @pytest.mark.parametrize("verb", ["prepare", "train", "run"])
 def test_an_output_folder_that_cannot_be_made_is_told_before_clips_are_prepared(
     affetto: Affetto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str

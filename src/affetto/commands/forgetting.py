@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Annotated
 
@@ -62,9 +61,10 @@ def predict_forgetting(
     from affetto.laboratory.calibration import predict_forgetting as predict
     from affetto.pipeline import prepare_clips
     from affetto.progress import console
+    from affetto.speak.asked import require_strength
 
-    if wrong := [value for value in intensity or () if not math.isfinite(value)]:
-        raise ConfigError(f"--intensity {wrong[0]} is not a finite number")
+    for value in intensity or ():
+        require_strength(value)
     settings, _ = settings_of(config, None, base=base, data=data, general=general)
     # The base speaks in the voices of emotional clips.
     voices = settings.emotions if settings.general == "self" else ()

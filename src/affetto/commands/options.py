@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shlex
 import sys
 from pathlib import Path
@@ -125,23 +124,3 @@ def earlier_turn(said: str, speaker: int) -> tuple[Path, int]:
     """(file, speaker) of `FILE` or `NUMBER:FILE`."""
     number, mark, path = said.partition(":")
     return (Path(path), int(number)) if mark and number.isdecimal() else (Path(said), speaker)
-
-
-def blend_of(emotion: str | None) -> dict[str, float]:
-    """`happy` or `happy=0.6,surprised=0.4` as {name: share}; None is {}."""
-    blend: dict[str, float] = {}
-    for part in emotion.split(",") if emotion is not None else []:
-        name, sign, share = (piece.strip() for piece in part.partition("="))
-        if not name:
-            raise ConfigError(
-                f"--emotion {emotion!r}: {part!r} names no emotion; write happy or happy=0.6,surprised=0.4"
-            )
-        if name in blend:
-            raise ConfigError(f"--emotion {emotion!r}: {name} is named twice")
-        try:
-            blend[name] = float(share) if sign else 1.0
-        except ValueError:
-            raise ConfigError(f"--emotion {emotion!r}: {share!r} is not a number") from None
-        if not math.isfinite(blend[name]):
-            raise ConfigError(f"--emotion {emotion!r}: {share!r} is not a finite number")
-    return blend
