@@ -29,6 +29,7 @@ from affetto.commands.options import (
     Resume,
     SkipBad,
     SkipDatasets,
+    are_named,
     command_line,
     earlier_turn,
     is_together,
@@ -38,7 +39,7 @@ from affetto.commands.options import (
 from affetto.commands.plan import app as plan_app
 from affetto.commands.reporting import app as reporting_app
 from affetto.commands.scoring import app as scoring_app
-from affetto.errors import AffettoError, ConfigError, DataError, Interrupted
+from affetto.errors import AffettoError, ConfigError, Interrupted
 
 BUDGET_NOT_MET = 3
 """Exit status of a run that ended well, but forgot more than its budget."""
@@ -99,15 +100,13 @@ def prepare(
     skip_bad_clips: SkipBad = False,
 ) -> None:  # fmt: skip
     """Check the clips and code them for the base (cached: a second time takes seconds)."""
-    from affetto.pipeline import prepare_clips, without_clips
+    from affetto.pipeline import prepare_clips, with_clips
 
     settings, emotions = settings_of(
         config, emotion, with_base=True, base=base, data=data, general=general, output_dir=output
     )
-    prepared = prepare_clips(settings, emotions, skip_bad_clips=skip_bad_clips)
-    # Without --emotion the configuration's are meant, of which data may have a few.
-    if emotion and not is_together(emotion) and (missing := without_clips(prepared, emotions)):
-        raise DataError(f"there is nothing to train {', '.join(missing)} on; what was coded is kept")
+    prepared = prepare_clips(settings, emotions, skip_bad_clips=skip_bad_clips, are_named=are_named(emotion))
+    with_clips(prepared, emotions, are_named=are_named(emotion))
 
 
 @app.command()
@@ -118,12 +117,14 @@ def train(
 ) -> None:  # fmt: skip
     """Train one adapter per emotion, with EWC, distillation and rehearsal.
 
+    Without --emotion those of the configuration that no clip is of are left out.
+
     `--emotion base` trains the expressive base, one adapter over all emotions, for those whose configuration says
     expressive_base.
 
     Exit status 3: all is trained and written, but an emotion didn't meet the forgetting_budget of the configuration.
     """
-    from affetto.pipeline import prepare_clips, train_emotions
+    from affetto.pipeline import prepare_clips, train_emotions, with_clips
     from affetto.progress import say
     from affetto.training.runtime import check_installed
 
@@ -131,7 +132,8 @@ def train(
         config, emotion, with_base=True, base=base, data=data, general=general, output_dir=output
     )
     check_installed(settings)
-    prepared = prepare_clips(settings, emotions, skip_bad_clips=skip_bad_clips)
+    prepared = prepare_clips(settings, emotions, skip_bad_clips=skip_bad_clips, are_named=are_named(emotion))
+    emotions = with_clips(prepared, emotions, are_named=are_named(emotion))
     for folder in train_emotions(
         settings, emotions, prepared, together=is_together(emotion), resume=resume, command=command_line()
     ):
@@ -182,15 +184,18 @@ def run(
     else 4 if files could not be scored.
     """
     from affetto import run as road
+    from affetto.config import EXPRESSIVE
 
     judges = pairs_of(judge, "--judge")
     settings, emotions = settings_of(
         config, emotion, with_base=True, base=base, data=data, general=general, output_dir=output, judges=judges
     )
-    road.run(
-        settings, emotions, command=command_line(), skip_bad_clips=skip_bad_clips, skip_datasets=skip_datasets,
-        together=is_together(emotion), resume=resume, jobs=jobs,
+    reports = road.run(
+        settings, emotions, command=command_line(), are_named=are_named(emotion), skip_bad_clips=skip_bad_clips,
+        skip_datasets=skip_datasets, together=is_together(emotion), resume=resume, jobs=jobs,
     )  # fmt: skip
+    done = {EXPRESSIVE, *(page.parent.name for page in reports)}
+    emotions = [name for name in emotions if name in done]
     _end_by_budget(settings, emotions)
     if road.failed_files(settings, emotions):
         raise typer.Exit(FILES_FAILED)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -324,7 +325,7 @@ def test_warnings_alone_do_not_stop(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 
 def test_run_hands_its_options_on(affetto: Callable[..., Called], monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[Config, list[str], dict[str, Any]]] = []
-    monkeypatch.setattr("affetto.run.run", lambda config, emotions, **how: calls.append((config, emotions, how)))
+    monkeypatch.setattr("affetto.run.run", lambda config, emotions, **how: calls.append((config, emotions, how)) or [])
     assert (
         affetto(
             "run",
@@ -352,10 +353,18 @@ def test_run_hands_its_options_on(affetto: Callable[..., Called], monkeypatch: p
         "command": (
             "affetto run --emotion sad --base b --data d --general self -o out --skip-datasets --resume --jobs 3"
         ),
-        "skip_bad_clips": False, "skip_datasets": True, "together": False, "resume": True, "jobs": 3,
+        "are_named": True, "skip_bad_clips": False, "skip_datasets": True, "together": False, "resume": True, "jobs": 3,
     }  # fmt: skip
     assert affetto("run", "--emotion", "sad")[0] == 0
     assert calls[1][2]["jobs"] is None, "as many as processors and memory allow"
+    for options in ((), ("-e", "all")):
+        assert affetto("run", *options)[0] == 0
+        assert calls[-1][2]["are_named"] is False
+
+
+def happy_and_sad() -> Any:
+    """What was prepared, for those who only ask which emotions there are clips of."""
+    return SimpleNamespace(clips=[SimpleNamespace(emotion=emotion) for emotion in ("happy", "sad")])
 
 
 @pytest.mark.parametrize("verb", ["train", "run"])
@@ -380,8 +389,10 @@ def test_a_budget_that_was_not_met_is_the_exit_status_after_every_emotion(
         return best.parent
 
     monkeypatch.setattr("affetto.training.loop.train", train)
-    monkeypatch.setattr(pipeline, "prepare_clips", lambda *_, **__: None)
-    monkeypatch.setattr("affetto.run.run", lambda config, emotions, **_: [train(config, name) for name in emotions])
+    monkeypatch.setattr(pipeline, "prepare_clips", lambda *_, **__: happy_and_sad())
+    monkeypatch.setattr(
+        "affetto.run.run", lambda config, emotions, **_: [train(config, name) / "report.html" for name in emotions]
+    )
     settings = tmp_path / "settings.yaml"
     settings.write_text("forgetting_budget: 1.0e-4")
     status, _, err = affetto(verb, "--config", settings, "-e", "happy", "-e", "sad")
@@ -584,7 +595,7 @@ def test_all_is_one_run_and_the_expressive_base_comes_first(
 
     monkeypatch.setattr("affetto.training.loop.train_together", train_together)
     monkeypatch.setattr("affetto.training.loop.train", lambda config, name, *_, **__: train_together(config, [name])[0])
-    monkeypatch.setattr(pipeline, "prepare_clips", lambda *_, **__: None)
+    monkeypatch.setattr(pipeline, "prepare_clips", lambda *_, **__: happy_and_sad())
     matched: list[str] = []
     monkeypatch.setattr(pipeline, "recommend_as_acted", lambda _config, name, _prepared: matched.append(name))
     settings = tmp_path / "settings.yaml"

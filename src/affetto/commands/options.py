@@ -92,6 +92,11 @@ def settings_of(
     return settings, wanted
 
 
+def are_named(emotion: list[str] | None) -> bool:
+    """Whether the user named emotions: else all of the configuration are meant, of which data may have a few."""
+    return bool(emotion) and not is_together(emotion)
+
+
 def is_together(emotion: list[str] | None) -> bool:
     """Whether the emotions are to be trained in one run."""
     from affetto.config import EVERY
