@@ -36,6 +36,7 @@ from affetto.commands.options import (
     pairs_of,
     settings_of,
 )  # fmt: skip
+from affetto.commands.output import write_anything
 from affetto.commands.plan import app as plan_app
 from affetto.commands.reporting import app as reporting_app
 from affetto.commands.scoring import app as scoring_app
@@ -278,6 +279,7 @@ def miniature_measure(
 
 def main() -> NoReturn:
     """Entry point: errors that a user can mend, and a full disk, are printed without a traceback."""
+    write_anything()
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # NumPy's products are small here: threads would wait
     try:
         # Not None where the command ended early: 0 after --help, 130 after Ctrl-C.

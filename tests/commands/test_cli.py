@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -162,6 +163,20 @@ def test_errors_of_ours_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(sys, "argv", ["affetto", "prepare"])
     with pytest.raises(ZeroDivisionError, match="a bug"):
         cli.main()
+
+
+@pytest.mark.parametrize("errors", ["strict", "surrogateescape"])
+def test_a_terminal_that_knows_ascii_alone_is_written_to(monkeypatch: pytest.MonkeyPatch, errors: str) -> None:
+    """`affetto doctor` failed at its Δ; a file's name keeps its bytes, as Python has it where the locale is C."""
+    written = io.BytesIO()
+    monkeypatch.setattr("affetto.doctor.diagnose.examine", lambda *_: ["ΔNLL of caf\udce9.wav"])
+    monkeypatch.setattr("affetto.doctor.table.render", str)
+    monkeypatch.setattr(sys, "argv", ["affetto", "doctor", "run"])
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii", errors=errors))
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    sys.stdout.flush()
+    assert (stopped.value.code, written.getvalue()) == (0, b"\\u0394NLL of caf\xe9.wav\n")
 
 
 @pytest.mark.parametrize(
