@@ -116,6 +116,8 @@ def pairs_of(values: list[str] | None, option: str) -> dict[str, str] | None:
 
 def require_suffix(path: Path, option: str, kind: str, *suffixes: str) -> None:
     """ConfigError where a file to be written has another suffix: what lies there may be something else."""
+    if not path.name:
+        raise ConfigError(f"{option} is empty: {kind}; name a file that ends in {suffixes[0]}")
     if path.suffix.lower() not in suffixes:
         raise ConfigError(f"{option} {path}: {kind}; name it {path.with_suffix(suffixes[0])}")
 

@@ -50,8 +50,7 @@ def evaluate(
     With `resume`, what a stopped evaluation with the same weights, sentences and judges spoke and judged is taken up
     (see `spoken` and `journal`). ConfigError for an `intensity` that isn't a finite number, 0 or more.
     """
-    if intensity is not None:
-        require_strength(intensity)
+    require_strength(intensity or 0.0)
     # 1. The adapter as a user would load it, and the judges.
     folder = config.model_of(emotion) / "best"
     voice = Voice.of_run(config.base, config.base_precision)
