@@ -305,9 +305,7 @@ def test_speakers_are_numbers_and_their_names_tell_them(
     voice.load_adapter("happy", models / "happy" / "best")
     voice._speakers["happy"] = {"zoe": 1, "ann": 0}
     for wrong in ("anna", "ann", -1):
-        with pytest.raises(
-            ConfigError, match=rf"speaker {wrong!r}: speakers are numbers, 0 or more; ann is 0, zoe is 1"
-        ):
+        with pytest.raises(ConfigError, match=rf"speaker {wrong!r}: .*, 0 or more; known are 0 \(ann\), 1 \(zoe\)"):
             voice.turn("a key", np.zeros(9600), 24_000, speaker=wrong)  # type: ignore[arg-type]
     for speaker in (1, 7, 7):
         voice.request("a key", speaker=speaker)

@@ -10,7 +10,7 @@ from typing import SupportsIndex
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from affetto.errors import ConfigError, DataError
+from affetto.errors import ConfigError, DataError, listed
 
 MOST_SEED = 2**63 - 1
 """torch takes 64 bits, and the seeds of further takes lie above a request's own."""
@@ -84,12 +84,13 @@ def require_seed(seed: SupportsIndex) -> int:
     return number
 
 
-def require_speaker(speaker: SupportsIndex, known: Mapping[str, int]) -> int:
-    """`speaker` as a Python int of 0 or more. ConfigError where it is none, with the numbers of the `known` names."""
+def require_speaker(speaker: SupportsIndex, known: Mapping[int, str]) -> int:
+    """`speaker` as a Python int of 0 or more. ConfigError where it is none, with the `known` ones and their names."""
     number = _whole(speaker)
     if number is None or number < 0:
-        names = ", ".join(f"{name} is {place}" for name, place in sorted(known.items(), key=operator.itemgetter(1)))
-        raise ConfigError(f"speaker {speaker!r}: speakers are numbers, 0 or more{f'; {names}' if names else ''}")
+        names = [f"{place}" if name == f"{place}" else f"{place} ({name})" for place, name in sorted(known.items())]
+        told = f"; known are {listed(names)}" if names else ""
+        raise ConfigError(f"speaker {speaker!r}: speakers are numbers, 0 or more{told}")
     return number
 
 

@@ -160,7 +160,7 @@ class Voice:
         """
         takes = takes if temperature else 1
         strengths = self.strengths(emotion, intensity)
-        seed, speaker = require_seed(seed), self._number_of(speaker)
+        seed, speaker = require_seed(seed), require_speaker(speaker, self._known_speakers())
         self._check_text(text)
         if self.knows_speaker(speaker) is False:
             self._tell_once(f"no clip was of a speaker {speaker}: whose voice this becomes is chance")
@@ -176,10 +176,6 @@ class Voice:
         if len(fitting) < len(context):
             say(f"the base's window has room for {len(fitting)} of {len(context)} earlier turns: the last ones")
         return Request(ids, cap, gate, seed=seed, temperature=temperature, context=tuple(fitting), takes=takes)
-
-    def _number_of(self, speaker: SupportsIndex) -> int:
-        names = {name: number for each in self._speakers.values() for name, number in each.items()}
-        return require_speaker(speaker, names)
 
     def _check_text(self, text: str) -> None:
         """ConfigError where nothing of `text` can be spoken; a line where some of it can't."""
@@ -203,7 +199,7 @@ class Voice:
         """
         if self.base.has_text_stream:
             raise ConfigError(f"{self.base.id} can't be given earlier turns to speak after")
-        speaker = self._number_of(speaker)
+        speaker = require_speaker(speaker, self._known_speakers())
         self._check_text(text)
         if not sample_rate > 0:
             raise ConfigError(f"sample_rate {sample_rate}: it must be above 0, in Hz")
@@ -298,12 +294,16 @@ class Voice:
 
     def knows_speaker(self, speaker: int) -> bool | None:
         """Whether a loaded adapter had clips of `speaker`, or the miniature the voice; None where that isn't known."""
-        known = frozenset[int]().union(*(each.values() for each in self._speakers.values()))
+        known = self._known_speakers()
+        return speaker in known if known else None
+
+    def _known_speakers(self) -> dict[int, str]:
+        known = {number: name for each in self._speakers.values() for name, number in each.items()}
         if not known and self.base.id == MINIATURE:
             from affetto.miniature.corpus import VOICES
 
-            known = frozenset(range(len(VOICES)))
-        return speaker in known if known else None
+            known = {number: str(number) for number in range(len(VOICES))}
+        return known
 
     @cached_property
     def codec(self) -> Codec:
