@@ -23,6 +23,7 @@ if _missing := [name for name in ("numpy", "pydantic", "soundfile", "torch") if 
     )
     sys.exit(2)
 
+from affetto.commands.output import write_anything
 from affetto.errors import AffettoError
 from affetto.evaluate.folder import Beside, evaluate_folder
 from affetto.evaluate.folder_lines import failures, folder_lines
@@ -61,6 +62,7 @@ BESIDE = {
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse the command line, evaluate, print the numbers; returns the exit status."""
+    write_anything()
     given = sys.argv[1:] if arguments is None else arguments
     options = _parser().parse_args(given)
     # Resuming changes nothing in what is written, this line included.

@@ -178,6 +178,7 @@ WRONG = [
     ("general: none", "general", "'data' or 'self'"),
     ("output_dir: 3", "output_dir", "must be a path"),
     ("seed: -1", "seed", "greater than or equal to 0"),
+    ("seed: 4294967296", "seed", "less than 4294967296"),
     ("seed: true", "seed", "must be a number"),
     ("split_by_speaker: 3", "split_by_speaker", "valid boolean"),
     ("use_adapters: 3", "use_adapters", "valid boolean"),

@@ -29,17 +29,18 @@ from affetto.commands.options import (
     Resume,
     SkipBad,
     SkipDatasets,
-    blend_of,
+    are_named,
     command_line,
     earlier_turn,
     is_together,
     pairs_of,
     settings_of,
 )  # fmt: skip
+from affetto.commands.output import write_anything
 from affetto.commands.plan import app as plan_app
 from affetto.commands.reporting import app as reporting_app
 from affetto.commands.scoring import app as scoring_app
-from affetto.errors import AffettoError, ConfigError, DataError, Interrupted
+from affetto.errors import AffettoError, ConfigError, Interrupted
 
 BUDGET_NOT_MET = 3
 """Exit status of a run that ended well, but forgot more than its budget."""
@@ -100,15 +101,13 @@ def prepare(
     skip_bad_clips: SkipBad = False,
 ) -> None:  # fmt: skip
     """Check the clips and code them for the base (cached: a second time takes seconds)."""
-    from affetto.pipeline import prepare_clips, without_clips
+    from affetto.pipeline import prepare_clips, with_clips
 
     settings, emotions = settings_of(
         config, emotion, with_base=True, base=base, data=data, general=general, output_dir=output
     )
-    prepared = prepare_clips(settings, emotions, skip_bad_clips=skip_bad_clips)
-    # Without --emotion the configuration's are meant, of which data may have a few.
-    if emotion and not is_together(emotion) and (missing := without_clips(prepared, emotions)):
-        raise DataError(f"there is nothing to train {', '.join(missing)} on; what was coded is kept")
+    prepared = prepare_clips(settings, emotions, skip_bad_clips=skip_bad_clips, are_named=are_named(emotion))
+    with_clips(prepared, emotions, are_named=are_named(emotion))
 
 
 @app.command()
@@ -119,12 +118,14 @@ def train(
 ) -> None:  # fmt: skip
     """Train one adapter per emotion, with EWC, distillation and rehearsal.
 
+    Without --emotion those of the configuration that no clip is of are left out.
+
     `--emotion base` trains the expressive base, one adapter over all emotions, for those whose configuration says
     expressive_base.
 
     Exit status 3: all is trained and written, but an emotion didn't meet the forgetting_budget of the configuration.
     """
-    from affetto.pipeline import prepare_clips, train_emotions
+    from affetto.pipeline import prepare_clips, train_emotions, with_clips
     from affetto.progress import say
     from affetto.training.runtime import check_installed
 
@@ -132,7 +133,8 @@ def train(
         config, emotion, with_base=True, base=base, data=data, general=general, output_dir=output
     )
     check_installed(settings)
-    prepared = prepare_clips(settings, emotions, skip_bad_clips=skip_bad_clips)
+    prepared = prepare_clips(settings, emotions, skip_bad_clips=skip_bad_clips, are_named=are_named(emotion))
+    emotions = with_clips(prepared, emotions, are_named=are_named(emotion))
     for folder in train_emotions(
         settings, emotions, prepared, together=is_together(emotion), resume=resume, command=command_line()
     ):
@@ -183,15 +185,18 @@ def run(
     else 4 if files could not be scored.
     """
     from affetto import run as road
+    from affetto.config import EXPRESSIVE
 
     judges = pairs_of(judge, "--judge")
     settings, emotions = settings_of(
         config, emotion, with_base=True, base=base, data=data, general=general, output_dir=output, judges=judges
     )
-    road.run(
-        settings, emotions, command=command_line(), skip_bad_clips=skip_bad_clips, skip_datasets=skip_datasets,
-        together=is_together(emotion), resume=resume, jobs=jobs,
+    reports = road.run(
+        settings, emotions, command=command_line(), are_named=are_named(emotion), skip_bad_clips=skip_bad_clips,
+        skip_datasets=skip_datasets, together=is_together(emotion), resume=resume, jobs=jobs,
     )  # fmt: skip
+    done = {EXPRESSIVE, *(page.parent.name for page in reports)}
+    emotions = [name for name in emotions if name in done]
     _end_by_budget(settings, emotions)
     if road.failed_files(settings, emotions):
         raise typer.Exit(FILES_FAILED)
@@ -202,10 +207,10 @@ def speak(
     text: Annotated[str, typer.Argument(help="What to say.")],
     emotion: Annotated[
         str | None,
-        typer.Option("--emotion", "-e", help="A name, or a blend such as happy=0.6,surprised=0.4. Default: the base."),
+        typer.Option("--emotion", "-e", help="A name, or shares of strength as happy=0.6,sad=0.4. Default: the base."),
     ] = None,
     intensity: Annotated[
-        float | None, typer.Option(help="Strength; 0 is the base. Default: what training recommends.")
+        float | None, typer.Option(help="Strength; 0 is the base. Default: what training recommends for each emotion.")
     ] = None,
     out: Annotated[Path, typer.Option("--out", help="Sound file to write.")] = Path("speech.wav"),
     base: Annotated[str, typer.Option("--base", help="Base model: miniature, a folder, or a hub id.")] = "miniature",
@@ -230,13 +235,13 @@ def speak(
     ] = None,
 ) -> None:
     """Speak a sentence, with any trained emotion or blend, at any strength."""
-    if not math.isfinite(intensity or 0.0) or not math.isfinite(temperature or 0.0):
-        raise ConfigError("--intensity and --temperature must be finite numbers")
-    blend, turns = blend_of(emotion), [earlier_turn(turn, speaker) for turn in after or ()]
+    if not math.isfinite(temperature or 0.0):
+        raise ConfigError("--temperature must be a finite number")
+    turns = [earlier_turn(turn, speaker) for turn in after or ()]
     from affetto.speak.to_file import speak_to_file
 
     speak_to_file(
-        text, blend, out, base=base, models=models, intensity=intensity, speaker=speaker, seed=seed,
+        text, emotion, out, base=base, models=models, intensity=intensity, speaker=speaker, seed=seed,
         temperature=temperature, takes=takes, after=turns, device=device,
     )  # fmt: skip
     typer.echo(out)
@@ -274,6 +279,7 @@ def miniature_measure(
 
 def main() -> NoReturn:
     """Entry point: errors that a user can mend, and a full disk, are printed without a traceback."""
+    write_anything()
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # NumPy's products are small here: threads would wait
     try:
         # Not None where the command ended early: 0 after --help, 130 after Ctrl-C.

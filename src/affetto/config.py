@@ -57,7 +57,7 @@ class Config(BaseModel):
     data: Names = ("miniature",)
     general: Literal["data", "self"] = "data"
     output_dir: Path = Path()
-    seed: Whole = 0
+    seed: Annotated[int, _Number, Field(ge=0, lt=2**32)] = 0  # NumPy's own limit
     split_by_speaker: bool = False
 
     use_adapters: bool = True

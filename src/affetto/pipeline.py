@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,15 +22,16 @@ if TYPE_CHECKING:
 
 
 def prepare_clips(
-    config: Config, emotions: Sequence[str], *, skip_bad_clips: bool = False, skip_datasets: bool = False
-) -> Prepared:
+    config: Config, emotions: Sequence[str], *, skip_bad_clips: bool = False, skip_datasets: bool = False,
+    are_named: bool = True,
+) -> Prepared:  # fmt: skip
     """Check and code the clips of `emotions` and the general speech; everything is cached.
 
     Before anything else it is seen that the output folder and the cache can be written (DataError), and that the base
     is of a kind that speaks (BaseModelError). Bad clips are listed in one table. They stop the run unless
     `skip_bad_clips`; the good ones stay coded either way. `skip_datasets` takes what was coded before as it is, and
     renders, checks and codes nothing. With `general: self` the base speaks the general clips, and those of the data are
-    left alone.
+    left alone. Of emotions that aren't named by the user (`are_named`) the miniature may know a few.
     """
     from affetto.judges.aligner import with_timed_words
 
@@ -40,7 +42,7 @@ def prepare_clips(
     with in_turns():
         base_folder = find_base(config.base)
         prepared = prepare(
-            find_sources(config, labels, do_render=not skip_datasets),
+            find_sources(config, labels, do_render=not skip_datasets, are_named=are_named),
             base_folder,
             emotions=config.emotions,
             only=labels,
@@ -61,13 +63,10 @@ def prepare_clips(
         with in_turns():
             prepared = speak_general(config, prepared, use_cached_only=skip_datasets)
             prepared = with_timed_words(prepared, config.base, config.judges, use_cached_only=skip_datasets)
-    counts: dict[str, int] = {}
-    for clip in prepared.clips:
-        if clip.split is not None:
-            counts[clip.emotion or "general"] = counts.get(clip.emotion or "general", 0) + 1
+    counts = Counter(clip.emotion or "general" for clip in prepared.clips if clip.split is not None)
     say("clips ready: " + ", ".join(f"{count} {name}" for name, count in sorted(counts.items())))
     for name in without_clips(prepared, emotions):
-        say(f"no clip is labelled {name!r}", style="yellow")
+        say(f"no clip is labelled {name!r}, so it can't be trained", style="yellow")
     return prepared
 
 
@@ -75,6 +74,14 @@ def without_clips(prepared: Prepared, emotions: Sequence[str]) -> list[str]:
     """Those of `emotions` that no clip is of; `base`, the expressive base, is of all."""
     found = {clip.emotion for clip in prepared.clips} | {EXPRESSIVE}
     return [name for name in emotions if name not in found]
+
+
+def with_clips(prepared: Prepared, emotions: Sequence[str], *, are_named: bool) -> list[str]:
+    """Those of `emotions` that clips are of. DataError where none is, and where one isn't that the user named."""
+    missing = without_clips(prepared, emotions)
+    if missing and (are_named or len(missing) == len(emotions)):
+        raise DataError(f"there is nothing to train {', '.join(missing)} on; what was coded is kept")
+    return [name for name in emotions if name not in missing]
 
 
 def _labels(config: Config, emotions: Sequence[str]) -> Sequence[str]:
@@ -104,18 +111,21 @@ def speak_general(config: Config, prepared: Prepared, *, use_cached_only: bool =
     )
 
 
-def find_sources(config: Config, emotions: Sequence[str], *, do_render: bool = True) -> list[Path]:
+def find_sources(
+    config: Config, emotions: Sequence[str], *, do_render: bool = True, are_named: bool = True
+) -> list[Path]:
     """Manifests and folders of the configuration; `miniature` are its own clips, rendered where they aren't there yet.
 
-    Emotions that the miniature can't act must come from the other sources. A folder of that name is `./miniature`.
+    Emotions that are named and the miniature can't act must come from the other sources. A folder of that name is
+    `./miniature`.
     """
     sources: list[Path] = []
     for name in config.data:
         if name == MINIATURE:
             from affetto.miniature.data import ACTED, miniature_sources
 
-            has_others = len(config.data) > 1
-            acted = [emotion for emotion in emotions if emotion in ACTED] if has_others else emotions
+            may_lack = len(config.data) > 1 or not are_named
+            acted = [emotion for emotion in emotions if emotion in ACTED] if may_lack else emotions
             sources += miniature_sources(acted, do_render=do_render, with_general=config.general == "data")
         else:
             sources.append(Path(name).expanduser())
@@ -123,14 +133,9 @@ def find_sources(config: Config, emotions: Sequence[str], *, do_render: bool = T
 
 
 def train_emotions(
-    config: Config,
-    emotions: Sequence[str],
-    prepared: Prepared,
-    *,
-    together: bool = False,
-    resume: bool = False,
+    config: Config, emotions: Sequence[str], prepared: Prepared, *, together: bool = False, resume: bool = False,
     command: str = "",
-) -> Iterator[Path]:
+) -> Iterator[Path]:  # fmt: skip
     """Train each of `emotions` in turn, or all in one run; the folder of each as soon as it is trained and the
     intensity found that it is recommended at.
 

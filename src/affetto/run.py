@@ -14,7 +14,7 @@ from affetto.config import EXPRESSIVE, Config
 from affetto.errors import AffettoError, ConfigError, Interrupted
 from affetto.judges.kinds import KINDS
 from affetto.model.base import MINIATURE
-from affetto.pipeline import prepare_clips, report, train_emotions, train_expressive_base
+from affetto.pipeline import prepare_clips, report, train_emotions, train_expressive_base, with_clips
 from affetto.processes import num_launched
 from affetto.progress import console, say
 from affetto.types import EMOTIONS
@@ -25,6 +25,7 @@ def run(
     emotions: Sequence[str],
     *,
     command: str,
+    are_named: bool = True,
     skip_bad_clips: bool = False,
     skip_datasets: bool = False,
     together: bool = False,
@@ -34,12 +35,14 @@ def run(
     """Everything for each emotion; returns the reports. `together` trains all of them in one run first. At the end the
     `failed_files` are told. AffettoErrors say what stops it, before anything is prepared where that can be known.
 
+    Without `are_named` the emotions are all that the configuration has: those that no clip is of are left out, and what
+    judges know is held against the others. DataError where no emotion is left.
+
     `jobs` emotions at a time are trained and evaluated, in processes of their own; None takes as many as processors
     and memory allow (`planning.capacity.num_jobs`). What an emotion becomes doesn't depend on it, but for rounding:
     fewer threads add up in another order. Where one of several at a time fails the others go on, and the error is
     raised at the end.
     """
-    from affetto.judges.choice import check_choices
     from affetto.training.runtime import check_installed
 
     if (launched := num_launched()) > 1:
@@ -49,9 +52,14 @@ def run(
         )
     check_installed(config)
     own = [emotion for emotion in emotions if emotion != EXPRESSIVE]
-    check_choices(config.judges, own)
-    _tell_unheard(config, own)
-    prepared = prepare_clips(config, emotions, skip_bad_clips=skip_bad_clips, skip_datasets=skip_datasets)
+    _check_judges(config, own if are_named else [])
+    prepared = prepare_clips(
+        config, emotions, skip_bad_clips=skip_bad_clips, skip_datasets=skip_datasets, are_named=are_named
+    )
+    emotions = with_clips(prepared, emotions, are_named=are_named)
+    own = [emotion for emotion in own if emotion in emotions]
+    if not are_named:
+        _check_judges(config, own)
     if jobs is None and not together and len(own) > 1:
         from affetto.planning.capacity import num_jobs
 
@@ -71,10 +79,12 @@ def run(
     return [config.model_of(emotion) / "report.html" for emotion in own]
 
 
-def _tell_unheard(config: Config, emotions: Sequence[str]) -> None:
-    """Say before the work which emotions will have no recall, because the default judge doesn't know them."""
-    from affetto.judges.choice import choose_judges, unheard
+def _check_judges(config: Config, emotions: Sequence[str]) -> None:
+    """See before the work that the chosen judges load and know `emotions`, and say which will have no recall, because
+    the default judge doesn't know them."""
+    from affetto.judges.choice import check_choices, choose_judges, unheard
 
+    check_choices(config.judges, emotions)
     others = [] if "emotion" in config.judges else [name for name in emotions if name not in EMOTIONS]
     for name in others:
         if why := unheard(choose_judges({kind: "none" for kind in KINDS if kind != "emotion"}, name), config.judges):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -11,6 +12,7 @@ import time
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -27,7 +29,7 @@ from affetto.audio.sound import write_sound
 from affetto.codes.cache import CodeCache
 from affetto.codes.prepare import Prepared
 from affetto.commands import reporting
-from affetto.commands.options import blend_of, pairs_of, settings_of
+from affetto.commands.options import pairs_of, settings_of
 from affetto.config import Config
 from affetto.errors import AffettoError, ConfigError, DataError, Interrupted
 from affetto.evaluate.folder_lines import MINIATURE_NOTE
@@ -36,6 +38,7 @@ from affetto.judges.choice import KINDS
 from affetto.miniature import data as miniature_data
 from affetto.model.base import load_base
 from affetto.preserve import self_speech
+from affetto.speak.asked import blend_of
 from affetto.speak.generation import Request, Spoken
 from affetto.types import SPEAKING_TEMPERATURE, Clip, Problem
 
@@ -162,6 +165,20 @@ def test_errors_of_ours_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) ->
         cli.main()
 
 
+@pytest.mark.parametrize("errors", ["strict", "surrogateescape"])
+def test_a_terminal_that_knows_ascii_alone_is_written_to(monkeypatch: pytest.MonkeyPatch, errors: str) -> None:
+    """`affetto doctor` failed at its Δ; a file's name keeps its bytes, as Python has it where the locale is C."""
+    written = io.BytesIO()
+    monkeypatch.setattr("affetto.doctor.diagnose.examine", lambda *_: ["ΔNLL of caf\udce9.wav"])
+    monkeypatch.setattr("affetto.doctor.table.render", str)
+    monkeypatch.setattr(sys, "argv", ["affetto", "doctor", "run"])
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii", errors=errors))
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    sys.stdout.flush()
+    assert (stopped.value.code, written.getvalue()) == (0, b"\\u0394NLL of caf\xe9.wav\n")
+
+
 @pytest.mark.parametrize(
     "arguments",
     [("prepare", "--emotoin", "happy"), ("speak",), ("prepare", "--config", "absent.yaml"), ("walk",),
@@ -192,18 +209,26 @@ def test_settings_come_from_file_and_options(tmp_path: Path) -> None:
     ("text", "blend"),
     [
         (None, {}), ("happy", {"happy": 1.0}), ("happy=0.6,surprised=0.4", {"happy": 0.6, "surprised": 0.4}),
-        (" happy = 0.5 , sad ", {"happy": 0.5, "sad": 1.0}), ("happy=-0.5", {"happy": -0.5}),
+        (" happy = 0.5 , sad ", {"happy": 0.5, "sad": 1.0}), ({"happy": 1, "sad": 0}, {"happy": 1.0, "sad": 0.0}),
     ],
 )  # fmt: skip
-def test_blends(text: str | None, blend: dict[str, float]) -> None:
+def test_blends(text: str | dict[str, float] | None, blend: dict[str, float]) -> None:
     assert blend_of(text) == blend
 
 
 @pytest.mark.parametrize(
-    "text", ["", "happy=", "happy=much", "=0.5", "happy,,sad", "happy,", "happy,happy", "happy=nan", "happy=inf"]
-)
-def test_wrong_blends_are_errors(text: str) -> None:
-    with pytest.raises(ConfigError, match="--emotion"):
+    ("text", "told"),
+    [
+        ("", "'' names no emotion"), ("happy=", "'' is not a number"), ("happy=much", "'much' is not a number"),
+        ("=0.5", "'=0.5' names no emotion"), ("happy,,sad", "'' names no emotion"), ("happy,", "'' names no emotion"),
+        ("happy,happy", "happy is named twice"), ("happy=nan", "share nan: it must be a finite number"),
+        ("happy=inf", "share inf: it must be a finite number"), ("happy=-0.5", "share -0.5: .* 0 .* or more"),
+        ({"happy": -0.5}, "happy, its share -0.5"), ({"happy": "much"}, "share much: it must be a finite number"),
+        (["happy"], r"\['happy'\]: write happy or happy=0.6"),
+    ],
+)  # fmt: skip
+def test_wrong_blends_are_errors(text: Any, told: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^emotion .*{told}"):
         blend_of(text)
 
 
@@ -261,7 +286,12 @@ def test_speak_writes_a_sound(
         (("hello", "--emotion", "happy", "--models", "nowhere"), "there is no adapter nowhere/happy/best"),
         (("  ",), "nothing in '  ' can be spoken"),
         (("hello", "--out", "key.mp4"), "key.mp4: sounds are written as .wav, .wave, .flac; name it key.wav"),
-        (("hello", "--intensity", "nan"), "--intensity and --temperature must be finite"),
+        (("hello", "--intensity", "nan"), "intensity nan: it must be a finite number, 0 (the base) or more"),
+        (("hello", "--emotion", "happy=-1"), "emotion happy, its share -1.0: it must be a finite number, 0 (the base)"),
+        (("hello", "--temperature", "inf"), "--temperature must be a finite number"),
+        (("caf\udce9",), r"'caf\udce9' can't be spoken: parts of it are bytes that are no UTF-8"),
+        (("hello", "--out", ""), "no name is given for the sound file to write"),
+        (("hello", "--seed", str(10**30)), "it must be a whole number from 0 to 9223372036854775807"),
         (("hello", "--base", "./nowhere"), "there is no folder './nowhere'"),
     ],
 )
@@ -310,7 +340,7 @@ def test_warnings_alone_do_not_stop(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 
 def test_run_hands_its_options_on(affetto: Callable[..., Called], monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[Config, list[str], dict[str, Any]]] = []
-    monkeypatch.setattr("affetto.run.run", lambda config, emotions, **how: calls.append((config, emotions, how)))
+    monkeypatch.setattr("affetto.run.run", lambda config, emotions, **how: calls.append((config, emotions, how)) or [])
     assert (
         affetto(
             "run",
@@ -338,10 +368,18 @@ def test_run_hands_its_options_on(affetto: Callable[..., Called], monkeypatch: p
         "command": (
             "affetto run --emotion sad --base b --data d --general self -o out --skip-datasets --resume --jobs 3"
         ),
-        "skip_bad_clips": False, "skip_datasets": True, "together": False, "resume": True, "jobs": 3,
+        "are_named": True, "skip_bad_clips": False, "skip_datasets": True, "together": False, "resume": True, "jobs": 3,
     }  # fmt: skip
     assert affetto("run", "--emotion", "sad")[0] == 0
     assert calls[1][2]["jobs"] is None, "as many as processors and memory allow"
+    for options in ((), ("-e", "all")):
+        assert affetto("run", *options)[0] == 0
+        assert calls[-1][2]["are_named"] is False
+
+
+def happy_and_sad() -> Any:
+    """What was prepared, for those who only ask which emotions there are clips of."""
+    return SimpleNamespace(clips=[SimpleNamespace(emotion=emotion) for emotion in ("happy", "sad")])
 
 
 @pytest.mark.parametrize("verb", ["train", "run"])
@@ -366,8 +404,10 @@ def test_a_budget_that_was_not_met_is_the_exit_status_after_every_emotion(
         return best.parent
 
     monkeypatch.setattr("affetto.training.loop.train", train)
-    monkeypatch.setattr(pipeline, "prepare_clips", lambda *_, **__: None)
-    monkeypatch.setattr("affetto.run.run", lambda config, emotions, **_: [train(config, name) for name in emotions])
+    monkeypatch.setattr(pipeline, "prepare_clips", lambda *_, **__: happy_and_sad())
+    monkeypatch.setattr(
+        "affetto.run.run", lambda config, emotions, **_: [train(config, name) / "report.html" for name in emotions]
+    )
     settings = tmp_path / "settings.yaml"
     settings.write_text("forgetting_budget: 1.0e-4")
     status, _, err = affetto(verb, "--config", settings, "-e", "happy", "-e", "sad")
@@ -570,7 +610,7 @@ def test_all_is_one_run_and_the_expressive_base_comes_first(
 
     monkeypatch.setattr("affetto.training.loop.train_together", train_together)
     monkeypatch.setattr("affetto.training.loop.train", lambda config, name, *_, **__: train_together(config, [name])[0])
-    monkeypatch.setattr(pipeline, "prepare_clips", lambda *_, **__: None)
+    monkeypatch.setattr(pipeline, "prepare_clips", lambda *_, **__: happy_and_sad())
     matched: list[str] = []
     monkeypatch.setattr(pipeline, "recommend_as_acted", lambda _config, name, _prepared: matched.append(name))
     settings = tmp_path / "settings.yaml"

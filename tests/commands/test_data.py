@@ -152,6 +152,10 @@ def test_a_manifest_is_not_written_over_something_else(tmp_path: Path, verb: tup
         f"--out {notes}: a manifest has a JSON object a line; name it {notes.with_suffix('.jsonl')}"
     )
     assert notes.read_text() == "mine"
+    result = CliRunner().invoke(app, ["data", *verb, str(tmp_path), "--out", ""])
+    assert (
+        str(result.exception) == "--out is empty: a manifest has a JSON object a line; name a file that ends in .jsonl"
+    )
 
 
 def test_what_is_imported_is_not_written_over(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import errno
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -45,6 +46,18 @@ def test_a_tracker_that_cannot_be_had_is_told_before_clips_are_prepared(
     status, _, err = affetto(verb, "--config", "settings.yaml", "--emotion", "happy")
     assert status == 1
     assert told in err
+
+
+@pytest.mark.parametrize("verb", [("evaluate",), ("predict-forgetting", "adapter")])
+@pytest.mark.parametrize("intensity", ["-1", "nan", "inf"])
+def test_an_intensity_that_cannot_be_is_told_before_clips_are_prepared(
+    affetto: Affetto, tmp_path: Path, nothing_is_prepared: None, verb: tuple[str, ...], intensity: str  # noqa: ARG001
+) -> None:  # fmt: skip
+    for folder in (Config().model_of("happy") / "best", Path("adapter")):
+        (tmp_path / folder).mkdir(parents=True)
+    status, out, err = affetto(*verb, "--intensity", intensity)
+    assert (status, out) == (1, "")
+    assert "it must be a finite number, 0 (the base) or more" in err
 
 
 @pytest.mark.parametrize("verb", ["prepare", "train", "run"])
@@ -105,6 +118,66 @@ def test_preparing_an_emotion_that_no_clip_has_says_so(
     assert affetto("prepare", *options, "-e", "sad", "-e", "base")[0] == 0
 
 
+def _say_what_is_trained(monkeypatch: pytest.MonkeyPatch, *emotions: str) -> list[str]:
+    """Clips of `emotions` and general ones are prepared; training and what follows it note the emotions they get."""
+    clips = SimpleNamespace(clips=[SimpleNamespace(emotion=emotion, split="train") for emotion in (None, *emotions)])
+    clips.problems = ()
+    trained: list[str] = []
+
+    def train(config: Config, wanted: list[str], *_: object, **__: object) -> list[Path]:
+        trained.extend(wanted)
+        return [config.model_of(emotion) for emotion in wanted]
+
+    monkeypatch.setattr(pipeline, "prepare", lambda *_, **__: clips)
+    monkeypatch.setattr("affetto.judges.aligner.with_timed_words", lambda prepared, *_, **__: prepared)
+    monkeypatch.setattr(pipeline, "train_emotions", train)
+    monkeypatch.setattr(road, "train_emotions", train)
+    monkeypatch.setattr(road, "_conclude", lambda *_, **__: None)
+    monkeypatch.setattr(road, "_tell", lambda *_: None)
+    monkeypatch.setattr(road, "_compare", lambda *_, **__: None)
+    return trained
+
+
+@pytest.mark.parametrize("verb", [("train",), ("run", "--jobs", "1"), ("train", "-e", "all"), ("run", "-e", "all")])
+def test_emotions_of_the_configuration_without_clips_are_said_once_and_left_out(
+    affetto: Affetto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: tuple[str, ...]
+) -> None:
+    trained = _say_what_is_trained(monkeypatch, "sad", "angry")
+    settings = "{trackers: [], emotions: [happy, sad, proud, angry], data: [mine], forgetting_budget: 0.01}"
+    (tmp_path / "settings.yaml").write_text(settings)
+    for emotion in ("sad", "angry"):
+        best = tmp_path / "emotion_models" / emotion / "best"
+        best.mkdir(parents=True)
+        (best / "affetto.json").write_text(json.dumps({"emotion": emotion, "forgetting_budget": None}))
+    status, _, err = affetto(*verb, "--config", "settings.yaml")
+    assert (status, trained) == (0, ["sad", "angry"]), err
+    assert [err.count(f"no clip is labelled '{name}'") for name in ("happy", "sad", "proud", "angry")] == [1, 0, 1, 0]
+
+
+@pytest.mark.parametrize("verb", ["train", "run"])
+def test_a_named_emotion_without_clips_stops_before_others_are_trained(
+    affetto: Affetto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    trained = _say_what_is_trained(monkeypatch, "sad")
+    (tmp_path / "settings.yaml").write_text("{trackers: [], data: [mine]}")
+    status, _, err = affetto(verb, "--config", "settings.yaml", "-e", "sad", "-e", "happy")
+    assert (status, trained) == (1, [])
+    assert "error: there is nothing to train happy on" in err
+    _say_what_is_trained(monkeypatch)
+    status, _, err = affetto(verb, "--config", "settings.yaml")
+    assert (status, trained) == (1, [])
+    assert "error: there is nothing to train happy, sad, angry, fearful, surprised, neutral on" in err
+
+
+def test_of_emotions_that_nobody_named_the_miniature_may_know_a_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[str]] = []
+    monkeypatch.setattr("affetto.miniature.data.miniature_sources", lambda names, **_: asked.append(names) or [])
+    emotions = ["happy", "proud"]
+    for are_named in (True, False):
+        pipeline.find_sources(Config(emotions=tuple(emotions)), emotions, are_named=are_named)
+    assert asked == [["happy", "proud"], ["happy"]]
+
+
 def test_broken_files_alone_are_shown_in_one_table(affetto: Affetto, tiny_base_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     for index in range(20):
@@ -129,7 +202,8 @@ def finish(output: Path, *emotions: str, num_failed: int) -> None:
 def test_files_that_failed_are_told_at_the_end_of_a_run_and_are_its_exit_status(
     affetto: Affetto, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(road, "prepare_clips", lambda *_, **__: None)
+    clips = [SimpleNamespace(emotion=emotion) for emotion in ("happy", "sad")]
+    monkeypatch.setattr(road, "prepare_clips", lambda *_, **__: SimpleNamespace(clips=clips))
     trained = [tmp_path / "emotion_models" / name for name in ("happy", "sad")]
     monkeypatch.setattr(road, "train_emotions", lambda *_, **__: trained)
     monkeypatch.setattr(road, "_conclude", lambda *_, **__: None)

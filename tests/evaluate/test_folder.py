@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 import tiny_judges
 from affetto.cli import app
-from affetto.errors import DataError, JudgeError
+from affetto.errors import ConfigError, DataError, JudgeError
 from affetto.evaluate.folder import Beside, evaluate_folder
 from affetto.evaluate.folder_files import find_sounds, read_metadata
 from affetto.evaluate.results import read_results
@@ -139,6 +139,13 @@ def test_a_text_that_cannot_be_read_fails_its_file_alone(folder: Path, tmp_path:
     errors = {row["file"]: row["error"] for row in system["files"]}
     assert (errors["high.WAV"], errors["middle.flac"], system["num_failed"]) == (None, None, 1)
     assert "low.txt is not UTF-8" in str(errors["low.wav"])
+
+
+@pytest.mark.parametrize("emotion", ["", "  "])
+def test_an_emotion_without_a_name_is_an_error(folder: Path, tmp_path: Path, emotion: str) -> None:
+    with pytest.raises(ConfigError, match=r"no emotion is named .*such as --emotion happy"):
+        evaluate_folder(folder, emotion, tmp_path / "results.json", judges=fake_judges())
+    assert not (tmp_path / "results.json").exists()
 
 
 def test_missing_metadata_is_an_error(tmp_path: Path) -> None:

@@ -64,6 +64,11 @@ def test_nothing_is_lost_or_scored(affetto: Called, wavs: Path, tmp_path: Path, 
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
+def test_results_need_a_name(affetto: Called, wavs: Path) -> None:
+    status, _, err = affetto("score", wavs, "-e", "happy", "-o", "", *OFF)
+    assert (status, err) == (1, "error: no name is given for the results: name a file such as results.json\n")
+
+
 def test_the_script_refuses_as_well(wavs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main = runpy.run_path(str(SCRIPT))["main"]
     arguments = ["--eval-dir", str(wavs), "--batch", "--emotion", "happy", "--metadata", str(tmp_path / "texts.csv")]

@@ -148,7 +148,7 @@ def test_what_was_heard_before_the_window_is_forgotten(tiny_moshi: Base, monkeyp
 
 def test_a_seed_says_the_same_again_and_another_something_else(tiny_moshi: Base) -> None:
     user_TK = silence_codes(tiny_moshi.folder, 10)
-    first, again, other = (continue_dialogue(tiny_moshi, user_TK, seed=seed) for seed in (1, 1, 2))
+    first, again, other = (continue_dialogue(tiny_moshi, user_TK, seed=seed) for seed in (1, np.int64(1), 2))
     np.testing.assert_array_equal(first[1], again[1])
     np.testing.assert_array_equal(first[0], again[0])
     assert (first[1] != other[1]).any()

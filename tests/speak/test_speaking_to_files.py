@@ -31,6 +31,8 @@ def _loads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         ("a key", {}, "a.mp4", DataError, r"a\.mp4: sounds are written as"),
         ("a key", {}, "file/a.wav", DataError, r"can't write .*file \(File exists\)"),
         ("!!! …", {}, "a.wav", ConfigError, "no letter and no digit"),
+        ("caf\udce9", {}, "a.wav", ConfigError, "bytes that are no UTF-8"),
+        ("a key", {"happy": float("inf")}, "a.wav", ConfigError, "share inf: it must be a finite number"),
     ],
 )
 def test_what_can_be_known_is_told_before_the_base_is_loaded(
@@ -52,10 +54,11 @@ def test_an_emotion_that_is_not_trained_is_told_with_those_that_are(tmp_path: Pa
 
 @pytest.mark.usefixtures("_loads_nothing")
 @pytest.mark.parametrize(
-    ("intensity", "blend", "told"), [(-1.0, {"happy": 1.0}, "0 .* or more"), (2.0, {}, "name one")]
+    ("intensity", "blend", "told"),
+    [(-1.0, {"happy": 1.0}, "0 .* or more"), (None, {"happy": -1.0}, "0 .* or more"), (2.0, {}, "name one")],
 )
 def test_a_strength_of_nothing_or_below_nothing_is_refused(
-    tmp_path: Path, intensity: float, blend: dict[str, float], told: str
+    tmp_path: Path, intensity: float | None, blend: dict[str, float], told: str
 ) -> None:
     with pytest.raises(ConfigError, match=told):
         speak_to_file("a key", blend, tmp_path / "a.wav", models=tmp_path, intensity=intensity)
@@ -90,24 +93,44 @@ def test_a_tokenizer_of_bytes_knows_every_sign(tiny_base: Base, monkeypatch: pyt
     assert Voice(tiny_base).unknown_signs("hello, 你好 \0é") == []
 
 
-def test_a_speaker_of_no_clip_and_a_strength_beyond_the_measured_are_told(
-    tiny_base_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    base = load_base(str(tiny_base_folder))
+def _save_happy(base_folder: Path, models: Path, **facts: object) -> None:
+    base = load_base(str(base_folder))
     bank = AdapterBank(base.model, base.network.gates)
     bank.add("happy", rank=2, alpha=8.0, seed=0)
     for _, _, b_OR, _ in bank.factors("happy"):
         b_OR.data.fill_(0.1)
-    facts: dict[str, Any] = {"base": {"id": "tiny", "hash": base.hash}, "speakers": {"ann": 0, "zoe": 1}}
-    save_adapter(tmp_path / "happy" / "best", bank, "happy", base.id, facts | {"frontier": [{"intensity": 1.5}]})
+    save_adapter(
+        models / "happy" / "best", bank, "happy", base.id, {"base": {"id": "tiny", "hash": base.hash}, **facts}
+    )
+
+
+def test_a_speaker_of_no_clip_is_told(
+    tiny_base_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _save_happy(tiny_base_folder, tmp_path, speakers={"ann": 0, "zoe": 1})
     for blend, speaker, is_told in (({"happy": 1.0}, 2, True), ({"happy": 1.0}, 1, False), ({}, 99, False)):
         how: Any = {"base": str(tiny_base_folder), "models": tmp_path, "speaker": speaker}
         speak_to_file("a key", blend, tmp_path / "a.wav", **how)
         assert (f"no clip was of a speaker {speaker}" in capsys.readouterr().err) == is_told
-    for share, intensity, is_told in ((1.0, 2.0, True), (0.5, 2.0, False), (1.0, None, False)):
-        beyond: Any = {"base": str(tiny_base_folder), "models": tmp_path, "intensity": intensity}
-        speak_to_file("a key", {"happy": share}, tmp_path / "a.wav", **beyond)
-        assert ("happy was measured up to intensity 1.5" in capsys.readouterr().err) == is_told
+
+
+def test_the_intensity_that_is_spoken_at_is_told(
+    tiny_base_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A share is of the recommended intensity where none is given: what is told is the gate, and not the share."""
+    _save_happy(tiny_base_folder, tmp_path, recommended_intensity=1.2, frontier=[{"intensity": 1.5}])
+    how: Any = {"base": str(tiny_base_folder), "models": tmp_path}
+    beyond = "happy was measured up to intensity 1.5; at {} speech may fall apart"
+    for emotion, intensity, told in (
+        ("happy", None, ["happy at intensity 1.2"]),
+        ("happy=1.4", None, ["happy at intensity 1.68, 1.4 of 1.2", beyond.format("1.68")]),
+        ("happy=0.5", 2.0, ["happy at intensity 1, 0.5 of 2"]),
+        ("happy", 2.0, ["happy at intensity 2", beyond.format(2)]),
+    ):
+        speak_to_file("a key", emotion, tmp_path / "a.wav", intensity=intensity, **how)
+        assert [line for line in capsys.readouterr().err.splitlines() if line.startswith("happy")] == told
+    speak_to_file("a key", None, tmp_path / "a.wav", **how)
+    assert "intensity" not in capsys.readouterr().err
 
 
 def test_the_miniatures_voices_are_known(tiny_base: Base) -> None:

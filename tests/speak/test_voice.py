@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,12 +17,14 @@ from typer.testing import CliRunner
 
 from affetto.adapters.bank import AdapterBank
 from affetto.adapters.peft_files import save_adapter
+from affetto.audio.sound import read_sound
 from affetto.cli import app
 from affetto.codes.neural import MimiCodec
 from affetto.errors import AdapterError, BaseModelError, ConfigError, DataError
 from affetto.miniature.base import make_config
 from affetto.model.base import Base, load_base
 from affetto.model.batch import Turn
+from affetto.speak.asked import mono_sound
 from affetto.speak.engine import Engine
 from affetto.speak.generation import Spoken
 from affetto.speak.to_file import speak_to_file
@@ -153,8 +156,8 @@ def test_emotions_change_the_speech_and_intensity_zero_does_not(voice: Voice, ti
         requests = [of.request("a", emotion, intensity=intensity, seed=1) for emotion, intensity in wishes]
         return [str(spoken.codes_TK.tolist()) for spoken in of.generate(requests)]
 
-    (base,) = codes(Voice.load(str(tiny_base_folder)), (None, 1.0))
-    silent = codes(voice, (None, 1.0), ("happy", 0.0), ({"happy": 0.7, "sad": 0.3}, 0.0))
+    (base,) = codes(Voice.load(str(tiny_base_folder)), (None, 0.0))
+    silent = codes(voice, (None, 0.0), ("happy", 0.0), ({"happy": 0.7, "sad": 0.3}, 0.0))
     assert silent == [base] * 3
     said = codes(voice, ("happy", 1.0), ("sad", 1.0), ({"happy": 0.5, "sad": 0.5}, 1.0))
     assert len({base, *said}) == 4
@@ -230,8 +233,129 @@ def test_unknown_emotions_name_those_that_are_loaded(voice: Voice, tiny_base_fol
 def test_settings_out_of_range_are_refused(voice: Voice) -> None:
     with pytest.raises(ConfigError, match="temperature"):
         voice.speak("a", temperature=-1.0)
-    with pytest.raises(ConfigError, match="intensities"):
-        voice.request("a", "happy", intensity=float("nan"))
+    for wrong in (-1.0, float("nan"), float("inf"), "much"):
+        with pytest.raises(
+            ConfigError, match=rf"intensity {wrong}: it must be a finite number, 0 \(the base\) or more"
+        ):
+            voice.request("a", "happy", intensity=wrong)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="intensity 2 is the strength of an emotion: name one"):
+        voice.speak("a", intensity=2.0)
+    for seed in (-1, 2**63, 10**30, 1.5, "x"):
+        with pytest.raises(ConfigError, match=f"seed {seed}: it must be a whole number from 0 to {2**63 - 1}"):
+            voice.speak("a", seed=seed)  # type: ignore[arg-type]
+
+
+def test_whole_numbers_may_be_numpys(voice: Voice) -> None:
+    asked = voice.request("a key", seed=np.int64(3), speaker=np.uint8(1))
+    assert asked == voice.request("a key", seed=3, speaker=1)
+    assert type(asked.seed) is int
+    samples, _ = voice.speak("a", seed=2**63 - 1)
+    assert len(samples), "the seeds of its takes fit, too"
+
+
+def test_what_cannot_be_spoken_is_refused_on_every_road(voice: Voice) -> None:
+    for text, told in {
+        "": "no letter and no digit", "!!! …": "no letter and no digit", "caf\udce9": "no UTF-8",
+        "你好": "no tokens for '你', '好'",
+    }.items():  # fmt: skip
+        for road in (
+            voice.speak,
+            voice.request,
+            lambda text: next(voice.stream(text)),
+            lambda text: voice.turn(text, np.zeros(9600), 24_000),
+        ):
+            with pytest.raises(ConfigError, match=told):
+                road(text)
+
+
+def test_signs_that_are_not_spoken_are_told_once(voice: Voice, capsys: pytest.CaptureFixture[str]) -> None:
+    for text in ("a café", "a café", "the café", "a key"):
+        voice.request(text)
+    told = capsys.readouterr().err
+    assert told.count("has no tokens for 'é': they aren't spoken") == 1
+    voice.request("a naïve café")
+    assert "has no tokens for 'ï', 'é'" in capsys.readouterr().err
+
+
+def test_a_blend_is_written_as_on_the_command_line(voice: Voice) -> None:
+    wished = {"happy": 0.6, "sad": 0.4}
+    assert voice.request("a", "happy=0.6,sad=0.4") == voice.request("a", wished)
+    assert voice.request("a", "happy=0.6,sad=0.4", intensity=2) == voice.request("a", wished, intensity=2.0)
+    assert voice.request("a", "happy = 1") == voice.request("a", "happy")
+    with pytest.raises(ConfigError, match="emotion 'happy,happy': happy is named twice"):
+        voice.speak("a", "happy,happy")
+
+
+def test_what_each_adapter_speaks_at_is_its_share_of_the_strength(voice: Voice) -> None:
+    assert (voice.recommended_intensity("happy"), voice.recommended_intensity("sad")) == (0.5, 1.0)
+    assert voice.strengths("happy=1.4,sad=0.5") == pytest.approx({"happy": 0.7, "sad": 0.5})
+    assert voice.strengths("happy=1.4", 2.0) == pytest.approx({"happy": 2.8})
+    assert voice.strengths(None) == {}
+    with pytest.raises(AdapterError, match="no adapter is loaded for nope; loaded: happy, sad"):
+        voice.recommended_intensity("nope")
+
+
+def test_speakers_are_numbers_and_their_names_tell_them(
+    tiny_base: Base, models: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    voice = Voice(tiny_base)
+    for wrong in ("anna", -1, 1.0):
+        with pytest.raises(ConfigError, match=rf"speaker {wrong!r}: speakers are numbers, 0 or more$"):
+            voice.speak("a key", speaker=wrong)  # type: ignore[arg-type]
+    voice.load_adapter("happy", models / "happy" / "best")
+    voice._speakers["happy"] = {"zoe": 1, "ann": 0}
+    for wrong in ("anna", "ann", -1):
+        with pytest.raises(ConfigError, match=rf"speaker {wrong!r}: .*, 0 or more; known are 0 \(ann\), 1 \(zoe\)"):
+            voice.turn("a key", np.zeros(9600), 24_000, speaker=wrong)  # type: ignore[arg-type]
+    for speaker in (1, 7, 7):
+        voice.request("a key", speaker=speaker)
+    assert capsys.readouterr().err.count("no clip was of a speaker") == 1
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:0", torch.device("cuda"), "gpu", "cuda:x", "mps"])
+def test_a_device_that_is_not_here_is_told_before_the_base_is_loaded(
+    monkeypatch: pytest.MonkeyPatch, device: str | torch.device
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    told = "torch finds no GPU here; leave it out, or say cpu" if device in ("cuda", "cuda:0") else "it is cpu or cuda"
+    told = "torch finds no GPU here" if isinstance(device, torch.device) else told
+    with pytest.raises(ConfigError, match=rf"device {device}: {told}"):
+        Voice.load("nowhere", device=device)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(ConfigError, match="device cuda:2: there is no such GPU here; the last is cuda:1"):
+        Voice.load("nowhere", device="cuda:2")
+
+
+def test_an_earlier_turns_samples_are_read_as_a_files(voice: Voice, tmp_path: Path) -> None:
+    """Integers, channels and rates, against what libsndfile and `read_sound` make of them."""
+    sound = np.random.default_rng(0).uniform(-0.4, 0.4, (9600, 2))
+    soundfile.write(tmp_path / "two.wav", sound, 24_000, subtype="PCM_16")
+    mono = read_sound(tmp_path / "two.wav", 24_000)
+    expected = voice.turn("a lock", mono, 24_000)
+    for kind in ("int16", "int32", "float32", "float64"):
+        samples, rate = soundfile.read(tmp_path / "two.wav", dtype=kind)
+        np.testing.assert_allclose(mono_sound(samples), mono, atol=1e-7)
+        np.testing.assert_array_equal(voice.turn("a lock", samples, rate).codes_TK, expected.codes_TK)
+    bytes_, _ = soundfile.read(tmp_path / "two.wav", dtype="int16")
+    np.testing.assert_allclose(mono_sound((bytes_[:, 0] // 256 + 128).astype(np.uint8)), bytes_[:, 0] // 256 / 128)
+    np.testing.assert_array_equal(mono_sound(torch.ones(5, 1)), np.ones(5))
+
+
+@pytest.mark.parametrize(
+    ("samples", "told"),
+    [
+        (np.zeros((2, 9600)), r"shape \(2, 9600\): give mono ones \(N,\), or one column a channel"),
+        (np.zeros(0), r"shape \(0,\)"), (np.zeros((9, 2, 2)), r"shape \(9, 2, 2\)"), (0.0, r"shape \(\)"),
+        (np.zeros(9600, dtype=np.int64), "type int64: give floats"), (np.zeros(9600, dtype=complex), "type complex128"),
+        (np.array([0.0, np.nan, np.inf]), "2 of 3 samples are NaN or infinite"),
+    ],
+)  # fmt: skip
+def test_samples_that_are_not_one_sound_are_refused(voice: Voice, samples: Any, told: str) -> None:
+    with pytest.raises(DataError, match=told):
+        voice.turn("a lock", samples, 24_000)
+    with pytest.raises(ConfigError, match="sample_rate 0: it must be above 0"):
+        voice.turn("a lock", np.zeros(9600), 0)
 
 
 def test_loading_twice_or_from_nowhere_is_refused(voice: Voice, models: Path, tmp_path: Path) -> None:

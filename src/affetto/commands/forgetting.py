@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +15,7 @@ from affetto.commands.options import (
     General,
     Output,
     SkipBad,
+    are_named,
     command_line,
     settings_of,
 )
@@ -62,9 +62,10 @@ def predict_forgetting(
     from affetto.laboratory.calibration import predict_forgetting as predict
     from affetto.pipeline import prepare_clips
     from affetto.progress import console
+    from affetto.speak.asked import require_strength
 
-    if wrong := [value for value in intensity or () if not math.isfinite(value)]:
-        raise ConfigError(f"--intensity {wrong[0]} is not a finite number")
+    for value in intensity or ():
+        require_strength(value)
     settings, _ = settings_of(config, None, base=base, data=data, general=general)
     # The base speaks in the voices of emotional clips.
     voices = settings.emotions if settings.general == "self" else ()
@@ -95,7 +96,7 @@ def ablate(
     from affetto.laboratory.ablation import ablate as run_ablation
     from affetto.laboratory.ablation import cells, read_rows, write_comparison
     from affetto.laboratory.methods import METHODS
-    from affetto.pipeline import prepare_clips
+    from affetto.pipeline import prepare_clips, with_clips
 
     if table_only:
         rows = read_rows(folder)
@@ -103,6 +104,8 @@ def ablate(
         settings, emotions = settings_of(config, emotion, base=base, data=data, general=general)
         settings = settings.model_copy(update={"evaluation_sentences": sentences})
         wanted = cells(method or list(METHODS), emotions, seeds)
-        prepared = prepare_clips(settings, emotions, skip_bad_clips=skip_bad_clips)
+        prepared = prepare_clips(settings, emotions, skip_bad_clips=skip_bad_clips, are_named=are_named(emotion))
+        kept = with_clips(prepared, emotions, are_named=are_named(emotion))
+        wanted = [cell for cell in wanted if cell.emotion in kept]
         rows = run_ablation(settings, wanted, prepared, folder, command_line())
     typer.echo(write_comparison(rows, folder))

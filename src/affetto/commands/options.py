@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shlex
 import sys
 from pathlib import Path
@@ -93,6 +92,11 @@ def settings_of(
     return settings, wanted
 
 
+def are_named(emotion: list[str] | None) -> bool:
+    """Whether the user named emotions: else all of the configuration are meant, of which data may have a few."""
+    return bool(emotion) and not is_together(emotion)
+
+
 def is_together(emotion: list[str] | None) -> bool:
     """Whether the emotions are to be trained in one run."""
     from affetto.config import EVERY
@@ -112,6 +116,8 @@ def pairs_of(values: list[str] | None, option: str) -> dict[str, str] | None:
 
 def require_suffix(path: Path, option: str, kind: str, *suffixes: str) -> None:
     """ConfigError where a file to be written has another suffix: what lies there may be something else."""
+    if not path.name:
+        raise ConfigError(f"{option} is empty: {kind}; name a file that ends in {suffixes[0]}")
     if path.suffix.lower() not in suffixes:
         raise ConfigError(f"{option} {path}: {kind}; name it {path.with_suffix(suffixes[0])}")
 
@@ -125,23 +131,3 @@ def earlier_turn(said: str, speaker: int) -> tuple[Path, int]:
     """(file, speaker) of `FILE` or `NUMBER:FILE`."""
     number, mark, path = said.partition(":")
     return (Path(path), int(number)) if mark and number.isdecimal() else (Path(said), speaker)
-
-
-def blend_of(emotion: str | None) -> dict[str, float]:
-    """`happy` or `happy=0.6,surprised=0.4` as {name: share}; None is {}."""
-    blend: dict[str, float] = {}
-    for part in emotion.split(",") if emotion is not None else []:
-        name, sign, share = (piece.strip() for piece in part.partition("="))
-        if not name:
-            raise ConfigError(
-                f"--emotion {emotion!r}: {part!r} names no emotion; write happy or happy=0.6,surprised=0.4"
-            )
-        if name in blend:
-            raise ConfigError(f"--emotion {emotion!r}: {name} is named twice")
-        try:
-            blend[name] = float(share) if sign else 1.0
-        except ValueError:
-            raise ConfigError(f"--emotion {emotion!r}: {share!r} is not a number") from None
-        if not math.isfinite(blend[name]):
-            raise ConfigError(f"--emotion {emotion!r}: {share!r} is not a finite number")
-    return blend

@@ -74,7 +74,10 @@ def evaluate(
     from affetto.pipeline import prepare_clips
     from affetto.progress import console, say
     from affetto.report.tables import terminal_table
+    from affetto.speak.asked import require_strength
 
+    if intensity is not None:
+        require_strength(intensity)
     settings, emotions = settings_of(
         config, emotion, base=base, data=data, general=general, output_dir=output, judges=judges
     )

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from affetto.errors import DataError
+from affetto.errors import ConfigError, DataError
 from affetto.evaluate.expectations import against_neutral
 from affetto.evaluate.folder_files import folder_items
 from affetto.evaluate.journal import Journal, journal_path
@@ -71,8 +71,10 @@ def evaluate_folder(
     (see `choose_judges`), or judges that are already loaded. Rows are kept beside `output` while they are made (see
     `journal`); `resume` takes those up that still hold. Where `output` holds the results of a run (`affetto
     evaluate`), the folder becomes one more system of them. Raises DataError where there is nothing to score or `output`
-    can't be used, JudgeError where a judge can't be used.
+    can't be used, JudgeError where a judge can't be used, ConfigError where `emotion` names none.
     """
+    if not emotion.strip():
+        raise ConfigError("no emotion is named that the files should express: give one, such as --emotion happy")
     if output.suffix.lower() != ".json":
         raise DataError(f"results are written as JSON (and CSV beside it): name {output.with_suffix('.json')}")
     folders = (beside or Beside()).folders

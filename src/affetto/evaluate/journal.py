@@ -62,6 +62,8 @@ def check_outputs(
     them, the table `metadata`, what would be the metadata of one of the `folders` that are scored, or a file that
     affetto didn't write (`results.check_own`).
     """
+    if not output.name:
+        raise DataError("no name is given for the results: name a file such as results.json")
     written = {output: OWN_JSON, output.with_suffix(".csv"): OWN_CSV, journal_path(output): OWN_LINES}
     if versa is not None:
         if any(_is_same(versa, path) for path in written):

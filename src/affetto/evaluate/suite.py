@@ -32,6 +32,7 @@ from affetto.files import read_json
 from affetto.judges.choice import Judges, choose_judges, unheard
 from affetto.model.batch import Row
 from affetto.progress import progress, say
+from affetto.speak.asked import require_strength
 from affetto.speak.voice import Voice
 
 
@@ -47,8 +48,9 @@ def evaluate(
     itself are chance alone, which the adapter's on plain prompts are read against.
 
     With `resume`, what a stopped evaluation with the same weights, sentences and judges spoke and judged is taken up
-    (see `spoken` and `journal`).
+    (see `spoken` and `journal`). ConfigError for an `intensity` that isn't a finite number, 0 or more.
     """
+    require_strength(intensity or 0.0)
     # 1. The adapter as a user would load it, and the judges.
     folder = config.model_of(emotion) / "best"
     voice = Voice.of_run(config.base, config.base_precision)

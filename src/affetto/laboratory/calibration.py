@@ -32,6 +32,7 @@ from affetto.preserve.forecast import Forecast, forecast
 from affetto.preserve.rehearsal import spread
 from affetto.progress import progress
 from affetto.provenance import versions
+from affetto.speak.asked import require_strength
 from affetto.speak.voice import Voice
 from affetto.training.streams import general_clips, general_fisher, ungated_rows
 
@@ -103,8 +104,10 @@ def predict_forgetting(
     """What the LoRA adapter in `folder`, affetto's or any other, will make the base forget: rows by intensity.
 
     `intensity`, and `kl` in nats per code with `low` and `high` by bootstrap over clips, None for a `reason`. The
-    adapter's recommended intensity is always among them.
+    adapter's recommended intensity is always among them. ConfigError for one that isn't a finite number, 0 or more.
     """
+    for intensity in intensities:
+        require_strength(intensity)
     voice = Voice.of_run(config.base, config.base_precision)
     voice.load_adapter("adapter", folder)
     rows = _unseen(config, prepared, voice)

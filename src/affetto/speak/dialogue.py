@@ -21,6 +21,7 @@ from affetto.model.base import Base
 from affetto.model.batch import stack_gates
 from affetto.model.monologue import END_PADDING, PADDING
 from affetto.model.moshi import MoshiNetwork
+from affetto.speak.asked import require_seed
 from affetto.speak.generation import Request, Spoken, eval_mode
 from affetto.speak.sampling import Sampling, dice, require_numbers
 from affetto.speak.state import Heard
@@ -168,8 +169,9 @@ def stream_dialogue(
     """What Moshi thinks (a token) and says (codes (K,)), frame by frame while it hears the user's codes (K,).
 
     `user` may be as slow as a microphone: a frame is asked for when the one before it has been told. Temperatures of 0
-    are greedy; the defaults are those of the `moshi` package's `LMGen`.
+    are greedy; the defaults are those of the `moshi` package's `LMGen`. ConfigError for a seed that can't be one.
     """
+    seed = require_seed(seed)
     request = Request((), max_frames, gate, seed=seed, temperature=temperature, top_k=top_k)
     dice = torch.Generator().manual_seed(seed + 1)
 

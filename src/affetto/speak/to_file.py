@@ -16,13 +16,14 @@ from affetto.files import make_writable
 from affetto.folders import recover_folder
 from affetto.model.batch import Turn
 from affetto.progress import say
+from affetto.speak.asked import blend_of, require_device, require_intensity, require_seed, require_words
 from affetto.speak.voice import Voice, usual_device
 from affetto.types import SPEAKING_TEMPERATURE
 
 
 def speak_to_file(
     text: str,
-    blend: Mapping[str, float],
+    emotion: str | Mapping[str, float] | None,
     out: Path,
     *,
     base: str = "miniature",
@@ -35,45 +36,40 @@ def speak_to_file(
     after: Sequence[tuple[Path, int]] = (),
     device: str | None = None,
 ) -> None:
-    """Load what the blend needs from `models/<emotion>/best`, speak, write `out`.
+    """Load what `emotion` (`blend_of`) needs from `models/<emotion>/best`, speak, write `out`.
 
     `after` are earlier turns, (sound file with its words in a .txt beside it, speaker), oldest first. `device` is cpu
     or cuda; None is the `usual_device`. On a GPU the base is in bfloat16. `temperature` and `takes` are the library's
     where they are None. Raises AffettoErrors, those that can be known before it is loaded at once; what can be spoken
-    in part, a speaker that isn't known, and a strength beyond what training measured, are told.
+    in part, a speaker that isn't known, the intensity that each adapter speaks at, and one beyond what training
+    measured, are told.
     """
+    if not out.name:
+        raise ConfigError("no name is given for the sound file to write; --out speech.wav, say")
     sound_format(out)
-    if not any(map(str.isalnum, text)):
-        raise ConfigError(f"nothing in {text!r} can be spoken: it has no letter and no digit")
-    if intensity is not None:
-        _check_intensity(intensity, blend)
+    require_words(text)
+    blend = blend_of(emotion)
+    require_intensity(intensity, blend)
+    require_seed(seed)
     folders = {name: _find_adapter(models, name) for name in blend}
-    if device is None:
-        device = usual_device(base)
-    elif device not in ("cpu", "cuda"):
-        raise ConfigError(f"--device {device}: it is cpu or cuda")
-    elif device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("--device cuda: torch finds no GPU here; leave the option out, or say cpu")
+    if device not in (None, "cpu", "cuda"):
+        raise ConfigError(f"device {device}: it is cpu or cuda")
+    device = device or usual_device(base)
+    require_device(device)
     make_writable(out.parent)
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     voice = Voice.load(base, device=device, dtype=dtype, only_speaks=True)
     for name, folder in folders.items():
         voice.load_adapter(name, folder)
-        _tell_beyond(name, folder, blend[name] * (1.0 if intensity is None else intensity))
-    _check_request(voice, text, speaker)
+    for name, strength in voice.strengths(blend, intensity).items():
+        whole = voice.recommended_intensity(name) if intensity is None else intensity
+        _tell_strength(name, folders[name], strength, "" if strength == whole else f", {blend[name]:g} of {whole:.4g}")
     context = [_read_turn(voice, path, who) for path, who in after]
     samples, rate = voice.speak(
         text, blend, intensity=intensity, speaker=speaker, seed=seed, context=context, takes=takes,
         temperature=SPEAKING_TEMPERATURE if temperature is None else temperature,
     )  # fmt: skip
     write_sound(out, samples, rate)
-
-
-def _check_intensity(intensity: float, blend: Mapping[str, float]) -> None:
-    if intensity < 0:
-        raise ConfigError(f"--intensity {intensity:g}: it is 0 (the base) or more")
-    if intensity > 0 and not blend:
-        raise ConfigError(f"--intensity {intensity:g} is the strength of an emotion: name one with --emotion")
 
 
 def _find_adapter(models: Path, name: str) -> Path:
@@ -88,25 +84,15 @@ def _find_adapter(models: Path, name: str) -> Path:
     )
 
 
-def _tell_beyond(name: str, folder: Path, strength: float) -> None:
-    """A line where an adapter is to speak more strongly than its training looked at."""
+def _tell_strength(name: str, folder: Path, strength: float, why: str) -> None:
+    """A line with the intensity that an adapter speaks at, and one where that is more than its training looked at."""
+    say(f"{name} at intensity {strength:.4g}{why}")
     measured = [float(point["intensity"]) for point in read_facts(folder).get("frontier") or ()]
     if measured and strength > max(measured):
         say(
-            f"{name} was measured up to intensity {max(measured):g}; at {strength:g} speech may fall apart",
+            f"{name} was measured up to intensity {max(measured):g}; at {strength:.4g} speech may fall apart",
             style="yellow",
         )
-
-
-def _check_request(voice: Voice, text: str, speaker: int) -> None:
-    """ConfigError where nothing of `text` can be spoken; a line where some of it can't, or by nobody known."""
-    if unknown := voice.unknown_signs(text):
-        told = ", ".join(map(repr, unknown))
-        if not any(sign.isalnum() and sign not in unknown for sign in text):
-            raise ConfigError(f"nothing in {text!r} can be spoken: {voice.base.id} has no tokens for {told}")
-        say(f"{voice.base.id} has no tokens for {told}: they aren't spoken", style="yellow")
-    if voice.knows_speaker(speaker) is False:
-        say(f"no clip was of a speaker {speaker}: whose voice this becomes is chance", style="yellow")
 
 
 def _read_turn(voice: Voice, path: Path, speaker: int) -> Turn:

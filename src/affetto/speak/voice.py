@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from typing import SupportsIndex
 
 import numpy as np
 import soxr
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from affetto.adapters.bank import AdapterBank, all_targets
 from affetto.adapters.checkpoints import load_adapter
@@ -25,6 +26,15 @@ from affetto.model.csm import CsmNetwork
 from affetto.model.light import load_for_speaking
 from affetto.model.rows import PLAIN_TEMPLATE
 from affetto.progress import say
+from affetto.speak.asked import (
+    blend_of,
+    mono_sound,
+    require_device,
+    require_intensity,
+    require_seed,
+    require_speaker,
+    require_words,
+)
 from affetto.speak.generation import Request, Spoken, cut_off, frames_that_fit, generate_best
 from affetto.speak.streaming import Piece, can_stream, stream
 from affetto.types import SPEAKING_TAKES, SPEAKING_TEMPERATURE, Codec
@@ -46,7 +56,9 @@ class Voice:
         self.bank = bank
         self._templates: dict[str, str] = {}
         self._intensities: dict[str, float] = {}
-        self._speakers: dict[str, frozenset[int]] = {}
+        self._speakers: dict[str, dict[str, int]] = {}
+        self._signs: dict[str, bool] = {}
+        self._told: set[str] = set()
 
     @classmethod
     def load(
@@ -57,7 +69,11 @@ class Voice:
         dtype: torch.dtype = torch.float32,
         only_speaks: bool = False,
     ) -> Voice:
-        """Load a base by name, folder or hub id. With `only_speaks` it loads faster and gives no logits."""
+        """Load a base by name, folder or hub id. With `only_speaks` it loads faster and gives no logits.
+
+        `device` is cpu or cuda (cuda:1 is the second GPU); ConfigError where that isn't here.
+        """
+        require_device(device)
         load = load_for_speaking if only_speaks else load_base
         return cls(load(str(base), device=device, dtype=dtype))
 
@@ -81,8 +97,28 @@ class Voice:
         return tuple(self.bank.names) if self.bank else ()
 
     def recommended_intensity(self, name: str) -> float:
-        """At which a loaded adapter speaks unless told otherwise."""
-        return self._intensities[name]
+        """At which a loaded adapter speaks unless told otherwise. AdapterError for one that isn't loaded."""
+        self._require_loaded([name])
+        return self._intensities.get(name, 1.0)
+
+    def strengths(self, emotion: str | Mapping[str, float] | None, intensity: float | None = None) -> dict[str, float]:
+        """The intensity that each adapter speaks at: its share of `intensity`, or of what its training recommends.
+
+        `emotion` is as for `request`. ConfigError and AdapterError as there.
+        """
+        shares = blend_of(emotion)
+        require_intensity(intensity, shares)
+        self._require_loaded(list(shares))
+        return {
+            name: share * (self.recommended_intensity(name) if intensity is None else float(intensity))
+            for name, share in shares.items()
+        }
+
+    def _require_loaded(self, names: Sequence[str]) -> None:
+        if unknown := [name for name in names if name not in self.emotions]:
+            raise AdapterError(
+                f"no adapter is loaded for {', '.join(unknown)}; loaded: {', '.join(self.emotions) or 'none'}"
+            )
 
     def load_adapter(self, name: str, folder: str | Path, *, allow_other_base: bool = False) -> None:
         """Load the adapter, or fully fine-tuned checkpoint, in `folder` under `name`.
@@ -95,7 +131,7 @@ class Voice:
         adapter = load_adapter(self.bank, name, Path(folder), self.base.hash, allow_other_base)
         self._templates[name] = str(adapter.facts.get("prompt_template", PLAIN_TEMPLATE))
         self._intensities[name] = adapter.recommended_intensity
-        self._speakers[name] = frozenset(dict(adapter.facts.get("speakers") or {}).values())
+        self._speakers[name] = dict(adapter.facts.get("speakers") or {})
 
     def request(
         self,
@@ -103,30 +139,31 @@ class Voice:
         emotion: str | Mapping[str, float] | None = None,
         *,
         intensity: float | None = None,
-        speaker: int = 0,
-        seed: int = 0,
+        speaker: SupportsIndex = 0,
+        seed: SupportsIndex = 0,
         temperature: float = SPEAKING_TEMPERATURE,
         cued: bool = True,
         context: Sequence[Turn] = (),
         takes: int = 1,
     ) -> Request:
-        """The request for `text`. `emotion` is a name or a blend {name: share}; `intensity` scales it.
+        """The request for `text`. `emotion` is a name or a blend, happy=0.6,sad=0.4 or {name: share} (`blend_of`), and
+        `intensity` scales it.
 
         Without `intensity` each adapter speaks at the intensity that its training recommends. `cued=False` leaves the
         prompt plain with the adapter on, which shows what leaks. `context` are earlier turns (`turn`), oldest first;
         the oldest ones are left out where the base's window has no room. For the text itself see `frames_that_fit`.
         Of several `takes` the one that is most like the others is kept (`affetto.speak.takes`); greedy there is one.
+
+        ConfigError for a text of which nothing can be spoken, an intensity, seed or speaker that can't be, and an
+        intensity of no emotion; AdapterError for an emotion that isn't loaded. What can be spoken in part and a speaker
+        of no clip are told, once.
         """
         takes = takes if temperature else 1
-        shares = {emotion: 1.0} if isinstance(emotion, str) else dict(emotion or {})
-        if unknown := [name for name in shares if name not in self.emotions]:
-            raise AdapterError(
-                f"no adapter is loaded for {', '.join(unknown)}; loaded: {', '.join(self.emotions) or 'none'}"
-            )
-        strengths = {
-            name: share * (self._intensities.get(name, 1.0) if intensity is None else intensity)
-            for name, share in shares.items()
-        }
+        strengths = self.strengths(emotion, intensity)
+        seed, speaker = require_seed(seed), require_speaker(speaker, self._known_speakers())
+        self._check_text(text)
+        if self.knows_speaker(speaker) is False:
+            self._tell_once(f"no clip was of a speaker {speaker}: whose voice this becomes is chance")
         gate = tuple(self.bank.gate(strengths).tolist()) if self.bank else ()
         template = PLAIN_TEMPLATE
         if cued and any(strengths.values()) and not self.base.has_text_stream:
@@ -140,14 +177,33 @@ class Voice:
             say(f"the base's window has room for {len(fitting)} of {len(context)} earlier turns: the last ones")
         return Request(ids, cap, gate, seed=seed, temperature=temperature, context=tuple(fitting), takes=takes)
 
-    def turn(self, text: str, samples: NDArray[np.floating], sample_rate: int, speaker: int = 0) -> Turn:
-        """An earlier turn for `context`: what `speaker` said and how it sounded, mono samples.
+    def _check_text(self, text: str) -> None:
+        """ConfigError where nothing of `text` can be spoken; a line where some of it can't."""
+        require_words(text)
+        if unknown := self.unknown_signs(text):
+            told = ", ".join(map(repr, unknown))
+            if not any(sign.isalnum() and sign not in unknown for sign in text):
+                raise ConfigError(f"nothing in {text!r} can be spoken: {self.base.id} has no tokens for {told}")
+            self._tell_once(f"{self.base.id} has no tokens for {told}: they aren't spoken")
 
-        A base of many voices goes on in the voice that it hears. ConfigError for Moshi, which can't be given any yet.
+    def _tell_once(self, line: str) -> None:
+        if line not in self._told:
+            self._told.add(line)
+            say(line, style="yellow")
+
+    def turn(self, text: str, samples: ArrayLike, sample_rate: int, speaker: SupportsIndex = 0) -> Turn:
+        """An earlier turn for `context`: what `speaker` said and how it sounded, samples as `mono_sound` takes them.
+
+        A base of many voices goes on in the voice that it hears. ConfigError for Moshi, which can't be given any yet,
+        and for what `request` refuses of text and speaker; DataError for samples that aren't one sound.
         """
         if self.base.has_text_stream:
             raise ConfigError(f"{self.base.id} can't be given earlier turns to speak after")
-        sound = np.asarray(samples, dtype=np.float32)
+        speaker = require_speaker(speaker, self._known_speakers())
+        self._check_text(text)
+        if not sample_rate > 0:
+            raise ConfigError(f"sample_rate {sample_rate}: it must be above 0, in Hz")
+        sound = mono_sound(samples)
         if sample_rate != self.codec.sample_rate:
             sound = soxr.resample(sound, sample_rate, self.codec.sample_rate, quality="HQ")
         codes_TK = self.codec.encode(sound)[:, : self.base.num_codebooks]
@@ -155,8 +211,8 @@ class Voice:
 
     def speak(
         self, text: str, emotion: str | Mapping[str, float] | None = None, *, intensity: float | None = None,
-        speaker: int = 0, seed: int = 0, temperature: float = SPEAKING_TEMPERATURE, context: Sequence[Turn] = (),
-        takes: int | None = None,
+        speaker: SupportsIndex = 0, seed: SupportsIndex = 0, temperature: float = SPEAKING_TEMPERATURE,
+        context: Sequence[Turn] = (), takes: int | None = None,
     ) -> tuple[NDArray[np.float32], int]:  # fmt: skip
         """Speak; returns (mono samples, sample rate). No emotion is the base; see `request`.
 
@@ -176,7 +232,8 @@ class Voice:
 
     def stream(
         self, text: str, emotion: str | Mapping[str, float] | None = None, *, intensity: float | None = None,
-        speaker: int = 0, seed: int = 0, temperature: float = SPEAKING_TEMPERATURE, context: Sequence[Turn] = (),
+        speaker: SupportsIndex = 0, seed: SupportsIndex = 0, temperature: float = SPEAKING_TEMPERATURE,
+        context: Sequence[Turn] = (),
     ) -> Iterator[NDArray[np.float32]]:  # fmt: skip
         """What `speak` gives, in pieces while it is spoken: mono samples, a frame (80 ms) each.
 
@@ -228,18 +285,25 @@ class Voice:
         def tokens(sign: str) -> Counter[int]:
             return Counter(self.base.prompt_ids(sign, 0)) - nothing
 
-        nothing = Counter(self.base.prompt_ids("", 0))
-        unknown = tokens(_UNKNOWN_SIGN).keys()
-        return [sign for sign in dict.fromkeys(text) if sign.isalnum() and tokens(sign).keys() <= unknown]
+        signs = [sign for sign in dict.fromkeys(text) if sign.isalnum()]
+        if new := [sign for sign in signs if sign not in self._signs]:
+            nothing = Counter(self.base.prompt_ids("", 0))
+            unknown = tokens(_UNKNOWN_SIGN).keys()
+            self._signs |= {sign: tokens(sign).keys() <= unknown for sign in new}
+        return [sign for sign in signs if self._signs[sign]]
 
     def knows_speaker(self, speaker: int) -> bool | None:
         """Whether a loaded adapter had clips of `speaker`, or the miniature the voice; None where that isn't known."""
-        known = frozenset[int]().union(*self._speakers.values())
+        known = self._known_speakers()
+        return speaker in known if known else None
+
+    def _known_speakers(self) -> dict[int, str]:
+        known = {number: name for each in self._speakers.values() for name, number in each.items()}
         if not known and self.base.id == MINIATURE:
             from affetto.miniature.corpus import VOICES
 
-            known = frozenset(range(len(VOICES)))
-        return speaker in known if known else None
+            known = {number: str(number) for number in range(len(VOICES))}
+        return known
 
     @cached_property
     def codec(self) -> Codec:

@@ -1,0 +1,138 @@
+"""What is asked of a voice, checked before anything slow: words, emotions and their strength, seed, earlier sound."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Mapping
+from typing import SupportsIndex
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from affetto.errors import ConfigError, DataError, listed
+
+MOST_SEED = 2**63 - 1
+"""torch takes 64 bits, and the seeds of further takes lie above a request's own."""
+_LIKE = "write happy or happy=0.6,surprised=0.4"
+
+
+def blend_of(emotion: str | Mapping[str, float] | None) -> dict[str, float]:
+    """`happy`, `happy=0.6,surprised=0.4` or {name: share} as {name: share}; a name alone has the share 1, None is {}.
+
+    A share is that of the intensity that is spoken at. ConfigError for what names no emotion, names one twice, or has a
+    share that isn't 0 or more.
+    """
+    if emotion is None:
+        return {}
+    if isinstance(emotion, str):
+        emotion = _read_blend(emotion)
+    elif not isinstance(emotion, Mapping):
+        raise ConfigError(f"emotion {emotion!r}: {_LIKE}, or give {{name: share}}")
+    return {name: require_strength(share, f"emotion {name}, its share") for name, share in emotion.items()}
+
+
+def _read_blend(emotion: str) -> dict[str, float]:
+    blend: dict[str, float] = {}
+    for part in emotion.split(","):
+        name, sign, share = (piece.strip() for piece in part.partition("="))
+        if not name:
+            raise ConfigError(f"emotion {emotion!r}: {part!r} names no emotion; {_LIKE}")
+        if name in blend:
+            raise ConfigError(f"emotion {emotion!r}: {name} is named twice")
+        try:
+            blend[name] = float(share) if sign else 1.0
+        except ValueError:
+            raise ConfigError(f"emotion {emotion!r}: {share!r} is not a number") from None
+    return blend
+
+
+def require_strength(value: float, told: str = "intensity") -> float:
+    """`value` as a float. ConfigError, which calls it `told`, where it isn't a finite number of 0 or more."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not (math.isfinite(number) and number >= 0):
+        raise ConfigError(f"{told} {value}: it must be a finite number, 0 (the base) or more")
+    return number
+
+
+def require_intensity(intensity: float | None, blend: Mapping[str, float]) -> None:
+    """ConfigError for an intensity that can't be, or that is one of no emotion."""
+    if intensity is not None and require_strength(intensity) > 0 and not blend:
+        raise ConfigError(f"intensity {intensity:g} is the strength of an emotion: name one, or leave it out")
+
+
+def require_words(text: str) -> None:
+    """ConfigError where nothing of `text` can be spoken by any base, or where it is no text but bytes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ConfigError(
+            f"{text!r} can't be spoken: parts of it are bytes that are no UTF-8; write it in UTF-8"
+        ) from None
+    if not any(map(str.isalnum, text)):
+        raise ConfigError(f"nothing in {text!r} can be spoken: it has no letter and no digit")
+
+
+def require_seed(seed: SupportsIndex) -> int:
+    """`seed`, an int of Python's or NumPy's, as Python's. ConfigError where it isn't one, or not 0 to `MOST_SEED`."""
+    number = _whole(seed)
+    if number is None or not 0 <= number <= MOST_SEED:
+        raise ConfigError(f"seed {seed}: it must be a whole number from 0 to {MOST_SEED}")
+    return number
+
+
+def require_speaker(speaker: SupportsIndex, known: Mapping[int, str]) -> int:
+    """`speaker` as a Python int of 0 or more. ConfigError where it is none, with the `known` ones and their names."""
+    number = _whole(speaker)
+    if number is None or number < 0:
+        names = [f"{place}" if name == f"{place}" else f"{place} ({name})" for place, name in sorted(known.items())]
+        told = f"; known are {listed(names)}" if names else ""
+        raise ConfigError(f"speaker {speaker!r}: speakers are numbers, 0 or more{told}")
+    return number
+
+
+def _whole(value: SupportsIndex) -> int | None:
+    try:
+        return operator.index(value)
+    except TypeError:
+        return None
+
+
+def mono_sound(samples: ArrayLike) -> NDArray[np.float32]:
+    """Mono samples (N,) in [-1, 1] of (N,) or (N, channels), as a file of them would be read.
+
+    Channels are averaged, and integers of 8, 16 or 32 bits scaled by their full range (unsigned ones, as in 8-bit WAV,
+    are silent in its middle). DataError for other shapes and types, no samples, and samples that are NaN or infinite.
+    """
+    sound = np.asarray(samples)
+    kind, bits = sound.dtype.kind, 8 * sound.dtype.itemsize
+    if kind in "iu" and bits <= 32:
+        full = 2.0 ** (bits - 1)
+        sound = (sound - (full if kind == "u" else 0.0)) / full
+    elif kind != "f":
+        raise DataError(f"samples of type {sound.dtype}: give floats in [-1, 1], or int16 or int32 of full range")
+    if sound.ndim == 2 and sound.shape[1] < sound.shape[0]:
+        sound = sound.mean(axis=1)
+    if sound.ndim != 1 or not len(sound):
+        raise DataError(f"samples of shape {sound.shape}: give mono ones (N,), or one column a channel (N, channels)")
+    if not np.isfinite(sound).all():
+        raise DataError(f"{np.count_nonzero(~np.isfinite(sound))} of {len(sound)} samples are NaN or infinite")
+    return sound.astype(np.float32)
+
+
+def require_device(device: object) -> None:
+    """ConfigError where a voice can't speak on `device` here: it is cpu, or cuda and maybe a number."""
+    kind, mark, number = str(device).partition(":")
+    if kind not in ("cpu", "cuda") or (mark and not number.isdecimal()):
+        raise ConfigError(f"device {device}: it is cpu or cuda")
+    if kind == "cpu":
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        raise ConfigError(f"device {device}: torch finds no GPU here; leave it out, or say cpu")
+    if int(number or 0) >= (count := torch.cuda.device_count()):
+        raise ConfigError(f"device {device}: there is no such GPU here; the last is cuda:{count - 1}")
