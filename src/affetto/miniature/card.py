@@ -27,6 +27,8 @@ from affetto.types import Codec
 _TEXTS = 15
 """Held-out acted texts; two actors and two strengths each."""
 _SENTENCES = 120
+_EVERY = 1000
+"""More than there are held-out texts, of which an adapter says every one."""
 _RATE = 16_000
 
 
@@ -40,6 +42,7 @@ class Trained:
     wer_of_plain_prompts: float
     delta_nll: float
     """On general clips, nats per code."""
+    num_sentences: int
 
 
 @dataclass(frozen=True)
@@ -198,23 +201,27 @@ def _trained(output: Path, settings: dict[str, Any], intensity: float | None = N
     from affetto.evaluate.suite import evaluate
     from affetto.pipeline import prepare_clips, train_emotions
 
-    config = load_config(None, emotions=("happy",), output_dir=output, trackers=()).model_copy(update=settings)
+    config = load_config(
+        None, emotions=("happy",), output_dir=output, trackers=(), judges={"quality": "none", "voice": "none"}
+    ).model_copy(update={"evaluation_sentences": _EVERY, "evaluation_strengths": (), **settings})
     prepared = prepare_clips(config, ["happy"])
     list(train_emotions(config, ["happy"], prepared, command="affetto miniature measure"))
     results = evaluate(config, "happy", prepared, intensity=intensity)
     base, happy = (next(item for item in results["systems"] if item["role"] == role) for role in ("base", "adapter"))
     assert happy["plain_metrics"] is not None
     assert results["retention"] is not None
-    found = (happy["metrics"]["recall"], happy["metrics"]["wer"], base["metrics"]["wer"], happy["plain_metrics"]["wer"],
-             results["retention"]["delta_nll"])  # fmt: skip
-    values = [metric["value"] for metric in found if metric["value"] is not None]
+    found = {
+        "recall": happy["metrics"]["recall"], "wer": happy["metrics"]["wer"], "wer_of_base": base["metrics"]["wer"],
+        "wer_of_plain_prompts": happy["plain_metrics"]["wer"], "delta_nll": results["retention"]["delta_nll"],
+    }  # fmt: skip
+    values = {name: metric["value"] for name, metric in found.items() if metric["value"] is not None}
     assert len(values) == len(found), found
-    return Trained(*values)
+    return Trained(num_sentences=happy["metrics"]["wer"]["n"], **values)
 
 
 def _trained_rows(title: str, trained: Trained, aims: tuple[str, str, str]) -> list[tuple[str, str, str]]:
     return [
-        (f"{title}: recall", f"{trained.recall:.1%}", aims[0]),
+        (f"{title}: recall in {trained.num_sentences} sentences", f"{trained.recall:.1%}", aims[0]),
         (f"{title}: WER (base, same sentences: {trained.wer_of_base:.1%})", f"{trained.wer:.1%}", aims[1]),
         (f"{title}: WER of plain prompts", f"{trained.wer_of_plain_prompts:.1%}", ""),
         (f"{title}: ΔNLL on general speech, nats per code", f"{trained.delta_nll:.3f}", aims[2]),
