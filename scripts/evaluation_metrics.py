@@ -29,6 +29,7 @@ from affetto.evaluate.folder_lines import failures, folder_lines
 from affetto.evaluate.journal import check_outputs
 from affetto.evaluate.results import Results
 from affetto.evaluate.versa import write_versa
+from affetto.files import as_text
 
 EPILOG = """
 example:
@@ -65,7 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(given)
     # Resuming changes nothing in what is written, this line included.
     again = [argument for argument in given if argument != "--resume"]
-    command = shlex.join(["python", "scripts/evaluation_metrics.py", *again])
+    command = as_text(shlex.join(["python", "scripts/evaluation_metrics.py", *again]))
     try:
         _check(options.eval_dir, options.batch)
         beside = Beside(options.base_dir, options.reference_dir, options.neutral_dir)

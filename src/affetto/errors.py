@@ -57,3 +57,8 @@ def listed(names: Sequence[str], most: int = 6) -> str:
     """`a, b and 3 more`, for messages."""
     shown = ", ".join(names[:most])
     return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 file`, `2 files`, for messages; `noun` is what one of them is called."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -188,6 +188,11 @@ def visible(folder: Path, pattern: str) -> list[Path]:
     return sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
 
 
+def as_text(name: str | Path) -> str:
+    r"""A file's name or a command as UTF-8 can hold it: bytes that aren't UTF-8 (names of old archives) as `\xe9`."""
+    return str(name).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def cache_root() -> Path:
     """The one folder of all caches: `$AFFETTO_CACHE`, else `$XDG_CACHE_HOME/affetto`, else `~/.cache/affetto`."""
     if chosen := os.environ.get("AFFETTO_CACHE"):

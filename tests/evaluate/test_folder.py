@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import runpy
 import shlex
@@ -447,3 +448,41 @@ def test_the_script_tells_differences_and_that_the_miniature_knows_nobody(
     assert "note: emotion: the miniature's own judges know its synthetic voices" in told
     assert main(shlex.split(f"{options} --judge emotion=none")) == 0
     assert "note:" not in capsys.readouterr().out
+
+
+def test_names_that_are_no_utf_8_are_scored_and_written_escaped(tmp_path: Path) -> None:
+    """Of old archives: writing the first such name down ended the whole folder's evaluation."""
+    folder = tmp_path / os.fsdecode(b"f\xfcr")
+    try:
+        folder.mkdir()
+    except OSError:
+        pytest.skip("this file system knows UTF-8 names alone")
+    soundfile.write(tmp_path / "good.wav", voice(120), RATE)
+    sound = (tmp_path / "good.wav").read_bytes()
+    for name, content in (
+        ("caf\udce9.wav", sound), ("bad\udce9.wav", sound), ("good.wav", sound), ("torn\udce9.wav", b"junk"),
+        ("caf\udce9.txt", b"Twelve."), ("bad\udce9.txt", b"caf\xe9"),
+    ):  # fmt: skip
+        (folder / name).write_bytes(content)
+    results = evaluate_folder(folder, "happy", tmp_path / "r.json", judges=fake_judges())
+    assert read_results(tmp_path / "r.json") == results
+    system = results["systems"][0]
+    assert (system["name"], system["folder"], system["num_failed"]) == (r"f\xfcr", r"f\xfcr", 2)
+    rows = {row["file"]: row for row in system["files"]}
+    assert set(rows) == {r"caf\xe9.wav", r"bad\xe9.wav", r"torn\xe9.wav", "good.wav"}
+    assert (rows[r"caf\xe9.wav"]["text"], rows[r"caf\xe9.wav"]["values"]["heard"]) == ("Twelve.", "twelve")
+    assert r"bad\xe9.txt is not UTF-8" in str(rows[r"bad\xe9.wav"]["error"])
+    assert str(rows[r"torn\xe9.wav"]["error"]).startswith("unreadable")
+
+
+def test_rows_without_a_file_and_files_without_a_row_are_told(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "m.csv").write_text("file,text\nhappy/low.wav,Twelve\ngone.wav,x\nlost,y\n")
+    evaluate_folder(folder, "happy", tmp_path / "r.json", judges=fake_judges(), metadata=tmp_path / "m.csv")
+    told = capsys.readouterr().err
+    assert f"m.csv names 2 files that {folder} lacks: gone.wav, lost" in told
+    assert f"m.csv has no row for 2 files of {folder}: high.WAV, middle.flac" in told
+    (tmp_path / "m.csv").write_text("file,text\nlow.wav,Twelve\nhigh,x\nmiddle.flac,\n")
+    evaluate_folder(folder, "happy", tmp_path / "r.json", judges=fake_judges(), metadata=tmp_path / "m.csv")
+    assert "m.csv" not in capsys.readouterr().err

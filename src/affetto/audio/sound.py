@@ -19,7 +19,7 @@ import soxr
 from numpy.typing import NDArray
 
 from affetto.errors import DataError
-from affetto.files import write_atomically
+from affetto.files import as_text, write_atomically
 from affetto.types import Clip
 
 SOUND_SUFFIXES = frozenset(
@@ -168,8 +168,8 @@ def open_sound(path: Path) -> Iterator[soundfile.SoundFile]:
 @contextmanager
 def _undisturbed(path: Path) -> Iterator[Path | BinaryIO]:
     """What libsndfile shall open. By its name it would take `._a.mp3`, which macOS leaves beside `a.mp3` in archives,
-    for half of the sound, and then fail on an MP3."""
-    if path.with_name(f"._{path.name}").is_file():
+    for half of the sound, and then fail on an MP3; and names that aren't UTF-8 can't be given to it."""
+    if path.with_name(f"._{path.name}").is_file() or as_text(path) != str(path):
         with path.open("rb") as file:
             yield file
     else:

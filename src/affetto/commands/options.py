@@ -118,7 +118,9 @@ def require_suffix(path: Path, option: str, kind: str, *suffixes: str) -> None:
 
 def command_line() -> str:
     """The command as the user gave it."""
-    return shlex.join(["affetto", *sys.argv[1:]])
+    from affetto.files import as_text
+
+    return as_text(shlex.join(["affetto", *sys.argv[1:]]))
 
 
 def earlier_turn(said: str, speaker: int) -> tuple[Path, int]:
