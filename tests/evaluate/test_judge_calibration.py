@@ -109,6 +109,25 @@ def test_words_are_scored_per_corpus(document: dict[str, Any]) -> None:
     assert metric["low"] is not None
 
 
+def test_recordings_without_texts_say_that_words_cannot_be_scored(tmp_path: Path) -> None:
+    write_sound(tmp_path / "happy" / "a.wav", voice(260, 0.4), RATE)
+    judges = Judges(PitchJudge(), PitchWords(), None)
+    untold = calibrate_judges(tmp_path, judges)
+    (corpus,) = untold["words"]
+    assert {name: (metric["value"], metric["reason"]) for name, metric in untold["words"][corpus].items()} == {
+        name: (None, "these recordings have no texts") for name in ("wer", "cer")
+    }
+    console = Console(file=io.StringIO(), width=200)
+    console.print(calibration_table(untold))
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "these recordings have no texts" in shown
+    assert "judges on 1 real recording\n" in "\n".join(line.rstrip() + "\n" for line in shown.splitlines())
+    (tmp_path / "happy" / "a.txt").write_text("...")
+    assert calibrate_judges(tmp_path, judges)["words"][corpus]["wer"]["reason"] == (
+        "no recording with a text could be judged"
+    )
+
+
 def test_words_and_quality_have_intervals_over_speakers_though_all_say_one_text(document: dict[str, Any]) -> None:
     for metric in (document["words"]["made-up"]["wer"], document["quality"]["made-up"]["mos_overall"]):
         assert metric["low"] <= metric["value"] <= metric["high"], metric
