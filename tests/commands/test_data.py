@@ -12,8 +12,10 @@ import soundfile
 from typer.testing import CliRunner
 
 from affetto.audio.manifest import read_manifest
+from affetto.audio.sound import write_sound
 from affetto.cli import app
 from affetto.errors import ConfigError
+from evaluate_fakes import voice
 
 RATE = 16_000
 
@@ -104,6 +106,20 @@ def test_transcribe_marks_what_it_wrote_and_may_write_in_place(clips: Path) -> N
     result = CliRunner().invoke(app, ["data", "transcribe", str(clips), "--words", "miniature", "--out", str(clips)])
     assert "would be lost" in str(result.exception)
     assert clips.read_text() == before
+
+
+def test_doubts_alone_are_no_failure_of_transcribe(tmp_path: Path) -> None:
+    for name in ("happy/a", "xyz/b"):
+        path = tmp_path / "mine" / f"{name}.wav"
+        write_sound(path, voice(150, 0.8), 24_000)
+        path.with_suffix(".txt").write_text(f"the words {name}")
+    out = tmp_path / "m.jsonl"
+    status, _, err = called("transcribe", tmp_path / "mine", "--words", "miniature", "--out", out)
+    assert "mislabelled" in err
+    assert status == 0
+    (tmp_path / "mine" / "happy" / "b.wav").write_bytes(b"torn")
+    assert called("transcribe", tmp_path / "mine", "--words", "miniature", "--out", out)[0] == 1
+    assert "Doubts don't change the status" in " ".join(called("transcribe", "--help")[1].split())
 
 
 def test_import_keeps_sounds_of_a_data_set_beside_the_manifest(clips: Path, tmp_path: Path) -> None:

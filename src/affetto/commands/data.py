@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +15,7 @@ from affetto.errors import ConfigError, DataError
 if TYPE_CHECKING:
     from affetto.audio.overview import Examined
     from affetto.evaluate.clip_doubts import Hearing
+    from affetto.types import Problem
 
 app = typer.Typer(help="Clips before any training: import, check, transcribe, count.", no_args_is_help=True)
 
@@ -48,7 +50,7 @@ def import_(sources: Sources, out: Out = Path("manifest.jsonl"), skip_bad_clips:
     clips, problems = import_clips(sources, out, EMOTIONS)
     if problems:
         console.print(problem_table(problems))
-    lost = [problem for problem in problems if not problem.costs_no_clip]
+    lost = _lost(problems)
     doubts = f", {len(problems) - len(lost)} kept in spite of what the table says" if len(lost) < len(problems) else ""
     typer.echo(f"{out}: {len(clips)} clips, {len(lost)} left out{doubts}")
     if lost and not skip_bad_clips:
@@ -108,6 +110,8 @@ def transcribe(
     """Write down what is said in clips without a text; texts that are there stay as they are.
 
     Each text gets `transcribed_by` in the manifest. A run that was stopped goes on where it was.
+
+    Exit status 1 where a clip was left out or got no text. Doubts don't change the status.
     """
     from affetto.audio.checks import problem_table
     from affetto.audio.corpora import load_clips
@@ -120,7 +124,7 @@ def transcribe(
 
     require_suffix(out, "--out", "a manifest has a JSON object a line", ".jsonl")
     clips, problems = load_clips(sources, emotions=EMOTIONS, sounds=sounds_beside(out))
-    if problems and any(source.absolute() == out.absolute() for source in sources):
+    if _lost(problems) and any(source.absolute() == out.absolute() for source in sources):
         console.print(problem_table(problems))
         raise DataError(
             f"{out} has rows that can't be read (table above) and would be lost; mend them, or name another --out"
@@ -136,7 +140,7 @@ def transcribe(
     typer.echo(
         f"{out}: {done.num_written} texts written{resumed}, {given} were there, {len(done.problems)} not written"
     )
-    if problems and not skip_bad_clips:
+    if _lost(problems) and not skip_bad_clips:
         raise typer.Exit(1)
 
 
@@ -174,6 +178,11 @@ def stats(
         title = ", ".join(dict.fromkeys(clip.corpus for clip in clips))
         write_data_page(clips, page, title=title, measured=measured)
         typer.echo(page, err=as_json)
+
+
+def _lost(problems: Sequence[Problem]) -> list[Problem]:
+    """Those that cost a clip."""
+    return [problem for problem in problems if not problem.costs_no_clip]
 
 
 def _hearings(found: Examined, choices: dict[str, str]) -> dict[str, Hearing | None]:
