@@ -297,4 +297,5 @@ def _no_event_bound(num_clusters: int, num_rows: int, total: float) -> float:
 
 
 def _too_few(num_clusters: int) -> str:
-    return f"{counted(num_clusters, 'prompt')} {'is' if num_clusters == 1 else 'are'} too few for an interval (at least {MIN_CLUSTERS})"
+    are = "is" if num_clusters == 1 else "are"
+    return f"{counted(num_clusters, 'prompt')} {are} too few for an interval (at least {MIN_CLUSTERS})"
