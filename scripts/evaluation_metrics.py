@@ -16,13 +16,16 @@ if importlib.util.find_spec("affetto") is None:
     if _PYTHON.is_file() and Path(sys.prefix).resolve() != _PYTHON.parents[1].resolve():
         os.execv(_PYTHON, [str(_PYTHON), *sys.argv])
     sys.path.insert(0, str(_ROOT / "src"))
-if _missing := [name for name in ("numpy", "pydantic", "soundfile", "torch") if importlib.util.find_spec(name) is None]:
+if _missing := [
+    name for name in ("numpy", "pydantic", "soundfile", "torch", "typer") if importlib.util.find_spec(name) is None
+]:
     sys.stderr.write(
         f"{sys.executable} has no {', '.join(_missing)}: ./scripts/run_emotion_finetuning.sh sets everything up when "
         "it first runs, and so does pip install -r requirements-expressivity-finetuning.txt\n"
     )
     sys.exit(2)
 
+from affetto.commands.options import pairs_of
 from affetto.errors import AffettoError
 from affetto.evaluate.folder import Beside, evaluate_folder
 from affetto.evaluate.folder_lines import failures, folder_lines
@@ -68,12 +71,13 @@ def main(arguments: list[str] | None = None) -> int:
     again = [argument for argument in given if argument != "--resume"]
     command = as_text(shlex.join(["python", "scripts/evaluation_metrics.py", *again]))
     try:
+        judges = pairs_of(options.judge, "--judge", "KIND=NAME, such as emotion=superb/wav2vec2-base-superb-er")
         _check(options.eval_dir, options.batch)
         beside = Beside(options.base_dir, options.reference_dir, options.neutral_dir)
         folders = [options.eval_dir, *beside.folders.values()]
         check_outputs(options.output, folders=folders, metadata=options.metadata, versa=options.versa)
         results = evaluate_folder(
-            options.eval_dir, options.emotion, options.output, judges=dict(options.judge), metadata=options.metadata,
+            options.eval_dir, options.emotion, options.output, judges=judges, metadata=options.metadata,
             beside=beside, command=command, device=options.device, resume=options.resume,
         )  # fmt: skip
         if options.versa:
@@ -95,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", type=Path, required=True, metavar="FILE.json", help="where the results are written")
     parser.add_argument("--batch", action="store_true", help="DIR is a folder: score every sound file directly in it")
     parser.add_argument(
-        "--judge", action="append", default=[], type=_judge, metavar="KIND=NAME",
+        "--judge", action="append", metavar="KIND=NAME",
         help="emotion=, words=, voice= a Hugging Face id (id@revision pins it) or a local folder; quality=dnsmos; "
         "dimensions=, embedding= judge only where named (docs/evaluation.md); NAME none switches a judge off; "
         "may be given several times",
@@ -117,13 +121,6 @@ def _parser() -> argparse.ArgumentParser:
         "--allow-failures", "--allow-failed", action="store_true", help="exit with 0 although files could not be scored"
     )
     return parser
-
-
-def _judge(choice: str) -> tuple[str, str]:
-    kind, separator, name = choice.partition("=")
-    if not separator or not name:
-        raise argparse.ArgumentTypeError(f"{choice!r} is not KIND=NAME, such as emotion=superb/wav2vec2-base-superb-er")
-    return kind, name
 
 
 def _check(path: Path, is_batch: bool) -> None:

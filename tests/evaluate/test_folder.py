@@ -230,9 +230,11 @@ def test_help_explains_texts_judges_and_exit_status(
 
 
 def test_a_judge_must_be_kind_and_name(script: Callable[[list[str]], int], capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        script([*_guide(Path("x"), Path("y.json")), "--judge", "whisper"])
-    assert "KIND=NAME" in capsys.readouterr().err
+    guide = shlex.split("--eval-dir x --emotion happy --output y.json --batch")
+    assert script([*guide, "--judge", "whisper"]) == 2
+    assert "--judge whisper: write it as KIND=NAME" in capsys.readouterr().err
+    assert script([*guide, "--judge", "words=none", "--judge", "words=a/b"]) == 2
+    assert "--judge words=none and --judge words=a/b are two of one name" in capsys.readouterr().err
 
 
 def test_loudness_of_the_file_on_disk_is_what_is_measured(folder: Path, tmp_path: Path) -> None:

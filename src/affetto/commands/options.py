@@ -100,14 +100,19 @@ def is_together(emotion: list[str] | None) -> bool:
     return emotion == [EVERY]
 
 
-def pairs_of(values: list[str] | None, option: str) -> dict[str, str] | None:
-    """`KIND=VALUE` options as a dictionary; None where there are none."""
+def pairs_of(values: list[str] | None, option: str, form: str = "KIND=ID_OR_FOLDER") -> dict[str, str] | None:
+    """Options such as `KIND=VALUE` as a dictionary; None where there are none. ConfigError for what isn't of that
+    `form`, and for two values of one key."""
     if not values:
         return None
-    pairs = [item.partition("=") for item in values]
-    if wrong := ["".join(pair) for pair in pairs if not all(pair)]:
-        raise ConfigError(f"{option} {wrong[0]}: write it as KIND=ID_OR_FOLDER")
-    return {key: value for key, _, value in pairs}
+    pairs: dict[str, str] = {}
+    for item in values:
+        key, sign, value = item.partition("=")
+        if not (key and sign and value):
+            raise ConfigError(f"{option} {item}: write it as {form}")
+        if pairs.setdefault(key, value) != value:
+            raise ConfigError(f"{option} {key}={pairs[key]} and {option} {item} are two of one name: leave one out")
+    return pairs
 
 
 def require_suffix(path: Path, option: str, kind: str, *suffixes: str) -> None:

@@ -148,7 +148,7 @@ def report(
 
     if out is not None:
         require_suffix(out, "--out", "the page is HTML", ".html", ".htm")
-    folders = {name: Path(folder) for name, folder in (pairs_of(audio, "--audio") or {}).items()}
+    folders = {name: Path(folder) for name, folder in (pairs_of(audio, "--audio", "NAME=FOLDER") or {}).items()}
     page = write_comparison(
         out or Path("comparison.html"), read_entries(results, folders), title=title, against=against,
         sentences=sentences, command=command_line(),
