@@ -88,6 +88,15 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+def why_unreadable(error: Exception) -> str:
+    """Why a file of text or JSON couldn't be read, for messages that name the file themselves."""
+    if isinstance(error, json.JSONDecodeError):
+        return f"it isn't JSON: {error.msg}, line {error.lineno}"
+    if isinstance(error, UnicodeDecodeError):
+        return "it isn't UTF-8"
+    return str(getattr(error, "strerror", None) or error)
+
+
 def finite_or_none(value: float | None) -> float | None:
     """`value`, or None where it isn't a finite number (JSON has no NaN)."""
     return float(value) if value is not None and math.isfinite(value) else None

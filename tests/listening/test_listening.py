@@ -236,7 +236,7 @@ def test_bad_votes_are_named(tmp_path: Path, case: str) -> None:
     ("name", "content", "told"),
     [("ann.json", None, "can't be read as votes (No such file or directory)"),
      ("ann.csv", None, "can't be read as votes (No such file or directory)"),
-     ("ann.json", "{", "can't be read as votes (Expecting property name"),
+     ("ann.json", "{", "can't be read as votes (it isn't JSON: Expecting"),
      ("ann.csv", "rater,item\n\xff", "can't be read as votes (it isn't UTF-8)"),
      ("ann.csv", "rater,item\n", "lacks the columns kind, value"),
      ("ann.json", "{}", "holds no votes"), ("ann.json", "[]", "holds no votes"),

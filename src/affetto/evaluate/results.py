@@ -17,7 +17,7 @@ import pydantic
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 from affetto.errors import DataError
-from affetto.files import read_json, write_json, write_text
+from affetto.files import read_json, why_unreadable, write_json, write_text
 from affetto.metrics.statistics import Estimate, Verdict, Worse
 from affetto.provenance import versions
 
@@ -266,7 +266,7 @@ def read_results(path: Path) -> Results:
     try:
         document = read_json(path)
     except (OSError, ValueError) as error:
-        raise DataError(f"can't read the results {path}: {getattr(error, 'strerror', None) or error}") from error
+        raise DataError(f"can't read the results {path}: {why_unreadable(error)}") from error
     if not isinstance(document, dict):
         raise DataError(f"{path} holds no results document")
     try:

@@ -18,7 +18,7 @@ from typing import Any
 from scipy.stats import binomtest
 
 from affetto.errors import DataError
-from affetto.files import read_json
+from affetto.files import read_json, why_unreadable
 from affetto.listening.test_page import KEY_SCHEMA, VOTES_SCHEMA
 from affetto.listening.webmushra import COLUMNS as WEBMUSHRA_COLUMNS
 from affetto.listening.webmushra import read_answers
@@ -47,7 +47,7 @@ def read_key(path: Path) -> dict[str, Any]:
     try:
         key = read_json(path)
     except (OSError, ValueError) as error:
-        raise DataError(f"{path} can't be read as a key ({_why(error)}): {_ANOTHER_KEY}") from error
+        raise DataError(f"{path} can't be read as a key ({why_unreadable(error)}): {_ANOTHER_KEY}") from error
     if not isinstance(key, dict) or key.get("schema") != KEY_SCHEMA:
         raise DataError(f"{path} is no key of a listening test: {_ANOTHER_KEY}")
     if missing := [name for name, kind in _KEY_PARTS.items() if not isinstance(key.get(name), kind)]:
@@ -152,18 +152,11 @@ def _preferences(items: Mapping[str, Any], pairs: Mapping[str, Any], votes: Sequ
     return rows
 
 
-def _why(error: Exception) -> str:
-    """Why a file can't be read, without its name."""
-    if isinstance(error, OSError):
-        return str(error.strerror)
-    return "it isn't UTF-8" if isinstance(error, UnicodeDecodeError) else f"{error}"
-
-
 def _read_page(path: Path, test: str) -> list[Vote]:
     try:
         document = read_json(path)
     except (OSError, ValueError) as error:
-        raise DataError(f"{path} can't be read as votes ({_why(error)}): {_OTHER_VOTES}") from error
+        raise DataError(f"{path} can't be read as votes ({why_unreadable(error)}): {_OTHER_VOTES}") from error
     if not isinstance(document, dict) or document.get("schema") != VOTES_SCHEMA:
         raise DataError(f"{path} holds no votes: {_OTHER_VOTES}")
     if document.get("test") != test:
@@ -183,7 +176,7 @@ def _read_csv(path: Path, test: str) -> list[Vote]:
         table = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig"), newline=""))
         columns, rows = table.fieldnames or (), list(table)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path} can't be read as votes ({_why(error)}): {_OTHER_VOTES}") from error
+        raise DataError(f"{path} can't be read as votes ({why_unreadable(error)}): {_OTHER_VOTES}") from error
     is_webmushras = "trial_id" in columns
     if missing := [name for name in (WEBMUSHRA_COLUMNS if is_webmushras else COLUMNS) if name not in columns]:
         raise DataError(f"{path} lacks the columns {', '.join(missing)}: {_OTHER_VOTES}")
