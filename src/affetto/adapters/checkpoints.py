@@ -116,6 +116,14 @@ def read_checkpoint(folder: Path, bank: AdapterBank) -> AdapterFile:
     return AdapterFile(folder, tensors, dict.fromkeys(tensors, 1.0), {}, read_facts(folder))
 
 
+def check_adapter(folder: Path, base_hash: str) -> None:
+    """AdapterError where `folder` holds no adapter that can be read, or one of another base: by its files alone, so
+    before a base is loaded."""
+    recover_folder(folder)
+    adapter = AdapterFile(folder, {}, {}, facts=read_facts(folder)) if is_checkpoint(folder) else read_adapter(folder)
+    check_base(adapter, base_hash, allow_other_base=False)
+
+
 def load_adapter(
     bank: AdapterBank, name: str, folder: Path, base_hash: str, allow_other_base: bool = False
 ) -> AdapterFile:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,6 +26,11 @@ Emotion = Annotated[
         help="An emotion of the configuration; repeat for several. Default: each in turn. all: every one in one run.",
     ),
 ]  # fmt: skip
+EachEmotion = Annotated[
+    list[str] | None,
+    typer.Option("--emotion", "-e", help="An emotion of the configuration; repeat for several. Default or all: each."),
+]
+"""Of verbs that train nothing together."""
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", "-c", help="YAML file with the run's settings.", exists=True, dir_okay=False)
 ]
@@ -113,6 +119,12 @@ def pairs_of(values: list[str] | None, option: str, form: str = "KIND=ID_OR_FOLD
         if pairs.setdefault(key, value) != value:
             raise ConfigError(f"{option} {key}={pairs[key]} and {option} {item} are two of one name: leave one out")
     return pairs
+
+
+def refuse(options: Mapping[str, object], why: str) -> None:
+    """ConfigError for what was given (isn't None) of `options` and would be ignored; `why` goes before their names."""
+    if given := [name for name, value in options.items() if value is not None]:
+        raise ConfigError(f"{why}: leave out {', '.join(given)}")
 
 
 def require_suffix(path: Path, option: str, kind: str, *suffixes: str) -> None:
