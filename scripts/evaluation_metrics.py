@@ -32,7 +32,7 @@ from affetto.evaluate.folder_lines import failures, folder_lines
 from affetto.evaluate.journal import check_outputs
 from affetto.evaluate.results import Results
 from affetto.evaluate.versa import write_versa
-from affetto.files import as_text
+from affetto.files import NO_ROOM, as_text
 
 EPILOG = """
 example:
@@ -51,7 +51,7 @@ only; for real speech name others, for example
 Written: OUTPUT (JSON: every number with its 95 % interval, and one entry per file), the same name with .csv (one row
 per file), and with .rows.jsonl what --resume goes on from (safe to delete); docs/results.md tells what is in them.
 No file that affetto didn't write is written over.
-Exit status: 0 all files scored, 1 some files failed, 2 wrong input.
+Exit status: 0 all files scored, 1 some files failed, 2 wrong input, 130 stopped by Ctrl-C (--resume goes on).
 """
 
 BESIDE = {
@@ -82,7 +82,11 @@ def main(arguments: list[str] | None = None) -> int:
         )  # fmt: skip
         if options.versa:
             write_versa(options.versa, results)
-    except AffettoError as error:
+    except KeyboardInterrupt:
+        return 130  # as the command line's
+    except (AffettoError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in NO_ROOM:
+            raise
         print(f"error: {error}", file=sys.stderr)
         return 2
     return _report(results, options.output, options.allow_failures)

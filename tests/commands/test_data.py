@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from affetto.audio.manifest import read_manifest
 from affetto.audio.sound import write_sound
 from affetto.cli import app
 from affetto.errors import ConfigError
+from affetto.miniature import data
 from evaluate_fakes import voice
 
 RATE = 16_000
@@ -106,6 +108,26 @@ def test_transcribe_marks_what_it_wrote_and_may_write_in_place(clips: Path) -> N
     result = CliRunner().invoke(app, ["data", "transcribe", str(clips), "--words", "miniature", "--out", str(clips)])
     assert "would be lost" in str(result.exception)
     assert clips.read_text() == before
+
+
+@pytest.mark.parametrize("verb", [("stats",), ("check",), ("import", "--out", "m.jsonl")])
+def test_the_miniatures_clips_go_by_their_name(
+    clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: tuple[str, ...]
+) -> None:
+    asked = []
+
+    def sources(emotions: Sequence[str]) -> list[Path]:
+        asked.append(tuple(emotions))
+        return [clips]
+
+    monkeypatch.setattr(data, "miniature_sources", sources)
+    monkeypatch.chdir(tmp_path)
+    status, _, said = called(*verb, "miniature")
+    assert (status, asked) == (0, [data.ACTED])
+    assert "12 clips" in said or "happy" in said
+    (tmp_path / "miniature").mkdir()
+    status, _, _ = called(*verb, "miniature")
+    assert (status, len(asked)) == (1, 1), "a folder of that name goes before"
 
 
 def test_doubts_alone_are_no_failure_of_transcribe(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
 import re
@@ -235,6 +236,27 @@ def test_a_judge_must_be_kind_and_name(script: Callable[[list[str]], int], capsy
     assert "--judge whisper: write it as KIND=NAME" in capsys.readouterr().err
     assert script([*guide, "--judge", "words=none", "--judge", "words=a/b"]) == 2
     assert "--judge words=none and --judge words=a/b are two of one name" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(KeyboardInterrupt(), 130), (OSError(errno.ENOSPC, "the disk is full"), 2), (OSError(errno.EIO, "a bug"), None)],
+)
+def test_ctrl_c_and_a_full_disk_end_the_script_as_they_do_the_command(
+    script: Callable[[list[str]], int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str], error: BaseException, status: int | None,
+) -> None:  # fmt: skip
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setitem(script.__globals__, "evaluate_folder", fail)
+    (tmp_path / "x").mkdir()
+    if status is None:
+        with pytest.raises(OSError, match="a bug"):
+            script(_guide(tmp_path / "x", tmp_path / "y.json"))
+        return
+    assert script(_guide(tmp_path / "x", tmp_path / "y.json")) == status
+    assert ("the disk is full" in capsys.readouterr().err) == (status == 2)
 
 
 def test_loudness_of_the_file_on_disk_is_what_is_measured(folder: Path, tmp_path: Path) -> None:

@@ -24,8 +24,8 @@ SCHEMA = "affetto.data-check/1"
 Sources = Annotated[
     list[Path],
     typer.Argument(
-        help="Manifests (.jsonl), tables (.csv, .tsv, .json), folders in a published layout, plain folders, or "
-        "hf:ID_OR_PATH?audio=COLUMN&text=COLUMN&emotion=COLUMN."
+        help="Manifests (.jsonl), tables (.csv, .tsv, .json), folders in a published layout, plain folders, "
+        "hf:ID_OR_PATH?audio=COLUMN&text=COLUMN&emotion=COLUMN, or miniature (affetto's own clips)."
     ),
 ]
 BySpeaker = Annotated[bool, typer.Option("--split-by-speaker", help="Keep the speakers of the splits apart, too.")]
@@ -47,7 +47,7 @@ def import_(sources: Sources, out: Out = Path("manifest.jsonl"), skip_bad_clips:
     require_suffix(out, "--out", "a manifest has a JSON object a line", ".jsonl")
     if any(source.absolute() == out.absolute() for source in sources):
         raise ConfigError(f"--out {out} is what is imported, whose bad rows would be lost; name another manifest")
-    clips, problems = import_clips(sources, out, EMOTIONS)
+    clips, problems = import_clips(_with_miniature(sources), out, EMOTIONS)
     if problems:
         console.print(problem_table(problems))
     lost = _lost(problems)
@@ -81,7 +81,7 @@ def check(
     choices = pairs_of(judge, "--judge") or {}
     if unknown := sorted(choices.keys() - {"words", "emotion"}):
         raise ConfigError(f"--judge {unknown[0]}: clips are checked by a judge of words or of emotion")
-    found = examine(sources, EMOTIONS, by_speaker=by_speaker, workers=os.cpu_count() or 1)
+    found = examine(_with_miniature(sources), EMOTIONS, by_speaker=by_speaker, workers=os.cpu_count() or 1)
     hearings = _hearings(found, choices)
     doubts = [*found.doubts, *(doubt for hearing in hearings.values() if hearing for doubt in hearing.doubts)]
     is_bad = bool(found.problems or found.leaks)
@@ -123,7 +123,7 @@ def transcribe(
     from affetto.types import EMOTIONS
 
     require_suffix(out, "--out", "a manifest has a JSON object a line", ".jsonl")
-    clips, problems = load_clips(sources, emotions=EMOTIONS, sounds=sounds_beside(out))
+    clips, problems = load_clips(_with_miniature(sources), emotions=EMOTIONS, sounds=sounds_beside(out))
     if _lost(problems) and any(source.absolute() == out.absolute() for source in sources):
         console.print(problem_table(problems))
         raise DataError(
@@ -166,7 +166,7 @@ def stats(
 
     if page is not None:
         require_suffix(page, "--page", "the page is HTML", ".html", ".htm")
-    clips = placed(load_clips(sources, emotions=EMOTIONS)[0], by_speaker=by_speaker)
+    clips = placed(load_clips(_with_miniature(sources), emotions=EMOTIONS)[0], by_speaker=by_speaker)
     rows = statistics(clips)
     if as_json:
         typer.echo(to_json(rows))
@@ -178,6 +178,20 @@ def stats(
         title = ", ".join(dict.fromkeys(clip.corpus for clip in clips))
         write_data_page(clips, page, title=title, measured=measured)
         typer.echo(page, err=as_json)
+
+
+def _with_miniature(sources: Sequence[Path]) -> list[Path]:
+    """The manifests of the miniature's clips, rendered where they aren't there yet, for its name; a folder of that name
+    goes before it."""
+    found: list[Path] = []
+    for source in sources:
+        if str(source) == "miniature" and not source.exists():
+            from affetto.miniature.data import ACTED, miniature_sources
+
+            found += miniature_sources(ACTED)
+        else:
+            found.append(source)
+    return found
 
 
 def _lost(problems: Sequence[Problem]) -> list[Problem]:
