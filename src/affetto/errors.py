@@ -59,6 +59,6 @@ def listed(names: Sequence[str], most: int = 6) -> str:
     return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
 
 
-def counted(number: int, noun: str) -> str:
-    """`1 file`, `2 files`, for messages; `noun` is what one of them is called."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+def counted(number: int, one: str, many: str = "") -> str:
+    """`1 file`, `2 files`, for messages; `many` is said of several where it isn't `one` and an s (`file is`)."""
+    return f"{number} {one}" if number == 1 else f"{number} {many or f'{one}s'}"

@@ -79,7 +79,7 @@ def cache_alone_if_unreachable() -> Iterator[bool]:
 def require_on_hub(hub_id: str, revision: str | None = None) -> None:
     """BaseModelError where `hub_id` can't be one, or where the hub isn't asked and its cache has nothing of it."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.utils import validate_repo_id
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
     with _told(hub_id, revision) as is_asked:
         validate_repo_id(hub_id)
@@ -90,8 +90,7 @@ def require_on_hub(hub_id: str, revision: str | None = None) -> None:
 def _answers() -> bool:
     """Whether the hub says anything, in a thread, since looking up its address has no time limit of its own."""
     import httpx
-    from huggingface_hub import constants
-    from huggingface_hub.utils import get_session
+    from huggingface_hub import constants, get_session
 
     answers: list[object] = []
 

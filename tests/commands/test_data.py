@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from affetto.audio.manifest import read_manifest
 from affetto.audio.sound import write_sound
 from affetto.cli import app
-from affetto.errors import ConfigError
+from affetto.errors import ConfigError, counted
 from affetto.miniature import data
 from evaluate_fakes import voice
 
@@ -78,8 +78,13 @@ def test_leaks_of_given_splits_are_a_status_of_1(clips: Path) -> None:
     spoil(clips, 1, split="test", text="SENTENCE 0!")
     status, said, _ = called("check", clips)
     assert status == 1
-    assert "1 leaks" in said
+    assert "12 clips are good, 0 are not, 1 leak, " in said
     assert "texts not checked by ear" in said
+
+
+def test_one_is_singular() -> None:
+    assert [counted(number, "text") for number in (0, 1, 2)] == ["0 texts", "1 text", "2 texts"]
+    assert [counted(number, "text was", "texts were") for number in (1, 2)] == ["1 text was", "2 texts were"]
 
 
 def test_judges_that_cannot_judge_this_say_so(clips: Path) -> None:

@@ -177,7 +177,7 @@ def test_a_hub_that_says_anything_is_asked(monkeypatch: pytest.MonkeyPatch, code
         return httpx.Response(code)
 
     client = httpx.Client(transport=httpx.MockTransport(answer))
-    monkeypatch.setattr(huggingface_hub.utils, "get_session", lambda: client)
+    monkeypatch.setattr(huggingface_hub, "get_session", lambda: client)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     with cache_alone_if_unreachable() as is_asked:
         assert (is_asked, constants.HF_HUB_OFFLINE) == (True, False)
@@ -195,7 +195,7 @@ def test_a_hub_whose_address_is_looked_up_for_ever_is_not_waited_for(monkeypatch
         return httpx.Response(200)
 
     client = httpx.Client(transport=httpx.MockTransport(wait))
-    monkeypatch.setattr(huggingface_hub.utils, "get_session", lambda: client)
+    monkeypatch.setattr(huggingface_hub, "get_session", lambda: client)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(affetto.hub, "_PATIENCE_S", 0.05)
     with cache_alone_if_unreachable() as is_asked:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from affetto.commands.options import pairs_of, require_suffix
-from affetto.errors import ConfigError, DataError
+from affetto.errors import ConfigError, DataError, counted
 
 if TYPE_CHECKING:
     from affetto.audio.overview import Examined
@@ -52,7 +52,7 @@ def import_(sources: Sources, out: Out = Path("manifest.jsonl"), skip_bad_clips:
         console.print(problem_table(problems))
     lost = _lost(problems)
     doubts = f", {len(problems) - len(lost)} kept in spite of what the table says" if len(lost) < len(problems) else ""
-    typer.echo(f"{out}: {len(clips)} clips, {len(lost)} left out{doubts}")
+    typer.echo(f"{out}: {counted(len(clips), 'clip')}, {len(lost)} left out{doubts}")
     if lost and not skip_bad_clips:
         raise typer.Exit(1)
 
@@ -95,7 +95,9 @@ def check(
         typer.echo(_told(kind, hearing))
     typer.echo(_writers_told(found))
     bad = len({problem.where for problem in found.problems})
-    typer.echo(f"{len(found.clips)} clips are good, {bad} are not, {len(found.leaks)} leaks, {len(doubts)} doubts")
+    good = counted(len(found.clips), "clip is", "clips are")
+    leaks = counted(len(found.leaks), "leak")
+    typer.echo(f"{good} good, {bad} {'is' if bad == 1 else 'are'} not, {leaks}, {counted(len(doubts), 'doubt')}")
     raise typer.Exit(int(is_bad))
 
 
@@ -137,9 +139,8 @@ def transcribe(
         console.print(problem_table(problems))
     given = sum(clip.text is not None and clip.text.strip() != "" for clip in clips)
     resumed = f" ({done.num_resumed} heard by an earlier run)" if done.num_resumed else ""
-    typer.echo(
-        f"{out}: {done.num_written} texts written{resumed}, {given} were there, {len(done.problems)} not written"
-    )
+    written, there = counted(done.num_written, "text"), f"{given} {'was' if given == 1 else 'were'} there"
+    typer.echo(f"{out}: {written} written{resumed}, {there}, {len(done.problems)} not written")
     if _lost(problems) and not skip_bad_clips:
         raise typer.Exit(1)
 
@@ -224,8 +225,8 @@ def _told(kind: str, hearing: Hearing | None) -> str:
         return f"{_CHECKED[kind]} not checked by ear: no --judge {kind}=ID_OR_FOLDER"
     measure = "" if hearing.measure is None else f", {_MEASURE[kind]} {hearing.measure:.2f}"
     reason = f"; {hearing.reason}" if hearing.reason else ""
-    doubts = f"{len(hearing.doubts)} doubts{reason}"
-    return f"{_CHECKED[kind]}: {hearing.judge} heard {hearing.num_clips} clips{measure}, {doubts}"
+    heard, doubts = counted(hearing.num_clips, "clip"), counted(len(hearing.doubts), "doubt")
+    return f"{_CHECKED[kind]}: {hearing.judge} heard {heard}{measure}, {doubts}{reason}"
 
 
 def _writers_told(found: Examined) -> str:
@@ -234,9 +235,9 @@ def _writers_told(found: Examined) -> str:
     counts = machine_texts(found.clips)
     if not counts:
         given = sum(clip.text is not None for clip in found.clips)
-        return f"none of {given} texts was written by machine: no clip has transcribed_by"
+        return f"none of {counted(given, 'text')} was written by machine: no clip has transcribed_by"
     told = ", ".join(f"{count} by {model}" for model, count in counts.items())
-    return f"{sum(counts.values())} texts were written by machine: {told}"
+    return f"{counted(sum(counts.values()), 'text was', 'texts were')} written by machine: {told}"
 
 
 def _document(

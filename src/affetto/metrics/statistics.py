@@ -258,7 +258,7 @@ def non_inferiority(difference: Estimate, margin: float, worse: Worse) -> tuple[
     `preserved`: the whole interval is better than the margin; `worse`: the whole interval is beyond it.
     """
     if difference.n < MIN_PAIRS:
-        return None, f"{difference.n} pairs are too few for a verdict (at least {MIN_PAIRS})"
+        return None, f"{counted(difference.n, 'pair is', 'pairs are')} too few for a verdict (at least {MIN_PAIRS})"
     if difference.low is None or difference.high is None:
         return None, difference.reason
     low, high = difference.low, difference.high
@@ -297,5 +297,4 @@ def _no_event_bound(num_clusters: int, num_rows: int, total: float) -> float:
 
 
 def _too_few(num_clusters: int) -> str:
-    are = "is" if num_clusters == 1 else "are"
-    return f"{counted(num_clusters, 'prompt')} {are} too few for an interval (at least {MIN_CLUSTERS})"
+    return f"{counted(num_clusters, 'prompt is', 'prompts are')} too few for an interval (at least {MIN_CLUSTERS})"
