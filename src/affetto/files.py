@@ -69,8 +69,8 @@ def make_writable(folder: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` atomically as UTF-8."""
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    """Write `text` atomically as UTF-8. Bytes of file names that aren't UTF-8 are escaped as JSON escapes them."""
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8", errors="backslashreplace"))
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -113,7 +113,7 @@ def hash_bytes(*parts: bytes) -> str:
 
 def hash_text(*parts: str) -> str:
     """Hex SHA-256 of strings; see `hash_bytes`."""
-    return hash_bytes(*(part.encode() for part in parts))
+    return hash_bytes(*(part.encode(errors="surrogatepass") for part in parts))
 
 
 def hash_file(path: Path) -> str:

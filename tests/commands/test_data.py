@@ -82,6 +82,20 @@ def test_leaks_of_given_splits_are_a_status_of_1(clips: Path) -> None:
     assert "texts not checked by ear" in said
 
 
+def test_names_that_are_no_utf_8_go_through_a_manifest(clips: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    try:
+        (tmp_path / "mine" / "caf\udce9.wav").write_bytes((clips.parent / "3.wav").read_bytes())
+    except OSError:
+        pytest.skip("this file system knows UTF-8 names alone")
+    (tmp_path / "mine" / "caf\udce9.txt").write_text("hello there")
+    out = tmp_path / "m.jsonl"
+    assert called("import", tmp_path / "mine", "--out", out)[0] == 0
+    ((clip,), problems) = read_manifest(out)
+    assert (clip.audio.name, clip.audio.is_file(), problems) == ("caf\udce9.wav", True, [])
+    assert called("check", out)[0] == 0
+
+
 def test_one_is_singular() -> None:
     assert [counted(number, "text") for number in (0, 1, 2)] == ["0 texts", "1 text", "2 texts"]
     assert [counted(number, "text was", "texts were") for number in (1, 2)] == ["1 text was", "2 texts were"]
