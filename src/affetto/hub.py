@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Thread
 
-from affetto.errors import BaseModelError
+from affetto.errors import BaseModelError, JudgeError
 from affetto.files import read_json
 from affetto.progress import say
 
@@ -76,15 +76,24 @@ def cache_alone_if_unreachable() -> Iterator[bool]:
         constants.HF_HUB_OFFLINE = told
 
 
-def require_on_hub(hub_id: str, revision: str | None = None) -> None:
-    """BaseModelError where `hub_id` can't be one, or where the hub isn't asked and its cache has nothing of it."""
+@contextmanager
+def loading(hub_id: str, revision: str | None = None) -> Iterator[None]:
+    """A block in which others load a judge from the hub, from its cache alone as in `cache_alone_if_unreachable`.
+
+    Where they fail, BaseModelError if `hub_id` can't be one, or if the hub isn't asked and its cache has nothing of it.
+    """
     from huggingface_hub import snapshot_download
     from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
-    with _told(hub_id, revision) as is_asked:
-        validate_repo_id(hub_id)
-        if not is_asked:
-            snapshot_download(hub_id, revision=revision, local_files_only=True)
+    with cache_alone_if_unreachable() as is_asked:
+        try:
+            yield
+        except JudgeError:
+            with _told(hub_id, revision):
+                validate_repo_id(hub_id)
+                if not is_asked:
+                    snapshot_download(hub_id, revision=revision, local_files_only=True)
+            raise
 
 
 def _answers() -> bool:

@@ -287,14 +287,13 @@ def _miniature(kind: Kind, device: str) -> AnyJudge:
 def _load(kind: Kind, source: Source, device: str) -> AnyJudge:
     if source.tier != "hub":
         return _load_found(kind, source, device)
-    from affetto.hub import cache_alone_if_unreachable, require_on_hub
+    from affetto.hub import loading
 
-    with cache_alone_if_unreachable():
-        try:
-            require_on_hub(source.where, source.revision)
-        except BaseModelError as error:
-            raise JudgeError(f"can't load the {kind} judge: {error}") from error
-        return _load_found(kind, source, device)
+    try:
+        with loading(source.where, source.revision):
+            return _load_found(kind, source, device)
+    except BaseModelError as error:
+        raise JudgeError(f"can't load the {kind} judge: {error}") from error
 
 
 def _load_found(kind: Kind, source: Source, device: str) -> AnyJudge:
