@@ -16,13 +16,16 @@ if importlib.util.find_spec("affetto") is None:
     if _PYTHON.is_file() and Path(sys.prefix).resolve() != _PYTHON.parents[1].resolve():
         os.execv(_PYTHON, [str(_PYTHON), *sys.argv])
     sys.path.insert(0, str(_ROOT / "src"))
-if _missing := [name for name in ("numpy", "pydantic", "soundfile", "torch") if importlib.util.find_spec(name) is None]:
+if _missing := [
+    name for name in ("numpy", "pydantic", "soundfile", "torch", "typer") if importlib.util.find_spec(name) is None
+]:
     sys.stderr.write(
         f"{sys.executable} has no {', '.join(_missing)}: ./scripts/run_emotion_finetuning.sh sets everything up when "
         "it first runs, and so does pip install -r requirements-expressivity-finetuning.txt\n"
     )
     sys.exit(2)
 
+from affetto.commands.options import pairs_of
 from affetto.commands.output import write_anything
 from affetto.errors import AffettoError
 from affetto.evaluate.folder import Beside, evaluate_folder
@@ -30,6 +33,7 @@ from affetto.evaluate.folder_lines import failures, folder_lines
 from affetto.evaluate.journal import check_outputs
 from affetto.evaluate.results import Results
 from affetto.evaluate.versa import write_versa
+from affetto.files import NO_ROOM, as_text
 
 EPILOG = """
 example:
@@ -48,7 +52,7 @@ only; for real speech name others, for example
 Written: OUTPUT (JSON: every number with its 95 % interval, and one entry per file), the same name with .csv (one row
 per file), and with .rows.jsonl what --resume goes on from (safe to delete); docs/results.md tells what is in them.
 No file that affetto didn't write is written over.
-Exit status: 0 all files scored, 1 some files failed, 2 wrong input.
+Exit status: 0 all files scored, 1 some files failed, 2 wrong input, 130 stopped by Ctrl-C (--resume goes on).
 """
 
 BESIDE = {
@@ -67,19 +71,24 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(given)
     # Resuming changes nothing in what is written, this line included.
     again = [argument for argument in given if argument != "--resume"]
-    command = shlex.join(["python", "scripts/evaluation_metrics.py", *again])
+    command = as_text(shlex.join(["python", "scripts/evaluation_metrics.py", *again]))
     try:
+        judges = pairs_of(options.judge, "--judge", "KIND=NAME, such as emotion=superb/wav2vec2-base-superb-er")
         _check(options.eval_dir, options.batch)
         beside = Beside(options.base_dir, options.reference_dir, options.neutral_dir)
         folders = [options.eval_dir, *beside.folders.values()]
         check_outputs(options.output, folders=folders, metadata=options.metadata, versa=options.versa)
         results = evaluate_folder(
-            options.eval_dir, options.emotion, options.output, judges=dict(options.judge), metadata=options.metadata,
+            options.eval_dir, options.emotion, options.output, judges=judges, metadata=options.metadata,
             beside=beside, command=command, device=options.device, resume=options.resume,
         )  # fmt: skip
         if options.versa:
             write_versa(options.versa, results)
-    except AffettoError as error:
+    except KeyboardInterrupt:
+        return 130  # as the command line's
+    except (AffettoError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in NO_ROOM:
+            raise
         print(f"error: {error}", file=sys.stderr)
         return 2
     return _report(results, options.output, options.allow_failures)
@@ -96,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", type=Path, required=True, metavar="FILE.json", help="where the results are written")
     parser.add_argument("--batch", action="store_true", help="DIR is a folder: score every sound file directly in it")
     parser.add_argument(
-        "--judge", action="append", default=[], type=_judge, metavar="KIND=NAME",
+        "--judge", action="append", metavar="KIND=NAME",
         help="emotion=, words=, voice= a Hugging Face id (id@revision pins it) or a local folder; quality=dnsmos; "
         "dimensions=, embedding= judge only where named (docs/evaluation.md); NAME none switches a judge off; "
         "may be given several times",
@@ -118,13 +127,6 @@ def _parser() -> argparse.ArgumentParser:
         "--allow-failures", "--allow-failed", action="store_true", help="exit with 0 although files could not be scored"
     )
     return parser
-
-
-def _judge(choice: str) -> tuple[str, str]:
-    kind, separator, name = choice.partition("=")
-    if not separator or not name:
-        raise argparse.ArgumentTypeError(f"{choice!r} is not KIND=NAME, such as emotion=superb/wav2vec2-base-superb-er")
-    return kind, name
 
 
 def _check(path: Path, is_batch: bool) -> None:

@@ -187,7 +187,7 @@ def test_scoring_before_any_set_up_names_the_command_that_does_it(tmp_path: Path
     found = subprocess.run([str(python), script, "--help"], capture_output=True, text=True, check=False)
     assert (found.returncode, found.stdout) == (2, "")
     assert "Traceback" not in found.stderr
-    assert "has no numpy, pydantic, soundfile, torch: ./scripts/run_emotion_finetuning.sh sets" in found.stderr
+    assert "has no numpy, pydantic, soundfile, torch, typer: ./scripts/run_emotion_finetuning.sh sets" in found.stderr
 
 
 def test_folder_that_we_are_in_is_no_environment(tmp_path: Path) -> None:

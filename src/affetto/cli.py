@@ -34,6 +34,7 @@ from affetto.commands.options import (
     earlier_turn,
     is_together,
     pairs_of,
+    require_suffix,
     settings_of,
 )  # fmt: skip
 from affetto.commands.output import write_anything
@@ -272,8 +273,11 @@ def miniature_measure(
     ),
 ) -> None:
     """Measure the installed miniature again and write its model card."""
+    from affetto.files import make_writable
     from affetto.miniature.card import measure
 
+    require_suffix(output, "--output", "the card is Markdown", ".md")
+    make_writable(output.parent)
     measure(output)
 
 

@@ -57,3 +57,8 @@ def listed(names: Sequence[str], most: int = 6) -> str:
     """`a, b and 3 more`, for messages."""
     shown = ", ".join(names[:most])
     return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
+
+
+def counted(number: int, one: str, many: str = "") -> str:
+    """`1 file`, `2 files`, for messages; `many` is said of several where it isn't `one` and an s (`file is`)."""
+    return f"{number} {one}" if number == 1 else f"{number} {many or f'{one}s'}"

@@ -69,8 +69,8 @@ def make_writable(folder: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` atomically as UTF-8."""
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    """Write `text` atomically as UTF-8. Bytes of file names that aren't UTF-8 are escaped as JSON escapes them."""
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8", errors="backslashreplace"))
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -86,6 +86,15 @@ def to_json(value: Any) -> str:
 def read_json(path: Path) -> Any:
     """Read a JSON file."""
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def why_unreadable(error: Exception) -> str:
+    """Why a file of text or JSON couldn't be read, for messages that name the file themselves."""
+    if isinstance(error, json.JSONDecodeError):
+        return f"it isn't JSON: {error.msg}, line {error.lineno}"
+    if isinstance(error, UnicodeDecodeError):
+        return "it isn't UTF-8"
+    return str(getattr(error, "strerror", None) or error)
 
 
 def finite_or_none(value: float | None) -> float | None:
@@ -104,7 +113,7 @@ def hash_bytes(*parts: bytes) -> str:
 
 def hash_text(*parts: str) -> str:
     """Hex SHA-256 of strings; see `hash_bytes`."""
-    return hash_bytes(*(part.encode() for part in parts))
+    return hash_bytes(*(part.encode(errors="surrogatepass") for part in parts))
 
 
 def hash_file(path: Path) -> str:
@@ -186,6 +195,11 @@ def hash_folder(folder: Path, patterns: Iterable[str], hash_of: Callable[[Path],
 def visible(folder: Path, pattern: str) -> list[Path]:
     """Files of `folder` that match, sorted, without what `write_atomically` left behind when it was killed."""
     return sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
+
+
+def as_text(name: str | Path) -> str:
+    r"""A file's name or a command as UTF-8 can hold it: bytes that aren't UTF-8 (names of old archives) as `\xe9`."""
+    return str(name).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def cache_root() -> Path:

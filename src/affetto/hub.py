@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Thread
 
-from affetto.errors import BaseModelError
+from affetto.errors import BaseModelError, JudgeError
 from affetto.files import read_json
 from affetto.progress import say
 
 _FACTS = ["*.json", "*.jinja", "*.model"]
+_PATIENCE_S = 5.0
+"""How long the hub may take to say anything at all."""
 
 
 def fetch(hub_id: str, revision: str | None = None) -> Path:
@@ -60,18 +63,72 @@ def _is_refusal(error: Exception) -> bool:
 
 
 @contextmanager
-def _told(hub_id: str, revision: str | None) -> Iterator[None]:
-    """What the hub raises, as BaseModelError with a remedy."""
+def cache_alone_if_unreachable() -> Iterator[bool]:
+    """A block in which the hub's client looks in its cache alone where HF_HUB_OFFLINE says so, or where the hub doesn't
+    answer one short try: its own retries of every file take minutes. Yields whether the hub is asked."""
+    from huggingface_hub import constants
+
+    is_asked = not constants.HF_HUB_OFFLINE and _answers()
+    told, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, not is_asked
+    try:
+        yield is_asked
+    finally:
+        constants.HF_HUB_OFFLINE = told
+
+
+@contextmanager
+def loading(hub_id: str, revision: str | None = None) -> Iterator[None]:
+    """A block in which others load a judge from the hub, from its cache alone as in `cache_alone_if_unreachable`.
+
+    Where they fail, BaseModelError if `hub_id` can't be one, or if the hub isn't asked and its cache has nothing of it.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+    with cache_alone_if_unreachable() as is_asked:
+        try:
+            yield
+        except JudgeError:
+            with _told(hub_id, revision):
+                validate_repo_id(hub_id)
+                if not is_asked:
+                    snapshot_download(hub_id, revision=revision, local_files_only=True)
+            raise
+
+
+def _answers() -> bool:
+    """Whether the hub says anything, in a thread, since looking up its address has no time limit of its own."""
+    import httpx
+    from huggingface_hub import constants, get_session
+
+    answers: list[object] = []
+
+    def ask() -> None:
+        with suppress(httpx.HTTPError, OSError):
+            answers.append(get_session().head(constants.ENDPOINT, timeout=_PATIENCE_S))
+
+    asking = Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(_PATIENCE_S)
+    if not answers:
+        say("the hub doesn't answer: looking in its cache alone", style="yellow")
+    return bool(answers)
+
+
+@contextmanager
+def _told(hub_id: str, revision: str | None) -> Iterator[bool]:
+    """What the hub raises, as BaseModelError with a remedy; yields whether it is asked."""
     from huggingface_hub.errors import (
         GatedRepoError,
         HFValidationError,
+        LocalEntryNotFoundError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
 
     try:
-        with _one_line_of_retries():
-            yield
+        with _one_line_of_retries(), cache_alone_if_unreachable() as is_asked:
+            yield is_asked
     except GatedRepoError as error:
         raise BaseModelError(
             f"{hub_id} is gated: accept its licence at https://huggingface.co/{hub_id} with your account, then log in "
@@ -89,10 +146,11 @@ def _told(hub_id: str, revision: str | None) -> Iterator[None]:
         raise BaseModelError(f"there is no folder {hub_id!r}, and it can't be a hub id: {error}") from error
     except OSError as error:
         at = f" at revision {revision}" if revision else ""
+        why = "" if isinstance(error, LocalEntryNotFoundError) else f". {' '.join(str(error).split())}"
         raise BaseModelError(
             f"{hub_id}{at} is not in the hub's local cache and can't be fetched now: give a folder that holds it, or "
             "check the network (HF_HUB_OFFLINE must not be set) and run this again; once fetched it is in the cache, "
-            f"which needs no network. {' '.join(str(error).split())}"
+            f"which needs no network{why}"
         ) from error
 
 

@@ -252,7 +252,7 @@ def test_dead_adapters_of_the_codec_are_left_out(bank: AdapterBank, tiny_base: B
     _insert(bank, tiny_base, folder)
     assert site not in bank.sites
     _change(folder, lambda t: t.update({f"base_model.model.{site}.lora_B.weight": torch.ones(16, 3)}))
-    with pytest.raises(AdapterError, match="1 layers are not in this base or not adapted here: codec_model"):
+    with pytest.raises(AdapterError, match="1 layer is not in this base or not adapted here: codec_model"):
         insert_adapter(bank, "loud", read_adapter(folder), tiny_base.hash)
 
 

@@ -100,5 +100,5 @@ def test_a_file_of_one_part_may_not_lose_a_layer(tiny_base: Base, tmp_path: Path
     insert_adapter(bank, "whole", read_adapter(tmp_path / "best"), tiny_base.hash)
     path = tmp_path / "best" / "adapter_model.safetensors"
     save_file({key: value for key, value in load_file(path).items() if ".layers.0.mlp.up_proj." not in key}, path)
-    with pytest.raises(AdapterError, match="1 layers of its target_modules have no tensors"):
+    with pytest.raises(AdapterError, match="1 layer of its target_modules has no tensors"):
         insert_adapter(bank, "lossy", read_adapter(tmp_path / "best"), tiny_base.hash)

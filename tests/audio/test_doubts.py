@@ -105,7 +105,7 @@ def test_leaks_of_given_splits_are_told_by_text_sound_and_where_asked_speaker(sp
     manifest.write_text(manifest.read_text().replace("Sentence 5", "sentence, 1!"))
     found = examine([split_by_hand], EMOTIONS)
     assert [leak.message.split(":")[0] for leak in found.leaks] == [
-        "train and validation share 1 texts ('sentence 1')", "train and test share a sound",
+        "train and validation share 1 text ('sentence 1')", "train and test share a sound",
     ]  # fmt: skip
     assert [doubt.where for doubt in found.doubts if doubt.kind == "duplicate-sound"] == ["11"]
     assert not [doubt for doubt in found.doubts if doubt.kind == "split-overlap"], "said once"

@@ -119,7 +119,7 @@ def test_what_is_wrong_is_told_and_the_rest_is_read(corpus: Path, spoil: str, wh
 
 def test_a_channel_that_a_file_lacks_is_an_error(tone: Tone, make_clip: Callable[..., object]) -> None:
     path = tone("mono.wav")
-    with pytest.raises(SoundError, match="has 1 channels, not 2"):
+    with pytest.raises(SoundError, match="has 1 channel and no channel 2"):
         read_sound(path, 16_000, channel=2)
     [problem] = check_clips([make_clip("x", audio=path, channel=2, text="A few words here.")], emotions=None)  # type: ignore[list-item]
     assert problem.kind == "bad-segment"

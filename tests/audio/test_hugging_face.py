@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import io
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 import soundfile
 from audio_signals import sine
 
+from affetto import hub
 from affetto.audio.corpora import load_clips
 from affetto.audio.corpora.hugging_face import parse_source
 from affetto.audio.sound import read_sound
@@ -99,7 +101,8 @@ def test_splits_columns_and_names_can_be_chosen(parquet: Path, tmp_path: Path) -
     [
         ("split=tset", "no split 'tset' .did you mean 'test'"),
         ("text=sentense", "no column 'sentense' .did you mean 'sentence'"),
-        ("colour=red", "isn't key=value"),
+        ("colour=red", "no key 'colour'; the keys are audio, text, emotion"),
+        ("audio", "'audio' isn't key=value"),
         ("split=test&split=train", "given twice"),
         ("keep_splits=maybe", "true or false"),
     ],
@@ -192,6 +195,19 @@ def test_missing_packages_are_named_with_their_command(tmp_path: Path, monkeypat
         read("hf:/nowhere/at/all", tmp_path)
     with pytest.raises(DataError, match="name a data set"):
         read("hf:?split=train", tmp_path)
+
+
+def test_a_data_set_that_is_nowhere_is_told_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`datasets` asked the hub for a file's name for half a minute."""
+    monkeypatch.setattr(hub, "_answers", lambda: pytest.fail("the hub was asked"))
+    for name in ("list.csv", "rows.parquet", "some/list.jsonl"):
+        with pytest.raises(DataError, match=f"there is no file {name} to read a data set from"):
+            read(f"hf:{name}", tmp_path)
+    pytest.importorskip("datasets", reason="the package `datasets` isn't installed")
+    monkeypatch.setattr(hub, "_answers", lambda: False)
+    monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("it was tried again"))
+    with pytest.raises(DataError, match="there is no folder nobody/nothing, and as a hub id it isn't in the cache"):
+        read("hf:nobody/nothing", tmp_path)
 
 
 def test_sources_are_parsed_as_written() -> None:

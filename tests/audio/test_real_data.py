@@ -116,4 +116,4 @@ def test_pitfall_23_real_corpora_split_without_leaks(
         "train": 88, "validation": 11, "test": 11,
     }  # fmt: skip
     told = [problem.message for problem in problems if problem.kind == "split-overlap"]
-    assert any("validation and test share 1 texts" in message for message in told)
+    assert any("validation and test share 1 text" in message for message in told)

@@ -144,7 +144,7 @@ def test_pitfall_23_two_texts_keep_training_apart_and_tell_the_rest() -> None:
     placed, problems = assign_splits(clips)
     assert Counter(clip.split for clip in placed) == {"train": 18, "validation": 9, "test": 9}
     assert _kinds(problems) == ["split-overlap"]
-    assert "validation and test share 1 texts" in problems[0].message
+    assert "validation and test share 1 text" in problems[0].message
     by_split = {split: [clip for clip in placed if clip.split == split] for split in SPLITS}
     for held in ("validation", "test"):
         assert_disjoint({"train": by_split["train"], held: by_split[held]}, "text")
@@ -329,7 +329,7 @@ def test_pitfall_20_overlap_is_named(by: str, other: Clip, named: str) -> None:
     one = _clip("a", "Hello there.", "happy", "s")
     apart = _clip("z", "quite different", None, "u")
     assert_disjoint({"replay": [one], "validation": [apart]}, by)  # type: ignore[arg-type]
-    with pytest.raises(DataError, match=f"replay and validation share 1 {by}s: .*{named}"):
+    with pytest.raises(DataError, match=f"replay and validation share 1 {by}: .*{named}"):
         assert_disjoint({"replay": [one], "validation": [apart, other]}, by)  # type: ignore[arg-type]
 
 

@@ -238,6 +238,17 @@ def test_judges() -> None:
     for wrong in ("words", "words=", "=a"):
         with pytest.raises(ConfigError, match="KIND=ID_OR_FOLDER"):
             pairs_of([wrong], "--judge")
+    with pytest.raises(ConfigError, match="--system b: write it as NAME=FOLDER"):
+        pairs_of(["b"], "--system", "NAME=FOLDER")
+    with pytest.raises(ConfigError, match="--judge emotion=a and --judge emotion=b are two of one name"):
+        pairs_of(["emotion=a", "words=c", "emotion=b"], "--judge")
+
+
+def test_names_of_folders_are_asked_for_as_such(affetto: Callable[..., tuple[int, str, str]]) -> None:
+    for arguments in (("listen", "export", "-e", "happy", "--system", "b"), ("report", "x.json", "--audio", "b")):
+        status, _, err = affetto(*arguments)
+        assert status == 1
+        assert "b: write it as NAME=FOLDER" in err
 
 
 @pytest.fixture(scope="module")

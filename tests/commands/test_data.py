@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,11 @@ import soundfile
 from typer.testing import CliRunner
 
 from affetto.audio.manifest import read_manifest
+from affetto.audio.sound import write_sound
 from affetto.cli import app
-from affetto.errors import ConfigError
+from affetto.errors import ConfigError, counted
+from affetto.miniature import data
+from evaluate_fakes import voice
 
 RATE = 16_000
 
@@ -74,8 +78,27 @@ def test_leaks_of_given_splits_are_a_status_of_1(clips: Path) -> None:
     spoil(clips, 1, split="test", text="SENTENCE 0!")
     status, said, _ = called("check", clips)
     assert status == 1
-    assert "1 leaks" in said
+    assert "12 clips are good, 0 are not, 1 leak, " in said
     assert "texts not checked by ear" in said
+
+
+def test_names_that_are_no_utf_8_go_through_a_manifest(clips: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    try:
+        (tmp_path / "mine" / "caf\udce9.wav").write_bytes((clips.parent / "3.wav").read_bytes())
+    except OSError:
+        pytest.skip("this file system knows UTF-8 names alone")
+    (tmp_path / "mine" / "caf\udce9.txt").write_text("hello there")
+    out = tmp_path / "m.jsonl"
+    assert called("import", tmp_path / "mine", "--out", out)[0] == 0
+    ((clip,), problems) = read_manifest(out)
+    assert (clip.audio.name, clip.audio.is_file(), problems) == ("caf\udce9.wav", True, [])
+    assert called("check", out)[0] == 0
+
+
+def test_one_is_singular() -> None:
+    assert [counted(number, "text") for number in (0, 1, 2)] == ["0 texts", "1 text", "2 texts"]
+    assert [counted(number, "text was", "texts were") for number in (1, 2)] == ["1 text was", "2 texts were"]
 
 
 def test_judges_that_cannot_judge_this_say_so(clips: Path) -> None:
@@ -104,6 +127,40 @@ def test_transcribe_marks_what_it_wrote_and_may_write_in_place(clips: Path) -> N
     result = CliRunner().invoke(app, ["data", "transcribe", str(clips), "--words", "miniature", "--out", str(clips)])
     assert "would be lost" in str(result.exception)
     assert clips.read_text() == before
+
+
+@pytest.mark.parametrize("verb", [("stats",), ("check",), ("import", "--out", "m.jsonl")])
+def test_the_miniatures_clips_go_by_their_name(
+    clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: tuple[str, ...]
+) -> None:
+    asked = []
+
+    def sources(emotions: Sequence[str]) -> list[Path]:
+        asked.append(tuple(emotions))
+        return [clips]
+
+    monkeypatch.setattr(data, "miniature_sources", sources)
+    monkeypatch.chdir(tmp_path)
+    status, _, said = called(*verb, "miniature")
+    assert (status, asked) == (0, [data.ACTED])
+    assert "12 clips" in said or "happy" in said
+    (tmp_path / "miniature").mkdir()
+    status, _, _ = called(*verb, "miniature")
+    assert (status, len(asked)) == (1, 1), "a folder of that name goes before"
+
+
+def test_doubts_alone_are_no_failure_of_transcribe(tmp_path: Path) -> None:
+    for name in ("happy/a", "xyz/b"):
+        path = tmp_path / "mine" / f"{name}.wav"
+        write_sound(path, voice(150, 0.8), 24_000)
+        path.with_suffix(".txt").write_text(f"the words {name}")
+    out = tmp_path / "m.jsonl"
+    status, _, err = called("transcribe", tmp_path / "mine", "--words", "miniature", "--out", out)
+    assert "mislabelled" in err
+    assert status == 0
+    (tmp_path / "mine" / "happy" / "b.wav").write_bytes(b"torn")
+    assert called("transcribe", tmp_path / "mine", "--words", "miniature", "--out", out)[0] == 1
+    assert "Doubts don't change the status" in " ".join(called("transcribe", "--help")[1].split())
 
 
 def test_import_keeps_sounds_of_a_data_set_beside_the_manifest(clips: Path, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from affetto.commands.options import FILES_FAILED
 from affetto.config import Config
 from affetto.errors import DataError
 from affetto.evaluate.results import write_results
+from affetto.miniature import card
 from evaluate_fakes import voice
 from result_samples import result
 
@@ -96,6 +97,88 @@ def test_a_full_disk_is_no_bug(
         found, _, err = affetto("prepare")
         assert found == status
         assert "so it is: 'a log'" in err
+
+
+@pytest.mark.parametrize(
+    ("verb", "told"),
+    [
+        (("calibrate", "nowhere"), "nowhere: no adapter_config.json here"),
+        (("predict-forgetting", "nowhere"), "nowhere: no adapter_config.json here"),
+        (("calibrate", "other"), "trained on elsewhere/base with weights 123456789abc, but the base given has"),
+        (
+            ("predict-forgetting", "other"),
+            "trained on elsewhere/base with weights 123456789abc, but the base given",
+        ),
+        (("calibrate", "-e", "hapy"), "unknown emotion 'hapy' (did you mean 'happy'?)"),
+        (("calibrate", "-e", "all"), "adapters of one emotion are calibrated at a time: name one"),
+        (("ablate", "-m", "nothing"), "unknown method 'nothing'"),
+        (("ablate", "--folder", "file/x"), "can't write file/x (Not a directory)"),
+    ],
+)
+def test_what_is_wrong_in_the_laboratory_is_told_before_clips_are_prepared(
+    affetto: Affetto, tiny_base_folder: Path, tmp_path: Path, nothing_is_prepared: None,  # noqa: ARG001
+    verb: tuple[str, ...], told: str,
+) -> None:  # fmt: skip
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "config.json").write_text("{}")
+    facts = {"base": {"id": "elsewhere/base", "hash": "123456789abcdef"}}
+    (tmp_path / "other" / "affetto.json").write_text(json.dumps(facts))
+    status, _, err = affetto(*verb, "--base", tiny_base_folder)
+    assert status == 1
+    assert told in err
+
+
+def test_calibrating_without_general_speech_is_told_before_anything_is_trained(
+    affetto: Affetto, tiny_base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "calibrate", lambda *_, **__: pytest.fail("it was trained before"))
+    for name in ("a", "b", "c", "d"):
+        path = tmp_path / "mine" / "happy" / f"{name}.wav"
+        write_sound(path, voice(150, 0.8), 24_000)
+        path.with_suffix(".txt").write_text(f"the words {name}")
+    status, _, err = affetto("calibrate", "--base", tiny_base_folder, "--data", "mine", "-e", "happy")
+    assert status == 1
+    assert "the data lacks it; add LJSpeech" in err
+
+
+@pytest.mark.parametrize(("output", "told"), [("file/card.md", "can't write file"), ("card.txt", "name it card.md")])
+def test_a_card_that_cannot_be_written_is_told_before_anything_is_measured(
+    affetto: Affetto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str, told: str
+) -> None:
+    monkeypatch.setattr(card, "measure", lambda *_: pytest.fail("it was measured before"))
+    (tmp_path / "file").write_text("x")
+    status, _, err = affetto("miniature", "measure", "--output", output)
+    assert status == 1
+    assert told in err
+
+
+@pytest.mark.parametrize(
+    ("verb", "ignored"),
+    [
+        (("ablate", "--table", "--seeds", "2", "-e", "happy"), "--emotion, --seeds"),
+        (("ablate", "--table", "--sentences", "60", "--skip-bad-clips"), "--sentences, --skip-bad-clips"),
+        (("report", "--sentences", "8"), "--sentences"),
+        (("report", "--title", "x", "--out", "x.html"), "--out, --title"),
+        (("evaluate", "--calibrate-judges", "clips", "--resume"), "--resume"),
+    ],
+)
+def test_options_that_would_be_ignored_are_refused(affetto: Affetto, verb: tuple[str, ...], ignored: str) -> None:
+    status, _, err = affetto(*verb)
+    assert status == 1
+    assert err.endswith(f": leave out {ignored}\n")
+
+
+def test_all_emotions_of_a_report_are_those_that_there_are(
+    affetto: Affetto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish(tmp_path, "happy", num_failed=0)
+    monkeypatch.setattr(pipeline, "report", lambda _, name: f"page of {name}")
+    for emotion in ((), ("--emotion", "all")):
+        status, out, _ = affetto("report", "--output", tmp_path, *emotion)
+        assert (status, out) == (0, "page of happy\n")
+    for verb in ("report", "evaluate", "ablate", "calibrate"):
+        assert "every one in one run" not in " ".join(affetto(verb, "--help")[1].split())
 
 
 def test_preparing_an_emotion_that_no_clip_has_says_so(

@@ -138,15 +138,27 @@ def _edit(path: Path, change: Callable[[Any], None]) -> None:
 
 
 BREAKS: dict[str, tuple[str, str, Callable[[Path], object]]] = {
-    "log, no JSON": ("training log", "can't be read", lambda f: (f / "training_log.jsonl").write_text("{\n{}\n")),
+    "log, no JSON": (
+        "training log", "jsonl can't be read: line 2 isn't JSON",
+        lambda f: (f / "training_log.jsonl").write_text('{"step": 1}\n{\n{}\n'),
+    ),
     "log, other rows": ("training log", "line 1 is no row", lambda f: (f / "training_log.jsonl").write_text("[1]\n")),
     "log, a word for a number": (
         "training log", "line 1 is no row",
         lambda f: _edit(f / "training_log.jsonl", lambda row: row["terms"].update(total="x")),
     ),
-    "log, bytes": ("training log", "can't be read", lambda f: (f / "training_log.jsonl").write_bytes(b"\xff\n")),
-    "facts, cut": ("adapter", "can't be read", lambda f: (f / "best/affetto.json").write_text('{"a"')),
-    "facts, a list": ("adapter", "can't be read", lambda f: (f / "best/affetto.json").write_text("[]")),
+    "log, bytes": (
+        "training log", "jsonl can't be read: it isn't UTF-8",
+        lambda f: (f / "training_log.jsonl").write_bytes(b"\xff\n"),
+    ),
+    "facts, cut": (
+        "adapter", "can't be read: it isn't JSON: Expecting ':' delimiter, line 1",
+        lambda f: (f / "best/affetto.json").write_text('{"a"'),
+    ),
+    "facts, a list": (
+        "adapter", "affetto.json can't be read: it holds no JSON object",
+        lambda f: (f / "best/affetto.json").write_text("[]"),
+    ),
     "facts, no configuration": (
         "adapter", "configuration: Field required", lambda f: (f / "best/affetto.json").write_text("{}")
     ),

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
+import os
 import re
 import runpy
 import shlex
@@ -236,9 +238,32 @@ def test_help_explains_texts_judges_and_exit_status(
 
 
 def test_a_judge_must_be_kind_and_name(script: Callable[[list[str]], int], capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        script([*_guide(Path("x"), Path("y.json")), "--judge", "whisper"])
-    assert "KIND=NAME" in capsys.readouterr().err
+    guide = shlex.split("--eval-dir x --emotion happy --output y.json --batch")
+    assert script([*guide, "--judge", "whisper"]) == 2
+    assert "--judge whisper: write it as KIND=NAME" in capsys.readouterr().err
+    assert script([*guide, "--judge", "words=none", "--judge", "words=a/b"]) == 2
+    assert "--judge words=none and --judge words=a/b are two of one name" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(KeyboardInterrupt(), 130), (OSError(errno.ENOSPC, "the disk is full"), 2), (OSError(errno.EIO, "a bug"), None)],
+)
+def test_ctrl_c_and_a_full_disk_end_the_script_as_they_do_the_command(
+    script: Callable[[list[str]], int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str], error: BaseException, status: int | None,
+) -> None:  # fmt: skip
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setitem(script.__globals__, "evaluate_folder", fail)
+    (tmp_path / "x").mkdir()
+    if status is None:
+        with pytest.raises(OSError, match="a bug"):
+            script(_guide(tmp_path / "x", tmp_path / "y.json"))
+        return
+    assert script(_guide(tmp_path / "x", tmp_path / "y.json")) == status
+    assert ("the disk is full" in capsys.readouterr().err) == (status == 2)
 
 
 def test_loudness_of_the_file_on_disk_is_what_is_measured(folder: Path, tmp_path: Path) -> None:
@@ -454,3 +479,41 @@ def test_the_script_tells_differences_and_that_the_miniature_knows_nobody(
     assert "note: emotion: the miniature's own judges know its synthetic voices" in told
     assert main(shlex.split(f"{options} --judge emotion=none")) == 0
     assert "note:" not in capsys.readouterr().out
+
+
+def test_names_that_are_no_utf_8_are_scored_and_written_escaped(tmp_path: Path) -> None:
+    """Of old archives: writing the first such name down ended the whole folder's evaluation."""
+    folder = tmp_path / os.fsdecode(b"f\xfcr")
+    try:
+        folder.mkdir()
+    except OSError:
+        pytest.skip("this file system knows UTF-8 names alone")
+    soundfile.write(tmp_path / "good.wav", voice(120), RATE)
+    sound = (tmp_path / "good.wav").read_bytes()
+    for name, content in (
+        ("caf\udce9.wav", sound), ("bad\udce9.wav", sound), ("good.wav", sound), ("torn\udce9.wav", b"junk"),
+        ("caf\udce9.txt", b"Twelve."), ("bad\udce9.txt", b"caf\xe9"),
+    ):  # fmt: skip
+        (folder / name).write_bytes(content)
+    results = evaluate_folder(folder, "happy", tmp_path / "r.json", judges=fake_judges())
+    assert read_results(tmp_path / "r.json") == results
+    system = results["systems"][0]
+    assert (system["name"], system["folder"], system["num_failed"]) == (r"f\xfcr", r"f\xfcr", 2)
+    rows = {row["file"]: row for row in system["files"]}
+    assert set(rows) == {r"caf\xe9.wav", r"bad\xe9.wav", r"torn\xe9.wav", "good.wav"}
+    assert (rows[r"caf\xe9.wav"]["text"], rows[r"caf\xe9.wav"]["values"]["heard"]) == ("Twelve.", "twelve")
+    assert r"bad\xe9.txt is not UTF-8" in str(rows[r"bad\xe9.wav"]["error"])
+    assert str(rows[r"torn\xe9.wav"]["error"]).startswith("unreadable")
+
+
+def test_rows_without_a_file_and_files_without_a_row_are_told(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "m.csv").write_text("file,text\nhappy/low.wav,Twelve\ngone.wav,x\nlost,y\n")
+    evaluate_folder(folder, "happy", tmp_path / "r.json", judges=fake_judges(), metadata=tmp_path / "m.csv")
+    told = capsys.readouterr().err
+    assert f"m.csv names 2 files that {folder} lacks: gone.wav, lost" in told
+    assert f"m.csv has no row for 2 files of {folder}: high.WAV, middle.flac" in told
+    (tmp_path / "m.csv").write_text("file,text\nlow.wav,Twelve\nhigh,x\nmiddle.flac,\n")
+    evaluate_folder(folder, "happy", tmp_path / "r.json", judges=fake_judges(), metadata=tmp_path / "m.csv")
+    assert "m.csv" not in capsys.readouterr().err

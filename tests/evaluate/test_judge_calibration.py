@@ -109,6 +109,25 @@ def test_words_are_scored_per_corpus(document: dict[str, Any]) -> None:
     assert metric["low"] is not None
 
 
+def test_recordings_without_texts_say_that_words_cannot_be_scored(tmp_path: Path) -> None:
+    write_sound(tmp_path / "happy" / "a.wav", voice(260, 0.4), RATE)
+    judges = Judges(PitchJudge(), PitchWords(), None)
+    untold = calibrate_judges(tmp_path, judges)
+    (corpus,) = untold["words"]
+    for name in ("wer", "cer"):
+        metric = untold["words"][corpus][name]
+        assert (metric["value"], metric["reason"]) == (None, "these recordings have no texts")
+    console = Console(file=io.StringIO(), width=200)
+    console.print(calibration_table(untold))
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "these recordings have no texts" in shown
+    assert "judges on 1 real recording\n" in "\n".join(line.rstrip() + "\n" for line in shown.splitlines())
+    (tmp_path / "happy" / "a.txt").write_text("...")
+    assert calibrate_judges(tmp_path, judges)["words"][corpus]["wer"]["reason"] == (
+        "no recording with a text could be judged"
+    )
+
+
 def test_words_and_quality_have_intervals_over_speakers_though_all_say_one_text(document: dict[str, Any]) -> None:
     for metric in (document["words"]["made-up"]["wer"], document["quality"]["made-up"]["mos_overall"]):
         assert metric["low"] <= metric["value"] <= metric["high"], metric
@@ -288,5 +307,5 @@ def test_the_configurations_judges_and_folder_count(calibrate: Callable[..., Res
      ["--data", "x"], ["--base", "x"], ["--general", "self"]],
 )  # fmt: skip
 def test_options_without_a_meaning_there_are_refused(calibrate: Callable[..., Result], options: list[str]) -> None:
-    with pytest.raises(ConfigError, match=f"leave out {options[0]}. It takes --judge"):
+    with pytest.raises(ConfigError, match=f"takes --judge, .*: leave out {options[0]}$"):
         calibrate("--judge", "voice=none", *options)

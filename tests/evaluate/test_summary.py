@@ -139,7 +139,7 @@ def test_pitfall_26_survivors_do_not_prove_preservation() -> None:
     lost = _compare(failed, base)["wer"]
     assert lost["n"] == 39
     assert lost["verdict"] == "undecided"
-    assert "1 prompts" in lost["reason"]
+    assert "1 prompt that" in lost["reason"]
     assert _compare(failed[:39], base)["wer"]["verdict"] == "undecided", "a missing row is no better than a failed one"
     assert _compare(_rows([0] * 40), base)["wer"]["verdict"] == "preserved"
 

@@ -215,6 +215,7 @@ def test_hub_checkpoints_are_fetched_at_their_commit(tmp_path: Path, monkeypatch
         "speechbrain/emotion-recognition-wav2vec2-IEMOCAP": samples.speechbrain(tmp_path / "sb"),
     }
     places = dict(names)
+    monkeypatch.setattr("affetto.hub._answers", lambda: True)
     monkeypatch.setattr("affetto.judges.checkpoints.fetch_files", fetch)
     for name in names:
         known = KNOWN_JUDGES[name]

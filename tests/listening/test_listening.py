@@ -232,6 +232,31 @@ def test_bad_votes_are_named(tmp_path: Path, case: str) -> None:
         read_votes([write_votes(tmp_path / "ann.json", votes, **changes)], "t")
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [("ann.json", None, "can't be read as votes (No such file or directory)"),
+     ("ann.csv", None, "can't be read as votes (No such file or directory)"),
+     ("ann.json", "{", "can't be read as votes (it isn't JSON: Expecting"),
+     ("ann.csv", "rater,item\n\xff", "can't be read as votes (it isn't UTF-8)"),
+     ("ann.csv", "rater,item\n", "lacks the columns kind, value"),
+     ("ann.json", "{}", "holds no votes"), ("ann.json", "[]", "holds no votes"),
+     ("ann.json", json.dumps({"schema": VOTES_SCHEMA, "test": "t"}), "it lacks its rater or votes"),
+     ("ann.json", json.dumps({"schema": VOTES_SCHEMA, "test": "t", "rater": "ann", "votes": [{"item": "b0"}]}),
+      "vote 1 lacks one of item, kind, value")],
+)  # fmt: skip
+def test_a_file_that_holds_no_votes_is_one_clear_line(
+    affetto: Called, tmp_path: Path, name: str, content: str | None, told: str
+) -> None:
+    (tmp_path / "key.json").write_text(json.dumps(key_of(1)))
+    if content is not None:
+        (tmp_path / name).write_bytes(content.encode("latin-1"))
+    status, out, err = affetto("listen", "score", name, "--key", "key.json")
+    assert (status, out, err.count("\n")) == (1, "", 1)
+    assert err.startswith(f"error: {name} ")
+    assert told in err
+    assert "give the .json that a listener's page saved" in err
+
+
 def test_votes_beyond_the_scale_or_the_key_are_errors() -> None:
     with pytest.raises(DataError, match="goes from 1 to 5"):
         score_votes(key_of(1), [Vote("ann", "b0", "naturalness", "6")])

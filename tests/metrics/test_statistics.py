@@ -289,12 +289,25 @@ def test_shares_with_one_file_a_prompt_are_wilsons_and_those_all_alike_count_pro
 
 def test_no_event_in_a_few_prompts_of_many_files_proves_little() -> None:
     """An event may be the prompt's, and then in every file that says it."""
-    prompts = [str(index % 2) for index in range(24)]
+    prompts = [str(index % 6) for index in range(24)]
     ones, none = [1.0] * 24, [0] * 24
     equal = statistics.paired_difference((none, ones), (none, ones), prompts, is_count=True)
-    assert equal.high == pytest.approx(statistics.wilson_interval(0, 2)[1])
+    assert equal.high == pytest.approx(statistics.wilson_interval(0, 6)[1])
     errors = statistics.bootstrap_ratio(none, [8] * 24, prompts, is_count=True)
-    assert errors.high == pytest.approx(statistics.wilson_interval(0, 2)[1] / 8)
+    assert errors.high == pytest.approx(statistics.wilson_interval(0, 6)[1] / 8)
+
+
+@pytest.mark.parametrize("num_prompts", [1, 5])
+def test_no_event_in_fewer_prompts_gives_no_interval_either(num_prompts: int) -> None:
+    prompts = [str(index % num_prompts) for index in range(20)]
+    ones, none = [1.0] * 20, [0] * 20
+    errors = statistics.bootstrap_ratio(none, [8] * 20, prompts, is_count=True)
+    equal = statistics.paired_difference((none, ones), (none, ones), prompts, is_count=True)
+    for found in (errors, equal):
+        assert (found.value, found.low, found.high) == (0.0, None, None)
+        assert "too few for an interval (at least 6)" in str(found.reason)
+    assert equal.p_value is None
+    assert statistics.non_inferiority(equal, 0.02, "higher") == (None, equal.reason)
 
 
 def test_a_difference_within_strata_is_welchs() -> None:

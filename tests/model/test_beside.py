@@ -171,8 +171,8 @@ def test_the_second_channel_is_the_users(
     np.testing.assert_array_equal(found.codes(clips["same"]), prepared.codes(clips["same"]))
     np.testing.assert_allclose(listener.sounds[0], listener.sounds[2], atol=1e-6)
     said = " ".join(capsys.readouterr().err.split())
-    assert "1 dialogues: the first channel is the model's voice" in said
-    assert "1 files have one sound in both channels" in said
+    assert "1 dialogue: the first channel is the model's voice" in said
+    assert "1 file has one sound in both channels" in said
 
 
 def test_a_dialogue_in_which_the_model_is_silent(prepared_of: Callable[..., Prepared], moshi_folder: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,10 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from affetto.errors import BaseModelError
+import affetto.hub
+from affetto.errors import BaseModelError, JudgeError
+from affetto.hub import cache_alone_if_unreachable
+from affetto.judges.choice import load_judge
 from affetto.model.base import find_base, load_base
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -56,6 +61,7 @@ def hub(tiny_base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
                 raise error
             return str(snapshot)
 
+        monkeypatch.setattr(affetto.hub, "_answers", lambda: True)
         monkeypatch.setattr(huggingface_hub, "hf_hub_download", one_file)
         monkeypatch.setattr(huggingface_hub, "snapshot_download", everything)
         return asked
@@ -144,16 +150,55 @@ def test_the_hubs_cache_serves_without_a_network(
 def test_of_a_hub_that_does_not_answer_one_line_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """The real huggingface_hub, on a port where nobody is; it doesn't wait here."""
-    import time
-
+    """The real huggingface_hub, on a port where nobody is. It tried for half a minute, transformers for more."""
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    monkeypatch.setattr(time, "sleep", lambda _: None)
+    monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("it was tried again"))
     with pytest.raises(BaseModelError, match=r"nobody/nothing is not in .*give a folder .* or check the network"):
         find_base("nobody/nothing")
     said = "".join(capfd.readouterr())
     assert said.count("the hub doesn't answer") == 1
     assert "Retrying" not in said
     assert "thrown while" not in said
+    with pytest.raises(JudgeError, match="can't load the emotion judge: nope is not in the hub's local cache"):
+        load_judge("emotion", "nope")
+    with pytest.raises(JudgeError, match="there is no folder 'no;pe', and it can't be a hub id"):
+        load_judge("words", "no;pe")
+    assert constants.HF_HUB_OFFLINE is False
+
+
+@pytest.mark.parametrize("code", [200, 404, 503])
+def test_a_hub_that_says_anything_is_asked(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    asked = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(str(request.url))
+        return httpx.Response(code)
+
+    client = httpx.Client(transport=httpx.MockTransport(answer))
+    monkeypatch.setattr(huggingface_hub, "get_session", lambda: client)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    with cache_alone_if_unreachable() as is_asked:
+        assert (is_asked, constants.HF_HUB_OFFLINE) == (True, False)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with cache_alone_if_unreachable() as is_asked:
+        assert (is_asked, constants.HF_HUB_OFFLINE) == (False, True)
+    assert asked == [constants.ENDPOINT], "not at all where HF_HUB_OFFLINE says so"
+
+
+def test_a_hub_whose_address_is_looked_up_for_ever_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    never = threading.Event()
+
+    def wait(_: httpx.Request) -> httpx.Response:
+        never.wait(60)
+        return httpx.Response(200)
+
+    client = httpx.Client(transport=httpx.MockTransport(wait))
+    monkeypatch.setattr(huggingface_hub, "get_session", lambda: client)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(affetto.hub, "_PATIENCE_S", 0.05)
+    with cache_alone_if_unreachable() as is_asked:
+        assert (is_asked, constants.HF_HUB_OFFLINE) == (False, True)
+    never.set()
+    assert constants.HF_HUB_OFFLINE is False

@@ -16,6 +16,7 @@ import transformers
 from accelerate.state import AcceleratorState
 from transformers import DiaTokenizer
 
+from affetto import hub
 from affetto.adapters.bank import AdapterBank
 from affetto.config import Config
 from affetto.errors import AdapterError, BaseModelError, ConfigError
@@ -304,6 +305,7 @@ def test_the_authors_moshi_is_planned_without_being_converted(
         asked.append((hub_id, name, revision))
         return str(authors_folder / name)
 
+    monkeypatch.setattr(hub, "_answers", lambda: True)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", one_file)
     assert sized(base_config("kyutai/moshiko-pytorch-bf16@v1").to_dict()) == sized(made)
     assert asked == [("kyutai/moshiko-pytorch-bf16", "config.json", "v1")]

@@ -11,6 +11,7 @@ from typing import Any
 import huggingface_hub
 import pytest
 
+from affetto import hub
 from affetto.config import Config, load_config
 from affetto.errors import BaseModelError, ConfigError
 from affetto.files import read_json
@@ -139,6 +140,7 @@ def test_of_a_hub_id_only_the_configuration_is_fetched(tiny_base_folder: Path, m
         asked.append((hub_id, name, revision))
         return str(tiny_base_folder / name)
 
+    monkeypatch.setattr(hub, "_answers", lambda: True)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", one_file)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: pytest.fail("weights were asked for"))
     assert base_config("sesame/csm-1b@v1").num_codebooks == 8

@@ -77,8 +77,8 @@ def test_the_page_is_whole_in_a_browser(clips: list[Clip], tmp_path: Path) -> No
     spoilt = [*clips, Clip("gone", tmp_path / "gone.wav", None, "sad", "low", "test")]
     page = write_data_page(spoilt, tmp_path / "page.html", title="<Mine>")
     content = page.read_text()
-    assert "1 clips can’t be opened" in content
-    assert "1 clips have no text" in content
+    assert "1 clip can’t be opened and has" in content
+    assert "1 clip has no text" in content
     assert content == write_data_page(spoilt, tmp_path / "again.html", title="<Mine>").read_text()
     with chromium(tmp_path / "profile") as browser:
         browser.call("Page.enable")

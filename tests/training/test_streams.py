@@ -97,7 +97,7 @@ def test_pitfall_20_a_text_that_is_also_held_out_stops_the_run(
     shared = tuple(
         replace(clip, text=held.text.upper() + "!") if clip.id == "general-train-3" else clip for clip in prepared.clips
     )
-    with pytest.raises(DataError, match="rehearsal and Fisher clips and validation and test clips share 1 texts"):
+    with pytest.raises(DataError, match="rehearsal and Fisher clips and validation and test clips share 1 text"):
         build_streams(config_of(rehearsal_buffer_size=50), "happy", replace(prepared, clips=shared), tiny_base)
     build_streams(config_of(rehearsal_buffer_size=50), "happy", prepared, tiny_base)
 
@@ -107,7 +107,7 @@ def test_pitfall_20_an_id_in_two_splits_stops_the_run(
 ) -> None:
     twin = replace(prepared.clips[0], id="general-train-3", split="test", text="something else")
     doubled = replace(prepared, clips=(*prepared.clips, twin))
-    with pytest.raises(DataError, match="share 1 ids: 'general-train-3'"):
+    with pytest.raises(DataError, match="share 1 id: 'general-train-3'"):
         build_streams(config_of(rehearsal_buffer_size=50), "happy", doubled, tiny_base)
 
 

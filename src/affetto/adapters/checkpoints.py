@@ -28,7 +28,7 @@ from affetto.adapters.peft_files import (
     read_facts,
 )
 from affetto.codes.codec import codec_tensors
-from affetto.errors import AdapterError
+from affetto.errors import AdapterError, counted
 from affetto.files import write_json
 from affetto.folders import recover_folder, replace_folder
 from affetto.model.quiet import quiet_transformers
@@ -110,10 +110,18 @@ def read_checkpoint(folder: Path, bank: AdapterBank) -> AdapterFile:
         raise AdapterError(f"{folder} can't be read ({error}); copy or train it again") from error
     if missing := [site for site in bank.sites if site not in tensors]:
         raise AdapterError(
-            f"{folder}: {len(missing)} layers of the base have no weights in it, {missing[0]} first; give the base "
-            "that it was made of, or, if this is that one, copy or train it again"
+            f"{folder}: {counted(len(missing), 'layer of the base has', 'layers of the base have')} no weights in it, "
+            f"{missing[0]} first; give the base that it was made of, or, if this is that one, copy or train it again"
         )
     return AdapterFile(folder, tensors, dict.fromkeys(tensors, 1.0), {}, read_facts(folder))
+
+
+def check_adapter(folder: Path, base_hash: str) -> None:
+    """AdapterError where `folder` holds no adapter that can be read, or one of another base: by its files alone, so
+    before a base is loaded."""
+    recover_folder(folder)
+    adapter = AdapterFile(folder, {}, {}, facts=read_facts(folder)) if is_checkpoint(folder) else read_adapter(folder)
+    check_base(adapter, base_hash, allow_other_base=False)
 
 
 def load_adapter(

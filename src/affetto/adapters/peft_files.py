@@ -23,7 +23,7 @@ from torch import Tensor
 from affetto.adapters.bank import AdapterBank, Change, delta_norm
 from affetto.adapters.stacks import stacked_for_peft, unstacked
 from affetto.adapters.targets import modules_pattern, peft_adapts
-from affetto.errors import AdapterError, listed
+from affetto.errors import AdapterError, counted, listed
 from affetto.files import read_json, write_json
 from affetto.folders import replace_folder
 
@@ -138,7 +138,8 @@ def read_adapter(folder: Path) -> AdapterFile:
     unknown += [f"{site} (half)" for site, pair in halves.items() if len(pair) != 2]
     if unknown:
         raise AdapterError(
-            f"{folder / WEIGHTS}: {len(unknown)} tensors are not LoRA of linear layers: {listed(unknown)}. {_AGAIN}"
+            f"{folder / WEIGHTS}: {counted(len(unknown), 'tensor is', 'tensors are')} not LoRA of linear layers: "
+            f"{listed(unknown)}. {_AGAIN}"
         )
     tensors = {site: (pair["A"], pair["B"]) for site, pair in halves.items()}
     tensors = unstacked(tensors, config, lambda site: _rank(config, site))
@@ -185,16 +186,16 @@ def insert_adapter(
     outside = sorted(set(tensors) - set(bank.sites))
     if outside:
         raise AdapterError(
-            f"{weights}: {len(outside)} layers are not in this base or not adapted here: {listed(outside)}. {remedy}"
+            f"{weights}: {counted(len(outside), 'layer is', 'layers are')} not in this base or not adapted here: "
+            f"{listed(outside)}. {remedy}"
         )
     missing = [site for site in bank.sites if site not in tensors and peft_adapts(adapter.config, site)]
     if missing:
         mend = f"{remedy}, or, if this is that one, copy or train it again"
         if adapter.base_hash == base_hash:
             mend = _AGAIN
-        raise AdapterError(
-            f"{weights}: {len(missing)} layers of its target_modules have no tensors: {listed(missing)}. {mend}"
-        )
+        layers = counted(len(missing), "layer of its target_modules has", "layers of its target_modules have")
+        raise AdapterError(f"{weights}: {layers} no tensors: {listed(missing)}. {mend}")
     wrong = []
     for site, (a_RI, b_OR) in tensors.items():
         out_features, in_features = bank.sites[site].shape
@@ -281,9 +282,8 @@ def _check_ranks(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, 
         if a_RI.ndim != 2 or b_OR.ndim != 2 or not a_RI.shape[0] == b_OR.shape[1] == rank:
             wrong.append(f"{site}: A {tuple(a_RI.shape)}, B {tuple(b_OR.shape)} for rank {rank}")
     if wrong:
-        raise AdapterError(
-            f"{folder / WEIGHTS}: {len(wrong)} layers don't have the rank of {CONFIG}: {listed(wrong)}. {_AGAIN}"
-        )
+        layers = counted(len(wrong), "layer doesn't", "layers don't")
+        raise AdapterError(f"{folder / WEIGHTS}: {layers} have the rank of {CONFIG}: {listed(wrong)}. {_AGAIN}")
 
 
 def _rank(config: Mapping[str, Any], site: str) -> int:

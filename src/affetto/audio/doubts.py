@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from affetto.audio.sound import SoundError, read_clip, sound_info
+from affetto.errors import counted
 from affetto.files import hash_bytes
 from affetto.types import Clip, Problem
 
@@ -114,13 +115,14 @@ def balance(clips: Sequence[Clip], seconds: dict[str, float]) -> list[Problem]:
     for emotion, counts in sorted(speakers.items()):
         (most, number), total = counts.most_common(1)[0], sum(counts.values())
         if len(counts) > 1 and total >= _FEW and number / total > LARGEST_SHARE:
-            message = f"{most} speaks {number} of {total} {emotion} clips; the others will hardly be heard"
+            message = f"{most} speaks {number} of {counted(total, f'{emotion} clip')}; the others will hardly be heard"
             found.append(Problem(emotion, "unbalanced", message))
         elsewhere = {clip.speaker for clip in clips if clip.emotion != emotion}
         if elsewhere and not counts.keys() & elsewhere:
+            are = counted(len(counts), "speaker is", "speakers are")
             message = (
-                f"its {len(counts)} speakers are heard in nothing but {emotion}, so voice and emotion can't be told "
-                "apart; add other clips of theirs"
+                f"its {are} heard in nothing but {emotion}, so voice and emotion can't be told apart; "
+                "add other clips of theirs"
             )
             found.append(Problem(emotion, "confounded", message))
     return found

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from affetto.audio.hints import did_you_mean
-from affetto.errors import DataError
+from affetto.errors import DataError, counted
 from affetto.files import write_text
 from affetto.types import SPLITS, Clip, Problem
 
@@ -90,7 +90,7 @@ def write_manifest(path: Path, clips: Sequence[Clip]) -> None:
     problems += [Problem(name, "bad-context", message) for name, message in broken_context(by_id).items()]
     if problems:
         told = "; ".join(f"{problem.where}: {problem.message}" for problem in problems[:10])
-        raise DataError(f"{path}: not written, {len(problems)} problems: {told}")
+        raise DataError(f"{path}: not written, {counted(len(problems), 'problem')}: {told}")
     write_text(path, "".join(_line(_row(clip, path)) + "\n" for clip in clips))
 
 

@@ -18,8 +18,8 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
-from affetto.errors import DataError
-from affetto.files import write_atomically
+from affetto.errors import DataError, counted
+from affetto.files import as_text, write_atomically
 from affetto.types import Clip
 
 SOUND_SUFFIXES = frozenset(
@@ -112,7 +112,9 @@ def channel_slice(path: Path, file: soundfile.SoundFile, channel: int | None) ->
     if channel is None:
         return slice(None)
     if channel > file.channels:
-        raise SoundError("bad-segment", f"{path} has {file.channels} channels, not {channel}; mend `channel`")
+        raise SoundError(
+            "bad-segment", f"{path} has {counted(file.channels, 'channel')} and no channel {channel}; mend `channel`"
+        )
     return slice(channel - 1, channel)
 
 
@@ -126,7 +128,8 @@ def write_sound(path: Path, samples: NDArray[np.floating], sample_rate: int) -> 
     if samples.ndim != 1 or not np.issubdtype(samples.dtype, np.floating):
         raise DataError(f"{path}: expected mono float samples (N,), got {samples.dtype} {samples.shape}")
     if not np.isfinite(samples).all():
-        raise DataError(f"{path}: {np.count_nonzero(~np.isfinite(samples))} samples are NaN or infinite; not written")
+        bad = counted(int(np.count_nonzero(~np.isfinite(samples))), "sample is", "samples are")
+        raise DataError(f"{path}: {bad} NaN or infinite; not written")
     codes = np.clip(np.rint(samples.astype(np.float64) * 32768), -32768, 32767).astype(np.int16)
     try:
         write_atomically(path, lambda out: soundfile.write(out, codes, sample_rate, subtype="PCM_16", format=kind))
@@ -168,8 +171,8 @@ def open_sound(path: Path) -> Iterator[soundfile.SoundFile]:
 @contextmanager
 def _undisturbed(path: Path) -> Iterator[Path | BinaryIO]:
     """What libsndfile shall open. By its name it would take `._a.mp3`, which macOS leaves beside `a.mp3` in archives,
-    for half of the sound, and then fail on an MP3."""
-    if path.with_name(f"._{path.name}").is_file():
+    for half of the sound, and then fail on an MP3; and names that aren't UTF-8 can't be given to it."""
+    if path.with_name(f"._{path.name}").is_file() or as_text(path) != str(path):
         with path.open("rb") as file:
             yield file
     else:

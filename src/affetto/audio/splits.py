@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Literal
 
 from affetto.audio.grouping import Group, allocate, connected, first_split
-from affetto.errors import DataError
+from affetto.errors import DataError, counted
 from affetto.types import SPLITS, Clip, Problem
 
 By = Literal["id", "text", "speaker", "audio"]
@@ -82,7 +82,9 @@ def overlaps(placed: Sequence[Clip], *, by_speaker: bool) -> list[Problem]:
     for by in ("text", "speaker") if by_speaker else ("text",):
         for one, two, shared in _shared(sets, by):
             listed = ", ".join(repr(value) for value in shared[:3]) + (", …" if len(shared) > 3 else "")
-            message = f"{one} and {two} share {len(shared)} {by}s ({listed}): too few {by}s, or the splits were given"
+            message = (
+                f"{one} and {two} share {counted(len(shared), by)} ({listed}): too few {by}s, or the splits were given"
+            )
             problems.append(Problem(_WHERE, "split-overlap", message))
     return problems
 
@@ -94,7 +96,7 @@ def assert_disjoint(clips_by_split: Mapping[str, Iterable[Clip]], by: By) -> Non
     """
     for one, two, shared in _shared(clips_by_split, by):
         listed = ", ".join(repr(value) for value in shared[:5]) + (", …" if len(shared) > 5 else "")
-        raise DataError(f"{one} and {two} share {len(shared)} {by}s: {listed}; split them apart")
+        raise DataError(f"{one} and {two} share {counted(len(shared), by)}: {listed}; split them apart")
 
 
 def _shares(validation: float, test: float) -> dict[str, float]:
@@ -162,15 +164,17 @@ def _gaps(clips: Sequence[Clip], placed: Sequence[Clip], splits: Sequence[str]) 
             num_texts = len({normalise_text(clip.text) for clip in inside if clip.text})
             num_speakers = len({clip.speaker for clip in inside})
             message = (
-                f"{emotion or 'general speech'} has no {' and no '.join(missing)} clips: {len(inside)} clips with "
-                f"{num_texts} texts and {num_speakers} speakers can't be split further; add other texts"
+                f"{emotion or 'general speech'} has no {' and no '.join(missing)} clips: "
+                f"{counted(len(inside), 'clip')} with {counted(num_texts, 'text')} and "
+                f"{counted(num_speakers, 'speaker')} can't be split further; add other texts"
             )
             problems.append(Problem(_WHERE, "missing-split", message))
     num_left = sum(clip.split is None for clip in placed)
     if num_left:
+        are = "is" if num_left == 1 else "are"
         message = (
-            f"{num_left} of {len(placed)} clips are not used: their speaker is in one split and their text in another; "
-            "split without by_speaker to use them"
+            f"{num_left} of {counted(len(placed), 'clip')} {are} not used: their speaker is in one split and their "
+            "text in another; split without by_speaker to use them"
         )
         problems.append(Problem(_WHERE, "unplaced", message))
     return problems

@@ -23,7 +23,7 @@ from affetto.codes.codec import codec_hash
 from affetto.codes.silence import SILENT_FRAMES, code_silence, save_silence, silence_path
 from affetto.codes.timing import Beside, Word
 from affetto.codes.workers import coders, is_vocoder, told
-from affetto.errors import DataError
+from affetto.errors import DataError, counted
 from affetto.files import cache_root, hash_text
 from affetto.progress import console, progress
 from affetto.remembered import HashMemory
@@ -182,7 +182,7 @@ def _nothing(sources: Sequence[Path], problems: Sequence[Problem], use_cached_on
     if not problems:
         return DataError(f"no clip in {where} is of the emotions that are wanted, or general speech")
     console.print(problem_table(problems))
-    return DataError(f"no usable clip in {where}: {len(problems)} problems (table above)")
+    return DataError(f"no usable clip in {where}: {counted(len(problems), 'problem')} (table above)")
 
 
 def _keys(clips: Sequence[Clip]) -> dict[str, str]:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from affetto.commands.options import pairs_of, require_suffix
-from affetto.errors import ConfigError, DataError
+from affetto.errors import ConfigError, DataError, counted
 
 if TYPE_CHECKING:
     from affetto.audio.overview import Examined
     from affetto.evaluate.clip_doubts import Hearing
+    from affetto.types import Problem
 
 app = typer.Typer(help="Clips before any training: import, check, transcribe, count.", no_args_is_help=True)
 
@@ -22,8 +24,8 @@ SCHEMA = "affetto.data-check/1"
 Sources = Annotated[
     list[Path],
     typer.Argument(
-        help="Manifests (.jsonl), tables (.csv, .tsv, .json), folders in a published layout, plain folders, or "
-        "hf:ID_OR_PATH?audio=COLUMN&text=COLUMN&emotion=COLUMN."
+        help="Manifests (.jsonl), tables (.csv, .tsv, .json), folders in a published layout, plain folders, "
+        "hf:ID_OR_PATH?audio=COLUMN&text=COLUMN&emotion=COLUMN, or miniature (affetto's own clips)."
     ),
 ]
 BySpeaker = Annotated[bool, typer.Option("--split-by-speaker", help="Keep the speakers of the splits apart, too.")]
@@ -45,12 +47,12 @@ def import_(sources: Sources, out: Out = Path("manifest.jsonl"), skip_bad_clips:
     require_suffix(out, "--out", "a manifest has a JSON object a line", ".jsonl")
     if any(source.absolute() == out.absolute() for source in sources):
         raise ConfigError(f"--out {out} is what is imported, whose bad rows would be lost; name another manifest")
-    clips, problems = import_clips(sources, out, EMOTIONS)
+    clips, problems = import_clips(_with_miniature(sources), out, EMOTIONS)
     if problems:
         console.print(problem_table(problems))
-    lost = [problem for problem in problems if not problem.costs_no_clip]
+    lost = _lost(problems)
     doubts = f", {len(problems) - len(lost)} kept in spite of what the table says" if len(lost) < len(problems) else ""
-    typer.echo(f"{out}: {len(clips)} clips, {len(lost)} left out{doubts}")
+    typer.echo(f"{out}: {counted(len(clips), 'clip')}, {len(lost)} left out{doubts}")
     if lost and not skip_bad_clips:
         raise typer.Exit(1)
 
@@ -79,7 +81,7 @@ def check(
     choices = pairs_of(judge, "--judge") or {}
     if unknown := sorted(choices.keys() - {"words", "emotion"}):
         raise ConfigError(f"--judge {unknown[0]}: clips are checked by a judge of words or of emotion")
-    found = examine(sources, EMOTIONS, by_speaker=by_speaker, workers=os.cpu_count() or 1)
+    found = examine(_with_miniature(sources), EMOTIONS, by_speaker=by_speaker, workers=os.cpu_count() or 1)
     hearings = _hearings(found, choices)
     doubts = [*found.doubts, *(doubt for hearing in hearings.values() if hearing for doubt in hearing.doubts)]
     is_bad = bool(found.problems or found.leaks)
@@ -93,7 +95,9 @@ def check(
         typer.echo(_told(kind, hearing))
     typer.echo(_writers_told(found))
     bad = len({problem.where for problem in found.problems})
-    typer.echo(f"{len(found.clips)} clips are good, {bad} are not, {len(found.leaks)} leaks, {len(doubts)} doubts")
+    good = counted(len(found.clips), "clip is", "clips are")
+    leaks = counted(len(found.leaks), "leak")
+    typer.echo(f"{good} good, {bad} {'is' if bad == 1 else 'are'} not, {leaks}, {counted(len(doubts), 'doubt')}")
     raise typer.Exit(int(is_bad))
 
 
@@ -108,6 +112,8 @@ def transcribe(
     """Write down what is said in clips without a text; texts that are there stay as they are.
 
     Each text gets `transcribed_by` in the manifest. A run that was stopped goes on where it was.
+
+    Exit status 1 where a clip was left out or got no text. Doubts don't change the status.
     """
     from affetto.audio.checks import problem_table
     from affetto.audio.corpora import load_clips
@@ -119,8 +125,8 @@ def transcribe(
     from affetto.types import EMOTIONS
 
     require_suffix(out, "--out", "a manifest has a JSON object a line", ".jsonl")
-    clips, problems = load_clips(sources, emotions=EMOTIONS, sounds=sounds_beside(out))
-    if problems and any(source.absolute() == out.absolute() for source in sources):
+    clips, problems = load_clips(_with_miniature(sources), emotions=EMOTIONS, sounds=sounds_beside(out))
+    if _lost(problems) and any(source.absolute() == out.absolute() for source in sources):
         console.print(problem_table(problems))
         raise DataError(
             f"{out} has rows that can't be read (table above) and would be lost; mend them, or name another --out"
@@ -133,10 +139,9 @@ def transcribe(
         console.print(problem_table(problems))
     given = sum(clip.text is not None and clip.text.strip() != "" for clip in clips)
     resumed = f" ({done.num_resumed} heard by an earlier run)" if done.num_resumed else ""
-    typer.echo(
-        f"{out}: {done.num_written} texts written{resumed}, {given} were there, {len(done.problems)} not written"
-    )
-    if problems and not skip_bad_clips:
+    written, there = counted(done.num_written, "text"), f"{given} {'was' if given == 1 else 'were'} there"
+    typer.echo(f"{out}: {written} written{resumed}, {there}, {len(done.problems)} not written")
+    if _lost(problems) and not skip_bad_clips:
         raise typer.Exit(1)
 
 
@@ -162,7 +167,7 @@ def stats(
 
     if page is not None:
         require_suffix(page, "--page", "the page is HTML", ".html", ".htm")
-    clips = placed(load_clips(sources, emotions=EMOTIONS)[0], by_speaker=by_speaker)
+    clips = placed(load_clips(_with_miniature(sources), emotions=EMOTIONS)[0], by_speaker=by_speaker)
     rows = statistics(clips)
     if as_json:
         typer.echo(to_json(rows))
@@ -174,6 +179,25 @@ def stats(
         title = ", ".join(dict.fromkeys(clip.corpus for clip in clips))
         write_data_page(clips, page, title=title, measured=measured)
         typer.echo(page, err=as_json)
+
+
+def _with_miniature(sources: Sequence[Path]) -> list[Path]:
+    """The manifests of the miniature's clips, rendered where they aren't there yet, for its name; a folder of that name
+    goes before it."""
+    found: list[Path] = []
+    for source in sources:
+        if str(source) == "miniature" and not source.exists():
+            from affetto.miniature.data import ACTED, miniature_sources
+
+            found += miniature_sources(ACTED)
+        else:
+            found.append(source)
+    return found
+
+
+def _lost(problems: Sequence[Problem]) -> list[Problem]:
+    """Those that cost a clip."""
+    return [problem for problem in problems if not problem.costs_no_clip]
 
 
 def _hearings(found: Examined, choices: dict[str, str]) -> dict[str, Hearing | None]:
@@ -201,8 +225,8 @@ def _told(kind: str, hearing: Hearing | None) -> str:
         return f"{_CHECKED[kind]} not checked by ear: no --judge {kind}=ID_OR_FOLDER"
     measure = "" if hearing.measure is None else f", {_MEASURE[kind]} {hearing.measure:.2f}"
     reason = f"; {hearing.reason}" if hearing.reason else ""
-    doubts = f"{len(hearing.doubts)} doubts{reason}"
-    return f"{_CHECKED[kind]}: {hearing.judge} heard {hearing.num_clips} clips{measure}, {doubts}"
+    heard, doubts = counted(hearing.num_clips, "clip"), counted(len(hearing.doubts), "doubt")
+    return f"{_CHECKED[kind]}: {hearing.judge} heard {heard}{measure}, {doubts}{reason}"
 
 
 def _writers_told(found: Examined) -> str:
@@ -211,9 +235,9 @@ def _writers_told(found: Examined) -> str:
     counts = machine_texts(found.clips)
     if not counts:
         given = sum(clip.text is not None for clip in found.clips)
-        return f"none of {given} texts was written by machine: no clip has transcribed_by"
+        return f"none of {counted(given, 'text')} was written by machine: no clip has transcribed_by"
     told = ", ".join(f"{count} by {model}" for model, count in counts.items())
-    return f"{sum(counts.values())} texts were written by machine: {told}"
+    return f"{counted(sum(counts.values()), 'text was', 'texts were')} written by machine: {told}"
 
 
 def _document(

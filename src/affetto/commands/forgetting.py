@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,15 +12,19 @@ from affetto.commands.options import (
     BaseName,
     ConfigFile,
     Data,
-    Emotion,
+    EachEmotion,
     General,
     Output,
     SkipBad,
     are_named,
     command_line,
+    refuse,
     settings_of,
 )
 from affetto.errors import ConfigError
+
+if TYPE_CHECKING:
+    from affetto.config import Config
 
 app = typer.Typer()
 
@@ -30,11 +35,15 @@ def calibrate(
         list[Path] | None,
         typer.Argument(help="Adapter folders. Default: plain LoRA and the configuration's recipe are trained for it."),
     ] = None,
-    emotion: Emotion = None, config: ConfigFile = None, base: BaseName = None, data: Data = None,
+    emotion: Annotated[
+        list[str] | None,
+        typer.Option("--emotion", "-e", help="The emotion of the adapters. Default: the configuration's first."),
+    ] = None,
+    config: ConfigFile = None, base: BaseName = None, data: Data = None,
     general: General = None, output: Output = None, skip_bad_clips: SkipBad = False,
 ) -> None:  # fmt: skip
     """Hold predicted forgetting against measured, for every curvature: calibration.json and calibration.svg."""
-    from affetto.laboratory.calibration import fit_table
+    from affetto.laboratory.calibration import fit_table, require_general
     from affetto.pipeline import calibrate as calibrate_all
     from affetto.pipeline import prepare_clips
     from affetto.progress import console
@@ -44,7 +53,9 @@ def calibrate(
         raise ConfigError(
             f"adapters of one emotion are calibrated at a time: name one, such as --emotion {emotions[0]}"
         )
+    _check_adapters(adapters or (), settings)
     prepared = prepare_clips(settings, emotions[:1], skip_bad_clips=skip_bad_clips)
+    require_general(prepared)
     console.print(fit_table(calibrate_all(settings, emotions[0], prepared, adapters or (), command=command_line())))
 
 
@@ -67,6 +78,7 @@ def predict_forgetting(
     for value in intensity or ():
         require_strength(value)
     settings, _ = settings_of(config, None, base=base, data=data, general=general)
+    _check_adapters([adapter], settings)
     # The base speaks in the voices of emotional clips.
     voices = settings.emotions if settings.general == "self" else ()
     prepared = prepare_clips(settings, voices, skip_bad_clips=skip_bad_clips)
@@ -77,15 +89,28 @@ def predict_forgetting(
         console.print(forecast_table(rows))
 
 
+def _check_adapters(adapters: Sequence[Path], settings: Config) -> None:
+    """AdapterError where one isn't an adapter of the base, before clips are coded."""
+    if adapters:
+        from affetto.adapters.checkpoints import check_adapter
+        from affetto.model.base import find_base, weights_hash
+
+        base_hash = weights_hash(find_base(settings.base))
+        for adapter in adapters:
+            check_adapter(adapter, base_hash)
+
+
 @app.command()
 def ablate(
-    emotion: Emotion = None, config: ConfigFile = None, base: BaseName = None, data: Data = None,
+    emotion: EachEmotion = None, config: ConfigFile = None, base: BaseName = None, data: Data = None,
     general: General = None,
     method: Annotated[
         list[str] | None, typer.Option("--method", "-m", help="A method by name; repeat for several. Default: all.")
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Runs per method and emotion.")] = 3,
-    sentences: Annotated[int, typer.Option(min=1, help="Held-out sentences that judges hear of each run.")] = 60,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Runs per method and emotion. Default: 3.")] = None,
+    sentences: Annotated[
+        int | None, typer.Option(min=1, help="Held-out sentences that judges hear of each run. Default: 60.")
+    ] = None,
     folder: Annotated[
         Path, typer.Option("--folder", help="Where runs and rows go; run again, or several at once, to go on.")
     ] = Path("ablation"),
@@ -93,17 +118,23 @@ def ablate(
     skip_bad_clips: SkipBad = False,
 ) -> None:  # fmt: skip
     """Compare methods of preservation at matched expressivity: ablation.json, ablation.md and ablation.svg."""
+    from affetto.files import make_writable
     from affetto.laboratory.ablation import ablate as run_ablation
     from affetto.laboratory.ablation import cells, read_rows, write_comparison
     from affetto.laboratory.methods import METHODS
     from affetto.pipeline import prepare_clips, with_clips
 
     if table_only:
+        refuse({
+            "--emotion": emotion, "--config": config, "--base": base, "--data": data, "--general": general,
+            "--method": method, "--seeds": seeds, "--sentences": sentences, "--skip-bad-clips": skip_bad_clips or None,
+        }, "--table shows what is done in --folder, whatever it is of")  # fmt: skip
         rows = read_rows(folder)
     else:
         settings, emotions = settings_of(config, emotion, base=base, data=data, general=general)
-        settings = settings.model_copy(update={"evaluation_sentences": sentences})
-        wanted = cells(method or list(METHODS), emotions, seeds)
+        settings = settings.model_copy(update={"evaluation_sentences": sentences or 60})
+        wanted = cells(method or list(METHODS), emotions, seeds or 3)
+        make_writable(folder)
         prepared = prepare_clips(settings, emotions, skip_bad_clips=skip_bad_clips, are_named=are_named(emotion))
         kept = with_clips(prepared, emotions, are_named=are_named(emotion))
         wanted = [cell for cell in wanted if cell.emotion in kept]

@@ -30,7 +30,7 @@ def export(
 
     settings, _ = settings_of(config, [emotion], output_dir=output)
     samples = settings.output_dir / "evaluation" / "test_samples"
-    folders = {name: Path(folder) for name, folder in (pairs_of(system, "--system") or {}).items()}
+    folders = {name: Path(folder) for name, folder in (pairs_of(system, "--system", "NAME=FOLDER") or {}).items()}
     folders = folders or {"base": samples / f"{emotion}_base", emotion: samples / emotion}
     if missing := [folder for folder in folders.values() if not folder.is_dir()]:
         remedy = "see --system" if system else f"affetto evaluate --emotion {emotion}, or name others with --system"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,6 +25,11 @@ Emotion = Annotated[
         help="An emotion of the configuration; repeat for several. Default: each in turn. all: every one in one run.",
     ),
 ]  # fmt: skip
+EachEmotion = Annotated[
+    list[str] | None,
+    typer.Option("--emotion", "-e", help="An emotion of the configuration; repeat for several. Default or all: each."),
+]
+"""Of verbs that train nothing together."""
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", "-c", help="YAML file with the run's settings.", exists=True, dir_okay=False)
 ]
@@ -104,14 +110,25 @@ def is_together(emotion: list[str] | None) -> bool:
     return emotion == [EVERY]
 
 
-def pairs_of(values: list[str] | None, option: str) -> dict[str, str] | None:
-    """`KIND=VALUE` options as a dictionary; None where there are none."""
+def pairs_of(values: list[str] | None, option: str, form: str = "KIND=ID_OR_FOLDER") -> dict[str, str] | None:
+    """Options such as `KIND=VALUE` as a dictionary; None where there are none. ConfigError for what isn't of that
+    `form`, and for two values of one key."""
     if not values:
         return None
-    pairs = [item.partition("=") for item in values]
-    if wrong := ["".join(pair) for pair in pairs if not all(pair)]:
-        raise ConfigError(f"{option} {wrong[0]}: write it as KIND=ID_OR_FOLDER")
-    return {key: value for key, _, value in pairs}
+    pairs: dict[str, str] = {}
+    for item in values:
+        key, sign, value = item.partition("=")
+        if not (key and sign and value):
+            raise ConfigError(f"{option} {item}: write it as {form}")
+        if pairs.setdefault(key, value) != value:
+            raise ConfigError(f"{option} {key}={pairs[key]} and {option} {item} are two of one name: leave one out")
+    return pairs
+
+
+def refuse(options: Mapping[str, object], why: str) -> None:
+    """ConfigError for what was given (isn't None) of `options` and would be ignored; `why` goes before their names."""
+    if given := [name for name, value in options.items() if value is not None]:
+        raise ConfigError(f"{why}: leave out {', '.join(given)}")
 
 
 def require_suffix(path: Path, option: str, kind: str, *suffixes: str) -> None:
@@ -124,7 +141,9 @@ def require_suffix(path: Path, option: str, kind: str, *suffixes: str) -> None:
 
 def command_line() -> str:
     """The command as the user gave it."""
-    return shlex.join(["affetto", *sys.argv[1:]])
+    from affetto.files import as_text
+
+    return as_text(shlex.join(["affetto", *sys.argv[1:]]))
 
 
 def earlier_turn(said: str, speaker: int) -> tuple[Path, int]:

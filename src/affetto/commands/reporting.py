@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,14 +13,16 @@ from affetto.commands.options import (
     BaseName,
     ConfigFile,
     Data,
-    Emotion,
+    EachEmotion,
     General,
     Judge,
     Output,
     Resume,
     SkipBad,
     command_line,
+    is_together,
     pairs_of,
+    refuse,
     require_suffix,
     settings_of,
 )
@@ -36,7 +37,7 @@ app = typer.Typer()
 
 @app.command()
 def evaluate(
-    emotion: Emotion = None, config: ConfigFile = None, base: BaseName = None, data: Data = None,
+    emotion: EachEmotion = None, config: ConfigFile = None, base: BaseName = None, data: Data = None,
     general: General = None, output: Output = None,
     judge: Judge = None,
     intensity: Annotated[
@@ -60,10 +61,11 @@ def evaluate(
     """
     judges = pairs_of(judge, "--judge")
     if calibrate_judges is not None:
-        _refuse({
+        refuse({
             "--emotion": emotion, "--base": base, "--data": data, "--general": general, "--intensity": intensity,
             "--skip-bad-clips": skip_bad_clips or None, "--resume": resume or None, "--versa": versa,
-        })  # fmt: skip
+        }, "--calibrate-judges only plays its recordings to the judges, and takes --judge, --output, --config (its "
+           "judges and output_dir) and --allow-failures")  # fmt: skip
         settings, _ = settings_of(config, None, output_dir=output, judges=judges)
         calibrate_on(calibrate_judges, settings.judges, settings.output_dir, allow_failures=allow_failures)
         return
@@ -81,8 +83,9 @@ def evaluate(
     settings, emotions = settings_of(
         config, emotion, base=base, data=data, general=general, output_dir=output, judges=judges
     )
+    is_named = bool(emotion) and not is_together(emotion)
     trained = [name for name in emotions if recover_folder(settings.model_of(name) / "best").is_dir()]
-    if not trained or (emotion and trained != emotions):
+    if not trained or (is_named and trained != emotions):
         absent = next(name for name in emotions if name not in trained)
         raise DataError(f"there is no adapter {settings.model_of(absent) / 'best'}: affetto train --emotion {absent}")
     emotions = trained
@@ -106,22 +109,13 @@ def evaluate(
         raise typer.Exit(FILES_FAILED)
 
 
-def _refuse(options: Mapping[str, object]) -> None:
-    """Refuse what was given of `options` and has no meaning where judges are calibrated."""
-    if given := [name for name, value in options.items() if value is not None]:
-        raise ConfigError(
-            f"--calibrate-judges only plays its recordings to the judges: leave out {', '.join(given)}. "
-            "It takes --judge, --output, --config (its judges and output_dir) and --allow-failures"
-        )
-
-
 @app.command()
 def report(
     results: Annotated[
         list[str] | None,
         typer.Argument(help="Results to compare on one page, each as FILE or NAME=FILE. Default: a page per emotion."),
     ] = None,
-    emotion: Emotion = None,
+    emotion: EachEmotion = None,
     config: ConfigFile = None,
     output: Output = None,
     out: Annotated[
@@ -133,13 +127,16 @@ def report(
     audio: Annotated[
         list[str] | None, typer.Option("--audio", help="NAME=FOLDER: where a system's sounds lie now; repeat.")
     ] = None,
-    sentences: Annotated[int, typer.Option(min=0, help="Texts to listen to.")] = 8,
+    sentences: Annotated[
+        int | None, typer.Option(min=0, help="Texts to listen to on the comparison's page. Default: 8.")
+    ] = None,
     title: Annotated[str, typer.Option(help="The comparison's title. Default: the systems' names.")] = "",
 ) -> None:
     """Draw the report of trained and evaluated emotions, one page each; or compare any results on one page."""
     if not results:
-        if out or against or audio or title:
-            raise ConfigError("--out, --against, --audio and --title are for comparing: name the results to compare")
+        refuse({
+            "--out": out, "--against": against, "--audio": audio, "--sentences": sentences, "--title": title or None
+        }, "name the results to compare; without any this is the report of a run")  # fmt: skip
         _report_emotions(emotion, config, output)
         return
     if emotion or config or output:
@@ -151,10 +148,10 @@ def report(
 
     if out is not None:
         require_suffix(out, "--out", "the page is HTML", ".html", ".htm")
-    folders = {name: Path(folder) for name, folder in (pairs_of(audio, "--audio") or {}).items()}
+    folders = {name: Path(folder) for name, folder in (pairs_of(audio, "--audio", "NAME=FOLDER") or {}).items()}
     page = write_comparison(
         out or Path("comparison.html"), read_entries(results, folders), title=title, against=against,
-        sentences=sentences, command=command_line(),
+        sentences=8 if sentences is None else sentences, command=command_line(),
     )  # fmt: skip
     typer.echo(page)
 
@@ -163,7 +160,7 @@ def _report_emotions(emotion: list[str] | None, config: Path | None, output: Pat
     from affetto.pipeline import report as report_emotion
 
     settings, emotions = settings_of(config, emotion, output_dir=output)
-    if not emotion:
+    if not emotion or is_together(emotion):
         emotions = [name for name in emotions if settings.results_of(name).is_file()] or emotions
     for name in emotions:
         typer.echo(report_emotion(settings, name))

@@ -16,6 +16,7 @@ from affetto.doctor.thresholds import (
     HEARD_SHARE,
     MIN_CLIPS_FOR_A_VERDICT,
 )
+from affetto.errors import counted
 
 
 def data_trouble(evidence: Evidence) -> Symptom:
@@ -39,7 +40,7 @@ def _few_clips(evidence: Evidence) -> Check:
     clips = evidence.fact("data", "emotional_clips")
     if clips is None:
         return _unknown(name, evidence)
-    why = f"{clips} {evidence.emotion} clips, under {FEW_CLIPS}: add more, with other texts"
+    why = f"{counted(clips, f'{evidence.emotion} clip')}, under {FEW_CLIPS}: add more, with other texts"
     return _counted(name, "emotional training clips", clips, FEW_CLIPS, why)
 
 
@@ -50,7 +51,7 @@ def _few_held_out(evidence: Evidence) -> Check:
     if clips is None:
         return _unknown(name, evidence, is_sign=False)
     most = evidence.setting("validation_clips")
-    why = f"the best adapter was chosen on {clips} clips: hold more texts out"
+    why = f"the best adapter was chosen on {counted(clips, 'clip')}: hold more texts out"
     if most is not None and clips >= most:
         check = _counted(name, "emotional validation clips", clips, MIN_CLIPS_FOR_A_VERDICT, why)
         change = Change(why, "validation_clips", most, MIN_CLIPS_FOR_A_VERDICT) if check.change else None
@@ -88,9 +89,8 @@ def _left_out(evidence: Evidence) -> Check:
     numbers = (Number("left out", bad, n=bad + kept), Number("share", share, "share"))
     if share <= FAILED_SHARE:
         return Check(name, "absent", numbers)
-    return Check(
-        name, "shown", numbers, change=Change(f"{bad} clips were left out: affetto prepare lists and explains them")
-    )
+    clips = counted(bad, "clip was", "clips were")
+    return Check(name, "shown", numbers, change=Change(f"{clips} left out: affetto prepare lists and explains them"))
 
 
 def _deaf_judge(evidence: Evidence) -> Check:
@@ -102,7 +102,8 @@ def _deaf_judge(evidence: Evidence) -> Check:
         return Check(name, "unknown", (), reason or evidence.why_no_evaluation())
     numbers = (Number.of("recall on real recordings", real),)
     if real["n"] < MIN_CLIPS_FOR_A_VERDICT:
-        few = f"{real['n']} recordings are too few for a verdict (at least {MIN_CLIPS_FOR_A_VERDICT})"
+        recordings = counted(real["n"], "recording is", "recordings are")
+        few = f"{recordings} too few for a verdict (at least {MIN_CLIPS_FOR_A_VERDICT})"
         return Check(name, "unknown", numbers, few)
     if real["value"] >= HEARD_SHARE:
         return Check(name, "absent", numbers)
@@ -131,9 +132,8 @@ def _failed_files(evidence: Evidence) -> Check:
         return Check(name, "absent", numbers)
     errors = Counter(row["error"] for system in systems for row in system["files"] if row["error"])
     error, times = errors.most_common(1)[0]
-    return Check(
-        name, "shown", numbers, change=Change(f"{failed} of {total} files failed, {times} of them with: {error}")
-    )
+    files = counted(total, "file")
+    return Check(name, "shown", numbers, change=Change(f"{failed} of {files} failed, {times} of them with: {error}"))
 
 
 def _gap(evidence: Evidence) -> Check:

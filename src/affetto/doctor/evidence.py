@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from json import JSONDecodeError
 from pathlib import Path
 from typing import Any, Required
 
@@ -16,7 +18,7 @@ from affetto.config import Config
 from affetto.doctor.findings import Missing
 from affetto.errors import AffettoError, ConfigError, DataError
 from affetto.evaluate.results import Results, read_results
-from affetto.files import finite_or_none, read_json
+from affetto.files import finite_or_none, read_json, why_unreadable
 from affetto.training.log import read_log
 
 LOG, FACTS = "training_log.jsonl", "best/affetto.json"
@@ -167,7 +169,9 @@ def _log(folder: Path, missing: list[Missing]) -> list[dict[str, Any]] | None:
     try:
         rows = read_log(path)
     except (OSError, ValueError) as error:
-        missing.append(Missing("training log", f"{path} can't be read: {error}", None))
+        # Each line is parsed alone: where in its line an error stands says nothing.
+        told = f"line {_torn_line(path)} isn't JSON" if isinstance(error, JSONDecodeError) else _in_one_line(error)
+        missing.append(Missing("training log", f"{path} can't be read: {told}", None))
         return None
     if bad := [number for number, row in enumerate(rows, start=1) if not _is_row(row)]:
         missing.append(Missing("training log", f"{path}: line {bad[0]} is no row of a training log", None))
@@ -199,10 +203,27 @@ def _facts(folder: Path, missing: list[Missing]) -> tuple[Facts | None, Config |
         return None, None
 
 
+def _torn_line(path: Path) -> int:
+    """The number of the first line that isn't JSON."""
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            json.loads(line or "null")
+        except ValueError:
+            return number
+    raise AssertionError(path)
+
+
 def _in_one_line(error: Exception) -> str:
     if isinstance(error, pydantic.ValidationError):
-        return "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()[:3])
-    return str(error)
+        return "; ".join(map(_told, error.errors()[:3]))
+    return why_unreadable(error)
+
+
+def _told(error: Mapping[str, Any]) -> str:
+    """One of pydantic's; those about the whole file name no key."""
+    if not error["loc"] and error["type"] == "dict_type":
+        return "it holds no JSON object"
+    return ": ".join([*filter(None, [".".join(map(str, error["loc"]))]), error["msg"].removeprefix("Value error, ")])
 
 
 def _results(path: Path, missing: list[Missing], command: str) -> Results | None:

@@ -21,6 +21,7 @@ from affetto.doctor.thresholds import (
     STILL_FALLING_SHARE,
     STRONGEST,
 )
+from affetto.errors import counted
 
 
 def weak_expression(evidence: Evidence) -> Symptom:
@@ -50,7 +51,8 @@ def _heard(evidence: Evidence) -> Check:
     if None in (ours["high"], real["low"]):
         return Check(name, "unknown", numbers, "the evaluation gives no interval of the recall")
     if min(ours["n"], real["n"]) < MIN_CLIPS_FOR_A_VERDICT:
-        few = f"{min(ours['n'], real['n'])} files are too few for a verdict (at least {MIN_CLIPS_FOR_A_VERDICT})"
+        files = counted(min(ours["n"], real["n"]), "file is", "files are")
+        few = f"{files} too few for a verdict (at least {MIN_CLIPS_FOR_A_VERDICT})"
         return Check(name, "unknown", numbers, few)
     if real["value"] < HEARD_SHARE:
         return Check(name, "unknown", numbers, "the judge hardly hears the emotion on real recordings either")
@@ -97,7 +99,7 @@ def _learned(evidence: Evidence, *, is_sign: bool) -> Check:
         return Check(name, "absent", numbers, is_sign=is_sign)
     why = f"the loss on emotional clips fell by {fall:.1%}, under {LEARNED_SHARE:.0%}"
     if (num_steps := rows[-1]["step"]) < FEW_STEPS:
-        why, key, factor = f"{why}, in only {num_steps} steps", "num_epochs", FEW_STEPS / num_steps
+        why, key, factor = f"{why}, in only {counted(num_steps, 'step')}", "num_epochs", FEW_STEPS / num_steps
     else:
         key, factor = "learning_rate", 10.0 if fall < LEARNED_SHARE / 5 else 3.0
     return Check(name, "shown", numbers, change=scaled(evidence, key, factor, why), is_sign=is_sign)
@@ -119,7 +121,9 @@ def _still_falling(evidence: Evidence) -> Check:
     if not evidence.is_finished:
         return Check(name, "unknown", (), "training hasn't come to its end", is_sign=False)
     if len(values) < 2:
-        return Check(name, "unknown", (), f"{len(values)} validations: there is nothing to compare", is_sign=False)
+        return Check(
+            name, "unknown", (), f"{counted(len(values), 'validation')}: there is nothing to compare", is_sign=False
+        )
     fall = 1 - values[-1] / values[-2]
     numbers = (
         Number("validation loss, last epoch", values[-1], "nats/code"),

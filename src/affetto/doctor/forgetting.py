@@ -10,6 +10,7 @@ from affetto.doctor.changes import scaled, set_to, to_default
 from affetto.doctor.evidence import Evidence
 from affetto.doctor.findings import Answer, Change, Check, Number, Symptom
 from affetto.doctor.thresholds import FORGETTING_NATS, MIN_CLIPS_FOR_A_VERDICT, MORE_EPOCHS, OVER_BUDGET
+from affetto.errors import counted
 from affetto.evaluate.summary import MARGINS, PLAIN_MARGINS
 from affetto.metrics.statistics import Estimate, non_inferiority
 from affetto.model.rows import PLAIN_TEMPLATE
@@ -165,7 +166,8 @@ def _stops(evidence: Evidence, change: Change) -> Check:
         return Check(name, "unknown", (), evidence.why_no_evaluation())
     numbers = (Number.of("the adapter's stop failures", ours), Number.of("the base's", base))
     if min(ours["n"], base["n"]) < MIN_CLIPS_FOR_A_VERDICT:
-        few = f"{min(ours['n'], base['n'])} files are too few for a verdict (at least {MIN_CLIPS_FOR_A_VERDICT})"
+        files = counted(min(ours["n"], base["n"]), "file is", "files are")
+        few = f"{files} too few for a verdict (at least {MIN_CLIPS_FOR_A_VERDICT})"
         return Check(name, "unknown", numbers, few)
     is_more = ours["low"] > base["high"]
     return Check(name, "shown" if is_more else "absent", numbers, change=change if is_more else None)
@@ -206,7 +208,7 @@ def _keep_more(evidence: Evidence, is_weak: bool) -> Change:
         )
     clips = evidence.fact("data", "rehearsed_clips")
     if None not in (clips, buffer) and clips < buffer:
-        return Change(f"the data has only {clips} general clips to rehearse: add more general speech")
+        return Change(f"the data has only {counted(clips, 'general clip')} to rehearse: add more general speech")
     return scaled(
         evidence, "rehearsal_buffer_size", 2, "the expression is weak too: more general clips, not a stronger EWC"
     )

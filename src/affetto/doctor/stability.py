@@ -10,6 +10,7 @@ from affetto.doctor.changes import scaled, set_to
 from affetto.doctor.evidence import Evidence
 from affetto.doctor.findings import Check, Number, Symptom
 from affetto.doctor.thresholds import GRADIENT_SPIKE, LOSS_SPIKE, MIN_LOGGED_STEPS, RISEN_SHARE
+from affetto.errors import counted
 
 _BEFORE = 5
 """Logged losses that one is compared with."""
@@ -111,6 +112,5 @@ def _no_log(name: str) -> Check:
 
 
 def _too_few(name: str, rows: Sequence[object]) -> Check:
-    return Check(
-        name, "unknown", (), f"{len(rows)} logged steps after warm-up are too few (at least {MIN_LOGGED_STEPS})"
-    )
+    steps = counted(len(rows), "logged step after warm-up is", "logged steps after warm-up are")
+    return Check(name, "unknown", (), f"{steps} too few (at least {MIN_LOGGED_STEPS})")

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
+from affetto.errors import counted
 from affetto.evaluate.results import ComparedMetric, Comparison, FileRow
 from affetto.metrics import statistics
 from affetto.metrics.statistics import MIN_CLUSTERS, MIN_PAIRS, Worse
@@ -99,7 +100,7 @@ def _less_neutral(
         return statistics.Difference(None, None, None, 0), "no speaker has this value in both"
     if len(shared) < MIN_CLUSTERS:
         found = statistics.stratified_difference(ours, theirs)
-        these = "this 1 speaker" if len(shared) == 1 else f"these {len(shared)} speakers"
+        these = f"{'this' if len(shared) == 1 else 'these'} {counted(len(shared), 'speaker')}"
         return found, found.reason or f"about {these} alone: of others at least {MIN_CLUSTERS} could tell"
     speakers = [speaker for speaker in shared for _ in ours[speaker]]
     values = [value for speaker in shared for value in ours[speaker]]

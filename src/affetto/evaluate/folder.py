@@ -27,6 +27,7 @@ from affetto.evaluate.results import (
 from affetto.evaluate.scoring import Item
 from affetto.evaluate.similarity import Scored, compare_emotions, compare_voices
 from affetto.evaluate.summary import build_system, compare
+from affetto.files import as_text
 from affetto.judges.choice import Judges, choose_judges, unheard
 from affetto.progress import progress, say
 
@@ -78,7 +79,7 @@ def evaluate_folder(
     if output.suffix.lower() != ".json":
         raise DataError(f"results are written as JSON (and CSV beside it): name {output.with_suffix('.json')}")
     folders = (beside or Beside()).folders
-    name = path.stem if path.is_file() else path.resolve().name
+    name = as_text(path.stem if path.is_file() else path.resolve().name)
     name = f"{name} (files)" if name in folders else name
     items = {name: folder_items(path, metadata)} | {other: folder_items(where) for other, where in folders.items()}
     chosen = judges if isinstance(judges, Judges) else choose_judges(judges or {}, emotion, device)
@@ -164,9 +165,9 @@ def _of_somebody(rows: Sequence[FileRow]) -> list[FileRow]:
 def _seen_from(start: Path, folder: Path) -> str:
     """`folder` relative to `start`, so that both can be moved together; its own path where they share no root."""
     try:
-        return Path(os.path.relpath(folder, start)).as_posix()
+        return as_text(Path(os.path.relpath(folder, start)).as_posix())
     except ValueError:
-        return folder.resolve().as_posix()
+        return as_text(folder.resolve().as_posix())
 
 
 def _run_in(output: Path, emotion: str, judges: Mapping[str, JudgeFacts | None]) -> Results | None:

@@ -9,8 +9,10 @@ from pathlib import Path, PureWindowsPath
 from affetto.audio.columns import choose_columns, misspelt
 from affetto.audio.corpora.tables import read_table
 from affetto.audio.sound import FOREIGN_SUFFIXES, SOUND_SUFFIXES
-from affetto.errors import DataError
+from affetto.errors import DataError, counted, listed
 from affetto.evaluate.scoring import Item
+from affetto.files import as_text
+from affetto.progress import say
 
 SUFFIXES = SOUND_SUFFIXES | FOREIGN_SUFFIXES
 """Recordings that can't be decoded are listed as well, so that they are counted as failed and not passed over."""
@@ -30,14 +32,18 @@ def folder_items(path: Path, metadata: Path | None = None) -> list[Item]:
     """Every sound file directly in folder `path`, or the one file `path`.
 
     Texts come from `metadata` (see `read_metadata`; by default the folder's own metadata.csv or metadata.jsonl), else
-    from a `.txt` of the same name beside the sound. Raises DataError where there is nothing to score.
+    from a `.txt` of the same name beside the sound. Rows without a file and files without a row are told. Raises
+    DataError where there is nothing to score.
     """
     sounds = find_sounds(path)
     metadata = metadata or _metadata_beside(path)
     known = read_metadata(metadata) if metadata else {}
     facts = _match(sounds, known)
     if metadata and not facts:
-        raise DataError(f"{metadata} names none of the {len(sounds)} files in {path}; it starts with {list(known)[:3]}")
+        num_files = counted(len(sounds), "file")
+        raise DataError(f"{metadata} names none of the {num_files} in {path}; it starts with {list(known)[:3]}")
+    if metadata and path.is_dir():
+        _tell_unmatched(path, metadata, sounds, known, facts)
     return [_item(sound, facts.get(sound, Facts())) for sound in sounds]
 
 
@@ -102,7 +108,7 @@ def _match(sounds: list[Path], known: Mapping[str, Facts]) -> dict[Path, Facts]:
         by_name.setdefault(PureWindowsPath(name).name, set()).add(facts)  # which knows both kinds of slashes
     matched = {}
     for sound in sounds:
-        found = by_name.get(sound.name) or by_name.get(sound.stem) or set()
+        found = next((by_name[name] for name in _names_of(sound) if name in by_name), set())
         if len(found) > 1:
             raise DataError(f"the metadata has {len(found)} different rows for {sound.name}, in different folders")
         if found:
@@ -110,12 +116,28 @@ def _match(sounds: list[Path], known: Mapping[str, Facts]) -> dict[Path, Facts]:
     return matched
 
 
+def _names_of(sound: Path) -> tuple[str, str]:
+    """What a row may call a file."""
+    return as_text(sound.name), as_text(sound.stem)
+
+
+def _tell_unmatched(
+    folder: Path, metadata: Path, sounds: list[Path], known: Mapping[str, Facts], facts: Mapping[Path, Facts]
+) -> None:
+    there = {name for sound in sounds for name in _names_of(sound)}
+    if absent := [name for name in known if PureWindowsPath(name).name not in there]:
+        say(f"{metadata} names {counted(len(absent), 'file')} that {folder} lacks: {listed(absent)}", style="yellow")
+    if bare := [as_text(sound.name) for sound in sounds if sound not in facts]:
+        say(f"{metadata} has no row for {counted(len(bare), 'file')} of {folder}: {listed(bare)}", style="yellow")
+
+
 def _item(sound: Path, facts: Facts) -> Item:
+    name = as_text(sound.name)
     try:
         text = facts.text if facts.text is not None else _text_beside(sound)
     except DataError as error:
-        return Item(sound.name, sound, speaker=facts.speaker, error=str(error))
-    return Item(sound.name, sound, text=text, speaker=facts.speaker)
+        return Item(name, sound, speaker=facts.speaker, error=as_text(str(error)))
+    return Item(name, sound, text=text, speaker=facts.speaker)
 
 
 def _text_beside(sound: Path) -> str | None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from affetto.errors import counted
 from affetto.evaluate.results import ComparedMetric, JudgeFacts, Metric, Results, System
+from affetto.files import as_text
 
 MINIATURE_NOTE = (
     "the miniature's own judges know its synthetic voices, and of people's recordings their numbers say little "
@@ -26,7 +28,7 @@ def folder_lines(results: Results, output: Path) -> Iterator[str]:
             if not known:
                 yield "  nothing could be compared: no texts, names or speakers are the same"
     yield from judge_lines(results["judges"])
-    yield f"{system['num_files']} files, {system['num_failed']} failed; written to {output}"
+    yield f"{counted(system['num_files'], 'file')}, {system['num_failed']} failed; written to {as_text(output)}"
 
 
 def judge_lines(judges: Mapping[str, JudgeFacts | None]) -> Iterator[str]:

@@ -174,20 +174,21 @@ def _resampled(rows: Sequence[FileRow]) -> list[str]:
 def _words(clips: Sequence[Clip], rows: Sequence[FileRow]) -> dict[str, Any]:
     found = {}
     for corpus, chosen in _by_corpus(clips, rows).items():
-        known = [row for row in chosen if row["values"]["num_words"] is not None]
         found[corpus] = {
-            name: to_metric(
-                statistics.bootstrap_ratio(
-                    [float(row["values"][top] or 0) for row in known],
-                    [float(row["values"][bottom] or 0) for row in known],
-                    _resampled(known),
-                    is_count=True,
-                ),
-                "share",
-            )
+            name: to_metric(_error_rate(chosen, top, bottom), "share")
             for name, top, bottom in (("wer", "word_edits", "num_words"), ("cer", "char_edits", "num_chars"))
         }
     return found
+
+
+def _error_rate(rows: Sequence[FileRow], top: str, bottom: str) -> statistics.Estimate:
+    known = [row for row in rows if row["values"][bottom] is not None]
+    if not known:
+        has_texts = any(row["text"] for row in rows)
+        reason = "no recording with a text could be judged" if has_texts else "these recordings have no texts"
+        return statistics.Estimate(None, None, None, 0, reason)
+    edits, sizes = ([float(row["values"][name] or 0) for row in known] for name in (top, bottom))
+    return statistics.bootstrap_ratio(edits, sizes, _resampled(known), is_count=True)
 
 
 def _voices(clips: Sequence[Clip], rows: Sequence[FileRow], judge: VoiceJudge) -> dict[str, Any]:

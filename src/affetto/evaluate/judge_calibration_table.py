@@ -7,13 +7,15 @@ from typing import Any
 
 from rich.table import Table
 
+from affetto.errors import counted
+
 _TOLD = 5
 """Recordings that are named of those that failed."""
 
 
 def calibration_table(document: Mapping[str, Any]) -> Table:
     """Every judge's numbers on real recordings, a row per class or corpus."""
-    table = Table(title=f"judges on {document['num_clips']} real recordings", title_justify="left")
+    table = Table(title=f"judges on {counted(document['num_clips'], 'real recording')}", title_justify="left")
     for name in ("judge", "hears", "value", "95 % interval", "n", "can it?"):
         table.add_column(name, justify="left" if name in ("judge", "hears", "can it?") else "right")
     emotion = document["emotion"]
@@ -29,7 +31,7 @@ def calibration_table(document: Mapping[str, Any]) -> Table:
     for kind in ("words", "quality"):
         for corpus, metrics in (document[kind] or {}).items():
             for name, metric in metrics.items():
-                _add(table, kind, f"{corpus} {name}", metric, "")
+                _add(table, kind, f"{corpus} {name}", metric, metric["reason"] or "")
     for label, metrics in (document["dimensions"] or {}).items():
         for name, metric in metrics.items():
             told = metric.get("holds") or "–"
@@ -72,10 +74,9 @@ def failures(document: Mapping[str, Any]) -> list[str]:
     """How many recordings could not be judged, what left others out before, and the first of each with the reason."""
     failed = [f"{file['file']}: {file['error']}" for file in document["files"] if file["error"] is not None]
     left_out = document["left_out"]
-    problems = "problem" if len(left_out) == 1 else "problems"
     return [
-        *_first(f"{len(failed)} of {document['num_clips']} recordings could not be judged", failed),
-        *_first(f"{len(left_out)} {problems} left recordings out before anything was judged", left_out),
+        *_first(f"{len(failed)} of {counted(document['num_clips'], 'recording')} could not be judged", failed),
+        *_first(f"{counted(len(left_out), 'problem')} left recordings out before anything was judged", left_out),
     ]
 
 

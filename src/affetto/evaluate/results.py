@@ -16,8 +16,8 @@ from typing import Any, Literal, NotRequired
 import pydantic
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
-from affetto.errors import DataError
-from affetto.files import read_json, write_json, write_text
+from affetto.errors import DataError, counted
+from affetto.files import read_json, why_unreadable, write_json, write_text
 from affetto.metrics.statistics import Estimate, Verdict, Worse
 from affetto.provenance import versions
 
@@ -266,7 +266,7 @@ def read_results(path: Path) -> Results:
     try:
         document = read_json(path)
     except (OSError, ValueError) as error:
-        raise DataError(f"can't read the results {path}: {getattr(error, 'strerror', None) or error}") from error
+        raise DataError(f"can't read the results {path}: {why_unreadable(error)}") from error
     if not isinstance(document, dict):
         raise DataError(f"{path} holds no results document")
     try:
@@ -301,7 +301,7 @@ def _check_system(system: System) -> None:
     if (system["num_files"], system["num_failed"]) != (len(system["files"]), num_failed):
         raise DataError(
             f"{system['name']}: num_files {system['num_files']} and num_failed {system['num_failed']} don't fit its "
-            f"{len(system['files'])} files, {num_failed} of them with an error"
+            f"{counted(len(system['files']), 'file')}, {num_failed} of them with an error"
         )
     for row in system["files"]:
         if unknown := sorted(name for name in set(row["values"]) - set(VALUE_NAMES) if not is_predicted(name)):

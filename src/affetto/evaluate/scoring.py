@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from affetto.audio.sound import read_sound
 from affetto.errors import DataError, JudgeError
 from affetto.evaluate.results import VALUE_NAMES, FileRow, Prompt, Value, is_predicted
-from affetto.files import hash_bytes
+from affetto.files import as_text, hash_bytes
 from affetto.judges.choice import Judges, require_label
 from affetto.judges.predictors import members_of
 from affetto.metrics.activity import Activity, find_activity
@@ -104,7 +104,7 @@ def _measure(item: Item) -> tuple[FileRow, tuple[int, str] | None]:
         samples = load(item, SAMPLE_RATE)
     except DataError as error:
         kind = getattr(error, "kind", "unusable")
-        row["error"] = f"{kind}: {str(error).removeprefix(f'{item.sound}: ')}"
+        row["error"] = as_text(f"{kind}: {str(error).removeprefix(f'{item.sound}: ')}")
         _fill_stop(row, item, is_empty=kind == "empty")
         return row, None
     duration_s = len(samples) / SAMPLE_RATE

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from affetto.errors import DataError
+from affetto.errors import DataError, counted
 from affetto.evaluate.expectations import mark_expected
 from affetto.evaluate.results import (
     ComparedMetric,
@@ -253,7 +253,8 @@ def _compared(difference: Difference, margin: Margin | None, num_lost: int, p_ho
         verdict, why = statistics.non_inferiority(difference, margin.size, margin.worse)
         reason = why or ""
         if verdict == "preserved" and num_lost:
-            verdict, reason = "undecided", f"{num_lost} prompts that the base spoke are lost in the system"
+            lost = counted(num_lost, "prompt that the base spoke is", "prompts that the base spoke are")
+            verdict, reason = "undecided", f"{lost} lost in the system"
     return ComparedMetric(
         difference=difference.value,
         low=difference.low,
@@ -290,7 +291,7 @@ def rows_by_prompt(
     keys = [(row["text"], row["speaker"], row["seed"] if by_seed else None) for row in chosen]
     if repeated := [key for key, times in Counter(keys).items() if times > 1]:
         raise DataError(
-            f"{name} has {len(repeated)} prompts more than once, for example {repeated[0]}: can't pair them"
+            f"{name} has {counted(len(repeated), 'prompt')} more than once, for example {repeated[0]}: can't pair them"
         )
     return dict(zip(keys, chosen, strict=True))
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from affetto.errors import counted
 from affetto.evaluate.results import to_metric
 from affetto.evaluate.similarity import Embedded, group_by, likeness
 from affetto.metrics import statistics
@@ -69,7 +70,8 @@ def above_chance(share: statistics.Estimate, chance: float) -> tuple[Literal["ye
     if share.low is None:
         return None, share.reason
     if share.n < statistics.MIN_PAIRS:
-        return None, f"{share.n} recordings are too few for a verdict (at least {statistics.MIN_PAIRS})"
+        recordings = counted(share.n, "recording is", "recordings are")
+        return None, f"{recordings} too few for a verdict (at least {statistics.MIN_PAIRS})"
     if share.low <= chance:
         return "no", f"the interval doesn't lie above chance ({chance:.0%})"
     return "yes", None

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal, cast, overload
 
 from affetto.audio.hints import did_you_mean
-from affetto.errors import ConfigError, JudgeError, MissingDependencyError
+from affetto.errors import BaseModelError, ConfigError, JudgeError, MissingDependencyError
 from affetto.files import hash_folder
 from affetto.judges.kinds import (
     KINDS,
@@ -285,6 +285,18 @@ def _miniature(kind: Kind, device: str) -> AnyJudge:
 
 
 def _load(kind: Kind, source: Source, device: str) -> AnyJudge:
+    if source.tier != "hub":
+        return _load_found(kind, source, device)
+    from affetto.hub import loading
+
+    try:
+        with loading(source.where, source.revision):
+            return _load_found(kind, source, device)
+    except BaseModelError as error:
+        raise JudgeError(f"can't load the {kind} judge: {error}") from error
+
+
+def _load_found(kind: Kind, source: Source, device: str) -> AnyJudge:
     if kind in LABELLED:
         from affetto.judges import emotion2vec, speechbrain_emotion
 

@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from affetto.errors import JudgeError, MissingDependencyError
+from affetto.errors import JudgeError, MissingDependencyError, counted
 from affetto.files import hash_bytes
 from affetto.judges.choice import OFF, Source, dnsmos, find_source
 from affetto.judges.kinds import QualityJudge
@@ -68,7 +68,7 @@ class Predictor:
         try:
             values = np.asarray(self._predict(sound), dtype=np.float64).reshape(-1)
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
-            raise JudgeError(f"{self.id} can't score {len(sound)} samples: {error}") from error
+            raise JudgeError(f"{self.id} can't score {counted(len(sound), 'sample')}: {error}") from error
         if values.shape != (len(self.names),) or not np.isfinite(values).all():
             raise JudgeError(
                 f"{self.id} gave {values.tolist()[:8]} where {len(self.names)} finite scores were expected"

@@ -14,7 +14,7 @@ from typing import Any
 
 from affetto.codes.prepare import Prepared
 from affetto.config import Config
-from affetto.errors import CheckpointError, ConfigError, DataError
+from affetto.errors import CheckpointError, ConfigError, DataError, counted
 from affetto.evaluate.matching import match_clips
 from affetto.evaluate.strengths import hear
 from affetto.evaluate.suite import held_out_sentences
@@ -86,7 +86,8 @@ def ablate(
     found = [_done(_path(folder, cell), _key(cell.config(config, folder), cell, base, prepared)) for cell in wanted]
     rows = [row for row in found if row is not None and _is_whole(row)]
     if len(rows) < len(wanted):
-        say(f"{len(wanted) - len(rows)} runs are another process's; the table has what is done", style="yellow")
+        runs = counted(len(wanted) - len(rows), "run is", "runs are")
+        say(f"{runs} another process's; the table has what is done", style="yellow")
     return rows
 
 

@@ -35,6 +35,7 @@ from affetto.provenance import versions
 from affetto.speak.asked import require_strength
 from affetto.speak.voice import Voice
 from affetto.training.streams import general_clips, general_fisher, ungated_rows
+from affetto.types import SPLITS
 
 INTENSITIES = (0.25, 0.5, 0.75, 1.0)
 MOST_KL = 0.05
@@ -80,6 +81,12 @@ class Fit:
     """By bootstrap over clips; for stored curvatures over the measured clips alone."""
     r2: float | None
     n: int
+
+
+def require_general(prepared: Prepared) -> None:
+    """DataError where `calibrate` would find no general speech to measure on: before anything is trained for it."""
+    if not all(prepared.select(None, split) for split in SPLITS):
+        raise DataError(_NO_GENERAL)
 
 
 def calibrate(config: Config, prepared: Prepared, families: Mapping[str, Sequence[Path]], command: str) -> list[Point]:

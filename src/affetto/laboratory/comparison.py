@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from scipy.special import stdtrit
 
+from affetto.errors import counted
 from affetto.laboratory.methods import METHODS, PLAIN
 
 MARK = 0.9
@@ -153,7 +154,9 @@ def markdown(rows: Sequence[Row]) -> str:
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for line in compare_methods(rows):
-        reached = "" if line.num_matched == line.num_runs else f" ({line.num_matched} of {line.num_runs} runs)"
+        reached = (
+            "" if line.num_matched == line.num_runs else f" ({line.num_matched} of {counted(line.num_runs, 'run')})"
+        )
         matched = "not reached" if line.matched_kl is None else written(line.matched_kl, "{:.4f}") + reached
         share = "" if line.share is None else written(line.share, "{:.1%}")
         heard = [_percent(line.heard[name]) for name in ("recall", "wer", "plain_wer")]

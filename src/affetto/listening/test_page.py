@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from affetto.audio.corpora.files import sound_files, text_beside
 from affetto.audio.sound import SoundError, read_sound
-from affetto.errors import DataError
+from affetto.errors import DataError, counted
 from affetto.files import hash_text, write_json, write_text
 from affetto.listening.webmushra import one_after_another, stereo, webmushra_config
 from affetto.metrics.activity import find_activity
@@ -104,9 +104,10 @@ def _items(systems: Mapping[str, Path], num_sentences: int, seed: int) -> tuple[
     found = {name: {path.stem: path for path in sound_files(folder)} for name, folder in systems.items()}
     shared = sorted(set.intersection(*(set(files) for files in found.values()))) if len(found) > 1 else []
     if not shared:
+        given = ", ".join(f"{name} ({counted(len(files), 'file')})" for name, files in found.items())
         raise DataError(
             "a listening test needs two folders or more with sound files of the same names (000.wav in each says the "
-            f"same sentence); given: {', '.join(f'{name} ({len(files)} files)' for name, files in found.items())}"
+            f"same sentence); given: {given}"
         )
     draw = random.Random(f"listening/{seed}")
     sentences = sorted(draw.sample(shared, min(num_sentences, len(shared))))

@@ -18,7 +18,7 @@ from typing import Any
 from scipy.stats import binomtest
 
 from affetto.errors import DataError
-from affetto.files import read_json
+from affetto.files import read_json, why_unreadable
 from affetto.listening.test_page import KEY_SCHEMA, VOTES_SCHEMA
 from affetto.listening.webmushra import COLUMNS as WEBMUSHRA_COLUMNS
 from affetto.listening.webmushra import read_answers
@@ -29,6 +29,7 @@ COLUMNS = ("rater", "item", "kind", "value")
 KINDS = ("naturalness", "emotion", "preference")
 _KEY_PARTS = {"test": str, "choices": list, "items": dict, "pairs": dict}
 _ANOTHER_KEY = "give OUT_key.json, which `affetto listen export` wrote"
+_OTHER_VOTES = f"give the .json that a listener's page saved, webMUSHRA's lss.csv, or a CSV of {','.join(COLUMNS)}"
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ def read_key(path: Path) -> dict[str, Any]:
     try:
         key = read_json(path)
     except (OSError, ValueError) as error:
-        raise DataError(f"{path} can't be read as a key ({error}): {_ANOTHER_KEY}") from error
+        raise DataError(f"{path} can't be read as a key ({why_unreadable(error)}): {_ANOTHER_KEY}") from error
     if not isinstance(key, dict) or key.get("schema") != KEY_SCHEMA:
         raise DataError(f"{path} is no key of a listening test: {_ANOTHER_KEY}")
     if missing := [name for name, kind in _KEY_PARTS.items() if not isinstance(key.get(name), kind)]:
@@ -154,16 +155,20 @@ def _preferences(items: Mapping[str, Any], pairs: Mapping[str, Any], votes: Sequ
 def _read_page(path: Path, test: str) -> list[Vote]:
     try:
         document = read_json(path)
-        if document["schema"] != VOTES_SCHEMA:
-            raise DataError(f"{path} holds no votes ({document['schema']!r})")
-        if document["test"] != test:
-            raise DataError(f"{path} is of test {document['test']}, the key of {test}")
-        return [
-            Vote(str(document["rater"]), str(vote["item"]), str(vote["kind"]), str(vote["value"]))
-            for vote in document["votes"]
-        ]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} can't be read as votes ({error!r})") from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} can't be read as votes ({why_unreadable(error)}): {_OTHER_VOTES}") from error
+    if not isinstance(document, dict) or document.get("schema") != VOTES_SCHEMA:
+        raise DataError(f"{path} holds no votes: {_OTHER_VOTES}")
+    if document.get("test") != test:
+        raise DataError(f"{path} is of test {document.get('test')}, the key of {test}")
+    votes = document.get("votes")
+    if "rater" not in document or not isinstance(votes, list):
+        raise DataError(f"{path} is damaged, it lacks its rater or votes: {_OTHER_VOTES}")
+    parts = ("item", "kind", "value")
+    for number, vote in enumerate(votes, 1):
+        if not isinstance(vote, dict) or not all(part in vote for part in parts):
+            raise DataError(f"{path} is damaged, vote {number} lacks one of {', '.join(parts)}: {_OTHER_VOTES}")
+    return [Vote(str(document["rater"]), *(str(vote[part]) for part in parts)) for vote in votes]
 
 
 def _read_csv(path: Path, test: str) -> list[Vote]:
@@ -171,10 +176,10 @@ def _read_csv(path: Path, test: str) -> list[Vote]:
         table = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig"), newline=""))
         columns, rows = table.fieldnames or (), list(table)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path} can't be read: {error}") from error
+        raise DataError(f"{path} can't be read as votes ({why_unreadable(error)}): {_OTHER_VOTES}") from error
     is_webmushras = "trial_id" in columns
     if missing := [name for name in (WEBMUSHRA_COLUMNS if is_webmushras else COLUMNS) if name not in columns]:
-        raise DataError(f"{path} lacks the columns {', '.join(missing)}")
+        raise DataError(f"{path} lacks the columns {', '.join(missing)}: {_OTHER_VOTES}")
     for number, row in enumerate(rows, 1):
         if None in row or None in row.values():
             raise DataError(f"{path}: row {number} under the header has more or fewer cells than the header")

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
+from affetto.errors import counted
 from affetto.metrics.resampling import (
     MOST_AT_ONCE,
     Numbers,
@@ -117,19 +118,19 @@ def bootstrap_ratio(
 ) -> Estimate:
     """Sum of numerators / sum of denominators (corpus WER: edits / words), bootstrapped over `clusters`.
 
-    Without `clusters` every row is one. Where every numerator is 0 and `is_count`, resampling sees no variation; the
-    upper bound is then Wilson's for "no cluster in so many", at one count for every row of such a cluster. With fewer
-    than `MIN_CLUSTERS` clusters there is no other interval.
+    Without `clusters` every row is one. With fewer than `MIN_CLUSTERS` clusters there is no interval. Where every
+    numerator is 0 and `is_count`, resampling sees no variation; the upper bound is then Wilson's for "no cluster in so
+    many", at one count for every row of such a cluster.
     """
     n = len(numerators)
     if n == 0:
         return Estimate(None, None, None, 0, "nothing to average")
     top_C, bottom_C = cluster_sums(clusters, numerators, denominators)
     value = float(top_C.sum() / bottom_C.sum())
-    if is_count and not top_C.any():
-        return Estimate(value, 0.0, _no_event_bound(len(top_C), n, float(bottom_C.sum())), n)
     if len(top_C) < MIN_CLUSTERS:
         return Estimate(value, None, None, n, _too_few(len(top_C)))
+    if is_count and not top_C.any():
+        return Estimate(value, 0.0, _no_event_bound(len(top_C), n, float(bottom_C.sum())), n)
     top_R, bottom_R = resampled_sums((top_C, bottom_C), num_resamples, seed)
     low, high = _expanded_interval(top_R / bottom_R, len(top_C))
     return Estimate(value, low, high, n)
@@ -201,22 +202,22 @@ def paired_difference(
     """ratio(system) − ratio(base) over pairs, whole clusters of pairs resampled together.
 
     `system` and `base` are (numerators, denominators), row i of both being one pair; for a mean the denominators are
-    ones. Where no pair differs and `is_count`, the interval is ± Wilson's bound for "no cluster in so many", at one
-    count for every pair of such a cluster: equal scores on a few prompts don't prove equality. With fewer than
-    `MIN_CLUSTERS` clusters there is no other interval. The p-value is that of the interval: 0 is at the end of the one
-    of 1 - p. There is none under `MIN_PAIRS` pairs.
+    ones. With fewer than `MIN_CLUSTERS` clusters there is no interval. Where no pair differs and `is_count`, it is ±
+    Wilson's bound for "no cluster in so many", at one count for every pair of such a cluster: equal scores on a few
+    prompts don't prove equality. The p-value is that of the interval: 0 is at the end of the one of 1 - p. There is
+    none under `MIN_PAIRS` pairs.
     """
     n = len(clusters)
     if n == 0:
         return Difference(None, None, None, 0, "no pairs")
     top_a_C, bottom_a_C, top_b_C, bottom_b_C = cluster_sums(clusters, *system, *base)
     value = float(top_a_C.sum() / bottom_a_C.sum() - top_b_C.sum() / bottom_b_C.sum())
+    if len(top_a_C) < MIN_CLUSTERS:
+        return Difference(value, None, None, n, _too_few(len(top_a_C)))
     is_equal = all(np.array_equal(ours, theirs) for ours, theirs in zip(system, base, strict=True))
     if is_equal and is_count:
         bound = _no_event_bound(len(top_a_C), n, float(bottom_b_C.sum()))
         return Difference(0.0, -bound, bound, n, p_value=1.0)
-    if len(top_a_C) < MIN_CLUSTERS:
-        return Difference(value, None, None, n, _too_few(len(top_a_C)))
     columns = (top_a_C, bottom_a_C, top_b_C, bottom_b_C)
     top_a_R, bottom_a_R, top_b_R, bottom_b_R = resampled_sums(columns, num_resamples, seed)
     drawn_R = top_a_R / bottom_a_R - top_b_R / bottom_b_R
@@ -257,7 +258,7 @@ def non_inferiority(difference: Estimate, margin: float, worse: Worse) -> tuple[
     `preserved`: the whole interval is better than the margin; `worse`: the whole interval is beyond it.
     """
     if difference.n < MIN_PAIRS:
-        return None, f"{difference.n} pairs are too few for a verdict (at least {MIN_PAIRS})"
+        return None, f"{counted(difference.n, 'pair is', 'pairs are')} too few for a verdict (at least {MIN_PAIRS})"
     if difference.low is None or difference.high is None:
         return None, difference.reason
     low, high = difference.low, difference.high
@@ -296,5 +297,4 @@ def _no_event_bound(num_clusters: int, num_rows: int, total: float) -> float:
 
 
 def _too_few(num_clusters: int) -> str:
-    prompts = "1 prompt is" if num_clusters == 1 else f"{num_clusters} prompts are"
-    return f"{prompts} too few for an interval (at least {MIN_CLUSTERS})"
+    return f"{counted(num_clusters, 'prompt is', 'prompts are')} too few for an interval (at least {MIN_CLUSTERS})"

@@ -25,7 +25,7 @@ from affetto.codes.codec import codec_frame_rate, load_codec
 from affetto.codes.prepare import Prepared
 from affetto.codes.timing import Recogniser, Word, aligned_words, annotated_words, annotation_of, spread_words
 from affetto.codes.workers import coders, told
-from affetto.errors import DataError
+from affetto.errors import DataError, counted
 from affetto.files import cache_root, hash_text, read_json, write_json
 from affetto.model.base import has_text_stream
 from affetto.model.monologue import text_stream
@@ -226,7 +226,7 @@ class _Stage:
     def tell(self, num_dialogues: int) -> None:
         """Say how many clips were timed in which way, and whose users are heard."""
         ways = ", ".join(f"{count} {way}" for way, count in sorted(self.ways.items()))
-        say(f"when words are said, of {self.ways.total()} clips: {ways}")
+        say(f"when words are said, of {counted(self.ways.total(), 'clip')}: {ways}")
         if spread := self.ways["spread"]:
             say(
                 f"in {spread} of them the recogniser hears other words than the text, so the words are spread by their "
@@ -234,9 +234,10 @@ class _Stage:
                 style="yellow",
             )
         if num_dialogues:
-            say(f"{num_dialogues} dialogues: the first channel is the model's voice, the second its user's")
+            say(f"{counted(num_dialogues, 'dialogue')}: the first channel is the model's voice, the second its user's")
         if self.num_doubled:
-            say(f"{self.num_doubled} files have one sound in both channels, which are averaged; the user is silent")
+            files = counted(self.num_doubled, "file has", "files have")
+            say(f"{files} one sound in both channels, which are averaged; the user is silent")
 
 
 def _both_channels(codec: Codec, clip: Clip) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:

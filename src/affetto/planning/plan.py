@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from affetto.config import Config
-from affetto.errors import BaseModelError, ConfigError
+from affetto.errors import BaseModelError, ConfigError, counted
 from affetto.files import read_json
 from affetto.hub import fetch_config
 from affetto.model.base import BASES, DTYPES, find_base, host_part, kind_of
@@ -284,7 +284,7 @@ def _assumptions(
     data: Data, device: str, rate: Rate, speaking: Speaking | None, *, has_host_part: bool
 ) -> tuple[str, ...]:  # fmt: skip
     told = [
-        f"{data.clips} clips of {data.clip_s:g} s, every batch of mean clips; longer ones need more",
+        f"{counted(data.clips, 'clip')} of {data.clip_s:g} s, every batch of mean clips; longer ones need more",
         "training is one process and one emotion; evaluation and the coding of clips are not in it",
         f"time at {rate.flops_per_s / 1e12:.3g} TFLOP/s, {rate.source}",
     ]
@@ -298,7 +298,7 @@ def _assumptions(
         told.append("memory of speaking isn't planned for this kind of base")
     else:
         told.append(
-            f"speaking is {speaking.takes} takes of one sentence after another, of a clip's mean length; what the "
-            "codec needs while it decodes comes on top"
+            f"speaking is {counted(speaking.takes, 'take')} of one sentence after another, of a clip's mean length; "
+            "what the codec needs while it decodes comes on top"
         )
     return tuple(told)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.console import Group
 from rich.table import Table
 
+from affetto.errors import counted
 from affetto.planning.plan import Plan
 from affetto.planning.speaking import Speaking
 
@@ -62,9 +63,8 @@ def render(plan: Plan) -> Group:
 def _speaking(speaking: Speaking | None) -> list[Table]:
     if speaking is None:
         return []
-    title = (
-        f"Speaking in {speaking.precision} with {speaking.num_adapters} adapters, {speaking.takes} takes of a sentence"
-    )
+    adapters, takes = counted(speaking.num_adapters, "adapter"), counted(speaking.takes, "take")
+    title = f"Speaking in {speaking.precision} with {adapters}, {takes} of a sentence"
     table = Table(title=title, title_justify="left")
     table.add_column("memory")
     table.add_column("", justify="right")

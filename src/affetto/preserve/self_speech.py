@@ -30,7 +30,7 @@ from affetto.audio.splits import normalise_text
 from affetto.codes.cache import CodeCache
 from affetto.codes.codec import codec_frame_rate, load_codec
 from affetto.codes.prepare import Prepared
-from affetto.errors import DataError
+from affetto.errors import DataError, counted
 from affetto.files import cache_root, hash_text, read_json, write_json
 from affetto.miniature.grammar import Grammar
 from affetto.model.base import Base, find_base, load_base, weights_hash
@@ -108,7 +108,7 @@ def with_self_speech(
             clips += [utterance.clip(split) for utterance in utterances]
             keys |= {utterance.clip(split).id: utterance.key for utterance in utterances}
             dropped += failures
-    say(f"general speech by the base itself: {len(clips)} clips{_told(dropped)}")
+    say(f"general speech by the base itself: {counted(len(clips), 'clip')}{_told(dropped)}")
     others = [clip if clip.emotion is not None else replace(clip, split=None) for clip in prepared.clips]
     return replace(prepared, clips=(*others, *clips), keys=keys)
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from affetto.errors import counted
 from affetto.evaluate.results import FileRow, Results
 from affetto.files import write_text
 from affetto.folders import replace_folder
@@ -76,6 +77,7 @@ def _card(facts: Mapping[str, Any], results: Results, samples: str) -> str:
     general = "general clips that the base spoke itself," if data.get("general") == "self" else "general clips"
     is_lora = settings.get("use_adapters", True)
     kind, loads = ("a LoRA adapter", _LORA) if is_lora else ("a fully fine-tuned checkpoint", _CHECKPOINT)
+    epochs = counted(settings["num_epochs"], "epoch")
     rank = f"Rank {settings['adapter_r']}" if is_lora else "Every weight of the target layers"
     return f"""---
 base_model: {base["id"]}
@@ -98,9 +100,9 @@ recommended intensity {facts["recommended_intensity"]:g} (1 is how it was traine
 
 {_strengths(results)}## Trained on
 
-{data["emotional_clips"]} {emotion} clips; {data["rehearsed_clips"]} {general} rehearsed and distilled,
+{counted(data["emotional_clips"], f"{emotion} clip")}; {data["rehearsed_clips"]} {general} rehearsed and distilled,
 {data["fisher_clips"]} for the Fisher. {rank}, learning rate {settings["learning_rate"]:g},
-{settings["num_epochs"]} epochs, `ewc_lambda` {settings["ewc_lambda"]:g} ({facts["ewc_natural_weight"]:.3g} in natural
+{epochs}, `ewc_lambda` {settings["ewc_lambda"]:g} ({facts["ewc_natural_weight"]:.3g} in natural
 units), `distillation_alpha` {settings["distillation_alpha"]:g}, `replay_ratio` {settings["replay_ratio"]:g}.
 {texts_by_machine(data)}{by_intensity(data)}Command: `{facts["command"]}`.
 
@@ -119,7 +121,7 @@ def by_intensity(data: Mapping[str, Any]) -> str:
     found = data.get("intensities") or {}
     if not set(found) - {"1"}:
         return ""
-    told = ", ".join(f"{count} clips at {intensity}" for intensity, count in found.items())
+    told = ", ".join(f"{counted(count, 'clip')} at {intensity}" for intensity, count in found.items())
     return f"By how strongly they are acted, which was their gate: {told}.\n"
 
 

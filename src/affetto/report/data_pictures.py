@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from affetto.errors import counted
 from affetto.report.canvas import FAINT, INK, PAPER, RULE, Picture, picture, plot_area, system_colour
 from affetto.report.measures import MINUS
 from affetto.types import EMOTIONS, Clip
@@ -65,7 +66,7 @@ def speakers_picture(clips: Sequence[Clip]) -> Picture:
     totals = Counter(clip.speaker for clip in clips)
     names = [name for name, _ in sorted(totals.items(), key=lambda item: (-item[1], item[0]))]
     shown, rest = names[:_MOST_SPEAKERS], names[_MOST_SPEAKERS:]
-    rows = sorted(shown) + ([f"{len(rest)} others"] if rest else [])
+    rows = sorted(shown) + ([counted(len(rest), "other")] if rest else [])
     for (speaker, emotion), count in list(counts.items()):
         if speaker in rest:
             counts[rows[-1], emotion] += count
@@ -93,7 +94,8 @@ def speakers_picture(clips: Sequence[Clip]) -> Picture:
         axes.xaxis.tick_top()
 
     empty = sum(not counts[row, column] for row in rows for column in columns)
-    alt = f"Clips by speaker ({len(rows)} rows) and emotion ({', '.join(columns)}); {empty} cells are empty."
+    cells = counted(empty, "cell is", "cells are")
+    alt = f"Clips by speaker ({counted(len(rows), 'row')}) and emotion ({', '.join(columns)}); {cells} empty."
     return picture(max(_WIDTH, left + 10 + 51 * len(columns)), height, draw, name="speakers", alt=alt)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from affetto.audio.splits import normalise_text
+from affetto.errors import counted
 from affetto.evaluate.results import VALUE_NAMES, Comparison, FileRow
 from affetto.evaluate.summary import MARGINS, METRICS, compare
 from affetto.report.measures import ABSENT, MEASURES, Measure, Scale, scale_of
@@ -35,7 +36,7 @@ class Difference:
     @property
     def pairs(self) -> str:
         """How many pairs there are, and what made them."""
-        return f"{self.num_pairs} pairs {self.paired_by}" if self.num_pairs else self.paired_by
+        return f"{counted(self.num_pairs, 'pair')} {self.paired_by}" if self.num_pairs else self.paired_by
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from affetto.errors import counted
 from affetto.report.measures import MEASURES, scale_of, write_duration, write_number
 from affetto.report.tables import Value, delta_nll_verdict, show_comparison
 
@@ -74,7 +75,7 @@ def _trained(emotion: str, facts: Mapping[str, Any]) -> str:
     beside = f" beside {data['rehearsed_clips']} {kind}" if data.get("rehearsed_clips") else ""
     on = f" on the base {base['id']}" if base.get("id") else ""
     took = f", in {write_duration(timings['total'])}" if timings.get("total") else ""
-    return f"An adapter was trained on {data['emotional_clips']} {emotion} clips{beside}{on}{took}."
+    return f"An adapter was trained on {counted(data['emotional_clips'], f'{emotion} clip')}{beside}{on}{took}."
 
 
 def _expressive(result: Mapping[str, Any], emotion: str) -> str:
@@ -88,7 +89,7 @@ def _expressive(result: Mapping[str, Any], emotion: str) -> str:
     if ceiling := _number(system_by_role(result, "real"), "recall") or _ceiling(result):
         others.append(f"real {emotion} recordings in {ceiling}")
     tail = f"; {' and '.join(others)}" if others else ""
-    return f"Asked to sound {emotion}, it is heard as {emotion} in {recall} of {n} clips{tail}."
+    return f"Asked to sound {emotion}, it is heard as {emotion} in {recall} of {counted(int(n or 0), 'clip')}{tail}."
 
 
 def _words(result: Mapping[str, Any]) -> str:

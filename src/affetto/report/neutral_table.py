@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from affetto.errors import counted
 from affetto.metrics.statistics import MIN_PAIRS
 from affetto.report.measures import ABSENT, measure_of
 from affetto.report.tables import Value, show_difference
@@ -112,7 +113,7 @@ def _moved(system: str, against: str, metrics: Mapping[str, Mapping[str, Any]]) 
 def _why_unknown(row: Mapping[str, Any]) -> str:
     n = row.get("n") or 0
     if row.get("low") is not None and row.get("high") is not None and n < MIN_PAIRS:
-        return f"{n} pairs are too few to say (at least {MIN_PAIRS})"
+        return f"{counted(n, 'pair is', 'pairs are')} too few to say (at least {MIN_PAIRS})"
     return str(row.get("reason") or "there is no interval")
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from importlib import resources
 from typing import TYPE_CHECKING
 
+from affetto.errors import counted
 from affetto.report.canvas import look
 
 if TYPE_CHECKING:
@@ -23,4 +24,5 @@ def page_templates(names: Sequence[str]) -> tuple[Environment, dict[str, str]]:
         lstrip_blocks=True,
     )  # fmt: skip
     environment.globals["look"] = look
+    environment.filters["counted"] = counted
     return environment, texts

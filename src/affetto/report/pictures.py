@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from affetto.errors import counted
 from affetto.report.canvas import (
     FAINT,
     FILL,
@@ -127,7 +128,7 @@ def answers(system: str, number: int, counts: Mapping[str, int], target: str, *,
         axes.grid(False)
         axes.axvline(0, color=FAINT, linewidth=1)
 
-    alt = f"What the emotion judge heard in {system} ({sum(counts.values())} files): {said}."
+    alt = f"What the emotion judge heard in {system} ({counted(sum(counts.values()), 'file')}): {said}."
     return picture(310, 10 + 23 * max(1, len(shares)), draw, name=name, alt=alt)
 
 

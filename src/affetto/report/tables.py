@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from affetto.errors import counted
 from affetto.evaluate.summary import MARGINS
 from affetto.metrics.statistics import MIN_PAIRS, Estimate, non_inferiority
 from affetto.report.measures import (
@@ -192,7 +193,7 @@ def show_comparison(
     low, high, n = row.get("low"), row.get("high"), row.get("n") or 0
     if n < MIN_PAIRS or low is None or high is None:
         has_interval = low is not None and high is not None
-        few = f"{n} pairs are too few for a verdict (at least {MIN_PAIRS})"
+        few = f"{counted(n, 'pair is', 'pairs are')} too few for a verdict (at least {MIN_PAIRS})"
         reason = few if has_interval else row.get("reason") or "there is no interval"
         return replace(show_difference({**row, "margin": None, "verdict": None}, measure), reason=reason)
     verdict = "raised" if low > 0 else "lowered" if high < 0 else "undecided"

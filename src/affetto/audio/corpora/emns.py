@@ -11,6 +11,7 @@ from pathlib import Path
 
 from affetto.audio.corpora.files import read_lines, sound_files, tree
 from affetto.audio.corpora.named import Said, add_clip
+from affetto.errors import counted
 from affetto.types import Clip, Problem
 
 LAYOUT = "EMNS: metadata.csv (id|…|emotion|…|utterance|…|audio_recording) and its recordings as .wav"
@@ -39,7 +40,7 @@ def read(folder: Path, _emotions: Collection[str] = ()) -> tuple[list[Clip], lis
         if cells == [""]:
             continue
         if len(cells) != len(keys):
-            problems.append(Problem(where, "bad-row", f"{len(cells)} cells instead of {len(keys)}"))
+            problems.append(Problem(where, "bad-row", f"{counted(len(cells), 'cell')} instead of {len(keys)}"))
             continue
         row = dict(zip(keys, cells, strict=True))
         stem = Path(row["audio_recording"]).stem

@@ -35,6 +35,8 @@ LAYOUT = "a data set of Hugging Face: hf:ID_OR_PATH?audio=COLUMN&text=COLUMN&emo
 _FIELDS = tuple(name for name in COLUMNS if name != "split")
 _KEYS = (*_FIELDS, "split", "config", "revision", "labels", "keep_splits")
 _METADATA = ("metadata.csv", "metadata.jsonl", "metadata.tsv")
+_FILES = {".parquet": parquet_shards, ".arrow": arrow_shards, **dict.fromkeys(sorted(SUFFIXES), table_shards)}
+"""What reads a data set that is one file, by its ending."""
 _SHARD_NAME = re.compile(r"(?P<split>[\w.]+)-\d+-of-\d+")
 
 
@@ -71,10 +73,10 @@ def parse_source(source: str) -> DatasetSource:
     values: dict[str, str] = {}
     for part in filter(None, query.split("&")):
         key, sign, value = part.partition("=")
-        if key not in _KEYS or not sign:
-            raise DataError(
-                f"{source}: {part!r} isn't key=value{did_you_mean(key, _KEYS)}; keys are {', '.join(_KEYS)}"
-            )
+        if key not in _KEYS:
+            raise DataError(f"{source}: no key {key!r}{did_you_mean(key, _KEYS)}; the keys are {', '.join(_KEYS)}")
+        if not sign:
+            raise DataError(f"{source}: {part!r} isn't key=value; write {key}= and its value behind it")
         if key in values:
             raise DataError(f"{source}: {key} is given twice")
         values[key] = unquote(value)
@@ -156,12 +158,13 @@ def _shards(asked: DatasetSource) -> list[Shard]:
     if not place.exists():
         if asked.where.startswith((".", "/", "~")) or asked.where.count("/") > 1:
             raise DataError(f"there is no folder {asked.where} to read a data set from")
+        if place.suffix in _FILES:
+            raise DataError(f"there is no file {asked.where} to read a data set from; mend the path")
         return hub_shards(asked.where, asked.config, asked.revision)
     if place.is_file():
-        kinds = {".parquet": parquet_shards, ".arrow": arrow_shards, **dict.fromkeys(SUFFIXES, table_shards)}
-        if place.suffix not in kinds:
-            raise DataError(f"{place}: a data set is a folder, or a file with one of {', '.join(kinds)}")
-        return kinds[place.suffix]([(_split_of(place, place.parent), place)])
+        if place.suffix not in _FILES:
+            raise DataError(f"{place}: a data set is a folder, or a file with one of {', '.join(_FILES)}")
+        return _FILES[place.suffix]([(_split_of(place, place.parent), place)])
     places = [found for found in tree(place) if asked.config is None or asked.config in _parts(found, place)]
     inside = [path for found in places for path in files(found)]
     if saved := [path for path in inside if path.name == "state.json"]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from affetto.audio.corpora.tables import read_table
-from affetto.errors import DataError, MissingDependencyError
+from affetto.errors import DataError, MissingDependencyError, counted
+from affetto.hub import cache_alone_if_unreachable
 
 _BATCH = 64
 """Rows that are held at once: a row may hold a sound."""
@@ -41,7 +43,7 @@ def table_shards(listed: Sequence[tuple[str, Path]]) -> list[Shard]:
         table = read_table(path, f"{path.parent.name}/{path.name}")
         if table.problems:
             told = "; ".join(f"{problem.where}: {problem.message}" for problem in table.problems[:5])
-            raise DataError(f"{path} has {len(table.problems)} rows that can't be read: {told}")
+            raise DataError(f"{path} has {counted(len(table.problems), 'row')} that can't be read: {told}")
         rows = [row for _, row in table.rows]
         shards.append(Shard(split, table.columns, lambda _, rows=rows: rows, path.absolute().parent))  # type: ignore[misc]
     return shards
@@ -99,10 +101,17 @@ def hub_shards(where: str, config: str | None, revision: str | None) -> list[Sha
             f"{where}: hub ids, and folders that are neither AudioFolder nor Parquet nor of save_to_disk, need the "
             "package `datasets`: pip install datasets. A plain folder of sound files is given without hf:"
         ) from error
-    try:
-        loaded = datasets.load_dataset(where, config, revision=revision)
-    except Exception as error:  # it raises what its loaders, fsspec and the hub's client raise
-        raise DataError(f"`datasets` can't load {where}: {type(error).__name__}: {error}") from error
+    # A folder's loading asks the hub nothing.
+    with nullcontext(True) if Path(where).is_dir() else cache_alone_if_unreachable() as is_asked:
+        try:
+            loaded = datasets.load_dataset(where, config, revision=revision)
+        except Exception as error:  # it raises what its loaders, fsspec and the hub's client raise
+            if not is_asked:
+                raise DataError(
+                    f"there is no folder {where}, and as a hub id it isn't in the cache and can't be fetched now: mend "
+                    "the path, or check the network (HF_HUB_OFFLINE must not be set)"
+                ) from error
+            raise DataError(f"`datasets` can't load {where}: {type(error).__name__}: {error}") from error
     shards = []
     for split, data in loaded.items():
         for name, kind in data.features.items():

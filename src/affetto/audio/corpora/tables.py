@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from affetto.audio.columns import names_sound
-from affetto.errors import DataError
+from affetto.errors import DataError, counted
 from affetto.types import Problem
 
 SUFFIXES = frozenset({".csv", ".tsv", ".json", ".jsonl"})
@@ -71,7 +71,9 @@ def _cell_rows(content: str, delimiter: str, where: str) -> Table:
         if len(cells) == len(header):
             rows.append((line, {key: cell.strip() or None for key, cell in zip(header, cells, strict=True)}))
         elif cells:
-            told.append((line, f"need {len(header)} cells, got {len(cells)}; quote texts that hold {delimiter!r}"))
+            told.append(
+                (line, f"need {counted(len(header), 'cell')}, got {len(cells)}; quote texts that hold {delimiter!r}")
+            )
     return Table(header, rows, [Problem(f"{where}:{line}", "bad-row", message) for line, message in sorted(told)])
 
 
