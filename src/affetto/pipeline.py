@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from affetto.audio.checks import problem_table
 from affetto.codes.prepare import Prepared, prepare
 from affetto.config import EXPRESSIVE, PLAIN_LORA, Config
-from affetto.errors import CheckpointError, DataError
+from affetto.errors import CheckpointError, DataError, counted
 from affetto.files import cache_root, make_writable, read_json
 from affetto.intensity import recommend_as_acted
 from affetto.model.base import MINIATURE, find_base, has_text_stream
@@ -56,8 +56,8 @@ def prepare_clips(
         console.print(problem_table(prepared.problems))
         if not skip_bad_clips and prepared.num_bad:
             raise DataError(
-                f"{prepared.num_bad} clips can't be used (table above). Mend them, or go on with the good ones: "
-                "--skip-bad-clips. What was coded is kept"
+                f"{counted(prepared.num_bad, 'clip')} can't be used (table above). Mend them, or go on with the good "
+                "ones: --skip-bad-clips. What was coded is kept"
             )
     if is_own:
         with in_turns():

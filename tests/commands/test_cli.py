@@ -345,7 +345,7 @@ def test_warnings_alone_do_not_stop(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert pipeline.prepare_clips(config, ["happy"]) is prepared
     bad = Prepared((), (Problem("a", "silent", "x"), warning), (warning,), {}, {}, CodeCache(tmp_path))
     monkeypatch.setattr(pipeline, "prepare", lambda *_, **__: bad)
-    with pytest.raises(DataError, match="1 clips can't be used"):
+    with pytest.raises(DataError, match="1 clip can't be used"):
         pipeline.prepare_clips(config, ["happy"])
 
 

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from affetto.codes.decoding import decode_each
 from affetto.codes.prepare import Prepared
 from affetto.config import Config
+from affetto.errors import counted
 from affetto.evaluate.results import FileRow
 from affetto.evaluate.scoring import Item, score_files
 from affetto.evaluate.sentences import Sentence, ask
@@ -87,9 +88,8 @@ def match_clips(config: Config, emotion: str, prepared: Prepared, adapter: Path,
     clips = [clip for clip in clips if clip.speaker in speakers]
     clips = spread(clips, prepared.num_frames(), config.matching_sentences, "matching")
     if min(len(sentences), len(clips)) < FEWEST:
-        return Match(
-            None, {}, None, f"{len(sentences)} held-out texts and {len(clips)} clips: at least {FEWEST} are needed"
-        )
+        few = f"{counted(len(sentences), 'held-out text')} and {counted(len(clips), 'clip')}"
+        return Match(None, {}, None, f"{few}: at least {FEWEST} are needed")
     with progress(f"Matching {emotion}", _LOOKS) as bar:
 
         def say(intensity: float) -> ByVoice:

@@ -16,7 +16,7 @@ from affetto.adapters.checkpoints import read_checkpoint, save_checkpoint
 from affetto.adapters.peft_files import read_adapter, save_adapter
 from affetto.codes.prepare import Prepared
 from affetto.config import EXPRESSIVE, Config
-from affetto.errors import ConfigError
+from affetto.errors import ConfigError, counted
 from affetto.files import hash_text
 from affetto.folders import recover_folder
 from affetto.model.base import Base
@@ -189,4 +189,4 @@ def _say_weights(config: Config, emotion: str, streams: Streams, weights: LossWe
         if config.forgetting_budget is not None:
             budget = f"forgetting_budget {config.forgetting_budget:g} nats per code"
             said += f"; a multiplier of all that preserves holds {budget}"
-        say(f"{emotion}: {len(streams.emotional)} clips, {len(streams.rehearsal)} rehearsed; {said}")
+        say(f"{emotion}: {counted(len(streams.emotional), 'clip')}, {len(streams.rehearsal)} rehearsed; {said}")
