@@ -223,7 +223,9 @@ def speak(
     temperature: Annotated[
         float | None, typer.Option(min=0.0, help="0 always takes the likeliest code. Default: 0.6.")
     ] = None,
-    takes: Annotated[int | None, typer.Option(min=1, help="Said so often; one of them is kept. Default: 6.")] = None,
+    takes: Annotated[
+        int | None, typer.Option(min=1, help="Said so often; one is kept. Default: 6, Moshi and Dia 1.")
+    ] = None,
     after: Annotated[
         list[str] | None,
         typer.Option(
