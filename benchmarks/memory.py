@@ -278,7 +278,10 @@ def _spoken(device: str, base: str) -> dict[str, float]:
     peaks: dict[str, float] = {}
     voice = Voice.load(base, device=device, dtype=torch.bfloat16, only_speaks=True)
     _note(peaks, "loading")
-    bank = voice.bank = AdapterBank(voice.base.model, voice.base.network.gates, all_targets(voice.base.model))
+    # As `affetto speak` has them.
+    bank = voice.bank = AdapterBank(
+        voice.base.model, voice.base.network.gates, all_targets(voice.base.model), on_host=True
+    )
     config = Config()
     for number, emotion in enumerate(EMOTIONS):
         bank.add(emotion, config.adapter_r, config.lora_alpha, number)

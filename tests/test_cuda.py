@@ -198,6 +198,17 @@ def test_greedy_speech_is_the_cpus(host: Place, gpu: Place, make_row: Callable[.
     assert same >= 2, "rounding decides a code in a thousand, not most rows"
 
 
+def test_adapters_that_wait_on_the_host_speak_as_those_beside_their_layers(gpu: Place) -> None:
+    base = load_base("miniature", device=DEVICE)
+    bank = AdapterBank(base.model, base.network.gates, gpu.bank.targets, on_host=True)
+    scales = {path: scale for path, _, _, scale in gpu.bank.factors("happy")}
+    bank.insert("happy", {path: (a_RI, b_OR) for path, a_RI, b_OR, _ in gpu.bank.factors("happy")}, scales)
+    assert {parameter.device.type for parameter in bank.parameters("happy").values()} == {"cpu"}
+    requests = requests_of(base, ())
+    for found, wanted in zip(generate(base, requests), generate(gpu.base, requests), strict=True):
+        assert np.array_equal(found.codes_TK, wanted.codes_TK)
+
+
 def test_a_seed_draws_what_it_draws_on_the_cpu(host: Place, gpu: Place) -> None:
     """Codes near a boundary of the distribution may turn, and all that follows with them: the first frames count."""
     requests = [

@@ -15,6 +15,7 @@ from affetto.adapters.bank import AdapterBank
 from affetto.model.base import BASES, Base
 from affetto.planning.plan import base_config
 from affetto.planning.speaking import Speaking, plan_speaking
+from affetto.planning.storage import adapter_parameters
 from affetto.planning.tracing import ShapeOnly, shape_only
 from affetto.speak.layers import Cache, Rotary
 from affetto.speak.state import FRAMES_OF_A_ROOM, SLOTS_OF_A_ROOM
@@ -73,7 +74,7 @@ def test_parts_are_what_the_engine_keeps(tiny_base: Base, device: str, rank: int
     on_host = [tiny_base.network.embed_text.weight] if is_shared else []
     assert expected.parts["weights"] == pytest.approx(bytes_of([*own, *buffers], on_host), rel=1e-3)
     factors = [p for name in bank.names for p in bank.parameters(name).values()]
-    assert expected.parts["adapters"] == bytes_of(factors)
+    assert expected.parts["adapters"] == (0 if is_shared else bytes_of(factors))
     weights = SpeakingWeights(tiny_base.network, is_shared=is_shared)
     plain, happy = weights.arranged([(0.0, 0.0)]), weights.arranged([(1.0, 0.0)])
     heads = [weights.c0_head_DC, *weights.heads_DC]
@@ -99,7 +100,7 @@ def test_arrangements_are_only_so_many(tiny_base: Base) -> None:
     assert (four, six) == (4 * one, 4 * one)
     five, six = (told(tiny_base, RANK, count, "cuda") for count in (5, 6))
     assert five.parts["arrangements"] == six.parts["arrangements"]
-    assert six.peak_bytes - five.peak_bytes == six.parts["adapters"] // 6
+    assert six.peak_bytes == five.peak_bytes, "a further adapter waits on the host"
 
 
 def test_takes_are_rows_of_a_room(tiny_base: Base) -> None:
@@ -122,11 +123,13 @@ def test_csm_1b_speaks_as_measured() -> None:
     # Codes were measured, without the codec: Mimi's published 96 million weights.
     assert found.parts["codec"] == pytest.approx(4 * 96.15e6, rel=0.001)
     codes = found.peak_bytes - found.parts["codec"]
-    assert codes / 2**20 == pytest.approx(stages["six_sentences"], rel=0.02)
-    assert codes < 3.5e9
-    four = plan_speaking(config, BASES["csm"].outline, shape, 16, 6, 2.5, device="cuda", runtime=0, takes=4)
-    assert four is not None
-    assert four.peak_bytes - found.peak_bytes == 3 * found.parts["rooms"]
+    # Then the six adapters were on the GPU.
+    adapters = 4 * 6 * adapter_parameters({path: tuple(site.shape) for path, site in shape.bank.sites.items()}, 16)
+    assert (codes + adapters) / 2**20 == pytest.approx(stages["six_sentences"], rel=0.02)
+    six = plan_speaking(config, BASES["csm"].outline, shape, 16, 6, 2.5, device="cuda", runtime=0, takes=6)
+    assert six is not None
+    assert six.peak_bytes - found.peak_bytes == 5 * found.parts["rooms"]
+    assert six.peak_bytes - six.parts["codec"] < 3.5e9
 
 
 def test_the_command_tells_of_speaking(

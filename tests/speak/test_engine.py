@@ -317,6 +317,21 @@ def test_weights_shared_with_the_base_are_there_once(tiny_base: Base) -> None:
     assert attention.q_proj.layer.weight.grad is not None
 
 
+def test_adapters_that_wait_on_the_host_are_taken_from_there(tiny_base: Base) -> None:
+    """Layers without memory stand for those on a GPU: what is made of a factor elsewhere fails."""
+    tiny_base.model.to("meta")
+    bank = AdapterBank(tiny_base.model, tiny_base.network.gates, on_host=True)
+    bank.add("happy", 4, 8.0, 0)
+    bank.insert("sad", {path: (torch.zeros(site.shape), None) for path, site in bank.sites.items()}, {})
+    factors = [*bank.parameters("happy").values(), *bank.parameters("sad").values()]
+    assert {factor.device.type for factor in factors} == {"cpu"}
+    weights = SpeakingWeights(tiny_base.network)
+    for gates in ([(1.0, 0.0)], [(1.0, 0.0), (0.3, 0.5), (0.0, 1.0)]):
+        layers = weights.arranged(gates).backbone
+        made = [tensor for layer in layers for site in (layer.qkv, layer.down) for tensor in (site.w, site.a_GIR)]
+        assert {tensor.device.type for tensor in made if tensor is not None} == {"meta"}
+
+
 def test_an_engine_that_is_done_keeps_nothing(tiny_base: Base) -> None:
     engine = Engine(weights_of(tiny_base.network))
     engine.join(_requests(tiny_base, max_frames=2))

@@ -165,12 +165,16 @@ def delta_norm(a_RI: Tensor, b_OR: Tensor | None, scale: float) -> float:
 class AdapterBank:
     """All adapters of one base. Making a bank replaces the adapted layers of the model in place.
 
-    `targets` are layer names or presets, `part` the part of the network whose layers are adapted.
+    `targets` are layer names or presets, `part` the part of the network whose layers are adapted. Adapters are kept
+    beside their layers, or `on_host`, from where the engine that speaks takes them as it needs them; logits of layers
+    on a GPU can't be had then.
     """
 
     def __init__(
-        self, model: nn.Module, gates: GateSwitch, targets: Sequence[str] = ("both",), part: Part = "both"
-    ) -> None:
+        self, model: nn.Module, gates: GateSwitch, targets: Sequence[str] = ("both",), part: Part = "both", *,
+        on_host: bool = False,
+    ) -> None:  # fmt: skip
+        self.on_host = on_host
         self.names: list[str] = []
         self.sites: dict[str, GatedLora] = {}
         """By path; a stack of matrices has one site for each, `path.0` and on."""
@@ -222,8 +226,9 @@ class AdapterBank:
             outer = a_RI.shape if b_OR is None else (b_OR.shape[0], a_RI.shape[1])
             assert outer == site.shape, f"shapes at {path}"
             assert b_OR is None or b_OR.shape[1] == a_RI.shape[0], f"ranks at {path}"
+            device = torch.device("cpu") if self.on_host else site.device
             copied = [
-                factor if factor is None else factor.detach().to(site.device, torch.float32, copy=True)
+                factor if factor is None else factor.detach().to(device, torch.float32, copy=True)
                 for factor in (a_RI, b_OR)
             ]
             assert copied[0] is not None

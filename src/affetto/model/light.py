@@ -42,6 +42,11 @@ def load_for_speaking(name: str, *, device: torch.device | str = "cpu", dtype: t
     return found_base(name, folder, model, network, tokenizer, frame_rate).to(device)
 
 
+def speaks_only(base: Base) -> bool:
+    """Whether it gives no logits."""
+    return isinstance(base.model, _Holder)
+
+
 class _Holder(nn.Module):
     """Submodules and parameters under the checkpoint's names."""
 

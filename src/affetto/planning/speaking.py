@@ -68,7 +68,8 @@ def plan_speaking(
         "runtime": runtime,
         "weights": weights,
         "copies": _copies(config, products, dtype, is_shared=device == "cuda"),
-        "adapters": 4 * num_adapters * adapter_parameters(shapes, rank),
+        # Beside a GPU they wait on the host.
+        "adapters": 0 if device == "cuda" else 4 * num_adapters * adapter_parameters(shapes, rank),
         "codec": _codec_bytes(config),
     }
     prompt = round(outline.tokens_per_s * clip_s) + outline.template_tokens

@@ -23,7 +23,7 @@ from affetto.errors import AdapterError, ConfigError
 from affetto.model.base import DTYPES, MINIATURE, Base, load_base
 from affetto.model.batch import Turn
 from affetto.model.csm import CsmNetwork
-from affetto.model.light import load_for_speaking
+from affetto.model.light import load_for_speaking, speaks_only
 from affetto.model.rows import PLAIN_TEMPLATE
 from affetto.progress import say
 from affetto.speak.asked import (
@@ -69,7 +69,8 @@ class Voice:
         dtype: torch.dtype = torch.float32,
         only_speaks: bool = False,
     ) -> Voice:
-        """Load a base by name, folder or hub id. With `only_speaks` it loads faster and gives no logits.
+        """Load a base by name, folder or hub id. With `only_speaks` it loads faster and gives no
+        logits, and beside a GPU adapters wait in the host's memory.
 
         `device` is cpu or cuda (cuda:1 is the second GPU); ConfigError where that isn't here.
         """
@@ -127,7 +128,9 @@ class Voice:
         """
         if self.bank is None:
             # Adapters may change different layers, so the bank covers all; one without adapters costs nothing.
-            self.bank = AdapterBank(self.base.model, self.base.network.gates, all_targets(self.base.model))
+            self.bank = AdapterBank(
+                self.base.model, self.base.network.gates, all_targets(self.base.model), on_host=speaks_only(self.base)
+            )
         adapter = load_adapter(self.bank, name, Path(folder), self.base.hash, allow_other_base)
         self._templates[name] = str(adapter.facts.get("prompt_template", PLAIN_TEMPLATE))
         self._intensities[name] = adapter.recommended_intensity

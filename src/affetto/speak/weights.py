@@ -196,13 +196,14 @@ class _Source:
         return Site(w, a_GIR[index], b_GRO[index])
 
     def _adapters(self, gate: Gate) -> list[tuple[int, Tensor, Tensor | None, float]]:
-        """(layer, A, B, strength) of what the gate turns on."""
-        found = []
+        """(layer, A, B, strength) of what the gate turns on; adapters may wait on the host."""
+        found, device = [], self.w_IO.device
         for place, layer in enumerate(self.layers):
             if isinstance(layer, GatedLora):
                 for intensity, (name, a_RI) in zip(gate, layer.A.items(), strict=bool(gate)):
                     if intensity != 0:
-                        found.append((place, a_RI, layer.B.get(name, None), intensity * layer.scale[name]))
+                        b_OR = layer.B[name].to(device) if name in layer.B else None
+                        found.append((place, a_RI.to(device), b_OR, intensity * layer.scale[name]))
         return found
 
     def _change(self, gate: Gate) -> Tensor | None:
