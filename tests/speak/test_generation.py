@@ -16,7 +16,7 @@ from affetto.adapters.bank import AdapterBank
 from affetto.errors import ConfigError
 from affetto.model.base import Base
 from affetto.model.batch import Row, Turn, collate
-from affetto.speak.generation import Request, Spoken, frame_cap, generate
+from affetto.speak.generation import Request, Spoken, frame_cap, generate, rows_at_once
 from affetto.speak.host import HostFrames, HostSampling
 from affetto.speak.sampling import Sampling
 
@@ -139,6 +139,21 @@ def test_codes_are_drawn_as_the_softmax_says(temperature: float, top_k: int, ari
         observed, wanted = observed[:-1], wanted[:-1]
     assert len(wanted) >= 5
     assert stats.chisquare(observed, wanted).pvalue > 1e-3
+
+
+def test_a_cpu_speaks_as_many_rows_at_once_as_have_room(tiny_base: Base, tiny_moshi: Base) -> None:
+    """Of one gate; 2 x 4 bytes for each number of each layer's keys and values, at every place of the longest row."""
+    one = _requests(tiny_base, TEXTS[:1], max_frames=30)[0]
+    config = tiny_base.model.backbone_model.config
+    row = 8 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * (len(one.text_ids) + 30)
+    assert rows_at_once(tiny_base, [one, replace(one, seed=1)], 4) == 2**28 // row
+    turn = Turn(one.text_ids, np.zeros((500, 8), dtype=np.int64))
+    after = rows_at_once(tiny_base, [one, replace(one, context=(turn,))], 4)
+    assert 8 < after < 2**28 // row / 5, "what was heard before takes room"
+    assert rows_at_once(tiny_base, [one, replace(one, max_frames=2**28)], 4) == 8
+    assert rows_at_once(tiny_base, [one, replace(one, gate=(1.0,))], 4) == 8
+    assert rows_at_once(tiny_moshi, [one], 4) == 4
+    assert rows_at_once(tiny_base, [one], 0) == 0
 
 
 def test_the_speech_of_many_seeds_follows_the_first_softmax(tiny_base: Base) -> None:

@@ -142,11 +142,10 @@ def generate_best(
     on_progress: Callable[[int], object] | None = None,
 ) -> list[Spoken]:  # fmt: skip
     """`generate` for requests of several takes, of which the best is kept: see `affetto.speak.takes`."""
+    rows = rows_at_once(base, requests, batch_size)
     if all(request.takes == 1 for request in requests):
-        return generate(base, requests, batch_size=batch_size, on_progress=on_progress)
+        return generate(base, requests, batch_size=rows, on_progress=on_progress)
     told, num_said, num_takes = 0, 0, sum(request.takes for request in requests)
-    # With so many rows a CPU is quicker in larger batches; on a GPU it is memory that they would take.
-    rows = 2 * batch_size if base.device.type == "cpu" else batch_size
 
     def advance(num: int) -> None:
         # Takes of a request end at different times: what is told is their share.
@@ -161,6 +160,27 @@ def generate_best(
         return generate(base, singles, batch_size=rows, on_progress=advance)
 
     return best_takes(codec, requests, say)
+
+
+_HOST_CACHE_BYTES = 2**28
+"""Of the keys and values of the rows that a CPU speaks at once."""
+
+
+def rows_at_once(base: Base, requests: Sequence[Request], batch_size: int) -> int:
+    """`batch_size`, or more on a CPU, which is the quicker for a row the more of them it has (docs/performance.md).
+
+    Of one gate as many as have room in memory; of several twice `batch_size`: each row has its adapters beside it.
+    """
+    if base.device.type != "cpu" or not isinstance(base.network, CsmNetwork) or batch_size < 1:
+        return batch_size
+    config, most = base.network.backbone.config, 2 * batch_size
+    if len({one.gate for one in requests}) != 1:
+        return most
+    place = 2 * 4 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
+    longest = max(
+        len(one.text_ids) + sum(turn.num_positions for turn in one.context) + one.max_frames for one in requests
+    )
+    return max(most, _HOST_CACHE_BYTES // (place * longest))
 
 
 def hear(base: Base, requests: Sequence[Request], batch_size: int) -> Iterator[list[Heard]]:
