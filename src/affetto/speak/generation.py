@@ -176,7 +176,7 @@ def rows_at_once(base: Base, requests: Sequence[Request], batch_size: int) -> in
     config, most = base.network.backbone.config, 2 * batch_size
     if len({one.gate for one in requests}) != 1:
         return most
-    place = 2 * 4 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
+    place: int = 2 * 4 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
     longest = max(
         len(one.text_ids) + sum(turn.num_positions for turn in one.context) + one.max_frames for one in requests
     )
