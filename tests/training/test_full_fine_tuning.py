@@ -146,7 +146,9 @@ def test_bad_checkpoints_are_named(config_of: Make, prepared: Prepared) -> None:
     weights = load_file(folder / "model.safetensors")
     site = next(iter(bank.sites))
     broken = {
-        "1 layer of the base has no weights": {name: value for name, value in weights.items() if name != f"{site}.weight"},
+        "1 layer of the base has no weights": {
+            name: value for name, value in weights.items() if name != f"{site}.weight"
+        },
         "give the base that it was made of": weights | {f"{site}.weight": weights[f"{site}.weight"][:-1].clone()},
         "NaN": weights | {f"{site}.weight": torch.full_like(weights[f"{site}.weight"], torch.nan)},
         "the base itself": load_file(Path(config_of().base) / "model.safetensors"),
