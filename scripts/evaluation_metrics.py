@@ -6,6 +6,7 @@ import argparse
 import importlib.util
 import os
 import shlex
+import signal
 import sys
 from pathlib import Path
 
@@ -24,6 +25,9 @@ if _missing := [
         "it first runs, and so does pip install -r requirements-expressivity-finetuning.txt\n"
     )
     sys.exit(2)
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # what follows takes a second: Ctrl-C just ends it
 
 from affetto.commands.options import pairs_of
 from affetto.commands.output import write_anything
@@ -145,4 +149,5 @@ def _report(results: Results, output: Path, is_failure_allowed: bool) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.exit(main())

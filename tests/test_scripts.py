@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -188,6 +189,23 @@ def test_scoring_before_any_set_up_names_the_command_that_does_it(tmp_path: Path
     assert (found.returncode, found.stdout) == (2, "")
     assert "Traceback" not in found.stderr
     assert "has no numpy, pydantic, soundfile, torch, typer: ./scripts/run_emotion_finetuning.sh sets" in found.stderr
+
+
+def test_ctrl_c_while_the_scoring_script_loads_just_ends_it(tmp_path: Path) -> None:
+    """Its imports take a second, in which a traceback would be all that is seen."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, signal, sys\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'affetto.evaluate.folder':\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Finder())\n"
+    )
+    found = subprocess.run(
+        [sys.executable, ROOT / "scripts" / "evaluation_metrics.py", "--help"], capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)}, check=False,
+    )  # fmt: skip
+    assert (found.returncode, found.stdout, found.stderr) == (-signal.SIGINT, "", "")
 
 
 def test_folder_that_we_are_in_is_no_environment(tmp_path: Path) -> None:

@@ -142,6 +142,20 @@ def test_calibrating_without_general_speech_is_told_before_anything_is_trained(
     assert "the data lacks it; add LJSpeech" in err
 
 
+def test_calibrating_an_emotion_without_clips_is_told_before_anything_is_trained(
+    affetto: Affetto, tiny_base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "calibrate", lambda *_, **__: pytest.fail("it was trained before"))
+    rows = []
+    for name in ("a", "b", "c", "d"):
+        write_sound(tmp_path / f"{name}.wav", voice(150, 0.8), 24_000)
+        rows.append({"id": name, "audio": f"{name}.wav", "text": f"the words {name}", "emotion": None, "speaker": name})
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    status, _, err = affetto("calibrate", "--base", tiny_base_folder, "--data", "mine.jsonl")
+    assert status == 1
+    assert "there is nothing to train happy on" in err
+
+
 @pytest.mark.parametrize(("output", "told"), [("file/card.md", "can't write file"), ("card.txt", "name it card.md")])
 def test_a_card_that_cannot_be_written_is_told_before_anything_is_measured(
     affetto: Affetto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str, told: str

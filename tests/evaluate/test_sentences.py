@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from affetto.evaluate.sentences import recordings_in_turn
+from affetto.evaluate.sentences import recordings_in_turn, texts_of
 from affetto.types import Clip
 
 
@@ -36,3 +36,10 @@ def test_every_voice_intensity_and_text_is_heard() -> None:
 def test_few_recordings_are_all_heard() -> None:
     assert recordings_in_turn(clips_of(2), 30) == clips_of(2)
     assert recordings_in_turn([], 5) == []
+
+
+def test_texts_that_nobody_could_speak_are_left_out() -> None:
+    texts = ["one", "…", "two", None, "one", "?!", "", "three"]
+    clips = [Clip(f"{index}", Path("/a"), text, "happy", "a", "c") for index, text in enumerate(texts)]
+    assert texts_of(clips, 9) == ["one", "two", "three"]
+    assert texts_of(clips, 2) == ["one", "two"]

@@ -212,7 +212,8 @@ def test_limits_of_temperature_and_top_k(tiny_base: Base) -> None:
         ({"temperature": float("nan")}, "temperature must be 0"),
         ({"temperature": float("inf")}, "temperature must be 0"),
         ({"top_k": -1}, "top_k must be 0"),
-        ({"gate": (float("nan"),)}, "intensities must be numbers"),
+        ({"gate": (float("nan"),)}, "intensities must be finite"),
+        ({"gate": (1.0, -1.0)}, "intensities must be finite numbers, 0 or more"),
     ],
 )
 def test_settings_out_of_range_are_refused(fields: dict[str, object], message: str) -> None:

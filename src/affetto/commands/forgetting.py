@@ -45,7 +45,7 @@ def calibrate(
     """Hold predicted forgetting against measured, for every curvature: calibration.json and calibration.svg."""
     from affetto.laboratory.calibration import fit_table, require_general
     from affetto.pipeline import calibrate as calibrate_all
-    from affetto.pipeline import prepare_clips
+    from affetto.pipeline import prepare_clips, with_clips
     from affetto.progress import console
 
     settings, emotions = settings_of(config, emotion, base=base, data=data, general=general, output_dir=output)
@@ -55,6 +55,7 @@ def calibrate(
         )
     _check_adapters(adapters or (), settings)
     prepared = prepare_clips(settings, emotions[:1], skip_bad_clips=skip_bad_clips)
+    with_clips(prepared, emotions[:1], are_named=True)
     require_general(prepared)
     console.print(fit_table(calibrate_all(settings, emotions[0], prepared, adapters or (), command=command_line())))
 

@@ -29,7 +29,7 @@ from affetto.config import Config
 from affetto.errors import counted
 from affetto.evaluate.results import FileRow
 from affetto.evaluate.scoring import Item, score_files
-from affetto.evaluate.sentences import Sentence, ask
+from affetto.evaluate.sentences import Sentence, ask, texts_of
 from affetto.files import read_json
 from affetto.judges.kinds import Judges
 from affetto.preserve.rehearsal import spread
@@ -123,7 +123,7 @@ def matching_sentences(
 ) -> list[Sentence]:
     """Validation texts, the emotion's own first, spoken by each of `speakers` in turn."""
     clips = [*prepared.select(emotion, "validation"), *prepared.select(None, "validation")]
-    texts = list(dict.fromkeys(clip.text for clip in clips if clip.text))[: config.matching_sentences]
+    texts = texts_of(clips, config.matching_sentences)
     return [
         Sentence(text, speaker, numbers[speaker], seed=config.seed + _SEED + index)
         for index, text in enumerate(texts)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
+from affetto.speak.asked import has_words
 from affetto.speak.generation import Request
 from affetto.speak.voice import Voice
 from affetto.types import Clip
@@ -41,6 +42,11 @@ def ask(
         )
         for sentence in sentences
     ]  # fmt: skip
+
+
+def texts_of(clips: Iterable[Clip], most: int) -> list[str]:
+    """At most `most` texts of `clips` in which there is something to be spoken, in their order, each once."""
+    return list(dict.fromkeys(clip.text for clip in clips if clip.text and has_words(clip.text)))[:most]
 
 
 def recordings_in_turn(clips: Sequence[Clip], most: int) -> list[Clip]:

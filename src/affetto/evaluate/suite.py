@@ -23,7 +23,7 @@ from affetto.evaluate.results import (
 )
 from affetto.evaluate.retention import general_test_rows, measure_retention
 from affetto.evaluate.scoring import Item
-from affetto.evaluate.sentences import Sentence
+from affetto.evaluate.sentences import Sentence, texts_of
 from affetto.evaluate.similarity import compare_emotions, compare_voices
 from affetto.evaluate.speaking import Studio
 from affetto.evaluate.strengths import by_intensity, hear_strengths, of_strengths
@@ -129,7 +129,7 @@ def held_out_sentences(
 ) -> list[Sentence]:
     """Held-out texts, those of the emotion's own test clips first, spoken in turn by its training clips' voices."""
     clips = [*prepared.select(emotion, "test"), *prepared.select(None, "test")]
-    texts = list(dict.fromkeys(clip.text for clip in clips if clip.text))[: config.evaluation_sentences]
+    texts = texts_of(clips, config.evaluation_sentences)
     if not texts:
         raise DataError(f"no held-out text to speak: neither {emotion} nor general clips have a test split")
     return [

@@ -209,7 +209,7 @@ def weights_hash(folder: Path) -> str:
     named = config.get("transformers_weights") if isinstance(config, dict) else None
     patterns = [path.name for path in weight_files(folder, named)] if named else _WEIGHTS
     with HashMemory(WEIGHT_HASHES, least_bytes=LARGE_BYTES) as hash_of:
-        return hash_text(hash_folder(folder, patterns, hash_of), (folder / "config.json").read_text())
+        return hash_text(hash_folder(folder, patterns, hash_of), (folder / "config.json").read_text(encoding="utf-8"))
 
 
 def has_text_stream(folder: Path) -> bool:

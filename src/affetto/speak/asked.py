@@ -64,6 +64,11 @@ def require_intensity(intensity: float | None, blend: Mapping[str, float]) -> No
         raise ConfigError(f"intensity {intensity:g} is the strength of an emotion: name one, or leave it out")
 
 
+def has_words(text: str) -> bool:
+    """Whether there is anything in `text` to be spoken: a letter or a digit."""
+    return any(map(str.isalnum, text))
+
+
 def require_words(text: str) -> None:
     """ConfigError where nothing of `text` can be spoken by any base, or where it is no text but bytes."""
     try:
@@ -72,7 +77,7 @@ def require_words(text: str) -> None:
         raise ConfigError(
             f"{text!r} can't be spoken: parts of it are bytes that are no UTF-8; write it in UTF-8"
         ) from None
-    if not any(map(str.isalnum, text)):
+    if not has_words(text):
         raise ConfigError(f"nothing in {text!r} can be spoken: it has no letter and no digit")
 
 

@@ -56,8 +56,8 @@ class Request:
             raise ConfigError(f"takes must be 1 or more, not {self.takes}")
         if self.top_k < 0:
             raise ConfigError(f"top_k must be 0 (all codes) or a positive number, not {self.top_k}")
-        if not all(map(math.isfinite, self.gate)):
-            raise ConfigError(f"intensities must be numbers, not {self.gate}")
+        if not all(math.isfinite(one) and one >= 0 for one in self.gate):
+            raise ConfigError(f"intensities must be finite numbers, 0 or more, not {self.gate}")
 
 
 @dataclass(frozen=True)
