@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from affetto.evaluate.matching import FEATURES, LEAST, MOST, Match, by_voice, match
+from affetto.evaluate.matching import FEATURES, LEAST, MOST, Match, by_voice, kept_prosody, match
 from affetto.evaluate.results import VALUE_NAMES, FileRow
 
 AIM = np.array([6.0, 3.0, 0.5, 4.0])
@@ -96,3 +97,25 @@ def test_what_is_written_is_sorted_and_short() -> None:
     written = Match(1.16, {1.25: 1.1182, 1.0: 0.80512345}, 14.78925).document()
     looks = [{"intensity": 1.0, "strength": 0.8051}, {"intensity": 1.25, "strength": 1.1182}]
     assert written == {"intensity": 1.16, "strengths": looks, "distance": 14.789, "reason": None}
+
+
+def test_what_the_base_says_plainly_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the last digit, and anew where the file was cut short or is of another form."""
+    monkeypatch.setenv("AFFETTO_CACHE", str(tmp_path))
+    measured: list[int] = []
+
+    def measure() -> dict[str, NDArray]:
+        measured.append(1)
+        return spoken(AIM, len(measured))
+
+    def told(key: str) -> dict[str, list[list[float]]]:
+        return {name: values.tolist() for name, values in kept_prosody(key, measure).items()}
+
+    first = told("a")
+    assert first == {name: values.tolist() for name, values in spoken(AIM, 1).items()}
+    assert (told("a"), len(measured)) == (first, 1)
+    assert told("b") != first
+    for number, damaged in enumerate(("{", "[]", '{"low": [[1.0]]}', "\xff"), start=3):
+        (tmp_path / "prosody" / "a.json").write_bytes(damaged.encode("latin-1"))
+        assert told("a") == {name: values.tolist() for name, values in spoken(AIM, number).items()}
+    assert len(measured) == 6

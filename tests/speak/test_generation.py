@@ -16,7 +16,8 @@ from affetto.adapters.bank import AdapterBank
 from affetto.errors import ConfigError
 from affetto.model.base import Base
 from affetto.model.batch import Row, Turn, collate
-from affetto.speak.generation import Request, Spoken, frame_cap, generate, rows_at_once
+from affetto.speak.at_once import rows_at_once, shares_of
+from affetto.speak.generation import Request, Spoken, frame_cap, generate
 from affetto.speak.host import HostFrames, HostSampling
 from affetto.speak.sampling import Sampling
 
@@ -154,6 +155,29 @@ def test_a_cpu_speaks_as_many_rows_at_once_as_have_room(tiny_base: Base, tiny_mo
     assert rows_at_once(tiny_base, [one, replace(one, gate=(1.0,))], 4) == 8
     assert rows_at_once(tiny_moshi, [one], 4) == 4
     assert rows_at_once(tiny_base, [one], 0) == 0
+
+
+@pytest.mark.parametrize(("threads", "rows", "number"), [(2, 96, 2), (2, 95, 1), (3, 200, 3), (1, 300, 1)])
+def test_processors_share_many_rows_and_say_the_same(
+    tiny_base: Base, monkeypatch: pytest.MonkeyPatch, threads: int, rows: int, number: int
+) -> None:
+    """Each row once, in shares of like length; progress adds up, and codes are those of one thread."""
+    requests = [
+        replace(_requests(tiny_base)[row % 3], seed=row, max_frames=2 + row % 5, temperature=0.0) for row in range(rows)
+    ]
+    alone = _codes(generate(tiny_base, requests, batch_size=rows))
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "1")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    shares = shares_of(tiny_base, requests, rows)
+    assert sorted(index for share in shares for index in share) == list(range(rows))
+    assert len(shares) == number
+    frames = [sum(requests[index].max_frames for index in share) for share in shares]
+    assert max(frames) - min(frames) < 10
+    told: list[int] = []
+    assert _codes(generate(tiny_base, requests, batch_size=rows, on_progress=told.append)) == alone
+    assert sum(told) == rows
+    assert len(shares_of(tiny_base, [*requests, replace(requests[0], gate=(1.0,))], rows)) == 1
+    assert len(shares_of(tiny_base, requests, 95)) == 1
 
 
 def test_the_speech_of_many_seeds_follows_the_first_softmax(tiny_base: Base) -> None:

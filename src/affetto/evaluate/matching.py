@@ -14,6 +14,7 @@ with s = 1 is looked for between `LEAST` and `MOST`. No judge is asked, so what 
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,13 +28,16 @@ from affetto.codes.decoding import decode_each
 from affetto.codes.prepare import Prepared
 from affetto.config import Config
 from affetto.errors import counted
+from affetto.evaluate.journal import source_hash
 from affetto.evaluate.results import FileRow
 from affetto.evaluate.scoring import Item, score_files
 from affetto.evaluate.sentences import Sentence, ask, texts_of
-from affetto.files import read_json
+from affetto.evaluate.spoken import speaker_key, speech_key
+from affetto.files import cache_root, hash_text, read_json, write_json
 from affetto.judges.kinds import Judges
 from affetto.preserve.rehearsal import spread
 from affetto.progress import progress
+from affetto.speak.generation import Request
 from affetto.speak.voice import Voice
 
 FEATURES = ("f0_median_st", "f0_range_st", "syllables_per_s", "level_db")
@@ -98,13 +102,18 @@ def match_clips(config: Config, emotion: str, prepared: Prepared, adapter: Path,
                 voice, sentences, emotion if cued else None, intensity=intensity, cued=cued,
                 temperature=config.sampling_temperature, takes=config.sampling_takes,
             )  # fmt: skip
-            sounds = voice.decode_each(voice.generate(requests))
-            items = [
-                Item(f"{number}", sound, voice.codec.sample_rate, text=one.text, speaker=one.speaker)
-                for number, (one, sound) in enumerate(zip(sentences, sounds, strict=True))
-            ]
+
+            def measure() -> ByVoice:
+                sounds = voice.decode_each(voice.generate(requests))
+                items = [
+                    Item(f"{number}", sound, voice.codec.sample_rate, text=one.text, speaker=one.speaker)
+                    for number, (one, sound) in enumerate(zip(sentences, sounds, strict=True))
+                ]
+                return by_voice(score_files(items, Judges(), emotion))
+
+            found = measure() if cued else kept_prosody(_plain_key(voice, requests, sentences), measure)
             bar.advance(1)
-            return by_voice(score_files(items, Judges(), emotion))
+            return found
 
         sounds = decode_each(voice.codec, [prepared.codes(clip) for clip in clips])
         heard = [
@@ -129,6 +138,28 @@ def matching_sentences(
         for index, text in enumerate(texts)
         for speaker in [speakers[index % len(speakers)]]
     ]
+
+
+def _plain_key(voice: Voice, requests: Sequence[Request], sentences: Sequence[Sentence]) -> str:
+    names = [one.speaker for one in sentences]
+    return hash_text(speech_key(requests, *speaker_key(voice)), source_hash(), json.dumps([names, FEATURES]))
+
+
+def kept_prosody(key: str, measure: Callable[[], ByVoice]) -> ByVoice:
+    """What `measure` found, from the cache (`prosody/`) where it was measured with this `key` before."""
+    path = cache_root() / "prosody" / f"{key}.json"
+
+    def read() -> ByVoice:
+        found = {str(name): np.asarray(values, dtype=np.float64) for name, values in read_json(path).items()}
+        if not all(values.ndim == 2 and values.shape[1] == len(FEATURES) for values in found.values()):
+            raise ValueError(f"{path} isn't what was written")
+        return found
+
+    try:
+        return read()
+    except (OSError, ValueError, TypeError, AttributeError):
+        write_json(path, {name: values.tolist() for name, values in measure().items()})
+        return read()
 
 
 def by_voice(rows: Sequence[FileRow]) -> dict[str, NDArray[np.float64]]:

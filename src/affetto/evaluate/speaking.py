@@ -5,9 +5,13 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from affetto.audio.sound import write_sound
 from affetto.codes.decoding import decode_each
@@ -15,7 +19,7 @@ from affetto.codes.prepare import Prepared
 from affetto.config import Config
 from affetto.evaluate.scoring import Item
 from affetto.evaluate.sentences import Sentence, ask, recordings_in_turn
-from affetto.evaluate.spoken import copy_spoken, note_spoken, read_spoken, speech_key
+from affetto.evaluate.spoken import copy_spoken, note_spoken, read_spoken, speaker_key, speech_key
 from affetto.files import cache_root, hash_folder, write_text
 from affetto.progress import progress
 from affetto.speak.generation import Request
@@ -37,15 +41,14 @@ class Studio:
     resume: bool
     """Take up what was spoken before by the same weights."""
     made_by: tuple[str, ...]
-    """Hashes of base and codec, and the device: what the base's sounds depend on beside the requests."""
+    """See `speaker_key`."""
     adapter: str
     """Hash of the adapter."""
 
     @classmethod
     def of(cls, voice: Voice, adapter: Path, config: Config, *, resume: bool) -> Studio:
         """The studio of a voice that has loaded the adapter of the folder `adapter`."""
-        codec, own = hash_folder(voice.base.folder, ("codec.*",)), hash_folder(adapter, ("*.safetensors",))
-        made_by = (voice.base.answers_hash, codec, voice.base.device.type)
+        made_by, own = speaker_key(voice), hash_folder(adapter, ("*.safetensors",))
         return cls(voice, config.output_dir, config.sampling_temperature, config.sampling_takes, resume, made_by, own)
 
     def folder(self, name: str) -> Path:
@@ -91,14 +94,17 @@ class Studio:
         """Speak `requests` into `folder`."""
         with progress(f"Speaking {title}", len(requests)) as bar:
             spoken = self.voice.generate(requests, bar.advance)
-        hit_caps = {}
-        sounds = self.voice.decode_each(spoken)
-        for index, (sentence, result, sound) in enumerate(zip(sentences, spoken, sounds, strict=True)):
-            path = folder / f"{index:03d}.wav"
+        paths = [folder / f"{index:03d}.wav" for index in range(len(spoken))]
+
+        def write(path: Path, sentence: Sentence, sound: NDArray[np.float32]) -> None:
             write_sound(path, sound, self.voice.codec.sample_rate)
             write_text(path.with_suffix(".txt"), sentence.text + "\n")
-            hit_caps[path.name] = result.hit_cap
-        note_spoken(folder, key, hit_caps)
+
+        # A file waits for the disk: others are written meanwhile.
+        with ThreadPoolExecutor() as pool:
+            written = pool.map(write, paths, sentences, self.voice.decode_each(spoken))
+            assert len(list(written)) == len(sentences)
+        note_spoken(folder, key, {path.name: said.hit_cap for path, said in zip(paths, spoken, strict=True)})
 
     def recordings(self, name: str, prepared: Prepared, emotion: str, most: int) -> tuple[list[Item], list[float]]:
         """Held-out recordings through the codec, than which no adapter can sound better, and their intensities.

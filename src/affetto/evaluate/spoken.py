@@ -14,6 +14,7 @@ from affetto.files import hash_bytes, hash_file, hash_folder, hash_text, made_on
 from affetto.model.batch import turn_bytes
 from affetto.provenance import versions
 from affetto.speak.generation import Request
+from affetto.speak.voice import Voice
 
 NOTE = "spoken.json"
 _SPEAKING = ("speak/*.py", "codes/*.py", "model/*.py")
@@ -29,6 +30,11 @@ def speech_key(requests: Sequence[Request], *made_by: str) -> str:
         for request in requests
     ]
     return hash_text(*made_by, json.dumps([asked, versions(), speaking_hash()], sort_keys=True))
+
+
+def speaker_key(voice: Voice) -> tuple[str, ...]:
+    """What the base's sounds depend on beside the requests: hashes of base and codec, and the device."""
+    return voice.base.answers_hash, hash_folder(voice.base.folder, ("codec.*",)), voice.base.device.type
 
 
 @cache

@@ -9,8 +9,11 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import chain
+from threading import Lock
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -23,6 +26,7 @@ from affetto.model.batch import Row, Turn
 from affetto.model.csm import CsmNetwork
 from affetto.model.moshi import MoshiNetwork
 from affetto.model.network import Network
+from affetto.speak.at_once import rows_at_once, shares_of
 from affetto.speak.engine import Engine
 from affetto.speak.sampling import Sampling, dice, require_numbers
 from affetto.speak.state import Heard
@@ -120,6 +124,30 @@ def generate(
     assert all(request.takes == 1 for request in requests), "takes are compared by `generate_best`"
     if not isinstance(base.network, CsmNetwork):
         return _batch_by_batch(base, requests, batch_size, on_progress)
+    parts = [range(len(requests))] if on_frame else shares_of(base, requests, batch_size)
+    if len(parts) == 1:
+        return _row_by_row(base, requests, batch_size, on_progress, on_frame)
+    weights_of(base.network)  # made once, and then read by all threads
+    telling = Lock()
+
+    def advance(num: int) -> None:
+        with telling:
+            if on_progress:
+                on_progress(num)
+
+    def say(part: Sequence[int]) -> list[Spoken]:
+        return _row_by_row(base, [requests[index] for index in part], batch_size // len(parts), advance, None)
+
+    with ThreadPoolExecutor(len(parts)) as pool:
+        told = dict(zip(chain(*parts), chain(*pool.map(say, parts)), strict=True))
+    return [told[index] for index in range(len(requests))]
+
+
+def _row_by_row(
+    base: Base, requests: Sequence[Request], batch_size: int, on_progress: Callable[[int], object] | None,
+    on_frame: Callable[[int, NDArray[np.int64]], object] | None,
+) -> list[Spoken]:  # fmt: skip
+    """`generate` of a CSM, in this thread."""
     frames: list[list[NDArray[np.int64]]] = [[] for _ in requests]
     for told in hear(base, requests, batch_size):
         for heard in told:
@@ -160,27 +188,6 @@ def generate_best(
         return generate(base, singles, batch_size=rows, on_progress=advance)
 
     return best_takes(codec, requests, say)
-
-
-_HOST_CACHE_BYTES = 2**28
-"""Of the keys and values of the rows that a CPU speaks at once."""
-
-
-def rows_at_once(base: Base, requests: Sequence[Request], batch_size: int) -> int:
-    """`batch_size`, or more on a CPU, which is the quicker for a row the more of them it has (docs/performance.md).
-
-    Of one gate as many as have room in memory; of several twice `batch_size`: each row has its adapters beside it.
-    """
-    if base.device.type != "cpu" or not isinstance(base.network, CsmNetwork) or batch_size < 1:
-        return batch_size
-    config, most = base.network.backbone.config, 2 * batch_size
-    if len({one.gate for one in requests}) != 1:
-        return most
-    place: int = 2 * 4 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
-    longest = max(
-        len(one.text_ids) + sum(turn.num_positions for turn in one.context) + one.max_frames for one in requests
-    )
-    return max(most, _HOST_CACHE_BYTES // (place * longest))
 
 
 def hear(base: Base, requests: Sequence[Request], batch_size: int) -> Iterator[list[Heard]]:
