@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import MimiModel
 
 from affetto.codes.codec import codec_hash, load_codec
-from affetto.codes.neural import MimiCodec
+from affetto.codes.neural import HEARING, MimiCodec
 from affetto.codes.vocoder import VocoderCodec
 from affetto.errors import BaseModelError
 from affetto.miniature.base import NUM_CODEBOOKS, make_config, make_model
@@ -55,6 +55,28 @@ def reference(mimi: MimiModel, sound: np.ndarray) -> np.ndarray:
     with torch.no_grad():
         values = torch.tensor(sound, dtype=torch.float32)[None, None]
         return mimi.encode(values, num_quantizers=NUM_CODEBOOKS).audio_codes[0].T.numpy()
+
+
+def test_what_codes_sound_follows_when_there_is_sound_to_be_coded(checkpoint: tuple[Path, MimiModel]) -> None:
+    """Onto "meta", which has no memory and thus no sound: where each part lies is all that can be seen."""
+    folder, _ = checkpoint
+    codec = load_codec(folder)
+    assert isinstance(codec, MimiCodec)
+    names = {name for name, _ in codec.model.named_children()}
+    assert set(HEARING) < names
+    codec.to("meta", speaks_only=True)
+
+    def on_host() -> set[str]:
+        tensors = [*codec.model.named_parameters(), *codec.model.named_buffers()]
+        return {name.partition(".")[0] for name, tensor in tensors if tensor.device.type == "cpu"}
+
+    assert (codec.device.type, on_host()) == ("meta", set(HEARING))
+    codec.decode(np.zeros((0, NUM_CODEBOOKS), dtype=np.int64))
+    codec.open_streams()
+    assert on_host() == set(HEARING)
+    with pytest.raises(RuntimeError):  # there are no numbers
+        codec.encode(sounds()[0])
+    assert on_host() == set()
 
 
 def test_pitfall_08_codes_equal_those_of_each_clip_alone(checkpoint: tuple[Path, MimiModel]) -> None:

@@ -18,15 +18,17 @@ from affetto.tensors import FLOATS, check_tensors, only_shapes, refused_config, 
 from affetto.types import Codec
 
 
-def load_codec(base_folder: Path, *, use_gpu: bool = False) -> Codec:
-    """The codec of a base's folder; with `use_gpu` a network is on the GPU where there is one."""
+def load_codec(base_folder: Path, *, use_gpu: bool = False, speaks_only: bool = False) -> Codec:
+    """The codec of a base's folder; with `use_gpu` a network is on the GPU where there is one, with `speaks_only` but
+    for what it needs when first it codes sound."""
     if (base_folder / "codec.json").is_file():
         return VocoderCodec.load(base_folder)
     if (base_folder / "config.json").is_file():
         import torch
 
         codec = _load_neural(base_folder)
-        codec.model.to("cuda" if use_gpu and torch.cuda.is_available() else "cpu")
+        if use_gpu and torch.cuda.is_available():
+            codec.to("cuda", speaks_only=speaks_only)
         return codec
     raise BaseModelError(f"{base_folder} holds neither codec.json nor a checkpoint with a codec inside")
 

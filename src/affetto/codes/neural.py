@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +14,15 @@ from affetto.codes.sound_stream import MimiEar, MimiSound, MimiSounds, can_strea
 from affetto.errors import BaseModelError
 from affetto.types import CodeStream, SoundStream, SoundStreams
 
+if TYPE_CHECKING:
+    import torch
+
 _GPU_BATCH_S = 120.0
 """Seconds of sound that are coded at once on a GPU: 3 GB in Mimi's first layers by their shapes, in DAC's 7."""
+
+
+HEARING = ("encoder", "encoder_transformer", "downsample")
+"""Parts of a codec that code sound and don't take part in decoding it."""
 
 
 class MimiCodec:
@@ -31,12 +38,34 @@ class MimiCodec:
         self.frame_rate = float(model.config.frame_rate)
         self.num_codebooks = num_codebooks
         self.codebook_size = int(model.config.codebook_size)
+        self._is_whole = True
+
+    @property
+    def device(self) -> torch.device:
+        """Where sound is decoded, and coded."""
+        found: torch.device = next(self.model.decoder.parameters()).device
+        return found
+
+    def to(self, device: torch.device | str, *, speaks_only: bool = False) -> Self:
+        """Itself on another device. With `speaks_only` what codes sound (`HEARING`, 0.16 GB of CSM-1B's Mimi) follows
+        when there is something to be coded."""
+        for name, part in self.model.named_children():
+            if not (speaks_only and name in HEARING):
+                part.to(device)
+        self._is_whole = not speaks_only
+        return self
+
+    def _gather(self) -> None:
+        """Everything onto one device, before something is coded."""
+        if not self._is_whole:
+            self.to(self.device)
 
     def encode(self, samples: NDArray[np.floating]) -> NDArray[np.int64]:
         """Codes (T, K) of mono samples at `sample_rate`."""
         import torch
 
-        values = torch.from_numpy(self._padded(samples))[None, None].to(self.model.device, self.model.dtype)
+        self._gather()
+        values = torch.from_numpy(self._padded(samples))[None, None].to(self.device, self.model.dtype)
         with exactly():
             codes = self.model.eval().encode(values, **{self._quantizers: self.num_codebooks}).audio_codes
         return np.asarray(codes[0].T.cpu().numpy(), dtype=np.int64)
@@ -52,9 +81,10 @@ class MimiCodec:
         don't fit into its caches.
         """
         if batch_s is None:
-            batch_s = 0.0 if self.model.device.type == "cpu" else _GPU_BATCH_S
+            batch_s = 0.0 if self.device.type == "cpu" else _GPU_BATCH_S
         if batch_s == 0.0 or not self._can_batch():
             return [self.encode(samples) for samples in sounds]
+        self._gather()
         padded = [self._padded(samples) for samples in sounds]
         coded: dict[int, NDArray[np.int64]] = {}
         self.model.eval()
@@ -84,7 +114,7 @@ class MimiCodec:
             return np.zeros(0, dtype=np.float32)
         codes = torch.from_numpy(np.asarray(codes_TK, dtype=np.int64).T.copy())[None]
         with torch.inference_mode():
-            values = self.model.eval().decode(audio_codes=codes.to(self.model.device)).audio_values
+            values = self.model.eval().decode(audio_codes=codes.to(self.device)).audio_values
         return np.asarray(values[0].flatten().float().cpu().numpy(), dtype=np.float32)
 
     def cepstra(self, codes_TK: NDArray[np.integer]) -> NDArray[np.floating]:
@@ -104,6 +134,7 @@ class MimiCodec:
     def open_ear(self) -> CodeStream:
         """A sound to be coded while it is heard. BaseModelError where the encoder looks ahead."""
         self._require_causal()
+        self._gather()
         return MimiEar(self.model, self.num_codebooks)
 
     def _require_causal(self) -> None:

@@ -115,8 +115,10 @@ class MimiSounds:
 
         with exactly():
             numbers = self._arrange(codes)
+            # What codes sound may be elsewhere.
+            device = next(self._model.decoder.parameters()).device
             codes_BTK = np.stack([np.asarray(codes[number], dtype=np.int64) for number in numbers])
-            samples_BN = self._decoded(torch.from_numpy(codes_BTK).to(self._model.device).mT)
+            samples_BN = self._decoded(torch.from_numpy(codes_BTK).to(device).mT)
             samples = np.asarray(samples_BN.float().cpu().numpy(), dtype=np.float32)
         return dict(zip(numbers, samples, strict=True))
 

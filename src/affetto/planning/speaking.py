@@ -7,13 +7,14 @@ training, this is a count by formulas; a test holds each of them to what the eng
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from typing import Any
 
 import torch
 
+from affetto.codes.neural import HEARING
 from affetto.model.base import host_part
 from affetto.model.outline import Outline
 from affetto.planning.storage import adapter_parameters, weight_bytes
@@ -70,7 +71,8 @@ def plan_speaking(
         "copies": _copies(config, products, dtype, is_shared=device == "cuda"),
         # Beside a GPU they wait on the host.
         "adapters": 0 if device == "cuda" else 4 * num_adapters * adapter_parameters(shapes, rank),
-        "codec": _codec_bytes(config),
+        # On a GPU what codes sound waits on the host, too.
+        "codec": codec_bytes(config, HEARING if device == "cuda" else ()),
     }
     prompt = round(outline.tokens_per_s * clip_s) + outline.template_tokens
     frames = frame_cap("x" * round(_SIGNS_PER_S * clip_s), outline.frame_rate)
@@ -87,12 +89,12 @@ def plan_speaking(
     return Speaking(device, str(dtype).removeprefix("torch."), num_adapters, takes, stays, peak)
 
 
-def _codec_bytes(config: Any) -> int:
-    """The codec that a CSM carries, which is loaded in float32 whatever the base is in."""
+def codec_bytes(config: Any, left_out: Sequence[str] = ()) -> int:
+    """The codec that a CSM carries but for the parts `left_out`, loaded in float32 whatever the base is in."""
     from transformers import AutoModel
 
     with torch.device("meta"):
-        return weight_bytes(AutoModel.from_config(config.codec_config))
+        return weight_bytes(AutoModel.from_config(config.codec_config), [f"{part}." for part in left_out])
 
 
 def _model(config: Any, outline: Outline, dtype: torch.dtype) -> Any:

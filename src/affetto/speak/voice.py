@@ -311,7 +311,7 @@ class Voice:
     @cached_property
     def codec(self) -> Codec:
         """The base's codec, loaded when first needed."""
-        return load_codec(self.base.folder, use_gpu=self.base.device.type == "cuda")
+        return load_codec(self.base.folder, use_gpu=self.base.device.type == "cuda", speaks_only=True)
 
 
 def usual_device(base: str) -> str:
