@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from affetto.adapters.bank import AdapterBank
 from affetto.codes.codec import load_codec
 from affetto.errors import ConfigError
 from affetto.model.base import Base, load_base
@@ -105,6 +106,53 @@ def test_takes_that_failed_are_kept_only_where_all_did(tiny_base: Base, codec: C
     ):  # fmt: skip
         asked = replace(request, takes=len(said))
         assert best_takes(codec, [asked], lambda _singles, said=said: said) == [expected]
+
+
+def test_witnesses_speak_more_softly_and_are_not_kept(tiny_base: Base, codec: Codec) -> None:
+    """Half as many as takes, at other seeds; whoever is nearest to all is kept, of the takes alone."""
+    often, plain, few = (
+        replace(_requests(tiny_base)[0], takes=number, gate=gate)
+        for number, gate in ((6, (1.0, 0.4)), (6, (0.0, 0.0)), (2, (1.0, 0.4)))
+    )
+    asked: list[list[Request]] = []
+    same, other, third = (_codes(9, seed) for seed in (1, 2, 3))
+    spoken = {"takes": [other, same, other, third, same, other], "witnesses": [same, same, third]}
+
+    def say(singles: list[Request]) -> list[Spoken]:
+        asked.append(singles)
+        codes = spoken["witnesses" if len(asked) == 2 else "takes"]
+        return [Spoken(codes[index], hit_cap=False) for index in range(len(singles))]
+
+    (kept,) = best_takes(codec, [plain], say)
+    assert kept.codes_TK is other, "three of six"
+    asked.clear()
+    (kept,) = best_takes(codec, [often], say)
+    assert kept.codes_TK is same, "four of nine"
+    takes_asked, softer = asked
+    assert [one.gate for one in takes_asked] == [(1.0, 0.4)] * 6
+    assert [one.gate for one in softer] == [pytest.approx((0.85, 0.34))] * 3
+    assert len({one.seed for one in (*takes_asked, *softer)}) == 9
+    for request in (plain, few):
+        asked.clear()
+        best_takes(codec, [request], say)
+        assert len(asked) == 1, "the base, and two takes, have no witness"
+
+
+def test_a_witness_that_failed_is_none(tiny_base: Base, codec: Codec) -> None:
+    request = replace(_requests(tiny_base)[0], takes=3, gate=(1.0,))
+    one, another = (Spoken(_codes(9, seed), hit_cap=False) for seed in (1, 2))
+    for failed in (Spoken(another.codes_TK, hit_cap=True), Spoken(_codes(0, 3), hit_cap=False)):
+        said = iter([[another, one, one], [failed]])
+        assert best_takes(codec, [request], lambda _singles, said=said: next(said)) == [one]
+
+
+def test_progress_counts_witnesses(tiny_base: Base, codec: Codec) -> None:
+    bank = AdapterBank(tiny_base.model, tiny_base.network.gates, ("q_proj",))
+    bank.add("happy", 2, 4.0, 0)
+    told: list[int] = []
+    often = [replace(one, takes=6, gate=(1.0,)) for one in _requests(tiny_base)]
+    generate_best(tiny_base, codec, often, on_progress=told.append)
+    assert sum(told) == len(TEXTS)
 
 
 def test_greedy_takes_are_all_the_same(tiny_base: Base, codec: Codec) -> None:

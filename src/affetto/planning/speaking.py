@@ -22,6 +22,7 @@ from affetto.planning.tracing import ShapeOnly
 from affetto.preserve.curvature.memory import Shapes
 from affetto.speak.generation import frame_cap
 from affetto.speak.state import FRAMES_OF_A_ROOM, MOST_OPEN_ROOMS, SLOTS_OF_A_ROOM
+from affetto.speak.takes import FEWEST
 from affetto.speak.weights import MOST_ARRANGEMENTS
 
 _SIGNS_PER_S = 14
@@ -79,7 +80,9 @@ def plan_speaking(
     room = takes * _row_bytes(config, prompt, frames, dtype)
     each = arrangement_bytes(products, shapes, rank, dtype)
     # On a GPU rooms that stand open hold their arrangement as well, and one more is being spoken in.
-    alive = min(num_adapters, MOST_OPEN_ROOMS + 1 if device == "cuda" else MOST_ARRANGEMENTS)
+    # Witnesses of several takes speak more softly: with gates of their own.
+    gates = num_adapters * (2 if takes >= FEWEST else 1)
+    alive = min(gates, MOST_OPEN_ROOMS + 1 if device == "cuda" else MOST_ARRANGEMENTS)
     stays |= {"arrangements": alive * each, "rooms": (max(1, alive) if device == "cuda" else 1) * room}
     peak = sum(stays.values())
     if device == "cuda":

@@ -30,7 +30,7 @@ from affetto.speak.at_once import rows_at_once, shares_of
 from affetto.speak.engine import Engine
 from affetto.speak.sampling import Sampling, dice, require_numbers
 from affetto.speak.state import Heard
-from affetto.speak.takes import best_takes
+from affetto.speak.takes import best_takes, num_witnesses
 from affetto.speak.weights import SpeakingWeights, fingerprint
 from affetto.types import SPEAKING_TEMPERATURE, Codec
 
@@ -173,7 +173,7 @@ def generate_best(
     rows = rows_at_once(base, requests, batch_size)
     if all(request.takes == 1 for request in requests):
         return generate(base, requests, batch_size=rows, on_progress=on_progress)
-    told, num_said, num_takes = 0, 0, sum(request.takes for request in requests)
+    told, num_said, num_takes = 0, 0, sum(request.takes + num_witnesses(request) for request in requests)
 
     def advance(num: int) -> None:
         # Takes of a request end at different times: what is told is their share.
