@@ -17,13 +17,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import held_out
 from facts import run_facts
+from held_out import pooled
 
-from affetto.codes.prepare import Prepared
 from affetto.config import Config
 from affetto.evaluate.results import FileRow
-from affetto.evaluate.scoring import Item, score_files
-from affetto.evaluate.sentences import Sentence, ask
+from affetto.evaluate.sentences import Sentence
 from affetto.evaluate.similarity import Scored, compare_voices
 from affetto.evaluate.speaking import Studio
 from affetto.evaluate.summary import PLAIN_MARGINS, compare
@@ -33,8 +33,6 @@ from affetto.pipeline import prepare_clips
 from affetto.speak.voice import Voice
 
 RESULT = Path(__file__).parent / "results" / "plain_prompts.json"
-SEED = 5_000_000
-SEEDS_APART = 100_000
 
 
 def main() -> None:
@@ -60,10 +58,7 @@ def main() -> None:
         write_json(RESULT, found)
     for emotion, pool in pools.items():
         if len(pool) > 1:
-            sides = [
-                [row for number, rows in enumerate(side) for row in _apart(rows, number)]
-                for side in zip(*pool, strict=True)
-            ]
+            sides = [pooled(side) for side in zip(*pool, strict=True)]
             found[f"{emotion}, {len(pool)} adapters"] = run_facts() | {
                 "sentences": len(sides[1]), "minus_base": _told(*sides),
             }  # fmt: skip
@@ -77,7 +72,7 @@ class _Laboratory:
     def __init__(self, num_seeds: int) -> None:
         self._num_seeds = num_seeds
         self._judges = choose_judges({"quality": "none"}, "happy")
-        self._known: dict[tuple[Sentence, ...], tuple[Scored, Scored]] = {}
+        self._known: dict[tuple[str, tuple[Sentence, ...]], tuple[Scored, Scored]] = {}
 
     def measure(self, adapter: Path, facts: dict[str, Any]) -> tuple[list[FileRow], list[FileRow], list[FileRow]]:
         """Judged rows of the base, of the base with other seeds, told as if it had the same, and of the adapter."""
@@ -85,57 +80,26 @@ class _Laboratory:
         prepared = prepare_clips(Config(), [emotion])
         voice = Voice.load("miniature")
         voice.load_adapter(emotion, adapter)
-        sentences = _sentences(prepared, facts, self._num_seeds)
-        key = tuple(sentences)
+        wanted = held_out.sentences(prepared, facts, self._num_seeds)
+        key = emotion, tuple(wanted)
         if key not in self._known:
-            others = [replace(one, seed=one.seed + self._num_seeds * SEEDS_APART) for one in sentences]
-            items, rows = self._say(voice, "base, other seeds", others, None, 0.0)
-            renamed = [FileRow(**{**row, "seed": one.seed}) for row, one in zip(rows, sentences, strict=True)]
-            self._known[key] = self._say(voice, "base", sentences, None, 0.0), (items, renamed)
+            others = [replace(one, seed=one.seed + self._num_seeds * held_out.SEEDS_APART) for one in wanted]
+            items, rows = self._say(voice, others, None, 0.0, emotion)
+            renamed = [FileRow(**{**row, "seed": one.seed}) for row, one in zip(rows, wanted, strict=True)]
+            self._known[key] = self._say(voice, wanted, None, 0.0, emotion), (items, renamed)
         base, chance = self._known[key]
-        own = self._say(voice, emotion, sentences, emotion, float(facts["recommended_intensity"]))
+        own = self._say(voice, wanted, emotion, float(facts["recommended_intensity"]), emotion)
         references = Studio(voice, Path(), 0.0, 1, False, (), "").references(prepared, facts["trained_speakers"])
         assert self._judges.voice is not None
         compare_voices(self._judges.voice, base, (own, chance), references)
         return [*base[1]], [*chance[1]], [*own[1]]
 
     def _say(
-        self, voice: Voice, who: str, sentences: Sequence[Sentence], emotion: str | None, intensity: float
+        self, voice: Voice, wanted: Sequence[Sentence], emotion: str | None, intensity: float, judged_as: str
     ) -> Scored:
-        config = Config()
-        wanted = ask(
-            voice, sentences, emotion, intensity=intensity, cued=False, temperature=config.sampling_temperature,
-            takes=config.sampling_takes,
-        )  # fmt: skip
-        sounds = voice.decode_each(voice.generate(wanted))
-        items = [
-            Item(
-                f"{who} {index}", sound, voice.codec.sample_rate, text=one.text, speaker=one.speaker, seed=one.seed,
-                prompt="plain",
-            )
-            for index, (one, sound) in enumerate(zip(sentences, sounds, strict=True))
-        ]  # fmt: skip
-        return items, score_files(items, self._judges, emotion or "happy")
-
-
-def _sentences(prepared: Prepared, facts: dict[str, Any], num_seeds: int) -> list[Sentence]:
-    """Every held-out text in every voice of the adapter, with so many seeds."""
-    emotion = str(facts["emotion"])
-    texts = dict.fromkeys(
-        clip.text for split in ("validation", "test") for which in (emotion, None)
-        for clip in prepared.select(which, split) if clip.text
-    )  # fmt: skip
-    return [
-        Sentence(text, name, facts["speakers"][name], seed=SEED + index + seed * SEEDS_APART)
-        for seed in range(num_seeds)
-        for index, text in enumerate(texts)
-        for name in facts["trained_speakers"]
-    ]
-
-
-def _apart(rows: Sequence[FileRow], number: int) -> list[FileRow]:
-    """Rows of the pool's adapter of that number, so that seeds of two adapters don't meet."""
-    return [FileRow(**{**row, "seed": (row["seed"] or 0) + number * 10 * SEED}) for row in rows]
+        return held_out.say(
+            voice, self._judges, wanted, emotion, intensity, cued=False, judged_as=judged_as, prompt="plain"
+        )
 
 
 def _told(ours: Sequence[FileRow], theirs: Sequence[FileRow]) -> dict[str, Any]:
