@@ -4,7 +4,8 @@
 
 Every sentence is said `--takes` times by the base and by each adapter at its recommended intensity, all takes are
 judged (emotion and words), and of all groups of 3, 4 ... of them the one that `affetto.speak.takes` keeps: the means
-over the groups are what a user of so many takes gets. Beside it stands what the recogniser itself would keep of four.
+over the groups are what a user of so many takes gets; for emotional speech with softer witnesses, as it is spoken, and
+without. Beside it stands what the recogniser itself would keep of four.
 Texts are the miniature's validation texts and its test texts. Adds to `benchmarks/results/takes.json`, by adapter;
 about four minutes of a core for each.
 """
@@ -31,7 +32,7 @@ from affetto.files import read_json, write_json
 from affetto.judges.choice import choose_judges
 from affetto.pipeline import prepare_clips
 from affetto.speak.generation import Spoken
-from affetto.speak.takes import FEWEST, take_distances
+from affetto.speak.takes import FEWEST, SOFTER, num_witnesses, take_distances
 from affetto.speak.voice import Voice
 
 RESULT = Path(__file__).parent / "results" / "takes.json"
@@ -105,12 +106,22 @@ def _measure(
         )
         said.append(spoken)
     table = np.array(heard), np.array(edits), sum(num_words)
+    softer = [replace(one, gate=tuple(SOFTER * strength for strength in one.gate)) for one in wanted]
+    for number in range(max(map(num_witnesses, wanted))):
+        take = num_takes + number
+        said.append(voice.generate([replace(one, takes=1, seed=one.seed + take * len(sentences)) for one in softer]))
     takes = [[one[place] for one in said] for place in range(len(sentences))]
     apart = np.stack([_apart(voice, some) for some in takes])
+    sizes = [num for num in SIZES if num <= num_takes]
+    witnessed = {
+        str(num): _kept(apart, num, *table, num_witnesses(replace(wanted[0], takes=num)))
+        for num in sizes if intensity
+    }  # fmt: skip
     alone = {"recall": round(float(table[0].mean()), 4), "wer": round(float(table[1].sum() / num_takes / table[2]), 4)}
     by_errors = np.array(edits, dtype=float)
     return {
-        "takes": {"1": alone} | {str(num): _kept(apart, num, *table) for num in SIZES if num <= num_takes},
+        "takes": {"1": alone} | {str(num): _kept(apart, num, *table) for num in sizes},
+        **({"with_witnesses": witnessed} if witnessed else {}),
         "least_errors_of_4_takes": _mean(
             [_told(by_errors[list(group)].argmin(0), group, *table) for group in _groups(num_takes, 4)]
         ),
@@ -129,13 +140,14 @@ def _groups(num_takes: int, num: int) -> list[tuple[int, ...]]:
 
 
 def _kept(
-    apart_NTT: NDArray[np.float64], num: int, heard_TN: NDArray[Any], edits_TN: NDArray[Any], num_words: int
-) -> dict[str, float]:
-    """Recall and WER of the takes that are kept of `num`, over all groups of so many."""
+    apart_NTT: NDArray[np.float64], num: int, heard_TN: NDArray[Any], edits_TN: NDArray[Any], num_words: int,
+    witnesses: int = 0,
+) -> dict[str, float]:  # fmt: skip
+    """Recall and WER of the takes that are kept of `num`, over all groups of so many; witnesses stand behind takes."""
     assert num >= FEWEST
-    told = []
+    told, softer = [], [*range(len(heard_TN), len(heard_TN) + witnesses)]
     for group in _groups(len(heard_TN), num):
-        within = apart_NTT[:, group][:, :, group]
+        within = apart_NTT[:, group][:, :, [*group, *softer]]
         told.append(_told(within.sum(2).argmin(1), group, heard_TN, edits_TN, num_words))
     return _mean(told)
 
