@@ -21,7 +21,7 @@ from affetto.model.csm import CsmNetwork
 from affetto.speak.engine import Arithmetic, Engine
 from affetto.speak.generation import Request, generate, weights_of
 from affetto.speak.layers import Rotary
-from affetto.speak.weights import SpeakingWeights, chunked, fingerprint
+from affetto.speak.weights import Arranged, Site, SpeakingWeights, chunked, fingerprint
 
 TEXTS = ["the silver key", "a", "a much longer line about rivers", "two", "it is late"]
 Codes = list[list[int]]
@@ -330,6 +330,32 @@ def test_adapters_that_wait_on_the_host_are_taken_from_there(tiny_base: Base) ->
         layers = weights.arranged(gates).backbone
         made = [tensor for layer in layers for site in (layer.qkv, layer.down) for tensor in (site.w, site.a_GIR)]
         assert {tensor.device.type for tensor in made if tensor is not None} == {"meta"}
+
+
+def _sites(arranged: Arranged) -> list[Site]:
+    layers = (*arranged.backbone, *arranged.depth)
+    return [arranged.projector, *(site for one in layers for site in (one.qkv, one.out, one.gate_up, one.down))]
+
+
+@pytest.mark.parametrize(("room", "kept"), [(0, 1), (1, 1), (2, 2), (9, 3)])
+def test_merged_weights_are_kept_as_far_as_there_is_room(
+    tiny_base: Base, monkeypatch: pytest.MonkeyPatch, room: int, kept: int
+) -> None:
+    """A large base in float32 isn't there once more for every gate; plain and mixed rows take little and stay."""
+    _bank(tiny_base)
+    weights = SpeakingWeights(tiny_base.network)
+    ways = [(0.5, 0.0, 0.0)], [(1.0, 0.0, 0.0)], [(0.0, 1.0, 0.0)]
+    own = sum(
+        merged.w.nbytes
+        for merged, plain in zip(_sites(weights.arranged(ways[0])), _sites(weights.arranged([()])), strict=True)
+        if merged.w is not plain.w
+    )
+    monkeypatch.setattr("affetto.speak.weights.MOST_MERGED_BYTES", room * own)
+    for gates in ways:
+        weights.arranged(gates)
+    alive = [place for place, gates in enumerate(ways) if tuple(gates) in weights._arranged]
+    assert alive == list(range(3 - kept, 3))
+    assert ((),) in weights._arranged
 
 
 def test_an_engine_that_is_done_keeps_nothing(tiny_base: Base) -> None:

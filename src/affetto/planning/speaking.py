@@ -23,7 +23,7 @@ from affetto.preserve.curvature.memory import Shapes
 from affetto.speak.generation import frame_cap
 from affetto.speak.state import FRAMES_OF_A_ROOM, MOST_OPEN_ROOMS, SLOTS_OF_A_ROOM
 from affetto.speak.takes import FEWEST
-from affetto.speak.weights import MOST_ARRANGEMENTS
+from affetto.speak.weights import MOST_ARRANGEMENTS, MOST_MERGED_BYTES
 
 _SIGNS_PER_S = 14
 """Of text, as `Outline` assumes."""
@@ -82,7 +82,10 @@ def plan_speaking(
     # On a GPU rooms that stand open hold their arrangement as well, and one more is being spoken in.
     # Witnesses of several takes speak more softly: with gates of their own.
     gates = num_adapters * (2 if takes >= FEWEST else 1)
-    alive = min(gates, MOST_OPEN_ROOMS + 1 if device == "cuda" else MOST_ARRANGEMENTS)
+    most = (
+        MOST_OPEN_ROOMS + 1 if device == "cuda" else min(MOST_ARRANGEMENTS, max(1, MOST_MERGED_BYTES // max(1, each)))
+    )
+    alive = min(gates, most)
     stays |= {"arrangements": alive * each, "rooms": (max(1, alive) if device == "cuda" else 1) * room}
     peak = sum(stays.values())
     if device == "cuda":

@@ -29,6 +29,8 @@ Gate = tuple[float, ...]
 """Intensities by adapter; () where all are zero."""
 MOST_ARRANGEMENTS = 4
 """Of gates, which a base's weights are kept for."""
+MOST_MERGED_BYTES = 2**30
+"""Of those, weights with adapters merged into them; what is spoken with is kept whatever it takes."""
 
 
 @dataclass(frozen=True)
@@ -123,14 +125,32 @@ class SpeakingWeights:
         """The weights for rows with these gates, in this order."""
         chunks = chunked(gates)
         if chunks not in self._arranged:
-            while len(self._arranged) >= MOST_ARRANGEMENTS:
-                del self._arranged[next(iter(self._arranged))]
+            self._make_room(chunks)
             self._arranged[chunks] = Arranged(
                 tuple(sources.layer(chunks) for sources in self._backbone),
                 tuple(sources.layer(chunks) for sources in self._depth),
                 self._projector.site(chunks),
             )
         return self._arranged[chunks]
+
+    def _make_room(self, chunks: tuple[Gate, ...]) -> None:
+        """Let the oldest arrangements go, before the one of `chunks` is made."""
+        kept = self._arranged
+        while len(kept) >= MOST_ARRANGEMENTS:
+            del kept[next(iter(kept))]
+        if self._is_merged(chunks):
+            each = sum(source.w_IO.nbytes for source in self._all_sources() if source.is_adapted)
+            most = max(1, MOST_MERGED_BYTES // max(1, each))
+            merged = [known for known in kept if self._is_merged(known)]
+            for known in merged[: max(0, len(merged) + 1 - most)]:
+                del kept[known]
+
+    def _is_merged(self, chunks: tuple[Gate, ...]) -> bool:
+        return len(set(chunks)) == 1 and any(chunks[0]) and self.dtype == torch.float32
+
+    def _all_sources(self) -> list[_Source]:
+        layers = [*self._backbone, *self._depth]
+        return [self._projector, *(source for one in layers for source in (one.qkv, one.out, one.gate_up, one.down))]
 
 
 def chunked(gates: Sequence[Gate]) -> tuple[Gate, ...]:
@@ -164,6 +184,11 @@ class _Source:
             weight_OI = torch.cat([layer.weight for layer in plain])
             self.w_IO = self._read(weight_OI).to(weight_OI.dtype).contiguous()
         self.dtype = self.w_IO.dtype
+
+    @property
+    def is_adapted(self) -> bool:
+        """Whether an adapter changes any of its layers."""
+        return any(isinstance(layer, GatedLora) for layer in self.layers)
 
     def _read(self, rows_OI: Tensor) -> Tensor:
         """Transposed to (I, O), with the norm's weight on the inputs."""
