@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from affetto.codes.prepare import Prepared
 from affetto.config import Config
 from affetto.evaluate.results import FileRow, Prompt
 from affetto.evaluate.scoring import Item, score_files
-from affetto.evaluate.sentences import Sentence, ask
+from affetto.evaluate.sentences import Sentence, ask, texts_of
 from affetto.evaluate.similarity import Scored
 from affetto.judges.kinds import Judges
 from affetto.speak.voice import Voice
@@ -19,13 +19,12 @@ SEEDS_APART = 100_000
 
 
 def sentences(
-    prepared: Prepared, facts: dict[str, Any], num_seeds: int, splits: Iterable[str] = ("validation", "test")
+    prepared: Prepared, facts: dict[str, Any], num_seeds: int, splits: Sequence[str] = ("validation", "test")
 ) -> list[Sentence]:
     """Every held-out text of `splits` in every voice of the adapter whose facts these are, with so many seeds."""
     emotion = str(facts["emotion"])
-    texts = dict.fromkeys(
-        clip.text for split in splits for which in (emotion, None) for clip in prepared.select(which, split)
-        if clip.text
+    texts = texts_of(
+        clip for split in splits for which in (emotion, None) for clip in prepared.select(which, split)
     )  # fmt: skip
     return [
         Sentence(text, name, facts["speakers"][name], seed=SEED + index + seed * SEEDS_APART)

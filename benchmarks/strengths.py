@@ -6,7 +6,7 @@ Every test text is said in each of the adapter's voices by the base, plainly, an
 intensity and at its recommended one, as `affetto speak` says it. Words are compared with the base's, paired by text,
 voice and seed; texts are what is resampled. An evaluation hears 48 sentences, too few to tell intensities apart.
 Adapters of one emotion, which differ by seed, are pooled as well. Adds to `benchmarks/results/strengths.json`; of one
-core some 40 seconds for each adapter and intensity.
+core about a minute for each adapter and intensity.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from affetto.codes.prepare import Prepared
 from affetto.config import Config
 from affetto.evaluate.scoring import Item, score_files
-from affetto.evaluate.sentences import Sentence, ask
+from affetto.evaluate.sentences import Sentence, ask, texts_of
 from affetto.evaluate.strengths import of_strengths
 from affetto.files import read_json, write_json
 from affetto.judges.choice import choose_judges
@@ -72,7 +72,7 @@ def main() -> None:
 
 def _sentences(prepared: Prepared, emotion: str, split: Any, facts: dict[str, Any], most: int) -> list[Sentence]:
     clips = [*prepared.select(emotion, split), *prepared.select(None, split)]
-    texts = list(dict.fromkeys(clip.text for clip in clips if clip.text))[:most]
+    texts = texts_of(clips, most)
     voices = facts["trained_speakers"]
     return [
         Sentence(text, name, facts["speakers"][name], seed=SEED + index)

@@ -44,8 +44,8 @@ def ask(
     ]  # fmt: skip
 
 
-def texts_of(clips: Iterable[Clip], most: int) -> list[str]:
-    """At most `most` texts of `clips` in which there is something to be spoken, in their order, each once."""
+def texts_of(clips: Iterable[Clip], most: int | None = None) -> list[str]:
+    """The texts, or at most `most`, of `clips` in which there is something to be spoken, in their order, each once."""
     return list(dict.fromkeys(clip.text for clip in clips if clip.text and has_words(clip.text)))[:most]
 
 
