@@ -50,7 +50,7 @@ def best_takes(codec: Codec, requests: Sequence[Request], say: Callable[[list[Re
     """Of each request the best of its takes, the first of which has the request's own seed.
 
     `say` says requests of one take, witnesses after all others. A take that said nothing, or that its cap ended, is
-    kept only where all are so, and then it is no witness.
+    kept only where all are so; a witness of that kind isn't compared with.
     """
     takes = iter(say([_nth(request, take) for request in requests for take in range(request.takes)]))
     softer = [
