@@ -45,7 +45,7 @@ def say(
     config = Config()
     requests = ask(
         voice, wanted, emotion, intensity=intensity, cued=cued, temperature=config.sampling_temperature,
-        takes=config.sampling_takes,
+        depth_temperature=config.sampling_depth_temperature, takes=config.sampling_takes,
     )  # fmt: skip
     spoken = voice.generate(requests)
     items = [

@@ -87,7 +87,7 @@ def _measure(
     judges = of_strengths(choose_judges({}, emotion))
     wanted = ask(
         voice, sentences, emotion if intensity else None, intensity=intensity, cued=intensity > 0, takes=num_takes,
-        temperature=Config().sampling_temperature,
+        temperature=Config().sampling_temperature, depth_temperature=Config().sampling_depth_temperature,
     )  # fmt: skip
     heard, edits, said = [], [], []
     for take in range(num_takes):

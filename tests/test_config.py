@@ -252,6 +252,7 @@ WRONG = [
     ("evaluation_clips: 0", "evaluation_clips", "greater than or equal to 1"),
     ("evaluation_strengths: [0]", "evaluation_strengths.0", "greater than 0"),
     ("sampling_temperature: -1", "sampling_temperature", "greater than or equal to 0"),
+    ("sampling_depth_temperature: -0.5", "sampling_depth_temperature", "greater than or equal to 0"),
     ("sampling_takes: 0", "sampling_takes", "greater than or equal to 1"),
     ("judges: {mood: x}", "judges", "there are emotion, words, quality, voice, dimensions, embedding"),
     ("judges: [x]", "judges", "valid dictionary"),

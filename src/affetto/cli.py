@@ -22,6 +22,7 @@ from affetto.commands.options import (
     BaseName,
     ConfigFile,
     Data,
+    DepthTemperature,
     Emotion,
     General,
     Judge,
@@ -29,6 +30,7 @@ from affetto.commands.options import (
     Resume,
     SkipBad,
     SkipDatasets,
+    Temperature,
     are_named,
     command_line,
     earlier_turn,
@@ -220,9 +222,8 @@ def speak(
     ] = Path("emotion_models"),
     speaker: Annotated[int, typer.Option(min=0, help="Speaker number of the base.")] = 0,
     seed: Annotated[int, typer.Option(min=0, help="The same seed says it the same way again.")] = 0,
-    temperature: Annotated[
-        float | None, typer.Option(min=0.0, help="0 always takes the likeliest code. Default: 0.6.")
-    ] = None,
+    temperature: Temperature = None,
+    depth_temperature: DepthTemperature = None,
     takes: Annotated[
         int | None, typer.Option(min=1, help="Said so often; one is kept. Default: 6, Moshi and Dia 1.")
     ] = None,
@@ -238,14 +239,14 @@ def speak(
     ] = None,
 ) -> None:
     """Speak a sentence, with any trained emotion or blend, at any strength."""
-    if not math.isfinite(temperature or 0.0):
-        raise ConfigError("--temperature must be a finite number")
+    if not (math.isfinite(temperature or 0.0) and math.isfinite(depth_temperature or 0.0)):
+        raise ConfigError("--temperature and --depth-temperature must be finite numbers")
     turns = [earlier_turn(turn, speaker) for turn in after or ()]
     from affetto.speak.to_file import speak_to_file
 
     speak_to_file(
         text, emotion, out, base=base, models=models, intensity=intensity, speaker=speaker, seed=seed,
-        temperature=temperature, takes=takes, after=turns, device=device,
+        temperature=temperature, depth_temperature=depth_temperature, takes=takes, after=turns, device=device,
     )  # fmt: skip
     typer.echo(out)
 

@@ -1,7 +1,6 @@
 """The configuration file: strict, commented, with the guide's keys.
 
-Unknown keys are errors that name the nearest known one. The object stops at the stages' entry functions; what they
-call takes plain arguments.
+Unknown keys are errors that name the nearest known one. Stages take the object; what they call takes plain arguments.
 """
 
 from __future__ import annotations
@@ -109,6 +108,7 @@ class Config(BaseModel):
     evaluation_clips: Count = 120
     evaluation_strengths: tuple[Annotated[float, _Number, Field(gt=0.0, le=2.0)], ...] = (0.5, 0.75, 1.0, 1.25)
     sampling_temperature: NotNegative = SPEAKING_TEMPERATURE
+    sampling_depth_temperature: NotNegative | None = None
     sampling_takes: Count = SPEAKING_TAKES
     judges: dict[str, str] = Field(default_factory=dict)
 

@@ -79,8 +79,13 @@ class _Sampling:
         self.codebook_size = network.codebook_size
         self.device = device
         temperatures = [request.temperature for request in requests]
-        self.is_greedy = max(temperatures) == 0
-        self.temperature_B1 = torch.tensor(temperatures, device=device)[:, None]
+        depth = [
+            t if request.depth_temperature is None else request.depth_temperature
+            for t, request in zip(temperatures, requests, strict=True)
+        ]
+        self.temperature_KB1 = torch.tensor([temperatures, *[depth] * (self.num_codebooks - 1)], device=device)[
+            ..., None
+        ]
         top_k = torch.tensor([min(request.top_k, network.codebook_size) for request in requests], device=device)
         self.most = int(top_k.max())
         self.is_cut_B1 = (top_k > 0)[:, None]
@@ -92,14 +97,15 @@ class _Sampling:
         rows = [torch.rand(self.num_codebooks, generator=die, dtype=torch.float64) for die in self.dice]
         return torch.stack(rows).to(self.device, torch.float32)
 
-    def pick(self, logits_BV: Tensor, uniform_B: Tensor) -> Tensor:
+    def pick(self, logits_BV: Tensor, uniform_B: Tensor, k: int) -> Tensor:
         """One code per row: where the cumulative distribution passes `uniform`, or the most likely one (greedy)."""
         # Beyond the codec's codes the vocabulary has marks, such as padding, that can't be spoken.
         logits_BC = logits_BV[:, : self.codebook_size]
         greedy_B = logits_BC.argmax(dim=-1)
-        if self.is_greedy:
+        temperature_B1 = self.temperature_KB1[k]
+        if not temperature_B1.any():
             return greedy_B
-        scores_BC = logits_BC / self.temperature_B1.clamp(min=1e-6)
+        scores_BC = logits_BC / temperature_B1.clamp(min=1e-6)
         if self.most > 0:
             best_BM = scores_BC.topk(self.most, dim=-1).values
             least_B1 = best_BM.gather(1, self.place_B1)
@@ -109,20 +115,20 @@ class _Sampling:
         # Below the total and from the right: a code of probability zero is never drawn.
         target_B1 = torch.minimum(uniform_B[:, None] * total_B1, total_B1.nextafter(torch.zeros_like(total_B1)))
         drawn_B = torch.searchsorted(cumulative_BC, target_B1, right=True).squeeze(1)
-        return torch.where(self.temperature_B1.squeeze(1) == 0, greedy_B, drawn_B)
+        return torch.where(temperature_B1.squeeze(1) == 0, greedy_B, drawn_B)
 
 
 def _frame(network: CsmNetwork, state_BD: Tensor, sampling: _Sampling) -> Tensor:
     """All codebooks (B, K) of the next frame, from the backbone's last state."""
     uniform_BK = sampling.uniform()
-    codes = [sampling.pick(network.c0_logits(state_BD), uniform_BK[:, 0])]
+    codes = [sampling.pick(network.c0_logits(state_BD), uniform_BK[:, 0], 0)]
     table, cache = network.depth.model.embed_tokens, DynamicCache(config=network.depth.config)
     inputs_BSD = torch.stack([state_BD, table(codes[0])], dim=1)
     for k in range(1, network.num_codebooks):
         hidden_BSD = network.depth.model(
             inputs_embeds=inputs_BSD, past_key_values=cache, use_cache=True
         ).last_hidden_state
-        codes.append(sampling.pick(network.next_logits(hidden_BSD[:, -1], k), uniform_BK[:, k]))
+        codes.append(sampling.pick(network.next_logits(hidden_BSD[:, -1], k), uniform_BK[:, k], k))
         inputs_BSD = table(codes[-1] + k * network.vocab_size)[:, None]
     return torch.stack(codes, dim=1)
 

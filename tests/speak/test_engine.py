@@ -50,12 +50,13 @@ def _plainly(base: Base, requests: Sequence[Request]) -> list[Codes]:
 
 def _requests(base: Base, **fields: object) -> list[Request]:
     """Requests of unequal prompts, lengths, seeds and temperatures."""
-    settings = [(1.0, 0), (0.0, 0), (0.6, 5), (1.4, 0), (1.0, 1)]
+    settings = [(1.0, 0.4, 0), (0.0, 0.7, 0), (0.6, None, 5), (1.4, 0.0, 0), (1.0, 2.0, 1)]
     return [
         Request(
-            base.prompt_ids(text, i), **({"max_frames": 5 + i, "seed": 7 + i, "temperature": t, "top_k": k} | fields)
-        )  # type: ignore[arg-type]
-        for i, (text, (t, k)) in enumerate(zip(TEXTS, settings, strict=True))
+            base.prompt_ids(text, i),
+            **({"max_frames": 5 + i, "seed": 7 + i, "temperature": t, "depth_temperature": d, "top_k": k} | fields),  # type: ignore[arg-type]
+        )
+        for i, (text, (t, d, k)) in enumerate(zip(TEXTS, settings, strict=True))
     ]
 
 

@@ -110,23 +110,24 @@ def test_pitfall_10_sampling_settings_do_not_stick(tiny_base: Base) -> None:
     assert again[::-1] == alone
 
 
-def _drawn(logits_BC: Tensor, uniform_B: Tensor, arithmetic: str, **fields: object) -> list[int]:
+def _drawn(logits_BC: Tensor, uniform_B: Tensor, arithmetic: str, book: int = 0, **fields: object) -> list[int]:
     requests = [Request((0, 1), max_frames=1, **fields)] * len(logits_BC)  # type: ignore[arg-type]
     sampling = Sampling(requests, 256, torch.device("cpu"))
     if arithmetic == "torch":
-        return sampling.pick(logits_BC, uniform_B[:, None]).tolist()
-    return HostSampling(sampling).pick(logits_BC.numpy(), uniform_B[:, None].numpy()).tolist()
+        return sampling.pick(logits_BC, uniform_B[:, None], book).tolist()
+    return HostSampling(sampling).pick(logits_BC.numpy(), uniform_B[:, None].numpy(), book).tolist()
 
 
 @pytest.mark.parametrize("arithmetic", ["numpy", "torch"])
-@pytest.mark.parametrize(("temperature", "top_k"), [(1.0, 0), (0.6, 0), (1.7, 5)])
-def test_codes_are_drawn_as_the_softmax_says(temperature: float, top_k: int, arithmetic: str) -> None:
+@pytest.mark.parametrize(("temperature", "top_k", "book"), [(1.0, 0, 0), (0.6, 0, 7), (1.7, 5, 1), (0.6, 0, 0)])
+def test_codes_are_drawn_as_the_softmax_says(temperature: float, top_k: int, book: int, arithmetic: str) -> None:
     """Chi-square over 20,000 draws of a fixed state; codes expected fewer than 5 times are one class."""
     num_draws = 20_000
     logits_C = 2.0 * torch.randn(256, generator=torch.Generator().manual_seed(1))
     uniform_B = torch.rand(num_draws, generator=torch.Generator().manual_seed(2))
-    settings = {"temperature": temperature, "top_k": top_k}
-    drawn = _drawn(logits_C.expand(num_draws, -1), uniform_B, arithmetic, **settings)
+    own, other = ("depth_temperature", "temperature") if book else ("temperature", "depth_temperature")
+    settings = {own: temperature, other: 3.0, "top_k": top_k}
+    drawn = _drawn(logits_C.expand(num_draws, -1), uniform_B, arithmetic, book, **settings)
     scores = logits_C.double() / temperature
     if top_k:
         scores[scores < scores.sort().values[-top_k]] = -torch.inf
@@ -197,6 +198,26 @@ def test_the_speech_of_many_seeds_follows_the_first_softmax(tiny_base: Base) -> 
     assert stats.chisquare(np.bincount(drawn, minlength=4), wanted).pvalue > 1e-3
 
 
+def test_the_speech_of_many_seeds_follows_the_depth_temperature(tiny_base: Base) -> None:
+    """Codebook one of the first frame behind the likeliest code zero, over 400 seeds at half the temperature."""
+    asked = _requests(tiny_base, TEXTS[:1], max_frames=1, temperature=0.0)[0]
+    asked = replace(asked, depth_temperature=0.5)
+    spoken = generate(tiny_base, [replace(asked, seed=seed) for seed in range(400)], batch_size=400)
+    first_XK = np.stack([one.codes_TK[0] for one in spoken])
+    assert len(np.unique(first_XK[:, 0])) == 1
+    with torch.no_grad():
+        row = Row("", (Turn(asked.text_ids, first_XK[:1]),))
+        logits_V = tiny_base.network(collate([row], 8)).depth_MJV[0, 0, :256].double()
+    for warmth, is_it in ((0.5, True), (1.0, False)):
+        shares = (logits_V / warmth).softmax(0)
+        ranked = shares.argsort(descending=True)
+        classes = torch.zeros(256, dtype=torch.int64)
+        classes[ranked] = (shares[ranked].cumsum(0) * 4 * 0.999999).long()
+        wanted = torch.bincount(classes, weights=shares, minlength=4).numpy() * 400
+        drawn = np.bincount(classes[first_XK[:, 1]], minlength=4)
+        assert (stats.chisquare(drawn, wanted).pvalue > 1e-3) == is_it
+
+
 @pytest.mark.parametrize("arithmetic", ["numpy", "torch"])
 @pytest.mark.parametrize("num_rows", [1, 3])
 @pytest.mark.parametrize("uniform", [0.0, 1.0 - 2.0**-24, 1.0])
@@ -211,7 +232,7 @@ def test_numbers_well_below_one_need_no_holding_back() -> None:
     logits_BC = torch.randn(500, 256, generator=torch.Generator().manual_seed(3))
     uniform_B1 = torch.linspace(0, 1 - 2**-20, 500)[:, None].numpy()
     sampling = Sampling([Request((0, 1), max_frames=1, temperature=1.0)] * 500, 256, torch.device("cpu"))
-    held, free = (HostSampling(sampling, may).pick(logits_BC.numpy(), uniform_B1).tolist() for may in (True, False))
+    held, free = (HostSampling(sampling, may).pick(logits_BC.numpy(), uniform_B1, 0).tolist() for may in (True, False))
     assert held == free
     assert max(free) <= 255
 
@@ -235,6 +256,8 @@ def test_limits_of_temperature_and_top_k(tiny_base: Base) -> None:
         ({"temperature": -0.1}, "temperature must be 0"),
         ({"temperature": float("nan")}, "temperature must be 0"),
         ({"temperature": float("inf")}, "temperature must be 0"),
+        ({"depth_temperature": -0.1}, "depth_temperature must be 0"),
+        ({"depth_temperature": float("nan")}, "depth_temperature must be 0"),
         ({"top_k": -1}, "top_k must be 0"),
         ({"gate": (float("nan"),)}, "intensities must be finite"),
         ({"gate": (1.0, -1.0)}, "intensities must be finite numbers, 0 or more"),

@@ -100,7 +100,7 @@ def test_norm_swiglu_and_a_frames_embedding() -> None:
 def test_draws_are_those_of_the_sampling() -> None:
     """The same numbers give the same codes, with every temperature and cut."""
     settings = [(1.0, 0), (0.0, 0), (0.6, 5), (1.4, 40), (1.0, 1), (0.01, 0)]
-    requests = [Request((1,), 3, temperature=t, top_k=k) for t, k in settings]
+    requests = [Request((1,), 3, temperature=3.0, depth_temperature=t, top_k=k) for t, k in settings]
     sampling = Sampling(requests, 50, DEVICE)
     uniform_BTK = torch.stack([dice(seed, 3, 2) for seed in range(len(requests))]).to(DEVICE)
     uniform_BTK[0, 1, 1], uniform_BTK[2, 1, 1] = 1 - 2**-24, 0.0
@@ -108,12 +108,12 @@ def test_draws_are_those_of_the_sampling() -> None:
     for seed in range(4):
         logits = 3 * _random(len(requests), 50, seed=seed)
         codes = torch.full((len(requests), 2), -1, device=DEVICE)
-        kernels.draw(logits, codes, 1, uniform_BTK, frame, sampling.warmth_B, sampling.top_k_B)
+        kernels.draw(logits, codes, 1, uniform_BTK, frame, sampling.warmths[1].temperature_B, sampling.top_k_B)
         assert codes[:, 0].eq(-1).all()
-        assert codes[:, 1].tolist() == sampling.pick(logits, uniform_BTK[:, 1, 1:]).tolist()
+        assert codes[:, 1].tolist() == sampling.pick(logits, uniform_BTK[:, 1, 1:], 1).tolist()
     uncut = Sampling([Request((1,), 3, temperature=1.0)] * len(requests), 50, DEVICE)
-    kernels.draw(logits, codes, 0, uniform_BTK, frame, uncut.warmth_B, None)
-    assert codes[:, 0].tolist() == uncut.pick(logits, uniform_BTK[:, 1, :1]).tolist()
+    kernels.draw(logits, codes, 0, uniform_BTK, frame, uncut.warmths[0].temperature_B, None)
+    assert codes[:, 0].tolist() == uncut.pick(logits, uniform_BTK[:, 1, :1], 0).tolist()
 
 
 def test_a_code_of_no_probability_is_never_drawn() -> None:

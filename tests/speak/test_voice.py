@@ -24,6 +24,9 @@ from affetto.errors import AdapterError, BaseModelError, ConfigError, DataError
 from affetto.miniature.base import make_config
 from affetto.model.base import Base, load_base
 from affetto.model.batch import Turn
+from affetto.model.dia import DiaNetwork
+from affetto.model.moshi import MoshiNetwork
+from affetto.model.network import Network
 from affetto.speak.asked import mono_sound
 from affetto.speak.engine import Engine
 from affetto.speak.generation import Spoken
@@ -209,6 +212,22 @@ def test_a_voice_may_be_given_a_trained_bank(tiny_base: Base) -> None:
     assert request.text_ids == tiny_base.prompt_ids("the key", 0)
 
 
+def test_codebooks_behind_the_first_are_drawn_at_the_share_of_the_base(voice: Voice) -> None:
+    def drawn_at(**options: float) -> tuple[float, float]:
+        return voice.request("the key", **options).temperatures  # type: ignore[arg-type]
+
+    share = voice.base.network.depth_temperature_share
+    assert share == pytest.approx(2 / 3), "docs/training.md names it"
+    assert drawn_at() == (0.6, pytest.approx(0.4))
+    assert drawn_at(temperature=1.2) == (1.2, pytest.approx(0.8))
+    assert drawn_at(temperature=0.0) == (0.0, 0.0)
+    assert drawn_at(temperature=0.9, depth_temperature=0.9) == (0.9, 0.9)
+    assert drawn_at(depth_temperature=0.0) == (0.6, 0.0)
+    assert voice.request("the key", takes=3, temperature=0.0, depth_temperature=0.5).takes == 3, "that isn't greedy"
+    assert Network.depth_temperature_share == DiaNetwork.depth_temperature_share == 1
+    assert MoshiNetwork.depth_temperature_share == 1
+
+
 def test_requests_made_before_an_adapter_was_loaded_still_speak(tiny_base: Base, models: Path) -> None:
     voice = Voice(tiny_base)
     plain = voice.request("a key", seed=1)
@@ -231,8 +250,10 @@ def test_unknown_emotions_name_those_that_are_loaded(voice: Voice, tiny_base_fol
 
 
 def test_settings_out_of_range_are_refused(voice: Voice) -> None:
-    with pytest.raises(ConfigError, match="temperature"):
+    with pytest.raises(ConfigError, match=r"^temperature must be 0"):
         voice.speak("a", temperature=-1.0)
+    with pytest.raises(ConfigError, match=r"^depth_temperature must be 0"):
+        voice.speak("a", depth_temperature=-1.0)
     for wrong in (-1.0, float("nan"), float("inf"), "much"):
         with pytest.raises(
             ConfigError, match=rf"intensity {wrong}: it must be a finite number, 0 \(the base\) or more"

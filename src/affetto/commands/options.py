@@ -55,6 +55,14 @@ Output = Annotated[
     Path | None,
     typer.Option("--output", "-o", help="Folder for emotion_models/, evaluation_results/ and samples. Default: here."),
 ]
+Temperature = Annotated[float | None, typer.Option(min=0.0, help="0 always takes the likeliest code. Default: 0.6.")]
+DepthTemperature = Annotated[
+    float | None,
+    typer.Option(
+        min=0.0,
+        help="Of the codebooks behind the first. Default: two thirds of --temperature, of Moshi and Dia all of it.",
+    ),
+]
 SkipBad = Annotated[bool, typer.Option("--skip-bad-clips", help="Go on with the good clips where some are bad.")]
 SkipDatasets = Annotated[
     bool,

@@ -100,7 +100,8 @@ def match_clips(config: Config, emotion: str, prepared: Prepared, adapter: Path,
             cued = intensity > 0
             requests = ask(
                 voice, sentences, emotion if cued else None, intensity=intensity, cued=cued,
-                temperature=config.sampling_temperature, takes=config.sampling_takes,
+                temperature=config.sampling_temperature, depth_temperature=config.sampling_depth_temperature,
+                takes=config.sampling_takes,
             )  # fmt: skip
 
             def measure() -> ByVoice:

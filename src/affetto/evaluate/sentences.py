@@ -30,6 +30,7 @@ def ask(
     *,
     intensity: float,
     temperature: float,
+    depth_temperature: float | None = None,
     cued: bool,
     takes: int = 1,
 ) -> list[Request]:
@@ -38,7 +39,7 @@ def ask(
     return [
         voice.request(
             sentence.text, emotion, intensity=intensity, speaker=sentence.number, seed=sentence.seed,
-            temperature=temperature, cued=cued, takes=takes,
+            temperature=temperature, depth_temperature=depth_temperature, cued=cued, takes=takes,
         )
         for sentence in sentences
     ]  # fmt: skip

@@ -37,6 +37,7 @@ class Studio:
     voice: Voice
     output_dir: Path
     temperature: float
+    depth_temperature: float | None
     takes: int
     resume: bool
     """Take up what was spoken before by the same weights."""
@@ -49,7 +50,10 @@ class Studio:
     def of(cls, voice: Voice, adapter: Path, config: Config, *, resume: bool) -> Studio:
         """The studio of a voice that has loaded the adapter of the folder `adapter`."""
         made_by, own = speaker_key(voice), hash_folder(adapter, ("*.safetensors",))
-        return cls(voice, config.output_dir, config.sampling_temperature, config.sampling_takes, resume, made_by, own)
+        return cls(
+            voice, config.output_dir, config.sampling_temperature, config.sampling_depth_temperature,
+            config.sampling_takes, resume, made_by, own,
+        )  # fmt: skip
 
     def folder(self, name: str) -> Path:
         """Of the sounds of that name."""
@@ -66,8 +70,8 @@ class Studio:
         """
         folder = self.folder(name)
         requests = ask(
-            self.voice, sentences, emotion, intensity=intensity, temperature=self.temperature, cued=cued,
-            takes=self.takes,
+            self.voice, sentences, emotion, intensity=intensity, temperature=self.temperature,
+            depth_temperature=self.depth_temperature, cued=cued, takes=self.takes,
         )  # fmt: skip
         key = speech_key(requests, *self.made_by, *([] if emotion is None else [self.adapter]))
         say = partial(self._say, key, requests, sentences, folder.name)

@@ -19,10 +19,13 @@ from affetto.speak.voice import Voice
 
 def hear(
     voice: Voice, sentences: Sequence[Sentence], emotion: str, judges: Judges, *, intensity: float, temperature: float,
-    cued: bool = True,
+    depth_temperature: float | None = None, cued: bool = True,
 ) -> dict[str, Metric]:  # fmt: skip
     """Speak `sentences` at one intensity and have emotion and words judged; nothing is written."""
-    requests = ask(voice, sentences, emotion, intensity=intensity, temperature=temperature, cued=cued)
+    requests = ask(
+        voice, sentences, emotion, intensity=intensity, temperature=temperature, depth_temperature=depth_temperature,
+        cued=cued,
+    )  # fmt: skip
     spoken = voice.generate(requests)
     items = [
         Item(

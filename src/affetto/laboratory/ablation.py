@@ -189,7 +189,7 @@ def _heard(
     for kind, intensity in (("base", 0.0), ("emotional", at), ("plain", at)):
         metrics = hear(
             voice, sentences, emotion, judges, intensity=intensity, temperature=config.sampling_temperature,
-            cued=kind == "emotional",
+            depth_temperature=config.sampling_depth_temperature, cued=kind == "emotional",
         )  # fmt: skip
         found[kind] = {name: metrics[name]["value"] for name in HEARD}
     return found

@@ -30,6 +30,8 @@ class Network(nn.Module):
     """Width of the text's logits, where it runs beside the frames."""
     least_temperature = 0.0
     """Below it codes are never drawn, unless greedily."""
+    depth_temperature_share = 1.0
+    """Of the temperature, what codebooks behind the first are drawn at, unless somebody says otherwise."""
 
     gates: GateSwitch
     num_codebooks: int

@@ -34,7 +34,8 @@ class Room:
     codes_BK: Tensor
     uniform_BTK: Tensor
     starts_B: Tensor
-    temperature_B: Tensor
+    temperatures: tuple[Tensor, Tensor]
+    """Of the first codebook and of those behind it, (B,) each."""
     top_k_B: Tensor
     slot: Tensor
     """Where the next position goes (1,)."""
@@ -62,7 +63,8 @@ class Room:
             Rotary(shape, slots, weights.dtype), Rotary(depth_shape, num_books, weights.dtype),
             like.new_zeros(num_rows, len(like)), whole(num_rows, num_books, dtype=torch.int64),
             whole(num_rows, num_frames, num_books, dtype=torch.float32), whole(num_rows),
-            whole(num_rows, dtype=torch.float32), whole(num_rows), whole(1), whole(1),
+            (whole(num_rows, dtype=torch.float32), whole(num_rows, dtype=torch.float32)),
+            whole(num_rows), whole(1), whole(1),
             torch.arange(num_books, dtype=torch.int32, device=device), whole(num_rows),
         )  # fmt: skip
 
@@ -103,7 +105,8 @@ class CapturedFrames:
         self.is_cut = settings.most > 0
         room.uniform_BTK[:, : batch.uniform_BTK.shape[1]] = batch.uniform_BTK
         room.starts_B.zero_() if batch.starts_B is None else room.starts_B.copy_(batch.starts_B)
-        room.temperature_B.copy_(settings.warmth_B)
+        for own_B, warmth in zip(room.temperatures, settings.warmths, strict=True):
+            own_B.copy_(warmth.temperature_B)
         room.top_k_B.copy_(settings.top_k_B)
         room.slot.fill_(batch.slot)
         room.frame.zero_()
@@ -193,7 +196,7 @@ class CapturedFrames:
     def _draw(self, book: int, logits_BC: Tensor) -> None:
         room = self.room
         top_k_B = room.top_k_B if self.is_cut else None
-        draw(logits_BC, room.codes_BK, book, room.uniform_BTK, room.frame, room.temperature_B, top_k_B)
+        draw(logits_BC, room.codes_BK, book, room.uniform_BTK, room.frame, room.temperatures[book > 0], top_k_B)
 
 
 def _captured(work: Callable[[], None]) -> torch.cuda.CUDAGraph:

@@ -106,7 +106,7 @@ def _codes(
         hidden_B1D = network.depth_states(state_BD, before_B[:, None], first=k, cache=cache)
         logits_BC = network.code_logits(hidden_B1D, range(k, k + 1))[:, 0, : network.codebook_size]
         check([logits_BC])
-        before_B = sampling.pick(logits_BC, uniform_BK[:, [k]])
+        before_B = sampling.pick(logits_BC, uniform_BK[:, [k]], k)
         codes.append(before_B)
     return torch.stack(codes, dim=1)
 

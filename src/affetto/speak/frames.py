@@ -44,11 +44,11 @@ class TorchFrames:
         states_BD, pick = batch.states_BD, batch.sampling.pick
         layers, projector = batch.weights.depth, batch.weights.projector
         uniform = torch.split(batch.uniform_BTK[:, batch.num_frames], 1, dim=1)
-        codes = [pick(logits(states_BD, weights.c0_head_DC), uniform[0])]
+        codes = [pick(logits(states_BD, weights.c0_head_DC), uniform[0], 0)]
         hidden_BD = self._begin(codes[0])
         for k in range(1, weights.num_codebooks):
             last_BD = normed(hidden_BD.float(), eps, weights.head_norm_D)
-            codes.append(pick(logits(last_BD, weights.heads_DC[k - 1]), uniform[k]))
+            codes.append(pick(logits(last_BD, weights.heads_DC[k - 1]), uniform[k], k))
             if k < weights.num_codebooks - 1:
                 x_BD = product(weights.spoken_tables[k].index_select(0, codes[k]), projector)
                 hidden_BD = step(x_BD, layers, shape, self.depth_places[k + 1], eps, *self.turns[k + 1])

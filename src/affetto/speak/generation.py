@@ -47,6 +47,8 @@ class Request:
     seed: int = 0
     temperature: float = SPEAKING_TEMPERATURE
     """0 is greedy."""
+    depth_temperature: float | None = None
+    """Of the codebooks behind the first; None is `temperature`."""
     top_k: int = 0
     """0 is all codes."""
     context: tuple[Turn, ...] = ()
@@ -54,14 +56,20 @@ class Request:
     """How often it is said; the best is kept (`affetto.speak.takes`)."""
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.temperature) and self.temperature >= 0):
-            raise ConfigError(f"temperature must be 0 (greedy) or a positive number, not {self.temperature}")
+        for name, warmth in zip(("temperature", "depth_temperature"), self.temperatures, strict=True):
+            if not (math.isfinite(warmth) and warmth >= 0):
+                raise ConfigError(f"{name} must be 0 (greedy) or a positive number, not {warmth}")
         if self.takes < 1:
             raise ConfigError(f"takes must be 1 or more, not {self.takes}")
         if self.top_k < 0:
             raise ConfigError(f"top_k must be 0 (all codes) or a positive number, not {self.top_k}")
         if not all(math.isfinite(one) and one >= 0 for one in self.gate):
             raise ConfigError(f"intensities must be finite numbers, 0 or more, not {self.gate}")
+
+    @property
+    def temperatures(self) -> tuple[float, float]:
+        """Of the first codebook and of those behind it."""
+        return self.temperature, self.temperature if self.depth_temperature is None else self.depth_temperature
 
 
 @dataclass(frozen=True)
@@ -235,11 +243,7 @@ def _batch_by_batch(
 def _by_itself(base: Base, requests: Sequence[Request]) -> list[Spoken]:
     """What `Network.speak` says, with the requests' own dice."""
     network, device = base.network, base.device
-    warmed = [
-        replace(one, temperature=max(one.temperature, network.least_temperature) if one.temperature else 0.0)
-        for one in requests
-    ]
-    sampling = Sampling(warmed, network.codebook_size, device)
+    sampling = Sampling(requests, network.codebook_size, device, network.least_temperature)
     uniform_BXK = torch.zeros(len(requests), 0, base.num_codebooks, device=device)
 
     def pick(logits_BKC: torch.Tensor, step: int) -> torch.Tensor:
@@ -250,7 +254,7 @@ def _by_itself(base: Base, requests: Sequence[Request]) -> list[Spoken]:
             # How many steps a base takes is its own affair; a longer throw begins with the shorter one.
             rolled = [dice(one.seed, 2 * step + 64, base.num_codebooks) for one in requests]
             uniform_BXK = torch.stack(rolled).to(device)
-        columns = [sampling.pick(logits_BKC[:, k], uniform_BXK[:, step, [k]]) for k in range(base.num_codebooks)]
+        columns = [sampling.pick(logits_BKC[:, k], uniform_BXK[:, step, [k]], k) for k in range(base.num_codebooks)]
         return torch.stack(columns, dim=1)
 
     rows = [Row("", (*one.context, Turn(one.text_ids, None)), one.gate) for one in requests]

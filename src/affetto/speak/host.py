@@ -65,14 +65,14 @@ class HostFrames:
         states_BD = self.batch.states_BD.numpy()
         uniform_BK = self.uniform_BTK[:, self.batch.num_frames]
         codes_BK = np.empty(uniform_BK.shape, dtype=np.int64)
-        codes_BK[:, 0] = pick(np.matmul(states_BD, self.c0_head_DC), uniform_BK[:, :1])
+        codes_BK[:, 0] = pick(np.matmul(states_BD, self.c0_head_DC), uniform_BK[:, :1], 0)
         turns, places = self.depth_turns, self.depth_places
         step(product(states_BD, projector), layers, shape, places[0], *turns[0], is_wanted=False)
         for k in range(1, self.num_codebooks):
             x_BD = product(self.spoken_tables[k - 1][codes_BK[:, k - 1]], projector)
             hidden_BD = step(x_BD, layers, shape, places[k], *turns[k])
             logits_BC = np.matmul(normed(hidden_BD, shape.eps), self.heads_DC[k - 1])
-            codes_BK[:, k] = pick(logits_BC, uniform_BK[:, k : k + 1])
+            codes_BK[:, k] = pick(logits_BC, uniform_BK[:, k : k + 1], k)
         return torch.from_numpy(codes_BK)
 
     @np.errstate(over="ignore")
@@ -174,17 +174,20 @@ class HostSampling:
 
     def __post_init__(self) -> None:
         settings = self.settings
-        self.temperature_B1 = settings.temperature_B1.numpy()
-        self.is_greedy, self.most = settings.is_greedy, settings.most
-        self.is_greedy_B = None if settings.is_greedy_B1 is None else settings.is_greedy_B1.numpy()[:, 0]
+        self.warmths = [
+            (one.is_greedy, one.divisor_B1.numpy(), None if one.is_greedy_B is None else one.is_greedy_B.numpy())
+            for one in settings.warmths
+        ]
+        self.most = settings.most
         self.is_cut_B1, self.place_B1 = settings.is_cut_B1.numpy(), settings.place_B1.numpy()
 
-    def pick(self, logits_BC: Array, uniform_B1: Array) -> Codes:
-        """One code per row (B,)."""
-        if self.is_greedy:
+    def pick(self, logits_BC: Array, uniform_B1: Array, book: int) -> Codes:
+        """Codebook `book`'s code per row (B,)."""
+        is_greedy, divisor_B1, is_greedy_B = self.warmths[book > 0]
+        if is_greedy:
             drawn_B: Codes = logits_BC.argmax(axis=1)
             return drawn_B
-        scores_BC = logits_BC / self.temperature_B1
+        scores_BC = logits_BC / divisor_B1
         if self.most > 0:
             ranked_BC = -np.sort(-scores_BC, axis=1)
             least_B1 = np.take_along_axis(ranked_BC, self.place_B1, axis=1)
@@ -202,8 +205,8 @@ class HostSampling:
         else:
             # The place where they pass it, and behind the last where they are NaN.
             drawn_B = cumulative_BC.shape[1] - np.count_nonzero(cumulative_BC > target_B1, axis=1)
-        if self.is_greedy_B is not None:
-            drawn_B = np.where(self.is_greedy_B, logits_BC.argmax(axis=1), drawn_B)
+        if is_greedy_B is not None:
+            drawn_B = np.where(is_greedy_B, logits_BC.argmax(axis=1), drawn_B)
         return drawn_B
 
 

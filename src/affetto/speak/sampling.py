@@ -1,4 +1,4 @@
-"""Drawing codes: every row by its own temperature, cut-off and seed, on the device, without waiting for the host."""
+"""Drawing codes: every row by its own temperatures, cut-off and seed, on the device, without waiting for the host."""
 
 from __future__ import annotations
 
@@ -25,28 +25,41 @@ def dice(seed: int, num_frames: int, num_codebooks: int) -> Tensor:
     return torch.rand(num_frames, num_codebooks, generator=generator, dtype=torch.float64).float()
 
 
-class Sampling:
-    """How the rows of a batch draw their codes."""
+class Warmth:
+    """The temperatures of a batch's rows, of its first codebook or of those behind it."""
 
-    def __init__(self, requests: Sequence[Request], codebook_size: int, device: torch.device) -> None:
-        temperatures = [request.temperature for request in requests]
+    def __init__(self, temperatures: Sequence[float], device: torch.device) -> None:
         self.is_greedy = max(temperatures) == 0
-        self.warmth_B = torch.tensor(temperatures, device=device)
-        self.temperature_B1 = self.warmth_B[:, None].clamp(min=1e-6)
-        self.is_greedy_B1 = (
-            torch.tensor([t == 0 for t in temperatures], device=device)[:, None] if min(temperatures) == 0 else None
+        self.temperature_B = torch.tensor(temperatures, dtype=torch.float32, device=device)
+        """0 is greedy."""
+        self.divisor_B1 = self.temperature_B[:, None].clamp(min=1e-6)
+        self.is_greedy_B = self.temperature_B == 0 if min(temperatures) == 0 else None
+
+
+class Sampling:
+    """How the rows of a batch draw their codes; at least at `least_temperature`, where they aren't greedy."""
+
+    def __init__(
+        self, requests: Sequence[Request], codebook_size: int, device: torch.device, least_temperature: float = 0.0
+    ) -> None:
+        first, depth = (
+            Warmth([max(one, least_temperature) if one else 0.0 for one in temperatures], device)
+            for temperatures in zip(*(request.temperatures for request in requests), strict=True)
         )
+        self.warmths = first, depth
         self.top_k_B = torch.tensor([min(request.top_k, codebook_size) for request in requests], device=device)
         self.most = max(min(request.top_k, codebook_size) for request in requests)
         self.is_cut_B1 = (self.top_k_B > 0)[:, None]
         self.place_B1 = (self.top_k_B - 1).clamp(min=0)[:, None]
         self.zero = torch.zeros((), device=device)
 
-    def pick(self, logits_BC: Tensor, uniform_B1: Tensor) -> Tensor:
-        """One code per row (B,): where the cumulative distribution passes `uniform`; greedy the most likely one."""
-        if self.is_greedy:
+    def pick(self, logits_BC: Tensor, uniform_B1: Tensor, book: int) -> Tensor:
+        """Codebook `book`'s code per row (B,): where the cumulative distribution passes `uniform`; greedy the most
+        likely one."""
+        warmth = self.warmths[book > 0]
+        if warmth.is_greedy:
             return logits_BC.argmax(dim=-1)
-        scores_BC = logits_BC / self.temperature_B1
+        scores_BC = logits_BC / warmth.divisor_B1
         if self.most > 0:
             best_BM = scores_BC.topk(self.most, dim=-1).values
             least_B1 = best_BM.gather(1, self.place_B1)
@@ -56,8 +69,8 @@ class Sampling:
         # Below the total and from the right: a code of probability zero is never drawn.
         target_B1 = torch.minimum(uniform_B1 * total_B1, total_B1.nextafter(self.zero))
         drawn_B1 = torch.searchsorted(cumulative_BC, target_B1, right=True)
-        if self.is_greedy_B1 is not None:
-            drawn_B1 = torch.where(self.is_greedy_B1, logits_BC.argmax(dim=-1, keepdim=True), drawn_B1)
+        if warmth.is_greedy_B is not None:
+            drawn_B1 = torch.where(warmth.is_greedy_B[:, None], logits_BC.argmax(dim=-1, keepdim=True), drawn_B1)
         return drawn_B1.view(-1)
 
 

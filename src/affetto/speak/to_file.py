@@ -32,6 +32,7 @@ def speak_to_file(
     speaker: int = 0,
     seed: int = 0,
     temperature: float | None = None,
+    depth_temperature: float | None = None,
     takes: int | None = None,
     after: Sequence[tuple[Path, int]] = (),
     device: str | None = None,
@@ -39,7 +40,7 @@ def speak_to_file(
     """Load what `emotion` (`blend_of`) needs from `models/<emotion>/best`, speak, write `out`.
 
     `after` are earlier turns, (sound file with its words in a .txt beside it, speaker), oldest first. `device` is cpu
-    or cuda; None is the `usual_device`. On a GPU the base is in bfloat16. `temperature` and `takes` are the library's
+    or cuda; None is the `usual_device`. On a GPU the base is in bfloat16. Temperatures and `takes` are the library's
     where they are None. Raises AffettoErrors, those that can be known before it is loaded at once; what can be spoken
     in part, a speaker that isn't known, the intensity that each adapter speaks at, and one beyond what training
     measured, are told.
@@ -67,7 +68,7 @@ def speak_to_file(
     context = [_read_turn(voice, path, who) for path, who in after]
     samples, rate = voice.speak(
         text, blend, intensity=intensity, speaker=speaker, seed=seed, context=context, takes=takes,
-        temperature=SPEAKING_TEMPERATURE if temperature is None else temperature,
+        temperature=SPEAKING_TEMPERATURE if temperature is None else temperature, depth_temperature=depth_temperature,
     )  # fmt: skip
     write_sound(out, samples, rate)
 

@@ -137,31 +137,27 @@ class Voice:
         self._speakers[name] = dict(adapter.facts.get("speakers") or {})
 
     def request(
-        self,
-        text: str,
-        emotion: str | Mapping[str, float] | None = None,
-        *,
-        intensity: float | None = None,
-        speaker: SupportsIndex = 0,
-        seed: SupportsIndex = 0,
-        temperature: float = SPEAKING_TEMPERATURE,
-        cued: bool = True,
-        context: Sequence[Turn] = (),
-        takes: int = 1,
-    ) -> Request:
+        self, text: str, emotion: str | Mapping[str, float] | None = None, *, intensity: float | None = None,
+        speaker: SupportsIndex = 0, seed: SupportsIndex = 0, temperature: float = SPEAKING_TEMPERATURE,
+        depth_temperature: float | None = None, cued: bool = True, context: Sequence[Turn] = (), takes: int = 1,
+    ) -> Request:  # fmt: skip
         """The request for `text`. `emotion` is a name or a blend, happy=0.6,sad=0.4 or {name: share} (`blend_of`), and
         `intensity` scales it.
 
         Without `intensity` each adapter speaks at the intensity that its training recommends. `cued=False` leaves the
         prompt plain with the adapter on, which shows what leaks. `context` are earlier turns (`turn`), oldest first;
         the oldest ones are left out where the base's window has no room. For the text itself see `frames_that_fit`.
-        Of several `takes` the one that is most like the others is kept (`affetto.speak.takes`); greedy there is one.
+        `depth_temperature` is that of the codebooks behind the first; None is the base's share of `temperature`
+        (`Network.depth_temperature_share`). Of several `takes` the one that is most like the others is kept
+        (`affetto.speak.takes`); greedy there is one.
 
         ConfigError for a text of which nothing can be spoken, an intensity, seed or speaker that can't be, and an
         intensity of no emotion; AdapterError for an emotion that isn't loaded. What can be spoken in part and a speaker
         of no clip are told, once.
         """
-        takes = takes if temperature else 1
+        if depth_temperature is None:
+            depth_temperature = temperature * self.base.network.depth_temperature_share
+        takes = takes if temperature or depth_temperature else 1
         strengths = self.strengths(emotion, intensity)
         seed, speaker = require_seed(seed), require_speaker(speaker, self._known_speakers())
         self._check_text(text)
@@ -178,7 +174,7 @@ class Voice:
             fitting.pop(0)
         if len(fitting) < len(context):
             say(f"the base's window has room for {len(fitting)} of {len(context)} earlier turns: the last ones")
-        return Request(ids, cap, gate, seed=seed, temperature=temperature, context=tuple(fitting), takes=takes)
+        return Request(ids, cap, gate, seed, temperature, depth_temperature, context=tuple(fitting), takes=takes)
 
     def _check_text(self, text: str) -> None:
         """ConfigError where nothing of `text` can be spoken; a line where some of it can't."""
@@ -215,7 +211,7 @@ class Voice:
     def speak(
         self, text: str, emotion: str | Mapping[str, float] | None = None, *, intensity: float | None = None,
         speaker: SupportsIndex = 0, seed: SupportsIndex = 0, temperature: float = SPEAKING_TEMPERATURE,
-        context: Sequence[Turn] = (), takes: int | None = None,
+        depth_temperature: float | None = None, context: Sequence[Turn] = (), takes: int | None = None,
     ) -> tuple[NDArray[np.float32], int]:  # fmt: skip
         """Speak; returns (mono samples, sample rate). No emotion is the base; see `request`.
 
@@ -223,7 +219,8 @@ class Voice:
         ended and not the base, is told.
         """
         request = self.request(
-            text, emotion, intensity=intensity, speaker=speaker, seed=seed, temperature=temperature, context=context,
+            text, emotion, intensity=intensity, speaker=speaker, seed=seed, temperature=temperature,
+            depth_temperature=depth_temperature, context=context,
             takes=self.num_takes(SPEAKING_TAKES) if takes is None else takes,
         )  # fmt: skip
         spoken = self.generate([request])[0]
@@ -236,7 +233,7 @@ class Voice:
     def stream(
         self, text: str, emotion: str | Mapping[str, float] | None = None, *, intensity: float | None = None,
         speaker: SupportsIndex = 0, seed: SupportsIndex = 0, temperature: float = SPEAKING_TEMPERATURE,
-        context: Sequence[Turn] = (),
+        depth_temperature: float | None = None, context: Sequence[Turn] = (),
     ) -> Iterator[NDArray[np.float32]]:  # fmt: skip
         """What `speak` gives, in pieces while it is spoken: mono samples, a frame (80 ms) each.
 
@@ -245,8 +242,9 @@ class Voice:
         real time for about six seconds.
         """
         request = self.request(
-            text, emotion, intensity=intensity, speaker=speaker, seed=seed, temperature=temperature, context=context
-        )
+            text, emotion, intensity=intensity, speaker=speaker, seed=seed, temperature=temperature,
+            depth_temperature=depth_temperature, context=context,
+        )  # fmt: skip
         for piece in self.stream_together([request]):
             if len(piece.samples_N):
                 yield piece.samples_N

@@ -37,7 +37,8 @@ from affetto.training.validation import Validation
 
 _NOT_DECISIVE = {
     "output_dir", "trackers", "judges", "matching_sentences", "evaluation_sentences", "evaluation_clips",
-    "evaluation_strengths", "sampling_temperature", "sampling_takes", "base", "data", "emotions", "num_checkpoints",
+    "evaluation_strengths", "sampling_temperature", "sampling_depth_temperature", "sampling_takes", "base", "data",
+    "emotions", "num_checkpoints",
 }  # fmt: skip
 """Keys that don't change a run, or do so through the base's and the rows' hashes."""
 
