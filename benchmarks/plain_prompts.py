@@ -89,7 +89,8 @@ class _Laboratory:
             self._known[key] = self._say(voice, wanted, None, 0.0, emotion), (items, renamed)
         base, chance = self._known[key]
         own = self._say(voice, wanted, emotion, float(facts["recommended_intensity"]), emotion)
-        references = Studio(voice, Path(), 0.0, 1, False, (), "").references(prepared, facts["trained_speakers"])
+        studio = Studio.of(voice, adapter, Config(), resume=False)
+        references = studio.references(prepared, facts["trained_speakers"])
         assert self._judges.voice is not None
         compare_voices(self._judges.voice, base, (own, chance), references)
         return [*base[1]], [*chance[1]], [*own[1]]
