@@ -132,7 +132,7 @@ def test_the_engine_says_what_it_says_in_torch(tiny_base: Base, num_rows: int) -
     """Weights that are shared with the base, as on a GPU, and rows that start at different places."""
     tiny_base.model.to(DEVICE)
     requests = [
-        Request(tiny_base.prompt_ids("the silver key" * (1 + seed), seed), 2 + seed, seed=seed, temperature=0.9)
+        Request(tiny_base.prompt_ids("the key" * (1 + seed), seed), 2 + seed, (), seed, 0.9, (2.0, 0.4, None)[seed])
         for seed in range(num_rows)
     ]
     said = []
