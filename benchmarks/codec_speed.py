@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from facts import run_facts
+from facts import run_facts, take_no_options
 
 from affetto.codes.vocoder import VocoderCodec
 from affetto.files import write_json
@@ -26,6 +26,7 @@ REPEATS = 5
 
 def main() -> None:
     """Time encoding and decoding, print and write the figures."""
+    take_no_options(__doc__)
     codec = VocoderCodec.load(find_base(MINIATURE))
     sounds = [render(line) for line in general_lines(NUM_CLIPS, "general", "test")]
     codes = [codec.encode(sound) for sound in sounds]

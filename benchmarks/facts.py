@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import platform
 import shlex
 import subprocess
@@ -11,6 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from affetto.provenance import versions
+
+
+def take_no_options(doc: str | None) -> None:
+    """`--help` shows `doc`, what the script says of itself, and anything else is refused, before any work."""
+    argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
 
 
 def run_facts() -> dict[str, Any]:

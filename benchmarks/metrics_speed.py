@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from facts import run_facts
+from facts import run_facts, take_no_options
 
 from affetto.audio.sound import write_sound
 from affetto.evaluate import scoring
@@ -35,6 +35,7 @@ DURATION_S = 5.0
 
 def main() -> None:
     """Time the whole and its parts, print and write the figures."""
+    take_no_options(__doc__)
     with tempfile.TemporaryDirectory() as folder:
         items = _clips(Path(folder))
         load = os.getloadavg()[0]

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from facts import run_facts
+from facts import run_facts, take_no_options
 
 from affetto.files import write_json
 
@@ -39,6 +39,7 @@ RUNS: dict[str, dict[str, Any]] = {
 
 def main() -> None:
     """Train both, write, print."""
+    take_no_options(__doc__)
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

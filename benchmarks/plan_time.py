@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from facts import run_facts
+from facts import run_facts, take_no_options
 
 from affetto.config import Config
 from affetto.files import write_json
@@ -33,6 +33,7 @@ SETTINGS: dict[str, Any] = {
 
 def main() -> None:
     """Run, plan, write, print."""
+    take_no_options(__doc__)
     folder = Path(tempfile.mkdtemp())
     os.environ["AFFETTO_CACHE"] = str(folder / "cache")
     time.perf_counter = time.process_time

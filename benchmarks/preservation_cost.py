@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from facts import run_facts
+from facts import run_facts, take_no_options
 
 from affetto.adapters.bank import AdapterBank
 from affetto.config import Config
@@ -41,6 +41,7 @@ FISHER_CLIPS = 48
 
 def main() -> None:
     """Measure, write and print."""
+    take_no_options(__doc__)
     accelerator = _one_process()
     config = Config(emotions=("happy",), output_dir=Path(tempfile.mkdtemp()), trackers=())
     prepared = prepare_clips(config, ["happy"])

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from facts import run_facts
+from facts import run_facts, take_no_options
 
 from affetto.codes.prepare import prepare
 from affetto.files import write_json
@@ -53,6 +53,7 @@ class RandomNetwork(torch.nn.Module):
 
 def main() -> None:
     """Write the caches, print and write their sizes."""
+    take_no_options(__doc__)
     figures = {
         "miniature": [_miniature(share) for share in (1.0, CSM_SHARE)],
         "csm_1b": {name: _csm(durations_s, CSM_SHARE) for name, durations_s in CSM_CLIPS_S.items()},

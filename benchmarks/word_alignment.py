@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import soxr
-from facts import run_facts
+from facts import run_facts, take_no_options
 
 from affetto.codes.timing import Aligned, aligned_words
 from affetto.errors import DataError
@@ -27,6 +27,7 @@ NUM_GENERAL, NUM_ACTED = 30, 5
 
 def main() -> None:
     """Align, print and write the figures."""
+    take_no_options(__doc__)
     aligner = find_aligner({})
     families = {"general": list(general_lines(NUM_GENERAL, "general", "test"))}
     families |= {emotion: list(acted_lines(emotion, {"test": NUM_ACTED})) for emotion in EMOTIONS}
