@@ -23,7 +23,7 @@ class CsmNetwork(Network):
     """Teacher-forced logits of a `CsmForConditionalGeneration`, through its own modules and weights."""
 
     depth_temperature_share = 2 / 3
-    """The miniature's happy words are clearer so, and its emotions heard no less (docs/training.md, "How it is drawn")."""
+    """Happy words of the miniature are clearer so, emotions heard no less (docs/training.md, "How it is drawn")."""
 
     def __init__(self, model: Any) -> None:
         super().__init__(model)
