@@ -48,14 +48,17 @@ class Sketch(Curvature):
 
     def form(self, factors: Sequence[Factor], step: int | None = None) -> Tensor:
         """dW^T F dW = s² sum of w [(B^T g)·(A a)]², nats per code."""
-        terms = []
+        changes, weights = [], []
         for site, a_RI, b_OR, scale in factors:
-            weights_N = self.tensors["weights"][site]
-            chosen_N, share = _subset(len(weights_N), PAIRS_PER_STEP, step)
-            gradients_NO, inputs_NI = (self.tensors[kind][site][chosen_N] for kind in ("gradients", "inputs"))
-            changes_N = (along(gradients_NO.to(a_RI.dtype), b_OR) * (inputs_NI.to(a_RI.dtype) @ a_RI.T)).sum(dim=1)
-            terms.append(scale**2 / share * (weights_N[chosen_N].to(a_RI.dtype) * changes_N.square()).sum())
-        return self._per_code() * torch.stack(terms).sum()
+            kept = self.tensors["weights"][site]
+            chosen_N, share = _subset(len(kept), PAIRS_PER_STEP, step, kept.device)
+            gradients_NO, inputs_NI, weights_N = (
+                self.tensors[kind][site].index_select(0, chosen_N).to(a_RI.dtype)
+                for kind in ("gradients", "inputs", "weights")
+            )
+            changes.append((along(gradients_NO, b_OR) * (inputs_NI @ a_RI.T)).sum(dim=1))
+            weights.append(scale**2 / share * weights_N)
+        return self._per_code() * torch.cat(changes).square().dot(torch.cat(weights))
 
 
 class Full(Curvature):
@@ -82,12 +85,13 @@ class Full(Curvature):
 
     def form(self, factors: Sequence[Factor], step: int | None = None) -> Tensor:
         """dW^T F dW = sum over clips of (sum over layers of s <gradient, B A>)², nats per code."""
-        num_clips = len(next(iter(self.tensors["values"].values())))
-        chosen_C, share = _subset(num_clips, CLIPS_PER_STEP, step)
+        values_CK = next(iter(self.tensors["values"].values()))
+        chosen_C, share = _subset(len(values_CK), CLIPS_PER_STEP, step, values_CK.device)
         changes = []
         for site, a_RI, b_OR, scale in factors:
             left_CKO, right_CKI, values_CK = (
-                self.tensors[kind][site][chosen_C].to(a_RI.dtype) for kind in ("left", "right", "values")
+                self.tensors[kind][site].index_select(0, chosen_C).to(a_RI.dtype)
+                for kind in ("left", "right", "values")
             )
             moved_CK = (along(left_CKO, b_OR) * (right_CKI @ a_RI.T)).sum(dim=-1)
             changes.append(scale * (values_CK * moved_CK).sum(dim=1))
@@ -127,11 +131,11 @@ def _unit(vectors_ND: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=4)
-def _subset(total: int, most: int, step: int | None) -> tuple[Tensor, float]:
-    """Which items to take, and which share of all they are; the same for every layer of a step."""
+def _subset(total: int, most: int, step: int | None, device: torch.device) -> tuple[Tensor, float]:
+    """Which items to take, on `device`, and which share of all they are; the same for every layer of a step."""
     if step is None or total <= most:
-        return torch.arange(total), 1.0
-    return torch.from_numpy(_generator("step", str(step)).permutation(total)[:most]), most / total
+        return torch.arange(total, device=device), 1.0
+    return torch.from_numpy(_generator("step", str(step)).permutation(total)[:most]).to(device), most / total
 
 
 def _generator(*names: str) -> np.random.Generator:
