@@ -20,7 +20,7 @@ from affetto.files import read_json
 from affetto.model.base import load_base
 from affetto.model.batch import collate
 from affetto.pipeline import train_emotions
-from affetto.training import loop
+from affetto.training import loop, step
 from affetto.training.expressive import own_gate
 from affetto.training.log import read_log
 from affetto.training.loop import train, train_together
@@ -39,9 +39,12 @@ def prepared(tmp_path: Path) -> Prepared:
 
 @pytest.mark.parametrize("changes", [{}, {"grad_accumulation_steps": 2}, {"forgetting_budget": 0.02}])
 def test_pitfall_22_adapters_trained_together_equal_those_trained_alone(
-    config_of: Make, prepared: Prepared, changes: dict[str, Any]
+    config_of: Make, prepared: Prepared, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Clips of other lengths, another number of steps, clipping that bites: nothing of one reaches the other."""
+    # All rows in one pass, as on a GPU.
+    passes = step._passes
+    monkeypatch.setattr(step, "_passes", lambda batches, _: passes(batches, torch.device("cuda")))
     settings = TINY | {"max_grad_norm": 0.05} | changes
     together, alone = config_of("together", **settings), config_of("alone", **settings)
     folders = train_together(together, EMOTIONS, prepared)
@@ -57,6 +60,18 @@ def test_pitfall_22_adapters_trained_together_equal_those_trained_alone(
             assert row["terms"] == pytest.approx(other["terms"], rel=1e-3, abs=1e-6)
     steps = {emotion: results(folder)[2][-1]["step"] for emotion, folder in zip(EMOTIONS, folders, strict=True)}
     assert steps["happy"] > steps["sad"], "the fixture's runs differ in length"
+
+
+def test_on_a_cpu_adapters_trained_together_are_those_trained_alone_bit_for_bit(
+    config_of: Make, prepared: Prepared
+) -> None:
+    """Each has its rows, and its ranks alone, to itself."""
+    together, alone = config_of("together", **TINY), config_of("alone", **TINY)
+    for emotion, folder in zip(EMOTIONS, train_together(together, EMOTIONS, prepared), strict=True):
+        expected = train(alone, emotion, prepared)
+        for found, wanted in zip(results(folder)[:2], results(expected)[:2], strict=True):
+            assert found.keys() == wanted.keys()
+            assert all(torch.equal(found[name], tensor) for name, tensor in wanted.items())
 
 
 def test_a_run_of_several_goes_on_where_it_stopped(

@@ -1,8 +1,8 @@
 """The bank: many LoRA adapters on one frozen base, blended row by row by gates.
 
 For a frozen linear layer W the bank computes  y = W x + sum_e gate_e * s_e * B_e (A_e x)  in two matrix products
-over the stacked A and B. With every gate at zero the result is the base's, bit for bit. An adapter of full rank, as
-full fine-tuning makes it, has the change of W itself in A's place and no B.
+over the stacked A and B of the adapters that a row has on. With every gate at zero the result is the base's, bit for
+bit. An adapter of full rank, as full fine-tuning makes it, has the change of W itself in A's place and no B.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class GatedLora(nn.Module):
         )
         y = _at_once([self], x)[0] if self._is_one_operation else self._one_by_one(x)
         for e, name in enumerate(self.A):
-            if name not in self.B:
+            if name not in self.B and self.gates.is_on(e):
                 gate_B11 = (gate_BE[:, e] * self.scale[name])[:, None, None].to(x.dtype)
                 y = y + gate_B11 * functional.linear(x, self.A[name].to(x.dtype))
         return y
@@ -87,25 +87,30 @@ class GatedLora(nn.Module):
         return [layer(x) for layer in layers]
 
     def factors(self, dtype: torch.dtype) -> Factors:
-        """A and B of all adapters of low rank in `dtype`, their ranks side by side."""
-        cast = self.gates.cast
+        """A and B of the adapters of low rank that are on, in `dtype`, their ranks side by side."""
+        cast, names = self.gates.cast, list(self.ranks_on)
         return (
-            _stacked([cast(self.A[name], dtype) for name in self.ranks], 0),
-            _stacked([cast(self.B[name], dtype) for name in self.ranks], 1),
+            _stacked([cast(self.A[name], dtype) for name in names], 0),
+            _stacked([cast(self.B[name], dtype) for name in names], 1),
         )
+
+    @property
+    def ranks_on(self) -> dict[str, tuple[int, float, int]]:
+        """Those of `ranks` that a row of the present pass has on."""
+        return {name: entry for name, entry in self.ranks.items() if self.gates.is_on(entry[0])}
 
     @property
     def _is_one_operation(self) -> bool:
         # Who differentiates by the gates does so twice (`affetto.preserve.forecast`).
         gate_BE = self.gates.rows_BE
         is_plain = gate_BE is not None and not gate_BE.requires_grad and not self.gates.is_dropping
-        return is_plain and bool(self.ranks)
+        return is_plain and bool(self.ranks_on)
 
     def _one_by_one(self, x: Tensor) -> Tensor:
         """The layer and its adapters of low rank, by autograd's own steps."""
         y = frozen_linear(x, self.layer)
         assert self.gates.rows_BE is not None
-        for name, (e, scale, _) in self.ranks.items():
+        for name, (e, scale, _) in self.ranks_on.items():
             low = functional.linear(self.gates.dropped(x), self.A[name].to(x.dtype))
             gate_B11 = (self.gates.rows_BE[:, e] * scale)[:, None, None].to(x.dtype)
             y = y + functional.linear(low * gate_B11, self.B[name].to(x.dtype))
@@ -115,7 +120,7 @@ class GatedLora(nn.Module):
 def _at_once(sites: Sequence[GatedLora], x: Tensor) -> Sequence[Tensor]:
     """x (rows, S, in) → (rows, S, out) of each site, all of whose adapters are of low rank."""
     dtype = computing_dtype(x)
-    ranks = [entry for site in sites for entry in site.ranks.values()]
+    ranks = [entry for site in sites for entry in site.ranks_on.values()]
     return gated_linears(
         x,
         [site.layer for site in sites],

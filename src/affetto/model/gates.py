@@ -19,6 +19,7 @@ class GateSwitch:
     def __init__(self) -> None:
         self.rows_BE: Tensor | None = None
         self._per_rank: dict[object, Tensor] = {}
+        self._on_E: list[bool] | None = None
         self._dropped_share = 0.0
         self._seed = 0
         self._generator: torch.Generator | None = None
@@ -29,13 +30,25 @@ class GateSwitch:
     @contextmanager
     def set(self, rows_BE: Tensor | None) -> Iterator[None]:
         """Use `rows_BE` inside the block; a gate without columns is the base."""
-        before = self.rows_BE, self._per_rank
+        before = self.rows_BE, self._per_rank, self._on_E
         self.rows_BE = rows_BE if rows_BE is not None and rows_BE.shape[-1] > 0 else None
-        self._per_rank = {}
+        self._per_rank, self._on_E = {}, None
         try:
             yield
         finally:
-            self.rows_BE, self._per_rank = before
+            self.rows_BE, self._per_rank, self._on_E = before
+
+    def is_on(self, place: int) -> bool:
+        """Whether any row may have the adapter in the `place`-th column on.
+
+        Gates on a GPU would have to be waited for, and whoever differentiates by gates asks for all: those count as on.
+        """
+        assert self.rows_BE is not None
+        if self.rows_BE.device.type != "cpu" or self.rows_BE.requires_grad:
+            return True
+        if self._on_E is None:
+            self._on_E = self.rows_BE.any(dim=0).tolist()
+        return self._on_E[place]
 
     def per_rank(self, scales: Sequence[tuple[int, float, int]], dtype: torch.dtype) -> Tensor:
         """Gates times scales (rows, 1, sum of R), for adapters given as (place, scale, rank), without a gradient.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any, Literal
@@ -160,15 +160,16 @@ def accumulate_gradients(
 def accumulate_together(network: Any, shares: Sequence[Share], accelerator: Any) -> list[dict[str, float]]:
     """Backward of one whole step of several adapters; for each every term in nats per code, and `total`.
 
-    Rows of all adapters go through the network together, each under its own gate, and every adapter's loss is divided
-    by its own counts: what it learns is what it would learn alone. Counts are summed over micro-batches and processes
-    first, so 2 x 4 rows, 8 x 1 and 1 x 8 give the same gradient. Gradients are left as each process's part of the sum
+    On a GPU rows of all adapters go through the network together, each under its own gate; on a CPU, which one
+    adapter's keep busy, one after another, without the ranks of the others. Every adapter's loss is divided by its own
+    counts: what it learns is what it would learn alone. Counts are summed over micro-batches and processes first, so
+    2 x 4 rows, 8 x 1 and 1 x 8 give the same gradient. Gradients are left as each process's part of the sum
     (`finish_gradients` adds them up), the penalty's included. `ewc` is told unweighted.
     """
     counts = [_total_counts(share.micro_batches, network.num_codebooks, accelerator) for share in shares]
     told: list[_Told] = []
-    for group in zip_longest(*(share.micro_batches for share in shares)):
-        present = [(place, made.to(accelerator.device)) for place, made in enumerate(group) if made is not None]
+    for group in _passes([share.micro_batches for share in shares], accelerator.device):
+        present = [(place, made.to(accelerator.device)) for place, made in group]
         batches = [made.batch for _, made in present]
         used = []
         with network.gates.one_cast():
@@ -191,6 +192,15 @@ def accumulate_together(network: Any, shares: Sequence[Share], accelerator: Any)
     return [
         _step_values(place, shares[place], counts[place], told, values, accelerator) for place in range(len(shares))
     ]
+
+
+def _passes(
+    micro_batches: Sequence[Sequence[TrainBatch]], device: torch.device
+) -> Iterator[list[tuple[int, TrainBatch]]]:
+    """Which shares' micro-batches go through the network at once, as (place of the share, batch)."""
+    for group in zip_longest(*micro_batches):
+        present = [(place, made) for place, made in enumerate(group) if made is not None]
+        yield from [present] if device.type == "cuda" else ([one] for one in present)
 
 
 @dataclass(frozen=True)
