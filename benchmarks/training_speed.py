@@ -37,8 +37,9 @@ from profiling.operations import count_operations, matmul_rate
 from affetto.adapters.bank import AdapterBank
 from affetto.adapters.targets import ATTENTION, MLP, target_pattern
 from affetto.codes.codec import load_codec
-from affetto.config import PLAIN_LORA, Config
+from affetto.config import Config
 from affetto.files import read_json, write_json
+from affetto.laboratory.methods import PLAIN_LORA
 from affetto.model.base import DTYPES, MINIATURE, load_base
 from affetto.preserve.curvature import CURVATURES, Curvature
 from affetto.preserve.ewc import ewc_penalty

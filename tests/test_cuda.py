@@ -28,6 +28,7 @@ from affetto.pipeline import prepare_clips, train_emotions
 from affetto.preserve.curvature import CURVATURES, Curvature
 from affetto.preserve.ewc import ewc_penalty
 from affetto.preserve.fisher import estimate_fisher
+from affetto.preserve.forecast import forecast
 from affetto.preserve.teacher import TeacherCache, teacher_cache
 from affetto.speak.generation import Request, Spoken, generate
 from affetto.terms import code_losses
@@ -245,6 +246,12 @@ def test_the_teachers_answers_are_the_cpus(host: Place, gpu: Place, rows: list[R
         # Float16 has ten bits behind the first.
         torch.testing.assert_close(one.c0_TV, other.c0_TV, rtol=2e-3, atol=1e-3)
         torch.testing.assert_close(one.depth_FJV, other.depth_FJV, rtol=2e-3, atol=1e-3)
+
+
+def test_what_is_forecast_is_the_cpus(host: Place, gpu: Place, rows: list[Row]) -> None:
+    found, wanted = (forecast(at.base, rows[4:], 1).kl(0) for at in (gpu, host))
+    assert wanted > 0
+    assert found == pytest.approx(wanted, rel=1e-3)
 
 
 def penalty_of(curvature: Curvature, at: Place) -> tuple[float, dict[str, Tensor]]:

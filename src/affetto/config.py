@@ -236,11 +236,6 @@ _OF_ADAPTERS = {
     "expressive_base": "it is an adapter below others: leave use_adapters on, or expressive_base off",
 }
 
-PLAIN_LORA: dict[str, Any] = {
-    "ewc_lambda": 0.0, "distillation_alpha": 0.0, "replay_ratio": 0.0, "forgetting_budget": None
-}  # fmt: skip
-"""Settings under which nothing is preserved."""
-
 
 def load_config(path: Path | None, *, told_as: str = "configuration", **overrides: Any) -> Config:
     """Read a YAML file (None is all defaults) and replace what `overrides` gives.

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from affetto.audio.checks import problem_table
 from affetto.codes.prepare import Prepared, prepare
-from affetto.config import EXPRESSIVE, PLAIN_LORA, Config
+from affetto.config import EXPRESSIVE, Config
 from affetto.errors import CheckpointError, DataError, counted
 from affetto.files import cache_root, make_writable, read_json
 from affetto.intensity import recommend_as_acted
 from affetto.model.base import MINIATURE, find_base, has_text_stream
 from affetto.processes import in_turns
 from affetto.progress import console, say
+from affetto.training.expressive import lacks_expressive_base
 
 if TYPE_CHECKING:
     from affetto.laboratory.calibration import Fit
@@ -86,8 +87,8 @@ def with_clips(prepared: Prepared, emotions: Sequence[str], *, are_named: bool) 
 
 def _labels(config: Config, emotions: Sequence[str]) -> Sequence[str]:
     """Whose clips are needed: every emotion's where the expressive base is to be trained."""
-    is_missing = config.expressive_base and not config.expressive_folder.is_dir()
-    return config.emotions if EXPRESSIVE in emotions or (emotions and is_missing) else emotions
+    needs_all = EXPRESSIVE in emotions or (emotions and lacks_expressive_base(config))
+    return config.emotions if needs_all else emotions
 
 
 def speak_general(config: Config, prepared: Prepared, *, use_cached_only: bool = False) -> Prepared:
@@ -163,7 +164,7 @@ def train_expressive_base(config: Config, prepared: Prepared, *, command: str = 
     """Train the adapter that the emotions build on, where the configuration asks for one and there is none yet."""
     from affetto.training.loop import train
 
-    if config.expressive_base and not config.expressive_folder.is_dir():
+    if lacks_expressive_base(config):
         say(f"{EXPRESSIVE} (the expressive base, once for all emotions)", style="bold")
         train(config, EXPRESSIVE, prepared, resume=True, command=command)
 
@@ -179,6 +180,7 @@ def calibrate(
     from affetto.files import write_text
     from affetto.laboratory.calibration import calibrate as calibrate_adapters
     from affetto.laboratory.calibration import fits
+    from affetto.laboratory.methods import PLAIN_LORA
     from affetto.report.calibration_picture import calibration_picture
 
     if adapters:

@@ -7,15 +7,18 @@ import sys
 from collections.abc import Callable
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers.models.csm import modeling_csm
 
 from affetto.model import fused
 from affetto.model.base import Base
 from affetto.model.batch import Row, collate
+from affetto.preserve.forecast import forecast, logit_changes
 from banks import trained_bank
 
 HAS_GPU = torch.cuda.is_available()
@@ -65,7 +68,7 @@ def _gpu_roads(monkeypatch: pytest.MonkeyPatch) -> None:
 
     kernels = {"swiglu": swiglu, "swiglu_backward": swiglu_backward, "turn": turn}
     monkeypatch.setitem(sys.modules, "affetto.model.fused_kernels", SimpleNamespace(**kernels))
-    monkeypatch.setattr(fused, "_runs", lambda _: True)
+    monkeypatch.setattr(fused, "_has_kernels", lambda _: True)
 
 
 @pytest.mark.parametrize("is_checkpointed", [False, True])
@@ -99,6 +102,22 @@ def test_a_whole_pass_by_the_roads_of_a_gpu_is_transformers_own(
         torch.testing.assert_close(mine, theirs, atol=1e-4 * float(theirs.abs().max()), rtol=1e-4)
     assert sorted(set(asked)) == [2, 3], "queries, keys and values; gate and up"
     assert len(asked) == (4 if is_checkpointed else 2) * 4, "of four layers, again in the backward pass"
+
+
+def test_a_forecast_takes_no_kernel_and_no_kernel_is_differentiated_twice(
+    tiny_base: Base, make_row: Callable[..., Row], request: pytest.FixtureRequest
+) -> None:
+    """Autograd knows no second derivative through them: cut off there without a word, a forecast would be too low."""
+    trained_bank(tiny_base)
+    rows = [make_row(seed, frames=(length,)) for seed, length in enumerate((3, 7))]
+    wanted = forecast(tiny_base, rows, 1).forms_CE
+    request.getfixturevalue("_gpu_roads")
+    np.testing.assert_allclose(forecast(tiny_base, rows, 1).forms_CE, wanted, rtol=1e-5)
+    gate_BE = torch.zeros(2, 1, requires_grad=True)
+    with sdpa_kernel(SDPBackend.MATH):
+        logits = tiny_base.network(collate(rows, 8).with_gate(gate_BE))
+        with pytest.raises(RuntimeError, match="no second derivative"):
+            logit_changes(logits, gate_BE, 0)
 
 
 def test_whole_rows_need_no_mask_on_a_gpu_and_others_get_transformers_own(monkeypatch: pytest.MonkeyPatch) -> None:

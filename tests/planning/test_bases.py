@@ -67,6 +67,35 @@ def work_of(kind: str, config: Config, data: Data) -> Workload:
     )  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("changes", "streams", "share"),
+    [
+        ({}, ((0.5, False), (0.5, True)), 0.5 * 0.5 + 0.5 * 0.25),
+        ({"distillation_alpha": 0.5}, ((0.5, False), (0.5, True)), 0.5 * 0.5 + 0.5 * (0.5 + 0.25 * 0.5)),
+        ({"distillation_alpha": 0.5, "distill_on": "emotion"}, ((0.5, True), (0.5, False)), 0.5 * 0.625 + 0.5 * 0.5),
+        ({"distillation_alpha": 0.5, "distill_on": "both"}, ((0.5, True), (0.5, True)), 0.625),
+        ({"general": "self", "distillation_alpha": 0.5}, ((0.5, False), (0.5, True)), 0.5 * 0.5 + 0.5 * 0.25),
+        (
+            {"general": "self", "distillation_alpha": 0.5, "distill_on": "both"},
+            ((0.5, True), (0.5, True)),
+            0.5 * 0.625 + 0.5 * 0.25,
+        ),
+        ({"general": "self", "distillation_alpha": 0.0}, ((0.5, False), (0.5, True)), 0.5 * 0.5 + 0.5 * 0.25),
+        ({"distillation_alpha": 0.0}, ((0.5, False), (0.5, False)), 0.5),
+        ({"replay_ratio": 0.0}, ((1.0, False),), 0.5),
+    ],
+)
+def test_streams_are_taught_as_training_teaches_them(
+    changes: dict[str, Any], streams: tuple[tuple[float, bool], ...], share: float
+) -> None:
+    """Frames that the depth decoder sees: those drawn, and the teacher's; these alone where nothing else counts."""
+    config = Config(depth_frames_share=0.5, teacher_frames_share=0.25, batch_size=8, **changes)
+    work = work_of("csm", config, Data(100, 8.0))
+    assert work.streams == streams
+    assert work.taught_share == sum(part for part, is_taught in streams if is_taught)
+    assert work.depth_frames == round(share * work.frames * 8)
+
+
 def rows_of(base: Base, work: Workload) -> list[Row]:
     """Rows of random codes, of the workload's size."""
     rng, network, rows = np.random.default_rng(0), base.network, []

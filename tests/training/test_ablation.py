@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from training_helpers import COUNTS, TINY, make_prepared
 
 from affetto.codes.prepare import Prepared
 from affetto.config import Config
-from affetto.errors import DataError
+from affetto.errors import ConfigError, DataError
 from affetto.files import one_at_a_time, read_json, write_json
 from affetto.laboratory import ablation
-from affetto.laboratory.ablation import Cell, ablate, cells, frontier_on_test, read_rows, speaking, write_comparison
+from affetto.laboratory.ablation import (
+    Cell,
+    ablate,
+    cells,
+    check_cells,
+    frontier_on_test,
+    read_rows,
+    speaking,
+    write_comparison,
+)
 from affetto.model.base import load_base
 from affetto.training.loop import train
 
@@ -57,6 +68,36 @@ def test_every_cell_is_run_once_and_measured_on_test_clips(
     assert "No run was matched" in table
     assert (folder / "ablation.svg").read_text(encoding="utf-8").startswith("<svg")
     assert len(read_json(folder / "ablation.json")["rows"]) == 2
+
+
+def test_a_method_is_what_it_is_called_whatever_the_configuration_says(config_of: Make, tmp_path: Path) -> None:
+    odd = config_of(**TINY, distillation_alpha=0.5, distill_on="both", temperature=2.0, fisher_kind="empirical")
+    replay = Cell("replay_kl", "happy", 0).config(odd, tmp_path)
+    assert (replay.distillation_alpha, replay.distill_on, replay.temperature) == (1.0, "rehearsal", 1.0)
+    assert replay.ewc_lambda == 0
+    ewc = Cell("ewc_kfac_3000", "happy", 0).config(odd, tmp_path)
+    assert (ewc.fisher_kind, ewc.replay_ratio, ewc.distillation_alpha) == ("true", 0.0, 0.0)
+    assert Cell("ewc_factors_batch_3000", "happy", 0).config(config_of(), tmp_path).fisher_kind == "empirical"
+
+
+@pytest.mark.parametrize(
+    ("changes", "method", "told"),
+    [
+        ({"replay_ratio": 0.0}, "all_budget", "method all_budget: forgetting_budget: it is kept by rehearsing"),
+        (
+            {"use_adapters": False},
+            "ewc_factors_3000",
+            "method ewc_factors_3000: ewc_curvature: it is of LoRA's A and B",
+        ),
+        ({"use_adapters": False}, "dropout", "method dropout: adapter_dropout: it is LoRA's"),
+        ({"expressive_base": True}, "plain", "leave expressive_base off"),
+    ],
+)
+def test_runs_that_cant_be_made_are_refused_before_any_is(
+    config_of: Make, tmp_path: Path, changes: dict[str, Any], method: str, told: str
+) -> None:
+    with pytest.raises(ConfigError, match=re.escape(told)):
+        check_cells(config_of(**changes), cells(["all", method], ["happy"], 1), tmp_path)
 
 
 def test_other_settings_or_clips_are_run_anew(config_of: Make, prepared: Prepared, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from affetto.model.base import load_base
 from affetto.model.batch import collate
 from affetto.pipeline import train_emotions
 from affetto.training import loop, step
-from affetto.training.expressive import own_gate
+from affetto.training.expressive import lacks_expressive_base, own_gate
 from affetto.training.log import read_log
 from affetto.training.loop import train, train_together
 from affetto.training.run import check_together
@@ -198,6 +198,28 @@ def test_the_penalty_is_of_the_sum(config_of: Make, prepared: Prepared, monkeypa
     assert adapters == ["base", "happy"]
     assert set(ranks) == {2 * config.adapter_r}
     assert penalty > 0, "a fresh adapter changes nothing, but the expressive base does"
+
+
+def test_an_expressive_base_that_was_stopped_is_trained_to_its_end(
+    config_of: Make, prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its best adapter so far is on disk, but nothing is built on half a base."""
+    straight, stopped = config_of("straight", **TINY, expressive_base=True), config_of(**TINY, expressive_base=True)
+    expected, _ = expressive_run(straight, prepared)
+    assert not lacks_expressive_base(straight)
+    assert lacks_expressive_base(stopped)
+    ends = {row["step"] for row in read_log(expected / "training_log.jsonl") if row["split"] == "validation"}
+    stop_at_step(monkeypatch, min(ends) + 1)
+    with pytest.raises(Interrupted):
+        expressive_run(stopped, prepared)
+    monkeypatch.undo()
+    assert stopped.expressive_folder.is_dir()
+    assert lacks_expressive_base(stopped)
+    assert_equal_runs(expressive_run(stopped, prepared)[0], expected)
+    # Someone else's, which says nothing of its training, counts as it is.
+    (stopped.expressive_folder / "affetto.json").unlink()
+    assert not lacks_expressive_base(stopped)
+    assert not lacks_expressive_base(config_of(**TINY))
 
 
 def test_without_an_expressive_base_the_error_says_how_to_train_it(config_of: Make, prepared: Prepared) -> None:

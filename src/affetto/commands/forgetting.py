@@ -43,7 +43,7 @@ def calibrate(
     general: General = None, output: Output = None, skip_bad_clips: SkipBad = False,
 ) -> None:  # fmt: skip
     """Hold predicted forgetting against measured, for every curvature: calibration.json and calibration.svg."""
-    from affetto.laboratory.calibration import fit_table, require_general
+    from affetto.laboratory.calibration import fit_table, require_general, require_no_expressive_base
     from affetto.pipeline import calibrate as calibrate_all
     from affetto.pipeline import prepare_clips, with_clips
     from affetto.progress import console
@@ -53,6 +53,8 @@ def calibrate(
         raise ConfigError(
             f"adapters of one emotion are calibrated at a time: name one, such as --emotion {emotions[0]}"
         )
+    if not adapters:
+        require_no_expressive_base(settings)
     _check_adapters(adapters or (), settings)
     prepared = prepare_clips(settings, emotions[:1], skip_bad_clips=skip_bad_clips)
     with_clips(prepared, emotions[:1], are_named=True)
@@ -121,7 +123,7 @@ def ablate(
     """Compare methods of preservation at matched expressivity: ablation.json, ablation.md and ablation.svg."""
     from affetto.files import make_writable
     from affetto.laboratory.ablation import ablate as run_ablation
-    from affetto.laboratory.ablation import cells, read_rows, write_comparison
+    from affetto.laboratory.ablation import cells, check_cells, read_rows, write_comparison
     from affetto.laboratory.methods import METHODS
     from affetto.pipeline import prepare_clips, with_clips
 
@@ -135,6 +137,7 @@ def ablate(
         settings, emotions = settings_of(config, emotion, base=base, data=data, general=general)
         settings = settings.model_copy(update={"evaluation_sentences": sentences or 60})
         wanted = cells(method or list(METHODS), emotions, seeds or 3)
+        check_cells(settings, wanted, folder)
         make_writable(folder)
         prepared = prepare_clips(settings, emotions, skip_bad_clips=skip_bad_clips, are_named=are_named(emotion))
         kept = with_clips(prepared, emotions, are_named=are_named(emotion))

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from affetto.codes.prepare import Prepared
-from affetto.config import Config
+from affetto.config import Config, load_config
 from affetto.errors import CheckpointError, ConfigError, DataError, counted
 from affetto.evaluate.matching import match_clips
 from affetto.evaluate.strengths import hear
 from affetto.evaluate.suite import held_out_sentences
 from affetto.files import hash_text, one_at_a_time, read_json, write_json, write_text
 from affetto.judges.choice import Judges, choose_judges
+from affetto.laboratory.calibration import require_no_expressive_base
 from affetto.laboratory.methods import METHODS
 from affetto.model.base import Base, load_base
 from affetto.model.rows import PLAIN_TEMPLATE
@@ -51,10 +52,12 @@ class Cell:
     def config(self, config: Config, folder: Path) -> Config:
         """`config` with the method's changes, training into a folder of its own.
 
-        One take of each sentence is heard: what the best of several has is not the method's doing.
+        One take of each sentence is heard: what the best of several has is not the method's doing. ConfigError where
+        the method's settings can't stand beside the configuration's.
         """
-        changes = {**METHODS[self.method].changes, "seed": self.seed, "output_dir": folder / "runs" / self.name}
-        return config.model_copy(update={**changes, "trackers": (), "sampling_takes": 1})
+        own = {"seed": self.seed, "output_dir": folder / "runs" / self.name, "trackers": (), "sampling_takes": 1}
+        settings = config.model_dump() | dict(METHODS[self.method].changes) | own
+        return load_config(None, told_as=f"the configuration with method {self.method}", **settings)
 
 
 def cells(methods: Sequence[str], emotions: Sequence[str], num_seeds: int) -> list[Cell]:
@@ -62,6 +65,13 @@ def cells(methods: Sequence[str], emotions: Sequence[str], num_seeds: int) -> li
     if unknown := [name for name in methods if name not in METHODS]:
         raise ConfigError(f"unknown method {unknown[0]!r}; there are {', '.join(METHODS)}")
     return [Cell(name, emotion, seed) for seed in range(num_seeds) for emotion in emotions for name in methods]
+
+
+def check_cells(config: Config, wanted: Sequence[Cell], folder: Path) -> None:
+    """Raise ConfigError where a run of `wanted` couldn't be made, before anything is prepared or trained."""
+    require_no_expressive_base(config)
+    for cell in wanted:
+        cell.config(config, folder)
 
 
 def ablate(

@@ -21,7 +21,7 @@ from rich.table import Table
 
 from affetto.codes.prepare import Prepared
 from affetto.config import Config
-from affetto.errors import DataError
+from affetto.errors import ConfigError, DataError
 from affetto.evaluate.retention import general_test_rows, measure_retention
 from affetto.files import write_json
 from affetto.metrics.statistics import bootstrap_ratio
@@ -103,6 +103,14 @@ def calibrate(config: Config, prepared: Prepared, families: Mapping[str, Sequenc
             bar.advance(1)
     write_json(config.output_dir / "calibration.json", document(points, base_facts, command))
     return points
+
+
+def require_no_expressive_base(config: Config) -> None:
+    """Raise ConfigError where adapters of the laboratory's own would build upon an expressive base."""
+    if config.expressive_base:
+        raise ConfigError(
+            "adapters are compared that are trained upon the base itself: leave expressive_base off for this command"
+        )
 
 
 def predict_forgetting(

@@ -10,9 +10,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from affetto.config import PLAIN_LORA
 from affetto.preserve.curvature import CONTROLS, CURVATURES
 
+PLAIN_LORA: dict[str, Any] = {
+    "ewc_lambda": 0.0,
+    "distillation_alpha": 0.0,
+    "distill_on": "rehearsal",
+    "temperature": 1.0,
+    "replay_ratio": 0.0,
+    "forgetting_budget": None,
+}
+"""Settings under which nothing is preserved."""
 PLAIN = "plain"
 """The method that every other is held against."""
 EWC_LAMBDAS = (3e3, 3e4)
@@ -34,10 +42,9 @@ def _ewc(name: str, ewc_lambda: float) -> Method:
     changes = {**PLAIN_LORA, "ewc_curvature": name, "ewc_lambda": ewc_lambda}
     if name in CONTROLS:
         kinds = {"factors": "A and B", "factors_batch": "A and B, Avalanche's recipe"}
-        if name == "factors_batch":
-            changes["fisher_kind"] = "empirical"
+        changes["fisher_kind"] = "empirical" if name == "factors_batch" else "true"
         return Method(f"EWC on {kinds[name]}, {ewc_lambda:g}", changes, "EWC on A and B", f"EWC on {kinds[name]}")
-    return Method(f"EWC {name}, {ewc_lambda:g}", changes, "EWC on ΔW", f"EWC {name}")
+    return Method(f"EWC {name}, {ewc_lambda:g}", changes | {"fisher_kind": "true"}, "EWC on ΔW", f"EWC {name}")
 
 
 METHODS: dict[str, Method] = {

@@ -13,9 +13,9 @@ import soxr
 from numpy.typing import NDArray
 
 from affetto.codes.codec import load_codec
-from affetto.config import PLAIN_LORA
 from affetto.files import read_json, write_text
 from affetto.judges.choice import EmotionJudge, WordJudge, default_judge
+from affetto.laboratory.methods import PLAIN_LORA
 from affetto.metrics.words import score_words, word_error_rate
 from affetto.miniature import corpus
 from affetto.model.base import MINIATURE, find_base

@@ -39,7 +39,7 @@ class FusedNorm(modeling_csm.CsmRMSNorm):  # type: ignore[misc]
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """x (…, D) → (…, D), in x's type."""
-        if hidden_states.device.type != "cuda":
+        if hidden_states.device.type != "cuda" or _IS_COMPOSED.get():
             plain: Tensor = super().forward(hidden_states)
             return plain
         with torch.autocast("cuda", enabled=False):
@@ -134,8 +134,34 @@ def causal_mask(config: Any, inputs_embeds: Tensor, attention_mask: Any = None, 
     return PLAIN_MASK(config, inputs_embeds, attention_mask, *rest, **options)
 
 
+_IS_COMPOSED: ContextVar[bool] = ContextVar("of transformers' own steps", default=False)
+
+
+@contextmanager
+def composed() -> Iterator[None]:
+    """Inside the block transformers' own steps run on a GPU, too: kernels have no second derivative."""
+    before = _IS_COMPOSED.set(True)
+    try:
+        yield
+    finally:
+        _IS_COMPOSED.reset(before)
+
+
 def _runs(x: Tensor) -> bool:
+    return not _IS_COMPOSED.get() and _has_kernels(x)
+
+
+def _has_kernels(x: Tensor) -> bool:
     return x.device.type == "cuda" and triton_runs()
+
+
+def _refuse_second_derivative(grads: Sequence[Tensor]) -> None:
+    """Raise where one is prepared for. Autograd would take the kernels' answers for constants, without a word.
+
+    `once_differentiable` doesn't see derivatives by the gradients themselves, which a forecast takes.
+    """
+    if torch.is_grad_enabled() and any(grad.requires_grad for grad in grads):
+        raise RuntimeError("CSM's kernels have no second derivative: compute inside of affetto.model.fused.composed()")
 
 
 class _SwiGlu(torch.autograd.Function):
@@ -151,6 +177,7 @@ class _SwiGlu(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
         from affetto.model.fused_kernels import swiglu_backward
 
+        _refuse_second_derivative(grads)
         return swiglu_backward(grads[0].contiguous(), *ctx.saved_tensors)
 
 
@@ -166,6 +193,7 @@ class _Turn(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
         from affetto.model.fused_kernels import turn
 
+        _refuse_second_derivative(grads)
         # Under checkpointing saved tensors may be asked for once.
         angles = ctx.saved_tensors
         q, k = (turn(grad, *angles, is_back=True) for grad in grads)

@@ -41,10 +41,12 @@ class GateSwitch:
     def is_on(self, place: int) -> bool:
         """Whether any row may have the adapter in the `place`-th column on.
 
-        Gates on a GPU would have to be waited for, and whoever differentiates by gates asks for all: those count as on.
+        Gates on a GPU would have to be waited for, those of `affetto plan` have no numbers, and whoever differentiates
+        by gates asks for all: those count as on.
         """
         assert self.rows_BE is not None
-        if self.rows_BE.device.type != "cpu" or self.rows_BE.requires_grad:
+        has_numbers = type(self.rows_BE) is Tensor and self.rows_BE.device.type == "cpu"
+        if not has_numbers or self.rows_BE.requires_grad:
             return True
         if self._on_E is None:
             self._on_E = self.rows_BE.any(dim=0).tolist()

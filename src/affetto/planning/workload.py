@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from affetto.config import Config
+from affetto.training.step import LossWeights
 from affetto.training.validation import INTENSITIES
 
 
@@ -55,34 +56,31 @@ def workload(
     What is known of the base's speech is as in its `Outline`.
     """
     frames = math.ceil(data.clip_s * frame_rate) + end_frames
-    replay = config.replay_ratio
+    replay, is_self_speech = config.replay_ratio, config.general == "self"
     is_budget = config.forgetting_budget is not None
-    taught = replay if config.general == "self" else _taught_share(config)
+    weights = LossWeights(
+        replay, config.distillation_alpha, config.temperature, config.first_codebook_weight, config.ewc_lambda,
+        config.distill_on, is_self_speech,
+    )  # fmt: skip
+    shares = {"emotion": 1 - replay, "rehearsal": replay}
     drawn, kept = config.depth_frames_share, config.teacher_share
-    # Where the cross-entropy counts nothing, only the teacher's frames go through the depth decoder.
-    is_alone = config.general == "self" or config.distillation_alpha == 1
-    beside = 0.0 if is_alone else drawn
-    share = (1 - taught) * drawn + taught * (beside + kept * (1 - beside))
+    depth = 0.0
+    for stream, share in shares.items():
+        # Where the cross-entropy counts nothing, only the teacher's frames go through the depth decoder.
+        beside = drawn if weights.learned[stream] else 0.0
+        depth += share * (beside + kept * (1 - beside) if weights.taught[stream] else drawn)
     micro = math.ceil(data.clips / (config.batch_size * (1 - replay)))
     steps = math.ceil(micro / config.grad_accumulation_steps)
-    has_rehearsal = replay > 0 and taught > 0
-    rehearsed = config.rehearsal_buffer_size if has_rehearsal and config.distill_on != "emotion" else 0
-    asked = data.clips if config.distill_on != "rehearsal" and config.distillation_alpha else 0
+    rehearsed = config.rehearsal_buffer_size if weights.taught["rehearsal"] else 0
+    asked = data.clips if weights.taught["emotion"] else 0
     has_fisher = config.ewc_lambda > 0
     return Workload(
         rows=config.batch_size,
         frames=frames,
         text_tokens=round(tokens_per_s * data.clip_s) + template_tokens,
-        depth_frames=max(1, round(share * frames * config.batch_size)),
-        taught_share=taught,
-        streams=tuple(
-            (share, is_taught)
-            for share, is_taught in (
-                (1 - replay, taught > replay or (taught > 0 and config.distill_on == "emotion")),
-                (replay, taught > 0 and config.distill_on != "emotion"),
-            )
-            if share > 0
-        ),
+        depth_frames=max(1, round(depth * frames * config.batch_size)),
+        taught_share=sum(share for stream, share in shares.items() if weights.taught[stream]),
+        streams=tuple((share, weights.taught[stream]) for stream, share in shares.items() if share > 0),
         num_steps=steps * config.num_epochs,
         micro_batches=micro * config.num_epochs,
         fisher_clips=config.fisher_clips if has_fisher else 0,
@@ -90,9 +88,3 @@ def workload(
         held_clips=config.validation_clips,
         validations=config.num_epochs + len(INTENSITIES) + (3 * (1 + config.num_epochs) if is_budget else 0),
     )
-
-
-def _taught_share(config: Config) -> float:
-    if config.distillation_alpha == 0:
-        return 0.0
-    return {"rehearsal": config.replay_ratio, "emotion": 1 - config.replay_ratio, "both": 1.0}[config.distill_on]

@@ -20,6 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from affetto.model.base import Base
 from affetto.model.batch import Batch, Logits, Row, collate
+from affetto.model.fused import composed
 
 _ROWS = 8
 
@@ -49,8 +50,8 @@ def forecast(
         part = [Row(row.clip_id, row.turns) for row in rows[start : start + _ROWS]]
         batch = collate(part, base.num_codebooks).to(base.device)
         gate_BE = torch.zeros(len(part), num_adapters, device=base.device, requires_grad=True)
-        # Fused attention has no second derivative.
-        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+        # Fused attention and a GPU's kernels have no second derivative.
+        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), composed():
             logits = base.network(batch.with_gate(gate_BE))
             changes = [logit_changes(logits, gate_BE, adapter) for adapter in range(num_adapters)]
         forms.append(np.stack([_by_clip(logits, change, batch) for change in changes], axis=1))

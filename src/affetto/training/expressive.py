@@ -9,11 +9,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from affetto.adapters.bank import AdapterBank
-from affetto.adapters.peft_files import WEIGHTS, insert_adapter, read_adapter
+from affetto.adapters.peft_files import FACTS, WEIGHTS, insert_adapter, read_adapter
 from affetto.config import EXPRESSIVE, Config
 from affetto.errors import CheckpointError
-from affetto.files import hash_file
+from affetto.files import hash_file, read_json
+from affetto.folders import recover_folder
 from affetto.model.base import Base
+
+
+def lacks_expressive_base(config: Config) -> bool:
+    """Whether the configuration asks for an expressive base that is yet to be trained, or to be trained to its end.
+
+    A run that was stopped has left its best adapter so far, whose frontier was never measured.
+    """
+    folder = recover_folder(config.expressive_folder)
+    if not config.expressive_base or not folder.is_dir():
+        return config.expressive_base
+    facts = folder / FACTS
+    return facts.is_file() and read_json(facts).get("frontier") is None
 
 
 def add_expressive_base(bank: AdapterBank, config: Config, emotions: Sequence[str], base: Base) -> str | None:
