@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib.util
 import os
 import shlex
@@ -91,7 +92,7 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130  # as the command line's
     except (AffettoError, OSError) as error:
-        if isinstance(error, OSError) and error.errno not in NO_ROOM:
+        if isinstance(error, OSError) and error.errno not in (*NO_ROOM, errno.ENAMETOOLONG):
             raise
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -141,7 +142,11 @@ def _check(path: Path, is_batch: bool) -> None:
 
 
 def _report(results: Results, output: Path, is_failure_allowed: bool) -> int:
-    print("\n".join(folder_lines(results, output)))
+    try:
+        print("\n".join(folder_lines(results, output)), flush=True)
+    except BrokenPipeError:
+        # Whoever reads along has read enough. What Python flushes at its end has to go somewhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     failed = list(failures(results))
     for line in failed:
         print(line, file=sys.stderr)

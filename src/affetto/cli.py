@@ -285,7 +285,7 @@ def miniature_measure(
 
 
 def main() -> NoReturn:
-    """Entry point: errors that a user can mend, and a full disk, are printed without a traceback."""
+    """Entry point: errors that a user can mend, also a full disk and too long a name, are told without a traceback."""
     write_anything()
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # NumPy's products are small here: threads would wait
     try:
@@ -295,7 +295,7 @@ def main() -> NoReturn:
         typer.secho(str(stopped), fg="yellow", err=True)
         sys.exit(130)
     except (AffettoError, OSError) as error:
-        if isinstance(error, OSError) and error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if isinstance(error, OSError) and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.ENAMETOOLONG):
             raise
         typer.secho(f"error: {error}", fg="red", err=True)
         sys.exit(1)

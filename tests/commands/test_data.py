@@ -222,3 +222,23 @@ def test_what_is_imported_is_not_written_over(tmp_path: Path) -> None:
     assert isinstance(result.exception, ConfigError)
     assert "would be lost; name another manifest" in str(result.exception)
     assert manifest.read_text() == "{}\n"
+
+
+@pytest.mark.parametrize("verb", [("import",), ("transcribe", "--words", "miniature")])
+@pytest.mark.parametrize(
+    ("source", "out"),
+    [
+        ("set", "set/manifest.jsonl"), ("set/../set/manifest.jsonl", "set/manifest.jsonl"),
+        ("link/manifest.jsonl", "set/manifest.jsonl"), ("set", "link/manifest.jsonl"), ("set", "set/metadata.jsonl"),
+    ],
+)  # fmt: skip
+def test_nor_is_a_table_of_what_is_read(
+    clips: Path, tmp_path: Path, verb: tuple[str, ...], source: str, out: str
+) -> None:
+    table = clips.rename(tmp_path / "set" / Path(out).name)
+    table.write_text(table.read_text() + "\nnonsense\n")
+    (tmp_path / "link").symlink_to(tmp_path / "set")
+    before = table.read_text()
+    result = CliRunner().invoke(app, ["data", verb[0], str(tmp_path / source), *verb[1:], "--out", str(tmp_path / out)])
+    assert "would be lost" in str(result.exception)
+    assert table.read_text() == before

@@ -82,6 +82,20 @@ def test_a_cache_that_cannot_be_made_is_told(affetto: Affetto, tmp_path: Path, m
         assert "Traceback" not in err
 
 
+def test_a_name_that_is_too_long_is_told(affetto: Affetto, tmp_path: Path) -> None:
+    (tmp_path / "emotion_models").mkdir()
+    status, _, err = affetto("speak", "happy", "--emotion", "It is a long sentence. " * 20)
+    assert status == 1
+    assert err.startswith("error: ")
+    assert "File name too long" in err
+
+
+@pytest.mark.parametrize("option", ["--seconds", "--tflops"])
+def test_a_plan_is_of_finite_numbers(affetto: Affetto, option: str) -> None:
+    status, _, err = affetto("plan", option, "inf")
+    assert (status, err) == (1, f"error: {option} inf: it must be a finite number\n")
+
+
 @pytest.mark.parametrize(("number", "status"), [(errno.ENOSPC, 1), (errno.EDQUOT, 1), (errno.ENOENT, None)])
 def test_a_full_disk_is_no_bug(
     affetto: Affetto, monkeypatch: pytest.MonkeyPatch, number: int, status: int | None

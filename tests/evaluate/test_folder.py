@@ -7,6 +7,8 @@ import os
 import re
 import runpy
 import shlex
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -266,6 +268,14 @@ def test_ctrl_c_and_a_full_disk_end_the_script_as_they_do_the_command(
     assert ("the disk is full" in capsys.readouterr().err) == (status == 2)
 
 
+def test_who_reads_along_may_stop(folder: Path, tmp_path: Path) -> None:
+    guide = shlex.join([sys.executable, str(SCRIPT), *_guide(folder, tmp_path / "r.json")])
+    ended = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", f"{guide} | true"], capture_output=True, text=True, check=False
+    )
+    assert (ended.returncode, "Traceback" in ended.stderr) == (0, False), ended.stderr
+
+
 def test_loudness_of_the_file_on_disk_is_what_is_measured(folder: Path, tmp_path: Path) -> None:
     results = evaluate_folder(folder / "low.wav", "happy", tmp_path / "r.json", judges=fake_judges())
     assert results["systems"][0]["metrics"]["level_db"]["value"] == pytest.approx(20 * np.log10(0.1), abs=0.1)
@@ -442,6 +452,19 @@ def test_a_run_has_a_base_of_its_own(folder: Path, beside: Beside, tmp_path: Pat
     write_json(tmp_path / "run.json", result() | {"judges": dict.fromkeys(("emotion", "words", "quality"))})
     with pytest.raises(DataError, match=r"holds the results of a run, which has a base of its own"):
         evaluate_folder(folder, "happy", tmp_path / "run.json", judges=off, beside=Beside(neutral=beside.neutral))
+
+
+def test_results_that_cant_be_read_are_not_written_over(folder: Path, tmp_path: Path) -> None:
+    """A newer affetto's, say, or those that somebody edited."""
+    off = dict.fromkeys(("emotion", "words", "quality", "voice"), "none")
+    path = tmp_path / "run.json"
+    path.write_text('{"schema": "affetto.results/99", "systems": []}')
+    with pytest.raises(DataError, match=r"would be lost: move it away, or name another --output"):
+        evaluate_folder(folder, "happy", path, judges=off)
+    assert "affetto.results/99" in path.read_text()
+    path.write_text("")
+    evaluate_folder(folder, "happy", path, judges=off)
+    assert path.stat().st_size
 
 
 def test_the_verb_writes_what_the_script_does_and_ends_with_status_4(

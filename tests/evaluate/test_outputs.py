@@ -48,6 +48,7 @@ LOSING: dict[str, list[str]] = {
     "a text, by VERSA's lines": ["-o", "r.json", "--versa", "wavs/low.txt"],
     "a sound, by VERSA's lines": ["-o", "r.json", "--versa", "wavs/low.wav"],
     "the results, by VERSA's lines": ["-o", "r.json", "--versa", "r.json"],
+    "VERSA's lines without a name": ["-o", "r.json", "--versa", ""],
     "the journal, by VERSA's lines": ["-o", "r.json", "--versa", "r.rows.jsonl"],
 }
 

@@ -64,6 +64,18 @@ def test_a_strength_of_nothing_or_below_nothing_is_refused(
         speak_to_file("a key", blend, tmp_path / "a.wav", models=tmp_path, intensity=intensity)
 
 
+@pytest.mark.usefixtures("_loads_nothing")
+def test_a_turn_that_is_gone_on_from_is_not_spoken_over(tmp_path: Path) -> None:
+    turn = tmp_path / "turn.wav"
+    soundfile.write(turn, np.zeros(2400), 24_000)
+    (tmp_path / "same.wav").symlink_to(turn)
+    before = turn.read_bytes()
+    for name in ("turn.wav", "same.wav"):
+        with pytest.raises(ConfigError, match=r"would be lost: name another file with --out"):
+            speak_to_file("a key", {}, tmp_path / name, after=[(turn, 0)])
+    assert turn.read_bytes() == before
+
+
 def test_flac_is_flac(tiny_base_folder: Path, tmp_path: Path) -> None:
     for name in ("a.wav", "a.flac"):
         speak_to_file("a key", {}, tmp_path / name, base=str(tiny_base_folder))

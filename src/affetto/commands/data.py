@@ -45,7 +45,7 @@ def import_(sources: Sources, out: Out = Path("manifest.jsonl"), skip_bad_clips:
     from affetto.types import EMOTIONS
 
     require_suffix(out, "--out", "a manifest has a JSON object a line", ".jsonl")
-    if any(source.absolute() == out.absolute() for source in sources):
+    if _is_read(out, sources):
         raise ConfigError(f"--out {out} is what is imported, whose bad rows would be lost; name another manifest")
     clips, problems = import_clips(_with_miniature(sources), out, EMOTIONS)
     if problems:
@@ -126,7 +126,7 @@ def transcribe(
 
     require_suffix(out, "--out", "a manifest has a JSON object a line", ".jsonl")
     clips, problems = load_clips(_with_miniature(sources), emotions=EMOTIONS, sounds=sounds_beside(out))
-    if _lost(problems) and any(source.absolute() == out.absolute() for source in sources):
+    if _lost(problems) and _is_read(out, sources):
         console.print(problem_table(problems))
         raise DataError(
             f"{out} has rows that can't be read (table above) and would be lost; mend them, or name another --out"
@@ -143,6 +143,16 @@ def transcribe(
     typer.echo(f"{out}: {written} written{resumed}, {there}, {len(done.problems)} not written")
     if _lost(problems) and not skip_bad_clips:
         raise typer.Exit(1)
+
+
+def _is_read(out: Path, sources: Sequence[Path]) -> bool:
+    """Whether a source is `out`, by whatever name, or a folder that `out` is a table of."""
+    there = out.resolve()
+    is_table = there.name in ("manifest.jsonl", "metadata.jsonl")
+    return out.exists() and any(
+        source.exists() and (source.samefile(out) or (is_table and source.resolve() in there.parents))
+        for source in sources
+    )
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated
 
 import typer
@@ -31,6 +32,9 @@ def plan(
     from affetto.errors import ConfigError
 
     settings, _ = settings_of(config, None, base=base)
+    for option, value in (("--seconds", seconds), ("--tflops", tflops)):
+        if value is not None and not math.isfinite(value):
+            raise ConfigError(f"{option} {value:g}: it must be a finite number")
     if device not in (None, "cpu", "cuda"):
         raise ConfigError(f"--device {device}: it is cpu or cuda")
     import torch

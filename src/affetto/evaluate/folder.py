@@ -172,12 +172,12 @@ def _seen_from(start: Path, folder: Path) -> str:
 
 def _run_in(output: Path, emotion: str, judges: Mapping[str, JudgeFacts | None]) -> Results | None:
     """The results of a run that `output` holds, which mustn't be lost; None where there are none."""
-    if not output.is_file():
+    if not output.is_file() or not output.stat().st_size:
         return None
     try:
         found = read_results(output)
-    except DataError:
-        return None
+    except DataError as error:
+        raise DataError(f"{error}. What it holds would be lost: move it away, or name another --output") from error
     if all(system["role"] != "adapter" for system in found["systems"]):
         return None
     # An earlier affetto had fewer kinds.

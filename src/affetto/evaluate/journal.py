@@ -66,6 +66,8 @@ def check_outputs(
         raise DataError("no name is given for the results: name a file such as results.json")
     written = {output: OWN_JSON, output.with_suffix(".csv"): OWN_CSV, journal_path(output): OWN_LINES}
     if versa is not None:
+        if not versa.name:
+            raise DataError("no name is given for VERSA's lines: name a file such as versa.jsonl")
         if any(_is_same(versa, path) for path in written):
             raise DataError(f"{versa} is one of the files of {output}: name another file for VERSA's lines")
         written[versa] = OWN_LINES

@@ -48,6 +48,8 @@ def speak_to_file(
     if not out.name:
         raise ConfigError("no name is given for the sound file to write; --out speech.wav, say")
     sound_format(out)
+    if any(path.exists() and out.exists() and path.samefile(out) for path, _ in after):
+        raise ConfigError(f"{out} is a turn that is gone on from, and would be lost: name another file with --out")
     require_words(text)
     blend = blend_of(emotion)
     require_intensity(intensity, blend)
