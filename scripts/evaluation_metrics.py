@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import importlib.util
 import os
 import shlex
@@ -32,13 +31,13 @@ if __name__ == "__main__":
 
 from affetto.commands.options import pairs_of
 from affetto.commands.output import write_anything
-from affetto.errors import AffettoError
+from affetto.errors import MENDABLE, AffettoError
 from affetto.evaluate.folder import Beside, evaluate_folder
 from affetto.evaluate.folder_lines import failures, folder_lines
 from affetto.evaluate.journal import check_outputs
 from affetto.evaluate.results import Results
 from affetto.evaluate.versa import write_versa
-from affetto.files import NO_ROOM, as_text
+from affetto.files import as_text
 
 EPILOG = """
 example:
@@ -92,7 +91,7 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130  # as the command line's
     except (AffettoError, OSError) as error:
-        if isinstance(error, OSError) and error.errno not in (*NO_ROOM, errno.ENAMETOOLONG):
+        if isinstance(error, OSError) and error.errno not in MENDABLE:
             raise
         print(f"error: {error}", file=sys.stderr)
         return 2

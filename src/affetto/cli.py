@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import math
 import os
 import sys
@@ -43,7 +42,7 @@ from affetto.commands.output import write_anything
 from affetto.commands.plan import app as plan_app
 from affetto.commands.reporting import app as reporting_app
 from affetto.commands.scoring import app as scoring_app
-from affetto.errors import AffettoError, ConfigError, Interrupted
+from affetto.errors import MENDABLE, AffettoError, ConfigError, Interrupted
 
 BUDGET_NOT_MET = 3
 """Exit status of a run that ended well, but forgot more than its budget."""
@@ -295,7 +294,7 @@ def main() -> NoReturn:
         typer.secho(str(stopped), fg="yellow", err=True)
         sys.exit(130)
     except (AffettoError, OSError) as error:
-        if isinstance(error, OSError) and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.ENAMETOOLONG):
+        if isinstance(error, OSError) and error.errno not in MENDABLE:
             raise
         typer.secho(f"error: {error}", fg="red", err=True)
         sys.exit(1)

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
+
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""Numbers of the system's errors where a disk, or one's share of it, is full."""
+MENDABLE = NO_ROOM | {errno.ENAMETOOLONG}
+"""Numbers of those that whoever gave the command can mend, wherever they arise."""
 
 
 class AffettoError(Exception):

@@ -18,10 +18,12 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError
 
-from affetto.errors import DataError
+from affetto.errors import NO_ROOM, DataError
 
-NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-"""Numbers of the errors of a disk, or of one's share of it, that is full."""
+
+def is_same_file(one: Path, other: Path) -> bool:
+    """Whether both name one file; by their paths alone where one of them isn't there yet."""
+    return one.samefile(other) if one.exists() and other.exists() else one.resolve() == other.resolve()
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:

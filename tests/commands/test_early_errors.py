@@ -90,6 +90,16 @@ def test_a_name_that_is_too_long_is_told(affetto: Affetto, tmp_path: Path) -> No
     assert "File name too long" in err
 
 
+@pytest.mark.parametrize("verb", ["calibrate", "ablate"])
+def test_the_laboratory_has_no_expressive_base(
+    affetto: Affetto, tmp_path: Path, nothing_is_prepared: None, verb: str  # noqa: ARG001
+) -> None:  # fmt: skip
+    (tmp_path / "settings.yaml").write_text("expressive_base: true")
+    status, _, err = affetto(verb, "--config", "settings.yaml")
+    assert status == 1
+    assert "leave expressive_base off for this command" in err
+
+
 @pytest.mark.parametrize("option", ["--seconds", "--tflops"])
 def test_a_plan_is_of_finite_numbers(affetto: Affetto, option: str) -> None:
     status, _, err = affetto("plan", option, "inf")

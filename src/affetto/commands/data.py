@@ -147,11 +147,12 @@ def transcribe(
 
 def _is_read(out: Path, sources: Sequence[Path]) -> bool:
     """Whether a source is `out`, by whatever name, or a folder that `out` is a table of."""
+    from affetto.files import is_same_file
+
     there = out.resolve()
     is_table = there.name in ("manifest.jsonl", "metadata.jsonl")
     return out.exists() and any(
-        source.exists() and (source.samefile(out) or (is_table and source.resolve() in there.parents))
-        for source in sources
+        is_same_file(source, out) or (is_table and source.resolve() in there.parents) for source in sources
     )
 
 

@@ -33,6 +33,7 @@ from affetto.files import (
     hash_file,
     hash_folder,
     hash_text,
+    is_same_file,
     lock_of,
     one_at_a_time,
     write_text,
@@ -68,18 +69,14 @@ def check_outputs(
     if versa is not None:
         if not versa.name:
             raise DataError("no name is given for VERSA's lines: name a file such as versa.jsonl")
-        if any(_is_same(versa, path) for path in written):
+        if any(is_same_file(versa, path) for path in written):
             raise DataError(f"{versa} is one of the files of {output}: name another file for VERSA's lines")
         written[versa] = OWN_LINES
     for path, beginning in written.items():
-        is_metadata = path.name in _METADATA and any(_is_same(path.parent, folder) for folder in folders)
-        if is_metadata or (metadata is not None and _is_same(path, metadata)):
+        is_metadata = path.name in _METADATA and any(is_same_file(path.parent, folder) for folder in folders)
+        if is_metadata or (metadata is not None and is_same_file(path, metadata)):
             raise DataError(f"{path} is read for texts and speakers, and would be written over: name another output")
         check_own(path, beginning)
-
-
-def _is_same(one: Path, other: Path) -> bool:
-    return one.samefile(other) if one.exists() and other.exists() else one.resolve() == other.resolve()
 
 
 class Journal:

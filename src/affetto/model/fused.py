@@ -9,7 +9,7 @@ devices, and where Triton doesn't run, transformers' own steps do.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from typing import Any
 
@@ -113,14 +113,9 @@ PLAIN_MASK = modeling_csm.create_causal_mask
 _IS_ONE_SEQUENCE_A_ROW: ContextVar[bool] = ContextVar("one sequence a row", default=False)
 
 
-@contextmanager
-def one_sequence_a_row() -> Iterator[None]:
+def one_sequence_a_row() -> AbstractContextManager[None]:
     """Inside the block rows are whole sequences from position 0 on, with padding only on the right."""
-    before = _IS_ONE_SEQUENCE_A_ROW.set(True)
-    try:
-        yield
-    finally:
-        _IS_ONE_SEQUENCE_A_ROW.reset(before)
+    return _switched_on(_IS_ONE_SEQUENCE_A_ROW)
 
 
 def causal_mask(config: Any, inputs_embeds: Tensor, attention_mask: Any = None, *rest: Any, **options: Any) -> Any:
@@ -137,14 +132,18 @@ def causal_mask(config: Any, inputs_embeds: Tensor, attention_mask: Any = None, 
 _IS_COMPOSED: ContextVar[bool] = ContextVar("of transformers' own steps", default=False)
 
 
-@contextmanager
-def composed() -> Iterator[None]:
+def composed() -> AbstractContextManager[None]:
     """Inside the block transformers' own steps run on a GPU, too: kernels have no second derivative."""
-    before = _IS_COMPOSED.set(True)
+    return _switched_on(_IS_COMPOSED)
+
+
+@contextmanager
+def _switched_on(switch: ContextVar[bool]) -> Iterator[None]:
+    before = switch.set(True)
     try:
         yield
     finally:
-        _IS_COMPOSED.reset(before)
+        switch.reset(before)
 
 
 def _runs(x: Tensor) -> bool:

@@ -12,7 +12,7 @@ from affetto.audio.corpora.files import text_beside
 from affetto.audio.hints import did_you_mean
 from affetto.audio.sound import read_sound, sound_format, write_sound
 from affetto.errors import AdapterError, ConfigError, DataError
-from affetto.files import make_writable
+from affetto.files import is_same_file, make_writable
 from affetto.folders import recover_folder
 from affetto.model.batch import Turn
 from affetto.progress import say
@@ -48,7 +48,7 @@ def speak_to_file(
     if not out.name:
         raise ConfigError("no name is given for the sound file to write; --out speech.wav, say")
     sound_format(out)
-    if any(path.exists() and out.exists() and path.samefile(out) for path, _ in after):
+    if any(path.exists() and is_same_file(path, out) for path, _ in after):
         raise ConfigError(f"{out} is a turn that is gone on from, and would be lost: name another file with --out")
     require_words(text)
     blend = blend_of(emotion)

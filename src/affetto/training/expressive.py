@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from affetto.adapters.bank import AdapterBank
-from affetto.adapters.peft_files import FACTS, WEIGHTS, insert_adapter, read_adapter
+from affetto.adapters.peft_files import WEIGHTS, insert_adapter, read_adapter, read_facts
 from affetto.config import EXPRESSIVE, Config
 from affetto.errors import CheckpointError
-from affetto.files import hash_file, read_json
+from affetto.files import hash_file
 from affetto.folders import recover_folder
 from affetto.model.base import Base
 
@@ -25,8 +25,8 @@ def lacks_expressive_base(config: Config) -> bool:
     folder = recover_folder(config.expressive_folder)
     if not config.expressive_base or not folder.is_dir():
         return config.expressive_base
-    facts = folder / FACTS
-    return facts.is_file() and read_json(facts).get("frontier") is None
+    facts = read_facts(folder)
+    return bool(facts) and facts.get("frontier") is None
 
 
 def add_expressive_base(bank: AdapterBank, config: Config, emotions: Sequence[str], base: Base) -> str | None:
