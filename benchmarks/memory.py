@@ -58,6 +58,9 @@ CASES: dict[str, tuple[str, dict[str, Any], float]] = {
     "csm-1b-full-8-bit-small": (
         "cpu", _LARGE | _CHECKPOINTED | {"batch_size": 2, "use_adapters": False, "optimizer_bits": 8}, 1.0
     ),
+    "csm-1b-full-8-bit-on-cpu": (
+        "cpu", _LARGE | _CHECKPOINTED | {"use_adapters": False, "optimizer_bits": 8}, 10.0
+    ),
     "csm-1b-guide": ("cuda", _LARGE | _CHECKPOINTED, 10.0),
     "csm-1b-four-bit": ("cuda", _LARGE | _CHECKPOINTED | {"base_precision": "nf4"}, 10.0),
     "csm-1b-full": ("cuda", _LARGE | _CHECKPOINTED | {"use_adapters": False}, 10.0),

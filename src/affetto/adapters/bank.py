@@ -21,6 +21,7 @@ from affetto.errors import AdapterError
 from affetto.files import hash_text
 from affetto.model.four_bit import FourBitLinear, frozen_linear
 from affetto.model.gates import GateSwitch
+from affetto.products import linear
 
 Change = tuple[Tensor, Tensor | None]
 """(A, B) of one layer, or (change, None)."""
@@ -75,7 +76,7 @@ class GatedLora(nn.Module):
         for e, name in enumerate(self.A):
             if name not in self.B and self.gates.is_on(e):
                 gate_B11 = (gate_BE[:, e] * self.scale[name])[:, None, None].to(x.dtype)
-                y = y + gate_B11 * functional.linear(x, self.A[name].to(x.dtype))
+                y = y + gate_B11 * linear(x, self.A[name].to(x.dtype))
         return y
 
     def with_others(self, others: Sequence[nn.Module], x: Tensor) -> Sequence[Tensor]:

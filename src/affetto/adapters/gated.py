@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from affetto.products import addmm_, mm
+
 Factors = tuple[Tensor, Tensor]
 """A (R, in) and B (out, R) of one layer, the ranks of all adapters side by side."""
 
@@ -43,11 +45,10 @@ class _GatedLinears(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, layers: Sequence[Any], gate_B1R: Tensor, *factors: Tensor) -> tuple[Tensor, ...]:
         x_NI, bs = x.flatten(0, -2), factors[1::2]
         a_RI = factors[0] if len(layers) == 1 else torch.cat(factors[0::2])
-        low_NR = _gated(x_NI @ a_RI.T, gate_B1R)
+        low_NR = _gated(mm(x_NI, a_RI.T), gate_B1R)
         ys = []
         for layer, b_OR, low in zip(layers, bs, _by_layer(low_NR, bs), strict=True):
-            y_NO = x_NI @ layer.weight.to(x.dtype).T
-            y_NO.addmm_(low, b_OR.T)
+            y_NO = addmm_(mm(x_NI, layer.weight.to(x.dtype).T), low, b_OR.T)
             if layer.bias is not None:
                 y_NO += layer.bias.to(x.dtype)
             ys.append(y_NO.view(*x.shape[:-1], len(b_OR)))
@@ -60,21 +61,20 @@ class _GatedLinears(torch.autograd.Function):
         x_NI, a_RI, low_NR, gate_B1R, *bs = ctx.saved_tensors
         needs_x, _, _, *needs = ctx.needs_input_grad
         flat = [grad.flatten(0, -2) for grad in grads]
-        thin = [grad_NO @ b_OR for grad_NO, b_OR in zip(flat, bs, strict=True)]
+        thin = [mm(grad_NO, b_OR) for grad_NO, b_OR in zip(flat, bs, strict=True)]
         grad_low_NR = _gated(thin[0] if len(thin) == 1 else torch.cat(thin, dim=1), gate_B1R)
         grad_x = None
         if needs_x:
-            grad_x = flat[0] @ ctx.layers[0].weight.to(flat[0].dtype)
+            grad_x = mm(flat[0], ctx.layers[0].weight.to(flat[0].dtype))
             for grad_NO, layer in zip(flat[1:], ctx.layers[1:], strict=True):
-                grad_x.addmm_(grad_NO, layer.weight.to(grad_NO.dtype))
-            grad_x.addmm_(grad_low_NR, a_RI)
-            grad_x = grad_x.view(*grads[0].shape[:-1], a_RI.shape[1])
+                grad_x = addmm_(grad_x, grad_NO, layer.weight.to(grad_NO.dtype))
+            grad_x = addmm_(grad_x, grad_low_NR, a_RI).view(*grads[0].shape[:-1], a_RI.shape[1])
         grad_as: Sequence[Tensor | None] = [None] * len(bs)
         if any(needs[0::2]):
-            grad_as = (grad_low_NR.T @ x_NI).split([b_OR.shape[1] for b_OR in bs])
+            grad_as = torch.split(mm(grad_low_NR.T, x_NI), [b_OR.shape[1] for b_OR in bs])
         lows = _by_layer(low_NR, bs)
         grad_bs = [
-            grad_NO.T @ low if is_asked else None
+            mm(low.T, grad_NO).T if is_asked else None
             for grad_NO, low, is_asked in zip(flat, lows, needs[1::2], strict=True)
         ]
         return grad_x, None, None, *(grad for pair in zip(grad_as, grad_bs, strict=True) for grad in pair)

@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from affetto.model.batch import Batch, Logits, moved_to
 from affetto.model.network import Network, full_precision
 from affetto.model.recompute import checkpoint_layers
+from affetto.products import linear
 
 
 class CsmNetwork(Network):
@@ -73,7 +73,7 @@ class CsmNetwork(Network):
     def c0_logits(self, states_ND: Tensor) -> Tensor:
         """Logits (N, V) of codebook zero, in float32: bfloat16 drowns a KL between close distributions."""
         with full_precision(states_ND):
-            return functional.linear(states_ND.float(), self.c0_head.weight.float())
+            return linear(states_ND.float(), self.c0_head.weight.float())
 
     def depth_logits(self, states_MD: Tensor, codes_MK: Tensor) -> Tensor:
         """Logits (M, J, V) of codebooks 1..K-1, from the backbone's states before M frames and their codes; float32."""

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from affetto.errors import MissingDependencyError
 from affetto.model.quiet import quiet_transformers
+from affetto.products import linear
 
 FOUR_BIT = "nf4"
 """What the configuration's `base_precision` calls it."""
@@ -52,7 +53,7 @@ class FourBitLinear(nn.Module):
 def frozen_linear(x: Tensor, layer: Any) -> Tensor:
     """The product with a frozen layer; one in four bits is unpacked again for the backward pass."""
     if not isinstance(layer, FourBitLinear):
-        return functional.linear(x, layer.weight, layer.bias)
+        return linear(x, layer.weight, layer.bias)
     kind = x.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
     with torch.autocast(kind, enabled=False):

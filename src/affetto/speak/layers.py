@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from affetto.products import addmm, mm
 from affetto.speak.weights import Layer, Shape, Site
 
 Place = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -68,7 +69,7 @@ def product(x_NI: Tensor, site: Site, added_NO: Tensor | None = None) -> Tensor:
     """x W + (x A) B, plus `added`: (N, O)."""
     w, a_GIR = site.w, site.a_GIR
     if w.dim() == 2:
-        y = torch.mm(x_NI, w) if added_NO is None else torch.addmm(added_NO, x_NI, w)
+        y = mm(x_NI, w) if added_NO is None else addmm(added_NO, x_NI, w)
     else:
         y = torch.bmm(x_NI.view(w.shape[0], -1, w.shape[1]), w).view(x_NI.shape[0], -1)
         y = y if added_NO is None else y + added_NO

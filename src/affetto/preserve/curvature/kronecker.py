@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from affetto.preserve.curvature.form import Curvature, Factor, active, check_finite
+from affetto.products import mm
 
 
 class Kfac(Curvature):
@@ -23,7 +24,7 @@ class Kfac(Curvature):
         kept = [active(*pair) for pair in zip(inputs_CPI, gradients_CPO, strict=True)]
         # Positions just add up: all clips' in one product.
         inputs_PI, gradients_PO = (torch.cat(values) for values in zip(*kept, strict=True))
-        inputs_II, gradients_OO = inputs_PI.T @ inputs_PI, gradients_PO.T @ gradients_PO
+        inputs_II, gradients_OO = mm(inputs_PI.T, inputs_PI), mm(gradients_PO.T, gradients_PO)
         if not (torch.isfinite(inputs_II).all() and torch.isfinite(gradients_OO).all()):
             for clip_id, (own_PI, own_PO) in zip(clip_ids, kept, strict=True):
                 check_finite(site, clip_id, own_PI.T @ own_PI, own_PO.T @ own_PO)
@@ -54,7 +55,7 @@ class _KroneckerSquare(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, a_RI: Tensor, b_OR: Tensor, inputs_II: Tensor, gradients_OO: Tensor) -> Tensor:
         a_RI, b_OR = a_RI.detach(), b_OR.detach()
-        right_RI, left_OR = a_RI @ inputs_II, gradients_OO @ b_OR
+        right_RI, left_OR = mm(a_RI, inputs_II), mm(gradients_OO, b_OR)
         left_RR, right_RR = b_OR.T @ left_OR, right_RI @ a_RI.T
         ctx.save_for_backward(2.0 * left_RR @ right_RI, 2.0 * left_OR @ right_RR)
         return (left_RR * right_RR).sum()
