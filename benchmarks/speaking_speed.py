@@ -1,6 +1,7 @@
 """How fast the miniature speaks: the engine against transformers' `generate`, six emotions against one, a cold start.
 
     OMP_NUM_THREADS=1 taskset -c 0 python benchmarks/speaking_speed.py
+    python benchmarks/speaking_speed.py --threads 2
     OMP_NUM_THREADS=1 python benchmarks/speaking_speed.py --base random:csm-1b-short --frames 6 --rounds 2
 
 Writes `benchmarks/results/speaking_speed.json`. With another base than the miniature only one row against transformers
@@ -8,7 +9,8 @@ is timed, and stands there under `bases`, beside what was there.
 
 Contestants take turns, and each figure is the median over the rounds; ratios are medians of the rounds' own ratios.
 Processor time counts, not the clock: one core does everything, and a busy machine delays all alike. Both sides say the
-same prompts for equally many frames, codes only, from a loaded model.
+same prompts, each row one of its own, for equally many frames, codes only, from a loaded model. `--threads 2` gives
+both sides two processors and counts the clock: for a machine with nothing else to do.
 """
 
 from __future__ import annotations
@@ -47,9 +49,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--base", default="miniature", help="another one, random:csm-1b-short say")
     parser.add_argument("--frames", type=int, default=NUM_FRAMES, help="of each sentence, with --base")
+    parser.add_argument("--threads", type=int, default=1, help="more than one: by the clock, and only batches")
     options = parser.parse_args()
     rounds = options.rounds
-    torch.set_num_threads(1)
+    torch.set_num_threads(options.threads)
     known = read_json(RESULT) if RESULT.is_file() else {}
     if options.base != "miniature":
         found = {"load_before": round(os.getloadavg()[0], 1), "num_frames": options.frames, "rounds": rounds}
@@ -59,6 +62,12 @@ def main() -> None:
         print(bases[options.base])
         return
     base = load_base("miniature")
+    if options.threads > 1:
+        found = run_facts() | {"threads": options.threads, "rounds": rounds, "clock": "by the clock"}
+        found |= {f"batch_{rows}": _against_transformers(base, rows, rounds) for rows in (16, 96)}
+        write_json(RESULT, known | {"shared": found})
+        print(found)
+        return
     figures: dict[str, Any] = {"num_frames": NUM_FRAMES, "rounds": rounds}
     for num_rows in (1, 16):
         figures[f"batch_{num_rows}"] = _against_transformers(base, num_rows, rounds)
@@ -68,7 +77,7 @@ def main() -> None:
     )
     figures["emotions"] = _emotions(base, rounds)
     figures["cold_start"] = _cold_start(max(2, rounds // 3))
-    kept = {"bases": known["bases"]} if "bases" in known else {}
+    kept = {name: known[name] for name in ("bases", "shared") if name in known}
     write_json(RESULT, run_facts() | {"clock": "processor time of one thread"} | figures | kept)
     print(RESULT.read_text(encoding="utf-8"))
 
@@ -144,13 +153,14 @@ def _requests(base: Base, num_rows: int, num_frames: int = NUM_FRAMES) -> list[R
 def _rates(work: dict[str, Callable[[], int]], rounds: int) -> dict[str, list[float]]:
     """Frames per second of each contestant in each round, after one round that doesn't count."""
     rates: dict[str, list[float]] = {name: [] for name in work}
+    now = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     print(", ".join(work), file=sys.stderr)
     for number in range(rounds + 1):
         for name, task in work.items():
-            start = time.process_time()
+            start = now()
             num_frames = task()
             if number:
-                rates[name].append(num_frames / (time.process_time() - start))
+                rates[name].append(num_frames / (now() - start))
                 print(f"{number} {name}: {rates[name][-1]:.1f} frames/s", file=sys.stderr, flush=True)
     return rates
 

@@ -25,7 +25,7 @@ from affetto.speak.weights import Arranged, Site, SpeakingWeights, chunked, fing
 
 TEXTS = ["the silver key", "a", "a much longer line about rivers", "two", "it is late"]
 Codes = list[list[int]]
-ARITHMETIC: tuple[Arithmetic, ...] = ("numpy", "torch")
+ARITHMETIC: tuple[Arithmetic, ...] = ("native", "numpy", "torch")
 
 
 def _say(base: Base, requests: Sequence[Request], arithmetic: Arithmetic | None = None) -> list[Codes]:
@@ -133,7 +133,7 @@ def _states(
     for _ in range(num_frames):
         engine.step()
         assert engine._batch is not None
-        states.append(engine._batch.states_BD.float())
+        states.append(engine._batch.states_BD.float().clone())
         codes.append(engine._batch.codes_BK)
     return torch.stack(states), torch.stack(codes)
 

@@ -9,6 +9,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from native_tools import drawn_natively, required
 from scipy import stats
 from torch import Tensor
 
@@ -17,7 +18,7 @@ from affetto.errors import ConfigError
 from affetto.model.base import Base
 from affetto.model.batch import Row, Turn, collate
 from affetto.speak.at_once import rows_at_once, shares_of
-from affetto.speak.generation import Request, Spoken, frame_cap, generate
+from affetto.speak.generation import Request, Spoken, frame_cap, generate, weights_of
 from affetto.speak.host import HostFrames, HostSampling
 from affetto.speak.sampling import Sampling
 
@@ -115,10 +116,12 @@ def _drawn(logits_BC: Tensor, uniform_B: Tensor, arithmetic: str, book: int = 0,
     sampling = Sampling(requests, 256, torch.device("cpu"))
     if arithmetic == "torch":
         return sampling.pick(logits_BC, uniform_B[:, None], book).tolist()
+    if arithmetic == "native":
+        return drawn_natively(sampling, logits_BC, uniform_B, book)
     return HostSampling(sampling).pick(logits_BC.numpy(), uniform_B[:, None].numpy(), book).tolist()
 
 
-@pytest.mark.parametrize("arithmetic", ["numpy", "torch"])
+@pytest.mark.parametrize("arithmetic", ["native", "numpy", "torch"])
 @pytest.mark.parametrize(("temperature", "top_k", "book"), [(1.0, 0, 0), (0.6, 0, 7), (1.7, 5, 1), (0.6, 0, 0)])
 def test_codes_are_drawn_as_the_softmax_says(temperature: float, top_k: int, book: int, arithmetic: str) -> None:
     """Chi-square over 20,000 draws of a fixed state; codes expected fewer than 5 times are one class."""
@@ -158,18 +161,28 @@ def test_a_cpu_speaks_as_many_rows_at_once_as_have_room(tiny_base: Base, tiny_mo
     assert rows_at_once(tiny_base, [one], 0) == 0
 
 
-@pytest.mark.parametrize(("threads", "rows", "number"), [(2, 96, 2), (2, 95, 1), (3, 200, 3), (1, 300, 1)])
+@pytest.mark.parametrize(
+    ("is_native", "threads", "rows", "number"),
+    [(False, 2, 96, 2), (False, 2, 95, 1), (False, 3, 200, 3), (False, 1, 300, 1), (True, 2, 12, 2), (True, 2, 11, 1),
+     (True, 3, 200, 3)],
+)  # fmt: skip
 def test_processors_share_many_rows_and_say_the_same(
-    tiny_base: Base, monkeypatch: pytest.MonkeyPatch, threads: int, rows: int, number: int
+    tiny_base: Base, monkeypatch: pytest.MonkeyPatch, is_native: bool, threads: int, rows: int, number: int
 ) -> None:
     """Each row once, in shares of like length; progress adds up, and codes are those of one thread."""
     requests = [
         replace(_requests(tiny_base)[row % 3], seed=row, max_frames=2 + row % 5, temperature=0.0) for row in range(rows)
     ]
+    if is_native:
+        required()
+    for place in ("engine", "at_once"):
+        monkeypatch.setattr(f"affetto.speak.{place}.suits", lambda _: is_native)
+    weights = weights_of(tiny_base.network)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     alone = _codes(generate(tiny_base, requests, batch_size=rows))
     monkeypatch.setenv("OPENBLAS_NUM_THREADS", "1")
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-    shares = shares_of(tiny_base, requests, rows)
+    shares = shares_of(weights, requests, rows)
     assert sorted(index for share in shares for index in share) == list(range(rows))
     assert len(shares) == number
     frames = [sum(requests[index].max_frames for index in share) for share in shares]
@@ -177,8 +190,8 @@ def test_processors_share_many_rows_and_say_the_same(
     told: list[int] = []
     assert _codes(generate(tiny_base, requests, batch_size=rows, on_progress=told.append)) == alone
     assert sum(told) == rows
-    assert len(shares_of(tiny_base, [*requests, replace(requests[0], gate=(1.0,))], rows)) == 1
-    assert len(shares_of(tiny_base, requests, 95)) == 1
+    assert len(shares_of(weights, [*requests, replace(requests[0], gate=(1.0,))], rows)) == 1
+    assert len(shares_of(weights, requests, 95 if not is_native else 11)) == 1
 
 
 def test_the_speech_of_many_seeds_follows_the_first_softmax(tiny_base: Base) -> None:
@@ -218,7 +231,7 @@ def test_the_speech_of_many_seeds_follows_the_depth_temperature(tiny_base: Base)
         assert (stats.chisquare(drawn, wanted).pvalue > 1e-3) == is_it
 
 
-@pytest.mark.parametrize("arithmetic", ["numpy", "torch"])
+@pytest.mark.parametrize("arithmetic", ["native", "numpy", "torch"])
 @pytest.mark.parametrize("num_rows", [1, 3])
 @pytest.mark.parametrize("uniform", [0.0, 1.0 - 2.0**-24, 1.0])
 def test_the_ends_of_the_dice_draw_nothing_impossible(uniform: float, num_rows: int, arithmetic: str) -> None:
@@ -282,6 +295,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[int, int]], None
             return codes
 
         monkeypatch.setattr(HostFrames, "frame", frame)
+        monkeypatch.setattr("affetto.speak.engine.suits", lambda _: False)
 
     return script
 

@@ -10,6 +10,8 @@ import torch
 
 from affetto.model.base import Base
 from affetto.model.csm import CsmNetwork
+from affetto.speak.native import suits
+from affetto.speak.weights import SpeakingWeights
 
 if TYPE_CHECKING:
     from affetto.speak.generation import Request
@@ -35,22 +37,23 @@ def rows_at_once(base: Base, requests: Sequence[Request], batch_size: int) -> in
     return max(most, _HOST_CACHE_BYTES // (place * longest))
 
 
-_LEAST_ROWS = 48
-"""With which a thread of its own saves time: two of so many take 0.82 of one's time, of 144 rows 0.66, of 24 1.1."""
+_LEAST_ROWS, _LEAST_NATIVE_ROWS = 48, 6
+"""With which a thread of its own saves time, in NumPy and in C (docs/performance.md)."""
 
 
-def shares_of(base: Base, requests: Sequence[Request], batch_size: int) -> list[Sequence[int]]:
+def shares_of(weights: SpeakingWeights, requests: Sequence[Request], batch_size: int) -> list[Sequence[int]]:
     """Places of the requests that each thread speaks, alike in length.
 
-    More than one share only where NumPy speaks and its products don't have all processors already (the command line
-    sees to that, since they are small), and of one gate: adapters of many gates are laid out anew for every batch.
+    More than one share only on a CPU in float32, where products don't have all processors already (NumPy's: the command
+    line sees to that, since they are small), and of one gate: adapters of many gates are laid out anew for every batch.
     """
     everything = range(len(requests))
-    assert isinstance(base.network, CsmNetwork)
-    norm = base.network.backbone.norm.weight
-    is_numpys = norm.device.type == "cpu" and norm.dtype == torch.float32
-    if not is_numpys or os.environ.get("OPENBLAS_NUM_THREADS") != "1" or len({one.gate for one in requests}) != 1:
+    is_native = suits(weights)
+    is_numpys = weights.device.type == "cpu" and weights.dtype == torch.float32
+    is_alone = is_native or (is_numpys and os.environ.get("OPENBLAS_NUM_THREADS") == "1")
+    if not is_alone or len({one.gate for one in requests}) != 1:
         return [everything]
-    number = max(1, min(torch.get_num_threads(), min(len(requests), batch_size) // _LEAST_ROWS))
+    least = _LEAST_NATIVE_ROWS if is_native else _LEAST_ROWS
+    number = max(1, min(torch.get_num_threads(), min(len(requests), batch_size) // least))
     by_length = sorted(everything, key=lambda index: (requests[index].max_frames, index))
     return [by_length[first::number] for first in range(number)]

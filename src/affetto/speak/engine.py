@@ -7,7 +7,7 @@ quarter of the batch has; then, as when rows join, everything that lives is move
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import count
 from typing import TYPE_CHECKING, Literal
 
@@ -20,8 +20,10 @@ from affetto.errors import BaseModelError
 from affetto.model.triton_runs import triton_runs
 from affetto.speak.frames import Frames, TorchFrames
 from affetto.speak.host import HostFrames
-from affetto.speak.layers import Cache, Rotary, normed, spread
-from affetto.speak.prompts import embed_prompt
+from affetto.speak.layers import Cache, Rotary
+from affetto.speak.native import NativeFrames, suits
+from affetto.speak.native import read as read_natively
+from affetto.speak.prompts import embed_prompt, read
 from affetto.speak.sampling import Sampling, dice, require_codes, require_numbers
 from affetto.speak.state import Heard, SpeakingBatch, SpeakingRow
 from affetto.speak.weights import SpeakingWeights
@@ -29,8 +31,8 @@ from affetto.speak.weights import SpeakingWeights
 if TYPE_CHECKING:
     from affetto.speak.generation import Request
 
-Arithmetic = Literal["numpy", "torch", "triton"]
-"""What frames are computed by: `host`, `frames` or `captured`."""
+Arithmetic = Literal["native", "numpy", "torch", "triton"]
+"""What frames are computed by: `native`, `host`, `frames` or `captured`."""
 
 
 class Engine:
@@ -49,7 +51,6 @@ class Engine:
         self._joining: list[SpeakingRow] = []
         self._batch: SpeakingBatch | None = None
         self._frames: Frames | None = None
-        self._eps = torch.tensor([weights.backbone_shape.eps], device=weights.device)
         self._rotary = Rotary(weights.backbone_shape, 256, weights.dtype)
         self._depth_rotary = Rotary(weights.depth_shape, weights.num_codebooks, weights.dtype)
 
@@ -125,8 +126,9 @@ class Engine:
             from affetto.speak.captured import CapturedFrames
 
             return CapturedFrames(self.weights, batch)
-        kind = HostFrames if self.arithmetic == "numpy" else TorchFrames
-        return kind(self.weights, batch, self._rotary, self._depth_rotary)
+        kinds: dict[str, Callable[..., Frames]]
+        kinds = {"native": NativeFrames, "numpy": HostFrames, "torch": TorchFrames}
+        return kinds[self.arithmetic](self.weights, batch, self._rotary, self._depth_rotary)
 
     def _rearranged(self, old: SpeakingBatch | None) -> SpeakingBatch | None:
         """A new batch of the rows that live and those that join; None where there are none."""
@@ -135,9 +137,11 @@ class Engine:
         rows = [*(old.rows[index] for index in kept if old is not None), *joining]
         if not rows:
             return None
-        prompts = [embed_prompt(self.weights, row.request) for row in joining]
-        for row, prompt_SD in zip(joining, prompts, strict=True):
-            row.num_positions = len(prompt_SD)
+        # Takes of a sentence have one prompt, which is read once.
+        readers = {_prompt_of(row): row for row in sorted(joining, key=lambda row: row.gate)}
+        prompts = {prompt: embed_prompt(self.weights, row.request) for prompt, row in readers.items()}
+        for row in joining:
+            row.num_positions = len(prompts[_prompt_of(row)])
         # Rows of one gate stand together, so that their adapters' products are few and large.
         order = sorted(range(len(rows)), key=lambda index: rows[index].gate)
         places = [order.index(index) for index in range(len(rows))]
@@ -147,7 +151,9 @@ class Engine:
         if old is not None and kept:
             self._move(old, kept, batch, places[: len(kept)])
         if joining:
-            self._prefill(joining, prompts, batch, places[len(kept) :])
+            known = {prompt: number for number, prompt in enumerate(prompts)}
+            source = [known[_prompt_of(row)] for row in joining]
+            self._prefill(list(readers.values()), list(prompts.values()), source, batch, places[len(kept) :])
         self._leave(old)
         return batch
 
@@ -168,7 +174,7 @@ class Engine:
         room, starts_B, mask = None, None, None
         if any(starts):
             starts_B = torch.tensor(starts, device=like.device)
-        if starts_B is not None and self.arithmetic != "triton":
+        if starts_B is not None and self.arithmetic in ("numpy", "torch"):
             starts_N = starts_B.repeat_interleave(shape.num_kv)
             is_hidden = torch.arange(slot + left, device=like.device) < starts_N[:, None, None]
             mask = torch.zeros(is_hidden.shape, dtype=like.dtype, device=like.device)
@@ -199,38 +205,32 @@ class Engine:
         _copy_rows(old.cache, len(old.rows), old.slot, source, new.cache, len(new.rows), new.slot, target, width)
 
     def _prefill(
-        self, rows: Sequence[SpeakingRow], prompts: Sequence[Tensor], new: SpeakingBatch, places: Sequence[int]
-    ) -> None:
-        """Read the prompts of rows that join, all at once, padded on the left."""
+        self, readers: Sequence[SpeakingRow], prompts: Sequence[Tensor], source: Sequence[int], new: SpeakingBatch,
+        places: Sequence[int],
+    ) -> None:  # fmt: skip
+        """Read the prompts (S, D) of rows that join, all at once, padded on the left; a row has prompt `source`."""
         weights, shape, device = self.weights, self.weights.backbone_shape, self.weights.device
         width = max(map(len, prompts))
-        starts = [width - len(prompt_SD) for prompt_SD in prompts]
-        x_BSD = torch.stack([torch.nn.functional.pad(x_SD, (0, 0, width - len(x_SD), 0)) for x_SD in prompts])
-        slots_S = torch.arange(width, device=device)
-        positions, mask_BSS = slots_S, None
-        if any(starts):
-            starts_B = torch.tensor(starts, device=device)
-            positions = (slots_S - starts_B[:, None]).clamp(min=0)
-            is_there_BS = slots_S >= starts_B[:, None]
-            # A place of padding sees itself: with nothing to see it would be NaN, which no mask hides.
-            seen_BSS = is_there_BS[:, None] | torch.eye(width, dtype=torch.bool, device=device)
-            mask_BSS = seen_BSS & (slots_S[:, None] >= slots_S)
-        arranged = weights.arranged([row.gate for row in rows])
-        cache = Cache.empty(len(arranged.backbone), len(rows), width, shape, x_BSD)
-        cos, sin = self._rotary.cos_S2H[positions], self._rotary.sin_S2H[positions]
-        hidden_BD = spread(x_BSD, arranged.backbone, shape, cache, self._eps, cos, sin, mask_BSS)
-        target = torch.tensor(places, device=device)
-        new.states_BD[target] = normed(hidden_BD, self._eps) * weights.norm_D
-        source = torch.arange(len(rows), device=device)
-        _copy_rows(cache, len(rows), width, source, new.cache, len(new.rows), new.slot, target, width)
+        arranged = weights.arranged([row.gate for row in readers])
+        cache = Cache.empty(len(arranged.backbone), len(prompts), width, shape, prompts[0])
+        reads = read_natively if self.arithmetic == "native" else read
+        states_BD = reads(weights, arranged, prompts, cache, self._rotary)
+        from_prompt, target = torch.tensor(source, device=device), torch.tensor(places, device=device)
+        new.states_BD[target] = states_BD[from_prompt]
+        _copy_rows(cache, len(prompts), width, from_prompt, new.cache, len(new.rows), new.slot, target, width)
+
+
+def _prompt_of(row: SpeakingRow) -> tuple[object, ...]:
+    """What is the same for rows that read the same with the same adapters. Earlier turns hold arrays: by identity."""
+    return row.request.text_ids, tuple(map(id, row.request.context)), row.gate
 
 
 def _fastest(weights: SpeakingWeights) -> Arithmetic:
     if weights.device.type == "cpu":
-        return "numpy" if weights.dtype == torch.float32 else "torch"
+        return "torch" if weights.dtype != torch.float32 else "native" if suits(weights) else "numpy"
     widths = {weights.backbone_shape.head_dim, weights.depth_shape.head_dim}
-    suits = all(width >= 32 and width & (width - 1) == 0 for width in widths)
-    return "triton" if weights.device.type == "cuda" and suits and triton_runs() else "torch"
+    are_even = all(width >= 32 and width & (width - 1) == 0 for width in widths)
+    return "triton" if weights.device.type == "cuda" and are_even and triton_runs() else "torch"
 
 
 def _copy_rows(

@@ -132,10 +132,10 @@ def generate(
     assert all(request.takes == 1 for request in requests), "takes are compared by `generate_best`"
     if not isinstance(base.network, CsmNetwork):
         return _batch_by_batch(base, requests, batch_size, on_progress)
-    parts = [range(len(requests))] if on_frame else shares_of(base, requests, batch_size)
+    weights = weights_of(base.network)  # made once, and then read by all threads
+    parts = [range(len(requests))] if on_frame else shares_of(weights, requests, batch_size)
     if len(parts) == 1:
         return _row_by_row(base, requests, batch_size, on_progress, on_frame)
-    weights_of(base.network)  # made once, and then read by all threads
     telling = Lock()
 
     def advance(num: int) -> None:

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from affetto.speak.weights import SpeakingWeights
+from affetto.speak.layers import Cache, Rotary, normed, spread
+from affetto.speak.weights import Arranged, SpeakingWeights
 
 if TYPE_CHECKING:
     from affetto.speak.generation import Request
@@ -40,3 +41,25 @@ def _embed_text(weights: SpeakingWeights, ids: Sequence[int]) -> Tensor:
     table = weights.text_table
     rows_SD: Tensor = table[torch.tensor(ids, dtype=torch.int64, device=table.device)]
     return rows_SD.to(weights.device)
+
+
+def read(
+    weights: SpeakingWeights, arranged: Arranged, prompts: Sequence[Tensor], cache: Cache, rotary: Rotary
+) -> Tensor:
+    """Prompts (S, D) of rows into an empty cache, padded on the left; the backbone's states (B, D) behind them."""
+    width, device = max(map(len, prompts)), weights.device
+    starts = [width - len(prompt_SD) for prompt_SD in prompts]
+    x_BSD = torch.stack([functional.pad(x_SD, (0, 0, width - len(x_SD), 0)) for x_SD in prompts])
+    slots_S = torch.arange(width, device=device)
+    positions, mask_BSS = slots_S, None
+    if any(starts):
+        starts_B = torch.tensor(starts, device=device)
+        positions = (slots_S - starts_B[:, None]).clamp(min=0)
+        is_there_BS = slots_S >= starts_B[:, None]
+        # A place of padding sees itself: with nothing to see it would be NaN, which no mask hides.
+        seen_BSS = is_there_BS[:, None] | torch.eye(width, dtype=torch.bool, device=device)
+        mask_BSS = seen_BSS & (slots_S[:, None] >= slots_S)
+    shape, eps = weights.backbone_shape, torch.tensor([weights.backbone_shape.eps], device=device)
+    cos, sin = rotary.cos_S2H[positions], rotary.sin_S2H[positions]
+    hidden_BD = spread(x_BSD, arranged.backbone, shape, cache, eps, cos, sin, mask_BSS)
+    return normed(hidden_BD, eps) * weights.norm_D

@@ -90,6 +90,8 @@ class SpeakingWeights:
         backbone, depth = network.backbone, network.depth.model
         if is_shared is None:
             is_shared = backbone.norm.weight.device.type == "cuda"
+        self.is_shared = is_shared
+        """Whether layers are the base's own memory."""
         size = network.codebook_size
         self.num_codebooks, self.codebook_size, self.vocab_size = network.num_codebooks, size, network.vocab_size
         self.text_table: Tensor = network.embed_text.weight
@@ -120,6 +122,11 @@ class SpeakingWeights:
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.norm_D.device
+
+    @property
+    def largest_bytes(self) -> int:
+        """Of the largest product's weights."""
+        return max(source.w_IO.nbytes for source in self._all_sources())
 
     def arranged(self, gates: Sequence[Gate]) -> Arranged:
         """The weights for rows with these gates, in this order."""

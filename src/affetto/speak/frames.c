@@ -1,0 +1,404 @@
+// Frames of a CSM-shaped base on a CPU, in float32: what affetto.speak.host does in NumPy, one call a frame.
+//
+// Compiled where it runs (affetto.speak.native). Sums of products go over one input after the other, in vectors as wide
+// as the processor's. Arrays are C-contiguous and named as in Python: (I, O) weights, (N, Dh, S) keys, (N, S, Dh) values.
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__AVX512F__)
+#define LANES 16
+#define TILE 8 // Rows of a tile: with three vectors of outputs it fills the registers.
+#elif defined(__AVX__)
+#define LANES 8
+#define TILE 4
+#else
+#define LANES 4
+#define TILE 4
+#endif
+#define INLINE static inline __attribute__((always_inline))
+#define EACH _Pragma("GCC unroll 8") for
+
+typedef float vec __attribute__((vector_size(4 * LANES), aligned(4)));
+
+// One product of rows that stand in chunks: y = x W, + (x A) B where there is a rank.
+typedef struct {
+    const float *w, *a, *b;
+    int64_t in, out, rank;
+    int64_t has_own_w; // Whether every chunk has a W of its own.
+} Site;
+
+typedef struct {
+    int64_t num_layers, num_kv, group, head_dim, width, hidden, num_slots;
+    double eps;
+    const Site *sites; // Of each layer: qkv, out, gate_up, down.
+    float *keys, *values; // (L, N * num_kv, Dh, S) and (L, N * num_kv, S, Dh).
+    const float *cos, *sin; // (positions, 2, Dh / 2), the sines signed.
+} Stack;
+
+// Positions that go through a stack together, those of a row one after another, rows of a chunk together.
+typedef struct {
+    int64_t num, num_chunks, num_wanted;
+    const int64_t *rows, *slots, *turns; // Whose it is, its place in the cache, its place among its row's positions.
+    const int64_t *starts; // First slot of each row of the batch.
+    const int64_t *ends; // Of the chunks, in positions.
+    const int64_t *wanted, *wanted_ends; // Positions whose output is wanted, rising; ends of the chunks in these.
+} Positions;
+
+typedef struct {
+    float *x, *normed, *qkv, *attended, *hidden, *low, *scores, *logits;
+} Scratch;
+
+typedef struct {
+    int64_t num_rows, num_books, num_codes, vocab, width;
+    const float *heard, *spoken; // (K * vocab, D) tables of the backbone and of the depth decoder.
+    const float *norm, *c0_head; // (D), (D, C).
+    const float *const *heads; // K - 1 of (Dd, C).
+    const float *uniform; // (B, T, K).
+    int64_t num_frames;
+    const float *divisors[2]; // (B) of the first codebook, of the others.
+    const uint8_t *is_greedy[2];
+    const int64_t *top_k; // (B); 0 is all.
+    float *states; // (B, D).
+    Site projector;
+    Stack backbone, depth;
+    Scratch scratch;
+} Batch;
+
+// y (rows, vecs * LANES) = x (rows, n) w, onto what is there where `is_added`.
+INLINE void tile(
+    const int rows, const int vecs, const float *x, int64_t xs, const float *w, int64_t ws, float *y, int64_t ys,
+    int64_t n, int is_added
+) {
+    vec sum[8][8];
+    EACH (int r = 0; r < rows; r++)
+        EACH (int v = 0; v < vecs; v++) sum[r][v] = is_added ? *(const vec *)(y + r * ys + v * LANES) : (vec){0};
+    for (int64_t i = 0; i < n; i++) {
+        vec part[8];
+        EACH (int v = 0; v < vecs; v++) part[v] = *(const vec *)(w + i * ws + v * LANES);
+        EACH (int r = 0; r < rows; r++) {
+            const float one = x[r * xs + i];
+            EACH (int v = 0; v < vecs; v++) sum[r][v] += one * part[v];
+        }
+    }
+    EACH (int r = 0; r < rows; r++)
+        EACH (int v = 0; v < vecs; v++) *(vec *)(y + r * ys + v * LANES) = sum[r][v];
+}
+
+INLINE void panel(
+    const int vecs, int64_t m, const float *x, int64_t xs, const float *w, int64_t ws, float *y, int64_t ys, int64_t n,
+    int is_added
+) {
+    int64_t r = 0;
+    for (; r + TILE <= m; r += TILE) tile(TILE, vecs, x + r * xs, xs, w, ws, y + r * ys, ys, n, is_added);
+#if TILE > 4
+    if (r + 4 <= m) tile(4, vecs, x + r * xs, xs, w, ws, y + r * ys, ys, n, is_added), r += 4;
+#endif
+    if (r + 2 <= m) tile(2, vecs, x + r * xs, xs, w, ws, y + r * ys, ys, n, is_added), r += 2;
+    if (r < m) tile(1, vecs, x + r * xs, xs, w, ws, y + r * ys, ys, n, is_added);
+}
+
+// A few columns that don't fill a vector.
+INLINE void narrow(
+    const int columns, int64_t m, const float *x, int64_t xs, const float *w, int64_t ws, float *y, int64_t ys, int64_t n,
+    int is_added
+) {
+    for (int64_t r = 0; r < m; r++, x += xs, y += ys) {
+        float sum[8];
+        EACH (int o = 0; o < columns; o++) sum[o] = is_added ? y[o] : 0;
+        for (int64_t i = 0; i < n; i++)
+            EACH (int o = 0; o < columns; o++) sum[o] += x[i] * w[i * ws + o];
+        EACH (int o = 0; o < columns; o++) y[o] = sum[o];
+    }
+}
+
+// y (m, out) = x (m, n) w (n, out), or onto what is there. Rows of each lie xs, ws and ys apart.
+static void multiply(
+    int64_t m, int64_t n, int64_t out, const float *x, int64_t xs, const float *w, int64_t ws, float *y, int64_t ys,
+    int is_added
+) {
+    int64_t o = 0;
+    if (m == 1)
+        for (; o + 8 * LANES <= out; o += 8 * LANES) tile(1, 8, x, xs, w + o, ws, y + o, ys, n, is_added);
+    for (; o + 3 * LANES <= out; o += 3 * LANES) panel(3, m, x, xs, w + o, ws, y + o, ys, n, is_added);
+    if (o + 2 * LANES <= out) panel(2, m, x, xs, w + o, ws, y + o, ys, n, is_added), o += 2 * LANES;
+    if (o + LANES <= out) panel(1, m, x, xs, w + o, ws, y + o, ys, n, is_added), o += LANES;
+    for (; o + 8 <= out; o += 8) narrow(8, m, x, xs, w + o, ws, y + o, ys, n, is_added);
+    for (; o < out; o++) narrow(1, m, x, xs, w + o, ws, y + o, ys, n, is_added);
+}
+
+static void product(
+    const Site *site, int64_t num_chunks, const int64_t *ends, const float *x, int64_t xs, float *y, int64_t ys,
+    int is_added, float *low
+) {
+    const int64_t in = site->in, out = site->out, rank = site->rank;
+    if (!site->has_own_w) multiply(ends[num_chunks - 1], in, out, x, xs, site->w, out, y, ys, is_added);
+    for (int64_t g = 0, start = 0; g < num_chunks && (site->has_own_w || rank); start = ends[g++]) {
+        const int64_t num = ends[g] - start;
+        const float *mine = x + start * xs;
+        if (site->has_own_w) {
+            multiply(num, in, out, mine, xs, site->w + g * in * out, out, y + start * ys, ys, is_added);
+        }
+        if (rank) {
+            multiply(num, in, rank, mine, xs, site->a + g * in * rank, rank, low, rank, 0);
+            multiply(num, rank, out, low, rank, site->b + g * rank * out, out, y + start * ys, ys, 1);
+        }
+    }
+}
+
+INLINE float square(const float *x, int64_t n) {
+    float sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t i = 0; i < n; i++) sum += x[i] * x[i];
+    return sum;
+}
+
+// RMSNorm without its weight.
+static void normalise(int64_t m, int64_t n, const float *x, double eps, float *y) {
+    for (int64_t r = 0; r < m; r++, x += n, y += n) {
+        const float factor = (float)(1.0 / sqrt((double)square(x, n) / (double)n + eps));
+        for (int64_t i = 0; i < n; i++) y[i] = x[i] * factor;
+    }
+}
+
+// exp, to two units in the last place: x = n ln 2 + r, and Cephes' polynomial (expf) of r. NaN stays NaN.
+INLINE float exponential(float x) {
+    x = x > 88.0f ? 88.0f : x;
+    x = x < -87.0f ? -87.0f : x;
+    const float scaled = x * 1.44269504088896341f;
+    const int32_t n = (int32_t)rintf(scaled), bits = (n + 127) << 23;
+    const float r = (x - (float)n * 0.693359375f) + (float)n * 2.12194440e-4f;
+    float power, p = r * 1.9875691500e-4f + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    memcpy(&power, &bits, 4);
+    return (p * r * r + r + 1.0f) * power;
+}
+
+// x = exp(x - most), in place.
+static void exponentials(int64_t n, float *x, float most) {
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++) x[i] = exponential(x[i] - most);
+}
+
+// gate = SiLU(gate) up, row by row of (gate, up).
+static void swiglu(int64_t m, int64_t hidden, float *x) {
+    for (int64_t r = 0; r < m; r++, x += 2 * hidden) {
+#pragma omp simd
+        for (int64_t i = 0; i < hidden; i++) x[i] = x[i] / (1.0f + exponential(-x[i])) * x[hidden + i];
+    }
+}
+
+// Rotary positions: queries, scaled for the scores, in place; keys and values into the cache.
+static void place_heads(
+    const Stack *s, int64_t layer, const float *cos, const float *sin, int64_t row, int64_t slot, int64_t num_rows,
+    float *qkv
+) {
+    const int64_t half = s->head_dim / 2, num_q = s->num_kv * s->group;
+    const float scale = 1.0f / sqrtf((float)s->head_dim);
+    for (int64_t head = 0; head < num_q + s->num_kv; head++) {
+        float *one = qkv + head * s->head_dim, *other = one + half;
+        const float by = head < num_q ? scale : 1.0f;
+        for (int64_t i = 0; i < half; i++) {
+            const float a = one[i], b = other[i];
+            one[i] = (a * cos[i] + b * sin[i]) * by;
+            other[i] = (b * cos[half + i] + a * sin[half + i]) * by;
+        }
+    }
+    for (int64_t kv = 0; kv < s->num_kv; kv++) {
+        const int64_t head = (layer * num_rows + row) * s->num_kv + kv, at = head * s->head_dim * s->num_slots;
+        const float *key = qkv + (num_q + kv) * s->head_dim, *value = key + s->num_kv * s->head_dim;
+        for (int64_t d = 0; d < s->head_dim; d++) s->keys[at + d * s->num_slots + slot] = key[d];
+        memcpy(s->values + at + slot * s->head_dim, value, 4 * (size_t)s->head_dim);
+    }
+}
+
+// What one position's queries find in its row's slots from `start` to `slot`.
+static void attend(
+    const Stack *s, int64_t layer, int64_t row, int64_t start, int64_t slot, int64_t num_rows, const float *queries,
+    float *scores, float *out
+) {
+    const int64_t width = s->head_dim, group = s->group, num = slot + 1 - start, slots = s->num_slots;
+    // Slots that aren't written yet are looked at where that fills a vector, and not used.
+    const int64_t rounded = (num + 7) / 8 * 8, looked = start + rounded <= slots ? rounded : num;
+    for (int64_t kv = 0; kv < s->num_kv; kv++, queries += group * width, out += group * width) {
+        const int64_t at = ((layer * num_rows + row) * s->num_kv + kv) * width * slots;
+        multiply(group, width, looked, queries, width, s->keys + at + start, slots, scores, slots, 0);
+        for (int64_t g = 0; g < group; g++) {
+            float *mine = scores + g * slots, most = mine[0], sum = 0;
+#pragma omp simd reduction(max : most)
+            for (int64_t i = 0; i < num; i++) most = mine[i] > most ? mine[i] : most;
+            exponentials(num, mine, most);
+#pragma omp simd reduction(+ : sum)
+            for (int64_t i = 0; i < num; i++) sum += mine[i];
+            const float share = 1.0f / sum;
+            for (int64_t i = 0; i < num; i++) mine[i] *= share;
+        }
+        multiply(group, num, width, scores, slots, s->values + at + start * width, width, out, width, 0);
+    }
+}
+
+// Positions through all layers; x (num, D) becomes the wanted ones' outputs, without the final norm.
+static void step(const Stack *s, const Positions *p, int64_t num_rows, float *x, const Scratch *scratch) {
+    const int64_t width = s->width, wide = s->num_kv * s->group * s->head_dim, all = wide + 2 * s->num_kv * s->head_dim;
+    const int64_t *ends = p->ends;
+    int64_t num = p->num;
+    for (int64_t layer = 0; layer < s->num_layers; layer++) {
+        const Site *sites = s->sites + 4 * layer;
+        const int is_last = layer == s->num_layers - 1 && p->num_wanted < num;
+        normalise(num, width, x, s->eps, scratch->normed);
+        product(sites, p->num_chunks, ends, scratch->normed, width, scratch->qkv, all, 0, scratch->low);
+        for (int64_t m = 0; m < num; m++) {
+            const int64_t turn = p->turns[m] * s->head_dim;
+            place_heads(
+                s, layer, s->cos + turn, s->sin + turn, p->rows[m], p->slots[m], num_rows, scratch->qkv + m * all
+            );
+        }
+        if (is_last) num = p->num_wanted, ends = p->wanted_ends;
+        for (int64_t j = 0; j < num; j++) {
+            const int64_t m = is_last ? p->wanted[j] : j;
+            attend(
+                s, layer, p->rows[m], p->starts[p->rows[m]], p->slots[m], num_rows, scratch->qkv + m * all,
+                scratch->scores, scratch->attended + j * wide
+            );
+            if (m != j) memmove(x + j * width, x + m * width, 4 * (size_t)width);
+        }
+        product(sites + 1, p->num_chunks, ends, scratch->attended, wide, x, width, 1, scratch->low);
+        normalise(num, width, x, s->eps, scratch->normed);
+        product(sites + 2, p->num_chunks, ends, scratch->normed, width, scratch->hidden, 2 * s->hidden, 0, scratch->low);
+        swiglu(num, s->hidden, scratch->hidden);
+        product(sites + 3, p->num_chunks, ends, scratch->hidden, 2 * s->hidden, x, width, 1, scratch->low);
+    }
+}
+
+// The k-th largest of n numbers (Hoare's quickselect); their order is lost.
+static float largest(float *x, int64_t n, int64_t k) {
+    int64_t low = 0, high = n - 1;
+    while (low < high) {
+        const float pivot = x[low + (high - low) / 2];
+        int64_t i = low, j = high;
+        while (i <= j) {
+            while (x[i] > pivot) i++;
+            while (x[j] < pivot) j--;
+            if (i <= j) {
+                const float kept = x[i];
+                x[i++] = x[j], x[j--] = kept;
+            }
+        }
+        if (k <= j) high = j;
+        else if (k >= i) low = i;
+        else break;
+    }
+    return x[k];
+}
+
+// A row's code, as `HostSampling.pick`: the first at which the cumulative shares pass `uniform` of the whole; the one
+// behind the last where they are NaN. The logits are lost, and what is behind them is room for as many numbers.
+static int64_t pick(const Batch *b, int64_t row, int64_t book, float uniform, float *logits) {
+    const int64_t n = b->num_codes, top_k = b->top_k[row];
+    if (b->is_greedy[book > 0][row]) {
+        int64_t best = 0;
+        for (int64_t i = 1; i < n; i++)
+            if (logits[i] > logits[best] || (isnan(logits[i]) && !isnan(logits[best]))) best = i;
+        return isnan(logits[best]) ? n : best;
+    }
+    const float divisor = b->divisors[book > 0][row];
+    float most = logits[0] / divisor;
+    int is_nan = 0;
+    for (int64_t i = 0; i < n; i++) {
+        logits[i] /= divisor;
+        is_nan |= isnan(logits[i]);
+        most = logits[i] > most ? logits[i] : most;
+    }
+    if (is_nan) return n;
+    if (top_k > 0) {
+        memcpy(logits + n, logits, 4 * (size_t)n);
+        const float least = largest(logits + n, n, top_k - 1);
+        for (int64_t i = 0; i < n; i++) logits[i] = logits[i] < least ? -INFINITY : logits[i];
+    }
+    exponentials(n, logits, most);
+    double total = 0, passed = 0;
+    for (int64_t i = 0; i < n; i++) {
+        // The smallest exponential isn't 0; what was cut off is.
+        logits[i] = logits[i] < 1.7e-38f ? 0 : logits[i];
+        total += logits[i];
+    }
+    // Below the total: a code of probability zero is never drawn.
+    const double target = fmin(uniform * total, nextafter(total, 0));
+    for (int64_t i = 0; i < n; i++)
+        if ((passed += logits[i]) > target) return i;
+    return n;
+}
+
+// A codebook's codes, from its logits.
+void affetto_draw(const Batch *b, int64_t frame, int64_t book, int64_t *codes) {
+    const int64_t books = b->num_books, stride = b->num_codes * 2;
+    for (int64_t row = 0; row < b->num_rows; row++) {
+        const float uniform = b->uniform[(row * b->num_frames + frame) * books + book];
+        codes[row * books + book] = pick(b, row, book, uniform, b->scratch.logits + row * stride);
+    }
+}
+
+// Logits of every row, each with as much room behind it.
+static void logits_of(const Batch *b, int64_t width, const float *x, const float *head) {
+    multiply(b->num_rows, width, b->num_codes, x, width, head, b->num_codes, b->scratch.logits, 2 * b->num_codes, 0);
+}
+
+// All codebooks (B, K) of a frame, from the backbone's states. `first` are two positions of every row, of which the
+// second is wanted, `next` one, whose slots and turns are counted up here.
+void affetto_frame(const Batch *b, const Positions *first, const Positions *next, int64_t *moving, int64_t frame,
+                   int64_t *codes) {
+    const int64_t num = b->num_rows, books = b->num_books, from = b->width, width = b->depth.width;
+    const Scratch *scratch = &b->scratch;
+    logits_of(b, from, b->states, b->c0_head);
+    affetto_draw(b, frame, 0, codes);
+    for (int64_t book = 1; book < books; book++) {
+        const Positions *p = book == 1 ? first : next;
+        float *input = scratch->hidden;
+        for (int64_t row = 0; row < num; row++) {
+            const float *said = b->spoken + ((book - 1) * b->vocab + codes[row * books + book - 1]) * from;
+            if (book == 1) {
+                memcpy(input, b->states + row * from, 4 * (size_t)from);
+                input += from;
+            }
+            memcpy(input, said, 4 * (size_t)from);
+            input += from;
+            moving[row] = book;
+        }
+        product(&b->projector, p->num_chunks, p->ends, scratch->hidden, from, scratch->x, width, 0, scratch->low);
+        step(&b->depth, p, num, scratch->x, scratch);
+        normalise(num, width, scratch->x, b->depth.eps, scratch->normed);
+        logits_of(b, width, scratch->normed, b->heads[book - 1]);
+        affetto_draw(b, frame, book, codes);
+    }
+}
+
+static void new_states(const Batch *b, int64_t num, const float *x, float *states) {
+    normalise(num, b->width, x, b->backbone.eps, states);
+    for (int64_t row = 0; row < num; row++)
+        for (int64_t i = 0; i < b->width; i++) states[row * b->width + i] *= b->norm[i];
+}
+
+// Let the backbone read a frame into the next slot, which gives the states of the next one.
+void affetto_hear(const Batch *b, const Positions *p, const int64_t *codes) {
+    for (int64_t row = 0; row < b->num_rows; row++) {
+        float *x = b->scratch.x + row * b->width;
+        memset(x, 0, 4 * (size_t)b->width);
+        for (int64_t book = 0; book < b->num_books; book++) {
+            const float *heard = b->heard + (book * b->vocab + codes[row * b->num_books + book]) * b->width;
+            for (int64_t i = 0; i < b->width; i++) x[i] += heard[i];
+        }
+    }
+    step(&b->backbone, p, b->num_rows, b->scratch.x, &b->scratch);
+    new_states(b, b->num_rows, b->scratch.x, b->states);
+}
+
+// Prompts x (positions, D), which are lost, into an empty cache; the states behind their last positions, which are those
+// wanted.
+void affetto_read(const Batch *b, const Positions *p, float *x) {
+    step(&b->backbone, p, b->num_rows, x, &b->scratch);
+    new_states(b, p->num_wanted, x, b->states);
+}

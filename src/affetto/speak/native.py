@@ -1,0 +1,300 @@
+"""A batch's frames on the CPU in float32, by `frames.c`: one call a frame, where NumPy takes some five hundred.
+
+The C is compiled by the machine's own compiler for its own processor, once, into affetto's cache, as torch and Triton
+do with what they make; without one, or with AFFETTO_NATIVE=0, `affetto.speak.host` speaks. Products keep a tile of
+outputs in the registers and read weights as they lie, which is quick while a matrix fits into the processor's cache:
+larger bases are left to NumPy (docs/performance.md).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from ctypes import POINTER, byref, c_double, c_int64, c_void_p
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from affetto.files import cache_root, hash_text
+from affetto.progress import say
+from affetto.speak.layers import Cache, Rotary
+from affetto.speak.sampling import Sampling
+from affetto.speak.state import SpeakingBatch
+from affetto.speak.weights import Arranged, Layer, Shape, Site, SpeakingWeights
+
+SOURCE = Path(__file__).with_name("frames.c")
+FLAGS = ("-O3", "-march=native", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
+MOST_MATRIX_BYTES = 2**22
+"""Of the largest of a base's matrices, up to which the C is the quicker."""
+_COMPILING_S, _POSITIONS_AT_ONCE = 120, 1024
+
+_Ints = NDArray[np.int64]
+
+
+class _Site(ctypes.Structure):
+    _fields_ = (
+        ("w", c_void_p), ("a", c_void_p), ("b", c_void_p),
+        ("in", c_int64), ("out", c_int64), ("rank", c_int64), ("has_own_w", c_int64),
+    )  # fmt: skip
+
+
+class _Stack(ctypes.Structure):
+    _fields_ = (
+        *((name, c_int64) for name in ("num_layers", "num_kv", "group", "head_dim", "width", "hidden", "num_slots")),
+        ("eps", c_double), ("sites", POINTER(_Site)),
+        *((name, c_void_p) for name in ("keys", "values", "cos", "sin")),
+    )  # fmt: skip
+
+
+class _Positions(ctypes.Structure):
+    _fields_ = (
+        *((name, c_int64) for name in ("num", "num_chunks", "num_wanted")),
+        *((name, c_void_p) for name in ("rows", "slots", "turns", "starts", "ends", "wanted", "wanted_ends")),
+    )
+
+
+class _Scratch(ctypes.Structure):
+    _fields_ = tuple(
+        (name, c_void_p) for name in ("x", "normed", "qkv", "attended", "hidden", "low", "scores", "logits")
+    )
+
+
+class _Batch(ctypes.Structure):
+    _fields_ = (
+        *((name, c_int64) for name in ("num_rows", "num_books", "num_codes", "vocab", "width")),
+        *((name, c_void_p) for name in ("heard", "spoken", "norm", "c0_head", "heads", "uniform")),
+        ("num_frames", c_int64), ("divisors", c_void_p * 2), ("is_greedy", c_void_p * 2), ("top_k", c_void_p),
+        ("states", c_void_p), ("projector", _Site), ("backbone", _Stack), ("depth", _Stack), ("scratch", _Scratch),
+    )  # fmt: skip
+
+
+class NativeFrames:
+    """`affetto.speak.frames.Frames` in C."""
+
+    def __init__(self, weights: SpeakingWeights, batch: SpeakingBatch, rotary: Rotary, depth_rotary: Rotary) -> None:
+        num, nothing_B = len(batch.rows), np.zeros(len(batch.rows), np.int64)
+        self.batch, self.library = batch, _required()
+        self.starts_B = nothing_B if batch.starts_B is None else batch.starts_B.numpy()
+        self.moving_B, self.slots_B, self.turns_B = (np.zeros(num, np.int64) for _ in range(3))
+        self.codes_BK = np.zeros((num, weights.num_codebooks), np.int64)
+        numbers_B, pair_M = np.arange(num), np.tile(np.arange(2), num)
+        ends_G = _chunk_ends(batch.weights, num)
+        self.first = _Told(
+            np.repeat(numbers_B, 2), pair_M, pair_M, nothing_B, 2 * ends_G, wanted=2 * numbers_B + 1, wanted_ends=ends_G
+        )
+        self.next = _Told(numbers_B, self.moving_B, self.moving_B, nothing_B, ends_G)
+        self.heard = _Told(numbers_B, self.slots_B, self.turns_B, self.starts_B, ends_G)
+        self.native = _Native(weights, batch.weights, batch.cache, batch.states_BD, rotary, 2 * num)
+        self.native.draws(weights, batch, depth_rotary)
+
+    def frame(self) -> Tensor:
+        """See `Frames`."""
+        self.library.affetto_frame(
+            byref(self.native.struct), byref(self.first.struct), byref(self.next.struct), _at(self.moving_B),
+            c_int64(self.batch.num_frames), _at(self.codes_BK),
+        )  # fmt: skip
+        return torch.from_numpy(self.codes_BK.copy())
+
+    def hear(self, codes_BK: Tensor) -> None:
+        """See `Frames`."""
+        self.slots_B[:] = self.batch.slot
+        np.subtract(self.slots_B, self.starts_B, out=self.turns_B)
+        codes = np.ascontiguousarray(codes_BK.numpy())
+        self.library.affetto_hear(byref(self.native.struct), byref(self.heard.struct), _at(codes))
+
+
+def read(
+    weights: SpeakingWeights, arranged: Arranged, prompts: Sequence[Tensor], cache: Cache, rotary: Rotary
+) -> Tensor:  # fmt: skip
+    """Prompts (S, D) of rows into an empty cache, padded on the left; the backbone's states (B, D) behind them.
+
+    Positions go through the layers in groups of whole rows that stay in the processor's cache; padding doesn't.
+    """
+    lengths_B = np.array([len(prompt_SD) for prompt_SD in prompts])
+    starts_B, most = lengths_B.max() - lengths_B, max(_POSITIONS_AT_ONCE, int(lengths_B.max()))
+    row_ends_G = _chunk_ends(arranged, len(prompts))
+    states_BD = weights.norm_D.new_zeros(len(prompts), len(weights.norm_D))
+    native, library, first = _Native(weights, arranged, cache, states_BD, rotary, most), _required(), 0
+    while first < len(prompts):
+        fitting = int(np.searchsorted(np.cumsum(lengths_B[first:]), most, side="right"))
+        part = slice(first, first + fitting)
+        behind = np.cumsum(lengths_B[part])
+        rows_M = np.repeat(np.arange(len(prompts))[part], lengths_B[part])
+        turns_M = np.concatenate([np.arange(length) for length in lengths_B[part]])
+        wanted_ends_G = np.clip(row_ends_G - first, 0, fitting)
+        told = _Told(
+            rows_M, turns_M + starts_B[rows_M], turns_M, starts_B, np.concatenate([[0], behind])[wanted_ends_G],
+            wanted=behind - 1, wanted_ends=wanted_ends_G,
+        )  # fmt: skip
+        x_MD = torch.cat(list(prompts[part]))
+        native.struct.states = states_BD[part].data_ptr()
+        library.affetto_read(byref(native.struct), byref(told.struct), c_void_p(x_MD.data_ptr()))
+        first += fitting
+    return states_BD
+
+
+class _Told:
+    """Positions as `frames.c` is told of them, and the arrays that they lie in."""
+
+    def __init__(
+        self, rows: _Ints, slots: _Ints, turns: _Ints, starts: _Ints, ends: _Ints, wanted: _Ints | None = None,
+        wanted_ends: _Ints | None = None,
+    ) -> None:  # fmt: skip
+        wanted = np.arange(len(rows)) if wanted is None else wanted
+        self.arrays = [
+            np.ascontiguousarray(one, np.int64)
+            for one in (rows, slots, turns, starts, ends, wanted, ends if wanted_ends is None else wanted_ends)
+        ]
+        self.struct = _Positions(len(rows), len(ends), len(wanted), *map(_at, self.arrays))
+
+
+class _Native:
+    """A batch as `frames.c` knows it: where weights, caches and room for what lies between them are."""
+
+    def __init__(
+        self, weights: SpeakingWeights, arranged: Arranged, cache: Cache, states_BD: Tensor, rotary: Rotary,
+        num_positions: int,
+    ) -> None:  # fmt: skip
+        shapes = weights.backbone_shape, weights.depth_shape
+        layers = [*arranged.backbone, *arranged.depth]
+        sites = [arranged.projector, *(site for layer in layers for site in _sites(layer))]
+        self.kept: list[Any] = [arranged, cache, states_BD, rotary, *shapes]
+        struct = self.struct = _Batch(
+            num_rows=len(states_BD), num_books=weights.num_codebooks, num_codes=weights.codebook_size,
+            vocab=weights.vocab_size, width=states_BD.shape[1],
+        )  # fmt: skip
+        for name, tensor in (("heard", weights.heard_table), ("norm", weights.norm_D), ("states", states_BD)):
+            setattr(struct, name, self._at(tensor))
+        struct.backbone = self._stack(arranged.backbone, shapes[0], cache, rotary)
+        ins, outs = (max(site.w.shape[axis] for site in sites) for axis in (-2, -1))
+        rank = max(0 if site.a_GIR is None else site.a_GIR.shape[-1] for site in sites)
+        rooms = {
+            "x": num_positions * ins, "normed": num_positions * ins, "qkv": num_positions * outs,
+            "attended": num_positions * ins, "hidden": num_positions * max(ins, outs), "low": num_positions * rank,
+            "scores": max(shapes[0].group * cache.keys_LNDS.shape[-1], shapes[1].group * weights.num_codebooks),
+            "logits": 2 * weights.codebook_size * len(states_BD),
+        }  # fmt: skip
+        for name, size in rooms.items():
+            setattr(struct.scratch, name, self._at(torch.empty(size)))
+
+    def draws(self, weights: SpeakingWeights, batch: SpeakingBatch, depth_rotary: Rotary) -> None:
+        """What is needed to draw frames, and not to read."""
+        struct = self.struct
+        struct.projector = self._site(batch.weights.projector)
+        struct.depth = self._stack(batch.weights.depth, weights.depth_shape, batch.depth_cache, depth_rotary)
+        struct.spoken, struct.c0_head = self._at(weights.spoken_tables[0]), self._at(weights.c0_head_DC)
+        heads = (c_void_p * len(weights.heads_DC))(*(self._at(head_DC) for head_DC in weights.heads_DC))
+        self.kept.append(heads)
+        struct.heads = ctypes.cast(heads, c_void_p)
+        self.samples(batch.sampling, batch.uniform_BTK)
+
+    def samples(self, sampling: Sampling, uniform_BTK: Tensor) -> None:
+        """How codes are drawn, and with which numbers."""
+        struct = self.struct
+        struct.uniform, struct.num_frames = self._at(uniform_BTK), uniform_BTK.shape[1]
+        struct.top_k = self._at(sampling.top_k_B)
+        for place, warmth in enumerate(sampling.warmths):
+            struct.divisors[place] = self._at(warmth.divisor_B1)
+            struct.is_greedy[place] = self._at(warmth.temperature_B == 0)
+
+    def _stack(self, layers: Sequence[Layer], shape: Shape, cache: Cache, rotary: Rotary) -> _Stack:
+        sites = (_Site * (4 * len(layers)))(*(self._site(site) for layer in layers for site in _sites(layer)))
+        self.kept.append(sites)
+        return _Stack(
+            len(layers), shape.num_kv, shape.group, shape.head_dim, layers[0].down.w.shape[-1],
+            layers[0].down.w.shape[-2], cache.keys_LNDS.shape[-1], shape.eps, sites, self._at(cache.keys_LNDS),
+            self._at(cache.values_LNSD), self._at(rotary.cos_S2H), self._at(rotary.sin_S2H),
+        )  # fmt: skip
+
+    def _site(self, site: Site) -> _Site:
+        parts = [0 if part is None else self._at(part) for part in (site.w, site.a_GIR, site.b_GRO)]
+        rank = 0 if site.a_GIR is None else site.a_GIR.shape[-1]
+        return _Site(*parts, *site.w.shape[-2:], rank, int(site.w.ndim == 3))
+
+    def _at(self, tensor: Tensor) -> int:
+        """Where a tensor lies, which stays there as long as this object."""
+        assert tensor.is_contiguous()
+        self.kept.append(tensor)
+        return tensor.data_ptr()
+
+
+def _sites(layer: Layer) -> tuple[Site, Site, Site, Site]:
+    return layer.qkv, layer.out, layer.gate_up, layer.down
+
+
+def _chunk_ends(arranged: Arranged, num_rows: int) -> _Ints:
+    """Ends (G,) of the chunks, in rows."""
+    sites = [arranged.projector, *(site for layer in (*arranged.backbone, *arranged.depth) for site in _sites(layer))]
+    stacked = [part for site in sites for part in (site.a_GIR, site.w if site.w.ndim == 3 else None)]
+    num_chunks = next((len(part) for part in stacked if part is not None), 1)
+    return num_rows // num_chunks * np.arange(1, num_chunks + 1)
+
+
+def _at(array: NDArray[Any]) -> c_void_p:
+    return c_void_p(array.ctypes.data)
+
+
+def suits(weights: SpeakingWeights) -> bool:
+    """Whether the C speaks a base: on a CPU, in float32, of matrices that stay in its cache, if it can be compiled."""
+    is_floats = weights.device.type == "cpu" and weights.dtype == torch.float32 and not weights.is_shared
+    return is_floats and weights.largest_bytes <= MOST_MATRIX_BYTES and library() is not None
+
+
+def _required() -> ctypes.CDLL:
+    loaded = library()
+    assert loaded is not None, "ask `suits` before"
+    return loaded
+
+
+@cache
+def library() -> ctypes.CDLL | None:
+    """The compiled functions; None, and said why, where there is no compiler or it fails."""
+    compiler = os.environ.get("CC") or next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
+    if os.environ.get("AFFETTO_NATIVE") == "0" or compiler is None:
+        return None
+    command = [*shlex.split(compiler), *FLAGS]
+    key = hash_text("\n".join([SOURCE.read_text(encoding="utf-8"), *command, _processor()]))
+    path = cache_root() / "native" / f"{key[:16]}.so"
+    try:
+        if not path.is_file():
+            _compile(command, path)
+        return ctypes.CDLL(str(path))
+    except (OSError, subprocess.SubprocessError) as error:
+        told = getattr(error, "stderr", None) or str(error)
+        say(
+            f"{SOURCE.name} couldn't be compiled, so speaking takes longer (AFFETTO_NATIVE=0 doesn't try): "
+            f"{' '.join(told.split())[:300]}",
+            style="yellow",
+        )
+        return None
+
+
+def _compile(command: Sequence[str], path: Path) -> None:
+    """Into a file of another name first: another process may be at the same."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as folder:
+        made = Path(folder) / "made.so"
+        subprocess.run(
+            [*command, str(SOURCE), "-o", str(made), "-lm"],
+            check=True, capture_output=True, text=True, timeout=_COMPILING_S,
+        )  # fmt: skip
+        made.replace(path)
+
+
+def _processor() -> str:
+    """What tells processors apart that a home folder is shared by."""
+    known = Path("/proc/cpuinfo")
+    told = known.read_text(encoding="utf-8", errors="replace").splitlines() if known.is_file() else []
+    lines = [line for line in told if line.startswith(("model name", "flags", "Features", "CPU part"))]
+    return "\n".join([platform.machine(), platform.processor(), *sorted(set(lines))])

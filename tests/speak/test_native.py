@@ -1,0 +1,175 @@
+"""The compiled engine: odd widths, prompts in groups and shared, and what happens where it can't be compiled."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from native_tools import required
+
+from affetto.adapters.bank import AdapterBank
+from affetto.miniature.base import make_config, make_model
+from affetto.model.base import Base
+from affetto.model.csm import CsmNetwork
+from affetto.speak import native
+from affetto.speak.engine import Arithmetic, Engine
+from affetto.speak.generation import Request, weights_of
+from affetto.speak.weights import SpeakingWeights
+
+
+@pytest.fixture
+def no_library() -> Iterator[None]:
+    """Ask anew, and let others ask anew afterwards."""
+    native.library.cache_clear()
+    yield
+    native.library.cache_clear()
+
+
+def _say(base: Base, requests: Sequence[Request], arithmetic: Arithmetic) -> list[list[list[int]]]:
+    engine = Engine(weights_of(base.network), arithmetic)
+    said: dict[int, list[list[int]]] = {number: [] for number in engine.join(requests)}
+    while engine.num_speaking:
+        for heard in engine.step():
+            if heard.codes_K is not None:
+                said[heard.number].append(heard.codes_K.tolist())
+    return list(said.values())
+
+
+def _requests(base: Base, texts: Sequence[str], **fields: object) -> list[Request]:
+    return [
+        Request(base.prompt_ids(text, 0), seed=seed, max_frames=4, **fields)  # type: ignore[arg-type]
+        for seed, text in enumerate(texts)
+    ]
+
+
+def _of_size(tiny_base: Base, backbone: tuple[int, int, int, int], depth: tuple[int, int, int, int]) -> Base:
+    """(width, hidden, key-value heads, size of a head) of either stack; three query heads a key's."""
+    config = make_config(96, 2, 64, 2)
+    for part, (width, hidden, num_kv, head_dim) in ((config, backbone), (config.depth_decoder_config, depth)):
+        part.hidden_size, part.intermediate_size, part.head_dim = width, hidden, head_dim
+        part.num_key_value_heads, part.num_attention_heads = num_kv, 3 * num_kv
+    config.depth_decoder_config.backbone_hidden_size = backbone[0]
+    model = make_model(config, seed=3)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(3.0)
+    return replace(tiny_base, model=model, network=CsmNetwork(model).eval())
+
+
+@pytest.mark.parametrize(
+    ("backbone", "depth"),
+    [((33, 70, 1, 6), (26, 37, 2, 10)), ((40, 24, 2, 8), (72, 16, 1, 32)), ((130, 200, 3, 20), (48, 90, 1, 4))],
+)
+@pytest.mark.parametrize("num_rows", [1, 2, 5, 13])
+def test_widths_that_fill_no_vector(
+    tiny_base: Base, backbone: tuple[int, int, int, int], depth: tuple[int, int, int, int], num_rows: int
+) -> None:
+    required()
+    base = _of_size(tiny_base, backbone, depth)
+    requests = _requests(base, ["ab" * row + "c" for row in range(num_rows)], temperature=1.0, top_k=40)
+    said = _say(base, requests, "native")
+    assert said == _say(base, requests, "numpy")
+    assert len({str(one) for one in said}) == num_rows
+
+
+def test_prompts_in_groups_are_those_in_one(tiny_base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where a group ends in the middle of a gate's rows, and where one prompt is longer than a group."""
+    required()
+    bank = AdapterBank(tiny_base.model, tiny_base.network.gates, ("both", "inputs_embeds_projector"))
+    for name in ("happy", "sad"):
+        bank.add(name, rank=3, alpha=9.0, seed=len(name))
+        for _, _, b_OR, _ in bank.factors(name):
+            assert b_OR is not None
+            b_OR.data.normal_(std=0.2, generator=torch.Generator().manual_seed(1))
+    texts = ["one", "twenty two and more", "three", "four hundred and forty", "five", "six"]
+    requests = [
+        replace(request, gate=((1.0, 0.0), (0.0, 0.7))[row % 2])
+        for row, request in enumerate(_requests(tiny_base, texts))
+    ]
+    plain = _say(tiny_base, requests, "numpy")
+    for most in (1, 30, 1000):
+        monkeypatch.setattr(native, "_POSITIONS_AT_ONCE", most)
+        assert _say(tiny_base, requests, "native") == plain
+
+
+@pytest.mark.parametrize("arithmetic", ["native", "numpy", "torch"])
+def test_takes_of_a_sentence_read_it_once(
+    tiny_base: Base, monkeypatch: pytest.MonkeyPatch, arithmetic: Arithmetic
+) -> None:
+    if arithmetic == "native":
+        required()
+    sentences = _requests(tiny_base, ["the silver key", "a river"])
+    takes = [replace(sentences[number % 2], seed=number) for number in range(6)]
+    alone = [_say(tiny_base, [take], arithmetic)[0] for take in takes]
+    read: list[Request] = []
+    from affetto.speak import engine
+
+    known = engine.embed_prompt
+    monkeypatch.setattr(
+        engine, "embed_prompt", lambda weights, request: read.append(request) or known(weights, request)
+    )
+    assert _say(tiny_base, takes, arithmetic) == alone
+    assert len(read) == 2
+    assert len({str(one) for one in alone}) == 6
+
+
+def test_large_bases_and_other_precisions_are_not_for_it(tiny_base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    required()
+    weights = SpeakingWeights(tiny_base.network)
+    assert native.suits(weights)
+    assert Engine(weights).arithmetic == "native"
+    monkeypatch.setattr(native, "MOST_MATRIX_BYTES", weights.largest_bytes - 1)
+    assert not native.suits(weights)
+    assert Engine(weights).arithmetic == "numpy"
+    assert not native.suits(SpeakingWeights(CsmNetwork(tiny_base.model.bfloat16()).eval()))
+
+
+@pytest.mark.usefixtures("no_library")
+def test_it_is_compiled_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    if shutil.which("cc") is None:
+        pytest.skip("no C compiler is here")
+    monkeypatch.setenv("AFFETTO_CACHE", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    assert native.library() is not None
+    (made,) = (path for path in tmp_path.rglob("*") if path.is_file())
+    assert made.suffix == ".so"
+    assert made.parent.name == "native"
+    native.library.cache_clear()
+    monkeypatch.setattr(native, "_compile", lambda *_: pytest.fail("it is there"))
+    assert native.library() is not None
+
+
+@pytest.mark.usefixtures("no_library")
+@pytest.mark.parametrize("reason", ["told not to", "no compiler", "fails", "missing", "no room"])
+def test_without_it_numpy_speaks(
+    tiny_base: Base, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str], reason: str
+) -> None:
+    monkeypatch.setenv("AFFETTO_CACHE", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    if reason == "told not to":
+        monkeypatch.setenv("AFFETTO_NATIVE", "0")
+    elif reason == "no compiler":
+        monkeypatch.setattr(native.shutil, "which", lambda _: None)
+    elif reason == "no room":
+        (tmp_path / "native").write_text("a file where the folder should be")
+    else:
+        broken = tmp_path / "broken"
+        if reason == "fails":
+            broken.write_text("#!/bin/sh\necho unknown flag >&2; exit 1\n")
+            os.chmod(broken, 0o755)
+        monkeypatch.setenv("CC", str(broken))
+    weights = SpeakingWeights(tiny_base.network)
+    assert Engine(weights).arithmetic == Engine(weights).arithmetic == "numpy"
+    told = " ".join(capsys.readouterr().err.split())
+    if reason in ("told not to", "no compiler"):
+        assert told == ""
+    else:
+        assert told.count("frames.c couldn't be compiled") == 1
+        assert "AFFETTO_NATIVE=0" in told
+        assert reason != "fails" or "unknown flag" in told
+    assert not list(tmp_path.rglob("*.so"))
