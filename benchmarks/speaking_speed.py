@@ -34,7 +34,7 @@ from six_emotions import RANK, six_gates
 
 from affetto.files import read_json, write_json
 from affetto.model.base import Base, load_base
-from affetto.speak.engine import Engine
+from affetto.speak.engine import Arithmetic, Engine
 from affetto.speak.generation import Request, generate, weights_of
 
 RESULT = Path(__file__).parent / "results" / "speaking_speed.json"
@@ -85,7 +85,8 @@ def main() -> None:
 def _against_transformers(
     base: Base, num_rows: int, rounds: int, num_frames: int = NUM_FRAMES
 ) -> dict[str, float]:  # fmt: skip
-    ids = torch.tensor([base.prompt_ids(TEXT, 0)] * num_rows)
+    requests = _requests(base, num_rows, num_frames)
+    ids = torch.tensor([request.text_ids for request in requests])
 
     def transformers() -> int:
         with torch.inference_mode():
@@ -95,24 +96,24 @@ def _against_transformers(
             )  # fmt: skip
         return int(said.shape[0] * said.shape[1])
 
-    requests = _requests(base, num_rows, num_frames)
     rates = _rates(
         {
             "transformers": transformers,
             "engine": lambda: sum(len(one.codes_TK) for one in generate(base, requests)),
-            "engine_in_torch": lambda: _by_torch(base, requests),
+            "engine_in_numpy": lambda: _by_one(base, requests, "numpy"),
+            "engine_in_torch": lambda: _by_one(base, requests, "torch"),
         },
         rounds,
     )
     found: dict[str, float] = {f"{name}_frames_per_s": round(median(values), 1) for name, values in rates.items()}
-    for name in ("engine", "engine_in_torch"):
+    for name in ("engine", "engine_in_numpy", "engine_in_torch"):
         found[f"{name}_times_transformers"] = _ratio(rates[name], rates["transformers"])
     found["engine_real_time_factor"] = round(num_rows * base.frame_rate / found["engine_frames_per_s"], 4)
     return found
 
 
-def _by_torch(base: Base, requests: list[Request]) -> int:
-    engine = Engine(weights_of(base.network), "torch")
+def _by_one(base: Base, requests: list[Request], arithmetic: Arithmetic) -> int:
+    engine = Engine(weights_of(base.network), arithmetic)
     engine.join(requests)
     num_frames = 0
     while engine.num_speaking:
@@ -147,7 +148,15 @@ def _emotions(base: Base, rounds: int) -> dict[str, float]:
 
 
 def _requests(base: Base, num_rows: int, num_frames: int = NUM_FRAMES) -> list[Request]:
-    return [Request(base.prompt_ids(TEXT, 0), num_frames, seed=seed) for seed in range(num_rows)]
+    """Of unlike sentences, equally long: the same words in another order each."""
+    first, *words = TEXT.split()
+    requests = []
+    for seed in range(num_rows):
+        place, speaker = seed % len(words), seed // len(words)
+        text = " ".join([first, *words[place:], *words[:place]])
+        requests.append(Request(base.prompt_ids(text, speaker), num_frames, seed=seed))
+    assert len({len(request.text_ids) for request in requests}) == 1
+    return requests
 
 
 def _rates(work: dict[str, Callable[[], int]], rounds: int) -> dict[str, list[float]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -161,7 +160,7 @@ def test_without_it_numpy_speaks(
         broken = tmp_path / "broken"
         if reason == "fails":
             broken.write_text("#!/bin/sh\necho unknown flag >&2; exit 1\n")
-            os.chmod(broken, 0o755)
+            broken.chmod(0o755)
         monkeypatch.setenv("CC", str(broken))
     weights = SpeakingWeights(tiny_base.network)
     assert Engine(weights).arithmetic == Engine(weights).arithmetic == "numpy"

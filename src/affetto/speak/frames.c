@@ -71,19 +71,31 @@ INLINE void tile(
     const int rows, const int vecs, const float *x, int64_t xs, const float *w, int64_t ws, float *y, int64_t ys,
     int64_t n, int is_added
 ) {
-    vec sum[8][8];
-    EACH (int r = 0; r < rows; r++)
-        EACH (int v = 0; v < vecs; v++) sum[r][v] = is_added ? *(const vec *)(y + r * ys + v * LANES) : (vec){0};
-    for (int64_t i = 0; i < n; i++) {
-        vec part[8];
-        EACH (int v = 0; v < vecs; v++) part[v] = *(const vec *)(w + i * ws + v * LANES);
-        EACH (int r = 0; r < rows; r++) {
-            const float one = x[r * xs + i];
-            EACH (int v = 0; v < vecs; v++) sum[r][v] += one * part[v];
+    // A sum waits for the one before: where there are few, inputs are shared out among several of each.
+    const int ways = rows * vecs <= 2 ? 4 : rows * vecs <= 4 ? 2 : 1;
+    vec sum[4][8][8];
+    EACH (int way = 0; way < ways; way++)
+        EACH (int r = 0; r < rows; r++)
+            EACH (int v = 0; v < vecs; v++)
+                sum[way][r][v] = is_added && !way ? *(const vec *)(y + r * ys + v * LANES) : (vec){0};
+    int64_t i = 0;
+    for (; i + ways <= n; i += ways)
+        EACH (int way = 0; way < ways; way++) {
+            vec part[8];
+            EACH (int v = 0; v < vecs; v++) part[v] = *(const vec *)(w + (i + way) * ws + v * LANES);
+            EACH (int r = 0; r < rows; r++) {
+                const float one = x[r * xs + i + way];
+                EACH (int v = 0; v < vecs; v++) sum[way][r][v] += one * part[v];
+            }
         }
-    }
+    for (; i < n; i++)
+        EACH (int r = 0; r < rows; r++)
+            EACH (int v = 0; v < vecs; v++) sum[0][r][v] += x[r * xs + i] * *(const vec *)(w + i * ws + v * LANES);
     EACH (int r = 0; r < rows; r++)
-        EACH (int v = 0; v < vecs; v++) *(vec *)(y + r * ys + v * LANES) = sum[r][v];
+        EACH (int v = 0; v < vecs; v++) {
+            EACH (int way = 1; way < ways; way++) sum[0][r][v] += sum[way][r][v];
+            *(vec *)(y + r * ys + v * LANES) = sum[0][r][v];
+        }
 }
 
 INLINE void panel(
