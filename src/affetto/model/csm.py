@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from affetto.model.batch import Batch, Logits, moved_to
 from affetto.model.network import Network, full_precision
@@ -62,7 +63,11 @@ class CsmNetwork(Network):
 
     def embed(self, batch: Batch) -> Tensor:
         """Input embeddings (B, S, D): a text token's, or the sum over the codebooks of a frame."""
-        audio_BSD = self.backbone.embed_tokens(batch.codes_BSK)
+        heard = self.backbone.embed_tokens.embed_audio_tokens.weight
+        offsets_K = torch.arange(self.num_codebooks, device=heard.device) * self.vocab_size
+        # Added up row by row: all codebooks' rows at once are K times what a layer sees.
+        summed_ND = functional.embedding_bag((batch.codes_BSK + offsets_K).flatten(0, 1), heard, mode="sum")
+        audio_BSD = summed_ND.view(*batch.codes_BSK.shape[:2], -1)
         table, device = self.embed_text.weight, audio_BSD.device
         if table.device == device:
             return torch.where(batch.is_audio_BS[..., None], audio_BSD, self.embed_text(batch.text_BS))
