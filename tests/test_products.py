@@ -85,6 +85,17 @@ def test_a_linear_layer_has_its_gradients_and_theirs(calls: list[str], has_bias:
 
 
 @NEEDS_ONEDNN
+@pytest.mark.parametrize("is_frozen", [False, True])
+def test_a_frozen_layer_keeps_nothing_that_it_read(calls: list[str], is_frozen: bool) -> None:
+    x, weight_OI = torch.randn(5, 7, requires_grad=True), torch.randn(6, 7, requires_grad=not is_frozen)
+    kept: list[tuple[int, ...]] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda one: kept.append(tuple(one.shape)) or one, lambda one: one):
+        products.linear(x, weight_OI)
+    assert calls
+    assert kept == ([(6, 7)] if is_frozen else [(5, 7), (6, 7)])
+
+
+@NEEDS_ONEDNN
 @OFF_WARNS
 def test_adapted_layers_are_the_same_by_both(calls: list[str]) -> None:
     torch.manual_seed(2)

@@ -34,7 +34,8 @@ def mm(a_NI: Tensor, b_IO: Tensor) -> Tensor:
 
 def addmm(sum_NO: Tensor, a_NI: Tensor, b_IO: Tensor) -> Tensor:
     """`sum` plus a b (N, O), as torch.addmm."""
-    if not _suit(a_NI, b_IO) or not sum_NO.is_contiguous():
+    is_asked = torch.is_grad_enabled() and sum_NO.requires_grad
+    if is_asked or not _suit(a_NI, b_IO) or not sum_NO.is_contiguous():
         return torch.addmm(sum_NO, a_NI, b_IO)
     added_NO: Tensor = torch.ops.mkldnn._linear_pointwise.binary(a_NI, sum_NO, b_IO.T, None, "add")
     return added_NO
@@ -47,7 +48,7 @@ def addmm_(sum_NO: Tensor, a_NI: Tensor, b_IO: Tensor) -> Tensor:
 
 def linear(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
     """x (…, I) → (…, O), as torch's own `linear`, with a gradient where one is asked for."""
-    x_NI = x.flatten(0, -2)
+    x_NI = x.reshape(-1, x.shape[-1])
     if torch.is_autocast_enabled(x.device.type) or not _are_large(x_NI, weight_OI.T):
         return functional.linear(x, weight_OI, bias_O)
     y_NO: Tensor = _Linear.apply(x_NI, weight_OI)  # type: ignore[no-untyped-call]
@@ -58,7 +59,9 @@ def linear(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor
 class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_NI: Tensor, weight_OI: Tensor) -> Tensor:
-        ctx.save_for_backward(x_NI, weight_OI)
+        needs_x, needs_weight = ctx.needs_input_grad
+        # Only what is needed: of a frozen layer not what it read.
+        ctx.save_for_backward(x_NI if needs_weight else None, weight_OI if needs_x else None)
         return mm(x_NI, weight_OI.T)
 
     @staticmethod

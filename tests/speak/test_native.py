@@ -117,6 +117,27 @@ def test_takes_of_a_sentence_read_it_once(
     assert len({str(one) for one in alone}) == 6
 
 
+def test_a_base_may_move_while_it_speaks(tiny_base: Base) -> None:
+    """Its parameters get other memory then; what is being spoken goes on in the old."""
+    required()
+    requests = _requests(tiny_base, ["the silver key", "a river"])
+    plain = _say(tiny_base, requests, "native")
+    engine = Engine(weights_of(tiny_base.network), "native")
+    said: dict[int, list[list[int]]] = {number: [] for number in engine.join(requests)}
+    while engine.num_speaking:
+        for heard in engine.step():
+            if heard.codes_K is not None:
+                said[heard.number].append(heard.codes_K.tolist())
+        for parameter in tiny_base.model.parameters():
+            parameter.data = torch.full_like(parameter.data, torch.nan)
+    assert list(said.values()) == plain
+
+
+def test_who_has_read_nothing_cannot_join(tiny_base: Base) -> None:
+    with pytest.raises(AssertionError, match="has read nothing"):
+        Engine(weights_of(tiny_base.network)).join([Request((), max_frames=3)])
+
+
 def test_large_bases_and_other_precisions_are_not_for_it(tiny_base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
     required()
     weights = SpeakingWeights(tiny_base.network)
@@ -144,7 +165,7 @@ def test_it_is_compiled_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
 
 
 @pytest.mark.usefixtures("no_library")
-@pytest.mark.parametrize("reason", ["told not to", "no compiler", "fails", "missing", "no room"])
+@pytest.mark.parametrize("reason", ["told not to", "no compiler", "fails", "missing", "no room", "too slow", "quotes"])
 def test_without_it_numpy_speaks(
     tiny_base: Base, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str], reason: str
 ) -> None:
@@ -161,7 +182,11 @@ def test_without_it_numpy_speaks(
         if reason == "fails":
             broken.write_text("#!/bin/sh\necho unknown flag >&2; exit 1\n")
             broken.chmod(0o755)
-        monkeypatch.setenv("CC", str(broken))
+        elif reason == "too slow":
+            broken.write_text("#!/bin/sh\necho wait >&2; exec sleep 60\n")
+            broken.chmod(0o755)
+            monkeypatch.setattr(native, "_COMPILING_S", 0.5)
+        monkeypatch.setenv("CC", str(broken) if reason != "quotes" else "'cc")
     weights = SpeakingWeights(tiny_base.network)
     assert Engine(weights).arithmetic == Engine(weights).arithmetic == "numpy"
     told = " ".join(capsys.readouterr().err.split())

@@ -67,7 +67,7 @@ class CsmNetwork(Network):
         offsets_K = torch.arange(self.num_codebooks, device=heard.device) * self.vocab_size
         # Added up row by row: all codebooks' rows at once are K times what a layer sees.
         summed_ND = functional.embedding_bag((batch.codes_BSK + offsets_K).flatten(0, 1), heard, mode="sum")
-        audio_BSD = summed_ND.view(*batch.codes_BSK.shape[:2], -1)
+        audio_BSD = summed_ND.view(*batch.codes_BSK.shape[:2], heard.shape[1])
         table, device = self.embed_text.weight, audio_BSD.device
         if table.device == device:
             return torch.where(batch.is_audio_BS[..., None], audio_BSD, self.embed_text(batch.text_BS))

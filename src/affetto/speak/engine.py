@@ -1,7 +1,7 @@
 """The engine: rows that speak together, frame by frame, and may join and leave between frames.
 
 All rows write their next position into the same slot of a preallocated cache, so that a shorter row starts later
-(padding on the left, hidden by a mask) and a frame needs no indexing by row. Rows that ended go on unheard until a
+(padding on the left, which isn't looked at) and a frame needs no indexing by row. Rows that ended go on unheard until a
 quarter of the batch has; then, as when rows join, everything that lives is moved into a new cache that fits.
 """
 
@@ -65,6 +65,7 @@ class Engine:
         rows = []
         for request in requests:
             assert request.max_frames > 0, "a row that may not say a frame can't join"
+            assert request.text_ids or request.context, "a row that has read nothing can't speak"
             gate = request.gate if any(request.gate) else ()
             uniform_TK = dice(request.seed, request.max_frames, self.weights.num_codebooks)
             rows.append(SpeakingRow(next(self._numbers), request, gate, uniform_TK.to(self.weights.device), 0))

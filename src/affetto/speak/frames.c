@@ -1,4 +1,4 @@
-// Frames of a CSM-shaped base on a CPU, in float32: what affetto.speak.host does in NumPy, one call a frame.
+// Frames of a CSM-shaped base on a CPU, in float32: what affetto.speak.host does in NumPy, in two calls a frame.
 //
 // Compiled where it runs (affetto.speak.native). Sums of products go over one input after the other, in vectors as wide
 // as the processor's. Arrays are C-contiguous and named as in Python: (I, O) weights, (N, Dh, S) keys, (N, S, Dh) values.
@@ -308,7 +308,7 @@ static float largest(float *x, int64_t n, int64_t k) {
 }
 
 // A row's code, as `HostSampling.pick`: the first at which the cumulative shares pass `uniform` of the whole; the one
-// behind the last where they are NaN. The logits are lost, and what is behind them is room for as many numbers.
+// behind the last where they are NaN, also for a greedy row. The logits are lost, and what is behind them is room for as many numbers.
 static int64_t pick(const Batch *b, int64_t row, int64_t book, float uniform, float *logits) {
     const int64_t n = b->num_codes, top_k = b->top_k[row];
     if (b->is_greedy[book > 0][row]) {

@@ -1,4 +1,4 @@
-"""A batch's frames in torch, on any device, in any precision. On the CPU in float32 `affetto.speak.host` is faster."""
+"""A batch's frames in torch, on any device, in any precision. On the CPU in float32 `native` and `host` are faster."""
 
 from __future__ import annotations
 

@@ -136,6 +136,7 @@ def generate(
     parts = [range(len(requests))] if on_frame else shares_of(weights, requests, batch_size)
     if len(parts) == 1:
         return _row_by_row(base, requests, batch_size, on_progress, on_frame)
+    weights.arranged([requests[0].gate if any(requests[0].gate) else ()])
     telling = Lock()
 
     def advance(num: int) -> None:

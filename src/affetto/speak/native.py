@@ -1,4 +1,4 @@
-"""A batch's frames on the CPU in float32, by `frames.c`: one call a frame, where NumPy takes some five hundred.
+"""A batch's frames on the CPU in float32, by `frames.c`: two calls a frame, where NumPy takes some five hundred.
 
 The C is compiled by the machine's own compiler for its own processor, once, into affetto's cache, as torch and Triton
 do with what they make; without one, or with AFFETTO_NATIVE=0, `affetto.speak.host` speaks. Products keep a tile of
@@ -225,7 +225,9 @@ class _Native:
     def _at(self, tensor: Tensor) -> int:
         """Where a tensor lies, which stays there as long as this object."""
         assert tensor.is_contiguous()
-        self.kept.append(tensor)
+        assert tensor.dtype in (torch.float32, torch.int64, torch.bool), f"frames.c doesn't know {tensor.dtype}"
+        # Not the tensor itself: a parameter's memory is replaced where it moves.
+        self.kept.append(tensor.detach())
         return tensor.data_ptr()
 
 
@@ -263,15 +265,17 @@ def library() -> ctypes.CDLL | None:
     compiler = os.environ.get("CC") or next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
     if os.environ.get("AFFETTO_NATIVE") == "0" or compiler is None:
         return None
-    command = [*shlex.split(compiler), *FLAGS]
-    key = hash_text("\n".join([SOURCE.read_text(encoding="utf-8"), *command, _processor()]))
-    path = cache_root() / "native" / f"{key[:16]}.so"
     try:
+        command = [*shlex.split(compiler), *FLAGS]
+        key = hash_text("\n".join([SOURCE.read_text(encoding="utf-8"), *command, _processor()]))
+        path = cache_root() / "native" / f"{key[:16]}.so"
         if not path.is_file():
             _compile(command, path)
         return ctypes.CDLL(str(path))
-    except (OSError, subprocess.SubprocessError) as error:
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
         told = getattr(error, "stderr", None) or str(error)
+        # What was told until time was up is bytes in any case.
+        told = told.decode(errors="replace") if isinstance(told, bytes) else told
         say(
             f"{SOURCE.name} couldn't be compiled, so speaking takes longer (AFFETTO_NATIVE=0 doesn't try): "
             f"{' '.join(told.split())[:300]}",
@@ -287,7 +291,7 @@ def _compile(command: Sequence[str], path: Path) -> None:
         made = Path(folder) / "made.so"
         subprocess.run(
             [*command, str(SOURCE), "-o", str(made), "-lm"],
-            check=True, capture_output=True, text=True, timeout=_COMPILING_S,
+            check=True, capture_output=True, text=True, errors="replace", timeout=_COMPILING_S,
         )  # fmt: skip
         made.replace(path)
 

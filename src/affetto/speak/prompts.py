@@ -33,7 +33,7 @@ def embed_frames(weights: SpeakingWeights, codes_TK: NDArray[np.integer]) -> Ten
     """Input embeddings (T, D) of frames."""
     offsets_K = torch.arange(weights.num_codebooks, device=weights.device) * weights.vocab_size
     codes = torch.from_numpy(np.asarray(codes_TK, dtype=np.int64)).to(weights.device) + offsets_K
-    return functional.embedding(codes, weights.heard_table).sum(1)
+    return functional.embedding_bag(codes, weights.heard_table, mode="sum")
 
 
 def _embed_text(weights: SpeakingWeights, ids: Sequence[int]) -> Tensor:
