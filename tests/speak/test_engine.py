@@ -19,9 +19,9 @@ from affetto.model.base import Base
 from affetto.model.batch import Row, Turn, collate
 from affetto.model.csm import CsmNetwork
 from affetto.speak.engine import Arithmetic, Engine
-from affetto.speak.generation import Request, generate, weights_of
+from affetto.speak.generation import Request, fingerprint, generate, weights_of
 from affetto.speak.layers import Rotary
-from affetto.speak.weights import Arranged, Site, SpeakingWeights, chunked, fingerprint
+from affetto.speak.weights import Arranged, Site, SpeakingWeights, chunked
 
 TEXTS = ["the silver key", "a", "a much longer line about rivers", "two", "it is late"]
 Codes = list[list[int]]

@@ -31,7 +31,7 @@ from affetto.speak.engine import Engine
 from affetto.speak.sampling import Sampling, dice, require_numbers
 from affetto.speak.state import Heard
 from affetto.speak.takes import best_takes, num_witnesses
-from affetto.speak.weights import SpeakingWeights, fingerprint
+from affetto.speak.weights import SpeakingWeights
 from affetto.types import SPEAKING_TEMPERATURE, Codec
 
 
@@ -136,6 +136,7 @@ def generate(
     parts = [range(len(requests))] if on_frame else shares_of(weights, requests, batch_size)
     if len(parts) == 1:
         return _row_by_row(base, requests, batch_size, on_progress, on_frame)
+    # So are they with the adapters of the one gate that all rows have.
     weights.arranged([requests[0].gate if any(requests[0].gate) else ()])
     telling = Lock()
 
@@ -288,3 +289,10 @@ def weights_of(network: CsmNetwork) -> SpeakingWeights:
         # Anew: on a GPU layers have been laid side by side.
         known = _KNOWN[network] = (fingerprint(network), weights)
     return known[1]
+
+
+def fingerprint(network: CsmNetwork) -> tuple[tuple[int, int], ...]:
+    """Changes whenever a weight of the network, or of its adapters, is replaced or written to."""
+    return tuple(
+        (weight.data_ptr(), -1 if weight.is_inference() else weight._version) for weight in network.parameters()
+    )

@@ -216,7 +216,7 @@ def _site(site: Site) -> _Site:
 
 
 def _sites(layer: Layer) -> tuple[_Site, ...]:
-    return tuple(_site(site) for site in (layer.qkv, layer.out, layer.gate_up, layer.down))
+    return tuple(map(_site, layer.sites))
 
 
 def _places(keys_LNDS: Array, values_LNSD: Array, slot: int) -> list[_Place]:

@@ -166,10 +166,8 @@ class _Native:
         self, weights: SpeakingWeights, arranged: Arranged, cache: Cache, states_BD: Tensor, rotary: Rotary,
         num_positions: int,
     ) -> None:  # fmt: skip
-        shapes = weights.backbone_shape, weights.depth_shape
-        layers = [*arranged.backbone, *arranged.depth]
-        sites = [arranged.projector, *(site for layer in layers for site in _sites(layer))]
-        self.kept: list[Any] = [arranged, cache, states_BD, rotary, *shapes]
+        shapes, sites = (weights.backbone_shape, weights.depth_shape), arranged.sites
+        self.kept: list[Any] = []
         struct = self.struct = _Batch(
             num_rows=len(states_BD), num_books=weights.num_codebooks, num_codes=weights.codebook_size,
             vocab=weights.vocab_size, width=states_BD.shape[1],
@@ -209,7 +207,7 @@ class _Native:
             struct.is_greedy[place] = self._at(warmth.temperature_B == 0)
 
     def _stack(self, layers: Sequence[Layer], shape: Shape, cache: Cache, rotary: Rotary) -> _Stack:
-        sites = (_Site * (4 * len(layers)))(*(self._site(site) for layer in layers for site in _sites(layer)))
+        sites = (_Site * (4 * len(layers)))(*(self._site(site) for layer in layers for site in layer.sites))
         self.kept.append(sites)
         return _Stack(
             len(layers), shape.num_kv, shape.group, shape.head_dim, layers[0].down.w.shape[-1],
@@ -231,14 +229,9 @@ class _Native:
         return tensor.data_ptr()
 
 
-def _sites(layer: Layer) -> tuple[Site, Site, Site, Site]:
-    return layer.qkv, layer.out, layer.gate_up, layer.down
-
-
 def _chunk_ends(arranged: Arranged, num_rows: int) -> _Ints:
     """Ends (G,) of the chunks, in rows."""
-    sites = [arranged.projector, *(site for layer in (*arranged.backbone, *arranged.depth) for site in _sites(layer))]
-    stacked = [part for site in sites for part in (site.a_GIR, site.w if site.w.ndim == 3 else None)]
+    stacked = [part for site in arranged.sites for part in (site.a_GIR, site.w if site.w.ndim == 3 else None)]
     num_chunks = next((len(part) for part in stacked if part is not None), 1)
     return num_rows // num_chunks * np.arange(1, num_chunks + 1)
 

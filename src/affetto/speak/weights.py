@@ -57,6 +57,11 @@ class Layer:
     mlp_norm_D: Tensor | None = None
     """The same in front of `gate_up`."""
 
+    @property
+    def sites(self) -> tuple[Site, Site, Site, Site]:
+        """Its products, in the order in which they are done."""
+        return self.qkv, self.out, self.gate_up, self.down
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -80,6 +85,11 @@ class Arranged:
     backbone: tuple[Layer, ...]
     depth: tuple[Layer, ...]
     projector: Site
+
+    @property
+    def sites(self) -> list[Site]:
+        """All products."""
+        return [self.projector, *(site for layer in (*self.backbone, *self.depth) for site in layer.sites)]
 
 
 class SpeakingWeights:
@@ -165,13 +175,6 @@ def chunked(gates: Sequence[Gate]) -> tuple[Gate, ...]:
     runs = [(gate, len(list(rows))) for gate, rows in groupby(gates)]
     rows_each = math.gcd(*(count for _, count in runs))
     return tuple(gate for gate, count in runs for _ in range(count // rows_each))
-
-
-def fingerprint(network: CsmNetwork) -> tuple[tuple[int, int], ...]:
-    """Changes whenever a weight of the network, or of its adapters, is replaced or written to."""
-    return tuple(
-        (weight.data_ptr(), -1 if weight.is_inference() else weight._version) for weight in network.parameters()
-    )
 
 
 class _Source:
