@@ -22,7 +22,7 @@ def tree() -> str:
 
 
 _STAGES = (
-    "", "commands", "audio", "codes", "model", "adapters", "preserve", "training", "planning", "speak",
+    "", "commands", "audio", "codes", "native", "model", "adapters", "preserve", "training", "planning", "speak",
     "judges", "metrics", "evaluate", "report", "listening", "doctor", "laboratory", "miniature",
 )  # fmt: skip
 

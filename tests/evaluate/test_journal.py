@@ -160,9 +160,9 @@ def test_rows_of_other_libraries_or_changed_code_are_made_anew(
     output = tmp_path / "r.json"
     score(folder, output, Counting(), resume=False)
     assert heard_again(folder, output, Judges(Counting())) == 0
-    monkeypatch.setattr(journal, "source_hash", lambda: "of another metric")
-    assert heard_again(folder, output, Judges(Counting())) == 60
-    monkeypatch.undo()
+    with monkeypatch.context() as patched:
+        patched.setattr(journal, "source_hash", lambda: "of another metric")
+        assert heard_again(folder, output, Judges(Counting())) == 60
     score(folder, output, Counting(), resume=False)
     real = provenance.version
     monkeypatch.setattr(provenance, "version", lambda name: "9" if name == "pyworld-prebuilt" else real(name))

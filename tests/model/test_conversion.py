@@ -465,11 +465,10 @@ def test_what_was_converted_before_is_held_against_its_config_too(
 
     monkeypatch.setenv("AFFETTO_CACHE", str(tmp_path / "cache"))
     _change_config(copied, num_layers=3)
-    monkeypatch.setattr(moshi, "language_model_settings", lambda _: {})
-    monkeypatch.setattr(moshi, "convert", lambda _, target: target.mkdir(parents=True))
-    assert moshi.converted(copied).is_dir()
-    monkeypatch.undo()
-    monkeypatch.setenv("AFFETTO_CACHE", str(tmp_path / "cache"))
+    with monkeypatch.context() as patched:
+        patched.setattr(moshi, "language_model_settings", lambda _: {})
+        patched.setattr(moshi, "convert", lambda _, target: target.mkdir(parents=True))
+        assert moshi.converted(copied).is_dir()
     with pytest.raises(BaseModelError, match=r"lacks all tensors of transformer\.layers\.2"):
         find_base(str(copied))
 

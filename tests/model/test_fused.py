@@ -15,9 +15,10 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers.models.csm import modeling_csm
 
-from affetto.model import fused
+from affetto.model import fused, native_layers
 from affetto.model.base import Base
 from affetto.model.batch import Row, collate
+from affetto.model.spans import one_sequence_a_row
 from affetto.preserve.forecast import forecast, logit_changes
 from banks import trained_bank
 
@@ -38,7 +39,7 @@ def _random(*sizes: int, seed: int) -> Tensor:
 
 
 def test_modules_keep_their_weights_names_and_answers(tiny_base: Base) -> None:
-    """On a CPU nothing changes at all."""
+    """On a CPU none of them changes anything."""
     norms = [module for module in tiny_base.model.modules() if isinstance(module, modeling_csm.CsmRMSNorm)]
     mlps = [module for module in tiny_base.model.modules() if isinstance(module, modeling_csm.CsmMLP)]
     assert {type(norm) for norm in norms} == {fused.FusedNorm}
@@ -69,6 +70,7 @@ def _gpu_roads(monkeypatch: pytest.MonkeyPatch) -> None:
     kernels = {"swiglu": swiglu, "swiglu_backward": swiglu_backward, "turn": turn}
     monkeypatch.setitem(sys.modules, "affetto.model.fused_kernels", SimpleNamespace(**kernels))
     monkeypatch.setattr(fused, "_has_kernels", lambda _: True)
+    monkeypatch.setattr(native_layers, "library", lambda _: None)
 
 
 @pytest.mark.parametrize("is_checkpointed", [False, True])
@@ -89,6 +91,7 @@ def test_a_whole_pass_by_the_roads_of_a_gpu_is_transformers_own(
         total = (logits.c0_NV**2).sum() + (logits.depth_MJV**2).sum()
         return [logits.c0_NV.detach(), logits.depth_MJV.detach(), *torch.autograd.grad(total, inputs)]
 
+    monkeypatch.setattr(native_layers, "library", lambda _: None)
     wanted = told()
     request.getfixturevalue("_gpu_roads")
     asked: list[int] = []
@@ -120,19 +123,18 @@ def test_a_forecast_takes_no_kernel_and_no_kernel_is_differentiated_twice(
             logit_changes(logits, gate_BE, 0)
 
 
-def test_whole_rows_need_no_mask_on_a_gpu_and_others_get_transformers_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whole_rows_need_no_mask_and_others_get_transformers_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """transformers' own says the same of them, after it has looked at the positions."""
     config = SimpleNamespace(_attn_implementation="sdpa")
-    rows, on_gpu = torch.zeros(2, 3, 4), SimpleNamespace(device=torch.device("cuda"))
+    rows = torch.zeros(2, 3, 4)
     monkeypatch.setattr(fused, "PLAIN_MASK", lambda *_, **__: "transformers")
-    assert fused.causal_mask(config, on_gpu, None, position_ids=None) == "transformers"
-    with fused.one_sequence_a_row():
-        assert fused.causal_mask(config, on_gpu, None, position_ids=None) is None
-        assert fused.causal_mask(config, on_gpu, attention_mask=None) is None
-        assert fused.causal_mask(config, on_gpu, torch.ones(2, 3)) == "transformers"
-        assert fused.causal_mask(config, rows, None) == "transformers", "on a CPU nothing changes"
-        assert fused.causal_mask(SimpleNamespace(_attn_implementation="eager"), on_gpu, None) == "transformers"
-    assert fused.causal_mask(config, on_gpu, None) == "transformers"
+    assert fused.causal_mask(config, rows, None, position_ids=None) == "transformers"
+    with one_sequence_a_row():
+        assert fused.causal_mask(config, rows, None, position_ids=None) is None
+        assert fused.causal_mask(config, rows, attention_mask=None) is None
+        assert fused.causal_mask(config, rows, torch.ones(2, 3)) == "transformers"
+        assert fused.causal_mask(SimpleNamespace(_attn_implementation="eager"), rows, None) == "transformers"
+    assert fused.causal_mask(config, rows, None) == "transformers"
 
 
 def test_another_activation_is_left_alone() -> None:

@@ -127,10 +127,10 @@ def test_it_resumes_as_if_nothing_had_happened(
     config_of: Make, prepared: Prepared, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     straight = train(config_of("straight", **FULL), "happy", prepared)
-    stop_at_step(monkeypatch, 3)
-    with pytest.raises(Interrupted):
-        train(config_of("stopped", **FULL), "happy", prepared)
-    monkeypatch.undo()
+    with monkeypatch.context() as patched:
+        stop_at_step(patched, 3)
+        with pytest.raises(Interrupted):
+            train(config_of("stopped", **FULL), "happy", prepared)
     resumed = train(config_of("stopped", **FULL), "happy", prepared, resume=True)
     for name in ("last/training_state.safetensors", "best/model.safetensors"):
         expected, found = load_file(straight / name), load_file(resumed / name)

@@ -80,10 +80,10 @@ def test_a_run_of_several_goes_on_where_it_stopped(
     straight = config_of("straight", **TINY)
     expected = train_together(straight, EMOTIONS, prepared)
     stopped = config_of("stopped", **TINY)
-    stop_at_step(monkeypatch, 3)
-    with pytest.raises(Interrupted, match="SIGTERM"):
-        train_together(stopped, EMOTIONS, prepared)
-    monkeypatch.undo()
+    with monkeypatch.context() as patched:
+        stop_at_step(patched, 3)
+        with pytest.raises(Interrupted, match="SIGTERM"):
+            train_together(stopped, EMOTIONS, prepared)
     folders = train_together(stopped, EMOTIONS, prepared, resume=True)
     for folder, wanted in zip(folders, expected, strict=True):
         assert_equal_runs(folder, wanted)
@@ -209,10 +209,10 @@ def test_an_expressive_base_that_was_stopped_is_trained_to_its_end(
     assert not lacks_expressive_base(straight)
     assert lacks_expressive_base(stopped)
     ends = {row["step"] for row in read_log(expected / "training_log.jsonl") if row["split"] == "validation"}
-    stop_at_step(monkeypatch, min(ends) + 1)
-    with pytest.raises(Interrupted):
-        expressive_run(stopped, prepared)
-    monkeypatch.undo()
+    with monkeypatch.context() as patched:
+        stop_at_step(patched, min(ends) + 1)
+        with pytest.raises(Interrupted):
+            expressive_run(stopped, prepared)
     assert stopped.expressive_folder.is_dir()
     assert lacks_expressive_base(stopped)
     assert_equal_runs(expressive_run(stopped, prepared)[0], expected)

@@ -72,18 +72,17 @@ class GatedLora(nn.Module):
         assert gate_BE.shape == (len(x), len(self.A)), (
             f"gate {tuple(gate_BE.shape)} for {len(x)} rows, {len(self.A)} adapters"
         )
-        y = _at_once([self], x)[0] if self._is_one_operation else self._one_by_one(x)
-        for e, name in enumerate(self.A):
-            if name not in self.B and self.gates.is_on(e):
-                gate_B11 = (gate_BE[:, e] * self.scale[name])[:, None, None].to(x.dtype)
-                y = y + gate_B11 * linear(x, self.A[name].to(x.dtype))
+        y = _at_once([self], x)[0] if self.is_one_operation else self._one_by_one(x)
+        for name, e in self.full_on.items():
+            gate_B11 = (gate_BE[:, e] * self.scale[name])[:, None, None].to(x.dtype)
+            y = y + gate_B11 * linear(x, self.A[name].to(x.dtype))
         return y
 
     def with_others(self, others: Sequence[nn.Module], x: Tensor) -> Sequence[Tensor]:
         """What this layer and others make of one x (rows, S, in), in one operation where all are adapted alike."""
         layers = [self, *others]
         mine = [layer for layer in layers if isinstance(layer, GatedLora)]
-        if len(mine) == len(layers) and all(site._is_one_operation and len(site.B) == len(site.A) for site in mine):
+        if len(mine) == len(layers) and all(site.is_one_operation and len(site.B) == len(site.A) for site in mine):
             return _at_once(mine, x)
         return [layer(x) for layer in layers]
 
@@ -101,7 +100,13 @@ class GatedLora(nn.Module):
         return {name: entry for name, entry in self.ranks.items() if self.gates.is_on(entry[0])}
 
     @property
-    def _is_one_operation(self) -> bool:
+    def full_on(self) -> dict[str, int]:
+        """Adapters of full rank that a row of the present pass has on, and their places among the gates."""
+        return {name: e for e, name in enumerate(self.A) if name not in self.B and self.gates.is_on(e)}
+
+    @property
+    def is_one_operation(self) -> bool:
+        """Whether the adapters of low rank that are on can be computed by `gated_linears`."""
         # Who differentiates by the gates does so twice (`affetto.preserve.forecast`).
         gate_BE = self.gates.rows_BE
         is_plain = gate_BE is not None and not gate_BE.requires_grad and not self.gates.is_dropping

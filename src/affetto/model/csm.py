@@ -6,8 +6,6 @@ the others by the depth decoder, which starts from that state (Sesame's CSM; tra
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -17,6 +15,7 @@ from torch.nn import functional
 from affetto.model.batch import Batch, Logits, moved_to
 from affetto.model.network import Network, full_precision
 from affetto.model.recompute import checkpoint_layers
+from affetto.model.spans import one_sequence_a_row, read_before, read_behind_first
 from affetto.products import linear
 
 
@@ -28,13 +27,11 @@ class CsmNetwork(Network):
 
     def __init__(self, model: Any) -> None:
         super().__init__(model)
-        self._whole_rows: Callable[[], AbstractContextManager[None]] = nullcontext
         # A model that only speaks is none of transformers', whose import takes longer than speaking.
         if type(model).__module__.startswith("transformers."):
-            from affetto.model.fused import fuse, one_sequence_a_row
+            from affetto.model.fused import fuse
 
             fuse(model)
-            self._whole_rows = one_sequence_a_row
         self.backbone: Any = model.backbone_model
         self.depth: Any = model.depth_decoder
         self.embed_text: nn.Embedding = model.embed_text_tokens
@@ -55,7 +52,7 @@ class CsmNetwork(Network):
 
     def frame_states(self, batch: Batch) -> Tensor:
         """The backbone's states (N, D) that the batch's frames are predicted from."""
-        with self.gates.set(batch.gate_BE), self._whole_rows():
+        with self.gates.set(batch.gate_BE), one_sequence_a_row(read_before(batch.frames_N2, len(batch.gate_BE))):
             hidden_BSD = self.backbone(inputs_embeds=self.embed(batch), use_cache=False).last_hidden_state
         rows, places = batch.frames_N2.unbind(dim=1)
         states_ND: Tensor = hidden_BSD.flatten(0, 1).index_select(0, rows * hidden_BSD.shape[1] + places - 1)
@@ -89,9 +86,10 @@ class CsmNetwork(Network):
         codes_MJD = table(codes_MK[:, :-1] + offsets_J)
         inputs_MKD = torch.cat([states_MD[:, None].to(codes_MJD.dtype), codes_MJD], dim=1)
         # With as many rows as positions transformers 5 takes the decoder's positions (K,) for batched ones and fails,
-        # unless there is a mask.
-        mask_MK = torch.ones_like(codes_MK) if len(codes_MK) == self.num_codebooks else None
-        with self._whole_rows():
+        # unless it makes no mask (`affetto.model.fused.causal_mask`) or has one.
+        is_unmasked = len(codes_MK) != self.num_codebooks or self.depth.config._attn_implementation == "sdpa"
+        mask_MK = None if is_unmasked else torch.ones_like(codes_MK)
+        with one_sequence_a_row(read_behind_first(inputs_MKD)):
             hidden_MKD = self.depth.model(
                 inputs_embeds=inputs_MKD, attention_mask=mask_MK, use_cache=False
             ).last_hidden_state

@@ -9,7 +9,7 @@ devices, and where Triton doesn't run, transformers' own steps do.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
@@ -18,11 +18,14 @@ from torch import Tensor
 from torch.nn import functional
 from transformers.models.csm import modeling_csm
 
+from affetto.model.spans import is_one_sequence_a_row
 from affetto.model.triton_runs import triton_runs
 
 
 def fuse(model: Any) -> None:
     """Let the modules of a CSM choose by their input's device; weights and names stay as they are."""
+    from affetto.model.native_layers import NativeLayer
+
     for module in model.modules():
         if type(module) is modeling_csm.CsmRMSNorm:
             module.__class__ = FusedNorm
@@ -30,6 +33,8 @@ def fuse(model: Any) -> None:
             module.__class__ = FusedMlp
         elif type(module) is modeling_csm.CsmAttention:
             module.__class__ = FusedAttention
+        elif type(module) is modeling_csm.CsmDecoderLayer and module.mlp.config.hidden_act == "silu":
+            module.__class__ = NativeLayer
     modeling_csm.apply_rotary_pos_emb = turned_pair
     modeling_csm.create_causal_mask = causal_mask
 
@@ -39,7 +44,7 @@ class FusedNorm(modeling_csm.CsmRMSNorm):  # type: ignore[misc]
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """x (…, D) → (…, D), in x's type."""
-        if hidden_states.device.type != "cuda" or _IS_COMPOSED.get():
+        if hidden_states.device.type != "cuda" or is_composed():
             plain: Tensor = super().forward(hidden_states)
             return plain
         with torch.autocast("cuda", enabled=False):
@@ -110,12 +115,6 @@ def turned_pair(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: i
 
 PLAIN_MASK = modeling_csm.create_causal_mask
 """transformers' own."""
-_IS_ONE_SEQUENCE_A_ROW: ContextVar[bool] = ContextVar("one sequence a row", default=False)
-
-
-def one_sequence_a_row() -> AbstractContextManager[None]:
-    """Inside the block rows are whole sequences from position 0 on, with padding only on the right."""
-    return _switched_on(_IS_ONE_SEQUENCE_A_ROW)
 
 
 def causal_mask(config: Any, inputs_embeds: Tensor, attention_mask: Any = None, *rest: Any, **options: Any) -> Any:
@@ -123,8 +122,7 @@ def causal_mask(config: Any, inputs_embeds: Tensor, attention_mask: Any = None, 
 
     transformers looks whether rows are packed, for which the host waits until a GPU has done all before. Ours aren't.
     """
-    is_plain = _IS_ONE_SEQUENCE_A_ROW.get() and attention_mask is None and config._attn_implementation == "sdpa"
-    if is_plain and inputs_embeds.device.type == "cuda":
+    if is_one_sequence_a_row() and attention_mask is None and config._attn_implementation == "sdpa":
         return None
     return PLAIN_MASK(config, inputs_embeds, attention_mask, *rest, **options)
 
@@ -132,29 +130,30 @@ def causal_mask(config: Any, inputs_embeds: Tensor, attention_mask: Any = None, 
 _IS_COMPOSED: ContextVar[bool] = ContextVar("of transformers' own steps", default=False)
 
 
-def composed() -> AbstractContextManager[None]:
-    """Inside the block transformers' own steps run on a GPU, too: kernels have no second derivative."""
-    return _switched_on(_IS_COMPOSED)
-
-
 @contextmanager
-def _switched_on(switch: ContextVar[bool]) -> Iterator[None]:
-    before = switch.set(True)
+def composed() -> Iterator[None]:
+    """Inside the block transformers' own steps run: kernels have no second derivative."""
+    before = _IS_COMPOSED.set(True)
     try:
         yield
     finally:
-        switch.reset(before)
+        _IS_COMPOSED.reset(before)
+
+
+def is_composed() -> bool:
+    """Whether this is inside of `composed`."""
+    return _IS_COMPOSED.get()
 
 
 def _runs(x: Tensor) -> bool:
-    return not _IS_COMPOSED.get() and _has_kernels(x)
+    return not is_composed() and _has_kernels(x)
 
 
 def _has_kernels(x: Tensor) -> bool:
     return x.device.type == "cuda" and triton_runs()
 
 
-def _refuse_second_derivative(grads: Sequence[Tensor]) -> None:
+def refuse_second_derivative(grads: Sequence[Tensor]) -> None:
     """Raise where one is prepared for. Autograd would take the kernels' answers for constants, without a word.
 
     `once_differentiable` doesn't see derivatives by the gradients themselves, which a forecast takes.
@@ -176,7 +175,7 @@ class _SwiGlu(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
         from affetto.model.fused_kernels import swiglu_backward
 
-        _refuse_second_derivative(grads)
+        refuse_second_derivative(grads)
         return swiglu_backward(grads[0].contiguous(), *ctx.saved_tensors)
 
 
@@ -192,7 +191,7 @@ class _Turn(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
         from affetto.model.fused_kernels import turn
 
-        _refuse_second_derivative(grads)
+        refuse_second_derivative(grads)
         # Under checkpointing saved tensors may be asked for once.
         angles = ctx.saved_tensors
         q, k = (turn(grad, *angles, is_back=True) for grad in grads)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 from affetto.model.gates import GateSwitch
+from affetto.model.spans import promised_again
 
 
 def checkpoint_layers(parts: Iterable[Any], gates: GateSwitch) -> None:
@@ -16,7 +17,7 @@ def checkpoint_layers(parts: Iterable[Any], gates: GateSwitch) -> None:
     """
 
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        return nullcontext(), gates.again()
+        return nullcontext(), _all_of(gates.again(), promised_again())
 
     for part in parts:
         part.gradient_checkpointing_enable({"use_reentrant": False, "context_fn": contexts})
@@ -26,3 +27,11 @@ def checkpoint_layers(parts: Iterable[Any], gates: GateSwitch) -> None:
             if hasattr(module, "attention_dropout"):
                 # Train mode would turn it on, where a checkpoint asks for it.
                 module.attention_dropout = 0.0
+
+
+@contextmanager
+def _all_of(*blocks: AbstractContextManager[None]) -> Iterator[None]:
+    with ExitStack() as stack:
+        for block in blocks:
+            stack.enter_context(block)
+        yield

@@ -1,7 +1,6 @@
 """A batch's frames on the CPU in float32, by `frames.c`: two calls a frame, where NumPy takes some five hundred.
 
-The C is compiled by the machine's own compiler for its own processor, once, into affetto's cache, as torch and Triton
-do with what they make; without one, or with AFFETTO_NATIVE=0, `affetto.speak.host` speaks. Products keep a tile of
+Where there is no compiler for it (`affetto.native.compiler`), `affetto.speak.host` speaks. Products keep a tile of
 outputs in the registers and read weights as they lie, which is quick while a matrix fits into the processor's cache:
 larger bases are left to NumPy (docs/performance.md).
 """
@@ -9,16 +8,8 @@ larger bases are left to NumPy (docs/performance.md).
 from __future__ import annotations
 
 import ctypes
-import os
-import platform
-import shlex
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Sequence
 from ctypes import POINTER, byref, c_double, c_int64, c_void_p
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,18 +17,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from affetto.files import cache_root, hash_text
-from affetto.progress import say
+from affetto.native.compiler import MOST_MATRIX_BYTES, library, required
 from affetto.speak.layers import Cache, Rotary
 from affetto.speak.sampling import Sampling
 from affetto.speak.state import SpeakingBatch
 from affetto.speak.weights import Arranged, Layer, Shape, Site, SpeakingWeights
 
-SOURCE = Path(__file__).with_name("frames.c")
-FLAGS = ("-O3", "-march=native", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
-MOST_MATRIX_BYTES = 2**22
-"""Of the largest of a base's matrices, up to which the C is the quicker."""
-_COMPILING_S, _POSITIONS_AT_ONCE = 120, 1024
+_POSITIONS_AT_ONCE = 1024
 
 _Ints = NDArray[np.int64]
 
@@ -84,7 +70,7 @@ class NativeFrames:
 
     def __init__(self, weights: SpeakingWeights, batch: SpeakingBatch, rotary: Rotary, depth_rotary: Rotary) -> None:
         num, nothing_B = len(batch.rows), np.zeros(len(batch.rows), np.int64)
-        self.batch, self.library = batch, _required()
+        self.batch, self.library = batch, required("frames")
         self.starts_B = nothing_B if batch.starts_B is None else batch.starts_B.numpy()
         self.moving_B, self.slots_B, self.turns_B = (np.zeros(num, np.int64) for _ in range(3))
         self.codes_BK = np.zeros((num, weights.num_codebooks), np.int64)
@@ -125,7 +111,7 @@ def read(
     starts_B, most = lengths_B.max() - lengths_B, max(_POSITIONS_AT_ONCE, int(lengths_B.max()))
     row_ends_G = _chunk_ends(arranged, len(prompts))
     states_BD = weights.norm_D.new_zeros(len(prompts), len(weights.norm_D))
-    native, library, first = _Native(weights, arranged, cache, states_BD, rotary, most), _required(), 0
+    native, loaded, first = _Native(weights, arranged, cache, states_BD, rotary, most), required("frames"), 0
     while first < len(prompts):
         fitting = int(np.searchsorted(np.cumsum(lengths_B[first:]), most, side="right"))
         part = slice(first, first + fitting)
@@ -139,7 +125,7 @@ def read(
         )  # fmt: skip
         x_MD = torch.cat(list(prompts[part]))
         native.struct.states = states_BD[part].data_ptr()
-        library.affetto_read(byref(native.struct), byref(told.struct), c_void_p(x_MD.data_ptr()))
+        loaded.affetto_read(byref(native.struct), byref(told.struct), c_void_p(x_MD.data_ptr()))
         first += fitting
     return states_BD
 
@@ -243,55 +229,4 @@ def _at(array: NDArray[Any]) -> c_void_p:
 def suits(weights: SpeakingWeights) -> bool:
     """Whether the C speaks a base: on a CPU, in float32, of matrices that stay in its cache, if it can be compiled."""
     is_floats = weights.device.type == "cpu" and weights.dtype == torch.float32 and not weights.is_shared
-    return is_floats and weights.largest_bytes <= MOST_MATRIX_BYTES and library() is not None
-
-
-def _required() -> ctypes.CDLL:
-    loaded = library()
-    assert loaded is not None, "ask `suits` before"
-    return loaded
-
-
-@cache
-def library() -> ctypes.CDLL | None:
-    """The compiled functions; None, and said why, where there is no compiler or it fails."""
-    compiler = os.environ.get("CC") or next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
-    if os.environ.get("AFFETTO_NATIVE") == "0" or compiler is None:
-        return None
-    try:
-        command = [*shlex.split(compiler), *FLAGS]
-        key = hash_text("\n".join([SOURCE.read_text(encoding="utf-8"), *command, _processor()]))
-        path = cache_root() / "native" / f"{key[:16]}.so"
-        if not path.is_file():
-            _compile(command, path)
-        return ctypes.CDLL(str(path))
-    except (OSError, ValueError, subprocess.SubprocessError) as error:
-        told = getattr(error, "stderr", None) or str(error)
-        # What was told until time was up is bytes in any case.
-        told = told.decode(errors="replace") if isinstance(told, bytes) else told
-        say(
-            f"{SOURCE.name} couldn't be compiled, so speaking takes longer (AFFETTO_NATIVE=0 doesn't try): "
-            f"{' '.join(told.split())[:300]}",
-            style="yellow",
-        )
-        return None
-
-
-def _compile(command: Sequence[str], path: Path) -> None:
-    """Into a file of another name first: another process may be at the same."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as folder:
-        made = Path(folder) / "made.so"
-        subprocess.run(
-            [*command, str(SOURCE), "-o", str(made), "-lm"],
-            check=True, capture_output=True, text=True, errors="replace", timeout=_COMPILING_S,
-        )  # fmt: skip
-        made.replace(path)
-
-
-def _processor() -> str:
-    """What tells processors apart that a home folder is shared by."""
-    known = Path("/proc/cpuinfo")
-    told = known.read_text(encoding="utf-8", errors="replace").splitlines() if known.is_file() else []
-    lines = [line for line in told if line.startswith(("model name", "flags", "Features", "CPU part"))]
-    return "\n".join([platform.machine(), platform.processor(), *sorted(set(lines))])
+    return is_floats and weights.largest_bytes <= MOST_MATRIX_BYTES and library("frames") is not None

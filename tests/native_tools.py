@@ -15,7 +15,7 @@ from affetto.speak.sampling import Sampling
 
 def required() -> None:
     """Skip where there is no C compiler."""
-    if native.library() is None:
+    if native.library("frames") is None:
         pytest.skip("no C compiler is here, so NumPy speaks")
 
 
@@ -31,7 +31,7 @@ def drawn_natively(sampling: Sampling, logits_BC: Tensor, uniform_B: Tensor, boo
     drawing.samples(sampling, uniform_B[:, None, None].expand(-1, 1, 8).contiguous())
     drawing.struct.scratch.logits = logits_B2C.data_ptr()
     codes_BK = np.full((num_rows, 8), -1)
-    loaded = native.library()
+    loaded = native.library("frames")
     assert loaded is not None
     loaded.affetto_draw(byref(drawing.struct), c_int64(0), c_int64(book), native._at(codes_BK))
     assert (np.delete(codes_BK, book, axis=1) == -1).all()

@@ -1,26 +1,8 @@
 // Frames of a CSM-shaped base on a CPU, in float32: what affetto.speak.host does in NumPy, in two calls a frame.
 //
-// Compiled where it runs (affetto.speak.native). Sums of products go over one input after the other, in vectors as wide
-// as the processor's. Arrays are C-contiguous and named as in Python: (I, O) weights, (N, Dh, S) keys, (N, S, Dh) values.
+// Arrays are C-contiguous and named as in Python: (I, O) weights, (N, Dh, S) keys, (N, S, Dh) values.
 
-#include <math.h>
-#include <stdint.h>
-#include <string.h>
-
-#if defined(__AVX512F__)
-#define LANES 16
-#define TILE 8 // Rows of a tile: with three vectors of outputs it fills the registers.
-#elif defined(__AVX__)
-#define LANES 8
-#define TILE 4
-#else
-#define LANES 4
-#define TILE 4
-#endif
-#define INLINE static inline __attribute__((always_inline))
-#define EACH _Pragma("GCC unroll 8") for
-
-typedef float vec __attribute__((vector_size(4 * LANES), aligned(4)));
+#include "products.h"
 
 // One product of rows that stand in chunks: y = x W, + (x A) B where there is a rank.
 typedef struct {
@@ -66,80 +48,6 @@ typedef struct {
     Scratch scratch;
 } Batch;
 
-// y (rows, vecs * LANES) = x (rows, n) w, onto what is there where `is_added`.
-INLINE void tile(
-    const int rows, const int vecs, const float *x, int64_t xs, const float *w, int64_t ws, float *y, int64_t ys,
-    int64_t n, int is_added
-) {
-    // A sum waits for the one before: where there are few, inputs are shared out among several of each.
-    const int ways = rows * vecs <= 2 ? 4 : rows * vecs <= 4 ? 2 : 1;
-    vec sum[4][8][8];
-    EACH (int way = 0; way < ways; way++)
-        EACH (int r = 0; r < rows; r++)
-            EACH (int v = 0; v < vecs; v++)
-                sum[way][r][v] = is_added && !way ? *(const vec *)(y + r * ys + v * LANES) : (vec){0};
-    int64_t i = 0;
-    for (; i + ways <= n; i += ways)
-        EACH (int way = 0; way < ways; way++) {
-            vec part[8];
-            EACH (int v = 0; v < vecs; v++) part[v] = *(const vec *)(w + (i + way) * ws + v * LANES);
-            EACH (int r = 0; r < rows; r++) {
-                const float one = x[r * xs + i + way];
-                EACH (int v = 0; v < vecs; v++) sum[way][r][v] += one * part[v];
-            }
-        }
-    for (; i < n; i++)
-        EACH (int r = 0; r < rows; r++)
-            EACH (int v = 0; v < vecs; v++) sum[0][r][v] += x[r * xs + i] * *(const vec *)(w + i * ws + v * LANES);
-    EACH (int r = 0; r < rows; r++)
-        EACH (int v = 0; v < vecs; v++) {
-            EACH (int way = 1; way < ways; way++) sum[0][r][v] += sum[way][r][v];
-            *(vec *)(y + r * ys + v * LANES) = sum[0][r][v];
-        }
-}
-
-INLINE void panel(
-    const int vecs, int64_t m, const float *x, int64_t xs, const float *w, int64_t ws, float *y, int64_t ys, int64_t n,
-    int is_added
-) {
-    int64_t r = 0;
-    for (; r + TILE <= m; r += TILE) tile(TILE, vecs, x + r * xs, xs, w, ws, y + r * ys, ys, n, is_added);
-#if TILE > 4
-    if (r + 4 <= m) tile(4, vecs, x + r * xs, xs, w, ws, y + r * ys, ys, n, is_added), r += 4;
-#endif
-    if (r + 2 <= m) tile(2, vecs, x + r * xs, xs, w, ws, y + r * ys, ys, n, is_added), r += 2;
-    if (r < m) tile(1, vecs, x + r * xs, xs, w, ws, y + r * ys, ys, n, is_added);
-}
-
-// A few columns that don't fill a vector.
-INLINE void narrow(
-    const int columns, int64_t m, const float *x, int64_t xs, const float *w, int64_t ws, float *y, int64_t ys, int64_t n,
-    int is_added
-) {
-    for (int64_t r = 0; r < m; r++, x += xs, y += ys) {
-        float sum[8];
-        EACH (int o = 0; o < columns; o++) sum[o] = is_added ? y[o] : 0;
-        for (int64_t i = 0; i < n; i++)
-            EACH (int o = 0; o < columns; o++) sum[o] += x[i] * w[i * ws + o];
-        EACH (int o = 0; o < columns; o++) y[o] = sum[o];
-    }
-}
-
-// y (m, out) = x (m, n) w (n, out), or onto what is there. Rows of each lie xs, ws and ys apart.
-static void multiply(
-    int64_t m, int64_t n, int64_t out, const float *x, int64_t xs, const float *w, int64_t ws, float *y, int64_t ys,
-    int is_added
-) {
-    int64_t o = 0;
-    if (m == 1)
-        for (; o + 8 * LANES <= out; o += 8 * LANES) tile(1, 8, x, xs, w + o, ws, y + o, ys, n, is_added);
-    for (; o + 3 * LANES <= out; o += 3 * LANES) panel(3, m, x, xs, w + o, ws, y + o, ys, n, is_added);
-    if (o + 2 * LANES <= out) panel(2, m, x, xs, w + o, ws, y + o, ys, n, is_added), o += 2 * LANES;
-    if (o + LANES <= out) panel(1, m, x, xs, w + o, ws, y + o, ys, n, is_added), o += LANES;
-    for (; o + 8 <= out; o += 8) narrow(8, m, x, xs, w + o, ws, y + o, ys, n, is_added);
-    for (; o < out; o++) narrow(1, m, x, xs, w + o, ws, y + o, ys, n, is_added);
-}
-
 static void product(
     const Site *site, int64_t num_chunks, const int64_t *ends, const float *x, int64_t xs, float *y, int64_t ys,
     int is_added, float *low
@@ -159,35 +67,12 @@ static void product(
     }
 }
 
-INLINE float square(const float *x, int64_t n) {
-    float sum = 0;
-#pragma omp simd reduction(+ : sum)
-    for (int64_t i = 0; i < n; i++) sum += x[i] * x[i];
-    return sum;
-}
-
 // RMSNorm without its weight.
 static void normalise(int64_t m, int64_t n, const float *x, double eps, float *y) {
     for (int64_t r = 0; r < m; r++, x += n, y += n) {
         const float factor = (float)(1.0 / sqrt((double)square(x, n) / (double)n + eps));
         for (int64_t i = 0; i < n; i++) y[i] = x[i] * factor;
     }
-}
-
-// exp, to two units in the last place: x = n ln 2 + r, and Cephes' polynomial (expf) of r. NaN stays NaN.
-INLINE float exponential(float x) {
-    x = x > 88.0f ? 88.0f : x;
-    x = x < -87.0f ? -87.0f : x;
-    const float scaled = x * 1.44269504088896341f;
-    const int32_t n = (int32_t)rintf(scaled), bits = (n + 127) << 23;
-    const float r = (x - (float)n * 0.693359375f) + (float)n * 2.12194440e-4f;
-    float power, p = r * 1.9875691500e-4f + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    memcpy(&power, &bits, 4);
-    return (p * r * r + r + 1.0f) * power;
 }
 
 // x = exp(x - most), in place.

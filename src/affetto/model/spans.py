@@ -1,0 +1,86 @@
+"""What a network promises of a batch's rows while it runs its layers: whole sequences, of which so much is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
+
+
+@dataclass(frozen=True)
+class Spans:
+    """Positions of each row that are needed: none from `length` on, nor, behind the last layer, before `first`."""
+
+    length_B: NDArray[np.int64]
+    first_B: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class _Promise:
+    is_one_sequence_a_row: bool = False
+    spans: Spans | None = None
+
+
+_NOTHING = _Promise()
+_PROMISE: ContextVar[_Promise] = ContextVar("what the network promises of its rows", default=_NOTHING)
+
+
+def one_sequence_a_row(spans: Spans | None = None) -> AbstractContextManager[None]:
+    """Inside the block rows are whole sequences from position 0 on, with padding only on the right.
+
+    Nobody reads more than `spans` tells; without it everything may be read.
+    """
+    return _promised(_Promise(is_one_sequence_a_row=True, spans=spans))
+
+
+def is_one_sequence_a_row() -> bool:
+    """Whether this is inside of `one_sequence_a_row`."""
+    return _PROMISE.get().is_one_sequence_a_row
+
+
+def asked_spans() -> Spans | None:
+    """What `one_sequence_a_row` was told."""
+    return _PROMISE.get().spans
+
+
+def promised_again() -> AbstractContextManager[None]:
+    """A block, for later, in which is promised what is promised now."""
+    return _promised(_PROMISE.get())
+
+
+@contextmanager
+def _promised(promise: _Promise) -> Iterator[None]:
+    before = _PROMISE.set(promise)
+    try:
+        yield
+    finally:
+        _PROMISE.reset(before)
+
+
+def read_before(frames_N2: Tensor, num_rows: int) -> Spans | None:
+    """What is read of rows whose frames (row, position) are predicted from the positions before them.
+
+    None on a GPU, which computes all positions anyway, and for whose numbers the host would have to wait.
+    """
+    if not _is_known(frames_N2):
+        return None
+    rows_N, places_N = frames_N2.numpy().T
+    length_B, first_B = np.ones(num_rows, np.int64), np.full(num_rows, np.iinfo(np.int64).max)
+    np.maximum.at(length_B, rows_N, places_N)
+    np.minimum.at(first_B, rows_N, places_N - 1)
+    return Spans(length_B, np.minimum(first_B, length_B - 1))
+
+
+def read_behind_first(rows: Tensor) -> Spans | None:
+    """What is read of rows (M, S, …) whose first positions predict nothing. None as in `read_before`."""
+    return Spans(np.full(len(rows), rows.shape[1]), np.ones(len(rows), np.int64)) if _is_known(rows) else None
+
+
+def _is_known(values: Tensor) -> bool:
+    return values.device.type == "cpu" and type(values) is Tensor and not is_in_torch_dispatch_mode()

@@ -1,0 +1,448 @@
+// A decoder layer of a CSM-shaped base on a CPU, in float32, and its gradient: what transformers' modules and autograd do
+// in some two hundred passes over all activations (affetto.model.native_layers).
+//
+// A few sequences at a time go through the whole layer, forward or backward, so that what lies between its products stays
+// in the processor's cache. Base weights are frozen. What stands behind a sequence's end isn't computed, nor, behind
+// attention, what stands before the first position that somebody wants to know of.
+
+#include "products.h"
+
+#define PARTS 3 // Queries, keys and values; gate and up; one.
+#define QUERIES 32 // At a time.
+
+// Frozen matrices that read one input, side by side, with their adapters of low rank: y = x W + ((x A) * gate) B.
+typedef struct {
+    int64_t in, out, rank, num_parts;
+    const float *w_IO, *w_OI; // The same matrix, either way round.
+    const float *a_IR, *a_RI, *gate; // Ranks of all parts side by side; the gate is (sequences, R).
+    int64_t outs[PARTS], ranks[PARTS];
+    const float *b_RO[PARTS], *b_OR[PARTS];
+} Site;
+
+// Where the factors' gradients are summed up; a null A: nobody asks for them.
+typedef struct {
+    float *a_RI, *b_RO[PARTS];
+} Slope;
+
+enum { QKV, OUT, GATE_UP, DOWN, SITES };
+
+// Of a sequence's S positions `length` are computed and, where something is kept, lie together from `at` on; those from
+// `first` on are wanted and lie from `wanted_at` on.
+typedef struct {
+    int64_t length, first, at, wanted_at;
+} Sequence;
+
+typedef struct {
+    int64_t length, num_q, num_kv, head_dim, width, hidden, at_once; // S; positions at once, or one sequence.
+    double eps[2];
+    const float *norms[2], *cos, *sin; // (D) before attention and before the MLP; (S, Dh).
+    Site sites[SITES];
+} Layer;
+
+// What the backward pass needs of the forward pass, for all positions, or, where nobody asks, for those at once: queries,
+// keys and values and their ranks for all that is computed, the rest for what is wanted.
+typedef struct {
+    float *qkv, *attended, *mid, *gate_up, *low[SITES];
+} Kept;
+
+typedef struct {
+    float *x, *narrow, *dmid, *wide, *other, *thin, *transposed, *scores; // (m, D) thrice, (m, most) twice, (m, R).
+} Room;
+
+// y (m, out) = the transpose of x (n, m), times w (n, out), onto what is there.
+static void add_transposed(
+    int64_t m, int64_t n, int64_t out, const float *x, int64_t xi, const float *w, int64_t ws, float *y, int64_t ys
+) {
+    multiply_by(m, n, out, x, 1, xi, w, ws, y, ys, 1);
+}
+
+// Sequences that go through a layer together; positions are all that are computed, or those that are wanted.
+typedef struct {
+    const Sequence *sequences;
+    int64_t from, to, is_wanted;
+} Group;
+
+INLINE int64_t num_positions(const Group *group, int64_t sequence) {
+    const Sequence *one = group->sequences + sequence;
+    return one->length - (group->is_wanted ? one->first : 0);
+}
+
+INLINE int64_t size_of(const Group *group) {
+    int64_t num = 0;
+    for (int64_t s = group->from; s < group->to; s++) num += num_positions(group, s);
+    return num;
+}
+
+static void gated(const Group *group, int64_t rank, const float *gate, float *low) {
+    for (int64_t s = group->from; s < group->to; s++)
+        for (int64_t p = num_positions(group, s); p; p--, low += rank)
+            for (int64_t r = 0; r < rank; r++) low[r] *= gate[s * rank + r];
+}
+
+// y (m, out) of x (m, in), or onto what is there; `low` becomes (x A) * gate.
+static void forward(const Site *s, const Group *group, const float *x, float *y, int is_added, float *low) {
+    const int64_t m = size_of(group);
+    multiply(m, s->in, s->out, x, s->in, s->w_IO, s->out, y, s->out, is_added);
+    if (!s->rank) return;
+    multiply(m, s->in, s->rank, x, s->in, s->a_IR, s->rank, low, s->rank, 0);
+    gated(group, s->rank, s->gate, low);
+    for (int64_t part = 0; part < s->num_parts; part++) {
+        multiply(m, s->ranks[part], s->outs[part], low, s->rank, s->b_RO[part], s->outs[part], y, s->out, 1);
+        low += s->ranks[part], y += s->outs[part];
+    }
+}
+
+// The input's gradient dx (m, in), unless it is null, and the factors'.
+static void backward(
+    const Site *s, const Group *group, const float *x, const float *dy, const float *low, const Slope *slope,
+    float *thin, float *dx
+) {
+    const int64_t m = size_of(group);
+    if (dx) multiply(m, s->out, s->in, dy, s->out, s->w_OI, s->in, dx, s->in, 0);
+    if (!s->rank) return;
+    float *mine = thin;
+    for (int64_t part = 0; part < s->num_parts; part++) {
+        const int64_t rank = s->ranks[part], out = s->outs[part];
+        multiply(m, out, rank, dy, s->out, s->b_OR[part], rank, mine, s->rank, 0);
+        if (slope->a_RI) add_transposed(rank, m, out, low, s->rank, dy, s->out, slope->b_RO[part], out);
+        mine += rank, low += rank, dy += out;
+    }
+    gated(group, s->rank, s->gate, thin);
+    if (dx) multiply(m, s->rank, s->in, thin, s->rank, s->a_RI, s->in, dx, s->in, 1);
+    if (slope->a_RI) add_transposed(s->rank, m, s->in, thin, s->rank, x, s->in, slope->a_RI, s->in);
+}
+
+INLINE float scale_of(const float *x, int64_t n, double eps) {
+    return (float)(1.0 / sqrt((double)square(x, n) / (double)n + eps));
+}
+
+// RMSNorm (Zhang & Sennrich 2019).
+static void normalise(int64_t m, int64_t n, const float *x, const float *weight, double eps, float *y) {
+    for (int64_t p = 0; p < m; p++, x += n, y += n) {
+        const float factor = scale_of(x, n, eps);
+        for (int64_t i = 0; i < n; i++) y[i] = x[i] * factor * weight[i];
+    }
+}
+
+// Onto dx: the gradient of x (m, n), from that of what RMSNorm made of it.
+static void normalise_backward(
+    int64_t m, int64_t n, const float *x, const float *weight, double eps, const float *dy, float *dx
+) {
+    for (int64_t p = 0; p < m; p++, x += n, dy += n, dx += n) {
+        const float factor = scale_of(x, n, eps);
+        float sum = 0;
+#pragma omp simd reduction(+ : sum)
+        for (int64_t i = 0; i < n; i++) sum += weight[i] * dy[i] * x[i];
+        const float share = factor * factor * factor * sum / (float)n;
+        for (int64_t i = 0; i < n; i++) dx[i] += factor * weight[i] * dy[i] - share * x[i];
+    }
+}
+
+// SiLU(gate) * up (Shazeer 2020), row by row of (gate, up).
+static void swiglu(int64_t m, int64_t hidden, const float *x, float *y) {
+    for (int64_t p = 0; p < m; p++, x += 2 * hidden, y += hidden) {
+#pragma omp simd
+        for (int64_t i = 0; i < hidden; i++) y[i] = x[i] / (1.0f + exponential(-x[i])) * x[hidden + i];
+    }
+}
+
+static void swiglu_backward(int64_t m, int64_t hidden, const float *x, const float *dy, float *dx) {
+    for (int64_t p = 0; p < m; p++, x += 2 * hidden, dy += hidden, dx += 2 * hidden) {
+#pragma omp simd
+        for (int64_t i = 0; i < hidden; i++) {
+            const float gate = x[i], share = 1.0f / (1.0f + exponential(-gate)), along = dy[i] * share;
+            dx[i] = along * x[hidden + i] * (1.0f + gate * (1.0f - share));
+            dx[hidden + i] = along * gate;
+        }
+    }
+}
+
+// Queries and keys of a group's positions, turned by their places (Su et al. 2021), or turned back.
+static void turn(const Layer *l, const Group *group, float *qkv, int is_back) {
+    const int64_t half = l->head_dim / 2, stride = (l->num_q + 2 * l->num_kv) * l->head_dim;
+    for (int64_t s = group->from; s < group->to; s++) {
+        for (int64_t p = 0; p < group->sequences[s].length; p++, qkv += stride) {
+            const float *cos = l->cos + p * l->head_dim, *sin = l->sin + p * l->head_dim;
+            for (int64_t head = 0; head < l->num_q + l->num_kv; head++) {
+                float *one = qkv + head * l->head_dim, *other = one + half;
+                if (is_back) {
+                    for (int64_t i = 0; i < half; i++) {
+                        const float a = one[i], b = other[i];
+                        one[i] = a * cos[i] + b * sin[half + i], other[i] = b * cos[half + i] - a * sin[i];
+                    }
+                } else {
+                    for (int64_t i = 0; i < half; i++) {
+                        const float a = one[i], b = other[i];
+                        one[i] = a * cos[i] - b * sin[i], other[i] = b * cos[half + i] + a * sin[half + i];
+                    }
+                }
+            }
+        }
+    }
+}
+
+// `from` (S, Dh), whose rows lie `stride` apart, as (Dh, padded S), zero behind S.
+static void transpose(int64_t length, int64_t padded, int64_t width, const float *from, int64_t stride, float *to) {
+    for (int64_t d = 0; d < width; d++) {
+        for (int64_t s = 0; s < length; s++) to[d * padded + s] = from[s * stride + d];
+        for (int64_t s = length; s < padded; s++) to[d * padded + s] = 0;
+    }
+}
+
+INLINE int64_t whole_vectors(int64_t n) { return (n + LANES - 1) / LANES * LANES; }
+
+INLINE float highest(float *x) {
+    EACH (int half = LANES / 2; half; half /= 2)
+        EACH (int j = 0; j < half; j++) x[j] = x[j] > x[j + half] ? x[j] : x[j + half];
+    return x[0];
+}
+
+INLINE float total(float *x) {
+    EACH (int half = LANES / 2; half; half /= 2)
+        EACH (int j = 0; j < half; j++) x[j] += x[j + half];
+    return x[0];
+}
+
+// What `num` queries from place `start` on make of the keys (Dh, padded): shares (num, padded), zero behind each query.
+static void shares_of(
+    int64_t num, int64_t start, int64_t padded, int64_t width, const float *queries, int64_t stride, const float *keys,
+    float *shares
+) {
+    const int64_t looked = whole_vectors(start + num);
+    const float scale = 1.0f / sqrtf((float)width);
+    multiply(num, width, looked, queries, stride, keys, padded, shares, padded, 0);
+    for (int64_t q = 0; q < num; q++, shares += padded) {
+        // Vector by vector: of eight keys, as a frame of the miniature has, none would be left to a loop over the rest.
+        const int32_t seen = (int32_t)(start + q + 1), whole = (int32_t)whole_vectors(seen);
+        float most[LANES], sum[LANES] = {0};
+        for (int j = 0; j < LANES; j++) most[j] = shares[0];
+        for (int32_t k = 0; k < whole; k += LANES)
+            for (int j = 0; j < LANES; j++) {
+                const float one = k + j < seen ? shares[k + j] : shares[0];
+                most[j] = one > most[j] ? one : most[j];
+            }
+        const float peak = highest(most);
+        for (int32_t k = 0; k < whole; k += LANES)
+            for (int j = 0; j < LANES; j++) {
+                const float one = exponential((shares[k + j] - peak) * scale);
+                shares[k + j] = k + j < seen ? one : 0;
+                sum[j] += shares[k + j];
+            }
+        const float part = 1.0f / total(sum);
+        for (int32_t k = 0; k < whole; k += LANES)
+            for (int j = 0; j < LANES; j++) shares[k + j] *= part;
+        for (int64_t k = whole; k < looked; k++) shares[k] = 0;
+    }
+}
+
+// A sequence's causal attention, of queries and keys that are turned: out (wanted, heads * Dh).
+static void attend(const Layer *l, const Sequence *sequence, const float *qkv, float *out, const Room *room) {
+    const int64_t width = l->head_dim, stride = (l->num_q + 2 * l->num_kv) * width, group = l->num_q / l->num_kv;
+    const int64_t length = sequence->length, padded = whole_vectors(length), wide = l->num_q * width;
+    for (int64_t head = 0; head < l->num_q; head++) {
+        const float *queries = qkv + head * width, *keys = qkv + (l->num_q + head / group) * width;
+        const float *values = keys + l->num_kv * width;
+        float *mine = out + head * width;
+        if (head % group == 0) transpose(length, padded, width, keys, stride, room->transposed);
+        for (int64_t start = sequence->first; start < length; start += QUERIES) {
+            const int64_t num = length - start < QUERIES ? length - start : QUERIES;
+            shares_of(num, start, padded, width, queries + start * stride, stride, room->transposed, room->scores);
+            multiply(num, start + num, width, room->scores, padded, values, stride, mine, wide, 0);
+            mine += num * wide;
+        }
+    }
+}
+
+// Gradients of a sequence's turned queries, keys and values, from that of what attention made of them.
+static void attend_backward(
+    const Layer *l, const Sequence *sequence, const float *qkv, const float *dout, float *dqkv, const Room *room
+) {
+    const int64_t width = l->head_dim, stride = (l->num_q + 2 * l->num_kv) * width, group = l->num_q / l->num_kv;
+    const int64_t length = sequence->length, padded = whole_vectors(length), wide = l->num_q * width;
+    const float scale = 1.0f / sqrtf((float)width);
+    float *keys_t = room->transposed, *values_t = keys_t + padded * width;
+    float *shares = room->scores, *slopes = shares + QUERIES * padded;
+    // Of queries that nobody wanted, and where the sums over queries begin.
+    memset(dqkv, 0, 4 * (size_t)(sequence->first * stride));
+    for (int64_t p = sequence->first; p < length; p++)
+        memset(dqkv + p * stride + wide, 0, 4 * (size_t)(2 * l->num_kv * width));
+    for (int64_t head = 0; head < l->num_q; head++) {
+        const int64_t q = head * width, k = (l->num_q + head / group) * width, v = k + l->num_kv * width;
+        const float *mine = dout + q;
+        if (head % group == 0) {
+            transpose(length, padded, width, qkv + k, stride, keys_t);
+            transpose(length, padded, width, qkv + v, stride, values_t);
+        }
+        for (int64_t start = sequence->first, num; start < length; start += num, mine += num * wide) {
+            num = length - start < QUERIES ? length - start : QUERIES;
+            const int64_t seen = start + num, looked = whole_vectors(seen);
+            const float *queries = qkv + start * stride + q;
+            shares_of(num, start, padded, width, queries, stride, keys_t, shares);
+            multiply(num, width, looked, mine, wide, values_t, padded, slopes, padded, 0);
+            for (int64_t r = 0; r < num; r++) {
+                const float *share = shares + r * padded;
+                float *slope = slopes + r * padded, mean = 0;
+#pragma omp simd reduction(+ : mean)
+                for (int64_t i = 0; i < looked; i++) mean += share[i] * slope[i];
+                for (int64_t i = 0; i < looked; i++) slope[i] = share[i] * (slope[i] - mean) * scale;
+            }
+            multiply(num, seen, width, slopes, padded, qkv + k, stride, dqkv + start * stride + q, stride, 0);
+            add_transposed(seen, num, width, slopes, padded, queries, stride, dqkv + k, stride);
+            add_transposed(seen, num, width, shares, padded, mine, wide, dqkv + v, stride);
+        }
+    }
+}
+
+// A pass through the layer, forward (dy is null) or backward, that threads share out among themselves.
+typedef struct {
+    const Layer *layer;
+    const Kept *kept; // One for all, or, forward, where nobody asks for a gradient, one of each thread.
+    const Room *rooms; // Of each thread.
+    const Slope *slopes; // SITES of each thread.
+    const Sequence *sequences;
+    const int64_t *ends; // Of each thread's sequences.
+    int64_t is_kept, num_threads, next;
+    const float *x, *dy; // (sequences, S, D).
+    float *y, *dx; // Of these dx may be null.
+} Pass;
+
+// Positions of a group between (sequences, S, D) and where they lie together.
+static void gather(const Layer *l, const Group *group, const float *from, float *to) {
+    for (int64_t s = group->from; s < group->to; s++) {
+        const int64_t num = num_positions(group, s), first = group->sequences[s].length - num;
+        memcpy(to, from + (s * l->length + first) * l->width, 4 * (size_t)(num * l->width));
+        to += num * l->width;
+    }
+}
+
+// What isn't there is zero.
+static void scatter(const Layer *l, const Group *group, const float *from, float *to) {
+    for (int64_t s = group->from; s < group->to; s++) {
+        const int64_t num = num_positions(group, s), end = group->sequences[s].length, first = end - num;
+        float *mine = to + s * l->length * l->width;
+        memset(mine, 0, 4 * (size_t)(first * l->width));
+        memcpy(mine + first * l->width, from, 4 * (size_t)(num * l->width));
+        memset(mine + end * l->width, 0, 4 * (size_t)((l->length - end) * l->width));
+        from += num * l->width;
+    }
+}
+
+// As many sequences from `from` on as go together.
+INLINE Group next_group(const Pass *pass, int64_t from, int64_t end) {
+    Group group = {pass->sequences, from, from + 1, 0};
+    int64_t num = pass->sequences[from].length;
+    while (group.to < end && (num += pass->sequences[group.to].length) <= pass->layer->at_once) group.to++;
+    return group;
+}
+
+static void forward_share(const Pass *pass, int64_t thread) {
+    const Layer *l = pass->layer;
+    const Kept *kept = pass->kept + (pass->is_kept ? 0 : thread);
+    const Room *room = pass->rooms + thread;
+    const int64_t width = l->width, wide = l->num_q * l->head_dim, all = wide + 2 * l->num_kv * l->head_dim;
+    const int64_t end = pass->ends[thread];
+    for (int64_t from = thread ? pass->ends[thread - 1] : 0; from < end;) {
+        const Group group = next_group(pass, from, end), wanted = {group.sequences, group.from, group.to, 1};
+        const int64_t m = size_of(&group), n = size_of(&wanted);
+        const int64_t at = pass->is_kept ? group.sequences[from].at : 0;
+        const int64_t wanted_at = pass->is_kept ? group.sequences[from].wanted_at : 0;
+        float *qkv = kept->qkv + at * all, *attended = kept->attended + wanted_at * wide;
+        float *mid = kept->mid + wanted_at * width, *gate_up = kept->gate_up + wanted_at * 2 * l->hidden, *low[SITES];
+        for (int site = 0; site < SITES; site++)
+            low[site] = kept->low[site] + (site == QKV ? at : wanted_at) * l->sites[site].rank;
+        gather(l, &group, pass->x, room->narrow);
+        normalise(m, width, room->narrow, l->norms[0], l->eps[0], room->narrow);
+        forward(l->sites + QKV, &group, room->narrow, qkv, 0, low[QKV]);
+        turn(l, &group, qkv, 0);
+        for (int64_t s = from, p = 0, w = 0; s < group.to; s++) {
+            attend(l, group.sequences + s, qkv + p * all, attended + w * wide, room);
+            p += num_positions(&group, s), w += num_positions(&wanted, s);
+        }
+        gather(l, &wanted, pass->x, mid);
+        forward(l->sites + OUT, &wanted, attended, mid, 1, low[OUT]);
+        normalise(n, width, mid, l->norms[1], l->eps[1], room->narrow);
+        forward(l->sites + GATE_UP, &wanted, room->narrow, gate_up, 0, low[GATE_UP]);
+        swiglu(n, l->hidden, gate_up, room->wide);
+        memcpy(room->narrow, mid, 4 * (size_t)(n * width));
+        forward(l->sites + DOWN, &wanted, room->wide, room->narrow, 1, low[DOWN]);
+        scatter(l, &wanted, room->narrow, pass->y);
+        from = group.to;
+    }
+}
+
+static void backward_share(const Pass *pass, int64_t thread) {
+    const Layer *l = pass->layer;
+    const Kept *kept = pass->kept;
+    const Room *room = pass->rooms + thread;
+    const Slope *slopes = pass->slopes + thread * SITES;
+    const int64_t width = l->width, wide = l->num_q * l->head_dim, all = wide + 2 * l->num_kv * l->head_dim;
+    const int64_t end = pass->ends[thread];
+    for (int64_t from = thread ? pass->ends[thread - 1] : 0; from < end;) {
+        const Group group = next_group(pass, from, end), wanted = {group.sequences, group.from, group.to, 1};
+        const int64_t m = size_of(&group), n = size_of(&wanted);
+        const int64_t at = group.sequences[from].at, wanted_at = group.sequences[from].wanted_at;
+        const float *qkv = kept->qkv + at * all, *attended = kept->attended + wanted_at * wide;
+        const float *mid = kept->mid + wanted_at * width, *gate_up = kept->gate_up + wanted_at * 2 * l->hidden;
+        const float *low[SITES];
+        for (int site = 0; site < SITES; site++)
+            low[site] = kept->low[site] + (site == QKV ? at : wanted_at) * l->sites[site].rank;
+        float *dmid = room->dmid;
+        gather(l, &wanted, pass->dy, dmid);
+        // What the MLP's products read is made again.
+        swiglu(n, l->hidden, gate_up, room->other);
+        backward(l->sites + DOWN, &wanted, room->other, dmid, low[DOWN], slopes + DOWN, room->thin, room->wide);
+        swiglu_backward(n, l->hidden, gate_up, room->wide, room->other);
+        normalise(n, width, mid, l->norms[1], l->eps[1], room->narrow);
+        backward(
+            l->sites + GATE_UP, &wanted, room->narrow, room->other, low[GATE_UP], slopes + GATE_UP, room->thin, room->wide
+        );
+        normalise_backward(n, width, mid, l->norms[1], l->eps[1], room->wide, dmid);
+        backward(l->sites + OUT, &wanted, attended, dmid, low[OUT], slopes + OUT, room->thin, room->wide);
+        for (int64_t s = from, p = 0, w = 0; s < group.to; s++) {
+            attend_backward(l, group.sequences + s, qkv + p * all, room->wide + w * wide, room->other + p * all, room);
+            p += num_positions(&group, s), w += num_positions(&wanted, s);
+        }
+        turn(l, &group, room->other, 1);
+        gather(l, &group, pass->x, room->x);
+        normalise(m, width, room->x, l->norms[0], l->eps[0], room->narrow);
+        backward(
+            l->sites + QKV, &group, room->narrow, room->other, low[QKV], slopes + QKV, room->thin,
+            pass->dx ? room->wide : 0
+        );
+        if (pass->dx) {
+            // The residual's, from the wanted positions to their places among all, the last ones first.
+            for (int64_t s = group.to - 1, p = m, w = n; s >= from; s--) {
+                const int64_t length = num_positions(&group, s), num = num_positions(&wanted, s);
+                p -= length, w -= num;
+                memmove(dmid + (p + length - num) * width, dmid + w * width, 4 * (size_t)(num * width));
+                memset(dmid + p * width, 0, 4 * (size_t)((length - num) * width));
+            }
+            normalise_backward(m, width, room->x, l->norms[0], l->eps[0], room->wide, dmid);
+            scatter(l, &group, dmid, pass->dx);
+        }
+        from = group.to;
+    }
+}
+
+static void shares_in_turn(void *told) {
+    Pass *pass = told;
+    for (int64_t thread; (thread = __atomic_fetch_add(&pass->next, 1, __ATOMIC_RELAXED)) < pass->num_threads;)
+        (pass->dy ? backward_share : forward_share)(pass, thread);
+}
+
+// torch's own threads, which wait busily for their next work: others would have to wait for them. They are libgomp's,
+// which torch makes known to all libraries; without it one thread does every share.
+#if defined(__linux__)
+void GOMP_parallel(void (*)(void *), void *, unsigned, unsigned) __attribute__((weak));
+#endif
+
+void affetto_layer(Pass *pass) {
+    pass->next = 0;
+#if defined(__linux__)
+    if (pass->num_threads > 1 && GOMP_parallel) {
+        GOMP_parallel(shares_in_turn, pass, (unsigned)pass->num_threads, 0);
+        return;
+    }
+#endif
+    shares_in_turn(pass);
+}

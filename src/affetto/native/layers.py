@@ -1,0 +1,248 @@
+"""`layers.c` as Python calls it: a decoder layer's weights, adapters and sequences, forward and backward."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator, Sequence
+from ctypes import POINTER, byref, c_double, c_int64, c_void_p, pointer
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from affetto.native.compiler import required
+
+_PARTS = 3
+_POSITIONS_AT_ONCE = 128
+_QUERIES = 32
+"""At a time, in `layers.c`."""
+_MOST_LANES = 16
+"""Numbers in a vector, of any processor."""
+
+
+class _Site(ctypes.Structure):
+    _fields_ = (
+        *((name, c_int64) for name in ("in", "out", "rank", "num_parts")),
+        *((name, c_void_p) for name in ("w_IO", "w_OI", "a_IR", "a_RI", "gate")),
+        *((name, c_int64 * _PARTS) for name in ("outs", "ranks")),
+        *((name, c_void_p * _PARTS) for name in ("b_RO", "b_OR")),
+    )  # fmt: skip
+
+
+class _Slope(ctypes.Structure):
+    _fields_ = (("a_RI", c_void_p), ("b_RO", c_void_p * _PARTS))
+
+
+class _Layer(ctypes.Structure):
+    _fields_ = (
+        *((name, c_int64) for name in ("length", "num_q", "num_kv", "head_dim", "width", "hidden", "at_once")),
+        ("eps", c_double * 2), ("norms", c_void_p * 2), ("cos", c_void_p), ("sin", c_void_p), ("sites", _Site * 4),
+    )  # fmt: skip
+
+
+class _Kept(ctypes.Structure):
+    _fields_ = (*((name, c_void_p) for name in ("qkv", "attended", "mid", "gate_up")), ("low", c_void_p * 4))
+
+
+class _Room(ctypes.Structure):
+    _fields_ = tuple(
+        (name, c_void_p) for name in ("x", "narrow", "dmid", "wide", "other", "thin", "transposed", "scores")
+    )
+
+
+class _Pass(ctypes.Structure):
+    _fields_ = (
+        ("layer", POINTER(_Layer)), ("kept", POINTER(_Kept)), ("rooms", POINTER(_Room)), ("slopes", POINTER(_Slope)),
+        ("sequences", c_void_p), ("ends", c_void_p),
+        *((name, c_int64) for name in ("is_kept", "num_threads", "next")),
+        *((name, c_void_p) for name in ("x", "dy", "y", "dx")),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class SiteTensors:
+    """Frozen matrices that read one input, side by side, each with an adapter of low rank or of none."""
+
+    w_IO: Tensor
+    w_OI: Tensor
+    """The same, the other way round."""
+    outs: tuple[int, ...]
+    """Widths of the matrices' outputs, …"""
+    ranks: tuple[int, ...]
+    """… and their adapters' ranks."""
+    gate_BR: Tensor | None
+    """What a row's ranks are multiplied by, of all matrices; None without adapters."""
+
+
+@dataclass(frozen=True)
+class LayerTensors:
+    """A layer but for its adapters' factors, and what is asked of it."""
+
+    sites: Sequence[SiteTensors]
+    """Queries, keys and values; attention's output; gate and up; down."""
+    heads: tuple[int, int, int]
+    """Queries', keys', and their width."""
+    eps: tuple[float, float]
+    norms: tuple[Tensor, Tensor]
+    cos_SD: Tensor
+    sin_SD: Tensor
+    sequences_B4: NDArray[np.int64]
+    """Of each row: positions that are computed, the first that is wanted, and where both lie if they lie together."""
+
+    @property
+    def kept_widths(self) -> list[int]:
+        """Numbers that are kept of a position for the backward pass, as `_Kept` names them."""
+        qkv, out, gate_up, _ = self.sites
+        ranks = [sum(site.ranks) for site in self.sites]
+        return [len(qkv.w_OI), len(out.w_IO), len(out.w_OI), len(gate_up.w_OI), *ranks]
+
+    @property
+    def kept_sizes(self) -> list[int]:
+        """Numbers that are kept of all positions: before attention of all that are computed, then of those wanted."""
+        length_B, first_B = self.sequences_B4[:, 0], self.sequences_B4[:, 1]
+        num, wanted = int(length_B.sum()), int((length_B - first_B).sum())
+        counts = [num, wanted, wanted, wanted, num, wanted, wanted, wanted]
+        return [count * width for count, width in zip(counts, self.kept_widths, strict=True)]
+
+
+def layer_forward(layer: LayerTensors, x_BSD: Tensor, factors: Sequence[Tensor], kept: Tensor | None = None) -> Tensor:
+    """x (B, S, D) through the layer → (B, S, D), zero where nothing is wanted.
+
+    `factors` are A (R, in) and B (out, R) of every matrix that has an adapter. What the backward pass needs is written
+    to `kept` (the sum of `kept_sizes`,).
+    """
+    y_BSD = torch.empty_like(x_BSD)
+    _Call(layer, x_BSD, factors).run(kept, y=y_BSD)
+    return y_BSD
+
+
+def layer_backward(
+    layer: LayerTensors, x_BSD: Tensor, factors: Sequence[Tensor], kept: Tensor, dy_BSD: Tensor, *, needs_x: bool,
+    needs_factors: bool,
+) -> tuple[Tensor | None, Sequence[Tensor | None]]:  # fmt: skip
+    """Gradients of x and of the factors where they are needed, from y's."""
+    dx_BSD = torch.empty_like(x_BSD) if needs_x else None
+    call = _Call(layer, x_BSD, factors)
+    num = sum(factor.numel() for factor in factors)
+    sums_T = x_BSD.new_zeros(call.num_threads, num) if needs_factors else None
+    call.run(kept, dy=dy_BSD, dx=dx_BSD, slopes=call.slopes(sums_T))
+    if sums_T is None:
+        return dx_BSD, [None] * len(factors)
+    return dx_BSD, call.split(sums_T[0] if len(sums_T) == 1 else sums_T.sum(dim=0))
+
+
+class _Call:
+    """A layer as the C knows it, and the tensors that it points to."""
+
+    def __init__(self, told: LayerTensors, x: Tensor, factors: Sequence[Tensor]) -> None:
+        self.told, self.x = told, x
+        self.held: list[Tensor] = []
+        self.num_threads = min(torch.get_num_threads(), len(x))
+        self.num_at_once = max(_POSITIONS_AT_ONCE, int(told.sequences_B4[:, 0].max()))
+        layer = self.layer = _Layer(
+            x.shape[1], *told.heads, x.shape[2], len(told.sites[2].w_OI) // 2, _POSITIONS_AT_ONCE, told.eps,
+            (c_void_p * 2)(*map(self._at, told.norms)), self._at(told.cos_SD), self._at(told.sin_SD),
+        )  # fmt: skip
+        rest = iter(factors)
+        for struct, site in zip(layer.sites, told.sites, strict=True):
+            self._tell(struct, site, [(next(rest), next(rest)) if rank else None for rank in site.ranks])
+
+    def _tell(self, struct: _Site, site: SiteTensors, pairs: Sequence[tuple[Tensor, Tensor] | None]) -> None:
+        setattr(struct, "in", len(site.w_IO))
+        struct.out, struct.num_parts = len(site.w_OI), len(pairs)
+        struct.w_IO, struct.w_OI = self._at(site.w_IO), self._at(site.w_OI)
+        present = [pair for pair in pairs if pair is not None]
+        for place, (pair, out) in enumerate(zip(pairs, site.outs, strict=True)):
+            struct.outs[place], struct.ranks[place] = out, site.ranks[place]
+            if pair is not None:
+                struct.b_OR[place], struct.b_RO[place] = self._at(pair[1]), self._at(pair[1].T)
+        if present:
+            a_RI = present[0][0] if len(present) == 1 else torch.cat([pair[0] for pair in present])
+            assert site.gate_BR is not None
+            struct.rank, struct.a_RI, struct.a_IR = len(a_RI), self._at(a_RI), self._at(a_RI.T)
+            struct.gate = self._at(site.gate_BR)
+
+    def _at(self, tensor: Tensor) -> int:
+        tensor = tensor.detach().contiguous()
+        self.held.append(tensor)
+        return tensor.data_ptr()
+
+    def run(self, kept: Tensor | None, *, slopes: Any = None, **tensors: Tensor | None) -> None:
+        """Forward into `y`; or, given `dy`, backward into `dx`, which may be None, and `slopes`."""
+        sequences_B4 = self.told.sequences_B4
+        behind = np.cumsum(sequences_B4[:, 0])
+        shares = behind[-1] * np.arange(1, self.num_threads) / self.num_threads
+        ends_T = np.append(np.searchsorted(behind, shares, side="right"), len(behind)).astype(np.int64)
+        places = {name: None if one is None else one.data_ptr() for name, one in tensors.items()}
+        done = _Pass(
+            layer=pointer(self.layer), kept=self._kept(kept), rooms=self._rooms(), slopes=slopes,
+            sequences=sequences_B4.ctypes.data, ends=ends_T.ctypes.data, is_kept=kept is not None,
+            num_threads=self.num_threads, x=self._at(self.x), **places,
+        )  # fmt: skip
+        required("layers").affetto_layer(byref(done))
+
+    def _kept(self, kept: Tensor | None) -> Any:
+        """Where what is kept of every position lies; where nothing is, that of each thread's few."""
+        if kept is None:
+            sizes = [self.num_at_once * width for width in self.told.kept_widths]
+            numbers_T = torch.empty(self.num_threads, sum(sizes))
+        else:
+            sizes, numbers_T = self.told.kept_sizes, kept[None]
+        self.held.append(numbers_T)
+        found = [list(_places(numbers, sizes)) for numbers in numbers_T]
+        return (_Kept * len(found))(*(_Kept(*places[:4], (c_void_p * 4)(*places[4:])) for places in found))
+
+    def _rooms(self) -> Any:
+        """Room for the positions at once of each thread."""
+        layer, num = self.layer, self.num_at_once
+        heads = (layer.num_q + 2 * layer.num_kv) * layer.head_dim
+        padded = -(-layer.length // _MOST_LANES) * _MOST_LANES
+        sizes = [
+            num * layer.width, num * layer.width, num * layer.width, num * max(layer.hidden, layer.width, heads),
+            num * max(2 * layer.hidden, heads), num * max(site.rank for site in layer.sites),
+            2 * padded * layer.head_dim, 2 * _QUERIES * padded,
+        ]  # fmt: skip
+        numbers_T = torch.empty(self.num_threads, sum(sizes))
+        self.held.append(numbers_T)
+        return (_Room * self.num_threads)(*(_Room(*_places(numbers, sizes)) for numbers in numbers_T))
+
+    def slopes(self, sums_T: Tensor | None) -> Any:
+        """Where each thread sums up the factors' gradients, in the order of `split`; nowhere without `sums`."""
+        found = (_Slope * (4 * self.num_threads))()
+        for thread, sums in enumerate(() if sums_T is None else sums_T):
+            places = _places(sums, self._slope_sizes())
+            for place, site in enumerate(self.told.sites):
+                if any(site.ranks):
+                    found[4 * thread + place].a_RI = next(places)
+                    for part in (part for part, rank in enumerate(site.ranks) if rank):
+                        found[4 * thread + place].b_RO[part] = next(places)
+        return found
+
+    def _slope_sizes(self) -> list[int]:
+        sizes = []
+        for site in self.told.sites:
+            if any(site.ranks):
+                sizes += [sum(site.ranks) * len(site.w_IO)]
+                sizes += [rank * out for rank, out in zip(site.ranks, site.outs, strict=True) if rank]
+        return sizes
+
+    def split(self, sums: Tensor) -> list[Tensor]:
+        """A's and B's gradients, (R, in) and (out, R), in the order of the factors."""
+        parts = iter(torch.split(sums, self._slope_sizes()))
+        found: list[Tensor] = []
+        for site in self.told.sites:
+            if present := [rank for rank in site.ranks if rank]:
+                grads = torch.split(next(parts).view(sum(present), -1), present)
+                for grad_RI, rank in zip(grads, present, strict=True):
+                    found += [grad_RI, next(parts).view(rank, -1).T]
+        return found
+
+
+def _places(numbers: Tensor, sizes: Sequence[int]) -> Iterator[int]:
+    at = numbers.data_ptr()
+    for size in sizes:
+        yield at
+        at += 4 * size

@@ -1,0 +1,152 @@
+// Products and elementwise steps of float32 that frames.c and layers.c are made of.
+//
+// Sums of products go over one input after the other, in vectors as wide as the processor's. Arrays are C-contiguous
+// unless a stride is told.
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__AVX512F__)
+#define LANES 16
+#define TILE 8 // Rows of a tile: with three vectors of outputs it fills the registers.
+#elif defined(__AVX__)
+#define LANES 8
+#define TILE 4
+#else
+#define LANES 4
+#define TILE 4
+#endif
+#define INLINE static inline __attribute__((always_inline))
+#define EACH _Pragma("GCC unroll 8") for
+
+typedef float vec __attribute__((vector_size(4 * LANES), aligned(4)));
+
+// y (rows, vecs * LANES) = x (rows, n) w, onto what is there where `is_added`. Of x rows lie `xs` apart, numbers of one
+// row `xi`, so that x may be the transpose of what is there.
+INLINE void tile(
+    const int rows, const int vecs, const float *x, int64_t xs, int64_t xi, const float *w, int64_t ws, float *y,
+    int64_t ys, int64_t n, int is_added
+) {
+    // A sum waits for the one before: where there are few, inputs are shared out among several of each.
+    const int ways = rows * vecs <= 2 ? 4 : rows * vecs <= 4 ? 2 : 1;
+    vec sum[4][8][8];
+    EACH (int way = 0; way < ways; way++)
+        EACH (int r = 0; r < rows; r++)
+            EACH (int v = 0; v < vecs; v++)
+                sum[way][r][v] = is_added && !way ? *(const vec *)(y + r * ys + v * LANES) : (vec){0};
+    int64_t i = 0;
+    for (; i + ways <= n; i += ways)
+        EACH (int way = 0; way < ways; way++) {
+            vec part[8];
+            EACH (int v = 0; v < vecs; v++) part[v] = *(const vec *)(w + (i + way) * ws + v * LANES);
+            EACH (int r = 0; r < rows; r++) {
+                const float one = x[r * xs + (i + way) * xi];
+                EACH (int v = 0; v < vecs; v++) sum[way][r][v] += one * part[v];
+            }
+        }
+    for (; i < n; i++)
+        EACH (int r = 0; r < rows; r++)
+            EACH (int v = 0; v < vecs; v++) sum[0][r][v] += x[r * xs + i * xi] * *(const vec *)(w + i * ws + v * LANES);
+    EACH (int r = 0; r < rows; r++)
+        EACH (int v = 0; v < vecs; v++) {
+            EACH (int way = 1; way < ways; way++) sum[0][r][v] += sum[way][r][v];
+            *(vec *)(y + r * ys + v * LANES) = sum[0][r][v];
+        }
+}
+
+INLINE void panel(
+    const int vecs, int64_t m, const float *x, int64_t xs, int64_t xi, const float *w, int64_t ws, float *y, int64_t ys,
+    int64_t n, int is_added
+) {
+    int64_t r = 0;
+    for (; r + TILE <= m; r += TILE) tile(TILE, vecs, x + r * xs, xs, xi, w, ws, y + r * ys, ys, n, is_added);
+#if TILE > 4
+    if (r + 4 <= m) tile(4, vecs, x + r * xs, xs, xi, w, ws, y + r * ys, ys, n, is_added), r += 4;
+#endif
+    if (r + 2 <= m) tile(2, vecs, x + r * xs, xs, xi, w, ws, y + r * ys, ys, n, is_added), r += 2;
+    if (r < m) tile(1, vecs, x + r * xs, xs, xi, w, ws, y + r * ys, ys, n, is_added);
+}
+
+// A few columns that don't fill a vector, of one row.
+INLINE void narrow(
+    const int columns, const float *x, int64_t xi, const float *w, int64_t ws, float *y, int64_t n, int is_added
+) {
+    float sum[8];
+    EACH (int o = 0; o < columns; o++) sum[o] = is_added ? y[o] : 0;
+    for (int64_t i = 0; i < n; i++)
+        EACH (int o = 0; o < columns; o++) sum[o] += x[i * xi] * w[i * ws + o];
+    EACH (int o = 0; o < columns; o++) y[o] = sum[o];
+}
+
+// The same of many rows: a vector is filled up with zeros, some inputs at a time.
+static void ragged(
+    int64_t columns, int64_t m, const float *x, int64_t xs, int64_t xi, const float *w, int64_t ws, float *y, int64_t ys,
+    int64_t n, int is_added
+) {
+    float filled[128 * LANES], sums[TILE * LANES];
+    for (int64_t from = 0; from < n || !from; from += 128, is_added = 1) {
+        const int64_t num = n - from < 128 ? n - from : 128;
+        for (int64_t i = 0; i < num; i++)
+            for (int64_t o = 0; o < LANES; o++) filled[i * LANES + o] = o < columns ? w[(from + i) * ws + o] : 0;
+        for (int64_t r = 0; r < m; r += TILE) {
+            const int64_t rows = m - r < TILE ? m - r : TILE;
+            panel(1, rows, x + r * xs + from * xi, xs, xi, filled, LANES, sums, LANES, num, 0);
+            for (int64_t k = 0; k < rows; k++)
+                for (int64_t o = 0; o < columns; o++)
+                    y[(r + k) * ys + o] = (is_added ? y[(r + k) * ys + o] : 0) + sums[k * LANES + o];
+        }
+    }
+}
+
+INLINE void multiply_by(
+    int64_t m, int64_t n, int64_t out, const float *x, int64_t xs, int64_t xi, const float *w, int64_t ws, float *y,
+    int64_t ys, int is_added
+) {
+    int64_t o = 0;
+    if (m == 1)
+        for (; o + 8 * LANES <= out; o += 8 * LANES) tile(1, 8, x, xs, xi, w + o, ws, y + o, ys, n, is_added);
+    for (; o + 3 * LANES <= out; o += 3 * LANES) panel(3, m, x, xs, xi, w + o, ws, y + o, ys, n, is_added);
+    if (o + 2 * LANES <= out) panel(2, m, x, xs, xi, w + o, ws, y + o, ys, n, is_added), o += 2 * LANES;
+    if (o + LANES <= out) panel(1, m, x, xs, xi, w + o, ws, y + o, ys, n, is_added), o += LANES;
+    if (o < out && m >= 4) {
+        ragged(out - o, m, x, xs, xi, w + o, ws, y + o, ys, n, is_added);
+        return;
+    }
+    for (int64_t r = 0; r < m && o < out; r++) {
+        int64_t k = o;
+        for (; k + 8 <= out; k += 8) narrow(8, x + r * xs, xi, w + k, ws, y + r * ys + k, n, is_added);
+        for (; k < out; k++) narrow(1, x + r * xs, xi, w + k, ws, y + r * ys + k, n, is_added);
+    }
+}
+
+// y (m, out) = x (m, n) w (n, out), or onto what is there. Rows of each lie xs, ws and ys apart.
+static void multiply(
+    int64_t m, int64_t n, int64_t out, const float *x, int64_t xs, const float *w, int64_t ws, float *y, int64_t ys,
+    int is_added
+) {
+    multiply_by(m, n, out, x, xs, 1, w, ws, y, ys, is_added);
+}
+
+INLINE float square(const float *x, int64_t n) {
+    float sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t i = 0; i < n; i++) sum += x[i] * x[i];
+    return sum;
+}
+
+// exp, to two units in the last place: x = n ln 2 + r, and Cephes' polynomial (expf) of r. NaN stays NaN.
+INLINE float exponential(float x) {
+    x = x > 88.0f ? 88.0f : x;
+    x = x < -87.0f ? -87.0f : x;
+    const float scaled = x * 1.44269504088896341f;
+    const int32_t n = (int32_t)rintf(scaled), bits = (n + 127) << 23;
+    const float r = (x - (float)n * 0.693359375f) + (float)n * 2.12194440e-4f;
+    float power, p = r * 1.9875691500e-4f + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    memcpy(&power, &bits, 4);
+    return (p * r * r + r + 1.0f) * power;
+}
