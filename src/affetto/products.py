@@ -1,9 +1,9 @@
-"""Matrix products of float32 on a CPU, by the library in torch that has the kernels for its processor.
+"""Matrix products of float32 on a CPU, by the library that has the kernels for its processor.
 
-torch multiplies matrices by Intel's MKL, which keeps to AVX2 on AMD's processors. oneDNN, which torch has for
-convolutions, uses their AVX-512: 250 GFLOP/s of one core of a Zen 5 where MKL reaches 113 (docs/performance.md). So
-products that are large enough go there, on such a processor; everywhere else, and for everything else, these functions
-are torch's own, which is what tests compare with.
+torch multiplies matrices by Intel's MKL, which keeps to AVX2 on AMD's processors, whose AVX-512 gives more than twice
+its rate: 250 GFLOP/s of one core of a Zen 5 (docs/performance.md). There wide products go to oneDNN, which torch has
+for convolutions, and narrow ones to affetto's own C. Everywhere else, and for everything else, these functions are
+torch's own, which is what tests compare with.
 """
 
 from __future__ import annotations
@@ -18,42 +18,87 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
+from affetto.native.compiler import library
+from affetto.native.products import multiply
+
 LEAST_ROWS, LEAST_MATRIX = 16, 2**20
-"""Rows, and numbers of what they are multiplied with, from which on oneDNN pays: it compiles for every new shape (0.2
-ms), and of narrow layers memory is the limit. CSM-1B's layers are as large, the miniature's aren't."""
+"""Rows, and numbers of what they are multiplied with, from which on oneDNN pays, which compiles for every new shape
+(0.2 ms). CSM-1B's layers are as large, the miniature's aren't."""
+LEAST_WORK, LEAST_TURNED = 2**18, 64
+"""Multiply-adds from which on C pays, and rows from which on its matrix is worth being laid the other way round."""
 _PLAIN = (Tensor, nn.Parameter)
 
 
-def mm(a_NI: Tensor, b_IO: Tensor) -> Tensor:
-    """a b (N, O), as torch.mm. Of a transposed `a` a copy is made: let the smaller factor be that."""
-    if not _suit(a_NI, b_IO):
-        return torch.mm(a_NI, b_IO)
-    product_NO: Tensor = torch.ops.mkldnn._linear_pointwise(a_NI, b_IO.T, None, "none", [], "")
-    return product_NO
+def mm(a_NI: Tensor, b_IO: Tensor, out: Tensor | None = None) -> Tensor:
+    """a b (N, O), as torch.mm, into `out` where it is given. Of a transposed `a` oneDNN makes a copy: let the smaller
+    factor be that.
+    """
+    if _suits_onednn(a_NI, b_IO):
+        product_NO: Tensor = torch.ops.mkldnn._linear_pointwise(a_NI, b_IO.T, None, "none", [], "")
+        return product_NO if out is None else out.copy_(product_NO)
+    if _suits_c(a_NI, b_IO) and (out is None or out.stride(1) == 1):
+        return multiply(a_NI, _rows(b_IO), a_NI.new_empty(len(a_NI), b_IO.shape[1]) if out is None else out)
+    return torch.mm(a_NI, b_IO) if out is None else out.copy_(torch.mm(a_NI, b_IO))
 
 
 def addmm(sum_NO: Tensor, a_NI: Tensor, b_IO: Tensor) -> Tensor:
     """`sum` plus a b (N, O), as torch.addmm."""
     is_asked = torch.is_grad_enabled() and sum_NO.requires_grad
-    if is_asked or not _suit(a_NI, b_IO) or not sum_NO.is_contiguous():
-        return torch.addmm(sum_NO, a_NI, b_IO)
-    added_NO: Tensor = torch.ops.mkldnn._linear_pointwise.binary(a_NI, sum_NO, b_IO.T, None, "add")
-    return added_NO
+    if not is_asked and sum_NO.is_contiguous():
+        if _suits_onednn(a_NI, b_IO):
+            added_NO: Tensor = torch.ops.mkldnn._linear_pointwise.binary(a_NI, sum_NO, b_IO.T, None, "add")
+            return added_NO
+        if _suits_c(a_NI, b_IO):
+            return multiply(a_NI, _rows(b_IO), sum_NO.clone(), is_added=True)
+    return torch.addmm(sum_NO, a_NI, b_IO)
 
 
 def addmm_(sum_NO: Tensor, a_NI: Tensor, b_IO: Tensor) -> Tensor:
     """As `addmm`, in memory of its own or in that of `sum`, which is used up."""
-    return addmm(sum_NO, a_NI, b_IO) if _suit(a_NI, b_IO) else sum_NO.addmm_(a_NI, b_IO)
+    if _suits_onednn(a_NI, b_IO):
+        return addmm(sum_NO, a_NI, b_IO)
+    if sum_NO.stride(1) == 1 and _suits_c(a_NI, b_IO):
+        return multiply(a_NI, _rows(b_IO), sum_NO, is_added=True)
+    return sum_NO.addmm_(a_NI, b_IO)
 
 
 def linear(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
     """x (…, I) → (…, O), as torch's own `linear`, with a gradient where one is asked for."""
     x_NI = x.reshape(-1, x.shape[-1])
-    if torch.is_autocast_enabled(x.device.type) or not _are_large(x_NI, weight_OI.T):
+    if torch.is_autocast_enabled(x.device.type) or not _is_faster(x_NI, weight_OI.T):
         return functional.linear(x, weight_OI, bias_O)
     y_NO: Tensor = _Linear.apply(x_NI, weight_OI)  # type: ignore[no-untyped-call]
     y = y_NO.view(*x.shape[:-1], len(weight_OI))
     return y if bias_O is None else y + bias_O
+
+
+def heads(x_NJI: Tensor, weight_JIO: Tensor) -> Tensor:
+    """x (N, J, I) → (N, J, O), by a matrix for each of J, with a gradient where one is asked for."""
+    if len(weight_JIO) == 0 or weight_JIO.requires_grad or not _is_faster(x_NJI[:, 0], weight_JIO[0]):
+        return torch.einsum("nji,jio->njo", x_NJI, weight_JIO)
+    y_NJO: Tensor = _Heads.apply(x_NJI, weight_JIO)  # type: ignore[no-untyped-call]
+    return y_NJO
+
+
+class _Heads(torch.autograd.Function):
+    """Of frozen matrices."""
+
+    @staticmethod
+    def forward(ctx: Any, x_NJI: Tensor, weight_JIO: Tensor) -> Tensor:
+        ctx.save_for_backward(weight_JIO)
+        return _one_by_one(x_NJI, weight_JIO)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (weight_JIO,) = ctx.saved_tensors
+        return _one_by_one(grads[0], weight_JIO.transpose(1, 2)), None
+
+
+def _one_by_one(x_NJI: Tensor, weight_JIO: Tensor) -> Tensor:
+    y_NJO = x_NJI.new_empty(*x_NJI.shape[:2], weight_JIO.shape[2])
+    for place, weight_IO in enumerate(weight_JIO):
+        mm(x_NJI[:, place], weight_IO, out=y_NJO[:, place])
+    return y_NJO
 
 
 class _Linear(torch.autograd.Function):
@@ -71,34 +116,70 @@ class _Linear(torch.autograd.Function):
         return (mm(grads[0], weight_OI) if needs_x else None, mm(grads[0].T, x_NI) if needs_weight else None)
 
 
-def _suit(a_NI: Tensor, b_IO: Tensor) -> bool:
+def _suits_onednn(a_NI: Tensor, b_IO: Tensor) -> bool:
     """Whether oneDNN is to multiply these, which autograd must not ask about: it knows nothing of the operation."""
-    is_asked = torch.is_grad_enabled() and (a_NI.requires_grad or b_IO.requires_grad)
-    return not is_asked and _are_large(a_NI, b_IO)
+    return not _is_asked(a_NI, b_IO) and _are_wide(a_NI, b_IO)
 
 
-def _are_large(a_NI: Tensor, b_IO: Tensor) -> bool:
-    num_rows = a_NI.shape[0]
+def _suits_c(a_NI: Tensor, b_IO: Tensor) -> bool:
+    """Whether affetto's C is to multiply these, of which autograd knows nothing either."""
+    return not _is_asked(a_NI, b_IO) and _are_narrow(a_NI, b_IO)
+
+
+def _is_asked(a_NI: Tensor, b_IO: Tensor) -> bool:
+    return torch.is_grad_enabled() and (a_NI.requires_grad or b_IO.requires_grad)
+
+
+def _is_faster(a_NI: Tensor, b_IO: Tensor) -> bool:
+    return _are_wide(a_NI, b_IO) or _are_narrow(a_NI, b_IO)
+
+
+def _are_wide(a_NI: Tensor, b_IO: Tensor) -> bool:
     return (
-        num_rows >= LEAST_ROWS
+        a_NI.shape[0] >= LEAST_ROWS
         and b_IO.numel() >= LEAST_MATRIX
-        and a_NI.dtype == b_IO.dtype == torch.float32
+        and bool(torch.backends.mkldnn.enabled)
+        and _are_slow_in_mkl(a_NI, b_IO)
+        and _has_onednn()
+    )
+
+
+def _are_narrow(a_NI: Tensor, b_IO: Tensor) -> bool:
+    is_ready = b_IO.stride(1) == 1 or a_NI.shape[0] >= LEAST_TURNED
+    return (
+        b_IO.numel() < LEAST_MATRIX
+        and a_NI.shape[0] * b_IO.numel() >= LEAST_WORK
+        and is_ready
+        and _are_slow_in_mkl(a_NI, b_IO)
+        and library("products") is not None
+    )
+
+
+def _are_slow_in_mkl(a_NI: Tensor, b_IO: Tensor) -> bool:
+    return (
+        a_NI.dtype == b_IO.dtype == torch.float32
         and a_NI.device.type == "cpu"
         and type(a_NI) in _PLAIN
         and type(b_IO) in _PLAIN
-        and bool(torch.backends.mkldnn.enabled)
-        and has_faster_onednn()
+        and mkl_is_slow()
         # Who counts or traces operations knows torch's own.
         and not is_in_torch_dispatch_mode()
     )
 
 
+def _rows(b_IO: Tensor) -> Tensor:
+    return b_IO if b_IO.stride(1) == 1 else b_IO.contiguous()
+
+
 @cache
-def has_faster_onednn() -> bool:
-    """Whether this is a processor by AMD with AVX-512, and torch has oneDNN for it."""
-    if torch.backends.cpu.get_cpu_capability() != "AVX512" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-        return False
-    return hasattr(torch.ops.mkldnn, "_linear_pointwise") and "AuthenticAMD" in _maker()
+def mkl_is_slow() -> bool:
+    """Whether this is a processor by AMD with AVX-512."""
+    return torch.backends.cpu.get_cpu_capability() == "AVX512" and "AuthenticAMD" in _maker()
+
+
+@cache
+def _has_onednn() -> bool:
+    return bool(torch.backends.mkldnn.is_available()) and hasattr(torch.ops.mkldnn, "_linear_pointwise")  # type: ignore[no-untyped-call]
 
 
 def _maker() -> str:

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from affetto.errors import CacheError, CurvatureError
+from affetto.native import products as native_products
 from affetto.preserve.curvature import (
     CONTROLS,
     CURVATURES,
@@ -23,11 +24,13 @@ from affetto.preserve.curvature import (
     PositionDiagonal,
     Rank1,
     Sketch,
+    kronecker,
     sampled,
 )
 from affetto.preserve.curvature.diagonal import weighted_square
 from affetto.preserve.curvature.sampled import _leading_directions
 from affetto.preserve.ewc import ewc_penalty
+from native_tools import required
 
 SITES = {"one": (5, 4), "two": (3, 6)}
 """(out, in) by layer."""
@@ -316,6 +319,41 @@ def test_ewc_is_half_the_form_and_passes_layers_without_rank() -> None:
     expected = 0.5 * curvature.form(factors()).item()
     assert expected > 0.1
     assert ewc_penalty(curvature, [*factors(), empty]).item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("num_threads", [1, 2])
+def test_kfac_in_c_is_that_of_torch(num_threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layers of unlike width, rank and scale: the form and its gradients, against autograd in float64."""
+    required()
+    monkeypatch.setattr(native_products, "_THREAD_WORK", 1)
+    widths = {"wide": (37, 50), "square": (20, 20), "thin": (3, 64), "tall": (70, 1)}
+    single, double = Kfac(), Kfac()
+    factors_of: dict[str, tuple[Tensor, Tensor, float]] = {}
+    for number, (site, (out, into)) in enumerate(widths.items()):
+        a_PI, g_PO = draw(90, into, seed=number), draw(90, out, seed=50 + number)
+        double.update(site, ["a"], [a_PI], [g_PO])
+        single.update(site, ["a"], [a_PI.float()], [g_PO.float()])
+        rank = 1 + 8 * number
+        factors_of[site] = draw(rank, into, seed=number), draw(out, rank, seed=70 + number), 0.5 + number
+    for curvature in (single, double):
+        curvature.num_codes, curvature.num_clips = 90, 1
+    asked: list[int] = []
+    real = kronecker.kronecker_squares
+    monkeypatch.setattr(kronecker, "kronecker_squares", lambda all_: (asked.append(len(all_)), real(all_))[1])
+    found = []
+    before = torch.get_num_threads()
+    torch.set_num_threads(num_threads)
+    for curvature, dtype in ((double, torch.float64), (single, torch.float32)):
+        given = [(site, a.to(dtype).requires_grad_(), b.to(dtype).requires_grad_(), s)
+                 for site, (a, b, s) in factors_of.items()]  # fmt: skip
+        form = 3.0 * curvature.form(given)
+        found.append([form, *torch.autograd.grad(form, [one for _, *pair, _ in given for one in pair])])
+    torch.set_num_threads(before)
+    assert asked == [4], "float64 goes through torch"
+    for exact, mine in zip(*found, strict=True):
+        torch.testing.assert_close(
+            mine.detach().double(), exact.detach(), rtol=1e-5, atol=1e-5 * float(exact.detach().abs().max())
+        )
 
 
 def test_positions_that_cancel_out_are_seen_by_the_exact_diagonal_alone() -> None:

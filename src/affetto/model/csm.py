@@ -16,7 +16,7 @@ from affetto.model.batch import Batch, Logits, moved_to
 from affetto.model.network import Network, full_precision
 from affetto.model.recompute import checkpoint_layers
 from affetto.model.spans import one_sequence_a_row, read_before, read_behind_first
-from affetto.products import linear
+from affetto.products import heads, linear
 
 
 class CsmNetwork(Network):
@@ -122,7 +122,7 @@ def float32_heads(hidden_MJD: Tensor, weight_JDV: Tensor) -> Tensor:
     CSM-1B's heads would take 0.26 GB so, from the forward pass to the backward pass.
     """
     if weight_JDV.dtype == torch.float32 or weight_JDV.requires_grad:
-        return torch.einsum("mjd,jdv->mjv", hidden_MJD.float(), weight_JDV.float())
+        return heads(hidden_MJD.float(), weight_JDV.float())
     logits: Tensor = _FrozenHeads.apply(hidden_MJD, weight_JDV)  # type: ignore[no-untyped-call]
     return logits
 

@@ -6,22 +6,27 @@
 // attention, what stands before the first position that somebody wants to know of.
 
 #include "products.h"
+#include "threads.h"
 
 #define PARTS 3 // Queries, keys and values; gate and up; one.
 #define QUERIES 32 // At a time.
 
-// Frozen matrices that read one input, side by side, with their adapters of low rank: y = x W + ((x A) * gate) B.
+// An adapter of low rank, or of none.
 typedef struct {
-    int64_t in, out, rank, num_parts;
-    const float *w_IO, *w_OI; // The same matrix, either way round.
-    const float *a_IR, *a_RI, *gate; // Ranks of all parts side by side; the gate is (sequences, R).
-    int64_t outs[PARTS], ranks[PARTS];
-    const float *b_RO[PARTS], *b_OR[PARTS];
+    int64_t out, rank;
+    const float *a_RI, *b_OR;
+} Part;
+
+// Frozen matrices that read one input, side by side, with their adapters: y = x W + ((x A) * gate) B.
+typedef struct {
+    int64_t in, out, rank, num_parts; // The rank is that of all parts, side by side.
+    const float *w_IO, *w_OI, *gate; // The same matrix, either way round; (sequences, R).
+    Part parts[PARTS];
 } Site;
 
-// Where the factors' gradients are summed up; a null A: nobody asks for them.
+// Where the factors' gradients are summed up; null where nobody asks for them.
 typedef struct {
-    float *a_RI, *b_RO[PARTS];
+    float *a_RI, *b_RO;
 } Slope;
 
 enum { QKV, OUT, GATE_UP, DOWN, SITES };
@@ -46,7 +51,7 @@ typedef struct {
 } Kept;
 
 typedef struct {
-    float *x, *narrow, *dmid, *wide, *other, *thin, *transposed, *scores; // (m, D) thrice, (m, most) twice, (m, R).
+    float *x, *narrow, *dmid, *wide, *other, *thin, *transposed, *scores, *turned[SITES]; // (m, D) thrice, (m, most) twice, (m, R).
 } Room;
 
 // y (m, out) = the transpose of x (n, m), times w (n, out), onto what is there.
@@ -79,37 +84,56 @@ static void gated(const Group *group, int64_t rank, const float *gate, float *lo
             for (int64_t r = 0; r < rank; r++) low[r] *= gate[s * rank + r];
 }
 
-// y (m, out) of x (m, in), or onto what is there; `low` becomes (x A) * gate.
-static void forward(const Site *s, const Group *group, const float *x, float *y, int is_added, float *low) {
+// A site's factors the other way round, as products going forward read them: A of all parts, then each B.
+static void turn_factors(const Site *s, float *to) {
+    float *a_IR = to, *b_RO = to + s->in * s->rank;
+    for (int64_t part = 0; part < s->num_parts; part++) {
+        const Part *one = s->parts + part;
+        for (int64_t r = 0; r < one->rank; r++)
+            for (int64_t i = 0; i < s->in; i++) a_IR[i * s->rank + r] = one->a_RI[r * s->in + i];
+        for (int64_t o = 0; o < one->out; o++)
+            for (int64_t r = 0; r < one->rank; r++) b_RO[r * one->out + o] = one->b_OR[o * one->rank + r];
+        a_IR += one->rank, b_RO += one->rank * one->out;
+    }
+}
+
+// y (m, out) of x (m, in), or onto what is there; `low` becomes (x A) * gate. `turned` is of `turn_factors`.
+static void forward(
+    const Site *s, const Group *group, const float *turned, const float *x, float *y, int is_added, float *low
+) {
     const int64_t m = size_of(group);
     multiply(m, s->in, s->out, x, s->in, s->w_IO, s->out, y, s->out, is_added);
     if (!s->rank) return;
-    multiply(m, s->in, s->rank, x, s->in, s->a_IR, s->rank, low, s->rank, 0);
+    multiply(m, s->in, s->rank, x, s->in, turned, s->rank, low, s->rank, 0);
     gated(group, s->rank, s->gate, low);
-    for (int64_t part = 0; part < s->num_parts; part++) {
-        multiply(m, s->ranks[part], s->outs[part], low, s->rank, s->b_RO[part], s->outs[part], y, s->out, 1);
-        low += s->ranks[part], y += s->outs[part];
+    turned += s->in * s->rank;
+    for (const Part *part = s->parts; part < s->parts + s->num_parts; part++) {
+        multiply(m, part->rank, part->out, low, s->rank, turned, part->out, y, s->out, 1);
+        low += part->rank, y += part->out, turned += part->rank * part->out;
     }
 }
 
 // The input's gradient dx (m, in), unless it is null, and the factors'.
 static void backward(
-    const Site *s, const Group *group, const float *x, const float *dy, const float *low, const Slope *slope,
+    const Site *s, const Group *group, const float *x, const float *dy, const float *low, const Slope *slopes,
     float *thin, float *dx
 ) {
     const int64_t m = size_of(group);
     if (dx) multiply(m, s->out, s->in, dy, s->out, s->w_OI, s->in, dx, s->in, 0);
     if (!s->rank) return;
-    float *mine = thin;
-    for (int64_t part = 0; part < s->num_parts; part++) {
-        const int64_t rank = s->ranks[part], out = s->outs[part];
-        multiply(m, out, rank, dy, s->out, s->b_OR[part], rank, mine, s->rank, 0);
-        if (slope->a_RI) add_transposed(rank, m, out, low, s->rank, dy, s->out, slope->b_RO[part], out);
-        mine += rank, low += rank, dy += out;
+    int64_t at = 0;
+    for (int64_t k = 0; k < s->num_parts; at += s->parts[k].rank, dy += s->parts[k++].out) {
+        const Part *part = s->parts + k;
+        multiply(m, part->out, part->rank, dy, s->out, part->b_OR, part->rank, thin + at, s->rank, 0);
+        if (slopes[k].b_RO)
+            add_transposed(part->rank, m, part->out, low + at, s->rank, dy, s->out, slopes[k].b_RO, part->out);
     }
     gated(group, s->rank, s->gate, thin);
-    if (dx) multiply(m, s->rank, s->in, thin, s->rank, s->a_RI, s->in, dx, s->in, 1);
-    if (slope->a_RI) add_transposed(s->rank, m, s->in, thin, s->rank, x, s->in, slope->a_RI, s->in);
+    for (int64_t k = 0; k < s->num_parts; thin += s->parts[k++].rank) {
+        const Part *part = s->parts + k;
+        if (dx) multiply(m, part->rank, s->in, thin, s->rank, part->a_RI, s->in, dx, s->in, 1);
+        if (slopes[k].a_RI) add_transposed(part->rank, m, s->in, thin, s->rank, x, s->in, slopes[k].a_RI, s->in);
+    }
 }
 
 INLINE float scale_of(const float *x, int64_t n, double eps) {
@@ -298,10 +322,10 @@ typedef struct {
     const Layer *layer;
     const Kept *kept; // One for all, or, forward, where nobody asks for a gradient, one of each thread.
     const Room *rooms; // Of each thread.
-    const Slope *slopes; // SITES of each thread.
+    const Slope *slopes; // PARTS of each of SITES of each thread.
     const Sequence *sequences;
     const int64_t *ends; // Of each thread's sequences.
-    int64_t is_kept, num_threads, next;
+    int64_t is_kept, num_threads;
     const float *x, *dy; // (sequences, S, D).
     float *y, *dx; // Of these dx may be null.
 } Pass;
@@ -341,6 +365,7 @@ static void forward_share(const Pass *pass, int64_t thread) {
     const Room *room = pass->rooms + thread;
     const int64_t width = l->width, wide = l->num_q * l->head_dim, all = wide + 2 * l->num_kv * l->head_dim;
     const int64_t end = pass->ends[thread];
+    for (int site = 0; site < SITES; site++) turn_factors(l->sites + site, room->turned[site]);
     for (int64_t from = thread ? pass->ends[thread - 1] : 0; from < end;) {
         const Group group = next_group(pass, from, end), wanted = {group.sequences, group.from, group.to, 1};
         const int64_t m = size_of(&group), n = size_of(&wanted);
@@ -352,19 +377,19 @@ static void forward_share(const Pass *pass, int64_t thread) {
             low[site] = kept->low[site] + (site == QKV ? at : wanted_at) * l->sites[site].rank;
         gather(l, &group, pass->x, room->narrow);
         normalise(m, width, room->narrow, l->norms[0], l->eps[0], room->narrow);
-        forward(l->sites + QKV, &group, room->narrow, qkv, 0, low[QKV]);
+        forward(l->sites + QKV, &group, room->turned[QKV], room->narrow, qkv, 0, low[QKV]);
         turn(l, &group, qkv, 0);
         for (int64_t s = from, p = 0, w = 0; s < group.to; s++) {
             attend(l, group.sequences + s, qkv + p * all, attended + w * wide, room);
             p += num_positions(&group, s), w += num_positions(&wanted, s);
         }
         gather(l, &wanted, pass->x, mid);
-        forward(l->sites + OUT, &wanted, attended, mid, 1, low[OUT]);
+        forward(l->sites + OUT, &wanted, room->turned[OUT], attended, mid, 1, low[OUT]);
         normalise(n, width, mid, l->norms[1], l->eps[1], room->narrow);
-        forward(l->sites + GATE_UP, &wanted, room->narrow, gate_up, 0, low[GATE_UP]);
+        forward(l->sites + GATE_UP, &wanted, room->turned[GATE_UP], room->narrow, gate_up, 0, low[GATE_UP]);
         swiglu(n, l->hidden, gate_up, room->wide);
         memcpy(room->narrow, mid, 4 * (size_t)(n * width));
-        forward(l->sites + DOWN, &wanted, room->wide, room->narrow, 1, low[DOWN]);
+        forward(l->sites + DOWN, &wanted, room->turned[DOWN], room->wide, room->narrow, 1, low[DOWN]);
         scatter(l, &wanted, room->narrow, pass->y);
         from = group.to;
     }
@@ -374,7 +399,7 @@ static void backward_share(const Pass *pass, int64_t thread) {
     const Layer *l = pass->layer;
     const Kept *kept = pass->kept;
     const Room *room = pass->rooms + thread;
-    const Slope *slopes = pass->slopes + thread * SITES;
+    const Slope *slopes = pass->slopes + thread * SITES * PARTS;
     const int64_t width = l->width, wide = l->num_q * l->head_dim, all = wide + 2 * l->num_kv * l->head_dim;
     const int64_t end = pass->ends[thread];
     for (int64_t from = thread ? pass->ends[thread - 1] : 0; from < end;) {
@@ -390,14 +415,14 @@ static void backward_share(const Pass *pass, int64_t thread) {
         gather(l, &wanted, pass->dy, dmid);
         // What the MLP's products read is made again.
         swiglu(n, l->hidden, gate_up, room->other);
-        backward(l->sites + DOWN, &wanted, room->other, dmid, low[DOWN], slopes + DOWN, room->thin, room->wide);
+        backward(l->sites + DOWN, &wanted, room->other, dmid, low[DOWN], slopes + DOWN * PARTS, room->thin, room->wide);
         swiglu_backward(n, l->hidden, gate_up, room->wide, room->other);
         normalise(n, width, mid, l->norms[1], l->eps[1], room->narrow);
         backward(
-            l->sites + GATE_UP, &wanted, room->narrow, room->other, low[GATE_UP], slopes + GATE_UP, room->thin, room->wide
+            l->sites + GATE_UP, &wanted, room->narrow, room->other, low[GATE_UP], slopes + GATE_UP * PARTS, room->thin, room->wide
         );
         normalise_backward(n, width, mid, l->norms[1], l->eps[1], room->wide, dmid);
-        backward(l->sites + OUT, &wanted, attended, dmid, low[OUT], slopes + OUT, room->thin, room->wide);
+        backward(l->sites + OUT, &wanted, attended, dmid, low[OUT], slopes + OUT * PARTS, room->thin, room->wide);
         for (int64_t s = from, p = 0, w = 0; s < group.to; s++) {
             attend_backward(l, group.sequences + s, qkv + p * all, room->wide + w * wide, room->other + p * all, room);
             p += num_positions(&group, s), w += num_positions(&wanted, s);
@@ -406,7 +431,7 @@ static void backward_share(const Pass *pass, int64_t thread) {
         gather(l, &group, pass->x, room->x);
         normalise(m, width, room->x, l->norms[0], l->eps[0], room->narrow);
         backward(
-            l->sites + QKV, &group, room->narrow, room->other, low[QKV], slopes + QKV, room->thin,
+            l->sites + QKV, &group, room->narrow, room->other, low[QKV], slopes + QKV * PARTS, room->thin,
             pass->dx ? room->wide : 0
         );
         if (pass->dx) {
@@ -424,25 +449,9 @@ static void backward_share(const Pass *pass, int64_t thread) {
     }
 }
 
-static void shares_in_turn(void *told) {
-    Pass *pass = told;
-    for (int64_t thread; (thread = __atomic_fetch_add(&pass->next, 1, __ATOMIC_RELAXED)) < pass->num_threads;)
-        (pass->dy ? backward_share : forward_share)(pass, thread);
+static void share_of(const void *told, int64_t thread) {
+    const Pass *pass = told;
+    (pass->dy ? backward_share : forward_share)(pass, thread);
 }
 
-// torch's own threads, which wait busily for their next work: others would have to wait for them. They are libgomp's,
-// which torch makes known to all libraries; without it one thread does every share.
-#if defined(__linux__)
-void GOMP_parallel(void (*)(void *), void *, unsigned, unsigned) __attribute__((weak));
-#endif
-
-void affetto_layer(Pass *pass) {
-    pass->next = 0;
-#if defined(__linux__)
-    if (pass->num_threads > 1 && GOMP_parallel) {
-        GOMP_parallel(shares_in_turn, pass, (unsigned)pass->num_threads, 0);
-        return;
-    }
-#endif
-    shares_in_turn(pass);
-}
+void affetto_layer(const Pass *pass) { in_threads(share_of, pass, pass->num_threads); }

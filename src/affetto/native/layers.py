@@ -23,17 +23,19 @@ _MOST_LANES = 16
 """Numbers in a vector, of any processor."""
 
 
+class _Part(ctypes.Structure):
+    _fields_ = (("out", c_int64), ("rank", c_int64), ("a_RI", c_void_p), ("b_OR", c_void_p))
+
+
 class _Site(ctypes.Structure):
     _fields_ = (
         *((name, c_int64) for name in ("in", "out", "rank", "num_parts")),
-        *((name, c_void_p) for name in ("w_IO", "w_OI", "a_IR", "a_RI", "gate")),
-        *((name, c_int64 * _PARTS) for name in ("outs", "ranks")),
-        *((name, c_void_p * _PARTS) for name in ("b_RO", "b_OR")),
+        *((name, c_void_p) for name in ("w_IO", "w_OI", "gate")), ("parts", _Part * _PARTS),
     )  # fmt: skip
 
 
 class _Slope(ctypes.Structure):
-    _fields_ = (("a_RI", c_void_p), ("b_RO", c_void_p * _PARTS))
+    _fields_ = (("a_RI", c_void_p), ("b_RO", c_void_p))
 
 
 class _Layer(ctypes.Structure):
@@ -48,16 +50,17 @@ class _Kept(ctypes.Structure):
 
 
 class _Room(ctypes.Structure):
-    _fields_ = tuple(
-        (name, c_void_p) for name in ("x", "narrow", "dmid", "wide", "other", "thin", "transposed", "scores")
-    )
+    _fields_ = (
+        *((name, c_void_p) for name in ("x", "narrow", "dmid", "wide", "other", "thin", "transposed", "scores")),
+        ("turned", c_void_p * 4),
+    )  # fmt: skip
 
 
 class _Pass(ctypes.Structure):
     _fields_ = (
         ("layer", POINTER(_Layer)), ("kept", POINTER(_Kept)), ("rooms", POINTER(_Room)), ("slopes", POINTER(_Slope)),
         ("sequences", c_void_p), ("ends", c_void_p),
-        *((name, c_int64) for name in ("is_kept", "num_threads", "next")),
+        *((name, c_int64) for name in ("is_kept", "num_threads")),
         *((name, c_void_p) for name in ("x", "dy", "y", "dx")),
     )  # fmt: skip
 
@@ -142,31 +145,23 @@ class _Call:
         self.held: list[Tensor] = []
         self.num_threads = min(torch.get_num_threads(), len(x))
         self.num_at_once = max(_POSITIONS_AT_ONCE, int(told.sequences_B4[:, 0].max()))
-        layer = self.layer = _Layer(
+        self.layer = _Layer(
             x.shape[1], *told.heads, x.shape[2], len(told.sites[2].w_OI) // 2, _POSITIONS_AT_ONCE, told.eps,
             (c_void_p * 2)(*map(self._at, told.norms)), self._at(told.cos_SD), self._at(told.sin_SD),
         )  # fmt: skip
         rest = iter(factors)
-        for struct, site in zip(layer.sites, told.sites, strict=True):
-            self._tell(struct, site, [(next(rest), next(rest)) if rank else None for rank in site.ranks])
-
-    def _tell(self, struct: _Site, site: SiteTensors, pairs: Sequence[tuple[Tensor, Tensor] | None]) -> None:
-        setattr(struct, "in", len(site.w_IO))
-        struct.out, struct.num_parts = len(site.w_OI), len(pairs)
-        struct.w_IO, struct.w_OI = self._at(site.w_IO), self._at(site.w_OI)
-        present = [pair for pair in pairs if pair is not None]
-        for place, (pair, out) in enumerate(zip(pairs, site.outs, strict=True)):
-            struct.outs[place], struct.ranks[place] = out, site.ranks[place]
-            if pair is not None:
-                struct.b_OR[place], struct.b_RO[place] = self._at(pair[1]), self._at(pair[1].T)
-        if present:
-            a_RI = present[0][0] if len(present) == 1 else torch.cat([pair[0] for pair in present])
-            assert site.gate_BR is not None
-            struct.rank, struct.a_RI, struct.a_IR = len(a_RI), self._at(a_RI), self._at(a_RI.T)
-            struct.gate = self._at(site.gate_BR)
+        for struct, site in zip(self.layer.sites, told.sites, strict=True):
+            setattr(struct, "in", len(site.w_IO))
+            struct.out, struct.rank, struct.num_parts = len(site.w_OI), sum(site.ranks), len(site.outs)
+            struct.w_IO, struct.w_OI = self._at(site.w_IO), self._at(site.w_OI)
+            struct.gate = None if site.gate_BR is None else self._at(site.gate_BR)
+            for place, (out, rank) in enumerate(zip(site.outs, site.ranks, strict=True)):
+                pair = (self._at(next(rest)), self._at(next(rest))) if rank else (None, None)
+                struct.parts[place] = _Part(out, rank, *pair)
 
     def _at(self, tensor: Tensor) -> int:
-        tensor = tensor.detach().contiguous()
+        if not tensor.is_contiguous():
+            tensor = tensor.contiguous()
         self.held.append(tensor)
         return tensor.data_ptr()
 
@@ -205,40 +200,40 @@ class _Call:
             num * max(2 * layer.hidden, heads), num * max(site.rank for site in layer.sites),
             2 * padded * layer.head_dim, 2 * _QUERIES * padded,
         ]  # fmt: skip
+        sizes += [
+            sum(site.ranks) * len(site.w_IO) + sum(out * rank for out, rank in zip(site.outs, site.ranks, strict=True))
+            for site in self.told.sites
+        ]
         numbers_T = torch.empty(self.num_threads, sum(sizes))
         self.held.append(numbers_T)
-        return (_Room * self.num_threads)(*(_Room(*_places(numbers, sizes)) for numbers in numbers_T))
+        found = [list(_places(numbers, sizes)) for numbers in numbers_T]
+        return (_Room * len(found))(*(_Room(*places[:-4], (c_void_p * 4)(*places[-4:])) for places in found))
 
     def slopes(self, sums_T: Tensor | None) -> Any:
-        """Where each thread sums up the factors' gradients, in the order of `split`; nowhere without `sums`."""
-        found = (_Slope * (4 * self.num_threads))()
+        """Where each thread sums up the factors' gradients, in their order; nowhere without `sums`."""
+        found = (_Slope * (4 * _PARTS * self.num_threads))()
         for thread, sums in enumerate(() if sums_T is None else sums_T):
-            places = _places(sums, self._slope_sizes())
+            places = _places(sums, [rows * width for rows, width in self._slope_shapes()])
             for place, site in enumerate(self.told.sites):
-                if any(site.ranks):
-                    found[4 * thread + place].a_RI = next(places)
-                    for part in (part for part, rank in enumerate(site.ranks) if rank):
-                        found[4 * thread + place].b_RO[part] = next(places)
+                for part in (part for part, rank in enumerate(site.ranks) if rank):
+                    found[(thread * 4 + place) * _PARTS + part] = _Slope(next(places), next(places))
         return found
 
-    def _slope_sizes(self) -> list[int]:
-        sizes = []
-        for site in self.told.sites:
-            if any(site.ranks):
-                sizes += [sum(site.ranks) * len(site.w_IO)]
-                sizes += [rank * out for rank, out in zip(site.ranks, site.outs, strict=True) if rank]
-        return sizes
+    def _slope_shapes(self) -> list[tuple[int, int]]:
+        return [
+            (rank, width)
+            for site in self.told.sites
+            for out, rank in zip(site.outs, site.ranks, strict=True)
+            if rank
+            for width in (len(site.w_IO), out)
+        ]
 
     def split(self, sums: Tensor) -> list[Tensor]:
-        """A's and B's gradients, (R, in) and (out, R), in the order of the factors."""
-        parts = iter(torch.split(sums, self._slope_sizes()))
-        found: list[Tensor] = []
-        for site in self.told.sites:
-            if present := [rank for rank in site.ranks if rank]:
-                grads = torch.split(next(parts).view(sum(present), -1), present)
-                for grad_RI, rank in zip(grads, present, strict=True):
-                    found += [grad_RI, next(parts).view(rank, -1).T]
-        return found
+        """The factors' gradients, (R, in) and (out, R), in their order."""
+        shapes = self._slope_shapes()
+        parts = torch.split(sums, [rows * width for rows, width in shapes])
+        found = [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
+        return [grad.T if place % 2 else grad for place, grad in enumerate(found)]
 
 
 def _places(numbers: Tensor, sizes: Sequence[int]) -> Iterator[int]:

@@ -17,7 +17,7 @@ BETAS = (0.9, 0.99)
 def adamw(
     parameters: Iterable[Tensor], learning_rate: float, weight_decay: float = 0.0, bits: Bits = 32
 ) -> torch.optim.Optimizer:
-    """AdamW of an adapter; on a GPU as one kernel, with no copies of all moments between.
+    """AdamW of an adapter, as one kernel, with no copies of all moments between.
 
     With 8 bits the moments of tensors of 4096 elements and more are quantised in blocks (Dettmers et al. 2022, arXiv
     2110.02861), by bitsandbytes; MissingDependencyError where that isn't installed.
@@ -27,7 +27,9 @@ def adamw(
     if bits == 8:
         eight_bit: torch.optim.Optimizer = eight_bit_class()(given, **options)
         return eight_bit
-    return torch.optim.AdamW(given, fused=True if given and given[0].device.type == "cuda" else None, **options)
+    return torch.optim.AdamW(
+        given, fused=True if given and given[0].device.type in ("cuda", "cpu") else None, **options
+    )
 
 
 def moment_bytes(num_parameters: int, bits: Bits = 32) -> int:

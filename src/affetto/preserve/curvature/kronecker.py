@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
+from affetto.native.compiler import MOST_MATRIX_BYTES, library
+from affetto.native.products import KroneckerSquare, kronecker_squares
 from affetto.preserve.curvature.form import Curvature, Factor, active, check_finite
 from affetto.products import mm
 
@@ -35,15 +38,42 @@ class Kfac(Curvature):
 
     def form(self, factors: Sequence[Factor], step: int | None = None) -> Tensor:  # noqa: ARG002
         """dW^T F dW = s² tr[(B^T C_g B)(A C_a A^T)], nats per code: products of rank size only."""
+        if self._suits_c(factors):
+            return self._per_code() * self._form_in_c(factors)
         terms = []
         for site, a_RI, b_OR, scale in factors:
-            inputs_II, gradients_OO = (self.tensors[kind][site].to(a_RI.dtype) for kind in ("inputs", "gradients"))
+            inputs_II, gradients_OO = (moments.to(a_RI.dtype) for moments in self._second_moments(site))
             if b_OR is None:
                 value = (gradients_OO * ((a_RI @ inputs_II) @ a_RI.T)).sum()
             else:
                 value = _KroneckerSquare.apply(a_RI, b_OR, inputs_II, gradients_OO)  # type: ignore[no-untyped-call]
             terms.append(scale**2 / self.tensors["positions"][site][0].clamp(min=1.0) * value)
         return self._per_code() * torch.stack(terms).sum()
+
+    def _suits_c(self, factors: Sequence[Factor]) -> bool:
+        """Whether all layers are of low rank and narrow, in float32, on a CPU that has a compiler."""
+        is_known = library("products") is not None and not is_in_torch_dispatch_mode()
+        return is_known and all(
+            b_OR is not None
+            and len(a_RI) > 0
+            and all(_is_plain(one) for one in (a_RI, b_OR, *self._second_moments(site)))
+            and max(moments.numel() for moments in self._second_moments(site)) * 4 <= MOST_MATRIX_BYTES
+            for site, a_RI, b_OR, _ in factors
+        )
+
+    def _second_moments(self, site: str) -> tuple[Tensor, Tensor]:
+        """(I, I) of a layer's inputs and (O, O) of its gradients."""
+        return self.tensors["inputs"][site], self.tensors["gradients"][site]
+
+    def _form_in_c(self, factors: Sequence[Factor]) -> Tensor:
+        squares = []
+        for site, a_RI, b_OR, scale in factors:
+            assert b_OR is not None
+            weight = scale**2 / max(1.0, float(self.tensors["positions"][site][0]))
+            squares.append(KroneckerSquare(a_RI.detach(), b_OR.detach(), *self._second_moments(site), weight))
+        flat = [factor for _, *pair, _ in factors for factor in pair]
+        value: Tensor = _KroneckerSquares.apply(squares, *flat)  # type: ignore[no-untyped-call]
+        return value
 
 
 class _KroneckerSquare(torch.autograd.Function):
@@ -64,3 +94,26 @@ class _KroneckerSquare(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
         grad_a_RI, grad_b_OR = ctx.saved_tensors
         return grads[0] * grad_a_RI, grads[0] * grad_b_OR, None, None
+
+
+class _KroneckerSquares(torch.autograd.Function):
+    """The same of all layers in one call, with their gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, squares: Sequence[KroneckerSquare], *factors: Tensor) -> Tensor:
+        value, grads = kronecker_squares(squares)
+        ctx.save_for_backward(*grads)
+        return factors[0].new_tensor(value)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        return None, *torch._foreach_mul(ctx.saved_tensors, grads[0])
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    return (
+        type(tensor) in (Tensor, nn.Parameter)
+        and tensor.device.type == "cpu"
+        and tensor.dtype == torch.float32
+        and tensor.is_contiguous()
+    )

@@ -1,0 +1,66 @@
+// Products of float32 matrices on a CPU for torch's tensors, and K-FAC's quadratic form, which is made of them.
+
+#include "products.h"
+#include "threads.h"
+
+// y (m, out) = x (m, n) w (n, out), or onto what is there.
+typedef struct {
+    int64_t m, n, out, x_row, x_step, w_row, y_row, is_added, num_threads;
+    const float *x, *w;
+    float *y;
+} Product;
+
+static void rows_of_product(const void *told, int64_t thread) {
+    const Product *p = told;
+    const int64_t tiles = (p->m + TILE - 1) / TILE;
+    const int64_t first = tiles * thread / p->num_threads * TILE, end = tiles * (thread + 1) / p->num_threads * TILE;
+    const int64_t num = (end < p->m ? end : p->m) - first;
+    const float *x = p->x + first * p->x_row;
+    float *y = p->y + first * p->y_row;
+    if (p->x_step == 1) multiply(num, p->n, p->out, x, p->x_row, p->w, p->w_row, y, p->y_row, (int)p->is_added);
+    else multiply_by(num, p->n, p->out, x, p->x_row, p->x_step, p->w, p->w_row, y, p->y_row, (int)p->is_added);
+}
+
+void affetto_multiply(const Product *product) { in_threads(rows_of_product, product, product->num_threads); }
+
+// weight * tr[(B^T G B)(A C A^T)] of a layer with symmetric C and G, and its gradients.
+typedef struct {
+    int64_t in, out, rank;
+    double weight;
+    const float *a_RI, *b_OR, *inputs_II, *gradients_OO;
+    float *grad_a_RI, *grad_b_OR;
+    double value;
+} Square;
+
+typedef struct {
+    Square *squares;
+    const int64_t *ends; // Of each thread's.
+    float *rooms; // `room` numbers for each thread: two (most, R), three (R, R).
+    int64_t num_threads, room, most;
+} Squares;
+
+static void some_squares(const void *told, int64_t thread) {
+    const Squares *all = told;
+    for (int64_t k = thread ? all->ends[thread - 1] : 0; k < all->ends[thread]; k++) {
+        Square *s = all->squares + k;
+        const int64_t in = s->in, out = s->out, rank = s->rank;
+        float *wide = all->rooms + thread * all->room, *turned = wide + all->most * rank;
+        float *left_RR = turned + all->most * rank, *right_RR = left_RR + rank * rank;
+        const float twice = (float)(2 * s->weight);
+        // A C and G B, then what they are of the other side.
+        multiply(rank, in, in, s->a_RI, in, s->inputs_II, in, wide, in, 0);
+        for (int64_t r = 0; r < rank; r++)
+            for (int64_t i = 0; i < in; i++) turned[i * rank + r] = s->a_RI[r * in + i];
+        multiply(rank, in, rank, wide, in, turned, rank, right_RR, rank, 0);
+        multiply(out, out, rank, s->gradients_OO, out, s->b_OR, rank, turned, rank, 0);
+        multiply_by(rank, out, rank, s->b_OR, 1, rank, turned, rank, left_RR, rank, 0);
+        s->value = 0;
+        for (int64_t i = 0; i < rank * rank; i++) s->value += (double)left_RR[i] * right_RR[i];
+        s->value *= s->weight;
+        for (int64_t i = 0; i < rank * rank; i++) left_RR[i] *= twice, right_RR[i] *= twice;
+        multiply(rank, rank, in, left_RR, rank, wide, in, s->grad_a_RI, in, 0);
+        multiply(out, rank, rank, turned, rank, right_RR, rank, s->grad_b_OR, rank, 0);
+    }
+}
+
+void affetto_squares(const Squares *squares) { in_threads(some_squares, squares, squares->num_threads); }

@@ -1,0 +1,87 @@
+"""`products.c` as Python calls it: products of matrices, and K-FAC's quadratic form of low-rank changes."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from ctypes import POINTER, byref, c_double, c_int64, c_void_p
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from affetto.native.compiler import required
+
+_THREAD_WORK = 2**22
+"""Multiply-adds that are worth a thread."""
+
+
+class _Product(ctypes.Structure):
+    _fields_ = (
+        *((name, c_int64) for name in ("m", "n", "out", "x_row", "x_step", "w_row", "y_row")),
+        ("is_added", c_int64), ("num_threads", c_int64), *((name, c_void_p) for name in ("x", "w", "y")),
+    )  # fmt: skip
+
+
+def multiply(x_MN: Tensor, w_NO: Tensor, y_MO: Tensor, *, is_added: bool = False) -> Tensor:
+    """x w into y, or onto what is there. x may lie anyhow, rows of w and y as a piece each."""
+    (num_rows, num_in), num_out = x_MN.shape, w_NO.shape[1]
+    num_threads = max(1, min(torch.get_num_threads(), num_rows * num_in * num_out // _THREAD_WORK))
+    product = _Product(
+        num_rows, num_in, num_out, *x_MN.stride(), w_NO.stride(0), y_MO.stride(0), is_added, num_threads,
+        x_MN.data_ptr(), w_NO.data_ptr(), y_MO.data_ptr(),
+    )  # fmt: skip
+    required("products").affetto_multiply(byref(product))
+    return y_MO
+
+
+@dataclass(frozen=True)
+class KroneckerSquare:
+    """weight * tr[(B^T G B)(A C A^T)] of one layer."""
+
+    a_RI: Tensor
+    b_OR: Tensor
+    inputs_II: Tensor
+    """C, symmetric."""
+    gradients_OO: Tensor
+    """G, symmetric."""
+    weight: float
+
+
+class _Square(ctypes.Structure):
+    _fields_ = (
+        *((name, c_int64) for name in ("in", "out", "rank")), ("weight", c_double),
+        *((name, c_void_p) for name in ("a_RI", "b_OR", "inputs_II", "gradients_OO", "grad_a_RI", "grad_b_OR")),
+        ("value", c_double),
+    )  # fmt: skip
+
+
+class _Squares(ctypes.Structure):
+    _fields_ = (
+        ("squares", POINTER(_Square)), ("ends", c_void_p), ("rooms", c_void_p),
+        *((name, c_int64) for name in ("num_threads", "room", "most")),
+    )  # fmt: skip
+
+
+def kronecker_squares(squares: Sequence[KroneckerSquare]) -> tuple[float, list[Tensor]]:
+    """The sum of the squares, and the gradients of A and B of each in turn."""
+    grads = [torch.empty(factor.shape) for square in squares for factor in (square.a_RI, square.b_OR)]
+    told = (_Square * len(squares))()
+    work = np.zeros(len(squares))
+    for place, square in enumerate(squares):
+        tensors = (square.a_RI, square.b_OR, square.inputs_II, square.gradients_OO, *grads[2 * place : 2 * place + 2])
+        assert all(tensor.is_contiguous() and tensor.dtype == torch.float32 for tensor in tensors)
+        (rank, num_in), num_out = square.a_RI.shape, len(square.b_OR)
+        told[place] = _Square(num_in, num_out, rank, square.weight, *(tensor.data_ptr() for tensor in tensors), 0.0)
+        work[place] = rank * (num_in**2 + num_out**2)
+    behind = np.cumsum(work)
+    num_threads = max(1, min(torch.get_num_threads(), int(behind[-1]) // _THREAD_WORK))
+    ends_T = np.searchsorted(behind, behind[-1] * np.arange(1, num_threads) / num_threads, side="right")
+    ends_T = np.append(ends_T, len(squares)).astype(np.int64)
+    most = max(max(square.a_RI.shape[1], len(square.b_OR)) for square in squares)
+    rank = max(len(square.a_RI) for square in squares)
+    rooms_T = torch.empty(num_threads, 2 * most * rank + 2 * rank**2)
+    given = _Squares(told, ends_T.ctypes.data, rooms_T.data_ptr(), num_threads, rooms_T.shape[1], most)
+    required("products").affetto_squares(byref(given))
+    return sum(one.value for one in told), grads
