@@ -1,10 +1,9 @@
-"""Products by oneDNN and by affetto's C against torch's own: values, gradients twice over, and whose they are."""
+"""Products by affetto's C against torch's own: values, gradients twice over, and when it is left out."""
 
 from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -13,35 +12,25 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from affetto import products
 from affetto.adapters.gated import gated_linears
+from affetto.native.products import multiply
 from native_tools import required
 
-# torch warns of Intel's GPUs when anything is set.
-OFF_WARNS = pytest.mark.filterwarnings("ignore:TF32 acceleration")
 
-
-@pytest.fixture(params=["onednn", "c"])
-def calls(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """One of them multiplies whatever may be multiplied by it; what was asked of it, in order."""
-    asked: str = request.param
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """The C multiplies whatever may be multiplied by it; whether it did, in order."""
+    required()
     monkeypatch.setattr(products, "mkl_is_slow", lambda: True)
-    if asked == "onednn":
-        if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-            pytest.skip("this torch was built without oneDNN")
-        changes: dict[str, Any] = {"LEAST_ROWS": 1, "LEAST_MATRIX": 1}
-    else:
-        required()
-        changes = {"LEAST_WORK": 1, "LEAST_TURNED": 1}
-    for name, value in changes.items():
-        monkeypatch.setattr(products, name, value)
-    told: list[str] = []
-    known = {"onednn": products._suits_onednn, "c": products._suits_c}[asked]
+    for name in ("LEAST_ROWS", "LEAST_TURNED", "LEAST_WORK"):
+        monkeypatch.setattr(products, name, 1)
+    told: list[bool] = []
+    known = products._suits_c
 
     def suits(a_NI: Tensor, b_IO: Tensor) -> bool:
-        answer = known(a_NI, b_IO)
-        told.append(asked if answer else "torch")
-        return answer
+        told.append(known(a_NI, b_IO))
+        return told[-1]
 
-    monkeypatch.setattr(products, f"_suits_{asked}", suits)
+    monkeypatch.setattr(products, "_suits_c", suits)
     return told
 
 
@@ -50,7 +39,7 @@ def _near(one: Tensor, other: Tensor) -> None:
 
 
 @pytest.mark.parametrize("is_turned", [(False, False), (True, False), (False, True), (True, True)])
-def test_products_are_those_of_torch(calls: list[str], is_turned: tuple[bool, bool]) -> None:
+def test_products_are_those_of_torch(calls: list[bool], is_turned: tuple[bool, bool]) -> None:
     torch.manual_seed(0)
     a, b, added = torch.randn(23, 31), torch.randn(31, 17), torch.randn(23, 17)
     # The same matrices, lying in memory the other way round.
@@ -60,20 +49,19 @@ def test_products_are_those_of_torch(calls: list[str], is_turned: tuple[bool, bo
     _near(products.addmm(added, a, b), kept + a @ b)
     assert torch.equal(added, kept), "addmm leaves what it adds to as it was"
     _near(products.addmm_(added, a, b), kept + a @ b)
-    assert set(calls) <= {"onednn", "c"}
-    assert calls
+    assert calls == [True] * 3
 
 
-def test_what_is_added_to_may_lie_anyhow(calls: list[str]) -> None:
+def test_what_is_added_to_may_lie_anyhow(calls: list[bool]) -> None:
     a, b, turned = torch.randn(23, 31), torch.randn(31, 17), torch.randn(17, 23).T
     expected = turned + a @ b
     _near(products.addmm(turned, a, b), expected)
     _near(products.addmm_(turned, a, b), expected)
-    assert set(calls) <= {"onednn"}, "torch adds in the C's place"
+    assert calls == [True]
 
 
 @pytest.mark.parametrize("has_bias", [False, True])
-def test_a_linear_layer_has_its_gradients_and_theirs(calls: list[str], has_bias: bool) -> None:
+def test_a_linear_layer_has_its_gradients_and_theirs(calls: list[bool], has_bias: bool) -> None:
     torch.manual_seed(1)
     x, layer = torch.randn(3, 5, 7, requires_grad=True), nn.Linear(7, 6, bias=has_bias)
     found = []
@@ -85,12 +73,11 @@ def test_a_linear_layer_has_its_gradients_and_theirs(calls: list[str], has_bias:
         found.append([y, *first, *second])
     for mine, torchs in zip(*found, strict=True):
         _near(mine, torchs)
-    assert {"onednn", "c"} & set(calls)
-    assert "torch" in calls, "where a gradient is to be differentiated, torch's own steps are taken"
+    assert set(calls) == {True, False}, "where a gradient is to be differentiated, torch's own steps are taken"
 
 
 @pytest.mark.parametrize("is_frozen", [False, True])
-def test_a_frozen_layer_keeps_nothing_that_it_read(calls: list[str], is_frozen: bool) -> None:
+def test_a_frozen_layer_keeps_nothing_that_it_read(calls: list[bool], is_frozen: bool) -> None:
     x, weight_OI = torch.randn(5, 7, requires_grad=True), torch.randn(6, 7, requires_grad=not is_frozen)
     kept: list[tuple[int, ...]] = []
     with torch.autograd.graph.saved_tensors_hooks(lambda one: kept.append(tuple(one.shape)) or one, lambda one: one):
@@ -99,8 +86,7 @@ def test_a_frozen_layer_keeps_nothing_that_it_read(calls: list[str], is_frozen: 
     assert kept == ([(6, 7)] if is_frozen else [(5, 7), (6, 7)])
 
 
-@OFF_WARNS
-def test_adapted_layers_are_the_same_by_both(calls: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_adapted_layers_are_the_same_by_both(calls: list[bool], monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(2)
     layers = [nn.Linear(24, 20, bias=False).requires_grad_(False), nn.Linear(24, 8).requires_grad_(False)]
     factors = [(torch.randn(4, 24), torch.randn(20, 4)), (torch.randn(2, 24), torch.randn(8, 2))]
@@ -113,14 +99,12 @@ def test_adapted_layers_are_the_same_by_both(calls: list[str], monkeypatch: pyte
         found.append([*ys, *torch.autograd.grad(sum((y**2).sum() for y in ys), [x, *leaves])])
     for mine, torchs in zip(*found, strict=True):
         torch.testing.assert_close(mine, torchs, rtol=1e-5, atol=1e-3)
-    assert "torch" in calls
-    assert {"onednn", "c"} & set(calls)
+    assert set(calls) == {True, False}
 
 
-@OFF_WARNS
-def test_torch_multiplies_what_they_are_not_for(calls: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torch_multiplies_what_they_are_not_for(calls: list[bool], monkeypatch: pytest.MonkeyPatch) -> None:
     a, b = torch.randn(9, 8), torch.randn(8, 7)
-    with torch.backends.mkldnn.flags(enabled=False), monkeypatch.context() as patched:  # type: ignore[no-untyped-call]
+    with monkeypatch.context() as patched:
         patched.setattr(products, "library", lambda _: None)
         assert torch.equal(products.mm(a, b), torch.mm(a, b))
         assert torch.equal(products.linear(a, b.T), torch.nn.functional.linear(a, b.T))
@@ -132,10 +116,10 @@ def test_torch_multiplies_what_they_are_not_for(calls: list[str], monkeypatch: p
     assert counter.get_total_flops() == 2 * 9 * 8 * 7
     with torch.autocast("cpu", torch.bfloat16):
         assert products.linear(a, b.T).dtype == torch.bfloat16
-    assert set(calls) == {"torch"}
+    assert not any(calls)
 
 
-def test_into_what_is_given(calls: list[str]) -> None:
+def test_into_what_is_given(calls: list[bool]) -> None:
     """A column of a larger array, or one that lies the other way round."""
     a, b, room = torch.randn(5, 8), torch.randn(8, 7), torch.full((5, 3, 7), 9.0)
     found = products.mm(a, b, out=room[:, 1])
@@ -149,7 +133,7 @@ def test_into_what_is_given(calls: list[str]) -> None:
 
 
 @pytest.mark.parametrize("is_frozen", [False, True])
-def test_a_matrix_for_each_place(calls: list[str], is_frozen: bool) -> None:
+def test_a_matrix_for_each_place(calls: list[bool], is_frozen: bool) -> None:
     torch.manual_seed(3)
     x, weight = torch.randn(5, 3, 8, requires_grad=True), torch.randn(3, 8, 7, requires_grad=not is_frozen)
     inputs = [x] if is_frozen else [x, weight]
@@ -166,26 +150,45 @@ def test_a_matrix_for_each_place(calls: list[str], is_frozen: bool) -> None:
     assert nothing.shape == (0, 3, 7)
 
 
-def test_which_products_are_whose(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_which_products_are_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(products, "mkl_is_slow", lambda: True)
-    monkeypatch.setattr(products, "_has_onednn", lambda: True)
     monkeypatch.setattr(products, "library", lambda _: "compiled")
 
-    def whose(rows: int, num_in: int, num_out: int, *, is_turned: bool = False) -> str:
-        x_NI, w_IO = torch.empty(rows, num_in), torch.empty(num_in, num_out)
-        w_IO = torch.empty(num_out, num_in).T if is_turned else w_IO
-        found = [name for name in ("onednn", "c") if getattr(products, f"_suits_{name}")(x_NI, w_IO)]
-        assert len(found) < 2
-        return found[0] if found else "torch"
+    def is_ours(rows: int, num_in: int, num_out: int, *, is_turned: bool = False) -> bool:
+        w_IO = torch.empty(num_out, num_in).T if is_turned else torch.empty(num_in, num_out)
+        return products._suits_c(torch.empty(rows, num_in), w_IO)
 
-    assert whose(16, 1024, 1024) == whose(16, 1024, 1024, is_turned=True) == "onednn"
-    assert whose(15, 1024, 1024) == "torch"
-    assert whose(4096, 1024, 1023) == whose(64, 1024, 1023, is_turned=True) == "c"
-    assert whose(63, 1024, 1023, is_turned=True) == "torch"
-    assert whose(16, 128, 128) == "c"
-    assert whose(15, 128, 128) == "torch"
+    assert is_ours(8, 1024, 1024)
+    assert is_ours(32, 1024, 1024, is_turned=True)
+    assert not is_ours(31, 1024, 1024, is_turned=True)
+    assert not is_ours(7, 1024, 1024)
+    assert is_ours(16, 128, 128)
+    assert not is_ours(15, 128, 128)
     monkeypatch.setattr(products, "mkl_is_slow", lambda: False)
-    assert whose(4096, 1024, 1024) == whose(4096, 512, 512) == "torch"
+    assert not is_ours(4096, 1024, 1024)
+
+
+@pytest.mark.parametrize("num_threads", [1, 2, 5])
+@pytest.mark.parametrize("is_turned", [(False, False), (True, False), (False, True), (True, True)])
+@pytest.mark.parametrize("shape", [(33, 1030, 300), (40, 2049, 130), (800, 30, 9), (3, 700, 500), (130, 64, 4100)])
+def test_packed_panels(shape: tuple[int, int, int], is_turned: tuple[bool, bool], num_threads: int) -> None:
+    """Deeper and wider than one panel, with rests, shared out by rows and by columns; nothing beside is touched."""
+    required()
+    generator = torch.Generator().manual_seed(0)
+    num_rows, num_in, num_out = shape
+    a, b = (torch.randn(sizes, generator=generator) for sizes in ((num_rows, num_in), (num_in, num_out)))
+    exact = a.double() @ b.double()
+    a, b = (x.T.contiguous().T if turned else x for x, turned in zip((a, b), is_turned, strict=True))
+    room = torch.full((num_rows, num_out + 5), 2.0)
+    before = torch.get_num_threads()
+    torch.set_num_threads(num_threads)
+    try:
+        for is_added, wanted in ((False, exact), (True, 2 * exact)):
+            multiply(a, b, room[:, :num_out], is_added=is_added)
+            torch.testing.assert_close(room[:, :num_out].double(), wanted, rtol=1e-5, atol=3e-6 * num_in)
+    finally:
+        torch.set_num_threads(before)
+    assert (room[:, num_out:] == 2.0).all()
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
-"""Matrix products of float32 on a CPU, by the library that has the kernels for its processor.
+"""Matrix products of float32 on a CPU: affetto's own C where torch's library is slow, torch's elsewhere.
 
 torch multiplies matrices by Intel's MKL, which keeps to AVX2 on AMD's processors, whose AVX-512 gives more than twice
-its rate: 250 GFLOP/s of one core of a Zen 5 (docs/performance.md). There wide products go to oneDNN, which torch has
-for convolutions, and narrow ones to affetto's own C. Everywhere else, and for everything else, these functions are
+its rate: 110 and 240 GFLOP/s of one core of a Zen 5, whatever the shape, where oneDNN, which torch has for
+convolutions, reaches 130 to 240 (docs/performance.md). Everywhere else, and for everything else, these functions are
 torch's own, which is what tests compare with.
 """
 
@@ -21,44 +21,30 @@ from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 from affetto.native.compiler import library
 from affetto.native.products import multiply
 
-LEAST_ROWS, LEAST_MATRIX = 16, 2**20
-"""Rows, and numbers of what they are multiplied with, from which on oneDNN pays, which compiles for every new shape
-(0.2 ms). CSM-1B's layers are as large, the miniature's aren't."""
-LEAST_WORK, LEAST_TURNED = 2**18, 64
-"""Multiply-adds from which on C pays, and rows from which on its matrix is worth being laid the other way round."""
+LEAST_ROWS, LEAST_TURNED, LEAST_WORK = 8, 32, 2**18
+"""Rows, rows where the matrix lies the other way round, and multiply-adds, from which on the C pays."""
 _PLAIN = (Tensor, nn.Parameter)
 
 
 def mm(a_NI: Tensor, b_IO: Tensor, out: Tensor | None = None) -> Tensor:
-    """a b (N, O), as torch.mm, into `out` where it is given. Of a transposed `a` oneDNN makes a copy: let the smaller
-    factor be that.
-    """
-    if _suits_onednn(a_NI, b_IO):
-        product_NO: Tensor = torch.ops.mkldnn._linear_pointwise(a_NI, b_IO.T, None, "none", [], "")
-        return product_NO if out is None else out.copy_(product_NO)
+    """a b (N, O), as torch.mm, into `out` where it is given."""
     if _suits_c(a_NI, b_IO) and (out is None or out.stride(1) == 1):
-        return multiply(a_NI, _rows(b_IO), a_NI.new_empty(len(a_NI), b_IO.shape[1]) if out is None else out)
+        return multiply(a_NI, b_IO, a_NI.new_empty(len(a_NI), b_IO.shape[1]) if out is None else out)
     return torch.mm(a_NI, b_IO) if out is None else out.copy_(torch.mm(a_NI, b_IO))
 
 
 def addmm(sum_NO: Tensor, a_NI: Tensor, b_IO: Tensor) -> Tensor:
     """`sum` plus a b (N, O), as torch.addmm."""
     is_asked = torch.is_grad_enabled() and sum_NO.requires_grad
-    if not is_asked and sum_NO.is_contiguous():
-        if _suits_onednn(a_NI, b_IO):
-            added_NO: Tensor = torch.ops.mkldnn._linear_pointwise.binary(a_NI, sum_NO, b_IO.T, None, "add")
-            return added_NO
-        if _suits_c(a_NI, b_IO):
-            return multiply(a_NI, _rows(b_IO), sum_NO.clone(), is_added=True)
+    if not is_asked and _suits_c(a_NI, b_IO):
+        return multiply(a_NI, b_IO, sum_NO.clone(memory_format=torch.contiguous_format), is_added=True)
     return torch.addmm(sum_NO, a_NI, b_IO)
 
 
 def addmm_(sum_NO: Tensor, a_NI: Tensor, b_IO: Tensor) -> Tensor:
-    """As `addmm`, in memory of its own or in that of `sum`, which is used up."""
-    if _suits_onednn(a_NI, b_IO):
-        return addmm(sum_NO, a_NI, b_IO)
+    """As `addmm`, in the memory of `sum`."""
     if sum_NO.stride(1) == 1 and _suits_c(a_NI, b_IO):
-        return multiply(a_NI, _rows(b_IO), sum_NO, is_added=True)
+        return multiply(a_NI, b_IO, sum_NO, is_added=True)
     return sum_NO.addmm_(a_NI, b_IO)
 
 
@@ -116,70 +102,32 @@ class _Linear(torch.autograd.Function):
         return (mm(grads[0], weight_OI) if needs_x else None, mm(grads[0].T, x_NI) if needs_weight else None)
 
 
-def _suits_onednn(a_NI: Tensor, b_IO: Tensor) -> bool:
-    """Whether oneDNN is to multiply these, which autograd must not ask about: it knows nothing of the operation."""
-    return not _is_asked(a_NI, b_IO) and _are_wide(a_NI, b_IO)
-
-
 def _suits_c(a_NI: Tensor, b_IO: Tensor) -> bool:
-    """Whether affetto's C is to multiply these, of which autograd knows nothing either."""
-    return not _is_asked(a_NI, b_IO) and _are_narrow(a_NI, b_IO)
-
-
-def _is_asked(a_NI: Tensor, b_IO: Tensor) -> bool:
-    return torch.is_grad_enabled() and (a_NI.requires_grad or b_IO.requires_grad)
+    """Whether the C is to multiply these, which autograd must not ask about: it knows nothing of it."""
+    is_asked = torch.is_grad_enabled() and (a_NI.requires_grad or b_IO.requires_grad)
+    return not is_asked and _is_faster(a_NI, b_IO)
 
 
 def _is_faster(a_NI: Tensor, b_IO: Tensor) -> bool:
-    return _are_wide(a_NI, b_IO) or _are_narrow(a_NI, b_IO)
-
-
-def _are_wide(a_NI: Tensor, b_IO: Tensor) -> bool:
+    num_rows = a_NI.shape[0]
     return (
-        a_NI.shape[0] >= LEAST_ROWS
-        and b_IO.numel() >= LEAST_MATRIX
-        and bool(torch.backends.mkldnn.enabled)
-        and _are_slow_in_mkl(a_NI, b_IO)
-        and _has_onednn()
-    )
-
-
-def _are_narrow(a_NI: Tensor, b_IO: Tensor) -> bool:
-    is_ready = b_IO.stride(1) == 1 or a_NI.shape[0] >= LEAST_TURNED
-    return (
-        b_IO.numel() < LEAST_MATRIX
-        and a_NI.shape[0] * b_IO.numel() >= LEAST_WORK
-        and is_ready
-        and _are_slow_in_mkl(a_NI, b_IO)
-        and library("products") is not None
-    )
-
-
-def _are_slow_in_mkl(a_NI: Tensor, b_IO: Tensor) -> bool:
-    return (
-        a_NI.dtype == b_IO.dtype == torch.float32
+        num_rows >= (LEAST_ROWS if b_IO.stride(1) == 1 else LEAST_TURNED)
+        and num_rows * b_IO.numel() >= LEAST_WORK
+        and a_NI.dtype == b_IO.dtype == torch.float32
         and a_NI.device.type == "cpu"
         and type(a_NI) in _PLAIN
         and type(b_IO) in _PLAIN
         and mkl_is_slow()
+        and library("products") is not None
         # Who counts or traces operations knows torch's own.
         and not is_in_torch_dispatch_mode()
     )
-
-
-def _rows(b_IO: Tensor) -> Tensor:
-    return b_IO if b_IO.stride(1) == 1 else b_IO.contiguous()
 
 
 @cache
 def mkl_is_slow() -> bool:
     """Whether this is a processor by AMD with AVX-512."""
     return torch.backends.cpu.get_cpu_capability() == "AVX512" and "AuthenticAMD" in _maker()
-
-
-@cache
-def _has_onednn() -> bool:
-    return bool(torch.backends.mkldnn.is_available()) and hasattr(torch.ops.mkldnn, "_linear_pointwise")  # type: ignore[no-untyped-call]
 
 
 def _maker() -> str:

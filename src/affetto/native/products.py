@@ -19,20 +19,25 @@ _THREAD_WORK = 2**22
 
 class _Product(ctypes.Structure):
     _fields_ = (
-        *((name, c_int64) for name in ("m", "n", "out", "x_row", "x_step", "w_row", "y_row")),
-        ("is_added", c_int64), ("num_threads", c_int64), *((name, c_void_p) for name in ("x", "w", "y")),
+        *((name, c_int64) for name in ("m", "n", "out", "x_row", "x_step", "w_row", "w_step", "y_row")),
+        ("is_added", c_int64), ("num_threads", c_int64), *((name, c_void_p) for name in ("x", "w", "y", "rooms")),
     )  # fmt: skip
 
 
 def multiply(x_MN: Tensor, w_NO: Tensor, y_MO: Tensor, *, is_added: bool = False) -> Tensor:
-    """x w into y, or onto what is there. x may lie anyhow, rows of w and y as a piece each."""
+    """x w into y, or onto what is there. x and w may lie anyhow, rows of y as a piece each."""
     (num_rows, num_in), num_out = x_MN.shape, w_NO.shape[1]
+    assert y_MO.stride(1) == 1 or num_out == 1
     num_threads = max(1, min(torch.get_num_threads(), num_rows * num_in * num_out // _THREAD_WORK))
+    loaded = required("products")
+    rooms = None
+    if loaded.affetto_is_packed(*map(c_int64, (num_rows, num_in, num_out, w_NO.stride(1)))):
+        rooms = torch.empty(num_threads, loaded.affetto_packed_panel())
     product = _Product(
-        num_rows, num_in, num_out, *x_MN.stride(), w_NO.stride(0), y_MO.stride(0), is_added, num_threads,
-        x_MN.data_ptr(), w_NO.data_ptr(), y_MO.data_ptr(),
+        num_rows, num_in, num_out, *x_MN.stride(), *w_NO.stride(), y_MO.stride(0), is_added, num_threads,
+        x_MN.data_ptr(), w_NO.data_ptr(), y_MO.data_ptr(), None if rooms is None else rooms.data_ptr(),
     )  # fmt: skip
-    required("products").affetto_multiply(byref(product))
+    loaded.affetto_multiply(byref(product))
     return y_MO
 
 
