@@ -105,7 +105,7 @@ def _keep(options: Any, batch: int, found: dict[str, Any]) -> None:
     print(f"{name}\n{table(found)}", flush=True)
 
 
-def _profile(epoch: Callable[[int], None], path: Path) -> None:
+def _profile(epoch: Callable[[int], int], path: Path) -> None:
     """Write what an epoch's time goes to, by kernel and by call."""
     with torch.profiler.profile() as profiler:
         epoch(0)
@@ -176,10 +176,10 @@ def _curvature(config: Config, base: Any, bank: AdapterBank, world: World) -> Cu
 def _contestants(
     config: Config, base: Any, bank: AdapterBank, world: World, theirs: dict[str, DocumentedRecipe], accelerator: Any,
     curvature: Curvature | None,
-) -> tuple[dict[str, Callable[[int], None]], dict[str, float]]:  # fmt: skip
-    """An epoch of each, told the round's number, and the operations of one."""
+) -> tuple[dict[str, Callable[[int], int]], dict[str, float]]:  # fmt: skip
+    """An epoch of each, told the round's number, and the operations of one for each of its frames."""
     plain = Config(**(config.model_dump() | PLAIN_LORA))
-    work: dict[str, Callable[[int], None]] = {
+    work: dict[str, Callable[[int], int]] = {
         "plain": Ours(plain, base, bank, world, accelerator).epoch,
         "full": Ours(config, base, bank, world, accelerator, curvature).epoch,
     }
@@ -200,7 +200,7 @@ def _contestants(
             print(f"{name}: the GPU's memory is too small for it", file=sys.stderr, flush=True)
             del work[name]
             continue
-        print(f"{name}: {operations[name] / 1e9:.0f} GFLOP", file=sys.stderr, flush=True)
+        print(f"{name}: {operations[name] / 1e6:.0f} MFLOP a frame", file=sys.stderr, flush=True)
     return work, operations
 
 
@@ -219,8 +219,8 @@ class Ours:
         self.parameters = list(bank.parameters("happy").values())
         self.optimizer = adamw(self.parameters, 1e-6)
 
-    def epoch(self, number: int) -> None:
-        """All emotional clips once, with their share of rehearsed ones."""
+    def epoch(self, number: int) -> int:
+        """All emotional clips once, with their share of rehearsed ones; how many frames were trained."""
         plan = plan_run(
             [row.num_frames for row in self.streams.emotional], [row.num_frames for row in self.streams.rehearsal],
             batch_size=self.config.batch_size, accumulation=1, replay_ratio=self.config.replay_ratio, num_epochs=1,
@@ -247,6 +247,12 @@ class Ours:
                 finish_gradients(self.parameters, self.config.max_grad_norm, self.accelerator, [made])
                 self.optimizer.step()
                 self.optimizer.zero_grad()
+        emotional, rehearsal = self.streams.emotional, self.streams.rehearsal
+        return sum(
+            sum(emotional[place].num_frames for place in micro.emotional)
+            + sum(rehearsal[place].num_frames for place in micro.general)
+            for step in plan.steps for micro in step
+        )  # fmt: skip
 
     def _penalty(self) -> torch.Tensor:
         assert self.curvature is not None
@@ -258,10 +264,11 @@ class Theirs:
 
     def __init__(self, recipe: DocumentedRecipe, world: World, batch: int, *, is_coded: bool) -> None:
         self.recipe, self.examples, self.size, self.is_coded = recipe, world.examples, batch, is_coded
+        self.num_frames = sum(row.num_frames for row in world.streams.emotional)
         self.clips = [recipe.prepared(example) for example in world.examples] if is_coded else []
 
-    def epoch(self, number: int) -> None:
-        """All clips once, in a random order as Trainer has it."""
+    def epoch(self, number: int) -> int:
+        """All clips once, in a random order as Trainer has it; how many frames were trained."""
         order = np.random.default_rng(number).permutation(len(self.examples)).tolist()
         for start in range(0, len(order), self.size):
             chosen = order[start : start + self.size]
@@ -270,6 +277,7 @@ class Theirs:
             else:
                 batch = self.recipe.batch([self.examples[place] for place in chosen])
             self.recipe.step(batch, is_coded=self.is_coded)
+        return self.num_frames
 
 
 @torch.no_grad()
@@ -298,32 +306,36 @@ def check_same_loss(config: Config, base: Any, world: World, theirs: DocumentedR
         assert abs(value - ours) < tolerances[name], f"{name} doesn't do the same work: {value:.5f} and {ours:.5f}"
 
 
-def _in_turn(work: dict[str, Callable[[int], None]], rounds: int, device: str) -> dict[str, list[tuple[float, float]]]:
-    """(clock, processor time) of each contestant's epoch in each round."""
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in work}
+def _in_turn(
+    work: dict[str, Callable[[int], int]], rounds: int, device: str
+) -> dict[str, list[tuple[float, float, int]]]:
+    """(clock, processor time, trained frames) of each contestant's epoch in each round."""
+    times: dict[str, list[tuple[float, float, int]]] = {name: [] for name in work}
     for number in range(1, rounds + 1):
         names = list(work) if number % 2 else list(work)[::-1]
         for name in names:
             clock, processor = time.perf_counter(), time.process_time()
-            work[name](number)
+            frames = work[name](number)
             if device == "cuda":
                 torch.cuda.synchronize()
-            times[name].append((time.perf_counter() - clock, time.process_time() - processor))
+            times[name].append((time.perf_counter() - clock, time.process_time() - processor, frames))
             print(f"{number} {name}: {times[name][-1][0]:.2f} s", file=sys.stderr, flush=True)
     return times
 
 
 def _figures(
-    times: dict[str, list[tuple[float, float]]], operations: dict[str, float], world: World, rate: float, device: str
+    times: dict[str, list[tuple[float, float, int]]],
+    operations: dict[str, float],
+    world: World,
+    rate: float,
+    device: str,
 ) -> dict[str, Any]:
-    emotional = sum(row.num_frames for row in world.streams.emotional)
-    rehearsed = {"full", "full_checkpointed"}
-    frames = {name: emotional + (world.rehearsed_frames(len(world.examples)) if name in rehearsed else 0)
-              for name in times}  # fmt: skip
-    by_clock = {name: [clock / frames[name] for clock, _ in mine] for name, mine in times.items()}
+    # Which clips a round rehearses is chance, and so is how long they are.
+    frames = {name: median(count for _, _, count in mine) for name, mine in times.items()}
+    by_clock = {name: [clock / count for clock, _, count in mine] for name, mine in times.items()}
     per_frame = by_clock
     if device == "cpu":
-        per_frame = {name: [spent / frames[name] for _, spent in mine] for name, mine in times.items()}
+        per_frame = {name: [spent / count for _, spent, count in mine] for name, mine in times.items()}
 
     def ratio(values: dict[str, list[float]], these: str, those: str) -> float:
         return round(median(a / b for a, b in zip(values[these], values[those], strict=True)), 3)
@@ -344,9 +356,9 @@ def _figures(
             "per_frame_of_plain": ratio(per_frame, name, "plain"),
             "by_clock_of_full": ratio(by_clock, name, "full"),
             "by_clock_of_plain": ratio(by_clock, name, "plain"),
-            "mflop_per_frame": round(operations[name] / frames[name] / 1e6, 1),
-            "share_of_matmul_rate": round(operations[name] / frames[name] / median(per_frame[name]) / rate, 3),
-            "share_with_recomputation": round(done[name] / frames[name] / median(per_frame[name]) / rate, 3),
+            "mflop_per_frame": round(operations[name] / 1e6, 1),
+            "share_of_matmul_rate": round(operations[name] / median(per_frame[name]) / rate, 3),
+            "share_with_recomputation": round(done[name] / median(per_frame[name]) / rate, 3),
         }
     return {"matmul_gflop_per_s": round(rate / 1e9, 1), "contestants": contestants}
 

@@ -53,10 +53,6 @@ class World:
             "text_tokens": sum(row.num_positions - row.num_frames for row in self.streams.emotional),
         }
 
-    def rehearsed_frames(self, count: int) -> float:
-        """Frames of as many general clips, each as long as the mean one: which ones a round draws is chance."""
-        return count * float(np.mean([row.num_frames for row in self.streams.rehearsal]))
-
 
 def miniature_world(config: Config, base: Base, count: int) -> World:
     """The miniature's own clips."""

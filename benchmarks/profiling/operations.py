@@ -14,12 +14,12 @@ from torch.utils.flop_counter import flop_registry
 from affetto.products import mm
 
 
-def count_operations(epoch: Callable[[int], None]) -> float:
-    """Floating-point operations of an epoch's products, whatever kernels do them."""
+def count_operations(epoch: Callable[[int], int]) -> float:
+    """Floating-point operations of an epoch's products for each of the frames that it tells, whatever does them."""
     # Attention by plain products: the formulas of some versions don't know grouped heads in the fused kernels.
     with sdpa_kernel(SDPBackend.MATH), _Operations() as counted:
-        epoch(0)
-    return counted.total
+        frames = epoch(0)
+    return counted.total / frames
 
 
 class _Operations(TorchDispatchMode):
