@@ -129,7 +129,7 @@ def test_into_what_is_given(calls: list[bool]) -> None:
     turned = torch.empty(7, 5).T
     _near(products.mm(a, b, out=turned), a @ b)
     _near(turned, a @ b)
-    assert calls
+    assert any(calls)
 
 
 @pytest.mark.parametrize("is_frozen", [False, True])
@@ -148,6 +148,23 @@ def test_a_matrix_for_each_place(calls: list[bool], is_frozen: bool) -> None:
     assert bool(calls) is is_frozen
     nothing = products.heads(torch.zeros(0, 3, 8), weight)
     assert nothing.shape == (0, 3, 7)
+
+
+def test_what_does_not_fit_is_for_torch(calls: list[bool]) -> None:
+    """Which spreads what is added, and refuses what can't be multiplied."""
+    a, b = torch.randn(40, 30), torch.randn(30, 20)
+    for added in (torch.randn(20), torch.randn(1, 20)):
+        _near(products.addmm(added, a, b), added + a @ b)
+    for bad in (lambda: products.mm(a, b[:25]), lambda: products.addmm_(torch.zeros(40, 19), a, b),
+                lambda: products.addmm(torch.zeros(40, 20).double(), a, b)):  # fmt: skip
+        with pytest.raises(RuntimeError):
+            bad()
+    _near(products.mm(a, b, out=torch.empty(40, 20).double()).float(), a @ b)
+    assert calls
+    total = torch.zeros(40, 20)
+    version = total._version
+    products.addmm_(total, a, b)
+    assert total._version > version, "autograd sees that it changed"
 
 
 def test_which_products_are_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:

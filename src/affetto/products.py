@@ -28,7 +28,7 @@ _PLAIN = (Tensor, nn.Parameter)
 
 def mm(a_NI: Tensor, b_IO: Tensor, out: Tensor | None = None) -> Tensor:
     """a b (N, O), as torch.mm, into `out` where it is given."""
-    if _suits_c(a_NI, b_IO) and (out is None or out.stride(1) == 1):
+    if _suits_c(a_NI, b_IO) and (out is None or (_fits(out, a_NI, b_IO) and out.stride(1) == 1)):
         return multiply(a_NI, b_IO, a_NI.new_empty(len(a_NI), b_IO.shape[1]) if out is None else out)
     return torch.mm(a_NI, b_IO) if out is None else out.copy_(torch.mm(a_NI, b_IO))
 
@@ -36,14 +36,15 @@ def mm(a_NI: Tensor, b_IO: Tensor, out: Tensor | None = None) -> Tensor:
 def addmm(sum_NO: Tensor, a_NI: Tensor, b_IO: Tensor) -> Tensor:
     """`sum` plus a b (N, O), as torch.addmm."""
     is_asked = torch.is_grad_enabled() and sum_NO.requires_grad
-    if not is_asked and _suits_c(a_NI, b_IO):
+    if not is_asked and _fits(sum_NO, a_NI, b_IO) and _suits_c(a_NI, b_IO):
         return multiply(a_NI, b_IO, sum_NO.clone(memory_format=torch.contiguous_format), is_added=True)
     return torch.addmm(sum_NO, a_NI, b_IO)
 
 
 def addmm_(sum_NO: Tensor, a_NI: Tensor, b_IO: Tensor) -> Tensor:
     """As `addmm`, in the memory of `sum`."""
-    if sum_NO.stride(1) == 1 and _suits_c(a_NI, b_IO):
+    if _fits(sum_NO, a_NI, b_IO) and sum_NO.stride(1) == 1 and _suits_c(a_NI, b_IO):
+        torch.autograd.graph.increment_version(sum_NO)
         return multiply(a_NI, b_IO, sum_NO, is_added=True)
     return sum_NO.addmm_(a_NI, b_IO)
 
@@ -108,10 +109,18 @@ def _suits_c(a_NI: Tensor, b_IO: Tensor) -> bool:
     return not is_asked and _is_faster(a_NI, b_IO)
 
 
+def _fits(sum_NO: Tensor, a_NI: Tensor, b_IO: Tensor) -> bool:
+    """Whether it is as large as the product, and of its kind: torch spreads smaller ones, and refuses others."""
+    is_alike = sum_NO.dtype == a_NI.dtype and sum_NO.device == a_NI.device
+    return is_alike and sum_NO.shape == (a_NI.shape[0], b_IO.shape[1])
+
+
 def _is_faster(a_NI: Tensor, b_IO: Tensor) -> bool:
     num_rows = a_NI.shape[0]
     return (
-        num_rows >= (LEAST_ROWS if b_IO.stride(1) == 1 else LEAST_TURNED)
+        # What can't be multiplied is for torch to refuse.
+        a_NI.shape[1:] == b_IO.shape[:1]
+        and num_rows >= (LEAST_ROWS if b_IO.stride(1) == 1 else LEAST_TURNED)
         and num_rows * b_IO.numel() >= LEAST_WORK
         and a_NI.dtype == b_IO.dtype == torch.float32
         and a_NI.device.type == "cpu"

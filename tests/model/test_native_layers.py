@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.modules.module import register_module_forward_hook
 from torch.utils.flop_counter import FlopCounterMode
 
 from affetto.adapters.bank import AdapterBank
@@ -240,22 +243,35 @@ def test_changed_weights_are_seen(tiny_base: Base, make_row: Callable[..., Row],
     assert len(passes.kept) == 12
 
 
-@pytest.mark.parametrize("reason", ["hook", "trained weights", "trained norm", "bias", "too large", "no compiler"])
+@pytest.mark.parametrize(
+    "reason",
+    ["hook", "backward hook", "global hook", "another forward", "trained weights", "trained norm", "another norm",
+     "bias", "no compiler", "eager", "not causal", "another scale"],
+)  # fmt: skip
 def test_it_stands_back_where_a_layer_is_something_else(
     tiny_base: Base, make_row: Callable[..., Row], passes: Passes, monkeypatch: pytest.MonkeyPatch, reason: str
 ) -> None:
     heard: list[Any] = []
+    handles: list[Any] = []
     for layer in (*tiny_base.model.backbone_model.layers, *tiny_base.model.depth_decoder.model.layers):
         change: dict[str, Callable[[], Any]] = {
             "hook": partial(layer.mlp.down_proj.register_forward_hook, lambda *told: heard.append(told[1])),
             "trained weights": layer.self_attn.k_proj.weight.requires_grad_,
             "trained norm": layer.input_layernorm.weight.requires_grad_,
             "bias": partial(setattr, layer.mlp.down_proj, "bias", torch.nn.Parameter(torch.zeros(layer.hidden_size))),
-            "too large": partial(monkeypatch.setattr, native_layers, "MOST_MATRIX_BYTES", 1),
+            "backward hook": partial(layer.mlp.register_full_backward_hook, lambda *_: None),
+            "global hook": lambda: handles.append(register_module_forward_hook(lambda *_: None)),
+            "another forward": partial(setattr, layer.mlp, "forward", layer.mlp.forward),
+            "another norm": partial(setattr, layer, "input_layernorm", torch.nn.RMSNorm(layer.hidden_size, 1e-5)),
+            "eager": partial(setattr, layer.self_attn.config, "_attn_implementation", "eager"),
+            "not causal": partial(setattr, layer.self_attn, "is_causal", False),
+            "another scale": partial(setattr, layer.self_attn, "scaling", 0.5),
             "no compiler": partial(monkeypatch.setattr, native_layers, "library", lambda _: None),
         }
         change[reason]()
     tiny_base.network(batch_of(make_row, [()]))
+    for handle in handles:
+        handle.remove()
     assert not passes.kept
     assert len(heard) == (4 if reason == "hook" else 0)
 
@@ -286,12 +302,83 @@ def test_who_differentiates_by_gates_does_it_twice(
 ) -> None:
     trained_bank(tiny_base)
     gate_BE = torch.zeros(len(LENGTHS), 1, requires_grad=True)
-    with sdpa_kernel(SDPBackend.MATH), composed():
+    with sdpa_kernel(SDPBackend.MATH):
         logits = tiny_base.network(batch_of(make_row, [(1.0,)]).with_gate(gate_BE))
         changes = logit_changes(logits, gate_BE, 0)
     assert not passes.kept
     assert changes.c0_NV.abs().max() > 0
     assert changes.depth_MJV.abs().max() > 0
+
+
+def test_masks_and_other_angles_are_transformers(tiny_base: Base, passes: Passes) -> None:
+    layer, rotary = tiny_base.model.backbone_model.layers[0], tiny_base.model.backbone_model.rotary_emb
+    x_BSD = torch.randn(2, 5, 128)
+    angles = rotary(x_BSD, torch.arange(5)[None])
+    layer(x_BSD, position_embeddings=angles)
+    assert len(passes.kept) == 1
+    layer(x_BSD, position_embeddings=angles, attention_mask=torch.ones(2, 1, 5, 5, dtype=torch.bool))
+    layer(x_BSD, position_embeddings=rotary(x_BSD, torch.arange(5).expand(2, 5)))
+    layer(x_BSD, position_embeddings=tuple(angle[:, :1] for angle in angles))
+    layer(x_BSD, position_embeddings=angles, output_attentions=False)
+    layer.self_attn.attention_dropout = 0.5
+    layer.train()
+    layer(x_BSD, position_embeddings=angles)
+    assert len(passes.kept) == 1
+    layer.eval()
+    layer(x_BSD, position_embeddings=angles)
+    assert len(passes.kept) == 2
+
+
+@pytest.mark.parametrize("num_threads", [1, 2])
+def test_matrices_that_are_too_large_for_a_cache_are_packed(
+    tiny_base: Base, make_row: Callable[..., Row], passes: Passes, monkeypatch: pytest.MonkeyPatch, num_threads: int
+) -> None:
+    """The other way round they aren't kept: that would be all weights once more."""
+    monkeypatch.setattr(native_layers, "MOST_MATRIX_BYTES", 1)
+    monkeypatch.setattr(native_layers, "mkl_is_slow", lambda: False)
+    batch = batch_of(make_row, [(1.0,), (0.4,)], (*LENGTHS, 60, 41))
+    wanted = in_float64(tiny_base, trained_bank, batch)
+    bank = trained_bank(tiny_base)
+    inputs = list(bank.parameters("happy").values())
+    told(tiny_base, batch, inputs)
+    assert not passes.kept, "where MKL is quick it multiplies what is large"
+    monkeypatch.setattr(native_layers, "mkl_is_slow", lambda: True)
+    with threads(num_threads):
+        assert_near(told(tiny_base, batch, inputs), wanted, 5e-5)
+    assert passes.kept == [True] * 4
+    assert all(layer._turned is None for layer in tiny_base.model.backbone_model.layers)
+
+
+def test_gates_and_spans_that_do_not_fit_are_refused(tiny_base: Base) -> None:
+    trained_bank(tiny_base)
+    layer = tiny_base.model.backbone_model.layers[1]
+    x_BSD = torch.randn(2, 5, 128)
+    angles = tiny_base.model.backbone_model.rotary_emb(x_BSD, torch.arange(5)[None])
+    with tiny_base.network.gates.set(torch.ones(1, 1)), pytest.raises(AssertionError, match="a gate for each row"):
+        layer(x_BSD, position_embeddings=angles)
+    for lengths, firsts in (([5, 6], [0, 0]), ([5, 5], [-1, 0]), ([5, 2], [0, 3])):
+        with one_sequence_a_row(Spans(np.array(lengths), np.array(firsts))), pytest.raises(AssertionError):
+            layer(x_BSD, position_embeddings=angles)
+
+
+def test_a_weight_that_changes_before_the_backward_pass_is_told_of(
+    tiny_base: Base, make_row: Callable[..., Row]
+) -> None:
+    bank = trained_bank(tiny_base)
+    total = tiny_base.network(batch_of(make_row, [(1.0,)])).c0_NV.sum()
+    with torch.no_grad():
+        tiny_base.model.backbone_model.layers[1].mlp.down_proj.layer.weight.mul_(3.0)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        torch.autograd.grad(total, list(bank.parameters("happy").values()), allow_unused=True)
+
+
+def test_what_is_made_of_weights_is_not_copied(tiny_base: Base, make_row: Callable[..., Row]) -> None:
+    layer = tiny_base.model.backbone_model.layers[0]
+    before = len(pickle.dumps(layer))
+    tiny_base.network(batch_of(make_row, [()]))
+    assert layer._turned is not None
+    assert len(pickle.dumps(layer)) == before
+    assert copy.deepcopy(layer)._turned is None
 
 
 def test_no_second_derivative_without_a_word(tiny_base: Base, make_row: Callable[..., Row]) -> None:

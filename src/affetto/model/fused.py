@@ -1,9 +1,10 @@
-"""CSM's layers on a GPU: norms, SwiGLU and rotary positions as one kernel each, and layers of one input together.
+"""CSM's layers: on a GPU norms, SwiGLU and rotary positions as one kernel each, and layers of one input together.
 
 transformers composes the elementwise steps of some thirty kernels a layer, each of which reads and writes all
 activations; beside the products they take as long again (docs/performance.md). Here sums are in float32 and results
-are rounded once. Adapted layers that read one input (queries, keys and values; gate and up) are one operation. On other
-devices, and where Triton doesn't run, transformers' own steps do.
+are rounded once. Adapted layers that read one input (queries, keys and values; gate and up) are one operation. A CPU
+has whole layers in C (`affetto.model.native_layers`). Elsewhere, and where Triton doesn't run, transformers' own steps
+do.
 """
 
 from __future__ import annotations

@@ -15,21 +15,23 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 from transformers.models.csm import modeling_csm
 
 from affetto.adapters.bank import GatedLora
-from affetto.model.fused import is_composed, refuse_second_derivative
+from affetto.model.fused import FusedAttention, FusedMlp, FusedNorm, is_composed, refuse_second_derivative
 from affetto.model.gates import GateSwitch
 from affetto.model.spans import asked_spans
 from affetto.native.compiler import MOST_MATRIX_BYTES, library
 from affetto.native.layers import LayerTensors, SiteTensors, layer_backward, layer_forward
+from affetto.products import mkl_is_slow
 
 
 class NativeLayer(modeling_csm.CsmDecoderLayer):  # type: ignore[misc]
     """A pre-norm layer of attention and SwiGLU, whose weights, names and answers are transformers'."""
 
-    _frozen: tuple[Any, Sequence[tuple[Tensor, Tensor]]] | None = None
+    _turned: tuple[Any, Sequence[Tensor]] | None = None
 
     def forward(
         self,
@@ -56,14 +58,19 @@ class NativeLayer(modeling_csm.CsmDecoderLayer):  # type: ignore[misc]
         y: Tensor = _NativeLayer.apply(hidden_states, told, *factors)  # type: ignore[no-untyped-call]
         return y
 
-    def frozen(self, groups: Sequence[Sequence[Any]]) -> Sequence[tuple[Tensor, Tensor]]:
-        """Weights (in, out) and (out, in) of layers that read one input, side by side, made anew when they change."""
-        weights = [[layer.weight for layer in group] for group in groups]
-        key = tuple((weight.data_ptr(), weight._version) for group in weights for weight in group)
-        if self._frozen is None or self._frozen[0] != key:
-            joined = [_side_by_side([weight.detach() for weight in group]) for group in weights]
-            self._frozen = key, [(w_OI.T.contiguous(), w_OI) for w_OI in joined]
-        return self._frozen[1]
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what is made of the weights."""
+        return {name: value for name, value in self.__dict__.items() if name != "_turned"}
+
+    def turned(self, groups: Sequence[Sequence[Tensor]]) -> Sequence[Tensor]:
+        """Weights (in, out) of matrices (out, in) that read one input, side by side, made anew when they change.
+
+        torch doesn't count changes through `weight.data`: whoever makes them assigns it.
+        """
+        key = tuple((weight.data_ptr(), weight._version) for group in groups for weight in group)
+        if self._turned is None or self._turned[0] != key:
+            self._turned = key, [torch.cat([weight.detach().T for weight in group], dim=1) for group in groups]
+        return self._turned[1]
 
 
 @dataclass(frozen=True)
@@ -77,10 +84,6 @@ class _Part:
     gates: GateSwitch | None = None
 
 
-def _side_by_side(weights: Sequence[Tensor]) -> Tensor:
-    return weights[0].contiguous() if len(weights) == 1 else torch.cat(list(weights))
-
-
 def _found(layer: Any, x: Tensor, angles: tuple[Tensor, Tensor]) -> tuple[LayerTensors, list[Tensor]] | None:
     """A layer and its adapters' factors as the C is told of them; None where that doesn't suit."""
     attention, mlp = layer.self_attn, layer.mlp
@@ -89,17 +92,22 @@ def _found(layer: Any, x: Tensor, angles: tuple[Tensor, Tensor]) -> tuple[LayerT
         (attention.q_proj, attention.k_proj, attention.v_proj), (attention.o_proj,), (mlp.gate_proj, mlp.up_proj),
         (mlp.down_proj,),
     )  # fmt: skip
-    if not _suits(layer, x, [norm.weight for norm in norms]) or len(angles[0]) != 1:
+    if not _suits(layer, x) or angles[0].shape[:2] != (1, x.shape[1]):
         return None
     parts = [[part for linear in group if (part := _part(linear)) is not None] for group in groups]
     if [len(group) for group in parts] != [len(group) for group in groups]:
         return None
-    frozen = layer.frozen([[part.layer for part in group] for group in parts])
-    sites = [_site(group, *matrices) for group, matrices in zip(parts, frozen, strict=True)]
-    qkv, width = sites[0], attention.head_dim
+    weights = [[part.layer.weight for part in group] for group in parts]
+    largest = max(weight.numel() for group in weights for weight in group)
+    is_narrow = 4 * largest <= MOST_MATRIX_BYTES
+    if not is_narrow and not mkl_is_slow():
+        return None
+    turned = layer.turned(weights) if is_narrow else [None] * len(weights)
+    sites = [_site(group, w_IO, len(x)) for group, w_IO in zip(parts, turned, strict=True)]
+    outs, width = sites[0].outs, attention.head_dim
     told = LayerTensors(
         sites=sites,
-        heads=(qkv.outs[0] // width, qkv.outs[1] // width, width),
+        heads=(outs[0] // width, outs[1] // width, width),
         eps=(norms[0].variance_epsilon, norms[1].variance_epsilon),
         norms=(norms[0].weight, norms[1].weight),
         cos_SD=angles[0][0].contiguous(),
@@ -109,14 +117,13 @@ def _found(layer: Any, x: Tensor, angles: tuple[Tensor, Tensor]) -> tuple[LayerT
     return told, [factor for group in parts for part in group for factor in part.factors]
 
 
-def _site(parts: Sequence[_Part], w_IO: Tensor, w_OI: Tensor) -> SiteTensors:
+def _site(parts: Sequence[_Part], w_IO: Tensor | None, num_rows: int) -> SiteTensors:
     entries = [entry for part in parts for entry in part.entries]
     gates = next((part.gates for part in parts if part.gates is not None), None)
-    return SiteTensors(
-        w_IO, w_OI, tuple(len(part.layer.weight) for part in parts),
-        tuple(sum(rank for _, _, rank in part.entries) for part in parts),
-        None if gates is None else gates.per_rank(entries, w_IO.dtype),
-    )  # fmt: skip
+    gate_BR = None if gates is None else gates.per_rank(entries, torch.float32).flatten(1)
+    assert gate_BR is None or gate_BR.shape == (num_rows, sum(rank for _, _, rank in entries)), "a gate for each row"
+    weights_OI = tuple(part.layer.weight.detach() for part in parts)
+    return SiteTensors(weights_OI, w_IO, tuple(sum(rank for _, _, rank in part.entries) for part in parts), gate_BR)
 
 
 def _sequences(layer: Any, x: Tensor) -> NDArray[np.int64]:
@@ -124,12 +131,13 @@ def _sequences(layer: Any, x: Tensor) -> NDArray[np.int64]:
     length_B = np.full(len(x), x.shape[1]) if spans is None else spans.length_B
     is_last = layer.self_attn.layer_idx == layer.self_attn.config.num_hidden_layers - 1
     first_B = np.zeros_like(length_B) if spans is None or not is_last else spans.first_B
-    assert len(length_B) == len(x)
+    assert len(length_B) == len(x), "a span for each row"
+    assert ((first_B >= 0) & (first_B <= length_B) & (length_B <= x.shape[1])).all()
     num_B = length_B - first_B
     return np.stack([length_B, first_B, np.cumsum(length_B) - length_B, np.cumsum(num_B) - num_B], axis=1)
 
 
-def _suits(layer: Any, x: Tensor, norms: Sequence[Tensor]) -> bool:
+def _suits(layer: Any, x: Tensor) -> bool:
     return (
         x.device.type == "cpu"
         and x.dtype == torch.float32
@@ -137,14 +145,36 @@ def _suits(layer: Any, x: Tensor, norms: Sequence[Tensor]) -> bool:
         and x.numel() > 0
         and not is_composed()
         and not torch.is_autocast_enabled("cpu")
-        and layer.self_attn.config._attn_implementation == "sdpa"
-        and not (layer.training and layer.self_attn.attention_dropout)
-        and not any(norm.requires_grad or norm.dtype != torch.float32 for norm in norms)
-        and not any(module._forward_hooks or module._forward_pre_hooks for module in layer.modules())
+        and _is_plain(layer)
         and library("layers") is not None
-        # Who counts or traces operations knows torch's own.
+        # Who counts or traces operations, or differentiates forward, knows torch's own.
+        and torch.autograd.forward_ad._current_level < 0
         and not is_in_torch_dispatch_mode()
     )
+
+
+def _is_plain(layer: Any) -> bool:
+    """Whether the layer is as transformers makes it, and nobody looks into it."""
+    attention, norms = layer.self_attn, (layer.input_layernorm, layer.post_attention_layernorm)
+    return (
+        (type(attention), type(layer.mlp)) == (FusedAttention, FusedMlp)
+        and attention.config._attn_implementation == "sdpa"
+        and attention.is_causal
+        and attention.scaling == attention.head_dim**-0.5
+        and not (layer.training and attention.attention_dropout)
+        and all(type(norm) is FusedNorm and _is_frozen(norm.weight) for norm in norms)
+        and not any(_is_watched(module) for module in layer.modules())
+        and not _has_any_global_hook()  # type: ignore[no-untyped-call]
+    )
+
+
+def _is_watched(module: nn.Module) -> bool:
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return any(hooks) or "forward" in module.__dict__
+
+
+def _is_frozen(weight: Tensor) -> bool:
+    return weight.dtype == torch.float32 and not weight.requires_grad and not weight.is_inference()
 
 
 def _part(linear: Any) -> _Part | None:
@@ -152,8 +182,7 @@ def _part(linear: Any) -> _Part | None:
     layer = linear.layer if isinstance(linear, GatedLora) else linear
     if type(layer) is not nn.Linear or getattr(layer, "bias", None) is not None:
         return None
-    weight = layer.weight
-    if weight.dtype != torch.float32 or weight.requires_grad or weight.numel() * 4 > MOST_MATRIX_BYTES:
+    if not _is_frozen(layer.weight) or not layer.weight.is_contiguous():
         return None
     if not isinstance(linear, GatedLora) or linear.gates.rows_BE is None or not (linear.ranks_on or linear.full_on):
         return _Part(layer)
@@ -169,14 +198,16 @@ class _NativeLayer(torch.autograd.Function):
         kept = x.new_empty(sum(told.kept_sizes))
         y = layer_forward(told, x, factors, kept)
         ctx.told = told
-        ctx.save_for_backward(x, kept, *factors)
+        # The weights, too, so that one that changes before the backward pass is told of.
+        weights = [weight_OI for site in told.sites for weight_OI in site.weights_OI]
+        ctx.save_for_backward(x, kept, *factors, *weights)
         return y
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         refuse_second_derivative(grads)
         # Under checkpointing saved tensors may be asked for once.
-        x, kept, *factors = ctx.saved_tensors
+        x, kept, *factors = ctx.saved_tensors[: len(ctx.needs_input_grad)]
         needs_x, _, *needs = ctx.needs_input_grad
         dx, slopes = layer_backward(
             ctx.told, x, factors, kept, grads[0].contiguous(), needs_x=needs_x, needs_factors=any(needs)

@@ -11,16 +11,16 @@
 #define PARTS 3 // Queries, keys and values; gate and up; one.
 #define QUERIES 32 // At a time.
 
-// An adapter of low rank, or of none.
+// A frozen matrix and its adapter of low rank, or of none.
 typedef struct {
     int64_t out, rank;
-    const float *a_RI, *b_OR;
+    const float *w_OI, *a_RI, *b_OR;
 } Part;
 
 // Frozen matrices that read one input, side by side, with their adapters: y = x W + ((x A) * gate) B.
 typedef struct {
     int64_t in, out, rank, num_parts; // The rank is that of all parts, side by side.
-    const float *w_IO, *w_OI, *gate; // The same matrix, either way round; (sequences, R).
+    const float *w_IO, *gate; // All matrices the other way round, or null: panels of them are packed; (sequences, R).
     Part parts[PARTS];
 } Site;
 
@@ -51,7 +51,7 @@ typedef struct {
 } Kept;
 
 typedef struct {
-    float *x, *narrow, *dmid, *wide, *other, *thin, *transposed, *scores, *turned[SITES]; // (m, D) thrice, (m, most) twice, (m, R).
+    float *x, *narrow, *dmid, *wide, *other, *thin, *transposed, *scores, *panel, *turned[SITES]; // (m, D) thrice, (m, most) twice, (m, R).
 } Room;
 
 // y (m, out) = the transpose of x (n, m), times w (n, out), onto what is there.
@@ -97,12 +97,17 @@ static void turn_factors(const Site *s, float *to) {
     }
 }
 
-// y (m, out) of x (m, in), or onto what is there; `low` becomes (x A) * gate. `turned` is of `turn_factors`.
+// y (m, out) of x (m, in), or onto what is there; `low` becomes (x A) * gate.
 static void forward(
-    const Site *s, const Group *group, const float *turned, const float *x, float *y, int is_added, float *low
+    const Site *s, const Group *group, const Room *room, const float *turned, const float *x, float *y, int is_added,
+    float *low
 ) {
     const int64_t m = size_of(group);
-    multiply(m, s->in, s->out, x, s->in, s->w_IO, s->out, y, s->out, is_added);
+    if (s->w_IO) multiply(m, s->in, s->out, x, s->in, s->w_IO, s->out, y, s->out, is_added);
+    for (int64_t k = 0, at = 0; k < s->num_parts && !s->w_IO; at += s->parts[k++].out)
+        multiply_any(
+            m, s->in, s->parts[k].out, x, s->in, 1, s->parts[k].w_OI, 1, s->in, y + at, s->out, is_added, room->panel
+        );
     if (!s->rank) return;
     multiply(m, s->in, s->rank, x, s->in, turned, s->rank, low, s->rank, 0);
     gated(group, s->rank, s->gate, low);
@@ -115,11 +120,16 @@ static void forward(
 
 // The input's gradient dx (m, in), unless it is null, and the factors'.
 static void backward(
-    const Site *s, const Group *group, const float *x, const float *dy, const float *low, const Slope *slopes,
-    float *thin, float *dx
+    const Site *s, const Group *group, const Room *room, const float *x, const float *dy, const float *low,
+    const Slope *slopes, float *dx
 ) {
     const int64_t m = size_of(group);
-    if (dx) multiply(m, s->out, s->in, dy, s->out, s->w_OI, s->in, dx, s->in, 0);
+    float *thin = room->thin;
+    for (int64_t k = 0, from = 0; k < s->num_parts && dx; from += s->parts[k++].out)
+        multiply_any(
+            m, s->parts[k].out, s->in, dy + from, s->out, 1, s->parts[k].w_OI, s->in, 1, dx, s->in, k > 0,
+            is_packed(m, s->parts[k].out, s->in, 1) ? room->panel : 0
+        );
     if (!s->rank) return;
     int64_t at = 0;
     for (int64_t k = 0; k < s->num_parts; at += s->parts[k].rank, dy += s->parts[k++].out) {
@@ -377,19 +387,19 @@ static void forward_share(const Pass *pass, int64_t thread) {
             low[site] = kept->low[site] + (site == QKV ? at : wanted_at) * l->sites[site].rank;
         gather(l, &group, pass->x, room->narrow);
         normalise(m, width, room->narrow, l->norms[0], l->eps[0], room->narrow);
-        forward(l->sites + QKV, &group, room->turned[QKV], room->narrow, qkv, 0, low[QKV]);
+        forward(l->sites + QKV, &group, room, room->turned[QKV], room->narrow, qkv, 0, low[QKV]);
         turn(l, &group, qkv, 0);
         for (int64_t s = from, p = 0, w = 0; s < group.to; s++) {
             attend(l, group.sequences + s, qkv + p * all, attended + w * wide, room);
             p += num_positions(&group, s), w += num_positions(&wanted, s);
         }
         gather(l, &wanted, pass->x, mid);
-        forward(l->sites + OUT, &wanted, room->turned[OUT], attended, mid, 1, low[OUT]);
+        forward(l->sites + OUT, &wanted, room, room->turned[OUT], attended, mid, 1, low[OUT]);
         normalise(n, width, mid, l->norms[1], l->eps[1], room->narrow);
-        forward(l->sites + GATE_UP, &wanted, room->turned[GATE_UP], room->narrow, gate_up, 0, low[GATE_UP]);
+        forward(l->sites + GATE_UP, &wanted, room, room->turned[GATE_UP], room->narrow, gate_up, 0, low[GATE_UP]);
         swiglu(n, l->hidden, gate_up, room->wide);
-        memcpy(room->narrow, mid, 4 * (size_t)(n * width));
-        forward(l->sites + DOWN, &wanted, room->turned[DOWN], room->wide, room->narrow, 1, low[DOWN]);
+        if (n) memcpy(room->narrow, mid, 4 * (size_t)(n * width));
+        forward(l->sites + DOWN, &wanted, room, room->turned[DOWN], room->wide, room->narrow, 1, low[DOWN]);
         scatter(l, &wanted, room->narrow, pass->y);
         from = group.to;
     }
@@ -415,14 +425,14 @@ static void backward_share(const Pass *pass, int64_t thread) {
         gather(l, &wanted, pass->dy, dmid);
         // What the MLP's products read is made again.
         swiglu(n, l->hidden, gate_up, room->other);
-        backward(l->sites + DOWN, &wanted, room->other, dmid, low[DOWN], slopes + DOWN * PARTS, room->thin, room->wide);
+        backward(l->sites + DOWN, &wanted, room, room->other, dmid, low[DOWN], slopes + DOWN * PARTS, room->wide);
         swiglu_backward(n, l->hidden, gate_up, room->wide, room->other);
         normalise(n, width, mid, l->norms[1], l->eps[1], room->narrow);
         backward(
-            l->sites + GATE_UP, &wanted, room->narrow, room->other, low[GATE_UP], slopes + GATE_UP * PARTS, room->thin, room->wide
+            l->sites + GATE_UP, &wanted, room, room->narrow, room->other, low[GATE_UP], slopes + GATE_UP * PARTS, room->wide
         );
         normalise_backward(n, width, mid, l->norms[1], l->eps[1], room->wide, dmid);
-        backward(l->sites + OUT, &wanted, attended, dmid, low[OUT], slopes + OUT * PARTS, room->thin, room->wide);
+        backward(l->sites + OUT, &wanted, room, attended, dmid, low[OUT], slopes + OUT * PARTS, room->wide);
         for (int64_t s = from, p = 0, w = 0; s < group.to; s++) {
             attend_backward(l, group.sequences + s, qkv + p * all, room->wide + w * wide, room->other + p * all, room);
             p += num_positions(&group, s), w += num_positions(&wanted, s);
@@ -431,7 +441,7 @@ static void backward_share(const Pass *pass, int64_t thread) {
         gather(l, &group, pass->x, room->x);
         normalise(m, width, room->x, l->norms[0], l->eps[0], room->narrow);
         backward(
-            l->sites + QKV, &group, room->narrow, room->other, low[QKV], slopes + QKV * PARTS, room->thin,
+            l->sites + QKV, &group, room, room->narrow, room->other, low[QKV], slopes + QKV * PARTS,
             pass->dx ? room->wide : 0
         );
         if (pass->dx) {

@@ -16,7 +16,8 @@ from torch import Tensor
 from affetto.native.compiler import required
 
 _PARTS = 3
-_POSITIONS_AT_ONCE = 128
+_POSITIONS_AT_ONCE, _WIDE_AT_ONCE = 128, 512
+"""Of layers that stay in a cache, and of others, whose matrices are packed anew for so many."""
 _QUERIES = 32
 """At a time, in `layers.c`."""
 _MOST_LANES = 16
@@ -24,13 +25,13 @@ _MOST_LANES = 16
 
 
 class _Part(ctypes.Structure):
-    _fields_ = (("out", c_int64), ("rank", c_int64), ("a_RI", c_void_p), ("b_OR", c_void_p))
+    _fields_ = (("out", c_int64), ("rank", c_int64), *((name, c_void_p) for name in ("w_OI", "a_RI", "b_OR")))
 
 
 class _Site(ctypes.Structure):
     _fields_ = (
         *((name, c_int64) for name in ("in", "out", "rank", "num_parts")),
-        *((name, c_void_p) for name in ("w_IO", "w_OI", "gate")), ("parts", _Part * _PARTS),
+        *((name, c_void_p) for name in ("w_IO", "gate")), ("parts", _Part * _PARTS),
     )  # fmt: skip
 
 
@@ -52,7 +53,7 @@ class _Kept(ctypes.Structure):
 class _Room(ctypes.Structure):
     _fields_ = (
         *((name, c_void_p) for name in ("x", "narrow", "dmid", "wide", "other", "thin", "transposed", "scores")),
-        ("turned", c_void_p * 4),
+        ("panel", c_void_p), ("turned", c_void_p * 4),
     )  # fmt: skip
 
 
@@ -67,17 +68,25 @@ class _Pass(ctypes.Structure):
 
 @dataclass(frozen=True)
 class SiteTensors:
-    """Frozen matrices that read one input, side by side, each with an adapter of low rank or of none."""
+    """Frozen matrices that read one input, each with an adapter of low rank or of none."""
 
-    w_IO: Tensor
-    w_OI: Tensor
-    """The same, the other way round."""
-    outs: tuple[int, ...]
-    """Widths of the matrices' outputs, …"""
+    weights_OI: tuple[Tensor, ...]
+    w_IO: Tensor | None
+    """All of them, side by side, the other way round; without it panels of them are turned for every pass."""
     ranks: tuple[int, ...]
-    """… and their adapters' ranks."""
+    """Of the matrices' adapters."""
     gate_BR: Tensor | None
     """What a row's ranks are multiplied by, of all matrices; None without adapters."""
+
+    @property
+    def outs(self) -> list[int]:
+        """Widths of the matrices' outputs."""
+        return [len(weight_OI) for weight_OI in self.weights_OI]
+
+    @property
+    def num_in(self) -> int:
+        """Width of their input."""
+        return self.weights_OI[0].shape[1]
 
 
 @dataclass(frozen=True)
@@ -100,7 +109,7 @@ class LayerTensors:
         """Numbers that are kept of a position for the backward pass, as `_Kept` names them."""
         qkv, out, gate_up, _ = self.sites
         ranks = [sum(site.ranks) for site in self.sites]
-        return [len(qkv.w_OI), len(out.w_IO), len(out.w_OI), len(gate_up.w_OI), *ranks]
+        return [sum(qkv.outs), out.num_in, sum(out.outs), sum(gate_up.outs), *ranks]
 
     @property
     def kept_sizes(self) -> list[int]:
@@ -144,20 +153,21 @@ class _Call:
         self.told, self.x = told, x
         self.held: list[Tensor] = []
         self.num_threads = min(torch.get_num_threads(), len(x))
-        self.num_at_once = max(_POSITIONS_AT_ONCE, int(told.sequences_B4[:, 0].max()))
+        at_once = _POSITIONS_AT_ONCE if told.sites[0].w_IO is not None else _WIDE_AT_ONCE
+        self.num_at_once = max(at_once, int(told.sequences_B4[:, 0].max()))
         self.layer = _Layer(
-            x.shape[1], *told.heads, x.shape[2], len(told.sites[2].w_OI) // 2, _POSITIONS_AT_ONCE, told.eps,
+            x.shape[1], *told.heads, x.shape[2], told.sites[3].num_in, at_once, told.eps,
             (c_void_p * 2)(*map(self._at, told.norms)), self._at(told.cos_SD), self._at(told.sin_SD),
         )  # fmt: skip
         rest = iter(factors)
         for struct, site in zip(self.layer.sites, told.sites, strict=True):
-            setattr(struct, "in", len(site.w_IO))
-            struct.out, struct.rank, struct.num_parts = len(site.w_OI), sum(site.ranks), len(site.outs)
-            struct.w_IO, struct.w_OI = self._at(site.w_IO), self._at(site.w_OI)
+            setattr(struct, "in", site.num_in)
+            struct.out, struct.rank, struct.num_parts = sum(site.outs), sum(site.ranks), len(site.outs)
+            struct.w_IO = None if site.w_IO is None else self._at(site.w_IO)
             struct.gate = None if site.gate_BR is None else self._at(site.gate_BR)
-            for place, (out, rank) in enumerate(zip(site.outs, site.ranks, strict=True)):
+            for place, (weight_OI, rank) in enumerate(zip(site.weights_OI, site.ranks, strict=True)):
                 pair = (self._at(next(rest)), self._at(next(rest))) if rank else (None, None)
-                struct.parts[place] = _Part(out, rank, *pair)
+                struct.parts[place] = _Part(len(weight_OI), rank, self._at(weight_OI), *pair)
 
     def _at(self, tensor: Tensor) -> int:
         if not tensor.is_contiguous():
@@ -183,7 +193,7 @@ class _Call:
         """Where what is kept of every position lies; where nothing is, that of each thread's few."""
         if kept is None:
             sizes = [self.num_at_once * width for width in self.told.kept_widths]
-            numbers_T = torch.empty(self.num_threads, sum(sizes))
+            numbers_T = torch.empty(self.num_threads, sum(sizes), dtype=torch.float32)
         else:
             sizes, numbers_T = self.told.kept_sizes, kept[None]
         self.held.append(numbers_T)
@@ -198,13 +208,13 @@ class _Call:
         sizes = [
             num * layer.width, num * layer.width, num * layer.width, num * max(layer.hidden, layer.width, heads),
             num * max(2 * layer.hidden, heads), num * max(site.rank for site in layer.sites),
-            2 * padded * layer.head_dim, 2 * _QUERIES * padded,
+            2 * padded * layer.head_dim, 2 * _QUERIES * padded, required("layers").affetto_packed_panel(),
         ]  # fmt: skip
         sizes += [
-            sum(site.ranks) * len(site.w_IO) + sum(out * rank for out, rank in zip(site.outs, site.ranks, strict=True))
+            sum(site.ranks) * site.num_in + sum(out * rank for out, rank in zip(site.outs, site.ranks, strict=True))
             for site in self.told.sites
         ]
-        numbers_T = torch.empty(self.num_threads, sum(sizes))
+        numbers_T = torch.empty(self.num_threads, sum(sizes), dtype=torch.float32)
         self.held.append(numbers_T)
         found = [list(_places(numbers, sizes)) for numbers in numbers_T]
         return (_Room * len(found))(*(_Room(*places[:-4], (c_void_p * 4)(*places[-4:])) for places in found))
@@ -225,7 +235,7 @@ class _Call:
             for site in self.told.sites
             for out, rank in zip(site.outs, site.ranks, strict=True)
             if rank
-            for width in (len(site.w_IO), out)
+            for width in (site.num_in, out)
         ]
 
     def split(self, sums: Tensor) -> list[Tensor]:

@@ -3,11 +3,6 @@
 #include "products.h"
 #include "threads.h"
 
-#define WIDE (3 * LANES) // Columns of a packed panel, …
-#define DEEP 1024 // … and its rows, so that it stays in the second-level cache while all rows of x pass.
-#define ROWS 32 // Of x, from which on a panel is worth its packing, …
-#define LARGE 262144 // … and numbers of a matrix that are too many to be read as they lie.
-
 // y (m, out) = x (m, n) w (n, out), or onto what is there. Of all three rows lie `_row` apart, of x and w the numbers of a
 // row `_step`.
 typedef struct {
@@ -16,71 +11,7 @@ typedef struct {
     float *y, *rooms; // (threads, DEEP, WIDE), where panels are packed.
 } Product;
 
-int64_t affetto_packed_panel(void) { return DEEP * WIDE; }
-
-int64_t affetto_is_packed(int64_t m, int64_t n, int64_t out, int64_t w_step) {
-    return w_step != 1 || (m >= ROWS && n * out > LARGE);
-}
-
-#if defined(__GNUC__) && !defined(__clang__)
-typedef int32_t lanes __attribute__((vector_size(4 * LANES)));
-
-// A square of numbers, turned by swapping ever larger halves.
-INLINE void turn_square(vec *rows) {
-    EACH (int half = 1; half < LANES; half *= 2) {
-        lanes upper, lower;
-        for (int j = 0; j < LANES; j++) {
-            upper[j] = j & half ? LANES + (j ^ half) : j;
-            lower[j] = j & half ? LANES + j : j ^ half;
-        }
-        for (int i = 0; i < LANES; i++) {
-            if (i & half) continue;
-            const vec one = rows[i], other = rows[i + half];
-            rows[i] = __builtin_shuffle(one, other, upper);
-            rows[i + half] = __builtin_shuffle(one, other, lower);
-        }
-    }
-}
-#endif
-
-// A panel (num, columns) of w, where numbers of a row lie `step` apart, by columns.
-static void pack_turned(int64_t num, int64_t columns, const float *w, int64_t row, int64_t step, float *to) {
-    int64_t whole = 0;
-#if defined(__GNUC__) && !defined(__clang__)
-    if (row == 1) {
-        whole = columns / LANES * LANES;
-        for (int64_t o = 0; o < whole; o += LANES) {
-            int64_t i = 0;
-            for (; i + LANES <= num; i += LANES) {
-                vec square[LANES];
-                for (int k = 0; k < LANES; k++) square[k] = *(const vec *)(w + i + (o + k) * step);
-                turn_square(square);
-                for (int k = 0; k < LANES; k++) *(vec *)(to + (i + k) * WIDE + o) = square[k];
-            }
-            for (; i < num; i++)
-                for (int64_t k = o; k < o + LANES; k++) to[i * WIDE + k] = w[i + k * step];
-        }
-    }
-#endif
-    for (int64_t o = whole; o < columns; o++)
-        for (int64_t i = 0; i < num; i++) to[i * WIDE + o] = w[i * row + o * step];
-}
-
-// A panel (num, columns) of w.
-static void pack(int64_t num, int64_t columns, const float *w, int64_t row, int64_t step, float *to) {
-    if (step != 1) {
-        pack_turned(num, columns, w, row, step, to);
-        return;
-    }
-    for (int64_t i = 0; i < num; i++) memcpy(to + i * WIDE, w + i * row, 4 * (size_t)columns);
-}
-
-static void some_of_product(
-    const Product *p, int64_t m, int64_t n, int64_t out, const float *x, const float *w, int64_t ws, float *y, int is_added
-) {
-    if (p->x_step == 1) multiply(m, n, out, x, p->x_row, w, ws, y, p->y_row, is_added);
-    else multiply_by(m, n, out, x, p->x_row, p->x_step, w, ws, y, p->y_row, is_added);
-}
+int64_t affetto_is_packed(int64_t m, int64_t n, int64_t out, int64_t w_step) { return is_packed(m, n, out, w_step); }
 
 static void share_of_product(const void *told, int64_t thread) {
     const Product *p = told;
@@ -93,22 +24,10 @@ static void share_of_product(const void *told, int64_t thread) {
     const int64_t end = is_by_columns || to > p->m ? p->m : to, o_end = !is_by_columns || to > p->out ? p->out : to;
     const float *x = p->x + first * p->x_row;
     float *y = p->y + first * p->y_row, *room = p->rooms + thread * DEEP * WIDE;
-    if (!affetto_is_packed(p->m, p->n, p->out, p->w_step)) {
-        some_of_product(
-            p, end - first, p->n, o_end - o_from, x, p->w + o_from, p->w_row, y + o_from, (int)p->is_added
-        );
-        return;
-    }
-    for (int64_t k = 0; k < p->n || !k; k += DEEP) {
-        const int64_t num = p->n - k < DEEP ? p->n - k : DEEP;
-        for (int64_t o = o_from; o < o_end; o += WIDE) {
-            const int64_t columns = o_end - o < WIDE ? o_end - o : WIDE;
-            pack(num, columns, p->w + k * p->w_row + o * p->w_step, p->w_row, p->w_step, room);
-            some_of_product(
-                p, end - first, num, columns, x + k * p->x_step, room, WIDE, y + o, k > 0 || p->is_added
-            );
-        }
-    }
+    multiply_any(
+        end - first, p->n, o_end - o_from, x, p->x_row, p->x_step, p->w + o_from * p->w_step, p->w_row, p->w_step,
+        y + o_from, p->y_row, (int)p->is_added, is_packed(p->m, p->n, p->out, p->w_step) ? room : 0
+    );
 }
 
 void affetto_multiply(const Product *product) { in_threads(share_of_product, product, product->num_threads); }
@@ -125,7 +44,7 @@ typedef struct {
 typedef struct {
     Square *squares;
     const int64_t *ends; // Of each thread's.
-    float *rooms; // `room` numbers for each thread: two (most, R), three (R, R).
+    float *rooms; // `room` numbers for each thread: two (most, R), two (R, R).
     int64_t num_threads, room, most;
 } Squares;
 

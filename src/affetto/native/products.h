@@ -1,7 +1,7 @@
 // Products and elementwise steps of float32 that frames.c and layers.c are made of.
 //
-// Sums of products go over one input after the other, in vectors as wide as the processor's. Arrays are C-contiguous
-// unless a stride is told.
+// Products keep a tile of sums in the registers, in vectors as wide as the processor's. Arrays are C-contiguous unless a
+// stride is told.
 
 #include <math.h>
 #include <stdint.h>
@@ -126,6 +126,92 @@ static void multiply(
     int is_added
 ) {
     multiply_by(m, n, out, x, xs, 1, w, ws, y, ys, is_added);
+}
+
+#define WIDE (3 * LANES) // Columns of a packed panel, …
+#define DEEP 1024 // … and its rows, so that it stays in the second-level cache while all rows of x pass.
+#define ROWS 32 // Of x, from which on a panel is worth its packing, …
+#define LARGE 262144 // … and numbers of a matrix that are too many to be read as they lie.
+
+#if defined(__GNUC__) && !defined(__clang__)
+typedef int32_t lanes __attribute__((vector_size(4 * LANES)));
+
+// A square of numbers, turned by swapping ever larger halves.
+INLINE void turn_square(vec *rows) {
+    EACH (int half = 1; half < LANES; half *= 2) {
+        lanes upper, lower;
+        for (int j = 0; j < LANES; j++) {
+            upper[j] = j & half ? LANES + (j ^ half) : j;
+            lower[j] = j & half ? LANES + j : j ^ half;
+        }
+        for (int i = 0; i < LANES; i++) {
+            if (i & half) continue;
+            const vec one = rows[i], other = rows[i + half];
+            rows[i] = __builtin_shuffle(one, other, upper);
+            rows[i + half] = __builtin_shuffle(one, other, lower);
+        }
+    }
+}
+#endif
+
+// A panel (num, columns) of w, where numbers of a row lie `step` apart, by columns.
+static void pack_turned(int64_t num, int64_t columns, const float *w, int64_t row, int64_t step, float *to) {
+    int64_t whole = 0;
+#if defined(__GNUC__) && !defined(__clang__)
+    if (row == 1) {
+        whole = columns / LANES * LANES;
+        for (int64_t o = 0; o < whole; o += LANES) {
+            int64_t i = 0;
+            for (; i + LANES <= num; i += LANES) {
+                vec square[LANES];
+                for (int k = 0; k < LANES; k++) square[k] = *(const vec *)(w + i + (o + k) * step);
+                turn_square(square);
+                for (int k = 0; k < LANES; k++) *(vec *)(to + (i + k) * WIDE + o) = square[k];
+            }
+            for (; i < num; i++)
+                for (int64_t k = o; k < o + LANES; k++) to[i * WIDE + k] = w[i + k * step];
+        }
+    }
+#endif
+    for (int64_t o = whole; o < columns; o++)
+        for (int64_t i = 0; i < num; i++) to[i * WIDE + o] = w[i * row + o * step];
+}
+
+// A panel (num, columns) of w.
+static void pack(int64_t num, int64_t columns, const float *w, int64_t row, int64_t step, float *to) {
+    if (step != 1) {
+        pack_turned(num, columns, w, row, step, to);
+        return;
+    }
+    for (int64_t i = 0; i < num; i++) memcpy(to + i * WIDE, w + i * row, 4 * (size_t)columns);
+}
+
+// Numbers of a packed panel.
+int64_t affetto_packed_panel(void) { return DEEP * WIDE; }
+
+INLINE int is_packed(int64_t m, int64_t n, int64_t out, int64_t w_step) {
+    return w_step != 1 || (m >= ROWS && n * out > LARGE);
+}
+
+// y (m, out) = x (m, n) w (n, out), or onto what is there; of x and w numbers of a row lie `_step` apart. Panels of w are
+// packed in `room` (DEEP, WIDE), where there is one.
+static inline void multiply_any(
+    int64_t m, int64_t n, int64_t out, const float *x, int64_t x_row, int64_t x_step, const float *w, int64_t w_row,
+    int64_t w_step, float *y, int64_t y_row, int is_added, float *room
+) {
+    const int64_t deep = room ? DEEP : n, wide = room ? WIDE : out;
+    for (int64_t k = 0; k < n || !k; k += deep) {
+        const int64_t num = n - k < deep ? n - k : deep;
+        for (int64_t o = 0; o < out; o += wide) {
+            const int64_t columns = out - o < wide ? out - o : wide;
+            const float *panel = room ? room : w, *mine = x + k * x_step;
+            const int64_t row = room ? WIDE : w_row;
+            if (room) pack(num, columns, w + k * w_row + o * w_step, w_row, w_step, room);
+            if (x_step == 1) multiply(m, num, columns, mine, x_row, panel, row, y + o, y_row, k > 0 || is_added);
+            else multiply_by(m, num, columns, mine, x_row, x_step, panel, row, y + o, y_row, k > 0 || is_added);
+        }
+        if (!deep) break;
+    }
 }
 
 INLINE float square(const float *x, int64_t n) {

@@ -32,7 +32,7 @@ def multiply(x_MN: Tensor, w_NO: Tensor, y_MO: Tensor, *, is_added: bool = False
     loaded = required("products")
     rooms = None
     if loaded.affetto_is_packed(*map(c_int64, (num_rows, num_in, num_out, w_NO.stride(1)))):
-        rooms = torch.empty(num_threads, loaded.affetto_packed_panel())
+        rooms = torch.empty(num_threads, loaded.affetto_packed_panel(), dtype=torch.float32)
     product = _Product(
         num_rows, num_in, num_out, *x_MN.stride(), *w_NO.stride(), y_MO.stride(0), is_added, num_threads,
         x_MN.data_ptr(), w_NO.data_ptr(), y_MO.data_ptr(), None if rooms is None else rooms.data_ptr(),
@@ -71,7 +71,7 @@ class _Squares(ctypes.Structure):
 
 def kronecker_squares(squares: Sequence[KroneckerSquare]) -> tuple[float, list[Tensor]]:
     """The sum of the squares, and the gradients of A and B of each in turn."""
-    grads = [torch.empty(factor.shape) for square in squares for factor in (square.a_RI, square.b_OR)]
+    grads = [torch.empty_like(factor) for square in squares for factor in (square.a_RI, square.b_OR)]
     told = (_Square * len(squares))()
     work = np.zeros(len(squares))
     for place, square in enumerate(squares):
@@ -86,7 +86,7 @@ def kronecker_squares(squares: Sequence[KroneckerSquare]) -> tuple[float, list[T
     ends_T = np.append(ends_T, len(squares)).astype(np.int64)
     most = max(max(square.a_RI.shape[1], len(square.b_OR)) for square in squares)
     rank = max(len(square.a_RI) for square in squares)
-    rooms_T = torch.empty(num_threads, 2 * most * rank + 2 * rank**2)
+    rooms_T = torch.empty(num_threads, 2 * most * rank + 2 * rank**2, dtype=torch.float32)
     given = _Squares(told, ends_T.ctypes.data, rooms_T.data_ptr(), num_threads, rooms_T.shape[1], most)
     required("products").affetto_squares(byref(given))
     return sum(one.value for one in told), grads

@@ -213,7 +213,9 @@ def _step(runs: Sequence[Run], states: Sequence[Progress], batches: Sequence[Seq
 
 @contextmanager
 def train_mode(network: Any, is_on: bool) -> Iterator[None]:
-    """Activations are computed again in train mode alone, which changes nothing else; a network is in eval mode."""
+    """Activations are computed again in train mode alone, which changes nothing else;
+    a loaded network is in eval mode.
+    """
     if not is_on:
         # To tell every module takes as long as a tenth of a small base's step.
         yield

@@ -266,6 +266,8 @@ def finish_gradients(
     for parameter in parameters:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
+        # A fused optimizer goes through memory as it lies.
+        parameter.grad = parameter.grad.contiguous()
     if accelerator.num_processes > 1:
         _sum_over_processes([parameter.grad for parameter in parameters if parameter.grad is not None], accelerator)
     norm = float(accelerator.clip_grad_norm_(parameters, max_norm))
