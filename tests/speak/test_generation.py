@@ -9,7 +9,6 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from native_tools import drawn_natively, required
 from scipy import stats
 from torch import Tensor
 
@@ -21,6 +20,7 @@ from affetto.speak.at_once import rows_at_once, shares_of
 from affetto.speak.generation import Request, Spoken, frame_cap, generate, weights_of
 from affetto.speak.host import HostFrames, HostSampling
 from affetto.speak.sampling import Sampling
+from native_tools import drawn_natively, required
 
 TEXTS = ["the silver key", "a", "a much longer line about rivers"]
 UNSPOKEN = [256, 257, 258]

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from native_tools import required
 
 from affetto.adapters.bank import AdapterBank
 from affetto.miniature.base import make_config, make_model
@@ -17,6 +16,7 @@ from affetto.speak import native
 from affetto.speak.engine import Arithmetic, Engine
 from affetto.speak.generation import Request, weights_of
 from affetto.speak.weights import SpeakingWeights
+from native_tools import required
 
 
 def _say(base: Base, requests: Sequence[Request], arithmetic: Arithmetic) -> list[list[list[int]]]:
