@@ -50,8 +50,10 @@ typedef struct {
     float *qkv, *attended, *mid, *gate_up, *low[SITES];
 } Kept;
 
+// A thread's, for the positions at once.
 typedef struct {
-    float *x, *narrow, *dmid, *wide, *other, *thin, *transposed, *scores, *panel, *turned[SITES]; // (m, D) thrice, (m, most) twice, (m, R).
+    float *x, *narrow, *dmid, *wide, *other, *thin; // (m, D) thrice, (m, most) twice, (m, R).
+    float *transposed, *scores, *panel, *turned[SITES]; // Keys and values, shares and slopes; `turn_factors`.
 } Room;
 
 // y (m, out) = the transpose of x (n, m), times w (n, out), onto what is there.

@@ -23,10 +23,10 @@ static void share_of_product(const void *told, int64_t thread) {
     const int64_t first = is_by_columns ? 0 : from, o_from = is_by_columns ? from : 0;
     const int64_t end = is_by_columns || to > p->m ? p->m : to, o_end = !is_by_columns || to > p->out ? p->out : to;
     const float *x = p->x + first * p->x_row;
-    float *y = p->y + first * p->y_row, *room = p->rooms + thread * DEEP * WIDE;
+    float *y = p->y + first * p->y_row, *room = p->rooms ? p->rooms + thread * DEEP * WIDE : 0;
     multiply_any(
         end - first, p->n, o_end - o_from, x, p->x_row, p->x_step, p->w + o_from * p->w_step, p->w_row, p->w_step,
-        y + o_from, p->y_row, (int)p->is_added, is_packed(p->m, p->n, p->out, p->w_step) ? room : 0
+        y + o_from, p->y_row, (int)p->is_added, room
     );
 }
 
