@@ -17,6 +17,12 @@
 #define LANES 4
 #define TILE 4
 #endif
+#define AHEAD 8 // Inputs, by which weights are asked for.
+#if defined(__x86_64__)
+#define IN_REGISTER(one) __asm__("" : "+v"(one))
+#else
+#define IN_REGISTER(one)
+#endif
 #define INLINE static inline __attribute__((always_inline))
 #define EACH _Pragma("GCC unroll 8") for
 
@@ -39,7 +45,12 @@ INLINE void tile(
     for (; i + ways <= n; i += ways)
         EACH (int way = 0; way < ways; way++) {
             vec part[8];
-            EACH (int v = 0; v < vecs; v++) part[v] = *(const vec *)(w + (i + way) * ws + v * LANES);
+            EACH (int v = 0; v < vecs; v++) {
+                // Few rows wait for weights that lie in pieces; not so few for their being loaded anew for each.
+                if (rows <= TILE / 2) __builtin_prefetch(w + (i + way + AHEAD) * ws + v * LANES);
+                part[v] = *(const vec *)(w + (i + way) * ws + v * LANES);
+                if (rows >= TILE / 2 && rows < TILE) IN_REGISTER(part[v]);
+            }
             EACH (int r = 0; r < rows; r++) {
                 const float one = x[r * xs + (i + way) * xi];
                 EACH (int v = 0; v < vecs; v++) sum[way][r][v] += one * part[v];
@@ -55,17 +66,25 @@ INLINE void tile(
         }
 }
 
+// Rows of a tile are as equal as they can be: eight and one would read the weights twice, and take half as long again as
+// five and four.
 INLINE void panel(
     const int vecs, int64_t m, const float *x, int64_t xs, int64_t xi, const float *w, int64_t ws, float *y, int64_t ys,
     int64_t n, int is_added
 ) {
-    int64_t r = 0;
-    for (; r + TILE <= m; r += TILE) tile(TILE, vecs, x + r * xs, xs, xi, w, ws, y + r * ys, ys, n, is_added);
+    for (int64_t left = (m + TILE - 1) / TILE, r = 0, rows; left > 0; left--, r += rows) {
+        rows = (m - r + left - 1) / left;
+        const float *mine = x + r * xs;
+        float *sums = y + r * ys;
+        switch (rows) {
+#define CASE(num) case num: tile(num, vecs, mine, xs, xi, w, ws, sums, ys, n, is_added); break;
+            CASE(1) CASE(2) CASE(3) CASE(4)
 #if TILE > 4
-    if (r + 4 <= m) tile(4, vecs, x + r * xs, xs, xi, w, ws, y + r * ys, ys, n, is_added), r += 4;
+            CASE(5) CASE(6) CASE(7) CASE(8)
 #endif
-    if (r + 2 <= m) tile(2, vecs, x + r * xs, xs, xi, w, ws, y + r * ys, ys, n, is_added), r += 2;
-    if (r < m) tile(1, vecs, x + r * xs, xs, xi, w, ws, y + r * ys, ys, n, is_added);
+#undef CASE
+        }
+    }
 }
 
 // A few columns that don't fill a vector, of one row.
@@ -121,7 +140,7 @@ INLINE void multiply_by(
 }
 
 // y (m, out) = x (m, n) w (n, out), or onto what is there. Rows of each lie xs, ws and ys apart.
-static void multiply(
+static __attribute__((noinline, noclone)) void multiply(
     int64_t m, int64_t n, int64_t out, const float *x, int64_t xs, const float *w, int64_t ws, float *y, int64_t ys,
     int is_added
 ) {
