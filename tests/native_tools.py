@@ -1,7 +1,9 @@
-"""The C of `affetto.speak.native`, one function at a time."""
+"""What tests of the C share."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from ctypes import byref, c_int64
 
 import numpy as np
@@ -17,6 +19,17 @@ def required() -> None:
     """Skip where there is no C compiler."""
     if native.library("frames") is None:
         pytest.skip("no C compiler is here, so NumPy speaks")
+
+
+@contextmanager
+def threads(num: int) -> Iterator[None]:
+    """As many threads of torch's."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(num)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def drawn_natively(sampling: Sampling, logits_BC: Tensor, uniform_B: Tensor, book: int) -> list[int]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import pickle
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -27,7 +27,7 @@ from affetto.model.fused import composed
 from affetto.model.spans import Spans, one_sequence_a_row, read_before
 from affetto.preserve.forecast import logit_changes
 from banks import trained_bank
-from native_tools import required
+from native_tools import required, threads
 
 LENGTHS = (3, 7, 1, 12)
 
@@ -64,16 +64,6 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> Passes:
     monkeypatch.setattr(native_layers, "layer_forward", watched)
     monkeypatch.setattr(native_layers, "layer_backward", watched_backward)
     return told
-
-
-@contextmanager
-def threads(num: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(num)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def batch_of(

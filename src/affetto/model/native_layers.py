@@ -23,8 +23,9 @@ from affetto.adapters.bank import GatedLora
 from affetto.model.fused import FusedAttention, FusedMlp, FusedNorm, is_composed, refuse_second_derivative
 from affetto.model.gates import GateSwitch
 from affetto.model.spans import asked_spans
+from affetto.model.watch import Watch, watch_of
 from affetto.native.compiler import MOST_MATRIX_BYTES, library
-from affetto.native.layers import LayerTensors, SiteTensors, layer_backward, layer_forward
+from affetto.native.layers import LayerTensors, SiteRecord, SiteTensors, layer_backward, layer_forward
 from affetto.products import mkl_is_slow
 
 
@@ -53,9 +54,14 @@ class NativeLayer(modeling_csm.CsmDecoderLayer):  # type: ignore[misc]
             )
             return plain
         told, factors = found
+        watches = _watches(self)
+        if watches and not hidden_states.requires_grad:
+            hidden_states = hidden_states.detach().requires_grad_()
         if not torch.is_grad_enabled() or not any(one.requires_grad for one in (hidden_states, *factors)):
             return layer_forward(told, hidden_states.contiguous(), factors)
-        y: Tensor = _NativeLayer.apply(hidden_states, told, *factors)  # type: ignore[no-untyped-call]
+        for watch in watches.values():
+            watch.begin()
+        y: Tensor = _NativeLayer.apply(hidden_states, told, watches, *factors)  # type: ignore[no-untyped-call]
         return y
 
     def __getstate__(self) -> dict[str, Any]:
@@ -84,14 +90,29 @@ class _Part:
     gates: GateSwitch | None = None
 
 
-def _found(layer: Any, x: Tensor, angles: tuple[Tensor, Tensor]) -> tuple[LayerTensors, list[Tensor]] | None:
-    """A layer and its adapters' factors as the C is told of them; None where that doesn't suit."""
+def _groups(layer: Any) -> Sequence[Sequence[Any]]:
+    """Matrices that read one input, adapters and all, in the order of `LayerTensors.sites`."""
     attention, mlp = layer.self_attn, layer.mlp
-    norms = (layer.input_layernorm, layer.post_attention_layernorm)
-    groups = (
+    return (
         (attention.q_proj, attention.k_proj, attention.v_proj), (attention.o_proj,), (mlp.gate_proj, mlp.up_proj),
         (mlp.down_proj,),
     )  # fmt: skip
+
+
+def _watches(layer: Any) -> dict[tuple[int, int], Watch]:
+    """By site and place in it."""
+    return {
+        (site, place): watch
+        for site, group in enumerate(_groups(layer))
+        for place, linear in enumerate(group)
+        if (watch := watch_of(linear)) is not None
+    }
+
+
+def _found(layer: Any, x: Tensor, angles: tuple[Tensor, Tensor]) -> tuple[LayerTensors, list[Tensor]] | None:
+    """A layer and its adapters' factors as the C is told of them; None where that doesn't suit."""
+    attention, groups = layer.self_attn, _groups(layer)
+    norms = (layer.input_layernorm, layer.post_attention_layernorm)
     if not _suits(layer, x) or angles[0].shape[:2] != (1, x.shape[1]):
         return None
     parts = [[part for linear in group if (part := _part(linear)) is not None] for group in groups]
@@ -156,6 +177,7 @@ def _suits(layer: Any, x: Tensor) -> bool:
 def _is_plain(layer: Any) -> bool:
     """Whether the layer is as transformers makes it, and nobody looks into it."""
     attention, norms = layer.self_attn, (layer.input_layernorm, layer.post_attention_layernorm)
+    linears = [linear for group in _groups(layer) for linear in group]
     return (
         (type(attention), type(layer.mlp)) == (FusedAttention, FusedMlp)
         and attention.config._attn_implementation == "sdpa"
@@ -163,14 +185,18 @@ def _is_plain(layer: Any) -> bool:
         and attention.scaling == attention.head_dim**-0.5
         and not (layer.training and attention.attention_dropout)
         and all(type(norm) is FusedNorm and _is_frozen(norm.weight) for norm in norms)
-        and not any(_is_watched(module) for module in layer.modules())
+        and not any(_is_looked_into(module, linears) for module in layer.modules())
         and not _has_any_global_hook()  # type: ignore[no-untyped-call]
     )
 
 
-def _is_watched(module: nn.Module) -> bool:
-    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    return any(hooks) or "forward" in module.__dict__
+def _is_looked_into(module: nn.Module, linears: Sequence[nn.Module]) -> bool:
+    """Whether somebody sees what the C doesn't tell: it tells one `Watch` of each of the layer's linears."""
+    hooks = (module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    others = [hook for hook in module._forward_hooks.values() if not isinstance(hook, Watch)]
+    num_watches = len(module._forward_hooks) - len(others)
+    is_told = num_watches == 0 or (num_watches == 1 and any(module is linear for linear in linears))
+    return any(hooks) or bool(others) or not is_told or "forward" in module.__dict__
 
 
 def _is_frozen(weight: Tensor) -> bool:
@@ -193,11 +219,13 @@ def _part(linear: Any) -> _Part | None:
 
 class _NativeLayer(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, told: LayerTensors, *factors: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, told: LayerTensors, watches: dict[tuple[int, int], Watch], *factors: Tensor
+    ) -> Tensor:  # fmt: skip
         x = x.contiguous()
         kept = x.new_empty(sum(told.kept_sizes))
         y = layer_forward(told, x, factors, kept)
-        ctx.told = told
+        ctx.told, ctx.watches = told, watches
         # The weights, too, so that one that changes before the backward pass is told of.
         weights = [weight_OI for site in told.sites for weight_OI in site.weights_OI]
         ctx.save_for_backward(x, kept, *factors, *weights)
@@ -206,10 +234,19 @@ class _NativeLayer(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         refuse_second_derivative(grads)
+        needs_x, _, _, *needs = ctx.needs_input_grad
         # Under checkpointing saved tensors may be asked for once.
-        x, kept, *factors = ctx.saved_tensors[: len(ctx.needs_input_grad)]
-        needs_x, _, *needs = ctx.needs_input_grad
+        x, kept, *factors = ctx.saved_tensors[: 2 + len(needs)]
+        records = [_record(site, x) for site in ctx.told.sites] if ctx.watches else None
         dx, slopes = layer_backward(
-            ctx.told, x, factors, kept, grads[0].contiguous(), needs_x=needs_x, needs_factors=any(needs)
-        )
-        return dx, None, *(slope if is_asked else None for slope, is_asked in zip(slopes, needs, strict=True))
+            ctx.told, x, factors, kept, grads[0].contiguous(), needs_x=needs_x, needs_factors=any(needs),
+            records=records,
+        )  # fmt: skip
+        for (site, place), watch in ctx.watches.items():
+            assert records is not None
+            watch.tell(records[site].x_BSI, records[site].dy_BSO.split(ctx.told.sites[site].outs, dim=-1)[place])
+        return dx, None, None, *(slope if is_asked else None for slope, is_asked in zip(slopes, needs, strict=True))
+
+
+def _record(site: SiteTensors, x: Tensor) -> SiteRecord:
+    return SiteRecord(*(x.new_empty(*x.shape[:2], width) for width in (site.num_in, sum(site.outs))))

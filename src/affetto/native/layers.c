@@ -329,6 +329,11 @@ static void attend_backward(
     }
 }
 
+// Where a site's input and the gradient at its output are written to: (sequences, S, in) and (sequences, S, out).
+typedef struct {
+    float *x, *dy;
+} Record;
+
 // A pass through the layer, forward (dy is null) or backward, that threads share out among themselves.
 typedef struct {
     const Layer *layer;
@@ -340,6 +345,7 @@ typedef struct {
     int64_t is_kept, num_threads;
     const float *x, *dy; // (sequences, S, D).
     float *y, *dx; // Of these dx may be null.
+    const Record *records; // Of each site; null where nobody asks.
 } Pass;
 
 // Positions of a group between (sequences, S, D) and where they lie together.
@@ -351,16 +357,22 @@ static void gather(const Layer *l, const Group *group, const float *from, float 
     }
 }
 
-// What isn't there is zero.
-static void scatter(const Layer *l, const Group *group, const float *from, float *to) {
+// Numbers of a group's positions to (sequences, S, width). What isn't there is zero.
+static void scatter(const Layer *l, const Group *group, int64_t width, const float *from, float *to) {
     for (int64_t s = group->from; s < group->to; s++) {
         const int64_t num = num_positions(group, s), end = group->sequences[s].length, first = end - num;
-        float *mine = to + s * l->length * l->width;
-        memset(mine, 0, 4 * (size_t)(first * l->width));
-        memcpy(mine + first * l->width, from, 4 * (size_t)(num * l->width));
-        memset(mine + end * l->width, 0, 4 * (size_t)((l->length - end) * l->width));
-        from += num * l->width;
+        float *mine = to + s * l->length * width;
+        memset(mine, 0, 4 * (size_t)(first * width));
+        memcpy(mine + first * width, from, 4 * (size_t)(num * width));
+        memset(mine + end * width, 0, 4 * (size_t)((l->length - end) * width));
+        from += num * width;
     }
+}
+
+static void record(const Pass *pass, int site, const Group *group, const float *x, const float *dy) {
+    if (!pass->records) return;
+    scatter(pass->layer, group, pass->layer->sites[site].in, x, pass->records[site].x);
+    scatter(pass->layer, group, pass->layer->sites[site].out, dy, pass->records[site].dy);
 }
 
 // As many sequences from `from` on as go together.
@@ -402,7 +414,7 @@ static void forward_share(const Pass *pass, int64_t thread) {
         swiglu(n, l->hidden, gate_up, room->wide);
         if (n) memcpy(room->narrow, mid, 4 * (size_t)(n * width));
         forward(l->sites + DOWN, &wanted, room, room->turned[DOWN], room->wide, room->narrow, 1, low[DOWN]);
-        scatter(l, &wanted, room->narrow, pass->y);
+        scatter(l, &wanted, width, room->narrow, pass->y);
         from = group.to;
     }
 }
@@ -427,13 +439,16 @@ static void backward_share(const Pass *pass, int64_t thread) {
         gather(l, &wanted, pass->dy, dmid);
         // What the MLP's products read is made again.
         swiglu(n, l->hidden, gate_up, room->other);
+        record(pass, DOWN, &wanted, room->other, dmid);
         backward(l->sites + DOWN, &wanted, room, room->other, dmid, low[DOWN], slopes + DOWN * PARTS, room->wide);
         swiglu_backward(n, l->hidden, gate_up, room->wide, room->other);
         normalise(n, width, mid, l->norms[1], l->eps[1], room->narrow);
+        record(pass, GATE_UP, &wanted, room->narrow, room->other);
         backward(
             l->sites + GATE_UP, &wanted, room, room->narrow, room->other, low[GATE_UP], slopes + GATE_UP * PARTS, room->wide
         );
         normalise_backward(n, width, mid, l->norms[1], l->eps[1], room->wide, dmid);
+        record(pass, OUT, &wanted, attended, dmid);
         backward(l->sites + OUT, &wanted, room, attended, dmid, low[OUT], slopes + OUT * PARTS, room->wide);
         for (int64_t s = from, p = 0, w = 0; s < group.to; s++) {
             attend_backward(l, group.sequences + s, qkv + p * all, room->wide + w * wide, room->other + p * all, room);
@@ -442,6 +457,7 @@ static void backward_share(const Pass *pass, int64_t thread) {
         turn(l, &group, room->other, 1);
         gather(l, &group, pass->x, room->x);
         normalise(m, width, room->x, l->norms[0], l->eps[0], room->narrow);
+        record(pass, QKV, &group, room->narrow, room->other);
         backward(
             l->sites + QKV, &group, room, room->narrow, room->other, low[QKV], slopes + QKV * PARTS,
             pass->dx ? room->wide : 0
@@ -455,7 +471,7 @@ static void backward_share(const Pass *pass, int64_t thread) {
                 memset(dmid + p * width, 0, 4 * (size_t)((length - num) * width));
             }
             normalise_backward(m, width, room->x, l->norms[0], l->eps[0], room->wide, dmid);
-            scatter(l, &group, dmid, pass->dx);
+            scatter(l, &group, width, dmid, pass->dx);
         }
         from = group.to;
     }

@@ -57,12 +57,16 @@ class _Room(ctypes.Structure):
     )  # fmt: skip
 
 
+class _Record(ctypes.Structure):
+    _fields_ = (("x", c_void_p), ("dy", c_void_p))
+
+
 class _Pass(ctypes.Structure):
     _fields_ = (
         ("layer", POINTER(_Layer)), ("kept", POINTER(_Kept)), ("rooms", POINTER(_Room)), ("slopes", POINTER(_Slope)),
         ("sequences", c_void_p), ("ends", c_void_p),
         *((name, c_int64) for name in ("is_kept", "num_threads")),
-        *((name, c_void_p) for name in ("x", "dy", "y", "dx")),
+        *((name, c_void_p) for name in ("x", "dy", "y", "dx")), ("records", POINTER(_Record)),
     )  # fmt: skip
 
 
@@ -87,6 +91,14 @@ class SiteTensors:
     def num_in(self) -> int:
         """Width of their input."""
         return self.weights_OI[0].shape[1]
+
+
+@dataclass(frozen=True)
+class SiteRecord:
+    """What a site's matrices read, and the gradient at what they made, side by side; zero where nothing is computed."""
+
+    x_BSI: Tensor
+    dy_BSO: Tensor
 
 
 @dataclass(frozen=True)
@@ -133,14 +145,14 @@ def layer_forward(layer: LayerTensors, x_BSD: Tensor, factors: Sequence[Tensor],
 
 def layer_backward(
     layer: LayerTensors, x_BSD: Tensor, factors: Sequence[Tensor], kept: Tensor, dy_BSD: Tensor, *, needs_x: bool,
-    needs_factors: bool,
+    needs_factors: bool, records: Sequence[SiteRecord] | None = None,
 ) -> tuple[Tensor | None, Sequence[Tensor | None]]:  # fmt: skip
-    """Gradients of x and of the factors where they are needed, from y's."""
+    """Gradients of x and of the factors where they are needed, from y's. `records` of the sites are written to."""
     dx_BSD = torch.empty_like(x_BSD) if needs_x else None
     call = _Call(layer, x_BSD, factors)
     num = sum(factor.numel() for factor in factors)
     sums_T = x_BSD.new_zeros(call.num_threads, num) if needs_factors else None
-    call.run(kept, dy=dy_BSD, dx=dx_BSD, slopes=call.slopes(sums_T))
+    call.run(kept, dy=dy_BSD, dx=dx_BSD, slopes=call.slopes(sums_T), records=records)
     if sums_T is None:
         return dx_BSD, [None] * len(factors)
     return dx_BSD, call.split(sums_T[0] if len(sums_T) == 1 else sums_T.sum(dim=0))
@@ -175,8 +187,11 @@ class _Call:
         self.held.append(tensor)
         return tensor.data_ptr()
 
-    def run(self, kept: Tensor | None, *, slopes: Any = None, **tensors: Tensor | None) -> None:
-        """Forward into `y`; or, given `dy`, backward into `dx`, which may be None, and `slopes`."""
+    def run(
+        self, kept: Tensor | None, *, slopes: Any = None, records: Sequence[SiteRecord] | None = None,
+        **tensors: Tensor | None,
+    ) -> None:  # fmt: skip
+        """Forward into `y`; or, given `dy`, backward into `dx`, which may be None, `slopes` and `records`."""
         sequences_B4 = self.told.sequences_B4
         behind = np.cumsum(sequences_B4[:, 0])
         shares = behind[-1] * np.arange(1, self.num_threads) / self.num_threads
@@ -187,6 +202,8 @@ class _Call:
             sequences=sequences_B4.ctypes.data, ends=ends_T.ctypes.data, is_kept=kept is not None,
             num_threads=self.num_threads, x=self._at(self.x), **places,
         )  # fmt: skip
+        if records is not None:
+            done.records = (_Record * 4)(*(_Record(one.x_BSI.data_ptr(), one.dy_BSO.data_ptr()) for one in records))
         required("layers").affetto_layer(byref(done))
 
     def _kept(self, kept: Tensor | None) -> Any:

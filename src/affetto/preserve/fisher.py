@@ -131,4 +131,6 @@ def _by_clip(values: Tensor, owner: Tensor | None, num_clips: int) -> list[Tenso
     """Split (rows, P, D) by clip into (positions, D): backbone rows are clips, depth rows are frames of `owner`."""
     if owner is None:
         return list(values)
-    return [values[owner == clip].flatten(0, 1) for clip in range(num_clips)]
+    assert (owner[1:] >= owner[:-1]).all(), "frames stand clip by clip"
+    sizes = torch.bincount(owner, minlength=num_clips).tolist()
+    return [own.flatten(0, 1) for own in torch.split(values, sizes)]

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from affetto.model.batch import Batch
+from affetto.model.watch import Watch
 from affetto.terms import cross_entropy
 
 Records = dict[str, tuple[Tensor, Tensor]]
@@ -98,25 +99,12 @@ def _whole(network: Any, sites: Mapping[str, nn.Module], batch: Batch, labels: L
 def recorded(sites: Mapping[str, nn.Module], keep: Keep = as_it_is) -> Iterator[Records]:
     """Collect each site's input and the gradient at its output while the block runs."""
     records: Records = {}
-    seen: set[str] = set()
 
-    def watch(site: str) -> Callable[[nn.Module, tuple[Tensor, ...], Any], Any]:
-        def hook(_module: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> Any:
-            # Nothing in a frozen base asks for gradients: the first adapted layers start the graph.
-            output = output if output.requires_grad else output.detach().requires_grad_()
-            # A second run (weight sharing, activation checkpointing) would replace the first one's record.
-            assert site not in seen, f"{site} ran twice in one pass"
-            seen.add(site)
-            held = [inputs[0].detach()]
+    def watch(site: str) -> Watch:
+        def tell(input_: Tensor, gradient: Tensor) -> None:
+            records[site] = keep(input_), keep(gradient)
 
-            def record(gradient: Tensor) -> None:
-                # Popped, since the graph keeps this function longer than the input is needed.
-                records[site] = keep(held.pop()), keep(gradient.detach())
-
-            output.register_hook(record)
-            return output
-
-        return hook
+        return Watch(site, tell)
 
     with ExitStack() as stack:
         for site, module in sites.items():

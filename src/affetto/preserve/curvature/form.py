@@ -20,6 +20,7 @@ from torch import Tensor
 
 from affetto.errors import CacheError, CurvatureError
 from affetto.files import write_atomically
+from affetto.products import mm
 
 Factor = tuple[str, Tensor, Tensor | None, float]
 """(site, A (R, in), B (out, R), scale) of one adapted layer: its weights change by scale * B A.
@@ -118,7 +119,7 @@ def active(inputs_PI: Tensor, gradients_PO: Tensor) -> tuple[Tensor, Tensor]:
 
 def clip_gradient(site: str, clip_id: str, inputs_PI: Tensor, gradients_PO: Tensor) -> Tensor:
     """A clip's gradient at the layer's weight, sum over positions of g a^T: (out, in), float32."""
-    gradient_OI = gradients_PO.float().T @ inputs_PI.float()
+    gradient_OI = mm(gradients_PO.float().T, inputs_PI.float())
     check_finite(site, clip_id, gradient_OI)
     return gradient_OI
 
@@ -130,7 +131,8 @@ def along(values: Tensor, b_OR: Tensor | None) -> Tensor:
 
 def check_finite(site: str, clip_id: str, *values: Tensor) -> None:
     """Raise CurvatureError where a value is NaN or infinite."""
-    if not all(torch.isfinite(value).all() for value in values):
+    # A sum is as finite as what it is of, but where large numbers run over.
+    if not all(torch.isfinite(value.sum()) or torch.isfinite(value).all() for value in values):
         raise CurvatureError(
             f"the curvature is not finite at layer {site} on clip {clip_id}; look at that clip, leave it out, or "
             "estimate in float32"

@@ -24,13 +24,13 @@ class Kfac(Curvature):
         self, site: str, clip_ids: Sequence[str], inputs_CPI: Sequence[Tensor], gradients_CPO: Sequence[Tensor]
     ) -> None:
         """Add the second moments of one layer's inputs and gradients, in float32."""
-        kept = [active(*pair) for pair in zip(inputs_CPI, gradients_CPO, strict=True)]
         # Positions just add up: all clips' in one product.
-        inputs_PI, gradients_PO = (torch.cat(values) for values in zip(*kept, strict=True))
+        inputs_PI, gradients_PO = active(torch.cat(list(inputs_CPI)), torch.cat(list(gradients_CPO)))
         inputs_II, gradients_OO = mm(inputs_PI.T, inputs_PI), mm(gradients_PO.T, gradients_PO)
-        if not (torch.isfinite(inputs_II).all() and torch.isfinite(gradients_OO).all()):
-            for clip_id, (own_PI, own_PO) in zip(clip_ids, kept, strict=True):
-                check_finite(site, clip_id, own_PI.T @ own_PI, own_PO.T @ own_PO)
+        # No second moment is larger than those on the diagonal beside and below it.
+        if not (torch.isfinite(inputs_II.diagonal()).all() and torch.isfinite(gradients_OO.diagonal()).all()):
+            for clip_id, *pair in zip(clip_ids, inputs_CPI, gradients_CPO, strict=True):
+                check_finite(site, clip_id, *(values.T @ values for values in active(*pair)))
             check_finite(site, ", ".join(clip_ids), inputs_II, gradients_OO)
         self._add("inputs", site, inputs_II)
         self._add("gradients", site, gradients_OO)
