@@ -109,6 +109,9 @@ STAGES: dict[str, Callable[[Path], tuple[Callable[[], object], str]]] = {
 
 def main() -> None:
     """Sample the stages that are named (all of them if none is), draw and write."""
+    if "--help" in sys.argv:
+        print(__doc__, f"Stages: {', '.join(STAGES)}", sep="\n")
+        return
     names = sys.argv[1:] or list(STAGES)
     if unknown := [name for name in names if name not in STAGES]:
         sys.exit(f"there is no stage {unknown[0]!r}; there are {', '.join(STAGES)}")

@@ -88,6 +88,9 @@ def main() -> None:
     if sys.argv[1:2] == ["--plan-again"]:
         _plan_again(sys.argv[2:])
         return
+    if "--help" in sys.argv:
+        print(__doc__, f"Cases: {', '.join(CASES | SPEAKING)}", sep="\n")
+        return
     names = sys.argv[1:] or ["miniature"]
     if unknown := [name for name in names if name not in CASES | SPEAKING]:
         sys.exit(f"there is no case {unknown[0]!r}; there are {', '.join(CASES | SPEAKING)}")
