@@ -10,7 +10,29 @@ use_environment() {
             return
         fi
     done
+    if [[ "$*" == affetto ]]; then
+        for candidate in "${VIRTUAL_ENV:+$VIRTUAL_ENV/bin/python}" python3; do
+            if [[ -n "$candidate" ]] && command -v "$candidate" >/dev/null && has_requirements "$candidate" "$root"; then
+                python="$(command -v "$candidate")"
+                export PYTHONPATH="$root/src${PYTHONPATH:+:$PYTHONPATH}"
+                return
+            fi
+        done
+    fi
     make_environment "$root" "$@"
+}
+
+# has_requirements PYTHON ROOT  Whether what affetto runs on is installed, as after pip install -r requirements….txt.
+has_requirements() {
+    "$1" -P - "$2/requirements-expressivity-finetuning.txt" 2>/dev/null <<'EOF'
+import sys
+from importlib.metadata import version
+from packaging.requirements import Requirement
+
+with open(sys.argv[1], encoding="utf-8") as lines:
+    needed = [Requirement(line.strip()) for line in lines if line.strip() and not line.startswith("#")]
+sys.exit(not all(one.specifier.contains(version(one.name)) for one in needed))
+EOF
 }
 
 # imports PYTHON MODULE…  The folder that we happen to be in doesn't count (-P, which Python has since 3.11).

@@ -25,17 +25,18 @@ Usage: run_emotion_finetuning.sh [options]
 Exit status 3: all is done and written, but an emotion didn't meet the forgetting_budget of the settings; 4: the same, but
 files could not be scored.
 
-The environment is used as it is where affetto can be imported; otherwise .venv is made beside this repository.
+The environment is used as it is where affetto can be imported, or where requirements-expressivity-finetuning.txt is
+installed; otherwise .venv is made beside this repository.
 EOF
 }
 
 wrong() {
-    echo "$1" >&2
     usage >&2
+    echo "$1" >&2
     exit 2
 }
 
-root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+root="$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.." && pwd)"
 config="$root/configs/emotion_specific_finetuning.yaml"
 options=()
 gpu=""

@@ -3,7 +3,7 @@
 # with -n 0 it runs one test after another in its own process, as a debugger needs.
 set -euo pipefail
 
-root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+root="$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.." && pwd)"
 # shellcheck source=scripts/environment.sh
 source "$root/scripts/environment.sh"
 use_environment "$root" affetto pytest xdist hypothesis ruff mypy

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -214,3 +215,37 @@ def test_folder_that_we_are_in_is_no_environment(tmp_path: Path) -> None:
     (tmp_path / "here" / "alpha_module" / "__init__.py").touch()
     env = {"PATH": f"{python3.parent}:{os.environ['PATH']}"}
     assert use(tmp_path / "root", env, "alpha_module", cwd=tmp_path / "here").stdout == "made\n"
+
+
+@pytest.mark.parametrize(("needed", "chosen"), [("numpy", "mine"), ("numpy==0.0.1", "made"), ("no-such-thing", "made")])
+def test_an_environment_with_the_requirements_is_used_as_it_is(tmp_path: Path, needed: str, chosen: str) -> None:
+    """As the guide's first step leaves it: affetto itself isn't installed there."""
+    site = Path(sysconfig.get_paths()["purelib"])
+    if (site / "affetto").exists():
+        pytest.skip("affetto is installed here, not linked to")
+    root, python = tmp_path / "root", tmp_path / "venv" / "bin" / "python"
+    for folder in (root, python.parent):
+        folder.mkdir(parents=True)
+    (root / "requirements-expressivity-finetuning.txt").write_text(f"# pinned\n{needed}\n")
+    python.write_text(f'#!/bin/sh\nexec "{sys._base_executable}" "$@"\n')  # type: ignore[attr-defined]
+    python.chmod(0o755)
+    asked = f"""
+        source "{ROOT / "scripts" / "environment.sh"}"
+        make_environment() {{ python=made; }}
+        use_environment "{root}" affetto
+        echo "$python" "$PYTHONPATH"
+    """
+    env = {"PATH": "/usr/bin:/bin", "VIRTUAL_ENV": str(tmp_path / "venv"), "PYTHONPATH": str(site)}
+    found = subprocess.run(["bash", "-c", asked], capture_output=True, text=True, env=env, check=True)
+    mine = f"{python} {root / 'src'}:{site}"
+    assert found.stdout.strip() == (mine if chosen == "mine" else f"made {site}")
+
+
+def test_a_link_to_a_script_is_the_script(fake: dict[str, str], tmp_path: Path) -> None:
+    link = tmp_path / "run"
+    link.symlink_to(RUN)
+    assert call(env=fake, script=link).stdout == call(env=fake).stdout != ""
+
+
+def test_what_is_wrong_stands_last(fake: dict[str, str]) -> None:
+    assert call("--emotoin", env=fake).stderr.splitlines()[-1] == "unknown option --emotoin"

@@ -12,6 +12,7 @@ from pathlib import Path
 from affetto.codes.prepare import Prepared
 from affetto.config import EXPRESSIVE, Config
 from affetto.errors import AffettoError, ConfigError, Interrupted
+from affetto.folders import alone_in
 from affetto.judges.kinds import KINDS
 from affetto.model.base import MINIATURE
 from affetto.pipeline import prepare_clips, report, train_emotions, train_expressive_base, with_clips
@@ -65,12 +66,13 @@ def run(
 
         jobs = num_jobs(config, prepared, own)
     if together or jobs is None or min(jobs, len(own)) < 2:
-        for folder in train_emotions(config, emotions, prepared, together=together, resume=resume, command=command):
-            if folder.name == EXPRESSIVE:
-                _tell_expressive_base(folder)
-            else:
-                _conclude(config, folder.name, prepared, command, resume=resume)
-                _tell(config, folder.name)
+        with alone_in([config.model_of(emotion) for emotion in emotions]):
+            for folder in train_emotions(config, emotions, prepared, together=together, resume=resume, command=command):
+                if folder.name == EXPRESSIVE:
+                    _tell_expressive_base(folder)
+                else:
+                    _conclude(config, folder.name, prepared, command, resume=resume)
+                    _tell(config, folder.name)
         _compare(config, own, command)
     else:
         _run_side_by_side(config, emotions, own, prepared, command, resume=resume, jobs=min(jobs, len(own)))
@@ -120,8 +122,9 @@ def _run_side_by_side(
 
 def _whole(config: Config, prepared: Prepared, command: str, resume: bool, emotion: str) -> None:
     """Train, evaluate and report one emotion: the work of one process."""
-    list(train_emotions(config, [emotion], prepared, resume=resume, command=command))
-    _conclude(config, emotion, prepared, command, resume=resume)
+    with alone_in([config.model_of(emotion)]):
+        list(train_emotions(config, [emotion], prepared, resume=resume, command=command))
+        _conclude(config, emotion, prepared, command, resume=resume)
 
 
 def _conclude(config: Config, emotion: str, prepared: Prepared, command: str, *, resume: bool) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,12 +17,21 @@ from training_helpers import TINY, assert_equal_runs, make_prepared, results
 
 from affetto.codes.prepare import Prepared
 from affetto.config import Config
-from affetto.errors import CheckpointError, Interrupted
-from affetto.files import read_json
+from affetto.errors import CheckpointError, DataError, Interrupted
+from affetto.files import hash_folder, read_json
 from affetto.training import loop
 from affetto.training.loop import train
 
 Make = Callable[..., Config]
+
+ALONE = """
+import sys
+from pathlib import Path
+from affetto.folders import alone_in
+with alone_in([Path(sys.argv[1])]):
+    print("alone", flush=True)
+    sys.stdin.read()
+"""
 
 
 class Killed(Exception):
@@ -117,6 +128,29 @@ def test_resuming_what_never_began_starts_afresh_and_a_fresh_start_forgets_the_o
     with pytest.raises(Killed):
         train(config_of("other", **TINY), "happy", prepared)
     assert not (config_of("other").output_dir / "emotion_models" / "happy" / "last").exists()
+
+
+def test_a_run_whose_best_adapter_is_gone_is_not_resumed(config_of: Make, prepared: Prepared, straight: Path) -> None:
+    shutil.rmtree(straight / "best")
+    with pytest.raises(CheckpointError, match=r"happy/best, the run's best adapter so far, is gone; start afresh"):
+        train(config_of("straight", **TINY), "happy", prepared, resume=True)
+    assert_equal_runs(train(config_of("straight", **TINY), "happy", prepared), straight)
+
+
+def test_two_processes_cannot_train_into_one_folder(config_of: Make, prepared: Prepared, straight: Path) -> None:
+    before = hash_folder(straight, ["**/*"])
+    other = subprocess.Popen(
+        [sys.executable, "-c", ALONE, str(straight)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert other.stdout is not None
+    assert other.stdout.readline() == "alone\n"
+    with pytest.raises(
+        DataError, match=r"another process is working in .*emotion_models/happy; wait until it has ended"
+    ):
+        train(config_of("straight", **TINY), "happy", prepared)
+    assert hash_folder(straight, ["**/*"]) == before
+    other.communicate("")
+    train(config_of("straight", **TINY), "happy", prepared)
 
 
 def test_another_configuration_or_other_data_cannot_be_resumed(

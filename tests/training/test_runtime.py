@@ -54,6 +54,21 @@ def test_handlers_are_put_back_even_after_an_error() -> None:
     assert {number: signal.getsignal(number) for number in before} == before
 
 
+def test_a_closed_terminal_asks_too_but_where_it_is_nobodys_concern() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stop_signals() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert stop.agreed(Alone()) is None, "as under nohup"
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        with stop_signals() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert stop.agreed(Alone()) == "SIGHUP"
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_a_thread_trains_without_handlers() -> None:
     before = signal.getsignal(signal.SIGINT)
 

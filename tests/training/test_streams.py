@@ -15,7 +15,7 @@ from training_helpers import COUNTS, make_prepared
 from affetto.adapters.bank import AdapterBank
 from affetto.codes.prepare import Prepared
 from affetto.config import Config
-from affetto.errors import DataError
+from affetto.errors import ConfigError, DataError
 from affetto.files import cache_root
 from affetto.model.base import Base
 from affetto.training import streams as streams_module
@@ -317,12 +317,20 @@ def test_a_manifests_context_is_heard_and_what_is_too_long_is_said_once(
     assert told[0].startswith("1 of the conversations exceed")
 
 
-def test_a_curvature_of_gigabytes_is_told_with_what_others_take(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_curvature_of_gigabytes_is_told_with_what_others_take_and_refused_where_it_does_not_fit(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     layers = {f"layer {number}": (8192, 2048) for number in range(20)}
-    streams_module._tell_size(Config(), layers, 120)
+    monkeypatch.setattr(streams_module, "free_bytes", lambda _: 6 * 10**9)
+    cpu = torch.device("cpu")
+    streams_module._check_size(Config(), layers, 120, cpu)
     told = " ".join(capsys.readouterr().err.split())
     # 20 layers of 4 bytes times (8192² + 2048²).
     assert "ewc_curvature: kfac takes 5.7 GB on these layers; in GB: rank1 0.0" in told
-    streams_module._tell_size(Config(ewc_curvature="rank1"), layers, 120)
-    streams_module._tell_size(Config(), {"layer": (192, 192)}, 120)
+    streams_module._check_size(Config(ewc_curvature="rank1"), layers, 120, cpu)
+    streams_module._check_size(Config(), {"layer": (192, 192)}, 120, cpu)
     assert capsys.readouterr().err == ""
+    monkeypatch.setattr(streams_module, "free_bytes", lambda _: 5 * 10**9)
+    with pytest.raises(ConfigError, match=r"kfac takes 5\.7 GB .* Only 5\.0 GB are free here: .* such as rank1"):
+        streams_module._check_size(Config(), layers, 120, cpu)
+    streams_module._check_size(Config(ewc_curvature="rank1"), layers, 120, cpu)

@@ -17,6 +17,7 @@ from affetto.adapters.bank import AdapterBank
 from affetto.codes.prepare import Prepared
 from affetto.config import Config
 from affetto.errors import Interrupted, NonFiniteLossError
+from affetto.folders import alone_in
 from affetto.model.base import load_base
 from affetto.preserve.budget import BudgetState
 from affetto.progress import Task, progress, say
@@ -56,8 +57,11 @@ def train_together(
     reset_peak_memory()
     started = time.monotonic()
     # 1. Accelerate decides device, precision and processes.
-    with accelerated(config, "_and_".join(emotions)) as accelerator:
+    with ExitStack() as used:
+        accelerator = used.enter_context(accelerated(config, "_and_".join(emotions)))
         check_together(config, accelerator, emotions)
+        if accelerator.is_main_process:
+            used.enter_context(alone_in([config.model_of(emotion) for emotion in emotions]))
         # 2. The frozen base, and a bank with a fresh adapter for every emotion, which starts as the base.
         base = load_base(config.base, device=accelerator.device, precision=config.base_precision)
         if config.activation_checkpointing:

@@ -16,7 +16,7 @@ from affetto.adapters.checkpoints import read_checkpoint, save_checkpoint
 from affetto.adapters.peft_files import read_adapter, save_adapter
 from affetto.codes.prepare import Prepared
 from affetto.config import EXPRESSIVE, Config
-from affetto.errors import ConfigError, counted
+from affetto.errors import CheckpointError, ConfigError, counted
 from affetto.files import hash_text
 from affetto.folders import recover_folder
 from affetto.model.base import Base
@@ -138,6 +138,9 @@ def _start(
     """The state to start from. A run that starts afresh removes an earlier one's, which isn't its own to resume."""
     if resume and has_state(last):
         state = load_state(last, parameters, optimizer, run_key)
+        best = recover_folder(last.with_name("best"))
+        if state.best_value is not None and not best.is_dir():
+            raise CheckpointError(f"{best}, the run's best adapter so far, is gone; start afresh without --resume")
         if accelerator.scaler is not None and state.loss_scaling is not None:
             accelerator.scaler.load_state_dict(dict(state.loss_scaling))
         if accelerator.is_main_process:

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import psutil
 import torch
 
 from affetto.config import Config
@@ -117,13 +118,18 @@ class Stop:
 
 @contextmanager
 def stop_signals() -> Iterator[Stop]:
-    """SIGTERM and Ctrl-C ask for a stop after the step at hand; a second one acts at once, as it would outside."""
+    """SIGTERM, Ctrl-C and a closed terminal ask for a stop after the step at hand; a second one acts at once.
+
+    Not a closed terminal that is nobody's concern, as under nohup.
+    """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    numbers = (signal.SIGTERM, signal.SIGINT)
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
     before = {number: signal.getsignal(number) or signal.SIG_DFL for number in numbers}
+    if before[signal.SIGHUP] == signal.SIG_IGN:
+        del before[signal.SIGHUP]
 
     def restore() -> None:
         for number, handler in before.items():
@@ -133,7 +139,7 @@ def stop_signals() -> Iterator[Stop]:
         stop.signal = signal.Signals(received).name
         restore()
 
-    for number in numbers:
+    for number in before:
         signal.signal(number, ask)
     try:
         yield stop
@@ -156,6 +162,11 @@ def resident_bytes() -> int:
     except (OSError, ValueError, IndexError):
         return int(_most_resident_bytes())
     return pages * resource.getpagesize()
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that is free on a device; on a CPU with what the system would give back."""
+    return int(torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available)
 
 
 def _most_resident_bytes() -> int:

@@ -7,11 +7,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import torch
+
 from affetto.audio.hints import did_you_mean
 from affetto.audio.splits import assert_disjoint
 from affetto.codes.prepare import Prepared
 from affetto.config import EXPRESSIVE, Config
-from affetto.errors import DataError
+from affetto.errors import ConfigError, DataError
 from affetto.files import cache_root, hash_bytes, hash_text, made_alone
 from affetto.model.base import Base
 from affetto.model.batch import Row
@@ -24,6 +26,7 @@ from affetto.preserve.rehearsal import rehearsal_buffer, spread
 from affetto.preserve.self_speech import CORPUS as SELF
 from affetto.preserve.teacher import TeacherCache, row_hash, teacher_cache
 from affetto.progress import progress, say
+from affetto.training.runtime import free_bytes
 from affetto.training.step import LossWeights
 from affetto.types import SPLITS, Clip
 
@@ -209,7 +212,7 @@ def general_fisher(
         parts = (part for a_RI, scale in anchors.values() for part in (a_RI.numpy(force=True).tobytes(), b"%r" % scale))
         key = hash_text(key, hash_bytes(*parts))
     path = cache_root() / "fisher" / f"{key[:24]}.safetensors"
-    _tell_size(config, {site: base.model.get_submodule(site).shape for site in sites}, len(rows))
+    _check_size(config, {site: base.model.get_submodule(site).shape for site in sites}, len(rows), base.device)
 
     def estimate(path: Path) -> None:
         modules = {site: base.model.get_submodule(site) for site in sites}
@@ -221,16 +224,17 @@ def general_fisher(
     return curvature.load(made_alone(path, estimate), key, base.device)
 
 
-def _tell_size(config: Config, shapes: Shapes, num_clips: int) -> None:
-    """Warn of a curvature that takes gigabytes, and say what the others take."""
+def _check_size(config: Config, shapes: Shapes, num_clips: int, device: torch.device) -> None:
+    """Warn of a curvature that takes gigabytes, and say what the others take. ConfigError where it doesn't fit."""
     sizes = {name: curvature_bytes(name, shapes, num_clips, config.adapter_r) / 1e9 for name in CURVATURES}
     mine = sizes.get(config.ewc_curvature, 0.0)
     if mine > _MUCH_GB:
         others = ", ".join(f"{name} {size:.1f}" for name, size in sorted(sizes.items(), key=lambda item: item[1]))
-        say(
-            f"ewc_curvature: {config.ewc_curvature} takes {mine:.1f} GB on these layers; in GB: {others}",
-            style="yellow",
-        )
+        told = f"ewc_curvature: {config.ewc_curvature} takes {mine:.1f} GB on these layers; in GB: {others}"
+        free = free_bytes(device) / 1e9
+        if mine > free:
+            raise ConfigError(f"{told}. Only {free:.1f} GB are free here: choose one that fits, such as rank1")
+        say(told, style="yellow")
 
 
 def teacher_answers(config: Config, base: Base, streams: Streams, weights: LossWeights) -> TeacherCache | None:
