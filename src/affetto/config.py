@@ -16,6 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from affetto.adapters.targets import Part
 from affetto.audio.hints import did_you_mean
 from affetto.errors import ConfigError
+from affetto.files import expanded
 from affetto.judges.kinds import KINDS
 from affetto.types import EMOTIONS, SPEAKING_TAKES, SPEAKING_TEMPERATURE
 
@@ -151,7 +152,7 @@ class Config(BaseModel):
     @field_validator("output_dir")
     @classmethod
     def _output_dir(cls, folder: Path) -> Path:
-        return folder.expanduser()
+        return expanded(folder)
 
     @field_validator("distill_on")
     @classmethod

@@ -152,12 +152,13 @@ def transcribe(
 
 def _is_read(out: Path, sources: Sequence[Path]) -> bool:
     """Whether a source is `out`, by whatever name, or a folder that `out` is a table of."""
-    from affetto.files import is_same_file
+    from affetto.files import expanded, is_same_file
 
     there = out.resolve()
     is_table = there.name in ("manifest.jsonl", "metadata.jsonl")
     return out.exists() and any(
-        is_same_file(source, out) or (is_table and source.resolve() in there.parents) for source in sources
+        is_same_file(source, out) or (is_table and source.resolve() in there.parents)
+        for source in map(expanded, sources)
     )
 
 
@@ -217,6 +218,8 @@ def _tell_left_out(clips: Sequence[Clip], problems: Sequence[Problem], sources: 
 def _with_miniature(sources: Sequence[Path]) -> list[Path]:
     """The manifests of the miniature's clips, rendered where they aren't there yet, for its name; a folder of that name
     goes before it."""
+    from affetto.files import expanded
+
     found: list[Path] = []
     for source in sources:
         if str(source) == "miniature" and not source.exists():
@@ -224,7 +227,7 @@ def _with_miniature(sources: Sequence[Path]) -> list[Path]:
 
             found += miniature_sources(ACTED)
         else:
-            found.append(source)
+            found.append(expanded(source))
     return found
 
 
