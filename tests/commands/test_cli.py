@@ -197,6 +197,13 @@ def test_emotions_must_be_configured(affetto: Callable[..., Called]) -> None:
     assert err.startswith("error: unknown emotion 'hapy' (did you mean 'happy'?); configured: happy, sad")
 
 
+def test_all_stands_alone_and_is_no_emotion_to_add(affetto: Callable[..., Called]) -> None:
+    for others in (("-e", "all", "-e", "sad"), ("-e", "sad", "-e", "all")):
+        status, _, err = affetto("prepare", *others)
+        assert status == 1
+        assert err == "error: --emotion all is every emotion and stands alone: leave the other --emotion out, or all\n"
+
+
 def test_settings_come_from_file_and_options(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("emotions: [happy, proud]\nbase: one\nnum_epochs: 2\n")
     settings, wanted = settings_of(tmp_path / "mine.yaml", None, base="two", data=["a", "b"], output_dir=None)
