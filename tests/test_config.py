@@ -210,11 +210,17 @@ WRONG = [
     ("teacher_frames_share: 1.5", "teacher_frames_share", "less than or equal to 1"),
     ("rehearsal_buffer_size: -3", "rehearsal_buffer_size", "greater than or equal to 0"),
     ("replay_ratio: 1.0", "replay_ratio", "less than 1"),
+    ("rehearsal_buffer_size: 0", "replay_ratio", "give a rehearsal_buffer_size above 0, or set replay_ratio to 0"),
     ("expressive_base: true\newc_curvature: factors", "ewc_curvature", "leave expressive_base off"),
     ("forgetting_budget: 0", "forgetting_budget", "greater than 0"),
     ("forgetting_budget: true", "forgetting_budget", "must be a number"),
     ("forgetting_budget: 0.01\nreplay_ratio: 0", "forgetting_budget", "set replay_ratio (0.5, say)"),
-    ("forgetting_budget: 0.01\nrehearsal_buffer_size: 0", "forgetting_budget", "rehearsal_buffer_size above 0"),
+    ("forgetting_budget: 0.01\nrehearsal_buffer_size: 0", "replay_ratio", "rehearsal_buffer_size above 0"),
+    (
+        "forgetting_budget: 0.01\nreplay_ratio: 0\nrehearsal_buffer_size: 0",
+        "forgetting_budget",
+        "rehearsal_buffer_size above 0",
+    ),
     (
         "forgetting_budget: 0.01\ndistill_on: emotion\ndistillation_alpha: 0.5",
         "forgetting_budget",

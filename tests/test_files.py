@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from affetto import files
-from affetto.errors import DataError
+from affetto.errors import ConfigError, DataError
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
@@ -25,6 +25,18 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert files.read_json(target) == {"b": [1, 2.5, None], "a": "ü"}
     assert "ü" in target.read_text(encoding="utf-8")
     assert [path.name for path in target.parent.iterdir()] == ["facts.json"]
+
+
+def test_home_folders_are_filled_in_and_nobodys_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert files.expanded("~/x") == tmp_path / "x"
+    assert files.expanded(Path("plain~/x")) == Path("plain~/x")
+    told = "~nobody-here/x: ~nobody-here is nobody's home folder here; write the whole path"
+    with pytest.raises(ConfigError, match=told):
+        files.expanded("~nobody-here/x")
+    monkeypatch.setenv("AFFETTO_CACHE", "~nobody-here/x")
+    with pytest.raises(ConfigError, match=told):
+        files.cache_root()
 
 
 @pytest.mark.parametrize("failure", [KeyboardInterrupt, RuntimeError, ValueError])

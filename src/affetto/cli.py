@@ -156,19 +156,18 @@ def doctor(
     ] = False,
 ) -> None:
     """Say what a run suffers from (weak emotion, forgetting, instability, data), why, and what to change first."""
-    from rich.console import Console
-
     from affetto.doctor.diagnose import examine
     from affetto.doctor.findings import to_document
     from affetto.doctor.table import render
     from affetto.files import to_json
+    from affetto.progress import show
 
     diagnoses = examine(run, emotion)
     if as_json:
         typer.echo(to_json(to_document(diagnoses)))
         return
     for diagnosis in diagnoses:
-        Console().print(render(diagnosis))
+        show(render(diagnosis))
 
 
 @app.command()

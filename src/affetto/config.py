@@ -10,14 +10,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from affetto.adapters.targets import Part
 from affetto.audio.hints import did_you_mean
 from affetto.errors import ConfigError
+from affetto.files import expanded
 from affetto.judges.kinds import KINDS
 from affetto.types import EMOTIONS, SPEAKING_TAKES, SPEAKING_TEMPERATURE
+from affetto.yaml_files import read_yaml
 
 EXPRESSIVE = "base"
 """Name of the adapter over all emotions that the emotions' own may build upon."""
@@ -80,7 +81,7 @@ class Config(BaseModel):
     teacher_frames_share: Annotated[float, _Number, Field(gt=0.0, le=1.0)] | None = None
 
     rehearsal_buffer_size: Whole = 240
-    replay_ratio: Annotated[float, _Number, Field(ge=0.0, lt=1.0)] = 0.5
+    replay_ratio: Annotated[float, _Number, Field(ge=0.0, lt=1.0, validate_default=True)] = 0.5
 
     forgetting_budget: Positive | None = None
 
@@ -125,13 +126,23 @@ class Config(BaseModel):
             raise ValueError("an emotion is named twice")
         return emotions
 
+    @field_validator("replay_ratio")
+    @classmethod
+    def _rehearsed(cls, ratio: float, info: ValidationInfo) -> float:
+        if ratio > 0 and info.data.get("rehearsal_buffer_size") == 0:
+            raise ValueError(
+                "it is above 0 but there is no general speech to rehearse; give a rehearsal_buffer_size above 0, or "
+                "set replay_ratio to 0"
+            )
+        return ratio
+
     @field_validator("forgetting_budget")
     @classmethod
     def _budget(cls, budget: float | None, info: ValidationInfo) -> float | None:
         # Keys that are wrong by themselves are not in `info.data`, and told by themselves.
         if budget is None:
             return None
-        if not info.data.get("replay_ratio", True) or not info.data.get("rehearsal_buffer_size", True):
+        if not info.data.get("replay_ratio", True):
             raise ValueError(
                 "it is kept by rehearsing general clips: set replay_ratio (0.5, say) and rehearsal_buffer_size above "
                 "0, or leave forgetting_budget away"
@@ -151,7 +162,7 @@ class Config(BaseModel):
     @field_validator("output_dir")
     @classmethod
     def _output_dir(cls, folder: Path) -> Path:
-        return folder.expanduser()
+        return expanded(folder)
 
     @field_validator("distill_on")
     @classmethod
@@ -243,7 +254,7 @@ def load_config(path: Path | None, *, told_as: str = "configuration", **override
     Overrides of None replace nothing, and those that are dicts replace what they name. Raises `ConfigError`, which
     tells every wrong key and whose it is: the file's, or that of the overrides, which are `told_as`.
     """
-    read = _read(path) if path is not None else {}
+    read = read_yaml(path) if path is not None else {}
     given = {key: value for key, value in overrides.items() if value is not None}
     values = dict(read)
     for key, value in given.items():
@@ -271,30 +282,6 @@ def _is_right(key: Any, value: Any) -> bool:
     except ValidationError:
         return False
     return True
-
-
-class _UniqueKeys(yaml.SafeLoader):
-    """YAML as usual, but a key that is given twice is an error: the first would be ignored without a word."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=deep) for key, _ in node.value]
-        if repeated := [key for index, key in enumerate(keys) if key in keys[:index]]:
-            raise yaml.constructor.ConstructorError(None, None, f"{repeated[0]!r} is given twice", node.start_mark)
-        return super().construct_mapping(node, deep)
-
-
-def _read(path: Path) -> dict[Any, Any]:
-    try:
-        values = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys) or {}
-    except OSError as error:
-        raise ConfigError(f"can't read the configuration {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not UTF-8 text: {error}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not YAML: {error}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path} must hold keys and values, such as `adapter_r: 16`")
-    return values
 
 
 _MESSAGES = {

@@ -18,12 +18,22 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError
 
-from affetto.errors import NO_ROOM, DataError
+from affetto.errors import NO_ROOM, ConfigError, DataError
 
 
 def is_same_file(one: Path, other: Path) -> bool:
     """Whether both name one file; by their paths alone where one of them isn't there yet."""
     return one.samefile(other) if one.exists() and other.exists() else one.resolve() == other.resolve()
+
+
+def expanded(path: str | Path) -> Path:
+    """`path` with the home folder in the place of a leading `~` or `~user`. ConfigError where that can't be told."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ConfigError(
+            f"{path}: {Path(path).parts[0]} is nobody's home folder here; write the whole path"
+        ) from error
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -207,7 +217,7 @@ def as_text(name: str | Path) -> str:
 def cache_root() -> Path:
     """The one folder of all caches: `$AFFETTO_CACHE`, else `$XDG_CACHE_HOME/affetto`, else `~/.cache/affetto`."""
     if chosen := os.environ.get("AFFETTO_CACHE"):
-        return Path(chosen).expanduser()
+        return expanded(chosen)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "affetto"
 
 

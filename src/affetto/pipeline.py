@@ -11,7 +11,7 @@ from affetto.audio.checks import problem_table
 from affetto.codes.prepare import Prepared, prepare
 from affetto.config import EXPRESSIVE, Config
 from affetto.errors import CheckpointError, DataError, counted
-from affetto.files import cache_root, make_writable, read_json
+from affetto.files import cache_root, expanded, make_writable, read_json
 from affetto.intensity import recommend_as_acted
 from affetto.model.base import MINIATURE, find_base, has_text_stream
 from affetto.processes import in_turns
@@ -129,7 +129,7 @@ def find_sources(
             acted = [emotion for emotion in emotions if emotion in ACTED] if may_lack else emotions
             sources += miniature_sources(acted, do_render=do_render, with_general=config.general == "data")
         else:
-            sources.append(Path(name).expanduser())
+            sources.append(expanded(name))
     return sources
 
 

@@ -1,4 +1,4 @@
-"""The one place where progress is shown, and where a process without a terminal sends what it would show."""
+"""Where progress and results are shown, and where a process without a terminal sends what it would show."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 console = Console(stderr=True)
-"""For progress and messages; results go to standard output."""
+"""For progress and messages; results go to standard output (`show`)."""
 
 Event = tuple[str, *tuple[Any, ...]]
 """("say", message, style), ("begin", title, total), ("advance", count), ("note", text) or ("end",)."""
@@ -48,6 +48,11 @@ def say(message: str, style: str | None = None) -> None:
         _send(("say", message, style))
         return
     console.print(message, style=style, highlight=False, markup=False, soft_wrap=True)
+
+
+def show(result: RenderableType) -> None:
+    """What a verb was asked for, on standard output: a table, say."""
+    Console().print(result)
 
 
 def relay(send: Callable[[Event], object] | None) -> None:

@@ -40,6 +40,14 @@ def test_nemo_manifest_with_a_segment(tone: Tone, tmp_path: Path) -> None:
     assert read_manifest(tmp_path / "manifest.jsonl") == (clips, [])
 
 
+def test_a_sounds_own_name_may_begin_with_a_tilde(tone: Tone, tmp_path: Path) -> None:
+    tone("set/~nobody-here.wav", duration_s=1.0)
+    path = write_rows(tmp_path / "set/train.json", {"audio_filepath": "~nobody-here.wav", "text": "One."})
+    clips, problems = load_clips([path])
+    assert problems == []
+    assert [clip.audio.name for clip in clips] == ["~nobody-here.wav"]
+
+
 def test_common_voice_finds_its_clips_and_its_quotes_are_letters(tone: Tone, tmp_path: Path) -> None:
     for name in ("common_voice_en_1", "common_voice_en_2"):
         tone(f"cv/clips/{name}.wav", duration_s=0.1)

@@ -277,6 +277,16 @@ def test_unknown_emotion_is_reported_whatever_is_trained(
         assert ids(prepared) == {"general-0", "general-1"}
 
 
+@pytest.mark.parametrize("label", ["amused", "frustrated", "calm", "other"])
+def test_what_a_published_corpus_calls_its_clips_is_known_and_not_used(
+    data: Callable[..., Path], sounds: Path, codec_folder: Path, label: str
+) -> None:
+    clips = make_clips(sounds, 2, emotion=label) + make_clips(sounds, 2)
+    prepared = prepare([data(clips)], codec_folder, emotions=EMOTIONS, only=["happy"])
+    assert "unknown-emotion" not in {problem.kind for problem in prepared.problems}
+    assert ids(prepared) == {"general-0", "general-1"}
+
+
 def test_speakers_keep_their_numbers_whatever_is_trained(
     data: Callable[..., Path], sounds: Path, codec_folder: Path
 ) -> None:

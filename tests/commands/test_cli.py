@@ -197,6 +197,13 @@ def test_emotions_must_be_configured(affetto: Callable[..., Called]) -> None:
     assert err.startswith("error: unknown emotion 'hapy' (did you mean 'happy'?); configured: happy, sad")
 
 
+def test_all_stands_alone_and_is_no_emotion_to_add(affetto: Callable[..., Called]) -> None:
+    for others in (("-e", "all", "-e", "sad"), ("-e", "sad", "-e", "all")):
+        status, _, err = affetto("prepare", *others)
+        assert status == 1
+        assert err == "error: --emotion all is every emotion and stands alone: leave the other --emotion out, or all\n"
+
+
 def test_settings_come_from_file_and_options(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("emotions: [happy, proud]\nbase: one\nnum_epochs: 2\n")
     settings, wanted = settings_of(tmp_path / "mine.yaml", None, base="two", data=["a", "b"], output_dir=None)
@@ -577,6 +584,29 @@ def test_files_that_failed_are_the_exit_status_of_an_evaluation(
     status, _, err = affetto("evaluate", "-e", "happy", "-e", "sad", "--versa", "scores.jsonl")
     assert status == 1
     assert "name one --emotion" in err
+
+
+def test_tables_that_were_asked_for_are_on_standard_output(
+    affetto: Callable[..., Called], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(pipeline, "prepare_clips", lambda *_, **__: None)
+    monkeypatch.setattr(pipeline, "with_clips", lambda *_, **__: None)
+    monkeypatch.setattr(pipeline, "calibrate", lambda *_, **__: [])
+    monkeypatch.setattr("affetto.laboratory.calibration.require_general", lambda _: None)
+    monkeypatch.setattr("affetto.commands.forgetting._check_adapters", lambda *_: None)
+    monkeypatch.setattr("affetto.evaluate.suite.evaluate", lambda *_, **__: failed_results())
+    row = {"intensity": 1.0, "kl": 0.25, "low": 0.2, "high": 0.3, "reason": None}
+    monkeypatch.setattr("affetto.laboratory.calibration.predict_forgetting", lambda *_: [row])
+    (tmp_path / "emotion_models" / "happy" / "best").mkdir(parents=True)
+    for words, table in (
+        (("calibrate",), "predicted over measured KL"),
+        (("predict-forgetting", "adapter"), "0.2 to 0.3"),
+        (("evaluate", "-e", "happy"), "mine"),
+    ):
+        _, out, _ = affetto(*words)
+        assert table in out, words
+    _, out, err = affetto("predict-forgetting", "adapter", "--json")
+    assert (json.loads(out), err) == ([row], "")
 
 
 def test_results_are_compared_on_one_page(affetto: Callable[..., Called], tmp_path: Path) -> None:

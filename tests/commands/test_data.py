@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from affetto.audio.manifest import read_manifest
 from affetto.audio.sound import write_sound
 from affetto.cli import app
-from affetto.errors import ConfigError, counted
+from affetto.errors import ConfigError, DataError, counted
 from affetto.miniature import data
 from evaluate_fakes import voice
 
@@ -190,10 +190,53 @@ def test_import_fails_for_what_it_leaves_out_and_not_for_labels_that_it_puts_rig
     assert (status, f"{len(lines)} clips, 1 left out" in said) == (1, True), said
 
 
+def test_tables_go_to_standard_output(clips: Path) -> None:
+    (clips.parent / "3.wav").write_bytes(b"torn")
+    for verb, told in (("stats", ("clips by emotion", "happy")), ("check", ("unreadable", "clips by emotion"))):
+        shown = CliRunner().invoke(app, ["data", verb, str(clips)], env={"COLUMNS": "250"})
+        assert shown.stderr == ""
+        assert all(word in shown.stdout for word in told)
+
+
+def test_stats_tell_what_they_leave_out_and_fail_where_nothing_is_left(clips: Path, tmp_path: Path) -> None:
+    rows = clips.read_text()
+    twice = json.dumps({"id": "0", "audio": "0.wav"})
+    clips.write_text(f"{rows}\nnonsense\n[]\n{twice}\n")
+    shown = CliRunner().invoke(app, ["data", "stats", str(clips), "--json"])
+    assert shown.exit_code == 0
+    assert sum(row["clips"] for row in json.loads(shown.stdout)) == 12
+    told = "rows or files are left out (2 bad-row, 1 duplicate-id): affetto data check says what to mend"
+    assert shown.stderr == f"3 {told}\n"
+    clips.write_text("nonsense\n")
+    page = tmp_path / "page.html"
+    shown = CliRunner().invoke(app, ["data", "stats", str(clips), "--page", str(page)])
+    assert isinstance(shown.exception, DataError)
+    assert f"there is no clip to count in {clips}: 1 row or file is left out (1 bad-row)" in str(shown.exception)
+    assert not page.exists()
+
+
+def test_check_knows_the_labels_that_a_run_knows(clips: Path, tmp_path: Path) -> None:
+    for number, label in ((1, "hapy"), (2, "proud_of"), (3, "amused")):
+        spoil(clips, number, emotion=label)
+    table = tmp_path / "set" / "table.csv"
+    table.write_text("audio,text,emotion\n1.wav,Sentence 1,hapy\n2.wav,Sentence 2,proud_of\n3.wav,Sentence 3,amused\n")
+    own = tmp_path / "own.yaml"
+    own.write_text("emotions: [happy, sad, proud_of]\n")
+    for source in (clips, table):
+        for options, num_unknown in (((), 2), (("--config", own), 1)):
+            status, said, _ = called("check", source, "--json", *options)
+            kinds = [row["kind"] for row in json.loads(said)["problems"]]
+            assert (status, kinds) == (1, ["unknown-emotion"] * num_unknown)
+        shown = [row["emotion"] for row in json.loads(said)["statistics"]]
+        assert {"amused", "proud_of"} <= {*shown}
+    own.write_text("split_by_speaker: true\n")
+    assert json.loads(called("check", clips, "--json", "--config", own)[1])["by_speaker"] is True
+
+
 def test_stats_write_a_page(clips: Path, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     status, said, _ = called("stats", clips, "--page", page, "--measured", "1")
-    assert (status, said.strip()) == (0, str(page))
+    assert (status, said.splitlines()[-1]) == (0, str(page))
     assert "12 clips, 0.2 minutes, 1 speaker, 2 emotions" in page.read_text()
     result = CliRunner().invoke(app, ["data", "stats", str(clips), "--page", str(tmp_path / "page.png")])
     assert "the page is HTML" in str(result.exception)

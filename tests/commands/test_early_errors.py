@@ -106,6 +106,38 @@ def test_a_plan_is_of_finite_numbers(affetto: Affetto, option: str) -> None:
     assert (status, err) == (1, f"error: {option} inf: it must be a finite number\n")
 
 
+@pytest.mark.parametrize(
+    "verb",
+    [
+        ("train", "--output"), ("train", "--base"), ("train", "--data"), ("plan", "--base"), ("doctor",),
+        ("speak", "hello", "-e", "happy", "--models"), ("data", "stats"),
+    ],
+)  # fmt: skip
+def test_a_home_folder_that_nobody_has_is_told(affetto: Affetto, verb: tuple[str, ...]) -> None:
+    status, _, err = affetto(*verb, "~nobody-here/x")
+    assert status == 1
+    assert "error: ~nobody-here/x: ~nobody-here is nobody's home folder here" in err
+
+
+@pytest.mark.parametrize(
+    ("verb", "told"),
+    [
+        (("doctor",), "holds no run"),
+        (("speak", "hello", "-e", "happy", "--models"), "/happy/best. Train it"),
+        (("data", "stats"), "no clips found"),
+    ],
+)
+def test_a_home_folder_is_filled_in_where_the_shell_did_not(
+    affetto: Affetto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: tuple[str, ...], told: str
+) -> None:
+    (tmp_path / "home" / "x").mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    status, _, err = affetto(*verb, "~/x")
+    assert status == 1
+    assert f"{tmp_path / 'home' / 'x'}" in err
+    assert told in err
+
+
 @pytest.mark.parametrize(("number", "status"), [(errno.ENOSPC, 1), (errno.EDQUOT, 1), (errno.ENOENT, None)])
 def test_a_full_disk_is_no_bug(
     affetto: Affetto, monkeypatch: pytest.MonkeyPatch, number: int, status: int | None

@@ -112,6 +112,19 @@ def test_segments_silence_and_broken_files(tmp_path: Path) -> None:
         transcribe(clips, Deaf(), tmp_path / "torn.wav" / "journal")
 
 
+def test_clips_too_short_for_a_judge_are_listed_and_the_others_written_down(clips: list[Clip], tmp_path: Path) -> None:
+    judge = load_judge("words", bert_words(tmp_path / "judge"))
+    shorts = []
+    for count in (3, 100, 200, int(0.1 * RATE) - 1):
+        soundfile.write(tmp_path / f"short{count}.wav", voice(120, 0.3)[:count], RATE)
+        shorts.append(Clip(f"short{count}", tmp_path / f"short{count}.wav", None, None, "0", "test"))
+    done = transcribe([*shorts, *clips[:8]], judge, tmp_path / "journal")
+    told = {problem.where for problem in done.problems if problem.kind == "too-short"}
+    assert told == {clip.id for clip in shorts}
+    assert all(clip.text is None for clip in done.clips[: len(shorts)])
+    assert done.num_written > 0
+
+
 @pytest.mark.parametrize("make", [bert_words, whisper_words], ids=["ctc", "whisper"])
 def test_real_recognisers_write_what_they_hear_alone(tmp_path: Path, make: object, clips: list[Clip]) -> None:
     judge = load_judge("words", make(tmp_path / "judge"))  # type: ignore[operator]

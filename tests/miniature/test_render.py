@@ -5,14 +5,17 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
+import espeakng_loader
 import numpy as np
 import pytest
 
 from affetto.codes.vocoder import NUM_CEPSTRA, analyse
+from affetto.errors import MissingDependencyError
 from affetto.miniature import acting, corpus
 from affetto.miniature.corpus import PLAIN, SAMPLE_RATE, acted_lines, general_lines, judging_lines, render
-from affetto.miniature.espeak import engine
+from affetto.miniature.espeak import Espeak, engine
 
 
 def some_lines() -> list[corpus.Line]:
@@ -35,6 +38,20 @@ def test_rendering_is_the_same_in_every_process() -> None:
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
     render(some_lines()[0])
     np.testing.assert_array_equal(np.frombuffer(found.stdout), render(line))
+
+
+@pytest.mark.parametrize(("name", "told"), [("get_library_path", "can't be loaded"), ("get_data_path", "no data")])
+def test_an_espeak_that_does_not_load_is_told_with_the_remedy(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, told: str
+) -> None:
+    def gone() -> str:
+        if name == "get_data_path":
+            raise RuntimeError("data path not exists")  # what the package does
+        return str(tmp_path / "libespeak-ng.so")
+
+    monkeypatch.setattr(espeakng_loader, name, gone)
+    with pytest.raises(MissingDependencyError, match=f"{told}.*pip install --force-reinstall espeakng-loader"):
+        Espeak()
 
 
 def test_identity_and_text_decide_the_sound() -> None:

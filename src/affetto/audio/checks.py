@@ -105,10 +105,9 @@ def _check_clip(clip: Clip, emotions: Collection[str] | None, min_s: float, max_
         said += _sound_problems(levels, min_s, max_s)
     said += _text_problems(clip.text, duration_s)
     if clip.emotion is not None and emotions is not None and clip.emotion not in emotions:
-        known = ", ".join(sorted(emotions)) or "none"
         message = (
             f"emotion {clip.emotion!r} isn't known{did_you_mean(clip.emotion, emotions)}; mend the label, or add it to "
-            f"`emotions` in the configuration. Known are those there and affetto's own: {known}"
+            "`emotions` in the configuration. Known are those there and those of published corpora (docs/data.md)"
         )
         said.append(("unknown-emotion", message))
     return [Problem(clip.id, kind, message) for kind, message in said]

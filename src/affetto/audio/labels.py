@@ -75,6 +75,9 @@ LABELS: dict[str, dict[str, str]] = {
     },
 }  # fmt: skip
 
+KNOWN_LABELS = frozenset(name for table in LABELS.values() for name in table.values())
+"""Labels that corpora bring along, affetto's own among them; clips with one that nobody trains are simply not used."""
+
 INTENSITIES: dict[str, dict[str, float | None]] = {
     "ravdess": {"01": 0.6, "02": 1.0},  # fourth number: normal, strong
     "crema-d": {"LO": 0.4, "MD": 0.7, "HI": 1.0, "XX": None, "X": None},  # fourth field: low, medium, high, unspecified

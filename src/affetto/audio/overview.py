@@ -15,6 +15,7 @@ from rich.table import Table
 from affetto.audio.checks import check_clips, good_clips
 from affetto.audio.corpora import load_clips
 from affetto.audio.doubts import balance, duplicate_doubts, duplicates, odd_durations, odd_tempos
+from affetto.audio.labels import KNOWN_LABELS
 from affetto.audio.manifest import write_manifest
 from affetto.audio.sound import SoundError, sound_info
 from affetto.audio.splits import assign_splits, overlaps
@@ -55,13 +56,13 @@ def import_clips(
 def examine(
     sources: Sequence[Path], emotions: Collection[str], *, by_speaker: bool = False, workers: int = 0
 ) -> Examined:
-    """Open every sound, check every row, split: everything that a run would meet, and more, at once."""
+    """Open every sound, check every row, split: everything that a run on `emotions` would meet, and more, at once."""
     clips, problems = load_clips(sources, emotions=emotions)
     leaks = overlaps(clips, by_speaker=by_speaker)
     placed, doubts = assign_splits(clips, by_speaker=by_speaker)
     if leaks:
         doubts = [doubt for doubt in doubts if doubt.kind != "split-overlap"]
-    problems = [*problems, *check_clips(placed, emotions=None, workers=workers)]
+    problems = [*problems, *check_clips(placed, emotions={*KNOWN_LABELS, *emotions}, workers=workers)]
     warnings = [problem for problem in problems if problem.costs_no_clip]
     problems = [problem for problem in problems if problem not in warnings]
     good = good_clips(placed, problems)

@@ -10,7 +10,7 @@ from typing import Any
 from affetto.codes.neural import DacCodec, MimiCodec, frame_rate_of
 from affetto.codes.vocoder import VocoderCodec
 from affetto.errors import BaseModelError
-from affetto.files import hash_folder, hash_text, read_json
+from affetto.files import expanded, hash_folder, hash_text, read_json
 from affetto.hub import fetch
 from affetto.model.quiet import quiet_transformers
 from affetto.remembered import LARGE_BYTES, WEIGHT_HASHES, HashMemory
@@ -107,7 +107,7 @@ def _codec_beside(folder: Path) -> Path | None:
     """Where the codec is that a checkpoint's processor names, maybe in the hub's cache; None where it names none."""
     if not (name := _name_beside(folder)):
         return None
-    local = [path for path in (folder / name, Path(name).expanduser()) if path.is_dir()]
+    local = [path for path in (folder / name, expanded(name)) if path.is_dir()]
     return local[0] if local else fetch(name)
 
 

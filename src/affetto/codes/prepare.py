@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from affetto.audio.checks import check_clips, good_clips, problem_table
 from affetto.audio.corpora import load_clips
+from affetto.audio.labels import KNOWN_LABELS
 from affetto.audio.manifest import broken_context
 from affetto.audio.sound import read_clip, sound_info
 from affetto.audio.speakers import speaker_numbers
@@ -27,7 +28,7 @@ from affetto.errors import DataError, counted
 from affetto.files import cache_root, hash_text
 from affetto.progress import console, progress
 from affetto.remembered import HashMemory
-from affetto.types import EMOTIONS, BatchCodec, Clip, Codec, Problem
+from affetto.types import BatchCodec, Clip, Codec, Problem
 
 _SHARD_CLIPS = 256
 _WORK_CLIPS = 16
@@ -36,8 +37,6 @@ _PILE_S = 600.0
 """Sound that is in memory together, to be coded in batches of clips of like lengths: some 60 MB."""
 _Coded = tuple[str, NDArray[np.int64]]
 """Clip id and codes (T, K)."""
-KNOWN_LABELS = (*EMOTIONS, "calm", "disgusted", "contempt", "other")
-"""Labels that corpora bring along; clips with one that nobody trains are simply not used."""
 
 
 @dataclass(frozen=True)

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from affetto.commands.options import pairs_of, require_suffix
+from affetto.commands.options import ConfigFile, pairs_of, require_suffix, settings_of
 from affetto.errors import ConfigError, DataError, counted
 
 if TYPE_CHECKING:
     from affetto.audio.overview import Examined
     from affetto.evaluate.clip_doubts import Hearing
-    from affetto.types import Problem
+    from affetto.types import Clip, Problem
 
 app = typer.Typer(help="Clips before any training: import, check, transcribe, count.", no_args_is_help=True)
 
@@ -66,8 +67,11 @@ def check(
         typer.Option("--judge", help="words=ID_OR_FOLDER doubts texts, emotion=… doubts labels; repeat for both."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Strict JSON instead of tables; see docs/data.md.")] = False,
+    config: ConfigFile = None,
 ) -> None:
     """Open every clip and tell all that is wrong or doubtful at once.
+
+    With --config the emotions are known that are named there, and speakers kept apart where it says split_by_speaker.
 
     Exit status 1 where a clip can't be used, or where splits that came with the clips share texts, sounds or (with
     --split-by-speaker) speakers. Doubts don't change the status.
@@ -75,13 +79,14 @@ def check(
     from affetto.audio.checks import problem_table
     from affetto.audio.overview import examine, statistics, statistics_table
     from affetto.files import to_json
-    from affetto.progress import console
-    from affetto.types import EMOTIONS
+    from affetto.progress import show
 
     choices = pairs_of(judge, "--judge") or {}
     if unknown := sorted(choices.keys() - {"words", "emotion"}):
         raise ConfigError(f"--judge {unknown[0]}: clips are checked by a judge of words or of emotion")
-    found = examine(_with_miniature(sources), EMOTIONS, by_speaker=by_speaker, workers=os.cpu_count() or 1)
+    settings, emotions = settings_of(config, None)
+    by_speaker = by_speaker or settings.split_by_speaker
+    found = examine(_with_miniature(sources), emotions, by_speaker=by_speaker, workers=os.cpu_count() or 1)
     hearings = _hearings(found, choices)
     doubts = [*found.doubts, *(doubt for hearing in hearings.values() if hearing for doubt in hearing.doubts)]
     is_bad = bool(found.problems or found.leaks)
@@ -89,8 +94,8 @@ def check(
         typer.echo(to_json(_document(found, hearings, doubts, by_speaker)))
         raise typer.Exit(int(is_bad))
     if told := [*found.problems, *found.leaks, *doubts]:
-        console.print(problem_table(told, "problems and doubts"))
-    console.print(statistics_table(statistics(found.clips)))
+        show(problem_table(told, "problems and doubts"))
+    show(statistics_table(statistics(found.clips)))
     for kind, hearing in hearings.items():
         typer.echo(_told(kind, hearing))
     typer.echo(_writers_told(found))
@@ -147,12 +152,13 @@ def transcribe(
 
 def _is_read(out: Path, sources: Sequence[Path]) -> bool:
     """Whether a source is `out`, by whatever name, or a folder that `out` is a table of."""
-    from affetto.files import is_same_file
+    from affetto.files import expanded, is_same_file
 
     there = out.resolve()
     is_table = there.name in ("manifest.jsonl", "metadata.jsonl")
     return out.exists() and any(
-        is_same_file(source, out) or (is_table and source.resolve() in there.parents) for source in sources
+        is_same_file(source, out) or (is_table and source.resolve() in there.parents)
+        for source in map(expanded, sources)
     )
 
 
@@ -173,17 +179,19 @@ def stats(
     from affetto.audio.corpora import load_clips
     from affetto.audio.overview import placed, statistics, statistics_table
     from affetto.files import to_json
-    from affetto.progress import console
+    from affetto.progress import show
     from affetto.types import EMOTIONS
 
     if page is not None:
         require_suffix(page, "--page", "the page is HTML", ".html", ".htm")
-    clips = placed(load_clips(_with_miniature(sources), emotions=EMOTIONS)[0], by_speaker=by_speaker)
+    clips, problems = load_clips(_with_miniature(sources), emotions=EMOTIONS)
+    _tell_left_out(clips, problems, sources)
+    clips = placed(clips, by_speaker=by_speaker)
     rows = statistics(clips)
     if as_json:
         typer.echo(to_json(rows))
     else:
-        console.print(statistics_table(rows))
+        show(statistics_table(rows))
     if page is not None:
         from affetto.report.data_page import write_data_page
 
@@ -192,9 +200,26 @@ def stats(
         typer.echo(page, err=as_json)
 
 
+def _tell_left_out(clips: Sequence[Clip], problems: Sequence[Problem], sources: Sequence[Path]) -> None:
+    """How many rows or files are no clip, and of what kind the problems are. DataError where no clip is left."""
+    from affetto.progress import say
+
+    lost = _lost(problems)
+    kinds = Counter(problem.kind for problem in lost).most_common()
+    number = len({problem.where for problem in lost})
+    told = f"{counted(number, 'row or file is', 'rows or files are')} left out"
+    told += f" ({', '.join(f'{count} {kind}' for kind, count in kinds)}): affetto data check says what to mend"
+    if not clips:
+        raise DataError(f"there is no clip to count in {', '.join(map(str, sources))}: {told}")
+    if lost:
+        say(told, style="yellow")
+
+
 def _with_miniature(sources: Sequence[Path]) -> list[Path]:
     """The manifests of the miniature's clips, rendered where they aren't there yet, for its name; a folder of that name
     goes before it."""
+    from affetto.files import expanded
+
     found: list[Path] = []
     for source in sources:
         if str(source) == "miniature" and not source.exists():
@@ -202,7 +227,7 @@ def _with_miniature(sources: Sequence[Path]) -> list[Path]:
 
             found += miniature_sources(ACTED)
         else:
-            found.append(source)
+            found.append(expanded(source))
     return found
 
 

@@ -46,7 +46,7 @@ def calibrate(
     from affetto.laboratory.calibration import fit_table, require_general, require_no_expressive_base
     from affetto.pipeline import calibrate as calibrate_all
     from affetto.pipeline import prepare_clips, with_clips
-    from affetto.progress import console
+    from affetto.progress import show
 
     settings, emotions = settings_of(config, emotion, base=base, data=data, general=general, output_dir=output)
     if emotion is not None and len(emotions) > 1:
@@ -59,7 +59,7 @@ def calibrate(
     prepared = prepare_clips(settings, emotions[:1], skip_bad_clips=skip_bad_clips)
     with_clips(prepared, emotions[:1], are_named=True)
     require_general(prepared)
-    console.print(fit_table(calibrate_all(settings, emotions[0], prepared, adapters or (), command=command_line())))
+    show(fit_table(calibrate_all(settings, emotions[0], prepared, adapters or (), command=command_line())))
 
 
 @app.command("predict-forgetting")
@@ -75,7 +75,7 @@ def predict_forgetting(
     from affetto.laboratory.calibration import INTENSITIES, forecast_table
     from affetto.laboratory.calibration import predict_forgetting as predict
     from affetto.pipeline import prepare_clips
-    from affetto.progress import console
+    from affetto.progress import show
     from affetto.speak.asked import require_strength
 
     for value in intensity or ():
@@ -89,7 +89,7 @@ def predict_forgetting(
     if as_json:
         typer.echo(to_json(rows))
     else:
-        console.print(forecast_table(rows))
+        show(forecast_table(rows))
 
 
 def _check_adapters(adapters: Sequence[Path], settings: Config) -> None:

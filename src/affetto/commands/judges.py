@@ -17,16 +17,16 @@ def calibrate_on(source: Path, choices: Mapping[str, str], folder: Path, *, allo
     unless `allow_failures`.
     """
     import torch
-    from rich.console import Console
 
     from affetto.evaluate.judge_calibration import calibrate_judges
     from affetto.evaluate.judge_calibration_table import calibration_table, failures, said
     from affetto.judges.choice import all_judges
+    from affetto.progress import show
 
     path = folder / "judge_calibration.json"
     judges = all_judges(choices, "cuda" if torch.cuda.is_available() else "cpu")
     document = calibrate_judges(source, judges, path, command=command_line())
-    Console(width=None).print(calibration_table(document))
+    show(calibration_table(document))
     for line in [*said(document), f"written to {path}"]:
         typer.echo(line)
     failed = failures(document)

@@ -99,6 +99,8 @@ def settings_of(
                 "base is the expressive base over all emotions: there is no one emotion to judge it by. "
                 "Train emotions on it (expressive_base: true) and evaluate these"
             )
+        if unknown[0] == EVERY:
+            raise ConfigError("--emotion all is every emotion and stands alone: leave the other --emotion out, or all")
         raise ConfigError(
             f"unknown emotion {unknown[0]!r}{did_you_mean(unknown[0], settings.emotions)}; configured: "
             f"{', '.join(settings.emotions)}. Add it to `emotions` in the configuration"

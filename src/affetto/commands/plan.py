@@ -38,16 +38,16 @@ def plan(
     if device not in (None, "cpu", "cuda"):
         raise ConfigError(f"--device {device}: it is cpu or cuda")
     import torch
-    from rich.console import Console
 
     from affetto.files import to_json
     from affetto.planning.plan import plan as make_plan
     from affetto.planning.table import render
     from affetto.planning.workload import Data
+    from affetto.progress import show
 
     chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
     made = make_plan(settings, Data(clips, seconds), device=chosen, tflops=tflops)
     if as_json:
         typer.echo(to_json(made.to_document()))
         return
-    Console().print(render(made))
+    show(render(made))

@@ -74,7 +74,7 @@ def evaluate(
     from affetto.evaluate.suite import evaluate as evaluate_emotion
     from affetto.evaluate.versa import write_versa
     from affetto.pipeline import prepare_clips
-    from affetto.progress import console, say
+    from affetto.progress import say, show
     from affetto.report.tables import terminal_table
     from affetto.speak.asked import require_strength
 
@@ -99,7 +99,7 @@ def evaluate(
         # Resuming changes nothing in what is written, the command included.
         command = command_line().replace(" --resume", "")
         results = evaluate_emotion(settings, name, prepared, intensity=intensity, command=command, resume=resume)
-        console.print(terminal_table([results]))
+        show(terminal_table([results]))
         for line in judge_lines(results["judges"]):
             say(line)
         num_failed += tell_failures(results)

@@ -11,6 +11,7 @@ from affetto.doctor.expression import weak_expression
 from affetto.doctor.findings import Diagnosis
 from affetto.doctor.forgetting import lost_capabilities
 from affetto.doctor.stability import instability
+from affetto.files import expanded
 
 
 def examine(folder: Path, emotions: Sequence[str] | None = None) -> list[Diagnosis]:
@@ -18,7 +19,7 @@ def examine(folder: Path, emotions: Sequence[str] | None = None) -> list[Diagnos
 
     Raises `DataError` where there is none, or nothing of it can be read.
     """
-    return [diagnose(read_evidence(run)) for run in find_runs(folder, emotions)]
+    return [diagnose(read_evidence(run)) for run in find_runs(expanded(folder), emotions)]
 
 
 def diagnose(evidence: Evidence) -> Diagnosis:

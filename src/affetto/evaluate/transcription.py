@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from affetto.audio.sound import SoundError, read_clip
 from affetto.errors import DataError
+from affetto.evaluate.scoring import MIN_DURATION_S
 from affetto.files import hash_text, write_text
 from affetto.judges.choice import WordJudge
 from affetto.progress import progress
@@ -31,7 +32,7 @@ class Transcribed:
 
     clips: tuple[Clip, ...]
     problems: tuple[Problem, ...]
-    """Clips that couldn't be opened, or in which nothing was heard."""
+    """Clips that couldn't be opened, are too short, or in which nothing was heard."""
     num_written: int
     num_resumed: int
     """How many of them an earlier run had heard already."""
@@ -40,18 +41,24 @@ class Transcribed:
 def heard_batches(
     clips: Sequence[Clip], sample_rate: int, problems: list[Problem], title: str
 ) -> Iterator[tuple[list[Clip], list[NDArray[np.float32]]]]:
-    """Batches of clips and their sounds at `sample_rate`; what can't be opened goes to `problems`."""
+    """Batches of clips and their sounds at `sample_rate`; what can't be opened, or is too short for a judge to hear,
+    goes to `problems`."""
     with progress(title, len(clips)) as bar:
         for start in range(0, len(clips), BATCH_CLIPS):
             batch = clips[start : start + BATCH_CLIPS]
             opened, sounds = [], []
             for clip in batch:
                 try:
-                    sounds.append(read_clip(clip, sample_rate))
+                    samples = read_clip(clip, sample_rate)
                 except SoundError as error:
                     problems.append(Problem(clip.id, error.kind, str(error)))
-                else:
-                    opened.append(clip)
+                    continue
+                if len(samples) < MIN_DURATION_S * sample_rate:
+                    message = f"lasts {len(samples) / sample_rate:.3f} s, and a judge needs {MIN_DURATION_S:g} s"
+                    problems.append(Problem(clip.id, "too-short", f"{message}; leave the clip out"))
+                    continue
+                opened.append(clip)
+                sounds.append(samples)
             if opened:
                 yield opened, sounds
             bar.advance(len(batch))

@@ -11,7 +11,7 @@ from typing import Literal, cast, overload
 
 from affetto.audio.hints import did_you_mean
 from affetto.errors import BaseModelError, ConfigError, JudgeError, MissingDependencyError
-from affetto.files import hash_folder
+from affetto.files import expanded, hash_folder
 from affetto.judges.kinds import (
     KINDS,
     LABELLED,
@@ -186,7 +186,7 @@ def require_label(judge: EmotionJudge | EmbeddingJudge, emotion: str, kind: Kind
 def find_source(kind: Kind, id_or_path: str | Path) -> Source:
     """Resolve a folder, a hub id or `id@revision`."""
     name = str(id_or_path)
-    folder = Path(name).expanduser()
+    folder = expanded(name)
     if folder.is_dir():
         return Source(str(folder), f"local/{folder.resolve().name}@{weights_hash(folder)}", "local", None)
     if isinstance(id_or_path, Path) or name.startswith((".", "/", "~")) or name.count("/") > 1:

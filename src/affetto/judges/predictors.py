@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from affetto.errors import JudgeError, MissingDependencyError, counted
-from affetto.files import hash_bytes
+from affetto.files import expanded, hash_bytes
 from affetto.judges.choice import OFF, Source, dnsmos, find_source
 from affetto.judges.kinds import QualityJudge
 from affetto.judges.known import KNOWN_JUDGES, SCRIPTS, KnownJudge, known_script
@@ -136,12 +136,12 @@ def _load_one(name: str, device: str) -> QualityJudge:
         return _load_distillmos(device)
     short, colon, place = name.partition(":")
     if colon and short in SCRIPTS:
-        return _load_local_script(Path(place).expanduser(), device, short)
+        return _load_local_script(expanded(place), device, short)
     short, at, revision = name.partition("@")
     if short in SCRIPTS:
         _check_is_published(short, KNOWN_JUDGES[SCRIPTS[short]])
         return _load_from_hub(find_source("quality", f"{SCRIPTS[short]}{at}{revision}"), device)
-    path = Path(name).expanduser()
+    path = expanded(name)
     if path.is_file() or path.suffix in SUFFIXES or is_script_folder(path):
         return _load_local_script(path, device)
     if not path.is_dir() and "/" not in name:

@@ -27,6 +27,7 @@ _SYNCHRONOUS, _CHARS_UTF8, _END_PAUSE = 2, 1, 0x1000
 _RATE, _VOLUME, _PITCH, _RANGE = 1, 2, 3, 4
 _SEED = 1
 _NO_EVENT, _WORD = 0, 1
+_REMEDY = "pip install --force-reinstall espeakng-loader"
 
 
 class _Event(ctypes.Structure):
@@ -59,7 +60,10 @@ class Espeak:
             raise MissingDependencyError(
                 "the miniature's corpus is spoken by espeak-ng: pip install espeakng-loader"
             ) from error
-        self._path, self._data = str(espeakng_loader.get_library_path()), Path(espeakng_loader.get_data_path())
+        try:
+            self._path, self._data = str(espeakng_loader.get_library_path()), Path(espeakng_loader.get_data_path())
+        except RuntimeError as error:
+            raise MissingDependencyError(f"espeak-ng finds no data ({error}): {_REMEDY}") from error
         self._chunks: list[NDArray[np.int16]] = []
         self._word_starts: list[tuple[int, float]] = []
         shorts, events = ctypes.POINTER(ctypes.c_short), ctypes.POINTER(_Event)
@@ -74,10 +78,13 @@ class Espeak:
             self._library.espeak_Terminate()
             unload = getattr(_ctypes, "dlclose", None) or getattr(_ctypes, "FreeLibrary")  # noqa: B009 (Windows)
             unload(self._library._handle)
-        self._library = ctypes.CDLL(self._path)
+        try:
+            self._library = ctypes.CDLL(self._path)
+        except OSError as error:
+            raise MissingDependencyError(f"espeak-ng can't be loaded ({error}): {_REMEDY}") from error
         sample_rate = int(self._library.espeak_Initialize(_SYNCHRONOUS, 0, str(self._data).encode(), 0))
         if sample_rate <= 0:
-            raise MissingDependencyError(f"espeak-ng finds no data in {self._data}: install espeakng-loader again")
+            raise MissingDependencyError(f"espeak-ng finds no data in {self._data}: {_REMEDY}")
         self._library.espeak_SetSynthCallback(self._callback)
         self._library.espeak_ng_SetRandSeed(ctypes.c_long(_SEED))
         if hasattr(self._library, "srand"):

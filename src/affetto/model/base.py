@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 
 from affetto.codes.codec import codec_frame_rate
 from affetto.errors import BaseModelError
-from affetto.files import hash_folder, hash_text, read_json
+from affetto.files import expanded, hash_folder, hash_text, read_json
 from affetto.hub import fetch
 from affetto.model.conversion.moshi import converted
 from affetto.model.csm import CsmNetwork
@@ -170,7 +170,7 @@ def find_base(name: str) -> Path:
         return unpacked(MINIATURE_FOLDER)
     if name.startswith(RANDOM):
         return random_base(name)
-    folder = Path(name).expanduser()
+    folder = expanded(name)
     if folder.is_dir():
         folder = converted(folder)
         if not (folder / "config.json").is_file():

@@ -11,7 +11,7 @@ import torch
 
 from affetto.config import Config
 from affetto.errors import BaseModelError, ConfigError, counted
-from affetto.files import read_json
+from affetto.files import expanded, read_json
 from affetto.hub import fetch_config
 from affetto.model.base import BASES, DTYPES, find_base, host_part, kind_of
 from affetto.model.conversion.architecture import settings_of_arguments
@@ -104,7 +104,7 @@ def base_config(name: str) -> Any:
     """The transformers configuration of a base; of a hub id only config.json is fetched, and nothing is converted."""
     if name.startswith(RANDOM):
         return random_config(name)
-    folder = Path(name).expanduser()
+    folder = expanded(name)
     if folder.is_dir():
         path = folder / "config.json" if is_authors_format(folder) else find_base(name) / "config.json"
     elif "/" in name:

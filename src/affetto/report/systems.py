@@ -16,6 +16,7 @@ from affetto.errors import DataError
 from affetto.evaluate.journal import judges_fingerprint
 from affetto.evaluate.results import FileRow, Results, System, read_results
 from affetto.evaluate.summary import METRICS
+from affetto.files import expanded
 
 Marks = Mapping[str, Mapping[str, str]]
 """By kind of judge, the mark of each judge's fingerprint; empty where all systems have the same judge."""
@@ -119,12 +120,12 @@ def kind_of(metric: str, kinds: Collection[str]) -> str | None:
 
 
 def _name_and_path(argument: str) -> tuple[str | None, Path]:
-    path = Path(argument).expanduser()
+    path = expanded(argument)
     if path.is_file():
         return None, path
     name, sign, file = argument.partition("=")
     if sign and name.strip() and file:
-        return name.strip(), Path(file).expanduser()
+        return name.strip(), expanded(file)
     return None, path
 
 

@@ -12,7 +12,7 @@ from affetto.audio.corpora.files import text_beside
 from affetto.audio.hints import did_you_mean
 from affetto.audio.sound import read_sound, sound_format, write_sound
 from affetto.errors import AdapterError, ConfigError, DataError
-from affetto.files import is_same_file, make_writable
+from affetto.files import expanded, is_same_file, make_writable
 from affetto.folders import recover_folder
 from affetto.model.batch import Turn
 from affetto.progress import say
@@ -54,7 +54,7 @@ def speak_to_file(
     blend = blend_of(emotion)
     require_intensity(intensity, blend)
     require_seed(seed)
-    folders = {name: _find_adapter(models, name) for name in blend}
+    folders = {name: _find_adapter(expanded(models), name) for name in blend}
     if device not in (None, "cpu", "cuda"):
         raise ConfigError(f"device {device}: it is cpu or cuda")
     device = device or usual_device(base)

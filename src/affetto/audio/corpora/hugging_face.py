@@ -28,6 +28,7 @@ from affetto.audio.corpora.tables import SUFFIXES
 from affetto.audio.hints import did_you_mean
 from affetto.audio.labels import LABELS
 from affetto.errors import DataError
+from affetto.files import expanded
 from affetto.types import Clip, Problem
 
 SCHEME = "hf:"
@@ -57,7 +58,7 @@ class DatasetSource:
     @property
     def name(self) -> str:
         """The corpus: the last part of id or path."""
-        return Path(self.where).expanduser().absolute().name
+        return expanded(self.where).absolute().name
 
 
 def is_dataset(source: Path) -> bool:
@@ -154,7 +155,7 @@ def _reader(asked: DatasetSource, shard: Shard, emotions: Collection[str], sound
 
 
 def _shards(asked: DatasetSource) -> list[Shard]:
-    place = Path(asked.where).expanduser()
+    place = expanded(asked.where)
     if not place.exists():
         if asked.where.startswith((".", "/", "~")) or asked.where.count("/") > 1:
             raise DataError(f"there is no folder {asked.where} to read a data set from")

@@ -15,8 +15,8 @@ from affetto.audio.corpora.files import sound_files, tree
 from affetto.audio.hints import did_you_mean
 from affetto.audio.manifest import DEFAULT_SPEAKER
 from affetto.audio.sound import write_sound
-from affetto.errors import DataError
-from affetto.files import hash_bytes, write_atomically
+from affetto.errors import ConfigError, DataError
+from affetto.files import expanded, hash_bytes, write_atomically
 from affetto.types import Clip, Problem
 
 SPLIT_NAMES = {
@@ -171,7 +171,10 @@ def sound_finder(folder: Path) -> Callable[[str], Path | None]:
 
     def find(written: str) -> Path | None:
         nonlocal known
-        path = Path(written).expanduser()
+        try:
+            path = expanded(written)
+        except ConfigError:  # a file's own name may begin with ~
+            path = Path(written)
         direct = path if path.is_absolute() else folder / path
         if direct.is_file():
             return direct.absolute()

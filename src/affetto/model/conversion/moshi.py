@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save_file
 
 from affetto.errors import BaseModelError, MissingDependencyError, listed
-from affetto.files import cache_root, hash_text, write_json
+from affetto.files import cache_root, expanded, hash_text, write_json
 from affetto.hub import fetch
 from affetto.model.conversion.architecture import language_model_settings, mimi_path, mimi_settings
 from affetto.model.conversion.names import Recipe, language_model_recipes, mimi_recipes
@@ -104,7 +104,7 @@ def converted(folder: Path) -> Path:
 
 def convert_named(name: str, target: Path) -> Path:
     """`convert` for what the user names: a folder, or a hub id (`owner/name` or `owner/name@REVISION`)."""
-    folder = Path(name).expanduser()
+    folder = expanded(name)
     if not folder.is_dir():
         if name.count("/") != 1 or name.startswith((".", "/", "~")):
             raise BaseModelError(f"there is no folder {name!r}, and it is not a hub id (owner/name)")
