@@ -11,9 +11,7 @@ from pathlib import Path
 import pytest
 
 from affetto import folders
-from affetto.errors import DataError
-from affetto.files import lock_of, one_at_a_time
-from affetto.folders import alone_in, recover_folder, replace_folder
+from affetto.folders import recover_folder, replace_folder
 
 DIES = """
 import os, shutil, sys
@@ -125,25 +123,3 @@ def test_what_killed_processes_left_is_swept_when_it_is_old(tmp_path: Path, way:
 def test_a_folder_that_never_was_is_not_made_up(tmp_path: Path) -> None:
     assert not recover_folder(tmp_path / "best").exists()
     assert not recover_folder(tmp_path / "nowhere" / "best").exists()
-
-
-def test_a_process_is_alone_in_its_folders_and_may_ask_again(tmp_path: Path) -> None:
-    one, other = tmp_path / "happy", tmp_path / "sad"
-
-    def is_free(folder: Path) -> bool:
-        with one_at_a_time(lock_of(folder), do_wait=False) as is_ours:
-            return is_ours
-
-    with alone_in([one]):
-        assert (is_free(one), is_free(other)) == (False, True)
-        with alone_in([one, other]):
-            assert (is_free(one), is_free(other)) == (False, False)
-        assert (is_free(one), is_free(other)) == (False, True)
-    assert is_free(one)
-    with one_at_a_time(lock_of(other)):
-        with (
-            pytest.raises(DataError, match="sad; wait until it has ended, or name another place"),
-            alone_in([one, other]),
-        ):
-            raise AssertionError
-        assert is_free(one), "what was taken before is given back"

@@ -1,6 +1,4 @@
-"""Folders that one run works in, and whole ones that replace older ones, so that whenever the process dies one of the
-two is there.
-"""
+"""Whole folders that replace older ones, so that whenever the process dies one of the two is there."""
 
 from __future__ import annotations
 
@@ -13,12 +11,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
-
-from affetto.errors import DataError
-from affetto.files import lock_of, make_writable, one_at_a_time
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 """Of Linux's renameat2(2): paths as they are, and the two names change places."""
@@ -26,30 +19,6 @@ _NOT_HERE = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP)
 """What kernels and file systems (NFS, say) answer that can't exchange."""
 _STALE_S = 3600.0
 """Nobody takes an hour to write a folder: what is older was left by a process that was killed."""
-
-
-_OURS: set[Path] = set()
-"""Folders that this process is alone in."""
-
-
-@contextmanager
-def alone_in(folders: Sequence[Path]) -> Iterator[None]:
-    """A block whose process alone works in `folders`, which what it calls may ask for again.
-
-    DataError where another process works in one of them.
-    """
-    with ExitStack() as held:
-        for folder in (path.absolute() for path in folders):
-            if folder in _OURS:
-                continue
-            make_writable(folder.parent)
-            if not held.enter_context(one_at_a_time(lock_of(folder), do_wait=False)):
-                raise DataError(
-                    f"another process is working in {folder}; wait until it has ended, or name another place (--output)"
-                )
-            _OURS.add(folder)
-            held.callback(_OURS.discard, folder)
-        yield
 
 
 def replace_folder(new: Path, old: Path) -> None:

@@ -1,12 +1,19 @@
-"""Several processes that one command was launched as (`accelerate launch`, torchrun): how many, and taking turns."""
+"""Processes beside each other: those that one command was launched as (`accelerate launch`, torchrun), and those of other
+commands that would work in the same folders.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
-from affetto.files import cache_root, lock_of, one_at_a_time
+from affetto.errors import DataError
+from affetto.files import cache_root, lock_of, make_writable, one_at_a_time
+
+_OURS: set[Path] = set()
+"""Folders that this process is alone in."""
 
 
 def num_launched() -> int:
@@ -22,4 +29,24 @@ def in_turns() -> Iterator[None]:
         yield
         return
     with one_at_a_time(lock_of(cache_root() / "turns")):
+        yield
+
+
+@contextmanager
+def alone_in(folders: Sequence[Path]) -> Iterator[None]:
+    """A block whose process alone works in `folders`, which what it calls may ask for again.
+
+    DataError where another process works in one of them.
+    """
+    with ExitStack() as held:
+        for folder in (path.absolute() for path in folders):
+            if folder in _OURS:
+                continue
+            make_writable(folder.parent)
+            if not held.enter_context(one_at_a_time(lock_of(folder), do_wait=False)):
+                raise DataError(
+                    f"another process is working in {folder}; wait until it has ended, or name another place (--output)"
+                )
+            _OURS.add(folder)
+            held.callback(_OURS.discard, folder)
         yield

@@ -12,11 +12,10 @@ from pathlib import Path
 from affetto.codes.prepare import Prepared
 from affetto.config import EXPRESSIVE, Config
 from affetto.errors import AffettoError, ConfigError, Interrupted
-from affetto.folders import alone_in
 from affetto.judges.kinds import KINDS
 from affetto.model.base import MINIATURE
 from affetto.pipeline import prepare_clips, report, train_emotions, train_expressive_base, with_clips
-from affetto.processes import num_launched
+from affetto.processes import alone_in, num_launched
 from affetto.progress import console, say
 from affetto.types import EMOTIONS
 

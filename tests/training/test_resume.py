@@ -27,7 +27,7 @@ Make = Callable[..., Config]
 ALONE = """
 import sys
 from pathlib import Path
-from affetto.folders import alone_in
+from affetto.processes import alone_in
 with alone_in([Path(sys.argv[1])]):
     print("alone", flush=True)
     sys.stdin.read()

@@ -17,9 +17,9 @@ from affetto.adapters.bank import AdapterBank
 from affetto.codes.prepare import Prepared
 from affetto.config import Config
 from affetto.errors import Interrupted, NonFiniteLossError
-from affetto.folders import alone_in
 from affetto.model.base import load_base
 from affetto.preserve.budget import BudgetState
+from affetto.processes import alone_in
 from affetto.progress import Task, progress, say
 from affetto.training.ahead import Ahead
 from affetto.training.batches import TrainBatch, assemble
