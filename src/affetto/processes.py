@@ -1,5 +1,5 @@
-"""Processes beside each other: those that one command was launched as (`accelerate launch`, torchrun), and those of other
-commands that would work in the same folders.
+"""Processes beside each other: those that one command was launched as (`accelerate launch`, torchrun), and those of
+other commands, which would work in the same folders.
 """
 
 from __future__ import annotations
