@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
+from affetto.adapters.checks import TEMPLATE_RULE, is_template
 from affetto.adapters.targets import Part
 from affetto.audio.hints import did_you_mean
 from affetto.errors import ConfigError
@@ -177,8 +178,8 @@ class Config(BaseModel):
     @field_validator("prompt_template")
     @classmethod
     def _template(cls, template: str) -> str:
-        if template.count("{text}") != 1 or template.replace("{text}", "").count("{"):
-            raise ValueError("it must hold {text} once and no other braces")
+        if not is_template(template):
+            raise ValueError(f"it must hold {TEMPLATE_RULE}")
         return template
 
     @field_validator("judges")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -387,9 +388,26 @@ def test_loading_twice_or_from_nowhere_is_refused(voice: Voice, models: Path, tm
     assert voice.emotions == ("happy", "sad")
 
 
-def test_adapters_of_another_base_are_refused_unless_allowed(tiny_base: Base, models: Path, tmp_path: Path) -> None:
-    import shutil
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("recommended_intensity", "strong"), ("speakers", ["a"]), ("prompt_template", "no text"), ("frontier", [{}])],
+)
+def test_an_adapter_whose_facts_are_damaged_is_not_loaded_at_all(
+    tiny_base: Base, models: Path, tmp_path: Path, key: str, value: object
+) -> None:
+    folder = Path(shutil.copytree(models / "happy" / "best", tmp_path / "best"))
+    facts, whole = folder / "affetto.json", (folder / "affetto.json").read_text()
+    facts.write_text(json.dumps({**json.loads(whole), key: value}))
+    voice = Voice(tiny_base)
+    with pytest.raises(AdapterError, match=rf"affetto\.json: {key} must be "):
+        voice.load_adapter("happy", folder)
+    assert voice.emotions == ()
+    facts.write_text(whole)
+    voice.load_adapter("happy", folder)
+    assert voice.recommended_intensity("happy") == 0.5
 
+
+def test_adapters_of_another_base_are_refused_unless_allowed(tiny_base: Base, models: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(models / "happy" / "best", tmp_path / "best"))
     (folder / "affetto.json").write_text(json.dumps({"base": {"id": "other", "hash": "0" * 64}}))
     voice = Voice(tiny_base)

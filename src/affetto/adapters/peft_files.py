@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from affetto.adapters.bank import AdapterBank, Change, delta_norm
+from affetto.adapters.checks import check_config, check_facts
 from affetto.adapters.stacks import stacked_for_peft, unstacked
 from affetto.adapters.targets import modules_pattern, peft_adapts
 from affetto.errors import AdapterError, counted, listed
@@ -118,6 +119,7 @@ def read_adapter(folder: Path) -> AdapterFile:
             f"{folder}: no {CONFIG} here. Give the folder that holds it, such as emotion_models/happy/best"
         )
     config = _read_object(folder / CONFIG)
+    check_config(folder / CONFIG, config)
     _refuse_other_methods(folder, config)
     if not (folder / WEIGHTS).is_file():
         raise AdapterError(
@@ -149,8 +151,10 @@ def read_adapter(folder: Path) -> AdapterFile:
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
-    """`affetto.json` of an adapter's folder; empty where there is none."""
-    return _read_object(folder / FACTS) if (folder / FACTS).is_file() else {}
+    """`affetto.json` of an adapter's folder; empty where there is none. AdapterError where it is damaged."""
+    facts = _read_object(folder / FACTS) if (folder / FACTS).is_file() else {}
+    check_facts(folder / FACTS, facts)
+    return facts
 
 
 def check_base(adapter: AdapterFile, base_hash: str, allow_other_base: bool) -> None:
