@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import math
 import re
-import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,7 +24,7 @@ from affetto.adapters.stacks import stacked_for_peft, unstacked
 from affetto.adapters.targets import modules_pattern, peft_adapts
 from affetto.errors import AdapterError, counted, listed
 from affetto.files import read_json, write_json
-from affetto.folders import replace_folder
+from affetto.folders import new_folder
 
 CONFIG, WEIGHTS, FACTS = "adapter_config.json", "adapter_model.safetensors", "affetto.json"
 _PREFIX = "base_model.model."
@@ -87,6 +85,7 @@ def save_adapter(
     """Write an adapter, or the exact sum of several, as `folder`, which replaces an older one as a whole.
 
     Layers that the adapter doesn't have are left out, layers of other ranks or scales are written as PEFT's patterns.
+    DataError where there is no writing, or no room, at its place.
     """
     factors = bank.summed([names] if isinstance(names, str) else names)
     layers = {site: (a_RI, b_OR, scale) for site, a_RI, b_OR, scale in factors if a_RI.shape[0]}
@@ -98,18 +97,12 @@ def save_adapter(
         tensors[f"{_PREFIX}{site}.lora_B.weight"] = b_OR.detach().cpu().float().contiguous()
     tensors = stacked_for_peft(tensors, bank.stacks, _PREFIX)
     config = _peft_config(bank, base_id, {site: (a_RI.shape[0], scale) for site, (a_RI, _, scale) in layers.items()})
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
+    with new_folder(folder) as temporary:
         save_file(tensors, temporary / WEIGHTS, metadata={"format": "pt"})
         # safetensors makes files that only their owner can read; adapters are handed on.
         (temporary / WEIGHTS).chmod(0o644)
         write_json(temporary / CONFIG, config)
         write_json(temporary / FACTS, dict(facts))
-        temporary.chmod(0o755)
-        replace_folder(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def read_adapter(folder: Path) -> AdapterFile:
