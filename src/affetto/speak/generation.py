@@ -26,6 +26,7 @@ from affetto.model.batch import Row, Turn
 from affetto.model.csm import CsmNetwork
 from affetto.model.moshi import MoshiNetwork
 from affetto.model.network import Network
+from affetto.speak.asked import require_takes, require_temperature
 from affetto.speak.at_once import rows_at_once, shares_of
 from affetto.speak.engine import Engine
 from affetto.speak.sampling import Sampling, dice, require_numbers
@@ -57,10 +58,8 @@ class Request:
 
     def __post_init__(self) -> None:
         for name, warmth in zip(("temperature", "depth_temperature"), self.temperatures, strict=True):
-            if not (math.isfinite(warmth) and warmth >= 0):
-                raise ConfigError(f"{name} must be 0 (greedy) or a positive number, not {warmth}")
-        if self.takes < 1:
-            raise ConfigError(f"takes must be 1 or more, not {self.takes}")
+            require_temperature(warmth, name)
+        require_takes(self.takes)
         if self.top_k < 0:
             raise ConfigError(f"top_k must be 0 (all codes) or a positive number, not {self.top_k}")
         if not all(math.isfinite(one) and one >= 0 for one in self.gate):
