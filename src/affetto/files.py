@@ -19,6 +19,7 @@ import numpy as np
 from safetensors import SafetensorError
 
 from affetto.errors import NO_ROOM, DataError
+from affetto.folders import replace_folder
 
 
 def is_same_file(one: Path, other: Path) -> bool:
@@ -145,6 +146,21 @@ def made_once(target: Path, make: Callable[[Path], object]) -> Path:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return target
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A block that fills an empty folder, which then replaces `folder` as a whole (`affetto.folders`); where the block
+    fails `folder` is as it was. DataError where there is no writing, or no room, at its place."""
+    with place_told(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        try:
+            yield temporary
+            temporary.chmod(0o755)
+            replace_folder(temporary, folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def made_alone(path: Path, make: Callable[[Path], object]) -> Path:

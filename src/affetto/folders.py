@@ -11,11 +11,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-
-from affetto.files import place_told
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 """Of Linux's renameat2(2): paths as they are, and the two names change places."""
@@ -23,21 +19,6 @@ _NOT_HERE = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP)
 """What kernels and file systems (NFS, say) answer that can't exchange."""
 _STALE_S = 3600.0
 """Nobody takes an hour to write a folder: what is older was left by a process that was killed."""
-
-
-@contextmanager
-def new_folder(folder: Path) -> Iterator[Path]:
-    """A block that fills an empty folder, which then replaces `folder` as a whole (`replace_folder`); where the block
-    fails `folder` is as it was. DataError where there is no writing, or no room, at its place."""
-    with place_told(folder):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        try:
-            yield temporary
-            temporary.chmod(0o755)
-            replace_folder(temporary, folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def replace_folder(new: Path, old: Path) -> None:

@@ -13,7 +13,7 @@ import torch
 from lora_tools import dense_deltas, random_adapter
 from safetensors.torch import load_file, save_file
 
-from affetto import folders
+from affetto import files
 from affetto.adapters import peft_files
 from affetto.adapters.bank import AdapterBank
 from affetto.adapters.peft_files import CONFIG, FACTS, WEIGHTS, insert_adapter, read_adapter, save_adapter
@@ -355,7 +355,7 @@ def test_an_interrupted_save_leaves_the_old_adapter(
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(folders if step == "replace_folder" else peft_files, step, interrupted)
+    monkeypatch.setattr(files if step == "replace_folder" else peft_files, step, interrupted)
     with pytest.raises(KeyboardInterrupt):
         save_adapter(folder, bank, "other", tiny_base.id, {})
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == old

@@ -28,8 +28,8 @@ from affetto.adapters.peft_files import (
 )
 from affetto.codes.codec import codec_tensors
 from affetto.errors import AdapterError, counted
-from affetto.files import place_told, write_json
-from affetto.folders import new_folder, recover_folder
+from affetto.files import new_folder, place_told, write_json
+from affetto.folders import recover_folder
 from affetto.model.quiet import quiet_transformers
 
 _NOT_COPIED = ("*.safetensors.index.json", "model*.safetensors", "*.bin", "README.md", ".*", FACTS)

@@ -23,8 +23,7 @@ from affetto.adapters.checks import check_config, check_facts
 from affetto.adapters.stacks import stacked_for_peft, unstacked
 from affetto.adapters.targets import modules_pattern, peft_adapts
 from affetto.errors import AdapterError, counted, listed
-from affetto.files import read_json, write_json
-from affetto.folders import new_folder
+from affetto.files import new_folder, read_json, write_json
 
 CONFIG, WEIGHTS, FACTS = "adapter_config.json", "adapter_model.safetensors", "affetto.json"
 _PREFIX = "base_model.model."
