@@ -18,7 +18,7 @@ from affetto.model.batch import Turn
 from affetto.progress import say
 from affetto.speak.asked import blend_of, require_device, require_intensity, require_seed, require_words
 from affetto.speak.voice import Voice, usual_device
-from affetto.types import SPEAKING_TEMPERATURE
+from affetto.types import SPEAKING_TEMPERATURE, wrong_name
 
 
 def speak_to_file(
@@ -76,7 +76,10 @@ def speak_to_file(
 
 
 def _find_adapter(models: Path, name: str) -> Path:
-    """The folder of the adapter `name`; AdapterError where there is none, naming those that there are."""
+    """The folder of the adapter `name`; AdapterError where there is none, naming those that there are, and ConfigError
+    where there can't be."""
+    if why := wrong_name(name):
+        raise ConfigError(f"emotion {why}")
     folder = models / name / "best"
     if recover_folder(folder).is_dir():
         return folder
