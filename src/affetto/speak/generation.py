@@ -250,7 +250,7 @@ def _by_itself(base: Base, requests: Sequence[Request]) -> list[Spoken]:
     def pick(logits_BKC: torch.Tensor, step: int) -> torch.Tensor:
         nonlocal uniform_BXK
         if step == 0:
-            require_numbers([logits_BKC], str(base.folder))
+            require_numbers([logits_BKC], str(base.folder), [one.gate for one in requests])
         if step >= uniform_BXK.shape[1]:
             # How many steps a base takes is its own affair; a longer throw begins with the shorter one.
             rolled = [dice(one.seed, 2 * step + 64, base.num_codebooks) for one in requests]
