@@ -12,12 +12,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
+from affetto.adapters.checks import TEMPLATE_RULE, is_template
 from affetto.adapters.targets import Part
 from affetto.audio.hints import did_you_mean
 from affetto.errors import ConfigError
 from affetto.files import expanded
 from affetto.judges.kinds import KINDS
-from affetto.types import EMOTIONS, SPEAKING_TAKES, SPEAKING_TEMPERATURE
+from affetto.types import EMOTIONS, SPEAKING_TAKES, SPEAKING_TEMPERATURE, wrong_name
 from affetto.yaml_files import read_yaml
 
 EXPRESSIVE = "base"
@@ -116,8 +117,8 @@ class Config(BaseModel):
     @field_validator("emotions")
     @classmethod
     def _names(cls, emotions: tuple[str, ...]) -> tuple[str, ...]:
-        if bad := [name for name in emotions if not name.isidentifier()]:
-            raise ValueError(f"{bad[0]!r} can't name a folder and a gate: use letters, digits and _")
+        if bad := [why for name in emotions if (why := wrong_name(name))]:
+            raise ValueError(bad[0])
         if taken := [name for name in emotions if name in RESERVED]:
             raise ValueError(f"{taken[0]!r} isn't an emotion here: {', '.join(RESERVED)} are taken")
         if taken := [name for name in emotions if name.endswith(RESERVED_ENDINGS)]:
@@ -188,8 +189,8 @@ class Config(BaseModel):
     @field_validator("prompt_template")
     @classmethod
     def _template(cls, template: str) -> str:
-        if template.count("{text}") != 1 or template.replace("{text}", "").count("{"):
-            raise ValueError("it must hold {text} once and no other braces")
+        if not is_template(template):
+            raise ValueError(f"it must hold {TEMPLATE_RULE}")
         return template
 
     @field_validator("judges")

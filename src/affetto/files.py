@@ -19,6 +19,7 @@ import numpy as np
 from safetensors import SafetensorError
 
 from affetto.errors import NO_ROOM, ConfigError, DataError
+from affetto.folders import replace_folder
 
 
 def is_same_file(one: Path, other: Path) -> bool:
@@ -42,13 +43,13 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     DataError where there can't be a file of that name (no such folder, no permission, a folder in its place), or no
     room for it.
     """
-    with _place_told(path):
+    with place_told(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:
-        with _place_told(path):
+        with place_told(path):
             write(temporary)
             temporary.chmod(0o666 & ~_umask())
             temporary.replace(path)
@@ -58,7 +59,8 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 
 @contextmanager
-def _place_told(path: Path) -> Iterator[None]:
+def place_told(path: Path) -> Iterator[None]:
+    """A block that writes at `path`. DataError where there is no writing, or no room, at its place."""
     try:
         yield
     except OSError as error:
@@ -74,7 +76,7 @@ def _elsewhere(path: Path) -> str:
 
 def make_writable(folder: Path) -> None:
     """Make `folder` where it isn't there yet. DataError where it can't be made, or no file in it."""
-    with _place_told(folder):
+    with place_told(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(prefix=".writable.", dir=folder):
             pass
@@ -140,7 +142,7 @@ def made_once(target: Path, make: Callable[[Path], object]) -> Path:
     writing, or no room, at its place."""
     if target.is_dir():
         return target
-    with _place_told(target):
+    with place_told(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=".making.", dir=target.parent))
     try:
@@ -149,11 +151,26 @@ def made_once(target: Path, make: Callable[[Path], object]) -> Path:
         temporary.rename(target)
     except (OSError, SafetensorError):
         if not target.is_dir():
-            with _place_told(target):
+            with place_told(target):
                 raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return target
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A block that fills an empty folder, which then replaces `folder` as a whole (`affetto.folders`); where the block
+    fails `folder` is as it was. DataError where there is no writing, or no room, at its place."""
+    with place_told(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        try:
+            yield temporary
+            temporary.chmod(0o755)
+            replace_folder(temporary, folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def made_alone(path: Path, make: Callable[[Path], object]) -> Path:

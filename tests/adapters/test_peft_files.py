@@ -13,6 +13,7 @@ import torch
 from lora_tools import dense_deltas, random_adapter
 from safetensors.torch import load_file, save_file
 
+from affetto import files
 from affetto.adapters import peft_files
 from affetto.adapters.bank import AdapterBank
 from affetto.adapters.peft_files import CONFIG, FACTS, WEIGHTS, insert_adapter, read_adapter, save_adapter
@@ -221,6 +222,71 @@ def test_pitfall_12_other_methods_are_refused(folder: Path, key: str, value: obj
         read_adapter(folder)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("r", "x", "a whole number above 0"), ("r", 0, "a whole number above 0"), ("r", None, "a whole number above 0"),
+        ("lora_alpha", None, "a number"), ("lora_alpha", 10**400, "a number"), ("lora_alpha", float("nan"), "a number"),
+        ("rank_pattern", {"q_proj(": 3}, "regular expressions, each with a whole number above 0"),
+        ("rank_pattern", {"(?i)q_proj": 3}, "regular expressions, each with a whole number above 0"),
+        ("rank_pattern", {"q_proj": 1.5}, "regular expressions, each with a whole number above 0"),
+        ("alpha_pattern", ["q_proj"], "regular expressions, each with a number"),
+        ("target_modules", "*q_proj", "a regular expression, or a list of layers' names"),
+        ("target_modules", [1], "a regular expression, or a list of layers' names"),
+        ("exclude_modules", "a{9999999999}", "a regular expression, or a list of layers' names"),
+        ("layers_pattern", ["("], "a regular expression, or a list of them"),
+        ("layers_to_transform", ["1"], "a layer's number, or a list of them"),
+        ("target_parameters", 5, "a list of parameters' names"),
+    ],
+)  # fmt: skip
+def test_settings_that_cannot_be_used_are_named(folder: Path, key: str, value: object, expected: str) -> None:
+    _configure(folder, **{key: value})
+    told = re.escape(f"{folder / CONFIG}: {key} must be {expected}, not {value!r}. {AGAIN}")
+    with pytest.raises(AdapterError, match=told):
+        read_adapter(folder)
+
+
+def test_settings_that_peft_refuses_are_refused(bank: AdapterBank, tiny_base: Base, folder: Path) -> None:
+    _change(folder, lambda tensors: [tensors.pop(key) for key in list(tensors) if ".layers.0." in key])
+    _configure(folder, layers_to_transform=[1])
+    _assert_refused(bank, tiny_base, folder, rf"{CONFIG}: .layers_to_transform. cannot be used when.*{AGAIN}")
+
+
+@pytest.mark.parametrize("names", [None, [f"{SITE}.weight"]])
+def test_tensors_that_are_no_matrices_are_named(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, names: list[str] | None
+) -> None:
+    monkeypatch.setattr(peft_files, "_STACKED", SITE)
+    _configure(folder, target_parameters=names)
+    _change(folder, lambda tensors: tensors.update({KEY: torch.tensor(1.0)}))
+    with pytest.raises(AdapterError, match=rf"{SITE}: A \(\), B \(320, 3\) for rank 3"):
+        read_adapter(folder)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("prompt_template", "no text", "a text with {text} once and no other braces"),
+        ("prompt_template", "{text} {text}", "a text with {text} once and no other braces"),
+        ("prompt_template", None, "a text with {text} once and no other braces"),
+        ("recommended_intensity", "strong", "a number, 0 or more"),
+        ("recommended_intensity", -1, "a number, 0 or more"),
+        ("recommended_intensity", float("inf"), "a number, 0 or more"),
+        ("speakers", ["a"], "names of speakers, each with its number, 0 or more"),
+        ("speakers", {"a": "0"}, "names of speakers, each with its number, 0 or more"),
+        ("frontier", [{"kl": 0.1}], "a list of points, each with its intensity, a number of 0 or more"),
+        ("frontier", 5, "a list of points, each with its intensity, a number of 0 or more"),
+    ],
+)  # fmt: skip
+def test_facts_that_nothing_could_be_spoken_with_are_named(
+    folder: Path, key: str, value: object, expected: str
+) -> None:
+    (folder / FACTS).write_text(json.dumps({key: value}))
+    told = re.escape(f"{folder / FACTS}: {key} must be {expected}, not {value!r}. {AGAIN}")
+    with pytest.raises(AdapterError, match=told):
+        read_adapter(folder)
+
+
 @pytest.mark.parametrize("value", [True, False, "gaussian", "eva", "orthogonal"])
 def test_initialisations_that_leave_the_base_alone_are_fine(folder: Path, value: object) -> None:
     before = read_adapter(folder).scales
@@ -289,7 +355,7 @@ def test_an_interrupted_save_leaves_the_old_adapter(
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(peft_files, step, interrupted)
+    monkeypatch.setattr(files if step == "replace_folder" else peft_files, step, interrupted)
     with pytest.raises(KeyboardInterrupt):
         save_adapter(folder, bank, "other", tiny_base.id, {})
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == old

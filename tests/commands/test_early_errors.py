@@ -84,7 +84,7 @@ def test_a_cache_that_cannot_be_made_is_told(affetto: Affetto, tmp_path: Path, m
 
 def test_a_name_that_is_too_long_is_told(affetto: Affetto, tmp_path: Path) -> None:
     (tmp_path / "emotion_models").mkdir()
-    status, _, err = affetto("speak", "happy", "--emotion", "It is a long sentence. " * 20)
+    status, _, err = affetto("speak", "happy", "--emotion", "happy" * 60)
     assert status == 1
     assert err.startswith("error: ")
     assert "File name too long" in err

@@ -416,6 +416,6 @@ def test_the_check_is_made_once_for_rows_that_join(tiny_base: Base, monkeypatch:
     from affetto.speak import engine as module
 
     asked: list[int] = []
-    monkeypatch.setattr(module, "require_numbers", lambda parts, _: asked.append(len(parts)))
+    monkeypatch.setattr(module, "require_numbers", lambda parts, *_: asked.append(len(parts)))
     _say(tiny_base, _requests(tiny_base))
     assert asked == [tiny_base.num_codebooks]

@@ -32,11 +32,13 @@ def _loads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         ("a key", {}, "file/a.wav", DataError, r"can't write .*file \(File exists\)"),
         ("!!! …", {}, "a.wav", ConfigError, "no letter and no digit"),
         ("caf\udce9", {}, "a.wav", ConfigError, "bytes that are no UTF-8"),
+        ("a key", "happy/", "a.wav", ConfigError, "'happy/' is no emotion's name; where its folder is"),
+        ("a key", "../happy=0.5", "a.wav", ConfigError, r"'\.\./happy' is no emotion's name"),
         ("a key", {"happy": float("inf")}, "a.wav", ConfigError, "share inf: it must be a finite number"),
     ],
 )
 def test_what_can_be_known_is_told_before_the_base_is_loaded(
-    tmp_path: Path, text: str, blend: dict[str, float], out: str, error: type[Exception], told: str
+    tmp_path: Path, text: str, blend: str | dict[str, float], out: str, error: type[Exception], told: str
 ) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(error, match=told):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -316,6 +317,51 @@ def test_what_each_adapter_speaks_at_is_its_share_of_the_strength(voice: Voice) 
         voice.recommended_intensity("nope")
 
 
+@pytest.mark.parametrize(
+    ("text", "how", "told"),
+    [
+        (None, {}, "None can't be spoken: give a text, a string"), (b"hi", {}, "b'hi' can't be spoken: give a text"),
+        (5, {}, "5 can't be spoken: give a text"),
+        ("a key", {"takes": 1.5}, "takes must be 1 or more, a whole number, not 1.5"),
+        ("a key", {"takes": "3"}, "takes must be 1 or more, a whole number, not 3"),
+        ("a key", {"context": ["x"]}, r"context \['x'\]: give a list of earlier turns, as Voice\.turn makes them"),
+        ("a key", {"context": Turn((1,), None)}, r"context Turn\(.*: give a list of earlier turns"),
+        ("a key", {"temperature": "hot"}, r"temperature must be 0 \(greedy\) or a positive number, not hot"),
+        ("a key", {"temperature": None}, "temperature must be 0 .*, not None"),
+        ("a key", {"depth_temperature": "hot"}, "depth_temperature must be 0 .*, not hot"),
+        ("a key", {"emotion": {1: 1.0}}, r"emotion \{1: 1.0\}: write happy"),
+        ("a key", {"intensity": "2"}, "intensity 2 is the strength of an emotion: name one"),
+    ],
+)  # fmt: skip
+def test_what_is_of_another_kind_is_told_with_what_is_expected(
+    voice: Voice, text: Any, how: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(ConfigError, match=told):
+        voice.speak(text, **how)
+
+
+@pytest.mark.parametrize("rate", ["24000", None, float("nan"), float("inf"), 0])
+def test_a_sample_rate_is_a_number_above_0(voice: Voice, rate: Any) -> None:
+    with pytest.raises(ConfigError, match=rf"sample_rate {rate!r}: it must be above 0, a number in Hz"):
+        voice.turn("a key", np.zeros(9600), rate)
+    for good in (np.int32(24_000), np.float32(24_000), 24_000.0):
+        assert voice.turn("a key", np.zeros(9600), good).num_positions  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.int8, "fp32", None])
+def test_a_type_that_nothing_is_spoken_in_is_told_before_the_base_is_loaded(dtype: Any) -> None:
+    told = rf"dtype {dtype}: it is torch\.float32, torch\.bfloat16 or torch\.float16"
+    with pytest.raises(ConfigError, match=told):
+        Voice.load("nowhere", dtype=dtype)
+
+
+def test_an_adapter_too_strong_for_numbers_is_told_before_the_base_is_blamed(voice: Voice) -> None:
+    told = r"NaN or infinite with an adapter at intensity 1e\+38: speak at a lower one\. Where the base alone does this"
+    with pytest.raises(BaseModelError, match=told):
+        voice.speak("a key", "happy=1,sad=0.5", intensity=1e38)
+    assert len(voice.speak("a key")[0])
+
+
 def test_speakers_are_numbers_and_their_names_tell_them(
     tiny_base: Base, models: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -382,14 +428,33 @@ def test_samples_that_are_not_one_sound_are_refused(voice: Voice, samples: Any, 
 def test_loading_twice_or_from_nowhere_is_refused(voice: Voice, models: Path, tmp_path: Path) -> None:
     with pytest.raises(AdapterError, match="already an adapter named 'happy'"):
         voice.load_adapter("happy", models / "happy" / "best")
+    with pytest.raises(AdapterError, match="an adapter can't be named 5"):
+        voice.load_adapter(5, models / "happy" / "best")  # type: ignore[arg-type]
     with pytest.raises(AdapterError, match=r"no adapter_config\.json"):
         voice.load_adapter("angry", tmp_path)
     assert voice.emotions == ("happy", "sad")
 
 
-def test_adapters_of_another_base_are_refused_unless_allowed(tiny_base: Base, models: Path, tmp_path: Path) -> None:
-    import shutil
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("recommended_intensity", "strong"), ("speakers", ["a"]), ("prompt_template", "no text"), ("frontier", [{}])],
+)
+def test_an_adapter_whose_facts_are_damaged_is_not_loaded_at_all(
+    tiny_base: Base, models: Path, tmp_path: Path, key: str, value: object
+) -> None:
+    folder = Path(shutil.copytree(models / "happy" / "best", tmp_path / "best"))
+    facts, whole = folder / "affetto.json", (folder / "affetto.json").read_text()
+    facts.write_text(json.dumps({**json.loads(whole), key: value}))
+    voice = Voice(tiny_base)
+    with pytest.raises(AdapterError, match=rf"affetto\.json: {key} must be "):
+        voice.load_adapter("happy", folder)
+    assert voice.emotions == ()
+    facts.write_text(whole)
+    voice.load_adapter("happy", folder)
+    assert voice.recommended_intensity("happy") == 0.5
 
+
+def test_adapters_of_another_base_are_refused_unless_allowed(tiny_base: Base, models: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(models / "happy" / "best", tmp_path / "best"))
     (folder / "affetto.json").write_text(json.dumps({"base": {"id": "other", "hash": "0" * 64}}))
     voice = Voice(tiny_base)

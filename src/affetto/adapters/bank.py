@@ -228,7 +228,7 @@ class AdapterBank:
         if name in self.names:
             raise AdapterError(f"there is already an adapter named {name!r}; choose another name")
         # torch keeps parameters as attributes, whose names are taken or can't have dots.
-        if not name or "." in name or hasattr(nn.ParameterDict(), name):
+        if not isinstance(name, str) or not name or "." in name or hasattr(nn.ParameterDict(), name):
             raise AdapterError(f"an adapter can't be named {name!r}; choose another name, without dots")
         assert set(tensors) <= set(self.sites), f"not adapted: {sorted(set(tensors) - set(self.sites))}"
         for path, site in self.sites.items():

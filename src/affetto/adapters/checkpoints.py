@@ -7,7 +7,6 @@ like every other (weights between base and checkpoint: WiSE-FT, Wortsman et al. 
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,8 +28,8 @@ from affetto.adapters.peft_files import (
 )
 from affetto.codes.codec import codec_tensors
 from affetto.errors import AdapterError, counted
-from affetto.files import write_json
-from affetto.folders import recover_folder, replace_folder
+from affetto.files import new_folder, place_told, write_json
+from affetto.folders import recover_folder
 from affetto.model.quiet import quiet_transformers
 
 _NOT_COPIED = ("*.safetensors.index.json", "model*.safetensors", "*.bin", "README.md", ".*", FACTS)
@@ -42,21 +41,23 @@ def save_checkpoint(
     """Write base plus adapter `name` as `folder`, which replaces an older one as a whole.
 
     In float32, so that small changes aren't rounded away; tokenizer, processor and codec are the base's own files.
+    DataError where there is no writing, or no room, at its place.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        shutil.copytree(base_folder, temporary, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*_NOT_COPIED))
+
+    def copy(source: str, target: str) -> None:
+        # Told here: what `copytree` raises at its end has no errno.
+        with place_told(folder):
+            shutil.copy2(source, target)
+
+    left_out = shutil.ignore_patterns(*_NOT_COPIED)
+    with new_folder(folder) as temporary:
+        shutil.copytree(base_folder, temporary, dirs_exist_ok=True, ignore=left_out, copy_function=copy)
         with quiet_transformers():
             state = dict(merged_weights(model, bank, name)) | codec_tensors(base_folder)
             model.save_pretrained(temporary, state_dict=state)
         for path in temporary.glob("*.safetensors"):
             path.chmod(0o644)
         write_json(temporary / FACTS, dict(facts))
-        temporary.chmod(0o755)
-        replace_folder(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 @torch.no_grad()

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import math
 import re
-import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,11 +19,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from affetto.adapters.bank import AdapterBank, Change, delta_norm
+from affetto.adapters.checks import check_config, check_facts
 from affetto.adapters.stacks import stacked_for_peft, unstacked
 from affetto.adapters.targets import modules_pattern, peft_adapts
 from affetto.errors import AdapterError, counted, listed
-from affetto.files import read_json, write_json
-from affetto.folders import replace_folder
+from affetto.files import new_folder, read_json, write_json
 
 CONFIG, WEIGHTS, FACTS = "adapter_config.json", "adapter_model.safetensors", "affetto.json"
 _PREFIX = "base_model.model."
@@ -86,6 +84,7 @@ def save_adapter(
     """Write an adapter, or the exact sum of several, as `folder`, which replaces an older one as a whole.
 
     Layers that the adapter doesn't have are left out, layers of other ranks or scales are written as PEFT's patterns.
+    DataError where there is no writing, or no room, at its place.
     """
     factors = bank.summed([names] if isinstance(names, str) else names)
     layers = {site: (a_RI, b_OR, scale) for site, a_RI, b_OR, scale in factors if a_RI.shape[0]}
@@ -97,18 +96,12 @@ def save_adapter(
         tensors[f"{_PREFIX}{site}.lora_B.weight"] = b_OR.detach().cpu().float().contiguous()
     tensors = stacked_for_peft(tensors, bank.stacks, _PREFIX)
     config = _peft_config(bank, base_id, {site: (a_RI.shape[0], scale) for site, (a_RI, _, scale) in layers.items()})
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
+    with new_folder(folder) as temporary:
         save_file(tensors, temporary / WEIGHTS, metadata={"format": "pt"})
         # safetensors makes files that only their owner can read; adapters are handed on.
         (temporary / WEIGHTS).chmod(0o644)
         write_json(temporary / CONFIG, config)
         write_json(temporary / FACTS, dict(facts))
-        temporary.chmod(0o755)
-        replace_folder(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def read_adapter(folder: Path) -> AdapterFile:
@@ -118,6 +111,7 @@ def read_adapter(folder: Path) -> AdapterFile:
             f"{folder}: no {CONFIG} here. Give the folder that holds it, such as emotion_models/happy/best"
         )
     config = _read_object(folder / CONFIG)
+    check_config(folder / CONFIG, config)
     _refuse_other_methods(folder, config)
     if not (folder / WEIGHTS).is_file():
         raise AdapterError(
@@ -149,8 +143,10 @@ def read_adapter(folder: Path) -> AdapterFile:
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
-    """`affetto.json` of an adapter's folder; empty where there is none."""
-    return _read_object(folder / FACTS) if (folder / FACTS).is_file() else {}
+    """`affetto.json` of an adapter's folder; empty where there is none. AdapterError where it is damaged."""
+    facts = _read_object(folder / FACTS) if (folder / FACTS).is_file() else {}
+    check_facts(folder / FACTS, facts)
+    return facts
 
 
 def check_base(adapter: AdapterFile, base_hash: str, allow_other_base: bool) -> None:

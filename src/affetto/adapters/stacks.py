@@ -34,10 +34,12 @@ def unstacked(
     found: dict[str, tuple[Tensor, Tensor]] = {}
     named = tuple(config.get("target_parameters") or ())
     for path, (a_RI, b_OR) in factors.items():
-        count, rest = divmod(len(a_RI), rank_of(path))
-        if not any(f"{path}.weight".endswith(name) for name in named) or rest or b_OR.shape[1] != len(a_RI):
+        is_named = any(f"{path}.weight".endswith(name) for name in named)
+        is_whole = a_RI.ndim == b_OR.ndim == 2 and b_OR.shape[1] == len(a_RI) and len(a_RI) % rank_of(path) == 0
+        if not (is_named and is_whole):
             found[path] = (a_RI, b_OR)
             continue
+        count = len(a_RI) // rank_of(path)
         b_ORE = b_OR.reshape(len(b_OR), -1, count)
         for k, a_part_RI in enumerate(a_RI.chunk(count)):
             found[f"{path}.{k}"] = (a_part_RI.contiguous(), b_ORE[..., k].contiguous())

@@ -106,4 +106,8 @@ def peft_adapts(config: Mapping[str, Any], site: str) -> bool:
 
     keys = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern")
     chosen = {key: config[key] for key in keys if config.get(key) is not None}
-    return bool(chosen.get("target_modules")) and bool(check_target_module_exists(LoraConfig(**chosen), site))
+    try:
+        told = LoraConfig(**chosen)
+    except ValueError as error:
+        raise AdapterError(f"adapter_config.json: {error} Copy or train the adapter again") from error
+    return bool(chosen.get("target_modules")) and bool(check_target_module_exists(told, site))

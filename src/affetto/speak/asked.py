@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Mapping
-from typing import SupportsIndex
+from collections.abc import Mapping, Sequence
+from numbers import Real
+from typing import TYPE_CHECKING, SupportsIndex
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from affetto.errors import ConfigError, DataError, listed
+
+if TYPE_CHECKING:
+    from affetto.model.batch import Turn
 
 MOST_SEED = 2**63 - 1
 """torch takes 64 bits, and the seeds of further takes lie above a request's own."""
@@ -27,7 +31,7 @@ def blend_of(emotion: str | Mapping[str, float] | None) -> dict[str, float]:
         return {}
     if isinstance(emotion, str):
         emotion = _read_blend(emotion)
-    elif not isinstance(emotion, Mapping):
+    elif not (isinstance(emotion, Mapping) and all(isinstance(name, str) for name in emotion)):
         raise ConfigError(f"emotion {emotion!r}: {_LIKE}, or give {{name: share}}")
     return {name: require_strength(share, f"emotion {name}, its share") for name, share in emotion.items()}
 
@@ -60,8 +64,8 @@ def require_strength(value: float, told: str = "intensity") -> float:
 
 def require_intensity(intensity: float | None, blend: Mapping[str, float]) -> None:
     """ConfigError for an intensity that can't be, or that is one of no emotion."""
-    if intensity is not None and require_strength(intensity) > 0 and not blend:
-        raise ConfigError(f"intensity {intensity:g} is the strength of an emotion: name one, or leave it out")
+    if intensity is not None and (strength := require_strength(intensity)) > 0 and not blend:
+        raise ConfigError(f"intensity {strength:g} is the strength of an emotion: name one, or leave it out")
 
 
 def has_words(text: str) -> bool:
@@ -69,8 +73,10 @@ def has_words(text: str) -> bool:
     return any(map(str.isalnum, text))
 
 
-def require_words(text: str) -> None:
-    """ConfigError where nothing of `text` can be spoken by any base, or where it is no text but bytes."""
+def require_words(text: object) -> None:
+    """ConfigError where nothing of `text` can be spoken by any base, or where it is no text but bytes, or no string."""
+    if not isinstance(text, str):
+        raise ConfigError(f"{text!r} can't be spoken: give a text, a string")
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -99,11 +105,44 @@ def require_speaker(speaker: SupportsIndex, known: Mapping[int, str]) -> int:
     return number
 
 
+def require_takes(takes: SupportsIndex) -> None:
+    """ConfigError where `takes` is no whole number of 1 or more."""
+    if (_whole(takes) or 0) < 1:
+        raise ConfigError(f"takes must be 1 or more, a whole number, not {takes}")
+
+
+def require_temperature(warmth: object, told: str = "temperature") -> float:
+    """`warmth` as a float. ConfigError, which calls it `told`, where it isn't a finite number of 0 or more."""
+    if not 0 <= (number := _real(warmth)) < math.inf:
+        raise ConfigError(f"{told} must be 0 (greedy) or a positive number, not {warmth}")
+    return number
+
+
+def require_rate(sample_rate: object) -> None:
+    """ConfigError where `sample_rate` is no number above 0."""
+    if not 0 < _real(sample_rate) < math.inf:
+        raise ConfigError(f"sample_rate {sample_rate!r}: it must be above 0, a number in Hz")
+
+
+def turns_of(context: object) -> list[Turn]:
+    """Earlier turns as a list. ConfigError for what is no sequence of them."""
+    from affetto.model.batch import Turn
+
+    if not isinstance(context, Sequence) or not all(isinstance(turn, Turn) for turn in context):
+        raise ConfigError(f"context {context!r}: give a list of earlier turns, as Voice.turn makes them")
+    return list(context)
+
+
 def _whole(value: SupportsIndex) -> int | None:
     try:
         return operator.index(value)
     except TypeError:
         return None
+
+
+def _real(value: object) -> float:
+    """NaN for what is no real number."""
+    return float(value) if isinstance(value, Real) else math.nan
 
 
 def mono_sound(samples: ArrayLike) -> NDArray[np.float32]:
@@ -141,3 +180,12 @@ def require_device(device: object) -> None:
         raise ConfigError(f"device {device}: torch finds no GPU here; leave it out, or say cpu")
     if int(number or 0) >= (count := torch.cuda.device_count()):
         raise ConfigError(f"device {device}: there is no such GPU here; the last is cuda:{count - 1}")
+
+
+def require_dtype(dtype: object) -> None:
+    """ConfigError where a voice can't compute in `dtype`."""
+    import torch
+
+    kinds = (torch.float32, torch.bfloat16, torch.float16)
+    if dtype not in kinds:
+        raise ConfigError(f"dtype {dtype}: it is {', '.join(map(str, kinds[:-1]))} or {kinds[-1]}")

@@ -66,7 +66,8 @@ def converse(
     sampling = Sampling(requests, network.codebook_size, base.device)
     uniform_BTK = torch.stack([dice(request.seed, num_frames + 1, num_codebooks) for request in requests])
     uniform_BTK = uniform_BTK.to(base.device)
-    gate_BE = stack_gates([request.gate for request in requests]).to(base.device)
+    gates = [request.gate for request in requests]
+    gate_BE = stack_gates(gates).to(base.device)
     before: Frame | None = None
     # One step more than there are frames: the last one's acoustic codes come late.
     for step in range(num_frames + 1):
@@ -76,7 +77,7 @@ def converse(
             state_BD = network.backbone(
                 inputs_embeds=embeds_B1D, past_key_values=cache, use_cache=True
             ).last_hidden_state[:, -1]
-            check = partial(require_numbers, base=str(base.folder)) if step == 0 else _no_check
+            check = partial(require_numbers, base=str(base.folder), gates=gates) if step == 0 else _no_check
             check([text_BW := network.text_logits(state_BD)])
             text_B = pick_text(text_BW, step)
             codes_BK = _codes(network, state_BD, text_B, sampling, uniform_BTK[:, step], check)

@@ -99,7 +99,7 @@ class Engine:
         batch.num_frames += 1
         codes_BK = batch.codes_BK.cpu().numpy()
         try:
-            require_codes(codes_BK, self.weights.codebook_size, self.base)
+            require_codes(codes_BK, self.weights.codebook_size, self.base, batch.gates)
         except BaseModelError:
             self.close()
             raise
@@ -117,7 +117,7 @@ class Engine:
         """Raise BaseModelError where a batch would begin with NaN; outside of what is captured, and once a batch."""
         probe = TorchFrames(self.weights, batch, self._rotary, self._depth_rotary)
         try:
-            require_numbers(probe.first_logits(), self.base)
+            require_numbers(probe.first_logits(), self.base, batch.gates)
         except BaseModelError:
             self.close()
             raise

@@ -26,6 +26,7 @@ from affetto.model.batch import Row, Turn
 from affetto.model.csm import CsmNetwork
 from affetto.model.moshi import MoshiNetwork
 from affetto.model.network import Network
+from affetto.speak.asked import require_takes, require_temperature
 from affetto.speak.at_once import rows_at_once, shares_of
 from affetto.speak.engine import Engine
 from affetto.speak.sampling import Sampling, dice, require_numbers
@@ -57,10 +58,8 @@ class Request:
 
     def __post_init__(self) -> None:
         for name, warmth in zip(("temperature", "depth_temperature"), self.temperatures, strict=True):
-            if not (math.isfinite(warmth) and warmth >= 0):
-                raise ConfigError(f"{name} must be 0 (greedy) or a positive number, not {warmth}")
-        if self.takes < 1:
-            raise ConfigError(f"takes must be 1 or more, not {self.takes}")
+            require_temperature(warmth, name)
+        require_takes(self.takes)
         if self.top_k < 0:
             raise ConfigError(f"top_k must be 0 (all codes) or a positive number, not {self.top_k}")
         if not all(math.isfinite(one) and one >= 0 for one in self.gate):
@@ -251,7 +250,7 @@ def _by_itself(base: Base, requests: Sequence[Request]) -> list[Spoken]:
     def pick(logits_BKC: torch.Tensor, step: int) -> torch.Tensor:
         nonlocal uniform_BXK
         if step == 0:
-            require_numbers([logits_BKC], str(base.folder))
+            require_numbers([logits_BKC], str(base.folder), [one.gate for one in requests])
         if step >= uniform_BXK.shape[1]:
             # How many steps a base takes is its own affair; a longer throw begins with the shorter one.
             rolled = [dice(one.seed, 2 * step + 64, base.num_codebooks) for one in requests]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -74,26 +75,31 @@ class Sampling:
         return drawn_B1.view(-1)
 
 
-def require_numbers(logits: Iterable[Tensor], base: str) -> None:
+def require_numbers(logits: Iterable[Tensor], base: str, gates: Iterable[Sequence[float]]) -> None:
     """Raise BaseModelError where logits of a generation's beginning are NaN or infinite, but for codes that are barred.
+
+    `gates` are the rows' intensities per adapter: one that is on is likelier to do it than the base's weights.
 
     Waits for the device, so it is asked once in a generation: what layers make of damaged weights shows at once (but
     for what torch's attention on a CPU makes of a query that is NaN: nothing, as of a place that sees nothing; then it
     shows in the next frame, see `require_codes`).
     """
     if not bool(torch.stack([(part < torch.inf).all() for part in logits]).all()):
-        raise _damaged(base)
+        raise _damaged(base, gates)
 
 
-def require_codes(codes_BK: NDArray[np.int64], codebook_size: int, base: str) -> None:
+def require_codes(codes_BK: NDArray[np.int64], codebook_size: int, base: str, gates: Iterable[Sequence[float]]) -> None:
     """Raise BaseModelError for a code that there isn't: what is drawn from a distribution that is NaN is the one behind
-    the last."""
+    the last. For the rest see `require_numbers`."""
     if int(codes_BK.max(initial=0)) >= codebook_size:
-        raise _damaged(base)
+        raise _damaged(base, gates)
 
 
-def _damaged(base: str) -> BaseModelError:
-    return BaseModelError(
-        f"{base}: what it says is NaN or infinite, so some of its weights are damaged; copy or fetch the checkpoint "
-        "again (or, where only an adapter does this, speak at a lower intensity)"
-    )
+def _damaged(base: str, gates: Iterable[Sequence[float]]) -> BaseModelError:
+    told, mend = f"{base}: what it says is NaN or infinite", "copy or fetch the checkpoint again"
+    if strongest := max(chain.from_iterable(gates), default=0.0):
+        return BaseModelError(
+            f"{told} with an adapter at intensity {strongest:g}: speak at a lower one. Where the base alone does this, "
+            f"some of its weights are damaged: {mend}"
+        )
+    return BaseModelError(f"{told}, so some of its weights are damaged; {mend}")

@@ -72,3 +72,8 @@ class SpeakingBatch:
     """That the batch has said since it was put together."""
     codes_BK: Tensor = field(default_factory=lambda: torch.zeros(0))
     """The last frame, which the backbone hasn't heard yet; nothing before the first."""
+
+    @property
+    def gates(self) -> list[Gate]:
+        """Of the rows."""
+        return [row.gate for row in self.rows]

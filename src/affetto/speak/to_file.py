@@ -76,7 +76,10 @@ def speak_to_file(
 
 
 def _find_adapter(models: Path, name: str) -> Path:
-    """The folder of the adapter `name`; AdapterError where there is none, naming those that there are."""
+    """The folder of the adapter `name`; AdapterError where there is none, naming those that there are, and ConfigError
+    where there can't be."""
+    if name in ("", ".", "..") or Path(name).name != name:
+        raise ConfigError(f"{name!r} is no emotion's name; where its folder is says --models")
     folder = models / name / "best"
     if recover_folder(folder).is_dir():
         return folder

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -30,17 +29,19 @@ from affetto.speak.asked import (
     blend_of,
     mono_sound,
     require_device,
+    require_dtype,
     require_intensity,
+    require_rate,
     require_seed,
     require_speaker,
+    require_temperature,
     require_words,
+    turns_of,
 )
 from affetto.speak.generation import Request, Spoken, cut_off, frames_that_fit, generate_best
+from affetto.speak.signs import Signs
 from affetto.speak.streaming import Piece, can_stream, stream
 from affetto.types import SPEAKING_TAKES, SPEAKING_TEMPERATURE, Codec
-
-_UNKNOWN_SIGN = "\ue000"
-"""Of Unicode's private use: no tokenizer has it, so what becomes of it becomes of all unknown signs."""
 
 
 class Voice:
@@ -57,7 +58,7 @@ class Voice:
         self._templates: dict[str, str] = {}
         self._intensities: dict[str, float] = {}
         self._speakers: dict[str, dict[str, int]] = {}
-        self._signs: dict[str, bool] = {}
+        self._signs = Signs(base)
         self._told: set[str] = set()
 
     @classmethod
@@ -72,9 +73,11 @@ class Voice:
         """Load a base by name, folder or hub id. With `only_speaks` it loads faster and gives no
         logits, and beside a GPU adapters wait in the host's memory.
 
-        `device` is cpu or cuda (cuda:1 is the second GPU); ConfigError where that isn't here.
+        `device` is cpu or cuda (cuda:1 is the second GPU), `dtype` float32, bfloat16 or float16; ConfigError where
+        that isn't here, or is another.
         """
         require_device(device)
+        require_dtype(dtype)
         load = load_for_speaking if only_speaks else load_base
         return cls(load(str(base), device=device, dtype=dtype))
 
@@ -151,12 +154,12 @@ class Voice:
         (`Network.depth_temperature_share`). Of several `takes` the one that is most like the others is kept
         (`affetto.speak.takes`); greedy there is one.
 
-        ConfigError for a text of which nothing can be spoken, an intensity, seed or speaker that can't be, and an
-        intensity of no emotion; AdapterError for an emotion that isn't loaded. What can be spoken in part and a speaker
-        of no clip are told, once.
+        ConfigError for a text of which nothing can be spoken, what can't be one (an intensity, seed, speaker, context,
+        temperature or number of takes), and an intensity of no emotion; AdapterError for an emotion that isn't loaded.
+        What can be spoken in part and a speaker of no clip are told, once.
         """
         if depth_temperature is None:
-            depth_temperature = temperature * self.base.network.depth_temperature_share
+            depth_temperature = require_temperature(temperature) * self.base.network.depth_temperature_share
         takes = takes if temperature or depth_temperature else 1
         strengths = self.strengths(emotion, intensity)
         seed, speaker = require_seed(seed), require_speaker(speaker, self._known_speakers())
@@ -169,7 +172,7 @@ class Voice:
             template = self._templates.get(max(strengths, key=lambda name: strengths[name]), PLAIN_TEMPLATE)
         ids = self.base.prompt_ids(template.replace("{text}", text), speaker)
         cap = frames_that_fit(self.base, text, len(ids))
-        fitting = list(context)
+        fitting = turns_of(context)
         while fitting and sum(turn.num_positions for turn in fitting) + len(ids) + cap > self.base.window:
             fitting.pop(0)
         if len(fitting) < len(context):
@@ -200,8 +203,7 @@ class Voice:
             raise ConfigError(f"{self.base.id} can't be given earlier turns to speak after")
         speaker = require_speaker(speaker, self._known_speakers())
         self._check_text(text)
-        if not sample_rate > 0:
-            raise ConfigError(f"sample_rate {sample_rate}: it must be above 0, in Hz")
+        require_rate(sample_rate)
         sound = mono_sound(samples)
         if sample_rate != self.codec.sample_rate:
             sound = soxr.resample(sound, sample_rate, self.codec.sample_rate, quality="HQ")
@@ -282,16 +284,7 @@ class Voice:
 
     def unknown_signs(self, text: str) -> list[str]:
         """Letters and digits of `text` that the base's tokenizer has no token for: it can't say them."""
-
-        def tokens(sign: str) -> Counter[int]:
-            return Counter(self.base.prompt_ids(sign, 0)) - nothing
-
-        signs = [sign for sign in dict.fromkeys(text) if sign.isalnum()]
-        if new := [sign for sign in signs if sign not in self._signs]:
-            nothing = Counter(self.base.prompt_ids("", 0))
-            unknown = tokens(_UNKNOWN_SIGN).keys()
-            self._signs |= {sign: tokens(sign).keys() <= unknown for sign in new}
-        return [sign for sign in signs if self._signs[sign]]
+        return self._signs.unknown(text)
 
     def knows_speaker(self, speaker: int) -> bool | None:
         """Whether a loaded adapter had clips of `speaker`, or the miniature the voice; None where that isn't known."""
