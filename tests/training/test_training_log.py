@@ -7,8 +7,10 @@ import math
 from pathlib import Path
 from typing import Any
 
+import pytest
 from training_helpers import Alone, Group, Member
 
+from affetto.errors import DataError
 from affetto.training.log import TrainingLog, read_log
 
 
@@ -82,3 +84,12 @@ def test_only_the_main_process_writes(tmp_path: Path) -> None:
     TrainingLog(path, 0, Other(Group(2), 1), 1.25).write(1, 0.0, "train", 0.1, {"total": 1.0})
     assert not path.exists()
     assert read_log(path) == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_a_full_disk_is_told_with_the_log_and_what_to_do(tmp_path: Path) -> None:
+    log = TrainingLog(tmp_path / "log.jsonl", 0, Told(), 1.25)
+    log.path.unlink()
+    log.path.symlink_to("/dev/full")
+    with pytest.raises(DataError, match=r"can't write .*log\.jsonl \(No space left on device\); .*make room there"):
+        log.write(1, 0.0, "train", 0.1, {"total": 1.0})

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from affetto.files import finite_or_none, write_text
+from affetto.files import finite_or_none, place_told, write_text
 
 
 class TrainingLog:
@@ -35,7 +35,7 @@ class TrainingLog:
         rates = {"lr": lr, "ewc_natural_weight": self.ewc_natural_weight}
         row = {"step": step, "epoch": round(epoch, 4), "split": split, **rates, "terms": finite}
         if self.accelerator.is_main_process:
-            with self.path.open("a", encoding="utf-8") as file:
+            with place_told(self.path), self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row, allow_nan=False) + "\n")
         told = {f"{split}/{name}": value for name, value in finite.items() if value is not None}
         self.accelerator.log({f"{self.prefix}{name}": value for name, value in (told | rates).items()}, step=step)
