@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,21 +27,24 @@ from affetto.adapters.peft_files import (
     read_adapter,
     read_facts,
 )
+from affetto.adapters.trained_clips import TRAINED, write_trained
 from affetto.codes.codec import codec_tensors
 from affetto.errors import AdapterError, counted
 from affetto.files import write_json
 from affetto.folders import recover_folder, replace_folder
 from affetto.model.quiet import quiet_transformers
 
-_NOT_COPIED = ("*.safetensors.index.json", "model*.safetensors", "*.bin", "README.md", ".*", FACTS)
+_NOT_COPIED = ("*.safetensors.index.json", "model*.safetensors", "*.bin", "README.md", ".*", FACTS, TRAINED)
 
 
 def save_checkpoint(
-    folder: Path, bank: AdapterBank, name: str, model: Any, base_folder: Path, facts: Mapping[str, Any]
-) -> None:
+    folder: Path, bank: AdapterBank, name: str, model: Any, base_folder: Path, facts: Mapping[str, Any],
+    trained: Collection[str] | None = None,
+) -> None:  # fmt: skip
     """Write base plus adapter `name` as `folder`, which replaces an older one as a whole.
 
     In float32, so that small changes aren't rounded away; tokenizer, processor and codec are the base's own files.
+    `trained` is as for `save_adapter`.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
@@ -53,6 +56,8 @@ def save_checkpoint(
         for path in temporary.glob("*.safetensors"):
             path.chmod(0o644)
         write_json(temporary / FACTS, dict(facts))
+        if trained is not None:
+            write_trained(temporary, trained)
         temporary.chmod(0o755)
         replace_folder(temporary, folder)
     finally:

@@ -11,7 +11,7 @@ import re
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from torch import Tensor
 from affetto.adapters.bank import AdapterBank, Change, delta_norm
 from affetto.adapters.stacks import stacked_for_peft, unstacked
 from affetto.adapters.targets import modules_pattern, peft_adapts
+from affetto.adapters.trained_clips import write_trained
 from affetto.errors import AdapterError, counted, listed
 from affetto.files import read_json, write_json
 from affetto.folders import replace_folder
@@ -81,11 +82,13 @@ class AdapterFile:
 
 
 def save_adapter(
-    folder: Path, bank: AdapterBank, names: str | Sequence[str], base_id: str, facts: Mapping[str, Any]
-) -> None:
+    folder: Path, bank: AdapterBank, names: str | Sequence[str], base_id: str, facts: Mapping[str, Any],
+    trained: Collection[str] | None = None,
+) -> None:  # fmt: skip
     """Write an adapter, or the exact sum of several, as `folder`, which replaces an older one as a whole.
 
     Layers that the adapter doesn't have are left out, layers of other ranks or scales are written as PEFT's patterns.
+    `trained` are the hashes of the clips that it was trained on (`trained_clips`), where that is known.
     """
     factors = bank.summed([names] if isinstance(names, str) else names)
     layers = {site: (a_RI, b_OR, scale) for site, a_RI, b_OR, scale in factors if a_RI.shape[0]}
@@ -105,6 +108,8 @@ def save_adapter(
         (temporary / WEIGHTS).chmod(0o644)
         write_json(temporary / CONFIG, config)
         write_json(temporary / FACTS, dict(facts))
+        if trained is not None:
+            write_trained(temporary, trained)
         temporary.chmod(0o755)
         replace_folder(temporary, folder)
     finally:

@@ -25,7 +25,8 @@ import numpy as np
 
 from affetto.errors import DataError
 from affetto.evaluate.judge_facts import judge_facts
-from affetto.evaluate.results import OWN_CSV, OWN_JSON, OWN_LINES, VALUE_NAMES, FileRow, JudgeFacts, check_own
+from affetto.evaluate.own_files import OWN_CSV, OWN_JSON, OWN_LINES, check_own
+from affetto.evaluate.results import VALUE_NAMES, FileRow, JudgeFacts
 from affetto.evaluate.scoring import Item, score_files
 from affetto.files import (
     cache_root,
@@ -61,7 +62,7 @@ def check_outputs(
 
     Written are `output`, its CSV twin, its journal and, where it is given, `versa`. None of them may be another of
     them, the table `metadata`, what would be the metadata of one of the `folders` that are scored, or a file that
-    affetto didn't write (`results.check_own`).
+    affetto didn't write (`own_files.check_own`).
     """
     if not output.name:
         raise DataError("no name is given for the results: name a file such as results.json")
