@@ -7,10 +7,12 @@ import os
 import re
 import runpy
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,12 +20,13 @@ import soundfile
 from typer.testing import CliRunner
 
 import tiny_judges
+from affetto import evaluate
 from affetto.cli import app
 from affetto.errors import ConfigError, DataError, JudgeError
 from affetto.evaluate.folder import Beside, evaluate_folder
 from affetto.evaluate.folder_files import find_sounds, read_metadata
 from affetto.evaluate.results import read_results
-from affetto.files import write_json
+from affetto.files import lock_of, one_at_a_time, write_json
 from evaluate_fakes import RATE, fake_judges, voice
 from result_samples import result
 
@@ -377,6 +380,73 @@ def test_a_run_of_an_affetto_that_knew_fewer_kinds_of_judges_takes_a_folder_in(f
             folder, "happy", output,
             judges={**off, "embedding": str(tiny_judges.whisper_emotion(tmp_path / "e", ("hap", "sad")))},
         )  # fmt: skip
+
+
+QUIET = dict.fromkeys(("emotion", "words", "quality", "voice"), "none")
+
+
+@pytest.fixture
+def run_output(tmp_path: Path) -> Path:
+    """A run's results, which no judge had a part in, and its rows."""
+    output = tmp_path / "evaluation_results" / "run.json"
+    write_json(output, result() | {"judges": {"emotion": None, "words": None, "quality": None}})
+    output.with_suffix(".rows.jsonl").write_text('{"key": "of the run"}\n')
+    return output
+
+
+def _names(output: Path) -> list[str]:
+    return [system["name"] for system in read_results(output)["systems"]]
+
+
+def test_folders_of_one_name_are_told_apart_by_their_path(folder: Path, run_output: Path, tmp_path: Path) -> None:
+    other = tmp_path / "alt" / "happy"
+    shutil.copytree(folder, other)
+    for added in (folder, other, folder, other / "low.wav", folder / "low.wav"):
+        evaluate_folder(added, "happy", run_output, judges=QUIET)
+    assert _names(run_output) == [
+        "base", "happy", "real", "../alt/happy (files)", "happy (files)", "low (files)",
+        "../test_samples/happy/low.wav (files)",
+    ]  # fmt: skip
+    evaluate_folder(other, "happy", run_output, judges=QUIET)
+    assert sorted(_names(run_output)[3:-1]) == [
+        "../test_samples/happy/low.wav (files)", "happy (files)", "low (files)"
+    ]  # fmt: skip
+    assert _names(run_output)[-1] == "../alt/happy (files)", "in place of itself alone"
+
+
+def test_a_folder_that_joins_a_run_leaves_the_runs_rows(folder: Path, run_output: Path) -> None:
+    rows = run_output.with_suffix(".rows.jsonl")
+    evaluate_folder(folder, "happy", run_output, judges=QUIET)
+    assert rows.read_text() == '{"key": "of the run"}\n'
+    (own,) = set(run_output.parent.glob("*.rows.jsonl")) - {rows}
+    assert len(own.read_text().splitlines()) == 3
+    before = own.read_bytes()
+    evaluate_folder(folder, "happy", run_output, judges=QUIET, resume=True)
+    assert own.read_bytes() == before
+
+
+def test_what_joined_a_run_meanwhile_stays(
+    folder: Path, run_output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another evaluation ends while this one judges; and of two that write at once one waits."""
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    judge, write = evaluate.folder._scored, evaluate.folder.write_results
+
+    def judge_while_another_joins(*arguments: Any) -> Any:
+        monkeypatch.setattr(evaluate.folder, "_scored", judge)
+        evaluate_folder(other, "happy", run_output, judges=QUIET)
+        return judge(*arguments)
+
+    def write_alone(path: Path, results: Any) -> None:
+        with one_at_a_time(lock_of(path), do_wait=False) as is_free:
+            assert not is_free
+        write(path, results)
+
+    monkeypatch.setattr(evaluate.folder, "_scored", judge_while_another_joins)
+    monkeypatch.setattr(evaluate.folder, "write_results", write_alone)
+    evaluate_folder(folder, "happy", run_output, judges=QUIET)
+    assert _names(run_output)[3:] == ["other (files)", "happy (files)"]
 
 
 @pytest.fixture

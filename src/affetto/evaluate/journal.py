@@ -50,9 +50,10 @@ _METADATA = ("metadata.csv", "metadata.jsonl")
 """What a folder's texts and speakers are read from (`folder_files`)."""
 
 
-def journal_path(output: Path) -> Path:
-    """Where the rows behind the results at `output` are kept; safe to delete."""
-    return output.with_suffix(".rows.jsonl")
+def journal_path(output: Path, joining: str = "") -> Path:
+    """Where the rows behind the results at `output` are kept, or those of a folder that is `joining` them; safe to
+    delete."""
+    return output.with_suffix(f".{hash_text(joining)[:8]}.rows.jsonl" if joining else ".rows.jsonl")
 
 
 def check_outputs(
