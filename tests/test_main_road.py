@@ -289,6 +289,15 @@ def test_a_report_without_base_and_adapter_says_so_and_touches_nothing(
     assert sorted((copied / "emotion_models" / "happy" / "best" / "samples").iterdir()) == samples
 
 
+@pytest.mark.parametrize("name", ["emotion_models/happy/best/affetto.json", "calibration.json"])
+def test_a_report_of_damaged_files_names_them(finished: Path, clips: Path, tmp_path: Path, name: str) -> None:
+    copied = tmp_path / "run"
+    shutil.copytree(finished, copied)
+    (copied / name).write_text('{"emotion": "happy"}')
+    with pytest.raises(DataError, match=name):
+        report(small_config(copied, clips), "happy")
+
+
 def test_an_emotion_of_ones_own_gets_its_report(tmp_path: Path, clips: Path) -> None:
     """No judge knows it: its recall is null with the reason, and everything else is measured."""
     folder = tmp_path / "proud"
