@@ -26,7 +26,7 @@ from affetto.errors import ConfigError, DataError, JudgeError
 from affetto.evaluate.folder import Beside, evaluate_folder
 from affetto.evaluate.folder_files import find_sounds, read_metadata
 from affetto.evaluate.results import read_results
-from affetto.files import lock_of, one_at_a_time, write_json
+from affetto.files import lock_of, one_at_a_time, read_json, write_json
 from evaluate_fakes import RATE, fake_judges, voice
 from result_samples import result
 
@@ -360,12 +360,30 @@ def test_an_emotion_that_the_default_judge_cannot_hear_is_told_and_all_else_scor
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     off = {"words": "none", "quality": "none", "voice": "none"}
-    results = evaluate_folder(folder, "hapy", tmp_path / "r.json", judges=off)
+    results = evaluate_folder(folder, "proud", tmp_path / "r.json", judges=off)
     assert results["systems"][0]["metrics"]["recall"]["value"] is None
     assert "recall and posterior are left out:" in (told := capsys.readouterr().err)
-    assert "can't hear 'hapy' (did you mean 'happy'?)" in told
+    assert "can't hear 'proud'" in told
     evaluate_folder(folder, "hapy", tmp_path / "r.json", judges={**off, "emotion": "none"})
     assert "left out" not in capsys.readouterr().err, "as was asked for"
+
+
+@pytest.mark.parametrize("emotion", ["hapy", "Happy", "happy sad", "surprise"])
+def test_an_emotion_that_may_be_misspelt_is_an_error_before_anything_is_scored(
+    folder: Path, tmp_path: Path, emotion: str
+) -> None:
+    off = {"words": "none", "quality": "none", "voice": "none"}
+    with pytest.raises(ConfigError, match=rf"{emotion}' \(did you mean .*--judge emotion=none"):
+        evaluate_folder(folder, emotion, tmp_path / "r.json", judges=off)
+    assert not (tmp_path / "r.json").exists()
+    results = evaluate_folder(folder, emotion, tmp_path / "r.json", judges={**off, "emotion": "none"})
+    assert results["emotion"] == emotion, "as the user's own"
+
+
+def test_an_emotion_of_a_run_is_the_users_own(folder: Path, run_output: Path) -> None:
+    write_json(run_output, read_json(run_output) | {"emotion": "hapless"})
+    quiet = {kind: name for kind, name in QUIET.items() if kind != "emotion"}
+    assert evaluate_folder(folder, "hapless", run_output, judges=quiet)["emotion"] == "hapless"
 
 
 def test_a_run_of_an_affetto_that_knew_fewer_kinds_of_judges_takes_a_folder_in(folder: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from affetto.audio.hints import did_you_mean
 from affetto.errors import ConfigError, DataError
 from affetto.evaluate.expectations import against_neutral
 from affetto.evaluate.folder_files import folder_items
@@ -30,6 +31,7 @@ from affetto.evaluate.summary import build_system, compare
 from affetto.files import as_text, lock_of, one_at_a_time
 from affetto.judges.choice import Judges, choose_judges, unheard
 from affetto.progress import progress, say
+from affetto.types import EMOTIONS
 
 BASE, REAL, NEUTRAL = "base", "real", "neutral"
 _ROLES: dict[str, Role] = {BASE: "base", REAL: "real", NEUTRAL: "files"}
@@ -73,7 +75,7 @@ def evaluate_folder(
     `journal`); `resume` takes those up that still hold. Where `output` holds the results of a run (`affetto
     evaluate`), the folder becomes one more system of them, and its rows are kept apart from the run's. Raises DataError
     where there is nothing to score or `output` can't be used, JudgeError where a judge can't be used, ConfigError where
-    `emotion` names none.
+    `emotion` names none, or is so near to one of the default judge's that it may be misspelt (a run's own is its own).
     """
     if not emotion.strip():
         raise ConfigError("no emotion is named that the files should express: give one, such as --emotion happy")
@@ -84,9 +86,11 @@ def evaluate_folder(
     name = f"{name} (files)" if name in folders else name
     items = {name: folder_items(path, metadata)} | {other: folder_items(where) for other, where in folders.items()}
     chosen = judges if isinstance(judges, Judges) else choose_judges(judges or {}, emotion, device)
+    run = _run_in(output, emotion, judge_facts(chosen))
+    if run is None and not isinstance(judges, Judges):
+        _refuse_misspelt(emotion, judges or {})
     if why := unheard(chosen, {} if isinstance(judges, Judges) else judges or {}):
         say(f"recall and posterior are left out: {why}", style="yellow")
-    run = _run_in(output, emotion, judge_facts(chosen))
     if run is not None and folders:
         raise DataError(f"{output} holds the results of a run, which has a base of its own: name another --output")
 
@@ -108,6 +112,15 @@ def evaluate_folder(
         results = _joined(run, systems[0], f"{name} (files)", f"{place} (files)")
         write_results(output, results)
     return results
+
+
+def _refuse_misspelt(emotion: str, choices: Mapping[str, str]) -> None:
+    if "emotion" in choices or emotion in EMOTIONS or not (hint := did_you_mean(emotion, EMOTIONS)):
+        return
+    raise ConfigError(
+        f"the default judge can't hear {emotion!r}{hint}; where that is an emotion of your own, say that nobody is to "
+        "judge it: --judge emotion=none"
+    )
 
 
 def _joined(run: Results, system: System, name: str, whole_name: str) -> Results:
