@@ -279,6 +279,22 @@ def test_who_reads_along_may_stop(folder: Path, tmp_path: Path) -> None:
     assert (ended.returncode, "Traceback" in ended.stderr) == (0, False), ended.stderr
 
 
+def test_a_full_disk_at_standard_output_is_an_error_in_one_line(folder: Path, tmp_path: Path) -> None:
+    guide = [sys.executable, str(SCRIPT), *_guide(folder, tmp_path / "r.json")]
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(guide, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert ended.returncode == 2
+    assert ended.stderr.splitlines()[-1] == "error: [Errno 28] No space left on device"
+    assert "Traceback" not in ended.stderr
+
+
+def test_who_reads_along_with_the_verb_may_stop(folder: Path, tmp_path: Path) -> None:
+    off = OFF.replace("quality=none", "quality=none --judge voice=none")
+    verb = f"{sys.executable} -m affetto score {folder} -e happy -o {tmp_path / 'r.json'} {off}"
+    ended = subprocess.run(["bash", "-o", "pipefail", "-c", f"{verb} | true"], capture_output=True, check=False)
+    assert ended.returncode == 0, "all is written, and told to whom it was of use"
+
+
 def test_loudness_of_the_file_on_disk_is_what_is_measured(folder: Path, tmp_path: Path) -> None:
     results = evaluate_folder(folder / "low.wav", "happy", tmp_path / "r.json", judges=fake_judges())
     assert results["systems"][0]["metrics"]["level_db"]["value"] == pytest.approx(20 * np.log10(0.1), abs=0.1)
