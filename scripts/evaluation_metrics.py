@@ -30,7 +30,7 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # what follows takes a second: Ctrl-C just ends it
 
 from affetto.commands.options import pairs_of
-from affetto.commands.output import write_anything
+from affetto.commands.output import tell, write_anything
 from affetto.errors import MENDABLE, AffettoError
 from affetto.evaluate.folder import Beside, evaluate_folder
 from affetto.evaluate.folder_lines import failures, folder_lines
@@ -88,6 +88,7 @@ def main(arguments: list[str] | None = None) -> int:
         )  # fmt: skip
         if options.versa:
             write_versa(options.versa, results)
+        return _report(results, options.output, options.allow_failures)
     except KeyboardInterrupt:
         return 130  # as the command line's
     except (AffettoError, OSError) as error:
@@ -95,7 +96,6 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         print(f"error: {error}", file=sys.stderr)
         return 2
-    return _report(results, options.output, options.allow_failures)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -141,11 +141,7 @@ def _check(path: Path, is_batch: bool) -> None:
 
 
 def _report(results: Results, output: Path, is_failure_allowed: bool) -> int:
-    try:
-        print("\n".join(folder_lines(results, output)), flush=True)
-    except BrokenPipeError:
-        # Whoever reads along has read enough. What Python flushes at its end has to go somewhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    tell(folder_lines(results, output))
     failed = list(failures(results))
     for line in failed:
         print(line, file=sys.stderr)

@@ -12,7 +12,7 @@ import soxr
 import torch
 
 from affetto.doctor.diagnose import examine
-from affetto.errors import AdapterError, DataError
+from affetto.errors import AdapterError, ConfigError, DataError
 from affetto.evaluate import journal
 from affetto.evaluate.folder import evaluate_folder
 from affetto.evaluate.matching import LEAST, MOST
@@ -249,6 +249,32 @@ def test_a_resumed_evaluation_speaks_and_judges_nothing_again_and_writes_the_sam
     assert path.read_bytes() == before, "what is gone is spoken again, the same way"
 
 
+def test_clips_that_were_trained_on_are_never_called_held_out(finished: Path, clips: Path, tmp_path: Path) -> None:
+    """Evaluated with other data, in which train and test are exchanged."""
+    manifest = tmp_path / "manifest.jsonl"
+    text = clips.read_text(encoding="utf-8").replace('"audio": "', f'"audio": "{clips.parent}/')
+    for one, other in (('"train"', '"?"'), ('"test"', '"train"'), ('"?"', '"test"')):
+        text = text.replace(f'"split": {one}', f'"split": {other}')
+    manifest.write_text(text, encoding="utf-8")
+    config = small_config(finished, manifest)
+    before = (finished / "evaluation_results" / "happy_results.json").read_bytes()
+    with pytest.raises(ConfigError, match=r"24 of 26 test clips are among those .*happy/best was trained on"):
+        evaluate(config, "happy", prepare_clips(config, ["happy"]))
+    assert (finished / "evaluation_results" / "happy_results.json").read_bytes() == before
+
+
+def test_an_adapter_that_peft_alone_wrote_is_evaluated_at_1(finished: Path, clips: Path, tmp_path: Path) -> None:
+    best = tmp_path / "emotion_models" / "happy" / "best"
+    best.mkdir(parents=True)
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        shutil.copy(finished / "emotion_models" / "happy" / "best" / name, best)
+    config = small_config(tmp_path, clips).model_copy(update={"evaluation_strengths": ()})
+    results = evaluate(config, "happy", prepare_clips(config, ["happy"]))
+    assert results["systems"][1]["intensity"] == 1.0
+    assert [str(best) in note for note in results.get("notes", [])] == [True] * 3
+    assert "notes" not in read_results(finished / "evaluation_results" / "happy_results.json")
+
+
 def test_a_report_without_base_and_adapter_says_so_and_touches_nothing(
     finished: Path, clips: Path, tmp_path: Path
 ) -> None:
@@ -261,6 +287,15 @@ def test_a_report_without_base_and_adapter_says_so_and_touches_nothing(
     with pytest.raises(DataError, match="affetto evaluate --emotion happy"):
         report(small_config(copied, clips), "happy")
     assert sorted((copied / "emotion_models" / "happy" / "best" / "samples").iterdir()) == samples
+
+
+@pytest.mark.parametrize("name", ["emotion_models/happy/best/affetto.json", "calibration.json"])
+def test_a_report_of_damaged_files_names_them(finished: Path, clips: Path, tmp_path: Path, name: str) -> None:
+    copied = tmp_path / "run"
+    shutil.copytree(finished, copied)
+    (copied / name).write_text('{"emotion": "happy"}')
+    with pytest.raises(DataError, match=name):
+        report(small_config(copied, clips), "happy")
 
 
 def test_an_emotion_of_ones_own_gets_its_report(tmp_path: Path, clips: Path) -> None:

@@ -38,7 +38,7 @@ from affetto.commands.options import (
     require_suffix,
     settings_of,
 )  # fmt: skip
-from affetto.commands.output import write_anything
+from affetto.commands.output import until_unread, write_anything
 from affetto.commands.plan import app as plan_app
 from affetto.commands.reporting import app as reporting_app
 from affetto.commands.scoring import app as scoring_app
@@ -288,7 +288,7 @@ def main() -> NoReturn:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # NumPy's products are small here: threads would wait
     try:
         # Not None where the command ended early: 0 after --help, 130 after Ctrl-C.
-        status = app(standalone_mode=False)
+        status = until_unread(app)
     except Interrupted as stopped:
         typer.secho(str(stopped), fg="yellow", err=True)
         sys.exit(130)

@@ -215,24 +215,14 @@ def _train_kept(config: Config, emotion: str, prepared: Prepared, name: str, com
 
 def unmet_budgets(config: Config, emotions: Sequence[str]) -> list[str]:
     """What to tell of each trained emotion that didn't meet the configuration's forgetting budget."""
+    from affetto.report.run_files import read_facts
     from affetto.training.facts import unmet_budget
 
     if config.forgetting_budget is None:
         return []
     folders = (config.model_of(emotion) for emotion in emotions)
-    told = (unmet_budget(_read_facts(folder / "best" / "affetto.json")) for folder in folders)
+    told = (unmet_budget(read_facts(folder / "best" / "affetto.json")) for folder in folders)
     return [warning for warning in told if warning]
-
-
-def _read_facts(path: Path) -> dict[str, Any]:
-    """An adapter's `affetto.json`. DataError where it is damaged, or isn't training's."""
-    try:
-        facts = read_json(path)
-    except (OSError, ValueError) as error:
-        raise DataError(f"can't read {path} ({error}); copy the adapter again, or train it again") from error
-    if not isinstance(facts, dict) or "emotion" not in facts:
-        raise DataError(f"{path} doesn't say what was trained; copy the adapter again, or train it again")
-    return facts
 
 
 def report(config: Config, emotion: str) -> Path:
@@ -243,6 +233,7 @@ def report(config: Config, emotion: str) -> Path:
     from affetto.evaluate.results import read_results
     from affetto.report.adapter_card import write_adapter_card
     from affetto.report.players import AudioCell, AudioRow
+    from affetto.report.run_files import read_calibration, read_whole_facts, report_facts
     from affetto.report.run_page import write_report
     from affetto.training.log import read_log
 
@@ -252,11 +243,13 @@ def report(config: Config, emotion: str) -> Path:
     for path, verb in ((facts_path, "train"), (results_path, "evaluate")):
         if not path.is_file():
             raise DataError(f"there is no {path} to report on: affetto {verb} --emotion {emotion}")
-    results, facts = read_results(results_path), _read_facts(facts_path)
+    results, facts = read_results(results_path), read_whole_facts(facts_path)
     if not {("base", "base"), (emotion, "adapter")} <= {(item["name"], item["role"]) for item in results["systems"]}:
         raise DataError(
             f"{results_path} isn't of base and adapter: affetto evaluate --emotion {emotion} makes it again"
         )
+    log = read_log(folder / "training_log.jsonl")
+    calibration = read_calibration(config.output_dir / "calibration.json", facts["base"]["hash"])
     write_adapter_card(folder / "best", facts, results, config.output_dir)
     systems = {system["name"]: system for system in results["systems"]}
     by_prompt: dict[tuple[str, str | None, str | None], Any] = {
@@ -278,18 +271,11 @@ def report(config: Config, emotion: str) -> Path:
         [results],
         title=f"{emotion.capitalize()} on {facts['base']['id']}",
         audio=rows,
-        training_log=read_log(folder / "training_log.jsonl"),
-        facts=_report_facts(facts),
+        training_log=log,
+        facts=report_facts(facts, results),
         frontier=facts["frontier"],
-        calibration=_calibration(config, facts),
+        calibration=calibration,
     )
-
-
-def _calibration(config: Config, facts: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """What `affetto calibrate` found in the same folder, where it is of the adapter's base."""
-    path = config.output_dir / "calibration.json"
-    found: Mapping[str, Any] | None = read_json(path) if path.is_file() else None
-    return found if found and found["base"].get("hash") == facts["base"]["hash"] else None
 
 
 _PLAYERS = 8
@@ -300,21 +286,3 @@ def _said(values: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "transcript": values.get("heard"), "label": values.get("first_choice"), "posterior": values.get("posterior")
     }  # fmt: skip
-
-
-def _report_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
-    from affetto.training.facts import unmet_budget
-
-    return {
-        "command": facts["command"],
-        "versions": facts["versions"],
-        "configuration": facts["configuration"],
-        "timings_s": facts.get("timings_s", {}),
-        "peak_memory_mib": facts.get("peak_memory_mib"),
-        "base": facts["base"],
-        "data": facts["data"],
-        "recommended_intensity": facts["recommended_intensity"],
-        "ewc_natural_weight": facts["ewc_natural_weight"],
-        "forgetting_budget": facts.get("forgetting_budget"),
-        "warnings": [warning] if (warning := unmet_budget(facts)) else [],
-    }

@@ -179,6 +179,15 @@ def test_a_terminal_that_knows_ascii_alone_is_written_to(monkeypatch: pytest.Mon
     assert (stopped.value.code, written.getvalue()) == (0, b"\\u0394NLL of caf\xe9.wav\n")
 
 
+def test_a_verb_that_nobody_reads_any_more_ends_as_other_tools_do() -> None:
+    """By the number that a shell has for SIGPIPE."""
+    verb = f"{sys.executable} -m affetto schema"
+    ended = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", f"{verb} | true"], capture_output=True, text=True, check=False
+    )
+    assert (ended.returncode, ended.stderr) == (141, "")
+
+
 @pytest.mark.parametrize(
     "arguments",
     [("prepare", "--emotoin", "happy"), ("speak",), ("prepare", "--config", "absent.yaml"), ("walk",),

@@ -140,7 +140,7 @@ def _edit(path: Path, change: Callable[[Any], None]) -> None:
 BREAKS: dict[str, tuple[str, str, Callable[[Path], object]]] = {
     "log, no JSON": (
         "training log", "jsonl can't be read: line 2 isn't JSON",
-        lambda f: (f / "training_log.jsonl").write_text('{"step": 1}\n{\n{}\n'),
+        lambda f: (f / "training_log.jsonl").write_text((f / "training_log.jsonl").read_text() + "{\n{}\n"),
     ),
     "log, other rows": ("training log", "line 1 is no row", lambda f: (f / "training_log.jsonl").write_text("[1]\n")),
     "log, a word for a number": (

@@ -7,10 +7,12 @@ import os
 import re
 import runpy
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,12 +20,13 @@ import soundfile
 from typer.testing import CliRunner
 
 import tiny_judges
+from affetto import evaluate
 from affetto.cli import app
 from affetto.errors import ConfigError, DataError, JudgeError
 from affetto.evaluate.folder import Beside, evaluate_folder
 from affetto.evaluate.folder_files import find_sounds, read_metadata
 from affetto.evaluate.results import read_results
-from affetto.files import write_json
+from affetto.files import lock_of, one_at_a_time, read_json, write_json
 from evaluate_fakes import RATE, fake_judges, voice
 from result_samples import result
 
@@ -276,6 +279,22 @@ def test_who_reads_along_may_stop(folder: Path, tmp_path: Path) -> None:
     assert (ended.returncode, "Traceback" in ended.stderr) == (0, False), ended.stderr
 
 
+def test_a_full_disk_at_standard_output_is_an_error_in_one_line(folder: Path, tmp_path: Path) -> None:
+    guide = [sys.executable, str(SCRIPT), *_guide(folder, tmp_path / "r.json")]
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(guide, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert ended.returncode == 2
+    assert ended.stderr.splitlines()[-1] == "error: [Errno 28] No space left on device"
+    assert "Traceback" not in ended.stderr
+
+
+def test_who_reads_along_with_the_verb_may_stop(folder: Path, tmp_path: Path) -> None:
+    off = OFF.replace("quality=none", "quality=none --judge voice=none")
+    verb = f"{sys.executable} -m affetto score {folder} -e happy -o {tmp_path / 'r.json'} {off}"
+    ended = subprocess.run(["bash", "-o", "pipefail", "-c", f"{verb} | true"], capture_output=True, check=False)
+    assert ended.returncode == 0, "all is written, and told to whom it was of use"
+
+
 def test_loudness_of_the_file_on_disk_is_what_is_measured(folder: Path, tmp_path: Path) -> None:
     results = evaluate_folder(folder / "low.wav", "happy", tmp_path / "r.json", judges=fake_judges())
     assert results["systems"][0]["metrics"]["level_db"]["value"] == pytest.approx(20 * np.log10(0.1), abs=0.1)
@@ -357,12 +376,30 @@ def test_an_emotion_that_the_default_judge_cannot_hear_is_told_and_all_else_scor
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     off = {"words": "none", "quality": "none", "voice": "none"}
-    results = evaluate_folder(folder, "hapy", tmp_path / "r.json", judges=off)
+    results = evaluate_folder(folder, "proud", tmp_path / "r.json", judges=off)
     assert results["systems"][0]["metrics"]["recall"]["value"] is None
     assert "recall and posterior are left out:" in (told := capsys.readouterr().err)
-    assert "can't hear 'hapy' (did you mean 'happy'?)" in told
+    assert "can't hear 'proud'" in told
     evaluate_folder(folder, "hapy", tmp_path / "r.json", judges={**off, "emotion": "none"})
     assert "left out" not in capsys.readouterr().err, "as was asked for"
+
+
+@pytest.mark.parametrize("emotion", ["hapy", "Happy", "happy sad", "surprise"])
+def test_an_emotion_that_may_be_misspelt_is_an_error_before_anything_is_scored(
+    folder: Path, tmp_path: Path, emotion: str
+) -> None:
+    off = {"words": "none", "quality": "none", "voice": "none"}
+    with pytest.raises(ConfigError, match=rf"{emotion}' \(did you mean .*--judge emotion=none"):
+        evaluate_folder(folder, emotion, tmp_path / "r.json", judges=off)
+    assert not (tmp_path / "r.json").exists()
+    results = evaluate_folder(folder, emotion, tmp_path / "r.json", judges={**off, "emotion": "none"})
+    assert results["emotion"] == emotion, "as the user's own"
+
+
+def test_an_emotion_of_a_run_is_the_users_own(folder: Path, run_output: Path) -> None:
+    write_json(run_output, read_json(run_output) | {"emotion": "hapless"})
+    quiet = {kind: name for kind, name in QUIET.items() if kind != "emotion"}
+    assert evaluate_folder(folder, "hapless", run_output, judges=quiet)["emotion"] == "hapless"
 
 
 def test_a_run_of_an_affetto_that_knew_fewer_kinds_of_judges_takes_a_folder_in(folder: Path, tmp_path: Path) -> None:
@@ -377,6 +414,73 @@ def test_a_run_of_an_affetto_that_knew_fewer_kinds_of_judges_takes_a_folder_in(f
             folder, "happy", output,
             judges={**off, "embedding": str(tiny_judges.whisper_emotion(tmp_path / "e", ("hap", "sad")))},
         )  # fmt: skip
+
+
+QUIET = dict.fromkeys(("emotion", "words", "quality", "voice"), "none")
+
+
+@pytest.fixture
+def run_output(tmp_path: Path) -> Path:
+    """A run's results, which no judge had a part in, and its rows."""
+    output = tmp_path / "evaluation_results" / "run.json"
+    write_json(output, result() | {"judges": {"emotion": None, "words": None, "quality": None}})
+    output.with_suffix(".rows.jsonl").write_text('{"key": "of the run"}\n')
+    return output
+
+
+def _names(output: Path) -> list[str]:
+    return [system["name"] for system in read_results(output)["systems"]]
+
+
+def test_folders_of_one_name_are_told_apart_by_their_path(folder: Path, run_output: Path, tmp_path: Path) -> None:
+    other = tmp_path / "alt" / "happy"
+    shutil.copytree(folder, other)
+    for added in (folder, other, folder, other / "low.wav", folder / "low.wav"):
+        evaluate_folder(added, "happy", run_output, judges=QUIET)
+    assert _names(run_output) == [
+        "base", "happy", "real", "../alt/happy (files)", "happy (files)", "low (files)",
+        "../test_samples/happy/low.wav (files)",
+    ]  # fmt: skip
+    evaluate_folder(other, "happy", run_output, judges=QUIET)
+    assert sorted(_names(run_output)[3:-1]) == [
+        "../test_samples/happy/low.wav (files)", "happy (files)", "low (files)"
+    ]  # fmt: skip
+    assert _names(run_output)[-1] == "../alt/happy (files)", "in place of itself alone"
+
+
+def test_a_folder_that_joins_a_run_leaves_the_runs_rows(folder: Path, run_output: Path) -> None:
+    rows = run_output.with_suffix(".rows.jsonl")
+    evaluate_folder(folder, "happy", run_output, judges=QUIET)
+    assert rows.read_text() == '{"key": "of the run"}\n'
+    (own,) = set(run_output.parent.glob("*.rows.jsonl")) - {rows}
+    assert len(own.read_text().splitlines()) == 3
+    before = own.read_bytes()
+    evaluate_folder(folder, "happy", run_output, judges=QUIET, resume=True)
+    assert own.read_bytes() == before
+
+
+def test_what_joined_a_run_meanwhile_stays(
+    folder: Path, run_output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another evaluation ends while this one judges; and of two that write at once one waits."""
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    judge, write = evaluate.folder._scored, evaluate.folder.write_results
+
+    def judge_while_another_joins(*arguments: Any) -> Any:
+        monkeypatch.setattr(evaluate.folder, "_scored", judge)
+        evaluate_folder(other, "happy", run_output, judges=QUIET)
+        return judge(*arguments)
+
+    def write_alone(path: Path, results: Any) -> None:
+        with one_at_a_time(lock_of(path), do_wait=False) as is_free:
+            assert not is_free
+        write(path, results)
+
+    monkeypatch.setattr(evaluate.folder, "_scored", judge_while_another_joins)
+    monkeypatch.setattr(evaluate.folder, "write_results", write_alone)
+    evaluate_folder(folder, "happy", run_output, judges=QUIET)
+    assert _names(run_output)[3:] == ["other (files)", "happy (files)"]
 
 
 @pytest.fixture

@@ -61,6 +61,11 @@ def test_nothing_that_listeners_get_tells_the_systems(folders: dict[str, Path], 
     assert both == {frozenset({"base", "happy"})}
 
 
+def test_a_folder_that_cant_be_written_is_told(folders: dict[str, Path]) -> None:
+    with pytest.raises(DataError, match=r"can't write /proc/new/audio \(.*name another place"):
+        export_test(folders, Path("/proc/new"), EMOTIONS, num_sentences=1)
+
+
 def test_the_same_seed_gives_the_same_test_and_another_one_another(folders: dict[str, Path], tmp_path: Path) -> None:
     keys = [
         read_json(export_test(folders, tmp_path / name, EMOTIONS, seed=seed))

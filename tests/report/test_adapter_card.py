@@ -8,6 +8,7 @@ from typing import cast
 
 import pytest
 
+from affetto.errors import DataError
 from affetto.evaluate.results import Results
 from affetto.report.adapter_card import by_intensity, texts_by_machine, write_adapter_card
 from result_samples import result
@@ -81,6 +82,11 @@ def test_a_sound_that_is_gone_is_told_and_passed_over(
     told = "evaluation/base.wav wasn't there when this page was written"
     assert told in (best / "README.md").read_text(encoding="utf-8")
     assert "there is no evaluation/base.wav" in capsys.readouterr().err
+
+
+def test_a_folder_that_cant_be_written_is_told(tmp_path: Path, results: Results) -> None:
+    with pytest.raises(DataError, match=r"can't write /proc/self \(.*mend its permissions"):
+        write_adapter_card(Path("/proc/self"), FACTS, results, tmp_path)
 
 
 def test_where_all_sounds_are_gone_the_samples_stay(tmp_path: Path, results: Results) -> None:

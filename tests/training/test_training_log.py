@@ -75,6 +75,23 @@ def test_a_line_that_was_cut_off_is_passed_over(tmp_path: Path) -> None:
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2]
 
 
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (b"{\n", "line 2 isn't JSON; take that line out"),
+        (b"\xff\n", "it isn't UTF-8; move it away"),
+        (b'{"step": 2}\n', "line 2 is no row of a training log"),
+    ],
+)
+def test_a_damaged_log_is_named_with_what_to_do(tmp_path: Path, damage: bytes, told: str) -> None:
+    path = tmp_path / "log.jsonl"
+    TrainingLog(path, 0, Told(), 1.25).write(1, 0.0, "train", 0.1, {"total": 1.0})
+    with path.open("ab") as file:
+        file.write(damage)
+    with pytest.raises(DataError, match=rf"log\.jsonl.*{told}"):
+        read_log(path)
+
+
 def test_only_the_main_process_writes(tmp_path: Path) -> None:
     class Other(Member):
         def log(self, values: Any, step: int) -> None:

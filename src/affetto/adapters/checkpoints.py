@@ -7,7 +7,7 @@ like every other (weights between base and checkpoint: WiSE-FT, Wortsman et al. 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,22 +26,24 @@ from affetto.adapters.peft_files import (
     read_adapter,
     read_facts,
 )
+from affetto.adapters.trained_clips import TRAINED, write_trained
 from affetto.codes.codec import codec_tensors
 from affetto.errors import AdapterError, counted
 from affetto.files import new_folder, place_told, write_json
 from affetto.folders import recover_folder
 from affetto.model.quiet import quiet_transformers
 
-_NOT_COPIED = ("*.safetensors.index.json", "model*.safetensors", "*.bin", "README.md", ".*", FACTS)
+_NOT_COPIED = ("*.safetensors.index.json", "model*.safetensors", "*.bin", "README.md", ".*", FACTS, TRAINED)
 
 
 def save_checkpoint(
-    folder: Path, bank: AdapterBank, name: str, model: Any, base_folder: Path, facts: Mapping[str, Any]
-) -> None:
+    folder: Path, bank: AdapterBank, name: str, model: Any, base_folder: Path, facts: Mapping[str, Any],
+    trained: Collection[str] | None = None,
+) -> None:  # fmt: skip
     """Write base plus adapter `name` as `folder`, which replaces an older one as a whole.
 
     In float32, so that small changes aren't rounded away; tokenizer, processor and codec are the base's own files.
-    DataError where there is no writing, or no room, at its place.
+    `trained` is as for `save_adapter`. DataError where there is no writing, or no room, at its place.
     """
 
     def copy(source: str, target: str) -> None:
@@ -58,6 +60,8 @@ def save_checkpoint(
         for path in temporary.glob("*.safetensors"):
             path.chmod(0o644)
         write_json(temporary / FACTS, dict(facts))
+        if trained is not None:
+            write_trained(temporary, trained)
 
 
 @torch.no_grad()

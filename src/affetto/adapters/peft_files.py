@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from affetto.adapters.bank import AdapterBank, Change, delta_norm
 from affetto.adapters.checks import check_config, check_facts
 from affetto.adapters.stacks import stacked_for_peft, unstacked
 from affetto.adapters.targets import modules_pattern, peft_adapts
+from affetto.adapters.trained_clips import write_trained
 from affetto.errors import AdapterError, counted, listed
 from affetto.files import new_folder, read_json, write_json
 
@@ -79,11 +80,13 @@ class AdapterFile:
 
 
 def save_adapter(
-    folder: Path, bank: AdapterBank, names: str | Sequence[str], base_id: str, facts: Mapping[str, Any]
-) -> None:
+    folder: Path, bank: AdapterBank, names: str | Sequence[str], base_id: str, facts: Mapping[str, Any],
+    trained: Collection[str] | None = None,
+) -> None:  # fmt: skip
     """Write an adapter, or the exact sum of several, as `folder`, which replaces an older one as a whole.
 
     Layers that the adapter doesn't have are left out, layers of other ranks or scales are written as PEFT's patterns.
+    `trained` are the hashes of the clips that it was trained on (`trained_clips`), where that is known.
     DataError where there is no writing, or no room, at its place.
     """
     factors = bank.summed([names] if isinstance(names, str) else names)
@@ -102,6 +105,8 @@ def save_adapter(
         (temporary / WEIGHTS).chmod(0o644)
         write_json(temporary / CONFIG, config)
         write_json(temporary / FACTS, dict(facts))
+        if trained is not None:
+            write_trained(temporary, trained)
 
 
 def read_adapter(folder: Path) -> AdapterFile:

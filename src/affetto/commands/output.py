@@ -1,10 +1,16 @@
-"""Standard output that takes every sign, whatever the terminal's encoding is."""
+"""Standard output that takes every sign, whatever the terminal's encoding is, and whose reader may stop."""
 
 from __future__ import annotations
 
 import codecs
 import io
+import os
+import signal
 import sys
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import typer
 
 
 def write_anything() -> None:
@@ -13,6 +19,25 @@ def write_anything() -> None:
     codecs.register_error("affetto", _escaped)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="affetto")
+
+
+def tell(lines: Iterable[str]) -> None:
+    """Print what a finished verb found. Where whoever reads along has read enough the rest goes nowhere."""
+    try:
+        typer.echo("\n".join(lines))
+    except BrokenPipeError:
+        # What Python flushes at its end has to go somewhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def until_unread(app: Callable[..., Any]) -> Any:
+    """Run the command line; its status. One that nobody reads any more ends as other tools do, by SIGPIPE's number."""
+    try:
+        return app(standalone_mode=False)
+    except SystemExit as ended:
+        if isinstance(ended.__context__, BrokenPipeError):
+            return 128 + signal.SIGPIPE
+        raise
 
 
 def _escaped(error: UnicodeError) -> tuple[str | bytes, int]:

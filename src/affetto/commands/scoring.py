@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from affetto.commands.options import FILES_FAILED, Judge, Resume, command_line, pairs_of
+from affetto.commands.output import tell
 
 app = typer.Typer()
 
@@ -59,8 +60,7 @@ def score(
     )  # fmt: skip
     if versa:
         write_versa(versa, results)
-    for line in folder_lines(results, output):
-        typer.echo(line)
+    tell(folder_lines(results, output))
     failed = list(failures(results))
     for line in failed:
         typer.echo(line, err=True)

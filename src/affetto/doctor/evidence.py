@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from json import JSONDecodeError
 from pathlib import Path
 from typing import Any, Required
 
@@ -168,25 +166,10 @@ def _log(folder: Path, missing: list[Missing]) -> list[dict[str, Any]] | None:
         return None
     try:
         rows = read_log(path)
-    except (OSError, ValueError) as error:
-        # Each line is parsed alone: where in its line an error stands says nothing.
-        told = f"line {_torn_line(path)} isn't JSON" if isinstance(error, JSONDecodeError) else _in_one_line(error)
-        missing.append(Missing("training log", f"{path} can't be read: {told}", None))
-        return None
-    if bad := [number for number, row in enumerate(rows, start=1) if not _is_row(row)]:
-        missing.append(Missing("training log", f"{path}: line {bad[0]} is no row of a training log", None))
+    except DataError as error:
+        missing.append(Missing("training log", str(error), None))
         return None
     return [{**row, "terms": {key: finite_or_none(value) for key, value in row["terms"].items()}} for row in rows]
-
-
-def _is_row(row: Any) -> bool:
-    if not isinstance(row, dict) or not isinstance(row.get("terms"), dict):
-        return False
-    numbers = [row.get("step"), row.get("epoch"), row.get("lr"), *row["terms"].values()]
-    is_known = all(isinstance(row.get(key), int | float) for key in ("step", "epoch", "lr"))
-    return is_known and row.get("split") in ("train", "validation") and all(
-        value is None or isinstance(value, int | float) for value in numbers
-    )  # fmt: skip
 
 
 def _facts(folder: Path, missing: list[Missing]) -> tuple[Facts | None, Config | None]:
@@ -201,16 +184,6 @@ def _facts(folder: Path, missing: list[Missing]) -> tuple[Facts | None, Config |
     except (OSError, ValueError) as error:
         missing.append(Missing("adapter", f"{path} can't be read: {_in_one_line(error)}", None))
         return None, None
-
-
-def _torn_line(path: Path) -> int:
-    """The number of the first line that isn't JSON."""
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            json.loads(line or "null")
-        except ValueError:
-            return number
-    raise AssertionError(path)
 
 
 def _in_one_line(error: Exception) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from affetto.audio.hints import did_you_mean
 from affetto.errors import ConfigError, DataError
 from affetto.evaluate.expectations import against_neutral
 from affetto.evaluate.folder_files import folder_items
@@ -27,9 +28,10 @@ from affetto.evaluate.results import (
 from affetto.evaluate.scoring import Item
 from affetto.evaluate.similarity import Scored, compare_emotions, compare_voices
 from affetto.evaluate.summary import build_system, compare
-from affetto.files import as_text
+from affetto.files import as_text, lock_of, one_at_a_time
 from affetto.judges.choice import Judges, choose_judges, unheard
 from affetto.progress import progress, say
+from affetto.types import EMOTIONS
 
 BASE, REAL, NEUTRAL = "base", "real", "neutral"
 _ROLES: dict[str, Role] = {BASE: "base", REAL: "real", NEUTRAL: "files"}
@@ -71,8 +73,9 @@ def evaluate_folder(
     For texts and speakers see `folder_items`. `beside` names folders to hold it against. `judges` are names by kind
     (see `choose_judges`), or judges that are already loaded. Rows are kept beside `output` while they are made (see
     `journal`); `resume` takes those up that still hold. Where `output` holds the results of a run (`affetto
-    evaluate`), the folder becomes one more system of them. Raises DataError where there is nothing to score or `output`
-    can't be used, JudgeError where a judge can't be used, ConfigError where `emotion` names none.
+    evaluate`), the folder becomes one more system of them, and its rows are kept apart from the run's. Raises DataError
+    where there is nothing to score or `output` can't be used, JudgeError where a judge can't be used, ConfigError where
+    `emotion` names none, or is so near to one of the default judge's that it may be misspelt (a run's own is its own).
     """
     if not emotion.strip():
         raise ConfigError("no emotion is named that the files should express: give one, such as --emotion happy")
@@ -83,25 +86,50 @@ def evaluate_folder(
     name = f"{name} (files)" if name in folders else name
     items = {name: folder_items(path, metadata)} | {other: folder_items(where) for other, where in folders.items()}
     chosen = judges if isinstance(judges, Judges) else choose_judges(judges or {}, emotion, device)
+    run = _run_in(output, emotion, judge_facts(chosen))
+    if run is None and not isinstance(judges, Judges):
+        _refuse_misspelt(emotion, judges or {})
     if why := unheard(chosen, {} if isinstance(judges, Judges) else judges or {}):
         say(f"recall and posterior are left out: {why}", style="yellow")
-    run = _run_in(output, emotion, judge_facts(chosen))
     if run is not None and folders:
         raise DataError(f"{output} holds the results of a run, which has a base of its own: name another --output")
 
-    journal = Journal(journal_path(output), chosen, emotion, resume=resume, device=device)
+    place = _seen_from(output.parent, path)
+    rows = journal_path(output, place if run is not None else "")
+    journal = Journal(rows, chosen, emotion, resume=resume, device=device)
     scored = {side: (mine, _scored(side, mine, journal)) for side, mine in items.items()}
     _compare_vectors(name, scored, chosen)
     systems = [_system(side, scored[side][1], chosen, output, folders.get(side, path)) for side in scored]
     ceiling = next((system["metrics"]["recall"] for system in systems if system["role"] == "real"), None)
     comparisons = _comparisons(name, {side: rows for side, (_, rows) in scored.items()}, emotion)
     results = build_results(emotion, command, judge_facts(chosen, ceiling), systems, comparisons)
-    if run is not None:
-        systems[0]["name"] = f"{name} (files)"
-        others = [other for other in run["systems"] if other["name"] != systems[0]["name"]]
-        results = Results(**{**run, "systems": [*others, systems[0]]})
-    write_results(output, results)
+    if run is None:
+        write_results(output, results)
+        return results
+    with one_at_a_time(lock_of(output)):
+        # Another folder may have joined meanwhile.
+        run = _run_in(output, emotion, judge_facts(chosen)) or run
+        results = _joined(run, systems[0], f"{name} (files)", f"{place} (files)")
+        write_results(output, results)
     return results
+
+
+def _refuse_misspelt(emotion: str, choices: Mapping[str, str]) -> None:
+    if "emotion" in choices or emotion in EMOTIONS or not (hint := did_you_mean(emotion, EMOTIONS)):
+        return
+    raise ConfigError(
+        f"the default judge can't hear {emotion!r}{hint}; where that is an emotion of your own, say that nobody is to "
+        "judge it: --judge emotion=none"
+    )
+
+
+def _joined(run: Results, system: System, name: str, whole_name: str) -> Results:
+    """`run` with `system` as its last, in place of what was known of the same folder; it is called `name`, or
+    `whole_name` where another folder has that already."""
+    own, folder = (name, whole_name), system.get("folder")
+    others = [one for one in run["systems"] if one["name"] not in own or one.get("folder", folder) != folder]
+    system["name"] = own[name in {one["name"] for one in others}]
+    return Results(**{**run, "systems": [*others, system]})
 
 
 def _scored(name: str, items: Sequence[Item], journal: Journal) -> list[FileRow]:

@@ -25,7 +25,8 @@ import numpy as np
 
 from affetto.errors import DataError
 from affetto.evaluate.judge_facts import judge_facts
-from affetto.evaluate.results import OWN_CSV, OWN_JSON, OWN_LINES, VALUE_NAMES, FileRow, JudgeFacts, check_own
+from affetto.evaluate.own_files import OWN_CSV, OWN_JSON, OWN_LINES, check_own
+from affetto.evaluate.results import VALUE_NAMES, FileRow, JudgeFacts
 from affetto.evaluate.scoring import Item, score_files
 from affetto.files import (
     cache_root,
@@ -49,9 +50,10 @@ _METADATA = ("metadata.csv", "metadata.jsonl")
 """What a folder's texts and speakers are read from (`folder_files`)."""
 
 
-def journal_path(output: Path) -> Path:
-    """Where the rows behind the results at `output` are kept; safe to delete."""
-    return output.with_suffix(".rows.jsonl")
+def journal_path(output: Path, joining: str = "") -> Path:
+    """Where the rows behind the results at `output` are kept, or those of a folder that is `joining` them; safe to
+    delete."""
+    return output.with_suffix(f".{hash_text(joining)[:8]}.rows.jsonl" if joining else ".rows.jsonl")
 
 
 def check_outputs(
@@ -61,7 +63,7 @@ def check_outputs(
 
     Written are `output`, its CSV twin, its journal and, where it is given, `versa`. None of them may be another of
     them, the table `metadata`, what would be the metadata of one of the `folders` that are scored, or a file that
-    affetto didn't write (`results.check_own`).
+    affetto didn't write (`own_files.check_own`).
     """
     if not output.name:
         raise DataError("no name is given for the results: name a file such as results.json")

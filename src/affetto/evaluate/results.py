@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import io
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NotRequired
@@ -17,16 +16,12 @@ import pydantic
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 from affetto.errors import DataError, counted
+from affetto.evaluate.own_files import OWN_CSV, OWN_JSON, check_own
 from affetto.files import read_json, why_unreadable, write_json, write_text
 from affetto.metrics.statistics import Estimate, Verdict, Worse
 from affetto.provenance import versions
 
 SCHEMA = "affetto.results/1"
-OWN_JSON = re.compile(rb'\s*\{\s*"schema":\s*"affetto\.results/')
-OWN_CSV = re.compile(rb"system,role,intensity,file,")
-OWN_LINES = re.compile(rb'\{"key": ')
-"""How files that affetto wrote begin: results, their CSV twin, and lines by file (the journal, VERSA's)."""
-_BEGINNING = 200
 
 Prompt = Literal["emotional", "plain"]
 Role = Literal["base", "adapter", "real", "reseeded", "files"]
@@ -196,6 +191,8 @@ class Results(TypedDict):
     """Weakest first, the evaluated one among them; absent where none but that was spoken."""
     real_strengths: NotRequired[list[Strength]]
     """Held-out recordings by how strongly they are acted, weakest first; absent where all are alike."""
+    notes: NotRequired[list[str]]
+    """What a reader must know of how it was measured; absent where there is nothing."""
 
 
 def to_metric(estimate: Estimate, unit: str) -> Metric:
@@ -214,6 +211,7 @@ def build_results(
     retention: Retention | None = None,
     strengths: Sequence[Strength] = (),
     real_strengths: Sequence[Strength] = (),
+    notes: Sequence[str] = (),
 ) -> Results:
     """A checked document."""
     return validate_results({
@@ -221,6 +219,7 @@ def build_results(
         "systems": list(systems), "comparisons": list(comparisons), "retention": retention,
         **({"strengths": list(strengths)} if strengths else {}),
         **({"real_strengths": list(real_strengths)} if real_strengths else {}),
+        **({"notes": list(notes)} if notes else {}),
     })  # fmt: skip
 
 
@@ -238,18 +237,6 @@ def validate_results(document: Mapping[str, Any]) -> Results:
     for comparison in results["comparisons"]:
         _check_comparison(comparison)
     return results
-
-
-def check_own(path: Path, beginning: re.Pattern[bytes]) -> None:
-    """Refuse to write over a file of somebody's (DataError): one with contents that don't begin as ours do."""
-    if not path.is_file():
-        return
-    with path.open("rb") as file:
-        start = file.read(_BEGINNING)
-    if start and not beginning.match(start):
-        raise DataError(
-            f"{path} would be written over, and affetto didn't write what it holds: move it away, or name another place"
-        )
 
 
 def write_results(path: Path, document: Mapping[str, Any]) -> None:

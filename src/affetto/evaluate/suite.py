@@ -28,7 +28,7 @@ from affetto.evaluate.similarity import compare_emotions, compare_voices
 from affetto.evaluate.speaking import Studio
 from affetto.evaluate.strengths import by_intensity, hear_strengths, of_strengths
 from affetto.evaluate.summary import build_system, compare
-from affetto.files import read_json
+from affetto.evaluate.training_known import what_is_known
 from affetto.judges.choice import Judges, choose_judges, unheard
 from affetto.model.batch import Row
 from affetto.progress import progress, say
@@ -48,15 +48,14 @@ def evaluate(
     itself are chance alone, which the adapter's on plain prompts are read against.
 
     With `resume`, what a stopped evaluation with the same weights, sentences and judges spoke and judged is taken up
-    (see `spoken` and `journal`). ConfigError for an `intensity` that isn't a finite number, 0 or more.
+    (`spoken`, `journal`). ConfigError for an `intensity` below 0 or not finite, and where test clips were trained on.
     """
     require_strength(intensity or 0.0)
     # 1. The adapter as a user would load it, and the judges.
     folder = config.model_of(emotion) / "best"
+    known = what_is_known(folder, emotion, prepared, intensity)
     voice = Voice.of_run(config.base, config.base_precision)
     voice.load_adapter(emotion, folder)
-    facts = read_json(folder / "affetto.json")
-    strength = float(facts["recommended_intensity"]) if intensity is None else intensity
     device = str(voice.base.device.type)
     judges = choose_judges(config.judges, emotion, device)
     if why := unheard(judges, config.judges):
@@ -65,11 +64,11 @@ def evaluate(
     journal = Journal(journal_path(output), judges, emotion, resume=resume, device=device)
 
     # 2. Speak: held-out texts, the voices that the adapter learned from; and the recordings beside them.
-    sentences = held_out_sentences(config, emotion, prepared, facts["trained_speakers"], facts["speakers"])
+    sentences = held_out_sentences(config, emotion, prepared, known.trained_speakers, known.speakers)
     studio = Studio.of(voice, folder, config, resume=resume)
     said = studio.speak(f"{emotion}_base", sentences)
-    asked = studio.speak(emotion, sentences, emotion, strength, cued=True)
-    unasked = studio.speak(f"{emotion}_plain", sentences, emotion, strength)
+    asked = studio.speak(emotion, sentences, emotion, known.intensity, cued=True)
+    unasked = studio.speak(f"{emotion}_plain", sentences, emotion, known.intensity)
     said_again = studio.speak(f"{emotion}_base_reseeded", [_with_other_seed(sentence) for sentence in sentences])
     recordings, acted = studio.recordings(f"{emotion}_real", prepared, emotion, config.evaluation_sentences)
 
@@ -85,13 +84,13 @@ def evaluate(
     base, adapter = (said, base_rows), ([*asked, *unasked], adapter_rows)
     real, chance = (recordings, real_rows), (said_again, chance_rows)
     if judges.voice is not None:
-        references = studio.references(prepared, facts["trained_speakers"])
+        references = studio.references(prepared, known.trained_speakers)
         compare_voices(judges.voice, base, (adapter, real), references, chance)
     if judges.embedding is not None:
         compare_emotions(judges.embedding, (base, adapter, chance), real)
     systems = [
         build_system("base", "base", [*base_rows, *plain_base_rows], judges, 0.0),
-        build_system(emotion, "adapter", adapter_rows, judges, strength),
+        build_system(emotion, "adapter", adapter_rows, judges, known.intensity),
         build_system("real", "real", real_rows, judges),
         build_system(RESEEDED, "reseeded", chance_rows, judges, 0.0),
     ]
@@ -102,8 +101,8 @@ def evaluate(
     ]
 
     # 4. What was forgotten, teacher-forced on general clips that nothing was trained on.
-    held_out = general_test_rows(voice.base, prepared, config.evaluation_clips, config.seed, facts["speakers"])
-    retention = _retention(voice, held_out, {emotion: strength})
+    held_out = general_test_rows(voice.base, prepared, config.evaluation_clips, config.seed, known.speakers)
+    retention = _retention(voice, held_out, {emotion: known.intensity})
 
     # 5. What is heard at other strengths, and of recordings by theirs.
     strengths = _strengths(config, studio, sentences, systems[1], judges)
@@ -112,8 +111,9 @@ def evaluate(
     # 6. Write it down.
     ceiling = systems[2]["metrics"]["recall"]
     results = build_results(
-        emotion, command, judge_facts(judges, ceiling), systems, comparisons, retention, strengths, real_strengths
-    )
+        emotion, command, judge_facts(judges, ceiling), systems, comparisons, retention, strengths, real_strengths,
+        known.notes,
+    )  # fmt: skip
     write_results(output, results)
     return results
 
@@ -125,7 +125,7 @@ _OTHER_SEEDS = 1_000_000
 
 
 def held_out_sentences(
-    config: Config, emotion: str, prepared: Prepared, trained_speakers: Sequence[str], numbers: dict[str, int]
+    config: Config, emotion: str, prepared: Prepared, trained_speakers: Sequence[str], numbers: Mapping[str, int]
 ) -> list[Sentence]:
     """Held-out texts, those of the emotion's own test clips first, spoken in turn by its training clips' voices."""
     clips = [*prepared.select(emotion, "test"), *prepared.select(None, "test")]

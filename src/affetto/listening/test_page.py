@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from affetto.audio.corpora.files import sound_files, text_beside
 from affetto.audio.sound import SoundError, read_sound
 from affetto.errors import DataError, counted
-from affetto.files import hash_text, write_json, write_text
+from affetto.files import hash_text, make_writable, write_json, write_text
 from affetto.listening.webmushra import one_after_another, stereo, webmushra_config
 from affetto.metrics.activity import find_activity
 from affetto.report.page_templates import page_templates
@@ -53,7 +53,8 @@ def export_test(
 
     `out` gets `test.html`, which needs nothing else, and `webmushra.yaml` with `audio/`, for webMUSHRA's `configs`; the
     key goes to `OUT_key.json` beside it. Raises DataError where fewer than two systems share a file, a sound can't be
-    read, or `out` or the key is there already: tests are never mixed, and a key may be of a test that is running.
+    read, there is no writing at `out`, or it or the key is there already: tests are never mixed, and a key may be of a
+    test that is running.
     """
     key = out.with_name(f"{out.name}_key.json")
     _check_new(out, key)
@@ -62,7 +63,7 @@ def export_test(
     test = hash_text(*(item.id for item in items))[:12]
     sounds = {item.id: item.samples for item in items}
     sounds |= {name: one_after_another(a.samples, b.samples, _RATE) for name, a, b in pairs}
-    (out / "audio").mkdir(parents=True, exist_ok=True)
+    make_writable(out / "audio")
     for name, samples in sounds.items():
         (out / "audio" / f"{name}.wav").write_bytes(_wav(stereo(samples, _RATE)))
     choices = [*dict.fromkeys(emotions), *CHOICES]

@@ -10,7 +10,7 @@ from typing import Any
 
 from affetto.errors import counted
 from affetto.evaluate.results import FileRow, Results
-from affetto.files import write_text
+from affetto.files import make_writable, write_text
 from affetto.folders import replace_folder
 from affetto.progress import say
 from affetto.report.tables import markdown_table
@@ -21,8 +21,10 @@ _NUM_SAMPLES = 3
 def write_adapter_card(folder: Path, facts: Mapping[str, Any], results: Results, output_dir: Path) -> None:
     """Write `folder/README.md` and copy the first sentences of base and adapter to `folder/samples/`.
 
-    Sounds that aren't there any more are told, in the card too. Where none is, `samples/` stays as it was.
+    Sounds that aren't there any more are told, in the card too. Where none is, `samples/` stays as it was. DataError
+    where there is no writing in `folder`.
     """
+    make_writable(folder)
     temporary = Path(tempfile.mkdtemp(prefix=".samples.", dir=folder))
     try:
         lines = _copy_samples(temporary, str(facts["emotion"]), results, output_dir)

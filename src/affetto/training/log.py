@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from affetto.files import finite_or_none, place_told, write_text
+from affetto.errors import DataError
+from affetto.files import finite_or_none, place_told, why_unreadable, write_text
 
 
 class TrainingLog:
@@ -42,8 +43,36 @@ class TrainingLog:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """Rows of a training log; empty where there is none. A line that a killed run left unfinished is passed over."""
+    """Rows of a training log; empty where there is none. A line that a killed run left unfinished is passed over.
+
+    DataError where another line is no row.
+    """
     if not path.is_file():
         return []
-    finished, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
-    return [json.loads(line) for line in finished.splitlines() if line.strip()]
+    try:
+        finished, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} can't be read: {why_unreadable(error)}; move it away") from error
+    lines = enumerate(finished.splitlines(), start=1)
+    return [_row(line, path, number) for number, line in lines if line.strip()]
+
+
+def _row(line: str, path: Path, number: int) -> dict[str, Any]:
+    mend = "take that line out, or move the file away"
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise DataError(f"{path} can't be read: line {number} isn't JSON; {mend}") from error
+    if not _is_row(row):
+        raise DataError(f"{path}: line {number} is no row of a training log; {mend}")
+    found: dict[str, Any] = row
+    return found
+
+
+def _is_row(row: Any) -> bool:
+    if not isinstance(row, dict) or not isinstance(row.get("terms"), dict):
+        return False
+    is_known = all(isinstance(row.get(key), int | float) for key in ("step", "epoch", "lr"))
+    return is_known and row.get("split") in ("train", "validation") and all(
+        value is None or isinstance(value, int | float) for value in row["terms"].values()
+    )  # fmt: skip

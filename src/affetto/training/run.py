@@ -14,6 +14,7 @@ from torch import Tensor
 from affetto.adapters.bank import AdapterBank
 from affetto.adapters.checkpoints import read_checkpoint, save_checkpoint
 from affetto.adapters.peft_files import read_adapter, save_adapter
+from affetto.adapters.trained_clips import clip_hashes, read_trained
 from affetto.codes.prepare import Prepared
 from affetto.config import EXPRESSIVE, Config
 from affetto.errors import CheckpointError, ConfigError, counted
@@ -62,6 +63,8 @@ class Run:
     optimizer: Any
     log: TrainingLog
     facts: Mapping[str, Any]
+    trained: frozenset[str] | None
+    """Hashes of the clips that it is trained on; None where its expressive base doesn't say its own."""
     budget: ForgettingBudget | None
 
     @property
@@ -101,7 +104,7 @@ def prepared_run(
     budget = ForgettingBudget(config.forgetting_budget) if config.forgetting_budget else None
     run = Run(
         config, accelerator, base, bank, curvature, emotion, folder, streams, weights, teacher, validation, plan,
-        optimizer, log, facts, budget,
+        optimizer, log, facts, _trained(config, streams, prepared, expressive), budget,
     )  # fmt: skip
     return run, state
 
@@ -109,9 +112,9 @@ def prepared_run(
 def save_run(run: Run, folder: Path, facts: Mapping[str, Any]) -> None:
     """Write the adapter as it is, with the expressive base below it; of full rank as a checkpoint."""
     if run.bank.is_full(run.emotion):
-        save_checkpoint(folder, run.bank, run.emotion, run.base.model, run.base.folder, facts)
+        save_checkpoint(folder, run.bank, run.emotion, run.base.model, run.base.folder, facts, run.trained)
     else:
-        save_adapter(folder, run.bank, run.adapters, run.base.id, facts)
+        save_adapter(folder, run.bank, run.adapters, run.base.id, facts, run.trained)
 
 
 @torch.no_grad()
@@ -152,6 +155,13 @@ def _start(
         for old in (last, last.with_name("checkpoints")):
             shutil.rmtree(old, ignore_errors=True)
     return Progress(0, None, None, run_key)
+
+
+def _trained(config: Config, streams: Streams, prepared: Prepared, expressive: str | None) -> frozenset[str] | None:
+    """Hashes of the clips that the adapter learns from or is held to, and those of the expressive base below it."""
+    rows = (*streams.emotional, *streams.rehearsal, *streams.fisher)
+    below = read_trained(config.expressive_folder) if expressive else frozenset[str]()
+    return None if below is None else clip_hashes(prepared.keys, (row.clip_id for row in rows)) | below
 
 
 def _plan(config: Config, streams: Streams) -> Plan:

@@ -1,0 +1,28 @@
+"""Which clips an adapter was trained on: `trained_clips.txt` beside its weights, a short hash of each, a line each."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+
+from affetto.files import write_text
+
+TRAINED = "trained_clips.txt"
+_DIGITS = 16
+"""64 bits: that one of 10,000 clips agrees with another of a million by chance is rarer than one in a billion."""
+
+
+def clip_hashes(keys: Mapping[str, str], names: Iterable[str]) -> frozenset[str]:
+    """The hashes of the clips `names`, by their `Prepared.keys`: of sound, segment and text, wherever the file lies."""
+    return frozenset(keys[name][:_DIGITS] for name in names)
+
+
+def write_trained(folder: Path, hashes: Collection[str]) -> None:
+    """Write `hashes` into an adapter's `folder`."""
+    write_text(folder / TRAINED, "".join(f"{one}\n" for one in sorted(hashes)))
+
+
+def read_trained(folder: Path) -> frozenset[str] | None:
+    """The hashes of the clips that the adapter in `folder` was trained on; None where it doesn't say."""
+    path = folder / TRAINED
+    return frozenset(path.read_text(encoding="utf-8", errors="replace").split()) if path.is_file() else None
