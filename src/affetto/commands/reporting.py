@@ -74,6 +74,7 @@ def evaluate(
     from affetto.evaluate.suite import evaluate as evaluate_emotion
     from affetto.evaluate.versa import write_versa
     from affetto.pipeline import prepare_clips
+    from affetto.processes import alone_in
     from affetto.progress import say, show
     from affetto.report.tables import terminal_table
     from affetto.speak.asked import require_strength
@@ -98,7 +99,8 @@ def evaluate(
     for name in emotions:
         # Resuming changes nothing in what is written, the command included.
         command = command_line().replace(" --resume", "")
-        results = evaluate_emotion(settings, name, prepared, intensity=intensity, command=command, resume=resume)
+        with alone_in([settings.model_of(name)]):
+            results = evaluate_emotion(settings, name, prepared, intensity=intensity, command=command, resume=resume)
         show(terminal_table([results]))
         for line in judge_lines(results["judges"]):
             say(line)
