@@ -41,7 +41,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
 def test_every_shape(both: ctypes.CDLL, num: int, is_added: bool, is_turned: bool) -> None:
     """Rows and columns that fill tiles and vectors, and that don't; nothing beside the result is touched."""
     rng = np.random.default_rng(num)
-    for rows in (1, 2, 3, 4, 5, 8, 13, 16):
+    for rows in (1, 2, 3, 4, 5, 6, 7, 8, 9, 13, 16, 23):
         for out in (1, 3, 7, 8, 9, 15, 16, 17, 33, 48, 67, 129, 259):
             x = rng.standard_normal((rows, num)).astype(np.float32)
             lying = np.ascontiguousarray(x.T if is_turned else x)
@@ -56,6 +56,28 @@ def test_every_shape(both: ctypes.CDLL, num: int, is_added: bool, is_turned: boo
             )  # fmt: skip
             np.testing.assert_allclose(y[:, :out], wanted, rtol=1e-4, atol=1e-5 * (1 + num**0.5))
             np.testing.assert_array_equal(y[:, out:], beside)
+
+
+@pytest.mark.parametrize("num", [1, 127, 300])
+def test_a_row_comes_out_the_same_to_the_last_bit_whatever_rows_it_goes_with(both: ctypes.CDLL, num: int) -> None:
+    """And whatever columns: what a sentence becomes doesn't depend on what else is said."""
+    rng = np.random.default_rng(num)
+    x = rng.standard_normal((23, num)).astype(np.float32)
+    w = rng.standard_normal((num, 259)).astype(np.float32)
+
+    def product(first: int, rows: int, out: int) -> np.ndarray:
+        y = np.ones((rows, out), np.float32)
+        both.both(
+            *map(c_int64, (rows, num, out)), _at(x[first:]), c_int64(num), c_int64(1), _at(w), c_int64(259), _at(y),
+            c_int64(out), c_int64(1),
+        )  # fmt: skip
+        return y
+
+    whole = product(0, 23, 259)
+    for rows in range(1, 23):
+        for out in (1, 7, 8, 16, 17, 48, 67, 129, 192, 259):
+            first = 23 - rows
+            np.testing.assert_array_equal(product(first, rows, out), whole[first:, :out])
 
 
 def _at(array: np.ndarray) -> c_void_p:

@@ -10,7 +10,7 @@ import torch
 
 from affetto.adapters.bank import AdapterBank
 from affetto.miniature.base import make_config, make_model
-from affetto.model.base import Base
+from affetto.model.base import Base, load_base
 from affetto.model.csm import CsmNetwork
 from affetto.speak import native
 from affetto.speak.engine import Arithmetic, Engine
@@ -84,6 +84,42 @@ def test_prompts_in_groups_are_those_in_one(tiny_base: Base, monkeypatch: pytest
     for most in (1, 30, 1000):
         monkeypatch.setattr(native, "_POSITIONS_AT_ONCE", most)
         assert _say(tiny_base, requests, "native") == plain
+
+
+def test_what_a_row_becomes_does_not_depend_on_its_company_to_the_last_bit() -> None:
+    """In C: the miniature's states frame by frame, alone, among others, and when some of these have left."""
+    required()
+    base = load_base("miniature")
+    texts = [
+        "a",
+        "the silver key",
+        "a much longer line about rivers and the stones in them",
+        "old stones",
+        "five",
+        "six more",
+    ]
+    requests = [
+        Request(base.prompt_ids(text, seed % 2), seed=seed, max_frames=6 + seed % 3)
+        for seed, text in enumerate(texts * 4)
+    ]
+
+    def states(rows: Sequence[Request]) -> dict[int, list[bytes]]:
+        engine = Engine(weights_of(base.network), "native")
+        names = dict(zip(engine.join(rows), (row.seed for row in rows), strict=True))
+        found: dict[int, list[bytes]] = {name: [] for name in names.values()}
+        while engine.num_speaking:
+            engine.step()
+            if (batch := engine._batch) is not None:
+                for row, states_D in zip(batch.rows, batch.states_BD, strict=True):
+                    found[names[row.number]].append(states_D.numpy().tobytes())
+        return found
+
+    together = states(requests)
+    for rows in (requests[:1], requests[1:2], requests[2:5], requests[5:12], requests[12:]):
+        for name, mine in states(rows).items():
+            common = min(len(mine), len(together[name]))
+            assert common >= 5
+            assert mine[:common] == together[name][:common]
 
 
 @pytest.mark.parametrize("arithmetic", ["native", "numpy", "torch"])

@@ -4,6 +4,8 @@
 
 #include "products.h"
 
+#define STRETCHES 16 // Of a distribution.
+
 // One product of rows that stand in chunks: y = x W, + (x A) B where there is a rank.
 typedef struct {
     const float *w, *a, *b;
@@ -120,21 +122,15 @@ static void attend(
 ) {
     const int64_t width = s->head_dim, group = s->group, num = slot + 1 - start, slots = s->num_slots;
     // Slots that aren't written yet are looked at where that fills a vector, and not used.
-    const int64_t rounded = (num + 7) / 8 * 8, looked = start + rounded <= slots ? rounded : num;
+    const int64_t stride = whole_vectors(slots);
+    int64_t looked = whole_vectors(num);
+    if (start + looked > slots) looked = (num + 7) / 8 * 8;
+    if (start + looked > slots) looked = num;
     for (int64_t kv = 0; kv < s->num_kv; kv++, queries += group * width, out += group * width) {
         const int64_t at = ((layer * num_rows + row) * s->num_kv + kv) * width * slots;
-        multiply(group, width, looked, queries, width, s->keys + at + start, slots, scores, slots, 0);
-        for (int64_t g = 0; g < group; g++) {
-            float *mine = scores + g * slots, most = mine[0], sum = 0;
-#pragma omp simd reduction(max : most)
-            for (int64_t i = 0; i < num; i++) most = mine[i] > most ? mine[i] : most;
-            exponentials(num, mine, most);
-#pragma omp simd reduction(+ : sum)
-            for (int64_t i = 0; i < num; i++) sum += mine[i];
-            const float share = 1.0f / sum;
-            for (int64_t i = 0; i < num; i++) mine[i] *= share;
-        }
-        multiply(group, num, width, scores, slots, s->values + at + start * width, width, out, width, 0);
+        multiply(group, width, looked, queries, width, s->keys + at + start, slots, scores, stride, 0);
+        for (int64_t g = 0; g < group; g++) softmax((int32_t)num, 1.0f, scores + g * stride);
+        multiply(group, num, width, scores, stride, s->values + at + start * width, width, out, width, 0);
     }
 }
 
@@ -217,16 +213,23 @@ static int64_t pick(const Batch *b, int64_t row, int64_t book, float uniform, fl
         for (int64_t i = 0; i < n; i++) logits[i] = logits[i] < least ? -INFINITY : logits[i];
     }
     exponentials(n, logits, most);
-    double total = 0, passed = 0;
-    for (int64_t i = 0; i < n; i++) {
-        // The smallest exponential isn't 0; what was cut off is.
-        logits[i] = logits[i] < 1.7e-38f ? 0 : logits[i];
-        total += logits[i];
+    // The smallest exponential isn't 0; what was cut off is.
+    for (int64_t i = 0; i < n; i++) logits[i] = logits[i] < 1.7e-38f ? 0 : logits[i];
+    // A sum waits for the one before it: stretches are summed up side by side.
+    const int64_t stretch = (n + STRETCHES - 1) / STRETCHES;
+    double sums[STRETCHES] = {0}, whole = 0, passed = 0;
+    for (int64_t i = 0; i < stretch; i++)
+        for (int64_t s = 0; s < STRETCHES; s++)
+            if (s * stretch + i < n) sums[s] += logits[s * stretch + i];
+    for (int64_t s = 0; s < STRETCHES; s++) whole += sums[s];
+    // Below the whole: a code of probability zero is never drawn.
+    const double target = fmin(uniform * whole, nextafter(whole, 0));
+    for (int64_t s = 0; s < STRETCHES; s++) {
+        double sum = 0;
+        for (int64_t i = s * stretch; passed + sums[s] > target && i < n; i++)
+            if (passed + (sum += logits[i]) > target) return i;
+        passed += sums[s];
     }
-    // Below the total: a code of probability zero is never drawn.
-    const double target = fmin(uniform * total, nextafter(total, 0));
-    for (int64_t i = 0; i < n; i++)
-        if ((passed += logits[i]) > target) return i;
     return n;
 }
 

@@ -225,20 +225,6 @@ static void transpose(int64_t length, int64_t padded, int64_t width, const float
     }
 }
 
-INLINE int64_t whole_vectors(int64_t n) { return (n + LANES - 1) / LANES * LANES; }
-
-INLINE float highest(float *x) {
-    EACH (int half = LANES / 2; half; half /= 2)
-        EACH (int j = 0; j < half; j++) x[j] = x[j] > x[j + half] ? x[j] : x[j + half];
-    return x[0];
-}
-
-INLINE float total(float *x) {
-    EACH (int half = LANES / 2; half; half /= 2)
-        EACH (int j = 0; j < half; j++) x[j] += x[j + half];
-    return x[0];
-}
-
 // What `num` queries from place `start` on make of the keys (Dh, padded): shares (num, padded), zero behind each query.
 static void shares_of(
     int64_t num, int64_t start, int64_t padded, int64_t width, const float *queries, int64_t stride, const float *keys,
@@ -248,26 +234,9 @@ static void shares_of(
     const float scale = 1.0f / sqrtf((float)width);
     multiply(num, width, looked, queries, stride, keys, padded, shares, padded, 0);
     for (int64_t q = 0; q < num; q++, shares += padded) {
-        // Vector by vector: of eight keys, as a frame of the miniature has, none would be left to a loop over the rest.
-        const int32_t seen = (int32_t)(start + q + 1), whole = (int32_t)whole_vectors(seen);
-        float most[LANES], sum[LANES] = {0};
-        for (int j = 0; j < LANES; j++) most[j] = shares[0];
-        for (int32_t k = 0; k < whole; k += LANES)
-            for (int j = 0; j < LANES; j++) {
-                const float one = k + j < seen ? shares[k + j] : shares[0];
-                most[j] = one > most[j] ? one : most[j];
-            }
-        const float peak = highest(most);
-        for (int32_t k = 0; k < whole; k += LANES)
-            for (int j = 0; j < LANES; j++) {
-                const float one = exponential((shares[k + j] - peak) * scale);
-                shares[k + j] = k + j < seen ? one : 0;
-                sum[j] += shares[k + j];
-            }
-        const float part = 1.0f / total(sum);
-        for (int32_t k = 0; k < whole; k += LANES)
-            for (int j = 0; j < LANES; j++) shares[k + j] *= part;
-        for (int64_t k = whole; k < looked; k++) shares[k] = 0;
+        const int64_t seen = start + q + 1;
+        softmax((int32_t)seen, scale, shares);
+        for (int64_t k = whole_vectors(seen); k < looked; k++) shares[k] = 0;
     }
 }
 

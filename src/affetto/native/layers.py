@@ -13,15 +13,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from affetto.native.compiler import required
+from affetto.native.compiler import required, whole_vectors
 
 _PARTS = 3
 _POSITIONS_AT_ONCE, _WIDE_AT_ONCE = 128, 512
 """Of layers that stay in a cache, and of others, whose matrices are packed anew for so many."""
 _QUERIES = 32
 """At a time, in `layers.c`."""
-_MOST_LANES = 16
-"""Numbers in a vector, of any processor."""
 
 
 class _Part(ctypes.Structure):
@@ -221,7 +219,7 @@ class _Call:
         """Room for the positions at once of each thread."""
         layer, num = self.layer, self.num_at_once
         heads = (layer.num_q + 2 * layer.num_kv) * layer.head_dim
-        padded = -(-layer.length // _MOST_LANES) * _MOST_LANES
+        padded = whole_vectors(layer.length)
         sizes = [
             num * layer.width, num * layer.width, num * layer.width, num * max(layer.hidden, layer.width, heads),
             num * max(2 * layer.hidden, heads), num * max(site.rank for site in layer.sites),

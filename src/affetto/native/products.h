@@ -23,47 +23,42 @@
 #else
 #define IN_REGISTER(one)
 #endif
+// As vectors add a product: rounded once where the processor can, which a loop's compiler may not choose to.
+#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+#define ADDED(sum, a, b) fmaf(a, b, sum)
+#else
+#define ADDED(sum, a, b) ((sum) + (a) * (b))
+#endif
 #define INLINE static inline __attribute__((always_inline))
 #define EACH _Pragma("GCC unroll 8") for
 
 typedef float vec __attribute__((vector_size(4 * LANES), aligned(4)));
 
 // y (rows, vecs * LANES) = x (rows, n) w, onto what is there where `is_added`. Of x rows lie `xs` apart, numbers of one
-// row `xi`, so that x may be the transpose of what is there.
+// row `xi`, so that x may be the transpose of what is there. Every sum is over the inputs in their order, so that a row
+// comes out the same to the last bit whatever rows it goes with.
 INLINE void tile(
     const int rows, const int vecs, const float *x, int64_t xs, int64_t xi, const float *w, int64_t ws, float *y,
     int64_t ys, int64_t n, int is_added
 ) {
-    // A sum waits for the one before: where there are few, inputs are shared out among several of each.
-    const int ways = rows * vecs <= 2 ? 4 : rows * vecs <= 4 ? 2 : 1;
-    vec sum[4][8][8];
-    EACH (int way = 0; way < ways; way++)
-        EACH (int r = 0; r < rows; r++)
-            EACH (int v = 0; v < vecs; v++)
-                sum[way][r][v] = is_added && !way ? *(const vec *)(y + r * ys + v * LANES) : (vec){0};
-    int64_t i = 0;
-    for (; i + ways <= n; i += ways)
-        EACH (int way = 0; way < ways; way++) {
-            vec part[8];
-            EACH (int v = 0; v < vecs; v++) {
-                // Few rows wait for weights that lie in pieces; not so few for their being loaded anew for each.
-                if (rows <= TILE / 2) __builtin_prefetch(w + (i + way + AHEAD) * ws + v * LANES);
-                part[v] = *(const vec *)(w + (i + way) * ws + v * LANES);
-                if (rows >= TILE / 2 && rows < TILE) IN_REGISTER(part[v]);
-            }
-            EACH (int r = 0; r < rows; r++) {
-                const float one = x[r * xs + (i + way) * xi];
-                EACH (int v = 0; v < vecs; v++) sum[way][r][v] += one * part[v];
-            }
-        }
-    for (; i < n; i++)
-        EACH (int r = 0; r < rows; r++)
-            EACH (int v = 0; v < vecs; v++) sum[0][r][v] += x[r * xs + i * xi] * *(const vec *)(w + i * ws + v * LANES);
+    vec sum[8][8];
     EACH (int r = 0; r < rows; r++)
+        EACH (int v = 0; v < vecs; v++) sum[r][v] = is_added ? *(const vec *)(y + r * ys + v * LANES) : (vec){0};
+    for (int64_t i = 0; i < n; i++) {
+        vec part[8];
         EACH (int v = 0; v < vecs; v++) {
-            EACH (int way = 1; way < ways; way++) sum[0][r][v] += sum[way][r][v];
-            *(vec *)(y + r * ys + v * LANES) = sum[0][r][v];
+            // Few rows wait for weights that lie in pieces; not so few for their being loaded anew for each.
+            if (rows <= TILE / 2) __builtin_prefetch(w + (i + AHEAD) * ws + v * LANES);
+            part[v] = *(const vec *)(w + i * ws + v * LANES);
+            if (rows >= TILE / 2 && rows < TILE) IN_REGISTER(part[v]);
         }
+        EACH (int r = 0; r < rows; r++) {
+            const float one = x[r * xs + i * xi];
+            EACH (int v = 0; v < vecs; v++) sum[r][v] += one * part[v];
+        }
+    }
+    EACH (int r = 0; r < rows; r++)
+        EACH (int v = 0; v < vecs; v++) *(vec *)(y + r * ys + v * LANES) = sum[r][v];
 }
 
 // Rows of a tile are as equal as they can be: eight and one would read the weights twice, and take half as long again as
@@ -94,7 +89,7 @@ INLINE void narrow(
     float sum[8];
     EACH (int o = 0; o < columns; o++) sum[o] = is_added ? y[o] : 0;
     for (int64_t i = 0; i < n; i++)
-        EACH (int o = 0; o < columns; o++) sum[o] += x[i * xi] * w[i * ws + o];
+        EACH (int o = 0; o < columns; o++) sum[o] = ADDED(sum[o], x[i * xi], w[i * ws + o]);
     EACH (int o = 0; o < columns; o++) y[o] = sum[o];
 }
 
@@ -110,10 +105,12 @@ static void ragged(
             for (int64_t o = 0; o < LANES; o++) filled[i * LANES + o] = o < columns ? w[(from + i) * ws + o] : 0;
         for (int64_t r = 0; r < m; r += TILE) {
             const int64_t rows = m - r < TILE ? m - r : TILE;
-            panel(1, rows, x + r * xs + from * xi, xs, xi, filled, LANES, sums, LANES, num, 0);
             for (int64_t k = 0; k < rows; k++)
-                for (int64_t o = 0; o < columns; o++)
-                    y[(r + k) * ys + o] = (is_added ? y[(r + k) * ys + o] : 0) + sums[k * LANES + o];
+                for (int64_t o = 0; o < LANES; o++)
+                    sums[k * LANES + o] = is_added && o < columns ? y[(r + k) * ys + o] : 0;
+            panel(1, rows, x + r * xs + from * xi, xs, xi, filled, LANES, sums, LANES, num, 1);
+            for (int64_t k = 0; k < rows; k++)
+                for (int64_t o = 0; o < columns; o++) y[(r + k) * ys + o] = sums[k * LANES + o];
         }
     }
 }
@@ -123,8 +120,11 @@ INLINE void multiply_by(
     int64_t ys, int is_added
 ) {
     int64_t o = 0;
-    if (m == 1)
+    // A sum waits for the one before it: one row has more of them side by side.
+    if (m == 1) {
         for (; o + 8 * LANES <= out; o += 8 * LANES) tile(1, 8, x, xs, xi, w + o, ws, y + o, ys, n, is_added);
+        if (o + 4 * LANES <= out) tile(1, 4, x, xs, xi, w + o, ws, y + o, ys, n, is_added), o += 4 * LANES;
+    }
     for (; o + 3 * LANES <= out; o += 3 * LANES) panel(3, m, x, xs, xi, w + o, ws, y + o, ys, n, is_added);
     if (o + 2 * LANES <= out) panel(2, m, x, xs, xi, w + o, ws, y + o, ys, n, is_added), o += 2 * LANES;
     if (o + LANES <= out) panel(1, m, x, xs, xi, w + o, ws, y + o, ys, n, is_added), o += LANES;
@@ -240,6 +240,8 @@ INLINE float square(const float *x, int64_t n) {
     return sum;
 }
 
+INLINE int64_t whole_vectors(int64_t n) { return (n + LANES - 1) / LANES * LANES; }
+
 // exp, to two units in the last place: x = n ln 2 + r, and Cephes' polynomial (expf) of r. NaN stays NaN.
 INLINE float exponential(float x) {
     x = x > 88.0f ? 88.0f : x;
@@ -254,4 +256,39 @@ INLINE float exponential(float x) {
     p = p * r + 5.0000001201e-1f;
     memcpy(&power, &bits, 4);
     return (p * r * r + r + 1.0f) * power;
+}
+
+INLINE float highest(float *x) {
+    EACH (int half = LANES / 2; half; half /= 2)
+        EACH (int j = 0; j < half; j++) x[j] = x[j] > x[j + half] ? x[j] : x[j + half];
+    return x[0];
+}
+
+INLINE float total(float *x) {
+    EACH (int half = LANES / 2; half; half /= 2)
+        EACH (int j = 0; j < half; j++) x[j] += x[j + half];
+    return x[0];
+}
+
+// Softmax of `seen` numbers times `scale`, zero behind them to the end of a vector, whatever stood there. Vector by vector:
+// of eight keys, as a frame of the miniature has, none would be left to a loop over the rest.
+INLINE void softmax(int32_t seen, float scale, float *x) {
+    const int32_t whole = (int32_t)whole_vectors(seen);
+    float most[LANES], sum[LANES] = {0};
+    for (int j = 0; j < LANES; j++) most[j] = x[0];
+    for (int32_t k = 0; k < whole; k += LANES)
+        for (int j = 0; j < LANES; j++) {
+            const float one = k + j < seen ? x[k + j] : x[0];
+            most[j] = one > most[j] ? one : most[j];
+        }
+    const float peak = highest(most);
+    for (int32_t k = 0; k < whole; k += LANES)
+        for (int j = 0; j < LANES; j++) {
+            const float one = exponential((x[k + j] - peak) * scale);
+            x[k + j] = k + j < seen ? one : 0;
+            sum[j] += x[k + j];
+        }
+    const float part = 1.0f / total(sum);
+    for (int32_t k = 0; k < whole; k += LANES)
+        for (int j = 0; j < LANES; j++) x[k + j] *= part;
 }

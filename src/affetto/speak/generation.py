@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain
 from threading import Lock
 from weakref import WeakKeyDictionary
@@ -218,7 +218,7 @@ def hear(base: Base, requests: Sequence[Request], batch_size: int) -> Iterator[l
             if waiting and 4 * num_free >= batch_size:
                 joining = [waiting.popleft() for _ in range(min(num_free, len(waiting)))]
                 speaking |= dict(zip(engine.join([requests[index] for index in joining]), joining, strict=True))
-            yield [replace(heard, number=speaking[heard.number]) for heard in engine.step()]
+            yield [Heard(speaking[heard.number], heard.codes_K, heard.is_last) for heard in engine.step()]
     finally:
         engine.close()
 

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from affetto.native.compiler import MOST_MATRIX_BYTES, library, required
+from affetto.native.compiler import MOST_MATRIX_BYTES, library, required, whole_vectors
 from affetto.speak.layers import Cache, Rotary
 from affetto.speak.sampling import Sampling
 from affetto.speak.state import SpeakingBatch
@@ -166,7 +166,10 @@ class _Native:
         rooms = {
             "x": num_positions * ins, "normed": num_positions * ins, "qkv": num_positions * outs,
             "attended": num_positions * ins, "hidden": num_positions * max(ins, outs), "low": num_positions * rank,
-            "scores": max(shapes[0].group * cache.keys_LNDS.shape[-1], shapes[1].group * weights.num_codebooks),
+            "scores": max(
+                shape.group * whole_vectors(slots)
+                for shape, slots in zip(shapes, (cache.keys_LNDS.shape[-1], weights.num_codebooks), strict=True)
+            ),
             "logits": 2 * weights.codebook_size * len(states_BD),
         }  # fmt: skip
         for name, size in rooms.items():
