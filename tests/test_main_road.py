@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,11 @@ import pytest
 import soundfile
 import soxr
 import torch
+from typer.testing import CliRunner
 
+from affetto import run as run_module
+from affetto.cli import app
+from affetto.config import Config
 from affetto.doctor.diagnose import examine
 from affetto.errors import AdapterError, ConfigError, DataError
 from affetto.evaluate import journal
@@ -19,7 +25,7 @@ from affetto.evaluate.matching import LEAST, MOST
 from affetto.evaluate.results import Results, System, read_results
 from affetto.evaluate.results_schema import results_schema
 from affetto.evaluate.suite import evaluate
-from affetto.files import read_json
+from affetto.files import hash_folder, lock_of, one_at_a_time, read_json
 from affetto.intensity import recommend_as_acted
 from affetto.judges.choice import default_judge
 from affetto.metrics.words import score_words, word_error_rate
@@ -261,6 +267,32 @@ def test_clips_that_were_trained_on_are_never_called_held_out(finished: Path, cl
     with pytest.raises(ConfigError, match=r"24 of 26 test clips are among those .*happy/best was trained on"):
         evaluate(config, "happy", prepare_clips(config, ["happy"]))
     assert (finished / "evaluation_results" / "happy_results.json").read_bytes() == before
+
+
+def test_no_other_process_runs_or_evaluates_in_an_emotions_folder(finished: Path, clips: Path) -> None:
+    before = hash_folder(finished, ["**/*"])
+    told = "another process is working in .*emotion_models/happy; wait until it has ended"
+    verb = ["evaluate", "--emotion", "happy", "--data", str(clips), "--output", str(finished)]
+    with one_at_a_time(lock_of(finished / "emotion_models" / "happy")):
+        with pytest.raises(DataError, match=told):
+            run(small_config(finished, clips), ["happy"], command="affetto run", resume=True)
+        with pytest.raises(DataError, match=told):
+            CliRunner().invoke(app, verb, catch_exceptions=False)
+    assert hash_folder(finished, ["**/*"]) == before
+
+
+def test_the_command_that_speaks_runs_where_only_the_requirements_are_installed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    python.chmod(0o755)
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    monkeypatch.setattr(sys, "executable", str(python))
+    command = run_module._speak_command(Config(), "happy")
+    assert command.startswith("PYTHONPATH=")
+    heard = subprocess.run(f"{command} --help", shell=True, capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert "Speak a sentence" in heard.stdout
 
 
 def test_an_adapter_that_peft_alone_wrote_is_evaluated_at_1(finished: Path, clips: Path, tmp_path: Path) -> None:

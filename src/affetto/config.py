@@ -18,7 +18,7 @@ from affetto.audio.hints import did_you_mean
 from affetto.errors import ConfigError
 from affetto.files import expanded
 from affetto.judges.kinds import KINDS
-from affetto.types import EMOTIONS, SPEAKING_TAKES, SPEAKING_TEMPERATURE, wrong_name
+from affetto.types import EMOTIONS, SPEAKING_TAKES, SPEAKING_TEMPERATURE
 from affetto.yaml_files import read_yaml
 
 EXPRESSIVE = "base"
@@ -117,8 +117,8 @@ class Config(BaseModel):
     @field_validator("emotions")
     @classmethod
     def _names(cls, emotions: tuple[str, ...]) -> tuple[str, ...]:
-        if bad := [why for name in emotions if (why := wrong_name(name))]:
-            raise ValueError(bad[0])
+        if bad := [name for name in emotions if not name.isidentifier()]:
+            raise ValueError(f"{bad[0]!r} can't name a folder and a gate: use letters, digits and _")
         if taken := [name for name in emotions if name in RESERVED]:
             raise ValueError(f"{taken[0]!r} isn't an emotion here: {', '.join(RESERVED)} are taken")
         if taken := [name for name in emotions if name.endswith(RESERVED_ENDINGS)]:

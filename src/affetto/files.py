@@ -60,7 +60,6 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 @contextmanager
 def place_told(path: Path) -> Iterator[None]:
-    """A block that writes `path`: a full disk, a missing permission are a DataError that names it and what to do."""
     """A block that writes at `path`. DataError where there is no writing, or no room, at its place."""
     try:
         yield

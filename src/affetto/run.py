@@ -174,8 +174,11 @@ def _compare(config: Config, emotions: Sequence[str], command: str) -> None:
 def _speak_command(config: Config, emotion: str) -> str:
     """The command that speaks with a new adapter, ready to be pasted."""
     beside = Path(sys.executable).with_name("affetto")
-    program = "affetto" if shutil.which("affetto") or not beside.is_file() else str(beside)
+    program = ["affetto"] if shutil.which("affetto") else [str(beside)]
+    if program != ["affetto"] and not beside.is_file():
+        # Run from its sources, where only what it needs is installed.
+        program = [f"PYTHONPATH={Path(__file__).parents[1]}", sys.executable, "-m", "affetto"]
     options = [] if config.base == MINIATURE else ["--base", config.base]
     if config.output_dir != Path():
         options += ["--models", str(config.output_dir / "emotion_models")]
-    return shlex.join([program, "speak", "I found the silver key", "--emotion", emotion, *options, "--out", "key.wav"])
+    return shlex.join([*program, "speak", "I found the silver key", "--emotion", emotion, *options, "--out", "key.wav"])

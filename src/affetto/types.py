@@ -19,11 +19,6 @@ EMOTIONS = ("happy", "sad", "angry", "fearful", "surprised", "neutral")
 """The guide's six. Users add their own names beside them."""
 
 
-def wrong_name(name: str) -> str | None:
-    """Why no emotion can be called `name`, or None."""
-    return None if name.isidentifier() else f"{name!r} can't name a folder and a gate: use letters, digits and _"
-
-
 @dataclass(frozen=True)
 class Clip:
     """One utterance on disk."""

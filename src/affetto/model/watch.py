@@ -13,7 +13,8 @@ class Watch:
 
     def __init__(self, name: str, tell: Callable[[Tensor, Tensor], None]) -> None:
         """`tell` gets the layer's input and the gradient at its output, of one shape but for the last dimension."""
-        self._name, self._tell, self._has_begun = name, tell, False
+        self.tell = tell
+        self._name, self._has_begun = name, False
 
     def __call__(self, _module: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> Any:
         """As a hook."""
@@ -22,17 +23,13 @@ class Watch:
         output = output if output.requires_grad else output.detach().requires_grad_()
         held = [inputs[0].detach()]
         # Popped, since the graph keeps this function longer than the input is needed.
-        output.register_hook(lambda gradient: self._tell(held.pop(), gradient.detach()))
+        output.register_hook(lambda gradient: self.tell(held.pop(), gradient.detach()))
         return output
 
     def begin(self) -> None:
         """The layer runs. A second run (weight sharing, activation checkpointing) would replace what the first told."""
         assert not self._has_begun, f"{self._name} ran twice in one pass"
         self._has_begun = True
-
-    def tell(self, input_: Tensor, gradient: Tensor) -> None:
-        """What there is to know."""
-        self._tell(input_, gradient)
 
 
 def watch_of(layer: nn.Module) -> Watch | None:

@@ -46,10 +46,10 @@ def estimate_fisher(
         keep = to_host if len(batch.depth_M) > part_frames else as_it_is
         labels = DrawnLabels(batch, seed) if kind == "true" else GivenLabels(batch)
         records = look(network, sites, batch, labels, part_frames=part_frames, keep=keep)
-        depth_rows = network.depth_rows(batch)
+        frames_C = _frames_by_clip(network.depth_rows(batch), len(part))
         for site in list(records):
-            owner = depth_rows if is_depth(site) else None
-            clips = (_by_clip(values.to(device), owner, len(part)) for values in records.pop(site))
+            frames = frames_C if is_depth(site) else None
+            clips = (_by_clip(values.to(device), frames) for values in records.pop(site))
             curvature.update(site, batch.clip_ids, *clips)
         curvature.num_codes += len(batch.frames_N2) + batch.depth_targets_MJ.numel()
         curvature.num_clips += len(part)
@@ -127,10 +127,14 @@ def first(logits: Tensor, times: Tensor) -> Tensor:
     return (weights / times).argmax(dim=-1).to(logits.device)
 
 
-def _by_clip(values: Tensor, owner: Tensor | None, num_clips: int) -> list[Tensor]:
-    """Split (rows, P, D) by clip into (positions, D): backbone rows are clips, depth rows are frames of `owner`."""
-    if owner is None:
-        return list(values)
-    assert (owner[1:] >= owner[:-1]).all(), "frames stand clip by clip"
-    sizes = torch.bincount(owner, minlength=num_clips).tolist()
-    return [own.flatten(0, 1) for own in torch.split(values, sizes)]
+def _frames_by_clip(owner_M: Tensor, num_clips: int) -> list[int]:
+    """How many of the depth decoder's frames each clip has."""
+    assert (owner_M[1:] >= owner_M[:-1]).all(), "frames stand clip by clip"
+    counts: list[int] = torch.bincount(owner_M, minlength=num_clips).tolist()
+    return counts
+
+
+def _by_clip(values: Tensor, frames: Sequence[int] | None) -> list[Tensor]:
+    """Split (rows, P, D) by clip into (positions, D): a row of the backbone is a clip, of the depth decoder's each has
+    so many `frames`."""
+    return list(values) if frames is None else [own.flatten(0, 1) for own in torch.split(values, list(frames))]
