@@ -412,10 +412,11 @@ def test_a_matrix_that_is_all_nan_is_told(tiny_base: Base, name: str, arithmetic
 
 
 def test_the_check_is_made_once_for_rows_that_join(tiny_base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Frames in between don't wait for it."""
+    """Frames in between don't wait for it; C sees all of its logits itself."""
     from affetto.speak import engine as module
 
     asked: list[int] = []
     monkeypatch.setattr(module, "require_numbers", lambda parts, *_: asked.append(len(parts)))
-    _say(tiny_base, _requests(tiny_base))
-    assert asked == [tiny_base.num_codebooks]
+    for arithmetic in ARITHMETIC:
+        _say(tiny_base, _requests(tiny_base), arithmetic)
+    assert asked == [tiny_base.num_codebooks] * (len(ARITHMETIC) - 1)

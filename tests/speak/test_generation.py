@@ -241,6 +241,15 @@ def test_the_ends_of_the_dice_draw_nothing_impossible(uniform: float, num_rows: 
     assert drawn == [3 if uniform == 0 else 200] * num_rows
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("wrong", [torch.inf, torch.nan])
+def test_in_c_what_is_not_finite_draws_a_code_that_there_is_not(wrong: float, temperature: float) -> None:
+    """By which the engine knows it (`require_codes`)."""
+    logits_BC = torch.full((3, 256), -torch.inf)
+    logits_BC[:, 3], logits_BC[1, 200] = 1.0, wrong
+    assert _drawn(logits_BC, torch.full((3,), 0.5), "native", temperature=temperature) == [3, 256, 3]
+
+
 def test_numbers_well_below_one_need_no_holding_back() -> None:
     logits_BC = torch.randn(500, 256, generator=torch.Generator().manual_seed(3))
     uniform_B1 = torch.linspace(0, 1 - 2**-20, 500)[:, None].numpy()

@@ -16,6 +16,7 @@ from affetto.miniature.base import make_config
 from affetto.model.base import Base
 from affetto.speak.engine import Engine
 from affetto.speak.generation import Request, generate, weights_of
+from affetto.speak.state import Heard
 from affetto.speak.streaming import Piece, sound_of
 from affetto.speak.voice import Voice
 
@@ -70,7 +71,7 @@ def test_rows_that_end_by_themselves_end_their_sounds(voice: Voice, monkeypatch:
     frames = {"sums": 0}
     step = Engine.step
 
-    def ending(engine: Engine) -> list[object]:
+    def ending(engine: Engine) -> list[Heard]:
         """Row 1 says the frame that ends speech as its fifth, row 3 as its first."""
         frames["sums"] += 1
         batch = engine._batch
@@ -80,7 +81,7 @@ def test_rows_that_end_by_themselves_end_their_sounds(voice: Voice, monkeypatch:
         for one in told:
             if one.number in (1, 3) and frames["sums"] == {1: 5, 3: 1}[one.number]:
                 next(row for row in rows if row.number == one.number).is_done = True
-                one = replace(one, codes_K=None, is_last=True)
+                one = one._replace(codes_K=None, is_last=True)
             changed.append(one)
         return changed
 

@@ -189,14 +189,15 @@ static float largest(float *x, int64_t n, int64_t k) {
 }
 
 // A row's code, as `HostSampling.pick`: the first at which the cumulative shares pass `uniform` of the whole; the one
-// behind the last where they are NaN, also for a greedy row. The logits are lost, and what is behind them is room for as many numbers.
+// behind the last where a logit is NaN or infinite, also for a greedy row. The logits are lost, and what is behind them
+// is room for as many numbers.
 static int64_t pick(const Batch *b, int64_t row, int64_t book, float uniform, float *logits) {
     const int64_t n = b->num_codes, top_k = b->top_k[row];
     if (b->is_greedy[book > 0][row]) {
         int64_t best = 0;
         for (int64_t i = 1; i < n; i++)
             if (logits[i] > logits[best] || (isnan(logits[i]) && !isnan(logits[best]))) best = i;
-        return isnan(logits[best]) ? n : best;
+        return logits[best] < INFINITY ? best : n;
     }
     const float divisor = b->divisors[book > 0][row];
     float most = logits[0] / divisor;
@@ -206,7 +207,7 @@ static int64_t pick(const Batch *b, int64_t row, int64_t book, float uniform, fl
         is_nan |= isnan(logits[i]);
         most = logits[i] > most ? logits[i] : most;
     }
-    if (is_nan) return n;
+    if (is_nan || most == INFINITY) return n;
     if (top_k > 0) {
         memcpy(logits + n, logits, 4 * (size_t)n);
         const float least = largest(logits + n, n, top_k - 1);

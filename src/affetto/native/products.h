@@ -18,6 +18,7 @@
 #define TILE 4
 #endif
 #define AHEAD 8 // Inputs, by which weights are asked for.
+#define ASKS (LANES == 16) // Whether a tile is so quick that it would wait for weights that nobody had asked for.
 #if defined(__x86_64__)
 #define IN_REGISTER(one) __asm__("" : "+v"(one))
 #else
@@ -35,11 +36,11 @@
 typedef float vec __attribute__((vector_size(4 * LANES), aligned(4)));
 
 // y (rows, vecs * LANES) = x (rows, n) w, onto what is there where `is_added`. Of x rows lie `xs` apart, numbers of one
-// row `xi`, so that x may be the transpose of what is there. Every sum is over the inputs in their order, so that a row
-// comes out the same to the last bit whatever rows it goes with.
+// row `xi`, so that x may be the transpose of what is there; the weights that come after these are `next` behind. Every
+// sum is over the inputs in their order, so that a row comes out the same to the last bit whatever rows it goes with.
 INLINE void tile(
     const int rows, const int vecs, const float *x, int64_t xs, int64_t xi, const float *w, int64_t ws, float *y,
-    int64_t ys, int64_t n, int is_added
+    int64_t ys, int64_t n, int is_added, int64_t next
 ) {
     vec sum[8][8];
     EACH (int r = 0; r < rows; r++)
@@ -47,8 +48,10 @@ INLINE void tile(
     for (int64_t i = 0; i < n; i++) {
         vec part[8];
         EACH (int v = 0; v < vecs; v++) {
-            // Few rows wait for weights that lie in pieces; not so few for their being loaded anew for each.
+            // Few rows wait for weights that lie in pieces; not so few for their being loaded anew for each; and a full
+            // tile has the time to ask for what comes next.
             if (rows <= TILE / 2) __builtin_prefetch(w + (i + AHEAD) * ws + v * LANES);
+            if (ASKS && rows == TILE) __builtin_prefetch(w + i * ws + v * LANES + next, 0, 2);
             part[v] = *(const vec *)(w + i * ws + v * LANES);
             if (rows >= TILE / 2 && rows < TILE) IN_REGISTER(part[v]);
         }
@@ -69,10 +72,11 @@ INLINE void panel(
 ) {
     for (int64_t left = (m + TILE - 1) / TILE, r = 0, rows; left > 0; left--, r += rows) {
         rows = (m - r + left - 1) / left;
+        const int64_t next = left == 1 ? vecs * LANES : 0;
         const float *mine = x + r * xs;
         float *sums = y + r * ys;
         switch (rows) {
-#define CASE(num) case num: tile(num, vecs, mine, xs, xi, w, ws, sums, ys, n, is_added); break;
+#define CASE(num) case num: tile(num, vecs, mine, xs, xi, w, ws, sums, ys, n, is_added, next); break;
             CASE(1) CASE(2) CASE(3) CASE(4)
 #if TILE > 4
             CASE(5) CASE(6) CASE(7) CASE(8)
@@ -122,8 +126,8 @@ INLINE void multiply_by(
     int64_t o = 0;
     // A sum waits for the one before it: one row has more of them side by side.
     if (m == 1) {
-        for (; o + 8 * LANES <= out; o += 8 * LANES) tile(1, 8, x, xs, xi, w + o, ws, y + o, ys, n, is_added);
-        if (o + 4 * LANES <= out) tile(1, 4, x, xs, xi, w + o, ws, y + o, ys, n, is_added), o += 4 * LANES;
+        for (; o + 8 * LANES <= out; o += 8 * LANES) tile(1, 8, x, xs, xi, w + o, ws, y + o, ys, n, is_added, 0);
+        if (o + 4 * LANES <= out) tile(1, 4, x, xs, xi, w + o, ws, y + o, ys, n, is_added, 0), o += 4 * LANES;
     }
     for (; o + 3 * LANES <= out; o += 3 * LANES) panel(3, m, x, xs, xi, w + o, ws, y + o, ys, n, is_added);
     if (o + 2 * LANES <= out) panel(2, m, x, xs, xi, w + o, ws, y + o, ys, n, is_added), o += 2 * LANES;

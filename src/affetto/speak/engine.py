@@ -92,7 +92,7 @@ class Engine:
                 self._frames = None
                 return []
             self._frames = self._frames_of(batch)
-            if have_joined:
+            if have_joined and self.arithmetic != "native":
                 self._check(batch)
         assert self._frames is not None
         batch.codes_BK = self._frames.frame()
@@ -114,7 +114,10 @@ class Engine:
         self._batch = self._frames = None
 
     def _check(self, batch: SpeakingBatch) -> None:
-        """Raise BaseModelError where a batch would begin with NaN; outside of what is captured, and once a batch."""
+        """Raise BaseModelError where a batch would begin with NaN; outside of what is captured, and once a batch.
+
+        C needn't be asked: of logits that are NaN or infinite it draws the code that `require_codes` finds.
+        """
         probe = TorchFrames(self.weights, batch, self._rotary, self._depth_rotary)
         try:
             require_numbers(probe.first_logits(), self.base, batch.gates)
@@ -210,15 +213,24 @@ class Engine:
         places: Sequence[int],
     ) -> None:  # fmt: skip
         """Read the prompts (S, D) of rows that join, all at once, padded on the left; a row has prompt `source`."""
-        weights, shape, device = self.weights, self.weights.backbone_shape, self.weights.device
-        width = max(map(len, prompts))
+        weights, device, width = self.weights, self.weights.device, max(map(len, prompts))
         arranged = weights.arranged([row.gate for row in readers])
-        cache = Cache.empty(len(arranged.backbone), len(prompts), width, shape, prompts[0])
-        reads = read_natively if self.arithmetic == "native" else read
-        states_BD = reads(weights, arranged, prompts, cache, self._rotary)
-        from_prompt, target = torch.tensor(source, device=device), torch.tensor(places, device=device)
-        new.states_BD[target] = states_BD[from_prompt]
-        _copy_rows(cache, len(prompts), width, from_prompt, new.cache, len(new.rows), new.slot, target, width)
+        if self.arithmetic == "native":
+            # Into the cache of the first row that has it.
+            cache, slot, known = new.cache, new.slot, [places[source.index(one)] for one in range(len(prompts))]
+            states_BD = read_natively(weights, arranged, prompts, cache, self._rotary, known, slot)
+        else:
+            cache = Cache.empty(len(arranged.backbone), len(prompts), width, weights.backbone_shape, prompts[0])
+            slot, known = width, list(range(len(prompts)))
+            states_BD = read(weights, arranged, prompts, cache, self._rotary)
+        new.states_BD[torch.tensor(places, device=device)] = states_BD[torch.tensor(source, device=device)]
+        copied = [(known[one], place) for one, place in zip(source, places, strict=True)]
+        if cache is new.cache:
+            copied = [(one, place) for one, place in copied if one != place]
+        if copied:
+            from_row, target = torch.tensor(copied, device=device).T
+            num_known = cache.num_rows(weights.backbone_shape)
+            _copy_rows(cache, num_known, slot, from_row, new.cache, len(new.rows), new.slot, target, width)
 
 
 def _prompt_of(row: SpeakingRow) -> tuple[object, ...]:

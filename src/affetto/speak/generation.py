@@ -19,6 +19,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn import Module
 
 from affetto.errors import ConfigError
 from affetto.model.base import Base
@@ -292,6 +293,15 @@ def weights_of(network: CsmNetwork) -> SpeakingWeights:
 
 def fingerprint(network: CsmNetwork) -> tuple[tuple[int, int], ...]:
     """Changes whenever a weight of the network, or of its adapters, is replaced or written to."""
-    return tuple(
-        (weight.data_ptr(), -1 if weight.is_inference() else weight._version) for weight in network.parameters()
-    )
+    told: list[tuple[int, int]] = []
+    modules: list[Module] = [network]
+    # As `network.parameters()`, which takes as long as four frames: it asks each module for its members' names.
+    while modules:
+        module = modules.pop()
+        modules += filter(None, module._modules.values())
+        told += [
+            (weight.data_ptr(), -1 if weight.is_inference() else weight._version)
+            for weight in module._parameters.values()
+            if weight is not None
+        ]
+    return tuple(told)

@@ -38,6 +38,10 @@ class Cache:
             like.new_zeros(num_layers, num_heads, num_slots, shape.head_dim),
         )
 
+    def num_rows(self, shape: Shape) -> int:
+        """Rows that it has room for."""
+        return self.keys_LNDS.shape[1] // shape.num_kv
+
     def places(self, slot: int) -> list[Place]:
         """Every layer's `Place` for a position in `slot`."""
         keys, values = self.keys_LNDS, self.values_LNSD

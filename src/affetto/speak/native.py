@@ -101,14 +101,17 @@ class NativeFrames:
 
 
 def read(
-    weights: SpeakingWeights, arranged: Arranged, prompts: Sequence[Tensor], cache: Cache, rotary: Rotary
+    weights: SpeakingWeights, arranged: Arranged, prompts: Sequence[Tensor], cache: Cache, rotary: Rotary,
+    places: list[int], slot: int,
 ) -> Tensor:  # fmt: skip
-    """Prompts (S, D) of rows into an empty cache, padded on the left; the backbone's states (B, D) behind them.
+    """Prompts (S, D) into rows `places` of an empty cache, up to `slot`; the backbone's states (B, D) behind them.
 
     Positions go through the layers in groups of whole rows that stay in the processor's cache; padding doesn't.
     """
     lengths_B = np.array([len(prompt_SD) for prompt_SD in prompts])
-    starts_B, most = lengths_B.max() - lengths_B, max(_POSITIONS_AT_ONCE, int(lengths_B.max()))
+    most = max(_POSITIONS_AT_ONCE, int(lengths_B.max()))
+    starts_B = np.zeros(cache.num_rows(weights.backbone_shape), np.int64)
+    starts_B[places] = slot - lengths_B
     row_ends_G = _chunk_ends(arranged, len(prompts))
     states_BD = weights.norm_D.new_zeros(len(prompts), len(weights.norm_D))
     native, loaded, first = _Native(weights, arranged, cache, states_BD, rotary, most), required("frames"), 0
@@ -116,7 +119,7 @@ def read(
         fitting = int(np.searchsorted(np.cumsum(lengths_B[first:]), most, side="right"))
         part = slice(first, first + fitting)
         behind = np.cumsum(lengths_B[part])
-        rows_M = np.repeat(np.arange(len(prompts))[part], lengths_B[part])
+        rows_M = np.repeat(places[part], lengths_B[part])
         turns_M = np.concatenate([np.arange(length) for length in lengths_B[part]])
         wanted_ends_G = np.clip(row_ends_G - first, 0, fitting)
         told = _Told(
@@ -155,8 +158,8 @@ class _Native:
         shapes, sites = (weights.backbone_shape, weights.depth_shape), arranged.sites
         self.kept: list[Any] = []
         struct = self.struct = _Batch(
-            num_rows=len(states_BD), num_books=weights.num_codebooks, num_codes=weights.codebook_size,
-            vocab=weights.vocab_size, width=states_BD.shape[1],
+            num_rows=cache.num_rows(weights.backbone_shape), num_books=weights.num_codebooks,
+            num_codes=weights.codebook_size, vocab=weights.vocab_size, width=states_BD.shape[1],
         )  # fmt: skip
         for name, tensor in (("heard", weights.heard_table), ("norm", weights.norm_D), ("states", states_BD)):
             setattr(struct, name, self._at(tensor))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -23,8 +23,7 @@ SLOTS_OF_A_ROOM, FRAMES_OF_A_ROOM = 256, 128
 MOST_OPEN_ROOMS = 4
 
 
-@dataclass(frozen=True)
-class Heard:
+class Heard(NamedTuple):
     """What one row did in one frame."""
 
     number: int

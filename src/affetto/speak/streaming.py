@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,4 +65,4 @@ def _frames(base: Base, requests: Sequence[Request], batch_size: int) -> Iterato
 
         for start in range(0, len(requests), batch_size):
             for told in stream_words(base, requests[start : start + batch_size]):
-                yield [replace(one, number=start + one.number) for one in told]
+                yield [one._replace(number=start + one.number) for one in told]
