@@ -24,7 +24,7 @@ FOLDER = Path(__file__).parent
 FLAGS = ("-O3", "-march=native", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
 MOST_MATRIX_BYTES = 2**22
 """Of a matrix, up to which products in C are the quicker: they read it as it lies, over and over, from a cache."""
-_MOST_LANES = 16
+MOST_LANES = 16
 """Numbers in a vector, of any processor."""
 _COMPILING_S = 120
 
@@ -65,7 +65,7 @@ def required(name: str) -> ctypes.CDLL:
 
 def whole_vectors(count: int) -> int:
     """Room for `count` numbers that are computed a vector at a time, whatever the processor's."""
-    return -(-count // _MOST_LANES) * _MOST_LANES
+    return -(-count // MOST_LANES) * MOST_LANES
 
 
 def _compile(command: Sequence[str], source: Path, path: Path) -> None:

@@ -77,12 +77,6 @@ static void normalise(int64_t m, int64_t n, const float *x, double eps, float *y
     }
 }
 
-// x = exp(x - most), in place.
-static void exponentials(int64_t n, float *x, float most) {
-#pragma omp simd
-    for (int64_t i = 0; i < n; i++) x[i] = exponential(x[i] - most);
-}
-
 // gate = SiLU(gate) up, row by row of (gate, up).
 static void swiglu(int64_t m, int64_t hidden, float *x) {
     for (int64_t r = 0; r < m; r++, x += 2 * hidden) {
@@ -121,11 +115,8 @@ static void attend(
     float *scores, float *out
 ) {
     const int64_t width = s->head_dim, group = s->group, num = slot + 1 - start, slots = s->num_slots;
-    // Slots that aren't written yet are looked at where that fills a vector, and not used.
-    const int64_t stride = whole_vectors(slots);
-    int64_t looked = whole_vectors(num);
-    if (start + looked > slots) looked = (num + 7) / 8 * 8;
-    if (start + looked > slots) looked = num;
+    // Slots that aren't written yet are looked at where that fills a vector, and not used; a cache has room for that.
+    const int64_t looked = whole_vectors(num), stride = whole_vectors(slots);
     for (int64_t kv = 0; kv < s->num_kv; kv++, queries += group * width, out += group * width) {
         const int64_t at = ((layer * num_rows + row) * s->num_kv + kv) * width * slots;
         multiply(group, width, looked, queries, width, s->keys + at + start, slots, scores, stride, 0);
@@ -213,7 +204,7 @@ static int64_t pick(const Batch *b, int64_t row, int64_t book, float uniform, fl
         const float least = largest(logits + n, n, top_k - 1);
         for (int64_t i = 0; i < n; i++) logits[i] = logits[i] < least ? -INFINITY : logits[i];
     }
-    exponentials(n, logits, most);
+    exponentials(n, logits, most, 1.0f);
     // The smallest exponential isn't 0; what was cut off is.
     for (int64_t i = 0; i < n; i++) logits[i] = logits[i] < 1.7e-38f ? 0 : logits[i];
     // A sum waits for the one before it: stretches are summed up side by side.

@@ -34,6 +34,7 @@
 #define EACH _Pragma("GCC unroll 8") for
 
 typedef float vec __attribute__((vector_size(4 * LANES), aligned(4)));
+typedef int32_t lanes __attribute__((vector_size(4 * LANES), aligned(4)));
 
 // y (rows, vecs * LANES) = x (rows, n) w, onto what is there where `is_added`. Of x rows lie `xs` apart, numbers of one
 // row `xi`, so that x may be the transpose of what is there; the weights that come after these are `next` behind. Every
@@ -262,37 +263,50 @@ INLINE float exponential(float x) {
     return (p * r * r + r + 1.0f) * power;
 }
 
-INLINE float highest(float *x) {
-    EACH (int half = LANES / 2; half; half /= 2)
-        EACH (int j = 0; j < half; j++) x[j] = x[j] > x[j + half] ? x[j] : x[j + half];
-    return x[0];
+// x = exp((x - most) scale), in place.
+INLINE void exponentials(int64_t n, float *x, float most, float scale) {
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++) x[i] = exponential((x[i] - most) * scale);
 }
 
-INLINE float total(float *x) {
-    EACH (int half = LANES / 2; half; half /= 2)
-        EACH (int j = 0; j < half; j++) x[j] += x[j + half];
-    return x[0];
+// A vector whose numbers `half` apart have changed places. Where the compiler is left to find that, it takes them one by one.
+INLINE vec swapped(vec x, const int half) {
+#if defined(__GNUC__) && !defined(__clang__)
+    static const int32_t from[9][16] = {
+        [1] = {1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14},
+        [2] = {2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13},
+        [4] = {4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11},
+        [8] = {8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7},
+    };
+    return __builtin_shuffle(x, *(const lanes *)from[half]);
+#else
+    vec y;
+    for (int j = 0; j < LANES; j++) y[j] = x[j ^ half];
+    return y;
+#endif
 }
 
-// Softmax of `seen` numbers times `scale`, zero behind them to the end of a vector, whatever stood there. Vector by vector:
-// of eight keys, as a frame of the miniature has, none would be left to a loop over the rest.
+INLINE vec chosen(lanes is_first, vec first, vec second) {
+    return (vec)(((lanes)first & is_first) | ((lanes)second & ~is_first));
+}
+
+// Of each two; `a` where `b` is NaN.
+INLINE vec larger(vec a, vec b) { return chosen(b > a, b, a); }
+
+// Softmax of `seen` numbers times `scale`, zero behind them to the end of a vector, whatever stood there.
 INLINE void softmax(int32_t seen, float scale, float *x) {
-    const int32_t whole = (int32_t)whole_vectors(seen);
-    float most[LANES], sum[LANES] = {0};
-    for (int j = 0; j < LANES; j++) most[j] = x[0];
-    for (int32_t k = 0; k < whole; k += LANES)
-        for (int j = 0; j < LANES; j++) {
-            const float one = k + j < seen ? x[k + j] : x[0];
-            most[j] = one > most[j] ? one : most[j];
-        }
-    const float peak = highest(most);
-    for (int32_t k = 0; k < whole; k += LANES)
-        for (int j = 0; j < LANES; j++) {
-            const float one = exponential((x[k + j] - peak) * scale);
-            x[k + j] = k + j < seen ? one : 0;
-            sum[j] += x[k + j];
-        }
-    const float part = 1.0f / total(sum);
-    for (int32_t k = 0; k < whole; k += LANES)
-        for (int j = 0; j < LANES; j++) x[k + j] *= part;
+    static const int32_t is_there[2 * 16] = {-1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1};
+    const int32_t full = seen / LANES * LANES;
+    const lanes is_seen = *(const lanes *)(is_there + 16 - (seen - full)); // Of the last vector, where it isn't full.
+    const vec first = x[0] - (vec){0};
+    vec most = first, sum = {0};
+    for (int32_t k = 0; k < full; k += LANES) most = larger(most, *(const vec *)(x + k));
+    if (full < seen) most = larger(most, chosen(is_seen, *(const vec *)(x + full), first));
+    EACH (int half = LANES / 2; half; half /= 2) most = larger(most, swapped(most, half));
+    exponentials(whole_vectors(seen), x, most[0], scale);
+    if (full < seen) *(vec *)(x + full) = chosen(is_seen, *(const vec *)(x + full), (vec){0});
+    for (int32_t k = 0; k < seen; k += LANES) sum += *(const vec *)(x + k);
+    EACH (int half = LANES / 2; half; half /= 2) sum += swapped(sum, half);
+    const vec part = 1.0f / sum;
+    for (int32_t k = 0; k < seen; k += LANES) *(vec *)(x + k) *= part;
 }

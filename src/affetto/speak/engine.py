@@ -21,7 +21,7 @@ from affetto.model.triton_runs import triton_runs
 from affetto.speak.frames import Frames, TorchFrames
 from affetto.speak.host import HostFrames
 from affetto.speak.layers import Cache, Rotary
-from affetto.speak.native import NativeFrames, suits
+from affetto.speak.native import NativeFrames, slots_with_room, suits
 from affetto.speak.native import read as read_natively
 from affetto.speak.prompts import embed_prompt, read
 from affetto.speak.sampling import Sampling, dice, require_codes, require_numbers
@@ -192,8 +192,11 @@ class Engine:
             room = enter(weights, arranged, num_rows, slot + left, left)
             cache, depth_cache, states_BD = room.cache, room.depth_cache, room.states_BD
         else:
-            cache = Cache.empty(len(arranged.backbone), num_rows, slot + left, shape, like)
-            depth_cache = Cache.empty(len(arranged.depth), num_rows, weights.num_codebooks, weights.depth_shape, like)
+            num_slots, num_depth_slots = slot + left, weights.num_codebooks
+            if self.arithmetic == "native":
+                num_slots, num_depth_slots = map(slots_with_room, (num_slots, num_depth_slots))
+            cache = Cache.empty(len(arranged.backbone), num_rows, num_slots, shape, like)
+            depth_cache = Cache.empty(len(arranged.depth), num_rows, num_depth_slots, weights.depth_shape, like)
             states_BD = like.new_zeros(num_rows, len(like))
         sampling = Sampling([row.request for row in rows], weights.codebook_size, like.device)
         return SpeakingBatch(

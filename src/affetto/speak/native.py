@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from affetto.native.compiler import MOST_MATRIX_BYTES, library, required, whole_vectors
+from affetto.native.compiler import MOST_LANES, MOST_MATRIX_BYTES, library, required, whole_vectors
 from affetto.speak.layers import Cache, Rotary
 from affetto.speak.sampling import Sampling
 from affetto.speak.state import SpeakingBatch
@@ -166,12 +166,13 @@ class _Native:
         struct.backbone = self._stack(arranged.backbone, shapes[0], cache, rotary)
         ins, outs = (max(site.w.shape[axis] for site in sites) for axis in (-2, -1))
         rank = max(0 if site.a_GIR is None else site.a_GIR.shape[-1] for site in sites)
+        all_slots = cache.keys_LNDS.shape[-1], slots_with_room(weights.num_codebooks)
         rooms = {
             "x": num_positions * ins, "normed": num_positions * ins, "qkv": num_positions * outs,
             "attended": num_positions * ins, "hidden": num_positions * max(ins, outs), "low": num_positions * rank,
             "scores": max(
                 shape.group * whole_vectors(slots)
-                for shape, slots in zip(shapes, (cache.keys_LNDS.shape[-1], weights.num_codebooks), strict=True)
+                for shape, slots in zip(shapes, all_slots, strict=True)
             ),
             "logits": 2 * weights.codebook_size * len(states_BD),
         }  # fmt: skip
@@ -219,6 +220,11 @@ class _Native:
         # Not the tensor itself: a parameter's memory is replaced where it moves.
         self.kept.append(tensor.detach())
         return tensor.data_ptr()
+
+
+def slots_with_room(count: int) -> int:
+    """Slots of a cache for `count` positions: from a row's first slot on C looks at whole vectors of them."""
+    return whole_vectors(count) + MOST_LANES
 
 
 def _chunk_ends(arranged: Arranged, num_rows: int) -> _Ints:
