@@ -77,14 +77,6 @@ static void normalise(int64_t m, int64_t n, const float *x, double eps, float *y
     }
 }
 
-// gate = SiLU(gate) up, row by row of (gate, up).
-static void swiglu(int64_t m, int64_t hidden, float *x) {
-    for (int64_t r = 0; r < m; r++, x += 2 * hidden) {
-#pragma omp simd
-        for (int64_t i = 0; i < hidden; i++) x[i] = x[i] / (1.0f + exponential(-x[i])) * x[hidden + i];
-    }
-}
-
 // Rotary positions: queries, scaled for the scores, in place; keys and values into the cache.
 static void place_heads(
     const Stack *s, int64_t layer, const float *cos, const float *sin, int64_t row, int64_t slot, int64_t num_rows,
@@ -153,7 +145,7 @@ static void step(const Stack *s, const Positions *p, int64_t num_rows, float *x,
         product(sites + 1, p->num_chunks, ends, scratch->attended, wide, x, width, 1, scratch->low);
         normalise(num, width, x, s->eps, scratch->normed);
         product(sites + 2, p->num_chunks, ends, scratch->normed, width, scratch->hidden, 2 * s->hidden, 0, scratch->low);
-        swiglu(num, s->hidden, scratch->hidden);
+        swiglu(num, s->hidden, scratch->hidden, scratch->hidden, 2 * s->hidden);
         product(sites + 3, p->num_chunks, ends, scratch->hidden, 2 * s->hidden, x, width, 1, scratch->low);
     }
 }

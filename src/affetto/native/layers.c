@@ -174,14 +174,6 @@ static void normalise_backward(
     }
 }
 
-// SiLU(gate) * up (Shazeer 2020), row by row of (gate, up).
-static void swiglu(int64_t m, int64_t hidden, const float *x, float *y) {
-    for (int64_t p = 0; p < m; p++, x += 2 * hidden, y += hidden) {
-#pragma omp simd
-        for (int64_t i = 0; i < hidden; i++) y[i] = x[i] / (1.0f + exponential(-x[i])) * x[hidden + i];
-    }
-}
-
 static void swiglu_backward(int64_t m, int64_t hidden, const float *x, const float *dy, float *dx) {
     for (int64_t p = 0; p < m; p++, x += 2 * hidden, dy += hidden, dx += 2 * hidden) {
 #pragma omp simd
@@ -380,7 +372,7 @@ static void forward_share(const Pass *pass, int64_t thread) {
         forward(l->sites + OUT, &wanted, room, room->turned[OUT], attended, mid, 1, low[OUT]);
         normalise(n, width, mid, l->norms[1], l->eps[1], room->narrow);
         forward(l->sites + GATE_UP, &wanted, room, room->turned[GATE_UP], room->narrow, gate_up, 0, low[GATE_UP]);
-        swiglu(n, l->hidden, gate_up, room->wide);
+        swiglu(n, l->hidden, gate_up, room->wide, l->hidden);
         if (n) memcpy(room->narrow, mid, 4 * (size_t)(n * width));
         forward(l->sites + DOWN, &wanted, room, room->turned[DOWN], room->wide, room->narrow, 1, low[DOWN]);
         scatter(l, &wanted, width, room->narrow, pass->y);
@@ -407,7 +399,7 @@ static void backward_share(const Pass *pass, int64_t thread) {
         float *dmid = room->dmid;
         gather(l, &wanted, pass->dy, dmid);
         // What the MLP's products read is made again.
-        swiglu(n, l->hidden, gate_up, room->other);
+        swiglu(n, l->hidden, gate_up, room->other, l->hidden);
         record(pass, DOWN, &wanted, room->other, dmid);
         backward(l->sites + DOWN, &wanted, room, room->other, dmid, low[DOWN], slopes + DOWN * PARTS, room->wide);
         swiglu_backward(n, l->hidden, gate_up, room->wide, room->other);

@@ -310,3 +310,11 @@ INLINE void softmax(int32_t seen, float scale, float *x) {
     const vec part = 1.0f / sum;
     for (int32_t k = 0; k < seen; k += LANES) *(vec *)(x + k) *= part;
 }
+
+// SiLU(gate) up (Shazeer 2020), row by row of (gate, up); rows of y lie ys apart, which may be those of x.
+INLINE void swiglu(int64_t m, int64_t hidden, const float *x, float *y, int64_t ys) {
+    for (int64_t r = 0; r < m; r++, x += 2 * hidden, y += ys) {
+#pragma omp simd
+        for (int64_t i = 0; i < hidden; i++) y[i] = x[i] / (1.0f + exponential(-x[i])) * x[hidden + i];
+    }
+}
