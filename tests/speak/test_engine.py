@@ -21,7 +21,8 @@ from affetto.model.csm import CsmNetwork
 from affetto.speak.engine import Arithmetic, Engine
 from affetto.speak.generation import Request, fingerprint, generate, weights_of
 from affetto.speak.layers import Rotary
-from affetto.speak.weights import Arranged, Site, SpeakingWeights, chunked
+from affetto.speak.sites import Site
+from affetto.speak.weights import Arranged, SpeakingWeights, chunked
 
 TEXTS = ["the silver key", "a", "a much longer line about rivers", "two", "it is late"]
 Codes = list[list[int]]

@@ -15,7 +15,8 @@ from affetto.speak.engine import Engine
 from affetto.speak.generation import Request
 from affetto.speak.layers import Rotary
 from affetto.speak.sampling import Sampling, dice
-from affetto.speak.weights import Shape, Site, SpeakingWeights
+from affetto.speak.sites import Site
+from affetto.speak.weights import Shape, SpeakingWeights
 
 HAS_GPU = torch.cuda.is_available()
 kernels: Any = pytest.importorskip("affetto.speak.launches", reason="Triton isn't installed", exc_type=ImportError)

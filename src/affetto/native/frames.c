@@ -6,11 +6,13 @@
 
 #define STRETCHES 16 // Of a distribution.
 
-// One product of rows that stand in chunks: y = x W, + (x A) B where there is a rank.
+// One product of rows that stand in chunks: y = x W, + (x A) B where there is a rank. B is zero but for its blocks.
 typedef struct {
     const float *w, *a, *b;
     int64_t in, out, rank;
     int64_t has_own_w; // Whether every chunk has a W of its own.
+    int64_t num_blocks;
+    const int64_t *ranks, *widths; // Of the blocks, which follow each other along both axes.
 } Site;
 
 typedef struct {
@@ -64,7 +66,12 @@ static void product(
         }
         if (rank) {
             multiply(num, in, rank, mine, xs, site->a + g * in * rank, rank, low, rank, 0);
-            multiply(num, rank, out, low, rank, site->b + g * rank * out, out, y + start * ys, ys, 1);
+            const float *from = low, *b = site->b + g * rank * out;
+            float *to = y + start * ys;
+            for (int64_t k = 0; k < site->num_blocks; k++) {
+                multiply(num, site->ranks[k], site->widths[k], from, rank, b, out, to, ys, 1);
+                from += site->ranks[k], b += site->ranks[k] * out + site->widths[k], to += site->widths[k];
+            }
         }
     }
 }

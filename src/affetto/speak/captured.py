@@ -17,8 +17,9 @@ from torch import Tensor
 from affetto.speak import frames
 from affetto.speak.launches import attend, draw, embed, norm, project, swiglu
 from affetto.speak.layers import Cache, Rotary, product
+from affetto.speak.sites import Layer, Site
 from affetto.speak.state import FRAMES_OF_A_ROOM, MOST_OPEN_ROOMS, SLOTS_OF_A_ROOM, SpeakingBatch
-from affetto.speak.weights import Arranged, Layer, Shape, Site, SpeakingWeights
+from affetto.speak.weights import Arranged, Shape, SpeakingWeights
 
 
 @dataclass(eq=False)

@@ -18,8 +18,9 @@ from torch import Tensor
 
 from affetto.speak.layers import Rotary
 from affetto.speak.sampling import Sampling
+from affetto.speak.sites import Layer, Site
 from affetto.speak.state import SpeakingBatch
-from affetto.speak.weights import Layer, Shape, Site, SpeakingWeights
+from affetto.speak.weights import Shape, SpeakingWeights
 
 Array = NDArray[np.float32]
 Codes = NDArray[np.int64]

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from affetto.speak import kernels
 from affetto.speak.layers import Rotary
-from affetto.speak.weights import Shape, Site
+from affetto.speak.sites import Site
+from affetto.speak.weights import Shape
 
 
 @cache

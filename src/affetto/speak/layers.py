@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from affetto.products import addmm, mm
-from affetto.speak.weights import Layer, Shape, Site
+from affetto.speak.sites import Layer, Site
+from affetto.speak.weights import Shape
 
 Place = tuple[Tensor, Tensor, Tensor, Tensor]
 """Of one layer's cache: where the key (N, Dh) and the value (N, Dh) of this position go, and all keys (N, Dh, S) and

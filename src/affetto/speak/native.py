@@ -20,8 +20,9 @@ from torch import Tensor
 from affetto.native.compiler import MOST_LANES, MOST_MATRIX_BYTES, library, required, whole_vectors
 from affetto.speak.layers import Cache, Rotary
 from affetto.speak.sampling import Sampling
+from affetto.speak.sites import Layer, Site
 from affetto.speak.state import SpeakingBatch
-from affetto.speak.weights import Arranged, Layer, Shape, Site, SpeakingWeights
+from affetto.speak.weights import Arranged, Shape, SpeakingWeights
 
 _POSITIONS_AT_ONCE = 1024
 
@@ -31,7 +32,8 @@ _Ints = NDArray[np.int64]
 class _Site(ctypes.Structure):
     _fields_ = (
         ("w", c_void_p), ("a", c_void_p), ("b", c_void_p),
-        ("in", c_int64), ("out", c_int64), ("rank", c_int64), ("has_own_w", c_int64),
+        ("in", c_int64), ("out", c_int64), ("rank", c_int64), ("has_own_w", c_int64), ("num_blocks", c_int64),
+        ("ranks", c_void_p), ("widths", c_void_p),
     )  # fmt: skip
 
 
@@ -211,7 +213,11 @@ class _Native:
     def _site(self, site: Site) -> _Site:
         parts = [0 if part is None else self._at(part) for part in (site.w, site.a_GIR, site.b_GRO)]
         rank = 0 if site.a_GIR is None else site.a_GIR.shape[-1]
-        return _Site(*parts, *site.w.shape[-2:], rank, int(site.w.ndim == 3))
+        blocks = np.array((site.ranks, site.widths) if rank else ((0,), (0,)), np.int64)
+        self.kept.append(blocks)
+        return _Site(
+            *parts, *site.w.shape[-2:], rank, int(site.w.ndim == 3), blocks.shape[1], _at(blocks[0]), _at(blocks[1])
+        )
 
     def _at(self, tensor: Tensor) -> int:
         """Where a tensor lies, which stays there as long as this object."""

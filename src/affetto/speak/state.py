@@ -12,7 +12,8 @@ from torch import Tensor
 
 from affetto.speak.layers import Cache
 from affetto.speak.sampling import Sampling
-from affetto.speak.weights import Arranged, Gate
+from affetto.speak.sites import Gate
+from affetto.speak.weights import Arranged
 
 if TYPE_CHECKING:
     from affetto.speak.captured import Room
