@@ -54,6 +54,22 @@ def test_fit_finds_the_line(slope: float) -> None:
     assert told.slope_se > line.slope_se, "the forecast's own clips are resampled too"
 
 
+def test_the_forecasts_standard_error_is_that_of_a_mean_over_its_clips() -> None:
+    """Nothing else varies here: every measured clip is alike, and each forecast clip is off by the same share."""
+    shares_D = np.random.default_rng(1).gamma(4, 1 / 4, 50)
+    shares_D /= shares_D.mean()
+    points = [
+        Point(
+            "a", f"step-{number}", 1.0, np.full(40, 10 * kl), np.full(40, 10), {FORECAST: 0.8 * kl},
+            2 * 0.8 * kl * 10 * shares_D, np.full(50, 10),
+        )
+        for number, kl in enumerate((0.01, 0.02, 0.04))
+    ]  # fmt: skip
+    line = fit(points, "all", FORECAST)
+    assert line.slope == pytest.approx(0.8)
+    assert line.slope_se == pytest.approx(0.8 * shares_D.std() / 50**0.5, rel=0.1)
+
+
 def test_noise_lowers_r2_and_far_points_stay_out() -> None:
     noisy = fit(made_up(1.0, noise=0.5), "all", "full")
     assert noisy.r2 is not None
