@@ -228,6 +228,7 @@ def test_differences_of_means_over_pairs_are_as_sure_as_they_say() -> None:
         assert found["difference"] == pytest.approx(means[0] - means[1])
         assert found["low"] is not None
         assert found["high"] is not None
+        assert found["low"] < (found["difference"] or 0) < found["high"]
         holds += found["low"] <= 0 <= found["high"]
     assert holds / num_worlds >= 0.9
 

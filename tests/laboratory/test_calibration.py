@@ -74,6 +74,10 @@ def test_noise_lowers_r2_and_far_points_stay_out() -> None:
     noisy = fit(made_up(1.0, noise=0.5), "all", "full")
     assert noisy.r2 is not None
     assert noisy.r2 < 0.9
+    scattered = made_up(1.0, noise=0.5)
+    measured_P = np.array([point.measured for point in scattered])
+    told_P = np.array([point.predicted["full"] for point in scattered])
+    assert noisy.slope == pytest.approx(np.linalg.lstsq(measured_P[:, None], told_P)[0][0]), "predicted over measured"
     points = made_up(1.0, top=0.2)
     assert fit(points, "all", "full").n == sum(point.measured <= 0.05 for point in points) < 12
     assert fit(points[-2:], "all", "full").slope is None
