@@ -127,6 +127,17 @@ def test_pitfall_14_a_blend_is_the_dense_sum_of_the_changes(
 
 
 @torch.no_grad()
+def test_pitfall_14_the_sum_of_adapters_of_unlike_rank_and_scale_is_the_dense_sum(tiny_base: Base) -> None:
+    bank = _bank(tiny_base, "happy", "sad")
+    summed = {site: (a_RI, b_OR, scale) for site, a_RI, b_OR, scale in bank.summed(["happy", "sad"])}
+    for site, change_OI in dense_deltas(bank, {"happy": 1.0, "sad": 1.0}).items():
+        a_RI, b_OR, scale = summed[site]
+        assert b_OR is not None
+        assert scale == bank.sites[site].scale["happy"] != bank.sites[site].scale["sad"]
+        assert torch.allclose(scale * b_OR @ a_RI, change_OI, atol=1e-5)
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("part", PARTS)
 def test_pitfall_14_both_halves_of_the_network_carry_the_blend(
     tiny_base: Base, tiny_base_folder: Path, rows: list[Row], part: str

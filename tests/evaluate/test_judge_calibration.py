@@ -83,6 +83,10 @@ def test_a_judge_that_says_one_thing_of_everything_hears_nothing() -> None:
     answer, reason = verdict(recalled, 0.97, 0.25)
     assert (answer, "others" in str(reason)) == ("no", True)
     assert verdict(recalled, 0.79, 0.25)[0] == "no", "above its false alarms, but these are most of the others"
+    doubtful = share([True] * 26 + [False] * 24)
+    assert doubtful.low is not None
+    assert doubtful.low < 0.45 < (doubtful.value or 0)
+    assert verdict(doubtful, 0.45, 0.25)[0] == "no", "its interval reaches down to them"
     answer, reason = verdict(share([True] * 15 + [False] * 35), 0.1, 0.25)
     assert (answer, "chance (25%)" in str(reason)) == ("no", True)
     assert verdict(Estimate(None, None, None, 0, "nothing to count"), None, 0.5) == (None, "nothing to count")

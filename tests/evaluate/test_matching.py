@@ -69,6 +69,13 @@ def test_a_voice_counts_by_its_own_plain_reading() -> None:
     assert alone.intensity == pytest.approx(1.2, abs=0.05)
 
 
+def test_the_distance_is_in_standard_deviations_of_the_plain_reading_within_voices() -> None:
+    plain = {"low": np.array([[0.0] * 4, [2.0] * 4]), "high": np.array([[10.0] * 4, [12.0] * 4])}
+    found = match(lambda at: {name: values + 3.0 * at for name, values in plain.items()}, {"low": plain["low"] + 3.0})
+    assert found.distance == pytest.approx(3.0 / 2**0.5 * 4**0.5), "two readings 2 apart have a variance of 2"
+    assert found.strengths[1.0] == pytest.approx(1.0)
+
+
 def test_nothing_is_matched_where_there_is_nothing_to_match() -> None:
     plain = match(speaker(lambda i: i, []), spoken(0.001 * AIM, 0))
     assert plain.intensity is None

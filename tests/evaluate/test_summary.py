@@ -210,3 +210,34 @@ def test_confusion_has_wilsons_intervals() -> None:
     theirs = stats.binomtest(3, 10).proportion_ci(method="wilson")
     assert (shares["sad"]["value"], shares["sad"]["n"]) == (0.3, 10)
     assert (shares["sad"]["low"], shares["sad"]["high"]) == pytest.approx((theirs.low, theirs.high))
+
+
+def _voices(points: np.ndarray[Any, np.dtype[np.float64]]) -> list[FileRow]:
+    """A voice's files as points; a pair's cosine is their product, a file's value its mean over the others."""
+    values = points * (points.sum() - points) / (len(points) - 1)
+    return [row(i, voice_consistency=float(value), speaker_similarity=float(value)) for i, value in enumerate(values)]
+
+
+def test_differences_of_means_over_pairs_are_as_sure_as_they_say() -> None:
+    """Two systems that differ by chance alone: taken for independent values, 65 of a hundred intervals hold 0."""
+    rng, holds, num_worlds = np.random.default_rng(5), 0, 150
+    for _ in range(num_worlds):
+        ours, theirs = (_voices(rng.normal(1, 0.3, 24)) for _ in range(2))
+        found = compare(ours, theirs, system="x", against="y", prompt="emotional")["metrics"]["voice_consistency"]
+        means = [np.mean([one["values"]["voice_consistency"] for one in rows]) for rows in (ours, theirs)]
+        assert found["difference"] == pytest.approx(means[0] - means[1])
+        assert found["low"] is not None
+        assert found["high"] is not None
+        assert found["low"] < (found["difference"] or 0) < found["high"]
+        holds += found["low"] <= 0 <= found["high"]
+    assert holds / num_worlds >= 0.9
+
+
+def test_the_base_is_as_sure_of_its_own_voice_whichever_metric_tells() -> None:
+    rows = _voices(np.random.default_rng(6).normal(1, 0.3, 24))
+    base, adapter = (build_system("x", role, rows, JUDGES)["metrics"] for role in ("base", "adapter"))
+    assert base["speaker_similarity"] == base["voice_consistency"]
+    assert base["speaker_similarity"]["value"] == adapter["speaker_similarity"]["value"]
+    wide, narrow = ((one["speaker_similarity"]["high"] or 0) - (one["speaker_similarity"]["low"] or 0)
+                    for one in (base, adapter))  # fmt: skip
+    assert wide > 1.5 * narrow, "another's files are likened to the base's, which are given"

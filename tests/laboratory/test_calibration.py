@@ -54,10 +54,30 @@ def test_fit_finds_the_line(slope: float) -> None:
     assert told.slope_se > line.slope_se, "the forecast's own clips are resampled too"
 
 
+def test_the_forecasts_standard_error_is_that_of_a_mean_over_its_clips() -> None:
+    """Nothing else varies here: every measured clip is alike, and each forecast clip is off by the same share."""
+    shares_D = np.random.default_rng(1).gamma(4, 1 / 4, 50)
+    shares_D /= shares_D.mean()
+    points = [
+        Point(
+            "a", f"step-{number}", 1.0, np.full(40, 10 * kl), np.full(40, 10), {FORECAST: 0.8 * kl},
+            2 * 0.8 * kl * 10 * shares_D, np.full(50, 10),
+        )
+        for number, kl in enumerate((0.01, 0.02, 0.04))
+    ]  # fmt: skip
+    line = fit(points, "all", FORECAST)
+    assert line.slope == pytest.approx(0.8)
+    assert line.slope_se == pytest.approx(0.8 * shares_D.std() / 50**0.5, rel=0.1)
+
+
 def test_noise_lowers_r2_and_far_points_stay_out() -> None:
     noisy = fit(made_up(1.0, noise=0.5), "all", "full")
     assert noisy.r2 is not None
     assert noisy.r2 < 0.9
+    scattered = made_up(1.0, noise=0.5)
+    measured_P = np.array([point.measured for point in scattered])
+    told_P = np.array([point.predicted["full"] for point in scattered])
+    assert noisy.slope == pytest.approx(np.linalg.lstsq(measured_P[:, None], told_P)[0][0]), "predicted over measured"
     points = made_up(1.0, top=0.2)
     assert fit(points, "all", "full").n == sum(point.measured <= 0.05 for point in points) < 12
     assert fit(points[-2:], "all", "full").slope is None

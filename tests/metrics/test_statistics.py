@@ -278,6 +278,22 @@ def test_shares_of_files_that_say_the_same_prompts_cover_the_truth(num_prompts: 
     assert _coverage(0.7, ignored) < 0.92, "files of one prompt are not independent"
 
 
+def test_the_size_of_a_share_is_that_of_the_linearised_variance_narrowed_by_students_t() -> None:
+    """Kish's design effect by the ratio's own residuals, prompts of unlike many files; Korn and Graubard's factor."""
+    rng = np.random.default_rng(24)
+    sizes_C = rng.integers(1, 6, 9)
+    prompts = np.repeat(np.arange(9), sizes_C)
+    events = rng.random(len(prompts)) < rng.random(9)[prompts]
+    share, n = events.mean(), len(events)
+    residuals_C = [float((events[prompts == one] - share).sum()) / n for one in range(9)]
+    told = (
+        share * (1 - share) / (9 * np.var(residuals_C, ddof=1)) * (stats.norm.ppf(0.975) / stats.t.ppf(0.975, 8)) ** 2
+    )
+    assert told < n, "the case is one where prompts matter"
+    found = statistics.share(events.tolist(), prompts.astype(str).tolist())
+    assert (found.low, found.high) == pytest.approx(statistics.wilson_interval(share * told, told))
+
+
 def test_shares_with_one_file_a_prompt_are_wilsons_and_those_all_alike_count_prompts() -> None:
     events = [True] * 17 + [False] * 6
     assert statistics.share(events, [str(index) for index in range(23)]) == statistics.share(events)
@@ -353,6 +369,8 @@ def test_means_over_pairs_are_as_sure_as_they_say() -> None:
         for rest in ([i for i in range(24) if i != out] for out in range(24))
     ]
     assert pseudo == pytest.approx(leaving_out), "the jackknife's definition"
+    twice = resampling.jackknifed([*values, *values], ["ann"] * 48, [*names, *names])
+    assert twice == pytest.approx([*pseudo, *pseudo]), "files that say one text are one member"
 
 
 @pytest.mark.parametrize(

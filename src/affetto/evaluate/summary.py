@@ -115,16 +115,20 @@ PLAIN_MARGINS: dict[str, Margin] = {**MARGINS, "posterior": Margin(0.05, "higher
 """The same for plain prompts, where the emotion must not leak."""
 
 
-def summarise(rows: Sequence[FileRow], judges: Judges) -> dict[str, Metric]:
+_AMONG_THEMSELVES: dict[Role | None, str] = {"base": "speaker_similarity", "real": "emotion_similarity"}
+"""What likens these systems' files to each other, and another system's to theirs."""
+
+
+def summarise(rows: Sequence[FileRow], judges: Judges, role: Role | None = None) -> dict[str, Metric]:
     """Every metric over `rows`, with its interval; one that can't be had is null with a reason.
 
     Prompts (texts; files where the text isn't known) are what is resampled. Files with an error enter no mean, only
-    `stop_failures`; they are counted in the system's `num_failed`.
+    `stop_failures`; they are counted in the system's `num_failed`. `role` is the system's.
     """
-    return {
-        name: to_metric(_estimate(rows, name, measure, judges), measure.unit)
-        for name, measure in measures(rows).items()
-    }
+    found = measures(rows)
+    if own := _AMONG_THEMSELVES.get(role):
+        found[own] = replace(found[own], is_of_pairs=True)
+    return {name: to_metric(_estimate(rows, name, measure, judges), measure.unit) for name, measure in found.items()}
 
 
 def build_system(
@@ -141,8 +145,8 @@ def build_system(
         intensity=intensity,
         num_files=len(rows),
         num_failed=sum(row["error"] is not None for row in rows),
-        metrics=summarise(others, judges),
-        plain_metrics=summarise(plain, judges) if plain else None,
+        metrics=summarise(others, judges, role),
+        plain_metrics=summarise(plain, judges, role) if plain else None,
         confusion=emotion_metrics.confusion(choices, judges.emotion.labels) if judges.emotion else None,
         confusion_shares=_shares(choices, list(map(_prompt_of, choosing)), judges.emotion.labels)
         if judges.emotion
@@ -171,10 +175,8 @@ def compare(
     unique.
     """
     margins = PLAIN_MARGINS if prompt == "plain" else MARGINS
-    ours, theirs = (
-        rows_by_prompt(system_rows, prompt, system, by_seed),
-        rows_by_prompt(base_rows, prompt, against, by_seed),
-    )
+    ours = rows_by_prompt(system_rows, prompt, system, by_seed)
+    theirs = rows_by_prompt(base_rows, prompt, against, by_seed)
     pairs = [(ours[key], theirs[key]) for key in sorted(set(ours) & set(theirs), key=str)]
     num_lost = sum(row["error"] is None and _is_lost(ours.get(key)) for key, row in theirs.items())
     is_same = bool(pairs) and all(one["values"] == other["values"] for one, other in pairs)
@@ -227,10 +229,15 @@ def _estimate(rows: Sequence[FileRow], name: str, measure: Measure, judges: Judg
     if measure.ratio:
         return statistics.bootstrap_ratio(columns[0], columns[1], prompts, is_count=True)
     if measure.is_of_pairs:
-        voices = [(row["speaker"], row["prompt"]) for row in known]
-        told = statistics.bootstrap_mean(jackknifed(columns[0], voices, prompts), prompts)
+        told = statistics.bootstrap_mean(_pseudo_values(known, name), prompts)
         return replace(told, value=sum(columns[0]) / len(known))
     return statistics.bootstrap_mean(columns[0], prompts)
+
+
+def _pseudo_values(rows: Sequence[FileRow], name: str) -> list[float]:
+    """What tells as much as independent values, of files whose values are means over pairs among them."""
+    voices = [(row["speaker"], row["prompt"]) for row in rows]
+    return jackknifed([_number(row, name) for row in rows], voices, [_prompt_of(row) for row in rows])
 
 
 def _difference(pairs: Sequence[tuple[FileRow, FileRow]], name: str, measure: Measure, is_same: bool) -> Difference:
@@ -244,6 +251,10 @@ def _difference(pairs: Sequence[tuple[FileRow, FileRow]], name: str, measure: Me
     sides = [[[_number(pair[side], value) for pair in known] for value in names] for side in (0, 1)]
     (top, bottom), (base_top, base_bottom) = ((side[0], side[1] if measure.ratio else ones) for side in sides)
     prompts = [_prompt_of(base) for _, base in known]
+    if measure.is_of_pairs:
+        ours, theirs = (_pseudo_values([pair[side] for pair in known], name) for side in (0, 1))
+        told = statistics.paired_difference((ours, ones), (theirs, ones), prompts)
+        return replace(told, value=(sum(top) - sum(base_top)) / len(known))
     return statistics.paired_difference((top, bottom), (base_top, base_bottom), prompts, is_count=measure.is_count)
 
 
@@ -256,15 +267,9 @@ def _compared(difference: Difference, margin: Margin | None, num_lost: int, p_ho
             lost = counted(num_lost, "prompt that the base spoke is", "prompts that the base spoke are")
             verdict, reason = "undecided", f"{lost} lost in the system"
     return ComparedMetric(
-        difference=difference.value,
-        low=difference.low,
-        high=difference.high,
-        n=difference.n,
-        margin=margin.size if margin else None,
-        verdict=verdict,
-        reason=reason or None,
-        p_holm=p_holm,
-    )
+        difference=difference.value, low=difference.low, high=difference.high, n=difference.n,
+        margin=margin.size if margin else None, verdict=verdict, reason=reason or None, p_holm=p_holm,
+    )  # fmt: skip
 
 
 def _reason(rows: Sequence[FileRow], measure: Measure, judges: Judges) -> str:
