@@ -14,8 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from affetto.adapters.checks import TEMPLATE_RULE, is_template
 from affetto.adapters.targets import Part
-from affetto.audio.hints import did_you_mean
-from affetto.errors import ConfigError
+from affetto.errors import ConfigError, did_you_mean
 from affetto.files import expanded
 from affetto.judges.kinds import KINDS
 from affetto.types import EMOTIONS, SPEAKING_TAKES, SPEAKING_TEMPERATURE

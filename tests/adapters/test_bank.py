@@ -18,7 +18,7 @@ from affetto.errors import AdapterError
 from affetto.model.base import Base, load_base
 from affetto.model.batch import Batch, Logits, Row, collate
 from affetto.model.gates import GateSwitch
-from affetto.terms import code_losses
+from affetto.model.losses import code_losses
 
 PARTS = ("backbone_model", "depth_decoder")
 

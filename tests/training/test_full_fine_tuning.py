@@ -21,8 +21,8 @@ from affetto.miniature.base import make_config, make_model
 from affetto.model.base import load_base, weights_hash
 from affetto.model.batch import collate
 from affetto.model.csm import CsmNetwork
+from affetto.model.losses import code_losses
 from affetto.speak.voice import Voice
-from affetto.terms import code_losses
 from affetto.training.loop import train
 from affetto.training.streams import build_streams
 

@@ -31,7 +31,7 @@ from affetto.codes.codec import codec_tensors
 from affetto.errors import AdapterError, counted
 from affetto.files import new_folder, place_told, write_json
 from affetto.folders import recover_folder
-from affetto.model.quiet import quiet_transformers
+from affetto.quiet import quiet_transformers
 
 _NOT_COPIED = ("*.safetensors.index.json", "model*.safetensors", "*.bin", "README.md", ".*", FACTS, TRAINED)
 

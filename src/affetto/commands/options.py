@@ -86,8 +86,8 @@ def settings_of(
     `all` alone is every emotion. `base`, the expressive base, may be named where `with_base` is given. ConfigError for
     wrong keys and values, and for an emotion that isn't configured.
     """
-    from affetto.audio.hints import did_you_mean
     from affetto.config import EVERY, EXPRESSIVE, load_config
+    from affetto.errors import did_you_mean
 
     values = {key: tuple(value) if isinstance(value, list) else value for key, value in overrides.items()}
     settings = load_config(config, told_as="command line", **values)

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from affetto.audio.stratified import spread
 from affetto.codes.decoding import decode_each
 from affetto.codes.prepare import Prepared
 from affetto.config import Config
@@ -35,7 +36,6 @@ from affetto.evaluate.sentences import Sentence, ask, texts_of
 from affetto.evaluate.spoken import speaker_key, speech_key
 from affetto.files import cache_root, hash_text, read_json, write_json
 from affetto.judges.kinds import Judges
-from affetto.preserve.rehearsal import spread
 from affetto.progress import progress
 from affetto.speak.generation import Request
 from affetto.speak.voice import Voice

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional
 
-from affetto.terms import LossTerm
+from affetto.model.losses import LossTerm
 
 
 def distillation_kl(teacher_log_probs: Tensor, student_logits: Tensor, temperature: float = 1.0) -> LossTerm:

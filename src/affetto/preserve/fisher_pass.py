@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from affetto.model.batch import Batch
+from affetto.model.losses import cross_entropy
 from affetto.model.watch import Watch
-from affetto.terms import cross_entropy
 
 Records = dict[str, tuple[Tensor, Tensor]]
 """By site: its inputs and the gradients at its outputs, (rows, positions, width) both."""

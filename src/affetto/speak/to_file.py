@@ -9,9 +9,8 @@ import torch
 
 from affetto.adapters.peft_files import read_facts
 from affetto.audio.corpora.files import text_beside
-from affetto.audio.hints import did_you_mean
 from affetto.audio.sound import read_sound, sound_format, write_sound
-from affetto.errors import AdapterError, ConfigError, DataError
+from affetto.errors import AdapterError, ConfigError, DataError, did_you_mean
 from affetto.files import expanded, is_same_file, make_writable
 from affetto.folders import recover_folder
 from affetto.model.batch import Turn

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from affetto.errors import NonFiniteLossError
 from affetto.model.batch import Logits, join
+from affetto.model.losses import LossTerm, cross_entropy, text_loss
 from affetto.preserve.distillation import distillation_kl
-from affetto.terms import LossTerm, cross_entropy, text_loss
 from affetto.training.batches import TrainBatch
 
 DistillOn = Literal["rehearsal", "emotion", "both"]

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import torch
 
-from affetto.audio.hints import did_you_mean
 from affetto.audio.splits import assert_disjoint
+from affetto.audio.stratified import spread
 from affetto.codes.prepare import Prepared
 from affetto.config import EXPRESSIVE, Config
-from affetto.errors import ConfigError, DataError
+from affetto.errors import ConfigError, DataError, did_you_mean
 from affetto.files import cache_root, hash_bytes, hash_text, made_alone
 from affetto.model.base import Base
 from affetto.model.batch import Row
@@ -22,7 +22,7 @@ from affetto.preserve.curvature import CONTROLS, CURVATURES, Curvature, Factor
 from affetto.preserve.curvature.memory import Shapes, curvature_bytes
 from affetto.preserve.ewc import mean_codes, natural_weight
 from affetto.preserve.fisher import estimate_fisher
-from affetto.preserve.rehearsal import rehearsal_buffer, spread
+from affetto.preserve.rehearsal import rehearsal_buffer
 from affetto.preserve.self_speech import CORPUS as SELF
 from affetto.preserve.teacher import TeacherCache, row_hash, teacher_cache
 from affetto.progress import progress, say

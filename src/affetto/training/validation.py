@@ -12,10 +12,10 @@ import torch
 from affetto.files import cache_root
 from affetto.model.base import Base
 from affetto.model.batch import Batch, Logits, Row, collate
+from affetto.model.losses import LossTerm, code_losses, text_loss
 from affetto.model.rows_at_once import rows_at_once
 from affetto.preserve.distillation import distillation_kl
 from affetto.preserve.teacher import TeacherCache, TeacherClip, teacher_cache
-from affetto.terms import LossTerm, code_losses, text_loss
 
 _ROWS = 16
 INTENSITIES = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
