@@ -17,6 +17,7 @@ from affetto.commands.data import app as data_app
 from affetto.commands.forgetting import app as preserve_app
 from affetto.commands.listen import app as listen_app
 from affetto.commands.options import (
+    BUDGET_NOT_MET,
     FILES_FAILED,
     BaseName,
     ConfigFile,
@@ -43,9 +44,6 @@ from affetto.commands.plan import app as plan_app
 from affetto.commands.reporting import app as reporting_app
 from affetto.commands.scoring import app as scoring_app
 from affetto.errors import MENDABLE, AffettoError, ConfigError, Interrupted
-
-BUDGET_NOT_MET = 3
-"""Exit status of a run that ended well, but forgot more than its budget."""
 
 if TYPE_CHECKING:
     from affetto.config import Config
@@ -185,21 +183,21 @@ def run(
     Exit status, where all is done and written: 3 if an emotion didn't meet the forgetting_budget of the configuration,
     else 4 if files could not be scored.
     """
-    from affetto import run as road
+    from affetto import run as whole_run
     from affetto.config import EXPRESSIVE
 
     judges = pairs_of(judge, "--judge")
     settings, emotions = settings_of(
         config, emotion, with_base=True, base=base, data=data, general=general, output_dir=output, judges=judges
     )
-    reports = road.run(
+    reports = whole_run.run(
         settings, emotions, command=command_line(), are_named=are_named(emotion), skip_bad_clips=skip_bad_clips,
         skip_datasets=skip_datasets, together=is_together(emotion), resume=resume, jobs=jobs,
     )  # fmt: skip
     done = {EXPRESSIVE, *(page.parent.name for page in reports)}
     emotions = [name for name in emotions if name in done]
     _end_by_budget(settings, emotions)
-    if road.failed_files(settings, emotions):
+    if whole_run.failed_files(settings, emotions):
         raise typer.Exit(FILES_FAILED)
 
 

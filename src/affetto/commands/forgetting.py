@@ -1,4 +1,4 @@
-"""The command line's verbs about forgetting: what foretells it, and what prevents it."""
+"""The verbs about forgetting: what predicts it, and what prevents it."""
 
 from __future__ import annotations
 

@@ -15,6 +15,8 @@ from affetto.errors import ConfigError
 if TYPE_CHECKING:
     from affetto.config import Config
 
+BUDGET_NOT_MET = 3
+"""Exit status of a run that ended well, but forgot more than its budget."""
 FILES_FAILED = 4
 """Exit status of an evaluation that ended well, but in which files could not be scored."""
 
@@ -150,10 +152,10 @@ def require_suffix(path: Path, option: str, kind: str, *suffixes: str) -> None:
 
 
 def command_line() -> str:
-    """The command as the user gave it."""
+    """The command as the user gave it, for the record: without --resume, which changes nothing in what is written."""
     from affetto.files import as_text
 
-    return as_text(shlex.join(["affetto", *sys.argv[1:]]))
+    return as_text(shlex.join(["affetto", *(word for word in sys.argv[1:] if word != "--resume")]))
 
 
 def earlier_turn(said: str, speaker: int) -> tuple[Path, int]:

@@ -1,4 +1,4 @@
-"""The command line's verb that tells what a run will need before anything is loaded."""
+"""The verb that estimates what a run will need, before anything is loaded."""
 
 from __future__ import annotations
 

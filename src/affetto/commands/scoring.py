@@ -1,4 +1,4 @@
-"""The command line's verb for sound files of any origin."""
+"""The verb that scores sound files of any origin."""
 
 from __future__ import annotations
 
@@ -53,10 +53,10 @@ def score(
 
     beside = Beside(base, reference, neutral)
     check_outputs(output, folders=[folder, *beside.folders.values()], metadata=metadata, versa=versa)
-    # Resuming changes nothing in what is written, the command included.
+
     results = evaluate_folder(
         folder, emotion, output, judges=pairs_of(judge, "--judge"), metadata=metadata, beside=beside,
-        command=command_line().replace(" --resume", ""), device=device, resume=resume,
+        command=command_line(), device=device, resume=resume,
     )  # fmt: skip
     if versa:
         write_versa(versa, results)
