@@ -210,7 +210,7 @@ def test_all_stands_alone_and_is_no_emotion_to_add(affetto: Callable[..., Called
     for others in (("-e", "all", "-e", "sad"), ("-e", "sad", "-e", "all")):
         status, _, err = affetto("prepare", *others)
         assert status == 1
-        assert err == "error: --emotion all is every emotion and stands alone: leave the other --emotion out, or all\n"
+        assert err == "error: --emotion all means every emotion: leave out either it or the other --emotion\n"
 
 
 def test_settings_come_from_file_and_options(tmp_path: Path) -> None:
@@ -256,7 +256,7 @@ def test_judges() -> None:
             pairs_of([wrong], "--judge")
     with pytest.raises(ConfigError, match="--system b: write it as NAME=FOLDER"):
         pairs_of(["b"], "--system", "NAME=FOLDER")
-    with pytest.raises(ConfigError, match="--judge emotion=a and --judge emotion=b are two of one name"):
+    with pytest.raises(ConfigError, match="--judge emotion=a and --judge emotion=b contradict each other"):
         pairs_of(["emotion=a", "words=c", "emotion=b"], "--judge")
 
 
@@ -394,7 +394,7 @@ def test_run_hands_its_options_on(affetto: Callable[..., Called], monkeypatch: p
     assert emotions == ["sad"]
     assert how == {
         "command": (
-            "affetto run --emotion sad --base b --data d --general self -o out --skip-datasets --resume --jobs 3"
+            "affetto run --emotion sad --base b --data d --general self -o out --skip-datasets --jobs 3"
         ),
         "are_named": True, "skip_bad_clips": False, "skip_datasets": True, "together": False, "resume": True, "jobs": 3,
     }  # fmt: skip

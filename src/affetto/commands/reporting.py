@@ -41,23 +41,23 @@ def evaluate(
     general: General = None, output: Output = None,
     judge: Judge = None,
     intensity: Annotated[
-        float | None, typer.Option(help="Strength of the adapter. Default: what its training recommends.")
+        float | None, typer.Option(help="Strength of the adapter. Default: what its training recommended.")
     ] = None,
     calibrate_judges: Annotated[
         Path | None,
-        typer.Option(help="Instead: play these real, labelled recordings to the judges and say what they hear."),
+        typer.Option(help="Evaluate the judges instead: labelled real recordings, and what they hear in them."),
     ] = None,
     skip_bad_clips: SkipBad = False, resume: Resume = False,
     versa: Annotated[
         Path | None, typer.Option(help="Also write one flat JSON line per file, as VERSA does; for one emotion.")
     ] = None,
     allow_failures: Annotated[
-        bool, typer.Option("--allow-failures", help="Status 0 though files could not be scored.")
+        bool, typer.Option("--allow-failures", help="Exit with 0 even if files could not be scored.")
     ] = False,
 ) -> None:  # fmt: skip
-    """Speak held-out sentences with base and adapter, and score them beside real recordings; of what is trained.
+    """Speak held-out sentences with base and trained adapter, and score both beside real recordings.
 
-    Exit status 4: all is written, but files (with --calibrate-judges: recordings) could not be scored.
+    Exit status 4: everything is written, but some files (with --calibrate-judges: recordings) could not be scored.
     """
     judges = pairs_of(judge, "--judge")
     if calibrate_judges is not None:
@@ -134,21 +134,21 @@ def report(
         Path | None, typer.Option("--out", help="The comparison's page. Default: comparison.html.", dir_okay=False)
     ] = None,
     against: Annotated[
-        str | None, typer.Option(help="The system that all others are held against. Default: each run's own base.")
+        str | None, typer.Option(help="The system to compare all others with. Default: each run's own base.")
     ] = None,
     audio: Annotated[
-        list[str] | None, typer.Option("--audio", help="NAME=FOLDER: where a system's sounds lie now; repeat.")
+        list[str] | None, typer.Option("--audio", help="NAME=FOLDER: where a system's sound files are; repeat.")
     ] = None,
     sentences: Annotated[
-        int | None, typer.Option(min=0, help="Texts to listen to on the comparison's page. Default: 8.")
+        int | None, typer.Option(min=0, help="Sentences to listen to on the comparison's page. Default: 8.")
     ] = None,
     title: Annotated[str, typer.Option(help="The comparison's title. Default: the systems' names.")] = "",
 ) -> None:
-    """Draw the report of trained and evaluated emotions, one page each; or compare any results on one page."""
+    """Write the report of each evaluated emotion, a page each, or compare any results on one page."""
     if not results:
         refuse({
             "--out": out, "--against": against, "--audio": audio, "--sentences": sentences, "--title": title or None
-        }, "name the results to compare; without any this is the report of a run")  # fmt: skip
+        }, "name the results to compare; without any, the report is that of a run")  # fmt: skip
         _report_emotions(emotion, config, output)
         return
     if emotion or config or output:
