@@ -443,7 +443,7 @@ def test_the_page_says_how_the_recommended_intensity_was_found(tmp_path: Path) -
             Match(1.17, looks, 9.0),
             "as strongly as the clips that it learned from, by pitch, pitch range, rate and level",
         ),
-        (Match(None, {}, None, "3 texts are too few"), "couldn't be held against its clips: 3 texts are too few."),
+        (Match(None, {}, None, "3 texts are too few"), "couldn't be matched to its clips: 3 texts are too few."),
     ):
         facts = FACTS | {"recommended_intensity": match.intensity or 1.0, "matching": match.document()}
         said = " ".join(map("".join, Page(written(tmp_path, [], facts=facts, frontier=frontier)).texts))
