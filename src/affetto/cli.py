@@ -151,9 +151,9 @@ def doctor(
         list[str] | None,
         typer.Option("--emotion", "-e", help="An emotion of the run; repeat for several. Default: all."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table (docs/doctor.md).")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, not a table (docs/doctor.md).")] = False,
 ) -> None:
-    """Diagnose a run (weak emotion, forgetting, instability, bad data): what is wrong, why, and what to change first."""
+    """Diagnose a run (weak emotion, forgetting, instability, bad data): what is wrong, why and what to change first."""
     from affetto.doctor.diagnose import examine
     from affetto.doctor.findings import to_document
     from affetto.doctor.table import render

@@ -110,7 +110,7 @@ MEASURES: dict[str, Measure] = {
     ),
     "words_per_s": Measure("Words per second", "Prosody", "1/s", "between first and last sound", is_plotted=True),
     "syllables_per_s": Measure("Syllables per second", "Prosody", "1/s", "between first and last sound"),
-    "jitter": Measure("Jitter", "Prosody", "share of the period", "change of the pitch period from one cycle to the next"),
+    "jitter": Measure("Jitter", "Prosody", "share of the period", "change of the pitch period from cycle to cycle"),
     "level_db": Measure("Level", "Prosody", "dBFS", "loudness of what is not silent", is_plotted=True),
     "seconds_per_word": Measure("Seconds per word", "Delivery", "s", "between first and last sound"),
     "pause_share": Measure("Pauses", "Delivery", "share", "share of silence inside an utterance"),

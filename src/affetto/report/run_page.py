@@ -50,7 +50,8 @@ _PLACED = (
 _TERM_WORDS = {
     "emotion": "emotion", "rehearsal": "rehearsal", "general": "general", "distillation": "distillation",
     "ce": "cross-entropy", "kl": "KL", "nll": "NLL", "c0": "codebook 0", "depth": "other codebooks", "ewc": "EWC",
-    "value": "value (emotion NLL + general KL)", "target": "target", "multiplier": "multiplier of all that preserves",
+    "value": "value (emotion NLL + general KL)", "target": "target",
+    "multiplier": "multiplier of the preservation terms",
 }  # fmt: skip
 
 
