@@ -10,9 +10,9 @@ from affetto.types import Clip
 
 
 def rehearsal_buffer(clips: Sequence[Clip], num_frames: Mapping[str, int], size: int, seed: int) -> list[Clip]:
-    """At most `size` general training clips, spread evenly over speaker x duration (quartiles), always the same ones.
+    """At most `size` general training clips, spread evenly over speakers and lengths; the same for the same `seed`.
 
-    `num_frames` gives each clip's length. Raises DataError where a clip is emotional or not for training.
+    `num_frames` gives each clip's length. Raises DataError if a clip is emotional or not for training.
     """
     for clip in clips:
         if clip.emotion is not None or clip.split != "train":
