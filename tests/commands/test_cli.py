@@ -317,7 +317,7 @@ def test_speak_writes_a_sound(
         (("hello", "--emotion", "happy=-1"), "emotion happy, its share -1.0: it must be a finite number, 0 (the base)"),
         (("hello", "--temperature", "inf"), "--temperature and --depth-temperature must be finite numbers"),
         (("hello", "--depth-temperature", "inf"), "--temperature and --depth-temperature must be finite numbers"),
-        (("caf\udce9",), r"'caf\udce9' can't be spoken: parts of it are bytes that are no UTF-8"),
+        (("caf\udce9",), r"'caf\udce9' can't be spoken: parts of it are bytes that aren't UTF-8"),
         (("hello", "--out", ""), "no name is given for the sound file to write"),
         (("hello", "--seed", str(10**30)), "it must be a whole number from 0 to 9223372036854775807"),
         (("hello", "--base", "./nowhere"), "there is no folder './nowhere'"),

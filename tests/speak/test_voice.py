@@ -513,6 +513,6 @@ def test_a_text_that_may_fit_is_begun_and_cut_off_with_the_reason(
     monkeypatch.setattr(voice, "generate", lambda _: [Spoken(codes_TK, True)])
     capsys.readouterr()
     voice.speak(text)
-    assert "cut off after 1.2 s: there the base's window ends; split the text" in " ".join(
+    assert "cut off after 1.2 s, where the base's window ends; split the text" in " ".join(
         capsys.readouterr().err.split()
     )
