@@ -277,7 +277,7 @@ def test_whole_numbers_may_be_numpys(voice: Voice) -> None:
 
 def test_what_cannot_be_spoken_is_refused_on_every_road(voice: Voice) -> None:
     for text, told in {
-        "": "no letter and no digit", "!!! …": "no letter and no digit", "caf\udce9": "no UTF-8",
+        "": "no letter and no digit", "!!! …": "no letter and no digit", "caf\udce9": "aren't UTF-8",
         "你好": "no tokens for '你', '好'",
     }.items():  # fmt: skip
         for road in (
