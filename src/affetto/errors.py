@@ -1,4 +1,4 @@
-"""Everything that can go wrong through a user's input, each with what to do about it."""
+"""Errors that a user can cause and mend, and the phrases that their messages share."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import errno
 from collections.abc import Collection, Sequence
 
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-"""Numbers of the system's errors where a disk, or one's share of it, is full."""
+"""Error numbers of a full disk or quota."""
 MENDABLE = NO_ROOM | {errno.ENAMETOOLONG}
-"""Numbers of those that whoever gave the command can mend, wherever they arise."""
+"""Error numbers of the operating system that the user can mend, wherever they arise."""
 
 
 _MOST_NAMES = 500
@@ -17,7 +17,7 @@ _MOST_NAMES = 500
 
 
 class AffettoError(Exception):
-    """Base of all errors that a user can cause and mend. The command line prints it without a traceback."""
+    """Base of all errors that a user can cause and mend. The command line prints them without a traceback."""
 
 
 class ConfigError(AffettoError):
@@ -71,7 +71,7 @@ def listed(names: Sequence[str], most: int = 6) -> str:
 
 
 def counted(number: int, one: str, many: str = "") -> str:
-    """`1 file`, `2 files`, for messages; `many` is said of several where it isn't `one` and an s (`file is`)."""
+    """`1 file` or `2 files`, for messages; `many` is the plural where adding an s won't do (`files are`)."""
     return f"{number} {one}" if number == 1 else f"{number} {many or f'{one}s'}"
 
 
