@@ -18,12 +18,12 @@ from facts import commit, run_facts
 
 from affetto.adapters.bank import AdapterBank
 from affetto.adapters.peft_files import insert_adapter, read_adapter
+from affetto.audio.stratified import spread
 from affetto.codes.prepare import Prepared
 from affetto.config import Config
 from affetto.files import read_json, write_json
 from affetto.model.base import load_base
 from affetto.pipeline import prepare_clips
-from affetto.preserve.rehearsal import spread
 from affetto.training.loop import train
 from affetto.training.streams import gated_rows
 from affetto.training.validation import Validation

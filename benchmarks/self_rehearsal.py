@@ -21,6 +21,7 @@ import numpy as np
 from facts import run_facts
 from numpy.typing import NDArray
 
+from affetto.audio.stratified import spread
 from affetto.codes.prepare import Prepared
 from affetto.config import Config
 from affetto.evaluate.retention import Retention, measure_retention
@@ -28,7 +29,6 @@ from affetto.files import read_json, write_json
 from affetto.model.batch import Row
 from affetto.model.rows import PLAIN_TEMPLATE
 from affetto.pipeline import prepare_clips
-from affetto.preserve.rehearsal import spread
 from affetto.preserve.self_speech import with_self_speech
 from affetto.speak.voice import Voice
 from affetto.training.loop import train

@@ -27,13 +27,13 @@ from facts import commit, run_facts
 from affetto.adapters.bank import AdapterBank, all_targets
 from affetto.adapters.peft_files import insert_adapter, read_adapter
 from affetto.adapters.targets import PARTS, PRESETS
+from affetto.audio.stratified import spread
 from affetto.codes.prepare import Prepared
 from affetto.config import Config
 from affetto.evaluate.retention import measure_retention
 from affetto.files import cache_root, read_json, write_json
 from affetto.model.base import load_base
 from affetto.pipeline import prepare_clips
-from affetto.preserve.rehearsal import spread
 from affetto.progress import say
 from affetto.training import loop
 from affetto.training.log import read_log

@@ -6,27 +6,27 @@ usage() {
     cat <<'EOF'
 Usage: run_emotion_finetuning.sh [options]
 
-  --emotion NAME      train this emotion (default: all in the configuration, each by itself); may be given again.
-                      all: every one in one run; base: the expressive base that expressive_base builds on
+  --emotion NAME      train this emotion (default: all in the configuration, each by itself); repeat for several.
+                      all: together in one run; base: the expressive base, for expressive_base: true
   --config FILE       settings (default: configs/emotion_specific_finetuning.yaml)
   --base ID_OR_PATH   base model: miniature, a folder, or a hub id such as sesame/csm-1b
-  --data PATH         a manifest (.jsonl) or a folder of clips; may be given again
-  --general SOURCE    general speech: data (its clips without emotion; the default) or self (the base speaks it)
+  --data PATH         a manifest (.jsonl) or a folder of clips; repeat for several
+  --general SOURCE    general speech: data (the data's clips without emotion; the default) or self (spoken by the base)
   --output DIR        where emotion_models/ and evaluation_results/ go (default: here)
   --judge KIND=NAME   judge of emotion, words, quality, voice, dimensions or embedding (a hub id, a folder, or none);
-                      may be given again
+                      repeat for several
   --gpu N             use this GPU, counted from 0
-  --jobs N            emotions at a time (default: as many as processors and memory allow; one on a GPU)
-  --skip-datasets     do not touch or check the data again: use what was prepared before
-  --skip-bad-clips    go on with the good clips where some are bad
-  --resume            go on where an interrupted run stopped
-  --help              this text
+  --jobs N            emotions at a time (default: as many as CPUs and memory allow; one on a GPU)
+  --skip-datasets     do not read or check the data again: use what was prepared before
+  --skip-bad-clips    leave out bad clips instead of stopping
+  --resume            continue an interrupted run
+  --help              show this text
 
-Exit status 3: all is done and written, but an emotion didn't meet the forgetting_budget of the settings; 4: the same, but
-files could not be scored.
+Exit status 3: everything is done and written, but an emotion exceeds the forgetting_budget of the settings; 4: the same,
+but some files could not be scored.
 
-The environment is used as it is where affetto can be imported, or where requirements-expressivity-finetuning.txt is
-installed; otherwise .venv is made beside this repository.
+The current environment is used if affetto can be imported in it, or if requirements-expressivity-finetuning.txt is
+installed; otherwise .venv is made in this repository.
 EOF
 }
 

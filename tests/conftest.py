@@ -19,7 +19,7 @@ from affetto.model.base import Base, load_base
 from affetto.model.batch import Row, Turn, collate
 from affetto.model.conversion.moshi import convert
 from affetto.model.csm import CsmNetwork
-from affetto.terms import code_losses
+from affetto.model.losses import code_losses
 from moshi_checkpoint import write_authors_checkpoint
 
 

@@ -19,7 +19,7 @@ import torch
 from affetto.codes.codec import load_codec
 from affetto.model.base import Base
 from affetto.model.batch import Row, Turn, collate
-from affetto.terms import code_losses
+from affetto.model.losses import code_losses
 
 FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
 

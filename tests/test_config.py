@@ -203,7 +203,7 @@ WRONG = [
     ("distillation_alpha: 1.2", "distillation_alpha", "less than or equal to 1"),
     ("temperature: 0", "temperature", "greater than 0"),
     ("distill_on: all", "distill_on", "'rehearsal'"),
-    ("general: self\ndistill_on: emotion", "distill_on", "rehearsal or both where general is self"),
+    ("general: self\ndistill_on: emotion", "distill_on", "rehearsal or both with general: self"),
     ("distill_on: emotion", "distill_on", "distillation_alpha below 1"),
     ("distill_on: both", "distill_on", "distillation_alpha below 1"),
     ("teacher_frames_share: 0", "teacher_frames_share", "greater than 0"),

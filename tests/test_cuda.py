@@ -24,6 +24,7 @@ from affetto.errors import Interrupted
 from affetto.evaluate.suite import evaluate
 from affetto.model.base import Base, load_base
 from affetto.model.batch import Row, Streams, Turn, collate
+from affetto.model.losses import code_losses
 from affetto.pipeline import prepare_clips, train_emotions
 from affetto.preserve.curvature import CURVATURES, Curvature
 from affetto.preserve.ewc import ewc_penalty
@@ -31,7 +32,6 @@ from affetto.preserve.fisher import estimate_fisher
 from affetto.preserve.forecast import forecast
 from affetto.preserve.teacher import TeacherCache, teacher_cache
 from affetto.speak.generation import Request, Spoken, generate
-from affetto.terms import code_losses
 from affetto.training.batches import assemble
 from affetto.training.loop import train, train_mode
 from affetto.training.step import LossWeights, accumulate_gradients, finish_gradients

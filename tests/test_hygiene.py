@@ -190,6 +190,42 @@ def test_the_library_does_not_print(path: Path) -> None:
     assert not printed
 
 
+UPWARD = {("affetto.model.native_layers", "affetto.adapters.bank")}
+"""The one import against the current: a layer in C looks into the adapters that stand around its matrices."""
+
+
+def imported_at_load(tree: ast.Module) -> Iterator[str]:
+    """Modules that a module imports when it is loaded; imports inside functions or for types alone don't count."""
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+def cycle(graph: dict[str, set[str]]) -> list[str]:
+    """The names on some cycle of `graph`, or on a way into one; empty where there is none."""
+    left = {name: set(others) for name, others in graph.items()}
+    while free := [name for name, others in left.items() if not others & left.keys()]:
+        for name in free:
+            del left[name]
+    return sorted(left)
+
+
+def test_folders_import_each_other_one_way() -> None:
+    """Data flows one way (README): no folder imports another one that, through whatever others, imports it."""
+    folders: dict[str, set[str]] = {path.name: set() for path in SOURCE.iterdir() if path.is_dir()}
+    for path in MODULES:
+        module = ".".join(("affetto", *path.relative_to(SOURCE).with_suffix("").parts))
+        for name in imported_at_load(parse(path)):
+            here, there = module.split(".")[1], name.split(".")[1] if name.startswith("affetto.") else ""
+            if here in folders and there in folders and here != there and (module, name) not in UPWARD:
+                folders[here].add(there)
+    assert sum(map(len, folders.values())) > 40, "the scan finds imports"
+    assert cycle(folders) == []
+    assert cycle({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": set()}) == ["a", "b", "c"]
+
+
 KEPT = {
     ".ci", ".gitignore", "CHANGELOG.md", "LICENSE", "README.md", "benchmarks", "configs", "docs", "pyproject.toml",
     "requirements-expressivity-finetuning.txt", "requirements-test.txt", "scripts", "src", "tests",

@@ -21,7 +21,7 @@ from transformers.models.csm import modeling_csm
 
 from affetto.model.base import Base
 from affetto.model.fused import PLAIN_TURN
-from affetto.model.quiet import quiet_transformers
+from affetto.quiet import quiet_transformers
 from affetto.types import Codec
 
 FRAME_SAMPLES = 1920

@@ -24,7 +24,7 @@ from affetto.codes.codec import load_codec
 from affetto.files import write_json
 from affetto.model.base import Base, load_base
 from affetto.model.batch import Row, Turn, collate
-from affetto.model.quiet import quiet_transformers
+from affetto.quiet import quiet_transformers
 from affetto.speak.generation import Request, generate
 
 RESULT = Path(__file__).parents[1] / "results" / "parity_csm.json"

@@ -13,7 +13,7 @@ __all__ = ["Voice", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
-    # Looked up when asked for: `affetto --help` waits neither for torch nor for the packages' metadata.
+    # Imported on demand, so that `affetto --help` needn't wait for torch or the packages' metadata.
     if name == "Voice":
         from affetto.speak.voice import Voice
 

@@ -1,4 +1,4 @@
-"""The command line. Each verb reads its options and calls one function of the library."""
+"""The command line: the verbs of the main road. Each reads its options and calls one function of the library."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from affetto.commands.data import app as data_app
 from affetto.commands.forgetting import app as preserve_app
 from affetto.commands.listen import app as listen_app
 from affetto.commands.options import (
+    BUDGET_NOT_MET,
     FILES_FAILED,
     BaseName,
     ConfigFile,
@@ -44,9 +45,6 @@ from affetto.commands.reporting import app as reporting_app
 from affetto.commands.scoring import app as scoring_app
 from affetto.errors import MENDABLE, AffettoError, ConfigError, Interrupted
 
-BUDGET_NOT_MET = 3
-"""Exit status of a run that ended well, but forgot more than its budget."""
-
 if TYPE_CHECKING:
     from affetto.config import Config
 
@@ -54,10 +52,12 @@ VERBS = (
     "run", "prepare", "train", "speak", "evaluate", "score", "report", "doctor", "listen", "data", "plan", "convert",
     "predict-forgetting", "calibrate", "ablate", "schema", "miniature",
 )  # fmt: skip
-"""In the order that `affetto --help` lists them: the main road, then what looks after it, then the laboratory."""
+"""In the order of `affetto --help`: a run's own verbs, then those that serve it, then the laboratory's."""
 
 
 class _InOrder(TyperGroup):
+    """Lists the verbs in the order of `VERBS`."""
+
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002
         return sorted(self.commands, key=VERBS.index)
 
@@ -102,7 +102,7 @@ def prepare(
     general: General = None, output: Output = None,
     skip_bad_clips: SkipBad = False,
 ) -> None:  # fmt: skip
-    """Check the clips and code them for the base (cached: a second time takes seconds)."""
+    """Check the clips and encode them for the base. Cached: a second time takes seconds."""
     from affetto.pipeline import prepare_clips, with_clips
 
     settings, emotions = settings_of(
@@ -120,12 +120,12 @@ def train(
 ) -> None:  # fmt: skip
     """Train one adapter per emotion, with EWC, distillation and rehearsal.
 
-    Without --emotion those of the configuration that no clip is of are left out.
+    Without --emotion, emotions of the configuration that have no clips are left out.
 
-    `--emotion base` trains the expressive base, one adapter over all emotions, for those whose configuration says
-    expressive_base.
+    `--emotion base` trains the expressive base, one adapter over all emotions, on which the others build where the
+    configuration has expressive_base: true.
 
-    Exit status 3: all is trained and written, but an emotion didn't meet the forgetting_budget of the configuration.
+    Exit status 3: everything is trained and written, but an emotion exceeds the configuration's forgetting_budget.
     """
     from affetto.pipeline import prepare_clips, train_emotions, with_clips
     from affetto.progress import say
@@ -151,11 +151,9 @@ def doctor(
         list[str] | None,
         typer.Option("--emotion", "-e", help="An emotion of the run; repeat for several. Default: all."),
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Strict JSON instead of a table; see docs/doctor.md.")
-    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, not a table (docs/doctor.md).")] = False,
 ) -> None:
-    """Say what a run suffers from (weak emotion, forgetting, instability, data), why, and what to change first."""
+    """Diagnose a run (weak emotion, forgetting, instability, bad data): what is wrong, why and what to change first."""
     from affetto.doctor.diagnose import examine
     from affetto.doctor.findings import to_document
     from affetto.doctor.table import render
@@ -177,29 +175,29 @@ def run(
     judge: Judge = None, skip_bad_clips: SkipBad = False, skip_datasets: SkipDatasets = False, resume: Resume = False,
     jobs: Annotated[
         int | None,
-        typer.Option(min=1, help="Emotions at a time. Default: as many as processors and memory allow; one on a GPU."),
+        typer.Option(min=1, help="Emotions at a time. Default: as many as CPUs and memory allow; one on a GPU."),
     ] = None,
 ) -> None:  # fmt: skip
     """Prepare, train, evaluate and report, for one emotion or all. `scripts/run_emotion_finetuning.sh` calls this.
 
-    Exit status, where all is done and written: 3 if an emotion didn't meet the forgetting_budget of the configuration,
-    else 4 if files could not be scored.
+    Exit status when everything is done and written: 3 if an emotion exceeds the configuration's forgetting_budget,
+    else 4 if some files could not be scored.
     """
-    from affetto import run as road
+    from affetto import run as whole_run
     from affetto.config import EXPRESSIVE
 
     judges = pairs_of(judge, "--judge")
     settings, emotions = settings_of(
         config, emotion, with_base=True, base=base, data=data, general=general, output_dir=output, judges=judges
     )
-    reports = road.run(
+    reports = whole_run.run(
         settings, emotions, command=command_line(), are_named=are_named(emotion), skip_bad_clips=skip_bad_clips,
         skip_datasets=skip_datasets, together=is_together(emotion), resume=resume, jobs=jobs,
     )  # fmt: skip
     done = {EXPRESSIVE, *(page.parent.name for page in reports)}
     emotions = [name for name in emotions if name in done]
     _end_by_budget(settings, emotions)
-    if road.failed_files(settings, emotions):
+    if whole_run.failed_files(settings, emotions):
         raise typer.Exit(FILES_FAILED)
 
 
@@ -208,35 +206,36 @@ def speak(
     text: Annotated[str, typer.Argument(help="What to say.")],
     emotion: Annotated[
         str | None,
-        typer.Option("--emotion", "-e", help="A name, or shares of strength as happy=0.6,sad=0.4. Default: the base."),
+        typer.Option("--emotion", "-e", help="A name, or a blend such as happy=0.6,sad=0.4. Default: the base."),
     ] = None,
     intensity: Annotated[
-        float | None, typer.Option(help="Strength; 0 is the base. Default: what training recommends for each emotion.")
+        float | None, typer.Option(help="Strength; 0 is the base. Default: what training recommended for each emotion.")
     ] = None,
     out: Annotated[Path, typer.Option("--out", help="Sound file to write.")] = Path("speech.wav"),
     base: Annotated[str, typer.Option("--base", help="Base model: miniature, a folder, or a hub id.")] = "miniature",
     models: Annotated[
-        Path, typer.Option("--models", help="Folder with one folder per emotion, each with best/.")
+        Path, typer.Option("--models", help="Folder of the adapters: one folder per emotion, with best/ in it.")
     ] = Path("emotion_models"),
-    speaker: Annotated[int, typer.Option(min=0, help="Speaker number of the base.")] = 0,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed says it the same way again.")] = 0,
+    speaker: Annotated[int, typer.Option(min=0, help="The base's number of the speaker.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same speech.")] = 0,
     temperature: Temperature = None,
     depth_temperature: DepthTemperature = None,
     takes: Annotated[
-        int | None, typer.Option(min=1, help="Said so often; one is kept. Default: 6, Moshi and Dia 1.")
+        int | None,
+        typer.Option(min=1, help="How often it is said; the best is kept. Default: 6; 1 with Moshi and Dia."),
     ] = None,
     after: Annotated[
         list[str] | None,
         typer.Option(
-            help="An earlier turn, whose voice it goes on with: a sound file with its words in a .txt beside it. "
-            "1:FILE is speaker 1's, FILE that of --speaker. Repeat it, oldest first."
+            help="An earlier turn of the conversation: a sound file with its words in a .txt beside it. "
+            "Write 1:FILE for speaker 1; FILE alone is --speaker's. Repeat for several, oldest first."
         ),
     ] = None,
     device: Annotated[
-        str | None, typer.Option(help="cpu or cuda. Default: the GPU where there is one, but for the miniature.")
+        str | None, typer.Option(help="cpu or cuda. Default: the GPU if there is one; the miniature takes the CPU.")
     ] = None,
 ) -> None:
-    """Speak a sentence, with any trained emotion or blend, at any strength."""
+    """Speak a sentence with any trained emotion or blend of emotions, at any strength."""
     if not (math.isfinite(temperature or 0.0) and math.isfinite(depth_temperature or 0.0)):
         raise ConfigError("--temperature and --depth-temperature must be finite numbers")
     turns = [earlier_turn(turn, speaker) for turn in after or ()]
@@ -251,17 +250,17 @@ def speak(
 
 @miniature_app.command("build")
 def miniature_build(
-    work: Annotated[Path, typer.Option("--work", help="Folder for intermediate files; run again to go on.")] = Path(
+    work: Annotated[Path, typer.Option("--work", help="Folder for intermediate files, to resume from.")] = Path(
         "miniature_build"
     ),
     install: Annotated[bool, typer.Option("--install", help="Replace the weights inside the package.")] = False,
-    seed: Annotated[int, typer.Option(min=0, help="Of first weights and the order of batches.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the initial weights and the order of batches.")] = 0,
     earlier: Annotated[
         Path | None,
-        typer.Option("--from", help="An earlier miniature's assets: base and recogniser go on from them.", exists=True),
+        typer.Option("--from", help="An earlier miniature's assets, to train base and recogniser from.", exists=True),
     ] = None,
 ) -> None:
-    """Make corpus, codec, base and judges anew (CPU hours), and the model card that measures them."""
+    """Build corpus, codec, base and judges from scratch (hours of CPU), and the model card that measures them."""
     from affetto.miniature.build import build
 
     build(work, install=install, seed=seed, earlier=earlier)
@@ -273,7 +272,7 @@ def miniature_measure(
         "miniature_card.md"
     ),
 ) -> None:
-    """Measure the installed miniature again and write its model card."""
+    """Measure the installed miniature and write its model card."""
     from affetto.files import make_writable
     from affetto.miniature.card import measure
 
@@ -283,11 +282,11 @@ def miniature_measure(
 
 
 def main() -> NoReturn:
-    """Entry point: errors that a user can mend, also a full disk and too long a name, are told without a traceback."""
+    """Entry point. Errors that a user can mend, a full disk and too long a name included, come without a traceback."""
     write_anything()
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # NumPy's products are small here: threads would wait
     try:
-        # Not None where the command ended early: 0 after --help, 130 after Ctrl-C.
+        # None unless the command ended early: 0 after --help, 130 after Ctrl-C.
         status = until_unread(app)
     except Interrupted as stopped:
         typer.secho(str(stopped), fg="yellow", err=True)
@@ -308,7 +307,7 @@ def main() -> NoReturn:
 
 
 def _end_by_budget(settings: Config, emotions: list[str]) -> None:
-    """End with a status of its own where an emotion didn't meet its forgetting budget, and say so once more."""
+    """Repeat the warning and exit with BUDGET_NOT_MET if an emotion didn't meet its forgetting budget."""
     from affetto.pipeline import unmet_budgets
     from affetto.progress import say
 

@@ -1,6 +1,7 @@
 """The configuration file: strict, commented, with the guide's keys.
 
-Unknown keys are errors that name the nearest known one. Stages take the object; what they call takes plain arguments.
+An unknown key is an error that names the nearest known one. The stages of a run take the whole object; the functions
+they call take plain arguments.
 """
 
 from __future__ import annotations
@@ -14,24 +15,24 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from affetto.adapters.checks import TEMPLATE_RULE, is_template
 from affetto.adapters.targets import Part
-from affetto.audio.hints import did_you_mean
-from affetto.errors import ConfigError
+from affetto.errors import ConfigError, did_you_mean
 from affetto.files import expanded
 from affetto.judges.kinds import KINDS
 from affetto.types import EMOTIONS, SPEAKING_TAKES, SPEAKING_TEMPERATURE
 from affetto.yaml_files import read_yaml
 
 EXPRESSIVE = "base"
-"""Name of the adapter over all emotions that the emotions' own may build upon."""
+"""Name of the expressive base: the adapter over all emotions that each emotion's own may build on."""
 EVERY = "all"
 """Stands for every emotion of the configuration, trained in one run."""
 RESERVED = (EXPRESSIVE, EVERY, "general", "plain", "none", "real", "files")
-"""Names that mean something else beside emotions."""
+"""Names that stand beside emotions with a meaning of their own, so no emotion can have them."""
 RESERVED_ENDINGS = ("_base", "_plain", "_real", "_strengths")
-"""Of the folders of spoken sentences beside each emotion's own."""
+"""Endings of the folders of spoken sentences that stand beside an emotion's own."""
 
 
 def _no_boolean(value: object) -> object:
+    """Refuse `true` and `false`, which pydantic would read as 1 and 0."""
     if isinstance(value, bool):
         raise ValueError("it must be a number")
     return value
@@ -44,12 +45,12 @@ NotNegative = Annotated[float, _Number, Field(ge=0.0)]
 Count = Annotated[int, _Number, Field(ge=1)]
 Whole = Annotated[int, _Number, Field(ge=0)]
 Listed = Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
-"""One name may stand without brackets."""
+"""A single name may be written without brackets."""
 Names = Annotated[Listed, Field(min_length=1)]
 
 
 class Config(BaseModel):
-    """Everything a run is told. `configs/emotion_specific_finetuning.yaml` comments each key."""
+    """All settings of a run; `configs/emotion_specific_finetuning.yaml` explains each."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -140,23 +141,23 @@ class Config(BaseModel):
     @field_validator("forgetting_budget")
     @classmethod
     def _budget(cls, budget: float | None, info: ValidationInfo) -> float | None:
-        # Keys that are wrong by themselves are not in `info.data`, and told by themselves.
+        # A key whose own value is wrong is not in `info.data`; it gets an error of its own.
         if budget is None:
             return None
         if not info.data.get("replay_ratio", True):
             raise ValueError(
                 "it is kept by rehearsing general clips: set replay_ratio (0.5, say) and rehearsal_buffer_size above "
-                "0, or leave forgetting_budget away"
+                "0, or leave out forgetting_budget"
             )
         if info.data.get("distill_on", "rehearsal") != "rehearsal":
             raise ValueError(
-                "it bounds the KL on rehearsed clips and nothing else: set distill_on to rehearsal, or leave "
-                "forgetting_budget away"
+                "it bounds the KL on rehearsed clips and nothing else: set distill_on to rehearsal, or leave out "
+                "forgetting_budget"
             )
         if not info.data.get("distillation_alpha", True) and info.data.get("general") != "self":
             raise ValueError(
                 "it is kept by the KL on rehearsed clips: set distillation_alpha above 0 (1 is the default), or leave "
-                "forgetting_budget away"
+                "out forgetting_budget"
             )
         return budget
 
@@ -170,11 +171,11 @@ class Config(BaseModel):
     def _distilled(cls, distill_on: str, info: ValidationInfo) -> str:
         if info.data.get("general") == "self" and distill_on == "emotion":
             raise ValueError(
-                "it must be rehearsal or both where general is self: the base's own samples teach nothing but the KL"
+                "it must be rehearsal or both with general: self, as the base's own samples are learned by the KL alone"
             )
         if distill_on != "rehearsal" and info.data.get("distillation_alpha") == 1:
             raise ValueError(
-                "with distillation_alpha 1 the emotion's clips would teach nothing but to stay the base: set "
+                "with distillation_alpha 1 the emotion's clips would only teach the adapter to stay like the base: set "
                 "distillation_alpha below 1 (0.5, say), or distill_on to rehearsal"
             )
         return distill_on
@@ -183,7 +184,7 @@ class Config(BaseModel):
     @classmethod
     def _something_learns(cls, weight: float, info: ValidationInfo) -> float:
         if weight == 1 and info.data.get("adapted_parts") == "depth":
-            raise ValueError("it must be under 1 with adapted_parts: depth, which has no say in codebook zero")
+            raise ValueError("it must be under 1 with adapted_parts: depth, which doesn't predict codebook zero")
         return weight
 
     @field_validator("prompt_template")
@@ -250,10 +251,10 @@ _OF_ADAPTERS = {
 
 
 def load_config(path: Path | None, *, told_as: str = "configuration", **overrides: Any) -> Config:
-    """Read a YAML file (None is all defaults) and replace what `overrides` gives.
+    """Read a YAML file (None: all defaults), then apply `overrides`.
 
-    Overrides of None replace nothing, and those that are dicts replace what they name. Raises `ConfigError`, which
-    tells every wrong key and whose it is: the file's, or that of the overrides, which are `told_as`.
+    An override of None changes nothing, and a dict changes only the entries it names. Raises `ConfigError`, which lists
+    every wrong key with its origin: the file, or the overrides, which it calls `told_as`.
     """
     read = read_yaml(path) if path is not None else {}
     given = {key: value for key, value in overrides.items() if value is not None}
@@ -262,22 +263,22 @@ def load_config(path: Path | None, *, told_as: str = "configuration", **override
         is_part = isinstance(value, dict) and isinstance(read.get(key), dict)
         values[key] = read[key] | value if is_part else value
 
-    def place(key: object) -> str:
+    def origin(key: object) -> str:
         is_read = key not in given or (values[key] != given[key] and not _is_right(key, read[key]))
         return str(path) if is_read and path else told_as
 
-    wrong = [f"{place(key)}: {_unknown_key(str(key))}" for key in values if key not in Config.model_fields]
+    wrong = [f"{origin(key)}: {_unknown_key(str(key))}" for key in values if key not in Config.model_fields]
     try:
         config = Config(**{key: value for key, value in values.items() if key in Config.model_fields})
     except ValidationError as error:
-        wrong += [f"{place(item['loc'][0])}: {_wrong_value(item)}" for item in error.errors()]
+        wrong += [f"{origin(item['loc'][0])}: {_wrong_value(item)}" for item in error.errors()]
     if wrong:
         raise ConfigError("\n".join(wrong))
     return config
 
 
 def _is_right(key: Any, value: Any) -> bool:
-    """Whether `value` alone may stand under `key`."""
+    """Whether `value` is valid for `key`, whatever the other keys are."""
     try:
         Config(**{key: value})
     except ValidationError:
@@ -289,7 +290,7 @@ _MESSAGES = {
     "tuple_type": "must be a list, such as [one, two]", "too_short": "must name at least one",
     "string_too_short": "must not be empty", "path_type": "must be a path",
 }  # fmt: skip
-"""Of kinds of errors that pydantic tells in Python's words."""
+"""Plain words for kinds of errors that pydantic tells in Python's terms."""
 
 
 def _wrong_value(item: Mapping[str, Any]) -> str:

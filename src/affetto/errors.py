@@ -1,18 +1,23 @@
-"""Everything that can go wrong through a user's input, each with what to do about it."""
+"""Errors that a user can cause and mend, and the phrases that their messages share."""
 
 from __future__ import annotations
 
+import difflib
 import errno
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-"""Numbers of the system's errors where a disk, or one's share of it, is full."""
+"""Error numbers of a full disk or quota."""
 MENDABLE = NO_ROOM | {errno.ENAMETOOLONG}
-"""Numbers of those that whoever gave the command can mend, wherever they arise."""
+"""Error numbers of the operating system that the user can mend, wherever they arise."""
+
+
+_MOST_NAMES = 500
+"""Searching more names for a near miss would take longer than reading the message."""
 
 
 class AffettoError(Exception):
-    """Base of all errors that a user can cause and mend. The command line prints it without a traceback."""
+    """Base of all errors that a user can cause and mend. The command line prints them without a traceback."""
 
 
 class ConfigError(AffettoError):
@@ -66,5 +71,16 @@ def listed(names: Sequence[str], most: int = 6) -> str:
 
 
 def counted(number: int, one: str, many: str = "") -> str:
-    """`1 file`, `2 files`, for messages; `many` is said of several where it isn't `one` and an s (`file is`)."""
+    """`1 file` or `2 files`, for messages; `many` is the plural where adding an s won't do (`files are`)."""
     return f"{number} {one}" if number == 1 else f"{number} {many or f'{one}s'}"
+
+
+def did_you_mean(word: str, known: Collection[str]) -> str:
+    """` (did you mean 'happy'?)` where a known name is close to `word` or shares its stem, else an empty string."""
+    if len(known) > _MOST_NAMES:
+        return ""
+    lowered = word.casefold()
+    near = difflib.get_close_matches(lowered, list(known), n=2, cutoff=0.6)
+    if len(lowered) >= 3:
+        near += [name for name in sorted(known) if name.startswith(lowered[:3]) and name not in near]
+    return f" (did you mean {' or '.join(repr(name) for name in near[:2])}?)" if near else ""

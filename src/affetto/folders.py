@@ -1,4 +1,4 @@
-"""Whole folders that replace older ones, so that whenever the process dies one of the two is there."""
+"""Replacing a whole folder so that, whenever the process dies, either the old or the new one is there."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ import time
 from pathlib import Path
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
-"""Of Linux's renameat2(2): paths as they are, and the two names change places."""
+"""Flags of Linux's renameat2(2): plain paths, and exchange the two names."""
 _NOT_HERE = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP)
-"""What kernels and file systems (NFS, say) answer that can't exchange."""
+"""Errors from kernels and file systems (NFS, say) that can't exchange names."""
 _STALE_S = 3600.0
-"""Nobody takes an hour to write a folder: what is older was left by a process that was killed."""
+"""Temporary folders older than this were left by a process that was killed."""
 
 
 def replace_folder(new: Path, old: Path) -> None:
-    """Put the complete folder `new` where `old` is; where that fails `old` is as it was.
+    """Put the complete folder `new` in place of `old`; if that fails, `old` is unchanged.
 
-    On Linux the two change places in one step, so that `old` is there at any moment. Where the file system can't do
-    that `old` is set aside first, and `recover_folder` puts it back if the process dies before `new` has its name.
-    What processes that died left beside `old` is deleted. OSError where a folder can't be renamed.
+    On Linux the two are exchanged in one step, so that `old` exists at every moment. On file systems that can't do
+    that, `old` is set aside first, and `recover_folder` puts it back if the process dies before `new` has its name.
+    Leftovers of processes that died are deleted. OSError if a folder can't be renamed.
     """
     recover_folder(old)
     _sweep(old, new)
@@ -47,7 +47,7 @@ def replace_folder(new: Path, old: Path) -> None:
 
 
 def recover_folder(folder: Path) -> Path:
-    """`folder`, put back where a process died between the two steps of replacing it (see `replace_folder`)."""
+    """`folder`, restored if a process died between the two steps of replacing it (see `replace_folder`)."""
     if not folder.exists() and folder.parent.is_dir():
         aside = [path for path in folder.parent.glob(f".{glob.escape(folder.name)}.old.*/was") if path.is_dir()]
         if aside:
@@ -58,7 +58,7 @@ def recover_folder(folder: Path) -> Path:
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Let two names change places in one step; False where that can't be done here. OSError where it fails."""
+    """Exchange two names in one step; False if the system can't do that. OSError if it fails."""
     rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if sys.platform == "linux" else None
     if rename is None:
         return False
@@ -71,7 +71,7 @@ def _exchange(one: Path, other: Path) -> bool:
 
 
 def _sweep(folder: Path, new: Path) -> None:
-    """Delete what is beside `folder` of processes that died while they wrote it, or after it had been replaced."""
+    """Delete temporary folders beside `folder`, left by processes that died while they wrote or replaced it."""
     left = re.compile(rf"\.{re.escape(folder.name)}\.(old\.)?[a-z0-9_]{{8}}")
     found = [path for path in folder.parent.iterdir() if left.fullmatch(path.name) and path.is_dir()]
     for path in found:

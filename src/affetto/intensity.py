@@ -1,4 +1,4 @@
-"""The intensity that a trained adapter is recommended at: as strong as its clips, in place of the loss's best."""
+"""The recommended intensity of a trained adapter: where it is as strong as its clips, not where its loss is lowest."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from affetto.progress import say
 
 
 def recommend_as_acted(config: Config, emotion: str, prepared: Prepared) -> None:
-    """Match `emotion_models/<emotion>/best` to its clips (`evaluate.matching`) and write what is found into its facts.
+    """Match `emotion_models/<emotion>/best` to its clips (`evaluate.matching`) and write the result into its facts.
 
-    `recommended_intensity` becomes the matched one, the frontier gets its place, and `matching` says what was measured,
-    or why nothing could be, in which case the loss's recommendation stands. Nothing is done for the expressive base,
-    with a forgetting budget (whose largest intensity is recommended) and with `matching_sentences: 0`.
+    `recommended_intensity` becomes the matched one, which joins the frontier, and `matching` records what was measured.
+    If nothing could be measured it records why, and the loss's recommendation stands. Nothing is done for the
+    expressive base, with a forgetting budget (where the largest intensity inside it is recommended), and with
+    `matching_sentences: 0`.
     """
     if emotion == EXPRESSIVE or config.forgetting_budget is not None or not config.matching_sentences:
         return

@@ -1,11 +1,11 @@
-"""The verbs of the main road but for evaluate: prepare, train, calibrate, report. `affetto.run` goes all of it."""
+"""The stages of a run as functions: prepare, train, report, and calibrate. `affetto.run` calls them in order."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from affetto.audio.checks import problem_table
 from affetto.codes.prepare import Prepared, prepare
@@ -26,13 +26,13 @@ def prepare_clips(
     config: Config, emotions: Sequence[str], *, skip_bad_clips: bool = False, skip_datasets: bool = False,
     are_named: bool = True,
 ) -> Prepared:  # fmt: skip
-    """Check and code the clips of `emotions` and the general speech; everything is cached.
+    """Check the clips of `emotions` and the general speech, and encode them with the base's codec; all is cached.
 
-    Before anything else it is seen that the output folder and the cache can be written (DataError), and that the base
-    is of a kind that speaks (BaseModelError). Bad clips are listed in one table. They stop the run unless
-    `skip_bad_clips`; the good ones stay coded either way. `skip_datasets` takes what was coded before as it is, and
-    renders, checks and codes nothing. With `general: self` the base speaks the general clips, and those of the data are
-    left alone. Of emotions that aren't named by the user (`are_named`) the miniature may know a few.
+    First of all the output folder and the cache must be writable (DataError), and the base of a kind that can speak
+    (BaseModelError). Bad clips are listed in one table. They stop the run unless `skip_bad_clips` is given; the codes
+    of the good ones are kept either way. `skip_datasets` uses what was encoded before and renders, checks and encodes
+    nothing. With `general: self` the base speaks the general clips, and the data's own are ignored. Unless the user
+    named the emotions (`are_named`), the miniature may lack some of them.
     """
     from affetto.judges.aligner import with_timed_words
 
@@ -58,7 +58,7 @@ def prepare_clips(
         if not skip_bad_clips and prepared.num_bad:
             raise DataError(
                 f"{counted(prepared.num_bad, 'clip')} can't be used (table above). Mend them, or go on with the good "
-                "ones: --skip-bad-clips. What was coded is kept"
+                "ones: --skip-bad-clips. The codes made so far are kept"
             )
     if is_own:
         with in_turns():
@@ -72,27 +72,27 @@ def prepare_clips(
 
 
 def without_clips(prepared: Prepared, emotions: Sequence[str]) -> list[str]:
-    """Those of `emotions` that no clip is of; `base`, the expressive base, is of all."""
+    """Those of `emotions` that have no clip. `base`, the expressive base, learns from the clips of all."""
     found = {clip.emotion for clip in prepared.clips} | {EXPRESSIVE}
     return [name for name in emotions if name not in found]
 
 
 def with_clips(prepared: Prepared, emotions: Sequence[str], *, are_named: bool) -> list[str]:
-    """Those of `emotions` that clips are of. DataError where none is, and where one isn't that the user named."""
+    """Those of `emotions` that have clips. DataError where none has, or where one that the user named has none."""
     missing = without_clips(prepared, emotions)
     if missing and (are_named or len(missing) == len(emotions)):
-        raise DataError(f"there is nothing to train {', '.join(missing)} on; what was coded is kept")
+        raise DataError(f"there is nothing to train {', '.join(missing)} on; the codes made so far are kept")
     return [name for name in emotions if name not in missing]
 
 
 def _labels(config: Config, emotions: Sequence[str]) -> Sequence[str]:
-    """Whose clips are needed: every emotion's where the expressive base is to be trained."""
+    """The emotions whose clips are needed: all of them where the expressive base is yet to be trained."""
     needs_all = EXPRESSIVE in emotions or (emotions and lacks_expressive_base(config))
     return config.emotions if needs_all else emotions
 
 
 def speak_general(config: Config, prepared: Prepared, *, use_cached_only: bool = False) -> Prepared:
-    """`prepared` with as much of the base's own speech as a run and its evaluation use, whatever the run's seed."""
+    """`prepared` with as much of the base's own speech as a run and its evaluation need, whatever the run's seed."""
     import torch
 
     from affetto.preserve.self_speech import with_self_speech
@@ -115,10 +115,10 @@ def speak_general(config: Config, prepared: Prepared, *, use_cached_only: bool =
 def find_sources(
     config: Config, emotions: Sequence[str], *, do_render: bool = True, are_named: bool = True
 ) -> list[Path]:
-    """Manifests and folders of the configuration; `miniature` are its own clips, rendered where they aren't there yet.
+    """The configuration's data as paths. `miniature` stands for its own clips, which are rendered if they are missing;
+    a folder of that name is `./miniature`.
 
-    Emotions that are named and the miniature can't act must come from the other sources. A folder of that name is
-    `./miniature`.
+    Emotions that the user named and the miniature can't act must come from the other sources.
     """
     sources: list[Path] = []
     for name in config.data:
@@ -137,8 +137,8 @@ def train_emotions(
     config: Config, emotions: Sequence[str], prepared: Prepared, *, together: bool = False, resume: bool = False,
     command: str = "",
 ) -> Iterator[Path]:  # fmt: skip
-    """Train each of `emotions` in turn, or all in one run; the folder of each as soon as it is trained and the
-    intensity found that it is recommended at.
+    """Train each of `emotions` in turn, or all `together` in one run; yields each one's folder once it is trained and
+    its recommended intensity is known.
 
     Where `expressive_base` is on and there is none yet, it is trained first.
     """
@@ -161,7 +161,7 @@ def train_emotions(
 
 
 def train_expressive_base(config: Config, prepared: Prepared, *, command: str = "") -> None:
-    """Train the adapter that the emotions build on, where the configuration asks for one and there is none yet."""
+    """Train the adapter that the emotions build on, if the configuration asks for one and there is none yet."""
     from affetto.training.loop import train
 
     if lacks_expressive_base(config):
@@ -172,10 +172,10 @@ def train_expressive_base(config: Config, prepared: Prepared, *, command: str = 
 def calibrate(
     config: Config, emotion: str, prepared: Prepared, adapters: Sequence[Path] = (), *, command: str = ""
 ) -> list[Fit]:
-    """Hold every curvature's prediction against measured forgetting; `calibration.json` and `calibration.svg`.
+    """Compare every curvature's predicted forgetting with what is measured; `calibration.json` and `calibration.svg`.
 
-    Without `adapters` it trains its own into `calibration/`: plain LoRA and the configuration's recipe, each kept at
-    `NUM_CHECKPOINTS` moments of its run. What was trained before is used again.
+    Without `adapters` it trains its own into `calibration/`: plain LoRA and the configuration's recipe, each saved at
+    `NUM_CHECKPOINTS` points of its run. Adapters of an earlier calibration are reused.
     """
     from affetto.files import write_text
     from affetto.laboratory.calibration import calibrate as calibrate_adapters
@@ -187,7 +187,7 @@ def calibrate(
         families = {"given": list(adapters)}
     else:
         families = {
-            name: _train_kept(config.model_copy(update=changes), emotion, prepared, name, command)
+            name: _train_with_checkpoints(config.model_copy(update=changes), emotion, prepared, name, command)
             for name, changes in {"plain LoRA": PLAIN_LORA, "preserved": {}}.items()
         }
     points = calibrate_adapters(config, prepared, families, command)
@@ -197,10 +197,11 @@ def calibrate(
 
 
 NUM_CHECKPOINTS = 8
+"""Adapters that `calibrate` saves of each training run."""
 
 
-def _train_kept(config: Config, emotion: str, prepared: Prepared, name: str, command: str) -> list[Path]:
-    """Train into `calibration/<name>` and return the adapters that were kept on the way."""
+def _train_with_checkpoints(config: Config, emotion: str, prepared: Prepared, name: str, command: str) -> list[Path]:
+    """Train into `calibration/<name>`; returns the folders of the adapters saved along the way."""
     from affetto.training.loop import train
 
     output = config.output_dir / "calibration" / name.replace(" ", "_")
@@ -208,81 +209,28 @@ def _train_kept(config: Config, emotion: str, prepared: Prepared, name: str, com
     try:
         folder = train(chosen, emotion, prepared, resume=True, command=command)
     except CheckpointError:
-        say(f"{output} is of other settings, another base or other clips: trained anew")
+        say(f"{output} was made with other settings, another base or other clips: training it anew")
         folder = train(chosen, emotion, prepared, command=command)
     return sorted((folder / "checkpoints").glob("step-*"))
 
 
 def unmet_budgets(config: Config, emotions: Sequence[str]) -> list[str]:
-    """What to tell of each trained emotion that didn't meet the configuration's forgetting budget."""
+    """A warning for each trained emotion that didn't meet the configuration's forgetting budget."""
     from affetto.report.run_files import read_facts
     from affetto.training.facts import unmet_budget
 
     if config.forgetting_budget is None:
         return []
     folders = (config.model_of(emotion) for emotion in emotions)
-    told = (unmet_budget(read_facts(folder / "best" / "affetto.json")) for folder in folders)
-    return [warning for warning in told if warning]
+    warnings = (unmet_budget(read_facts(folder / "best" / "affetto.json")) for folder in folders)
+    return [warning for warning in warnings if warning]
 
 
 def report(config: Config, emotion: str) -> Path:
     """Draw `emotion_models/<emotion>/report.html`, and the adapter's card, from what training and evaluation wrote.
 
-    DataError where one of it isn't there yet, is damaged, or isn't of base and adapter.
+    DataError where a file is missing or damaged, or where the results aren't of base and adapter.
     """
-    from affetto.evaluate.results import read_results
-    from affetto.report.adapter_card import write_adapter_card
-    from affetto.report.players import AudioCell, AudioRow
-    from affetto.report.run_files import read_calibration, read_whole_facts, report_facts
-    from affetto.report.run_page import write_report
-    from affetto.training.log import read_log
+    from affetto.report.emotion_report import write_emotion_report
 
-    folder = config.model_of(emotion)
-    results_path = config.results_of(emotion)
-    facts_path = folder / "best" / "affetto.json"
-    for path, verb in ((facts_path, "train"), (results_path, "evaluate")):
-        if not path.is_file():
-            raise DataError(f"there is no {path} to report on: affetto {verb} --emotion {emotion}")
-    results, facts = read_results(results_path), read_whole_facts(facts_path)
-    if not {("base", "base"), (emotion, "adapter")} <= {(item["name"], item["role"]) for item in results["systems"]}:
-        raise DataError(
-            f"{results_path} isn't of base and adapter: affetto evaluate --emotion {emotion} makes it again"
-        )
-    log = read_log(folder / "training_log.jsonl")
-    calibration = read_calibration(config.output_dir / "calibration.json", facts["base"]["hash"])
-    write_adapter_card(folder / "best", facts, results, config.output_dir)
-    systems = {system["name"]: system for system in results["systems"]}
-    by_prompt: dict[tuple[str, str | None, str | None], Any] = {
-        (name, row["prompt"], row["text"]): row for name in ("base", emotion) for row in systems[name]["files"]
-    }
-    rows = []
-    for row in systems[emotion]["files"][:_PLAYERS]:
-        cells = []
-        for title, key in (
-            ("base", ("base", "emotional", row["text"])),
-            (emotion, (emotion, "emotional", row["text"])),
-            (f"{emotion}, plain prompt", (emotion, "plain", row["text"])),
-        ):
-            if found := by_prompt.get(key):
-                cells.append(AudioCell(title, config.output_dir / found["file"], _said(found["values"])))
-        rows.append(AudioRow(str(row["text"]), "emotional", str(row["speaker"]), row["seed"], tuple(cells)))
-    return write_report(
-        folder / "report.html",
-        [results],
-        title=f"{emotion.capitalize()} on {facts['base']['id']}",
-        audio=rows,
-        training_log=log,
-        facts=report_facts(facts, results),
-        frontier=facts["frontier"],
-        calibration=calibration,
-    )
-
-
-_PLAYERS = 8
-"""Sentences with players in the report."""
-
-
-def _said(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "transcript": values.get("heard"), "label": values.get("first_choice"), "posterior": values.get("posterior")
-    }  # fmt: skip
+    return write_emotion_report(emotion, config.model_of(emotion), config.results_of(emotion), config.output_dir)

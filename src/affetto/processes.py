@@ -1,5 +1,5 @@
-"""Processes beside each other: those that one command was launched as (`accelerate launch`, torchrun), and those of
-other commands, which would work in the same folders.
+"""Concurrent processes: those that one command was launched as (`accelerate launch`, torchrun), and other commands that
+might work in the same folders.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from affetto.errors import DataError
 from affetto.files import cache_root, lock_of, make_writable, one_at_a_time
 
 _OURS: set[Path] = set()
-"""Folders that this process is alone in."""
+"""Folders that this process holds for itself."""
 
 
 def num_launched() -> int:
-    """How many processes share this command; 1 where nobody launched several."""
+    """How many processes share this command; 1 unless several were launched."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 @contextmanager
 def in_turns() -> Iterator[None]:
-    """A block that fills caches: of processes that share a command one is in it at a time, so that what the first made
-    the others find."""
+    """A block that fills caches: processes that share a command run it one after the other, so that the first fills the
+    caches and the others find them filled."""
     if num_launched() < 2:
         yield
         return
@@ -34,9 +34,9 @@ def in_turns() -> Iterator[None]:
 
 @contextmanager
 def alone_in(folders: Sequence[Path]) -> Iterator[None]:
-    """A block whose process alone works in `folders`, which what it calls may ask for again.
+    """A block in which this process alone works in `folders`; it may be nested.
 
-    DataError where another process works in one of them.
+    DataError if another process works in one of them.
     """
     with ExitStack() as held:
         for folder in (path.absolute() for path in folders):

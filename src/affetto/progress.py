@@ -1,4 +1,4 @@
-"""Where progress and results are shown, and where a process without a terminal sends what it would show."""
+"""Showing progress and results, and relaying both from a process without a terminal to its parent."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _send: Callable[[Event], object] | None = None
 
 
 class Task:
-    """A bar that can be moved on and annotated."""
+    """A progress bar that can be advanced and annotated."""
 
     def __init__(self, advance: Callable[[int], object], note: Callable[[str], object]) -> None:
         self.advance = advance
@@ -28,7 +28,7 @@ class Task:
 
 @contextmanager
 def progress(title: str, total: int) -> Iterator[Task]:
-    """A bar over `total` items while the block runs."""
+    """A progress bar over `total` items while the block runs."""
     if _send is not None:
         send = _send
         send(("begin", title, total))
@@ -43,7 +43,7 @@ def progress(title: str, total: int) -> Iterator[Task]:
 
 
 def say(message: str, style: str | None = None) -> None:
-    """One line to the user, as it is: brackets in paths are not markup, and long lines are not broken."""
+    """Print one line to the user as it is: brackets aren't markup, and long lines aren't broken."""
     if _send is not None:
         _send(("say", message, style))
         return
@@ -51,19 +51,19 @@ def say(message: str, style: str | None = None) -> None:
 
 
 def show(result: RenderableType) -> None:
-    """What a verb was asked for, on standard output: a table, say."""
+    """Print a verb's result, such as a table, on standard output."""
     Console().print(result)
 
 
 def relay(send: Callable[[Event], object] | None) -> None:
-    """From now on this process sends what it would show; None shows it again."""
+    """From now on `send` gets what this process would show; None makes it show that itself again."""
     global _send
     _send = send
 
 
 @contextmanager
 def board() -> Iterator[Callable[[str, Event], None]]:
-    """Bars of several processes, a line for each name; takes (name, event) while the block runs."""
+    """Progress bars of several processes, one for each name; the function takes (name, event) while the block runs."""
     with _bars() as bars:
         tasks: dict[str, Any] = {}
 

@@ -1,4 +1,4 @@
-"""Which versions of what computed a result."""
+"""The versions of Python and packages that computed a result."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ PACKAGES = {
     "soxr": ("soxr",), "pyworld": ("pyworld-prebuilt", "pyworld"), "jiwer": ("jiwer",), "speechmos": ("speechmos",),
     "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
 }  # fmt: skip
-"""What numbers depend on, and the distributions that it comes in."""
+"""Packages that numbers depend on, each with the distributions that provide it."""
 
 
 def versions() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""`affetto run`: the main road from clips to reports, one emotion after another or several at a time."""
+"""`affetto run`: from clips to reports, one emotion after another or several at a time."""
 
 from __future__ import annotations
 
@@ -32,22 +32,23 @@ def run(
     resume: bool = False,
     jobs: int | None = 1,
 ) -> list[Path]:
-    """Everything for each emotion; returns the reports. `together` trains all of them in one run first. At the end the
-    `failed_files` are told. AffettoErrors say what stops it, before anything is prepared where that can be known.
+    """Prepare, train, evaluate and report each emotion; returns the paths of the reports.
 
-    Without `are_named` the emotions are all that the configuration has: those that no clip is of are left out, and what
-    judges know is held against the others. DataError where no emotion is left.
+    `together` trains all emotions in one run before any is evaluated. The `failed_files` are listed at the end.
+    Anything that stops the run is an AffettoError, raised before the clips are prepared if it can be known by then.
 
-    `jobs` emotions at a time are trained and evaluated, in processes of their own; None takes as many as processors
-    and memory allow (`planning.capacity.num_jobs`). What an emotion becomes doesn't depend on it, but for rounding:
-    fewer threads add up in another order. Where one of several at a time fails the others go on, and the error is
-    raised at the end.
+    Without `are_named` the emotions are all those of the configuration: the ones without clips are left out, and only
+    the rest must be known to the judges. DataError where none is left.
+
+    `jobs` emotions at a time are trained and evaluated, each in a process of its own; None takes as many as processors
+    and memory allow (`planning.capacity.num_jobs`). The results don't depend on it except for rounding, because fewer
+    threads add in another order. If one of several fails the others go on, and the error is raised at the end.
     """
     from affetto.training.runtime import check_installed
 
     if (launched := num_launched()) > 1:
         raise ConfigError(
-            f"affetto run is one process, and {launched} were launched: train with several (accelerate launch -m "
+            f"affetto run works as one process, but {launched} were launched: train with several (accelerate launch -m "
             "affetto train …), then evaluate and report with one (affetto evaluate, affetto report)"
         )
     check_installed(config)
@@ -68,10 +69,10 @@ def run(
         with alone_in([config.model_of(emotion) for emotion in emotions]):
             for folder in train_emotions(config, emotions, prepared, together=together, resume=resume, command=command):
                 if folder.name == EXPRESSIVE:
-                    _tell_expressive_base(folder)
+                    _say_expressive_base(folder)
                 else:
-                    _conclude(config, folder.name, prepared, command, resume=resume)
-                    _tell(config, folder.name)
+                    _evaluate_and_report(config, folder.name, prepared, command, resume=resume)
+                    _say_results(config, folder.name)
         _compare(config, own, command)
     else:
         _run_side_by_side(config, emotions, own, prepared, command, resume=resume, jobs=min(jobs, len(own)))
@@ -81,8 +82,8 @@ def run(
 
 
 def _check_judges(config: Config, emotions: Sequence[str]) -> None:
-    """See before the work that the chosen judges load and know `emotions`, and say which will have no recall, because
-    the default judge doesn't know them."""
+    """Check that the chosen judges load and know `emotions`; warn of those that the default judge doesn't know, which
+    will have no recall."""
     from affetto.judges.choice import check_choices, choose_judges, unheard
 
     check_choices(config.judges, emotions)
@@ -96,21 +97,22 @@ def _run_side_by_side(
     config: Config, emotions: Sequence[str], own: Sequence[str], prepared: Prepared, command: str, *, resume: bool,
     jobs: int,
 ) -> None:  # fmt: skip
+    """`run` of several emotions at a time; `own` are `emotions` without the expressive base, which comes first."""
     from affetto.planning.capacity import processors
     from affetto.side_by_side import side_by_side
 
     if EXPRESSIVE in emotions:
         for folder in train_emotions(config, [EXPRESSIVE], prepared, resume=resume, command=command):
-            _tell_expressive_base(folder)
+            _say_expressive_base(folder)
     train_expressive_base(config, prepared, command=command)
     threads = max(1, processors() // jobs)
     say(f"{jobs} emotions at a time, each in a process of its own with {threads} thread{'s' if threads > 1 else ''}")
-    work = partial(_whole, config, prepared, command, resume)
+    work = partial(_run_one, config, prepared, command, resume)
     done: list[str] = []
     try:
         for emotion, _ in side_by_side(work, own, jobs, threads=threads):
             done.append(emotion)
-            _tell(config, emotion)
+            _say_results(config, emotion)
     except Interrupted:
         raise
     except AffettoError:
@@ -119,48 +121,41 @@ def _run_side_by_side(
     _compare(config, own, command)
 
 
-def _whole(config: Config, prepared: Prepared, command: str, resume: bool, emotion: str) -> None:
+def _run_one(config: Config, prepared: Prepared, command: str, resume: bool, emotion: str) -> None:
     """Train, evaluate and report one emotion: the work of one process."""
     with alone_in([config.model_of(emotion)]):
         list(train_emotions(config, [emotion], prepared, resume=resume, command=command))
-        _conclude(config, emotion, prepared, command, resume=resume)
+        _evaluate_and_report(config, emotion, prepared, command, resume=resume)
 
 
-def _conclude(config: Config, emotion: str, prepared: Prepared, command: str, *, resume: bool) -> None:
-    """Evaluate a trained emotion and draw its report."""
+def _evaluate_and_report(config: Config, emotion: str, prepared: Prepared, command: str, *, resume: bool) -> None:
     from affetto.evaluate.suite import evaluate
 
-    # Resuming changes nothing in what is written, the command included.
-    evaluate(config, emotion, prepared, command=command.replace(" --resume", ""), resume=resume)
+    evaluate(config, emotion, prepared, command=command, resume=resume)
     report(config, emotion)
 
 
 def failed_files(config: Config, emotions: Sequence[str]) -> list[str]:
-    """What to tell of each file that the evaluations of `emotions` could not score."""
+    """A line for each file that the evaluations of `emotions` could not score."""
+    from affetto.evaluate.folder_lines import failures
     from affetto.evaluate.results import read_results
 
     paths = [config.results_of(emotion) for emotion in emotions]
-    systems = [system for path in paths if path.is_file() for system in read_results(path)["systems"]]
-    return [
-        f"failed: {system['name']}: {row['file']}: {row['error']}"
-        for system in systems
-        for row in system["files"]
-        if row["error"]
-    ]
+    return [line for path in paths if path.is_file() for line in failures(read_results(path), name_systems=True)]
 
 
-def _tell(config: Config, emotion: str) -> None:
-    """The short table of an evaluated emotion, and where to go on."""
+def _say_results(config: Config, emotion: str) -> None:
+    """Show the short table of an evaluated emotion, where its report is, and a command that speaks with it."""
     from affetto.evaluate.results import read_results
     from affetto.report.tables import terminal_table
 
     results = read_results(config.results_of(emotion))
     console.print(terminal_table([results]))
-    say(f"report: {config.output_dir / 'emotion_models' / emotion / 'report.html'}")
+    say(f"report: {config.model_of(emotion) / 'report.html'}")
     say(f"hear more: {_speak_command(config, emotion)}")
 
 
-def _tell_expressive_base(folder: Path) -> None:
+def _say_expressive_base(folder: Path) -> None:
     say(f"the expressive base is in {folder}; emotions build on it where expressive_base is on")
 
 
@@ -172,11 +167,11 @@ def _compare(config: Config, emotions: Sequence[str], command: str) -> None:
 
 
 def _speak_command(config: Config, emotion: str) -> str:
-    """The command that speaks with a new adapter, ready to be pasted."""
+    """A command that speaks with the new adapter, ready to paste."""
     beside = Path(sys.executable).with_name("affetto")
     program = ["affetto"] if shutil.which("affetto") else [str(beside)]
     if program != ["affetto"] and not beside.is_file():
-        # Run from its sources, where only what it needs is installed.
+        # affetto isn't installed: it runs from its sources.
         program = [f"PYTHONPATH={Path(__file__).parents[1]}", sys.executable, "-m", "affetto"]
     options = [] if config.base == MINIATURE else ["--base", config.base]
     if config.output_dir != Path():

@@ -1,6 +1,6 @@
-"""Checkpoints in safetensors, judged by the headers of their files: what is stored where, and what is wrong with it.
+"""Checking safetensors checkpoints by the headers of their files: which tensors they hold, and what is wrong with them.
 
-Nothing is loaded here, so a checkpoint of many gigabytes is refused in milliseconds.
+No weights are loaded, so a bad checkpoint of many gigabytes is refused in milliseconds.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _AGAIN = "copy or fetch the checkpoint again"
 
 
 NO_MODEL = (AssertionError, ValueError, TypeError, RuntimeError, ArithmeticError)
-"""What torch and transformers raise where the values of a configuration don't go together."""
+"""What torch and transformers raise if the values of a configuration don't fit together."""
 
 
 def refused_config(folder: Path, error: Exception) -> BaseModelError:
-    """What to tell where transformers can't make anything of a checkpoint's config.json."""
+    """The error for a checkpoint's config.json that transformers can't use."""
     return BaseModelError(
         f"{folder / 'config.json'}: transformers refuses this configuration; {_AGAIN}. {' '.join(str(error).split())}"
     )
@@ -35,7 +35,7 @@ def refused_config(folder: Path, error: Exception) -> BaseModelError:
 
 @contextmanager
 def only_shapes(folder: Path) -> Iterator[None]:
-    """Models are made without numbers in here. BaseModelError where the configuration in `folder` makes none."""
+    """A block in which models are made without weights. BaseModelError if the configuration in `folder` is unusable."""
     import torch
 
     try:
@@ -107,9 +107,9 @@ def check_tensors(
     folder: Path, stored: Mapping[str, StoredTensor], expected: Mapping[str, tuple[int, ...]], kind: str,
     may_lack: Collection[str] = (),
 ) -> None:  # fmt: skip
-    """Raise BaseModelError where a checkpoint isn't exactly what a model of its configuration holds.
+    """Raise BaseModelError unless a checkpoint holds exactly the tensors of a model with its configuration.
 
-    `expected` are the model's shapes by name, `kind` what it is called, `may_lack` what may be missing.
+    `expected` are the model's shapes by name, `kind` its name in messages, `may_lack` the tensors that may be missing.
     """
     missing = sorted(set(expected) - set(stored) - set(may_lack))
     unexpected = sorted(set(stored) - set(expected))

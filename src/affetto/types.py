@@ -1,4 +1,4 @@
-"""The small things that travel between stages. One shape legend for the whole package:
+"""Types that travel between stages, and the package's legend of shape suffixes:
 
 B rows of a batch, S positions of a row, T audio frames, K codebooks, V codes per codebook, D width, R LoRA rank,
 E emotions of a bank, N items of a list. `c0` is codebook zero, `depth` the others.
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 SPLITS = ("train", "validation", "test")
 EMOTIONS = ("happy", "sad", "angry", "fearful", "surprised", "neutral")
-"""The guide's six. Users add their own names beside them."""
+"""The guide's six emotions; users can add their own."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Clip:
     audio: Path
     """Absolute path of the sound file."""
     text: str | None
-    """What is said; None where nobody wrote it down (such clips can be scored but not trained on)."""
+    """What is said; None if there is no transcript (such clips can be scored but not trained on)."""
     emotion: str | None
     """Label in affetto's vocabulary; None is general speech."""
     speaker: str
@@ -36,20 +36,20 @@ class Clip:
     """One of `SPLITS`; None until `affetto.audio.splits` has decided."""
     start_s: float | None = None
     end_s: float | None = None
-    """Segment of the file; None is its start or end."""
+    """Segment of the file; None means the file's start or end."""
     context: tuple[str, ...] = ()
     """Ids of earlier turns of the same conversation, oldest first; heard by the model, never trained on."""
     transcribed_by: str | None = None
-    """Judge that wrote the text down; None is people."""
+    """The judge that transcribed it; None if people did."""
     channel: int | None = None
-    """Of the file, counted from 1, where each channel is another speaker; None is the mean of all."""
+    """Channel of the file, counted from 1, if each channel is another speaker; None means the mean of all."""
     intensity: float | None = None
-    """How strongly the emotion is acted, above 0 and up to 1, the corpus's strongest; None is 1. The adapter trains on
-    the clip under that gate."""
+    """How strongly the emotion is acted, above 0 and up to 1 (the corpus's strongest); None means 1. It is the gate
+    under which the adapter trains on the clip."""
 
     @property
     def gate(self) -> float:
-        """The gate of an adapter that trains on the clip."""
+        """The gate under which an adapter trains on the clip."""
         return 1.0 if self.intensity is None else self.intensity
 
 
@@ -69,48 +69,48 @@ class Problem:
 
     @property
     def costs_no_clip(self) -> bool:
-        """Whether what was read is right in spite of it: labels that were put right."""
+        """Whether the clip is kept nonetheless, as with labels that were corrected."""
         return self.kind == "mislabelled"
 
 
 SPEAKING_TEMPERATURE = 0.6
-"""Of sampled codes, unless somebody says otherwise (docs/log.md)."""
+"""Default sampling temperature (docs/log.md)."""
 SPEAKING_TAKES = 6
-"""How often a sentence is said, of which one take is kept, unless somebody says otherwise (docs/training.md)."""
+"""Default number of takes of a sentence, of which the best is kept (docs/training.md)."""
 
 
 class SoundStream(Protocol):
-    """One sound in pieces: all that it gives, joined, is what the codec makes of all codes at once."""
+    """Decodes one sound in pieces, which joined are what the codec decodes from all codes at once."""
 
     def push(self, codes_TK: NDArray[np.integer]) -> NDArray[np.float32]:
-        """Mono samples that no later code changes, maybe none yet."""
+        """The mono samples that no later code can change, maybe none yet."""
         ...
 
     def finish(self) -> NDArray[np.float32]:
-        """The samples that were held back; the stream has ended."""
+        """End the stream; returns the samples that were held back."""
         ...
 
 
 class SoundStreams(Protocol):
-    """Many sounds in pieces, each under a number of the caller's, and each as a `SoundStream` gives it."""
+    """Decodes many sounds in pieces, each under a number of the caller's and each as a `SoundStream` would."""
 
     def push(self, codes: Mapping[int, NDArray[np.integer]]) -> dict[int, NDArray[np.float32]]:
-        """Mono samples of each sound that no later code changes, maybe none yet, of its next codes (T, K).
+        """From the next codes (T, K) of each sound, the mono samples that no later code can change, maybe none yet.
 
-        A new number begins a sound. All open sounds go on together, by as many frames each; DataError otherwise.
+        A new number begins a sound. All open sounds must advance together, by equally many frames (DataError).
         """
         ...
 
     def finish(self, number: int) -> NDArray[np.float32]:
-        """The samples of a sound that were held back; it has ended. None of a number that isn't open."""
+        """End a sound; returns the samples that were held back, which are none for a number that isn't open."""
         ...
 
 
 class CodeStream(Protocol):
-    """Samples of one sound in pieces; all that it gives, joined, are the codes of all whole frames at once."""
+    """Encodes one sound in pieces; the codes, joined, are those of encoding all whole frames at once."""
 
     def push(self, samples: NDArray[np.floating]) -> NDArray[np.int64]:
-        """Codes (T, K) of the frames that are whole now, maybe none; the rest waits for more samples."""
+        """Codes (T, K) of the frames that are complete now, maybe none; the rest waits for more samples."""
         ...
 
 
@@ -136,18 +136,18 @@ class Codec(Protocol):
         ...
 
     def open_stream(self) -> SoundStream:
-        """One sound to be decoded while its codes come. BaseModelError where the codec looks ahead."""
+        """A decoder of one sound while its codes arrive. BaseModelError if the codec looks ahead."""
         ...
 
     def open_streams(self) -> SoundStreams:
-        """Many sounds to be decoded together while their codes come. BaseModelError where the codec looks ahead."""
+        """A decoder of many sounds while their codes arrive. BaseModelError if the codec looks ahead."""
         ...
 
 
 @runtime_checkable
 class BatchCodec(Codec, Protocol):
-    """A codec that can code clips together, where it knows that to be faster."""
+    """A codec that can encode clips in batches, where that is faster."""
 
     def encode_batch(self, sounds: Sequence[NDArray[np.floating]]) -> list[NDArray[np.int64]]:
-        """What `encode` gives of each of `sounds`, in their order."""
+        """`encode` of each of `sounds`, in order."""
         ...

@@ -1,4 +1,4 @@
-"""YAML as configurations are written in it: keys and values, each key once."""
+"""Reading YAML configurations: a mapping in which each key is given once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from affetto.errors import ConfigError
 
 
 class _UniqueKeys(yaml.SafeLoader):
-    """YAML as usual, but a key that is given twice is an error: the first would be ignored without a word."""
+    """YAML in which a repeated key is an error; usually the first value would be ignored silently."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=deep) for key, _ in node.value]
@@ -21,7 +21,7 @@ class _UniqueKeys(yaml.SafeLoader):
 
 
 def read_yaml(path: Path) -> dict[Any, Any]:
-    """The keys and values of a configuration. ConfigError where it can't be read, or holds something else."""
+    """The keys and values of a configuration. ConfigError if it can't be read, or isn't a mapping."""
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys) or {}
     except OSError as error:

@@ -18,7 +18,7 @@ from affetto.errors import AdapterError
 from affetto.model.base import Base, load_base
 from affetto.model.batch import Batch, Logits, Row, collate
 from affetto.model.gates import GateSwitch
-from affetto.terms import code_losses
+from affetto.model.losses import code_losses
 
 PARTS = ("backbone_model", "depth_decoder")
 
@@ -313,7 +313,7 @@ def test_names_that_torch_cannot_keep_are_refused(tiny_base: Base, name: str) ->
 
 def test_one_bank_per_model(tiny_base: Base) -> None:
     _bank(tiny_base, "happy")
-    with pytest.raises(AdapterError, match="a bank of adapters already"):
+    with pytest.raises(AdapterError, match="already has a bank of adapters"):
         AdapterBank(tiny_base.model, tiny_base.network.gates)
 
 

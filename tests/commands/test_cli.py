@@ -210,7 +210,7 @@ def test_all_stands_alone_and_is_no_emotion_to_add(affetto: Callable[..., Called
     for others in (("-e", "all", "-e", "sad"), ("-e", "sad", "-e", "all")):
         status, _, err = affetto("prepare", *others)
         assert status == 1
-        assert err == "error: --emotion all is every emotion and stands alone: leave the other --emotion out, or all\n"
+        assert err == "error: --emotion all means every emotion: leave out either it or the other --emotion\n"
 
 
 def test_settings_come_from_file_and_options(tmp_path: Path) -> None:
@@ -256,7 +256,7 @@ def test_judges() -> None:
             pairs_of([wrong], "--judge")
     with pytest.raises(ConfigError, match="--system b: write it as NAME=FOLDER"):
         pairs_of(["b"], "--system", "NAME=FOLDER")
-    with pytest.raises(ConfigError, match="--judge emotion=a and --judge emotion=b are two of one name"):
+    with pytest.raises(ConfigError, match="--judge emotion=a and --judge emotion=b contradict each other"):
         pairs_of(["emotion=a", "words=c", "emotion=b"], "--judge")
 
 
@@ -317,7 +317,7 @@ def test_speak_writes_a_sound(
         (("hello", "--emotion", "happy=-1"), "emotion happy, its share -1.0: it must be a finite number, 0 (the base)"),
         (("hello", "--temperature", "inf"), "--temperature and --depth-temperature must be finite numbers"),
         (("hello", "--depth-temperature", "inf"), "--temperature and --depth-temperature must be finite numbers"),
-        (("caf\udce9",), r"'caf\udce9' can't be spoken: parts of it are bytes that are no UTF-8"),
+        (("caf\udce9",), r"'caf\udce9' can't be spoken: parts of it are bytes that aren't UTF-8"),
         (("hello", "--out", ""), "no name is given for the sound file to write"),
         (("hello", "--seed", str(10**30)), "it must be a whole number from 0 to 9223372036854775807"),
         (("hello", "--base", "./nowhere"), "there is no folder './nowhere'"),
@@ -394,7 +394,7 @@ def test_run_hands_its_options_on(affetto: Callable[..., Called], monkeypatch: p
     assert emotions == ["sad"]
     assert how == {
         "command": (
-            "affetto run --emotion sad --base b --data d --general self -o out --skip-datasets --resume --jobs 3"
+            "affetto run --emotion sad --base b --data d --general self -o out --skip-datasets --jobs 3"
         ),
         "are_named": True, "skip_bad_clips": False, "skip_datasets": True, "together": False, "resume": True, "jobs": 3,
     }  # fmt: skip

@@ -249,12 +249,13 @@ def test_a_manifest_is_not_written_over_something_else(tmp_path: Path, verb: tup
     result = CliRunner().invoke(app, ["data", *verb, str(tmp_path), "--out", str(notes)])
     assert isinstance(result.exception, ConfigError)
     assert str(result.exception) == (
-        f"--out {notes}: a manifest has a JSON object a line; name it {notes.with_suffix('.jsonl')}"
+        f"--out {notes}: a manifest has one JSON object per line; name it {notes.with_suffix('.jsonl')}"
     )
     assert notes.read_text() == "mine"
     result = CliRunner().invoke(app, ["data", *verb, str(tmp_path), "--out", ""])
     assert (
-        str(result.exception) == "--out is empty: a manifest has a JSON object a line; name a file that ends in .jsonl"
+        str(result.exception)
+        == "--out is empty: a manifest has one JSON object per line; name a file that ends in .jsonl"
     )
 
 

@@ -285,8 +285,8 @@ def _say_what_is_trained(monkeypatch: pytest.MonkeyPatch, *emotions: str) -> lis
     monkeypatch.setattr("affetto.judges.aligner.with_timed_words", lambda prepared, *_, **__: prepared)
     monkeypatch.setattr(pipeline, "train_emotions", train)
     monkeypatch.setattr(road, "train_emotions", train)
-    monkeypatch.setattr(road, "_conclude", lambda *_, **__: None)
-    monkeypatch.setattr(road, "_tell", lambda *_: None)
+    monkeypatch.setattr(road, "_evaluate_and_report", lambda *_, **__: None)
+    monkeypatch.setattr(road, "_say_results", lambda *_: None)
     monkeypatch.setattr(road, "_compare", lambda *_, **__: None)
     return trained
 
@@ -359,7 +359,7 @@ def test_files_that_failed_are_told_at_the_end_of_a_run_and_are_its_exit_status(
     monkeypatch.setattr(road, "prepare_clips", lambda *_, **__: SimpleNamespace(clips=clips))
     trained = [tmp_path / "emotion_models" / name for name in ("happy", "sad")]
     monkeypatch.setattr(road, "train_emotions", lambda *_, **__: trained)
-    monkeypatch.setattr(road, "_conclude", lambda *_, **__: None)
+    monkeypatch.setattr(road, "_evaluate_and_report", lambda *_, **__: None)
     monkeypatch.setattr(road, "_compare", lambda *_, **__: None)
     (tmp_path / "settings.yaml").write_text("trackers: []")
     options = ("--config", "settings.yaml", "--output", tmp_path, "-e", "happy", "-e", "sad", "--jobs", 1)

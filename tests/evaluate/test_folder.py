@@ -247,7 +247,7 @@ def test_a_judge_must_be_kind_and_name(script: Callable[[list[str]], int], capsy
     assert script([*guide, "--judge", "whisper"]) == 2
     assert "--judge whisper: write it as KIND=NAME" in capsys.readouterr().err
     assert script([*guide, "--judge", "words=none", "--judge", "words=a/b"]) == 2
-    assert "--judge words=none and --judge words=a/b are two of one name" in capsys.readouterr().err
+    assert "--judge words=none and --judge words=a/b contradict each other" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -106,7 +106,7 @@ def test_a_calibration_stands_in_the_report(tmp_path: Path) -> None:
         ).read_text(encoding="utf-8")
         for name, value in (("with", found), ("without", None))
     ]
-    assert "Can forgetting be foretold?" in pages[0]
+    assert "Can forgetting be predicted?" in pages[0]
     assert pages[0].count(">kfac<") >= 3, "a row per family and over all"
     assert "0.50 ± " in pages[0]
     assert "foretold" not in pages[1]

@@ -17,8 +17,8 @@ from affetto.audio.speakers import speaker_numbers
 from affetto.errors import DataError
 from affetto.model.base import Base
 from affetto.model.batch import Row, collate
+from affetto.model.losses import code_losses
 from affetto.model.rows import make_rows, windowed
-from affetto.terms import code_losses
 from affetto.types import Clip
 
 FRAMES = {"0": 40, "1": 30, "2": 20, "3": 10}

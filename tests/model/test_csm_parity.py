@@ -14,7 +14,7 @@ import torch
 from affetto.codes.codec import load_codec
 from affetto.model.base import Base, load_base
 from affetto.model.batch import Row, Turn, collate
-from affetto.model.quiet import quiet_transformers
+from affetto.quiet import quiet_transformers
 from affetto.speak.generation import Request, generate
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "benchmarks" / "parity"

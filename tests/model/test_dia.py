@@ -25,6 +25,7 @@ from affetto.errors import AdapterError, BaseModelError, ConfigError, DataError
 from affetto.model.base import Base, load_base
 from affetto.model.batch import Logits, Row, Turn, collate
 from affetto.model.dia import DiaNetwork
+from affetto.model.losses import code_losses, cross_entropy
 from affetto.model.rows import make_rows
 from affetto.model.rows_at_once import frames_at_once
 from affetto.preserve.curvature import CURVATURES
@@ -33,7 +34,6 @@ from affetto.preserve.fisher import estimate_fisher
 from affetto.preserve.forecast import forecast
 from affetto.speak.generation import Request, Spoken, generate
 from affetto.speak.voice import Voice
-from affetto.terms import code_losses, cross_entropy
 from affetto.types import Clip
 from banks import trained_bank
 from dia_checkpoint import BOOKS, BOS, CODES, DELAYS, END, HOP, PAD, RATE, dia_row, write_dia

@@ -21,12 +21,12 @@ from affetto.model import four_bit
 from affetto.model.base import Base, load_base
 from affetto.model.batch import Row, collate
 from affetto.model.four_bit import BLOCK, FourBitLinear, frozen_linear, packed_linear, packed_sizes, replace_linears
+from affetto.model.losses import code_losses
 from affetto.planning.plan import base_config
 from affetto.planning.storage import weight_bytes
 from affetto.planning.tracing import shape_only, training_cost
 from affetto.preserve.curvature import Diagonal
 from affetto.preserve.fisher import estimate_fisher
-from affetto.terms import code_losses
 
 
 @pytest.fixture

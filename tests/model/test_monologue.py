@@ -17,9 +17,9 @@ from affetto.codes.timing import Beside, Word
 from affetto.errors import DataError
 from affetto.model.base import Base
 from affetto.model.batch import Row, collate
+from affetto.model.losses import code_losses, text_loss
 from affetto.model.monologue import END_PADDING, PADDING, TAIL_FRAMES, heard_turn, monologue_turn, text_stream
 from affetto.model.rows import make_rows
-from affetto.terms import code_losses, text_loss
 from affetto.types import Clip
 
 

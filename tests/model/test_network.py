@@ -16,8 +16,8 @@ from affetto.miniature.base import make_config, make_model
 from affetto.model.base import Base
 from affetto.model.batch import Batch, Logits, Row, Turn, collate, join
 from affetto.model.csm import CsmNetwork
+from affetto.model.losses import code_losses
 from affetto.tensors import stored_tensors
-from affetto.terms import code_losses
 
 CLOSE = {"rtol": 0.0, "atol": 2e-5}
 

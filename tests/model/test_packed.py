@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from affetto.errors import BaseModelError
 from affetto.model.base import Base, load_base
 from affetto.model.batch import collate
+from affetto.model.losses import code_losses
 from affetto.model.packed import PACKED, PLAIN, pack, unpacked
-from affetto.terms import code_losses
 
 
 @pytest.fixture(autouse=True)

@@ -12,6 +12,7 @@ from affetto.adapters.bank import AdapterBank
 from affetto.model import rows_at_once
 from affetto.model.base import Base
 from affetto.model.batch import Batch
+from affetto.model.losses import code_losses
 from affetto.planning.plan import base_config
 from affetto.planning.tracing import (
     LiveBytes,
@@ -21,7 +22,6 @@ from affetto.planning.tracing import (
     shape_only,
     training_cost,
 )
-from affetto.terms import code_losses
 
 ROWS, FRAMES, TEXT, DEPTH = 3, 9, 6, 20
 

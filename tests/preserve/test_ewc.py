@@ -10,10 +10,10 @@ import torch
 from affetto.adapters.bank import AdapterBank
 from affetto.model.base import Base
 from affetto.model.batch import Row, collate
+from affetto.model.losses import code_losses
 from affetto.preserve.curvature import Diagonal
 from affetto.preserve.ewc import ewc_penalty, mean_codes, natural_weight
 from affetto.preserve.fisher import estimate_fisher
-from affetto.terms import code_losses
 
 
 def test_lambda_keeps_the_guides_meaning(tiny_base: Base, make_row: Callable[..., Row]) -> None:

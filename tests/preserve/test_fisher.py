@@ -16,11 +16,11 @@ from affetto.files import hash_text
 from affetto.model import rows_at_once
 from affetto.model.base import Base
 from affetto.model.batch import Batch, Logits, Row, collate
+from affetto.model.losses import code_losses, cross_entropy
 from affetto.preserve import fisher as module
 from affetto.preserve.curvature import CURVATURES, Diagonal
 from affetto.preserve.distillation import distillation_kl
 from affetto.preserve.fisher import DrawnLabels, FisherKind, estimate_fisher, first
-from affetto.terms import code_losses, cross_entropy
 
 
 @pytest.fixture

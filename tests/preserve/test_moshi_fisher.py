@@ -7,9 +7,9 @@ import torch
 from affetto.adapters.bank import AdapterBank
 from affetto.model.base import Base
 from affetto.model.batch import collate
+from affetto.model.losses import cross_entropy, text_loss
 from affetto.preserve.curvature import CURVATURES
 from affetto.preserve.fisher import estimate_fisher
-from affetto.terms import cross_entropy, text_loss
 from moshi_checkpoint import moshi_row
 
 SITES = (

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from affetto.audio.stratified import spread
 from affetto.errors import DataError
-from affetto.preserve.rehearsal import rehearsal_buffer, spread
+from affetto.preserve.rehearsal import rehearsal_buffer
 from affetto.types import Clip
 
 # Speaker a has most of the clips; lengths run from 10 to 99.

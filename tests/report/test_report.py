@@ -429,7 +429,7 @@ def test_a_forgetting_budget_is_a_line_of_the_frontier_and_a_sentence(sounds: Pa
     assert "budget 0.012" in said, "the line in the picture"
     assert ("It is the largest inside the forgetting budget of 0.012 nats per code" in said) == met
     assert ("is outside the forgetting budget of 0.012 nats per code, which was not met" in said) != met
-    for words in ("multiplier of all that preserves", "rehearsal, KL, target"):
+    for words in ("multiplier of the preservation terms", "rehearsal, KL, target"):
         assert words in said
     plain = written(tmp_path, rows(sounds))
     assert "budget" not in " ".join(map("".join, Page(plain).texts))
@@ -443,7 +443,7 @@ def test_the_page_says_how_the_recommended_intensity_was_found(tmp_path: Path) -
             Match(1.17, looks, 9.0),
             "as strongly as the clips that it learned from, by pitch, pitch range, rate and level",
         ),
-        (Match(None, {}, None, "3 texts are too few"), "couldn't be held against its clips: 3 texts are too few."),
+        (Match(None, {}, None, "3 texts are too few"), "couldn't be matched to its clips: 3 texts are too few."),
     ):
         facts = FACTS | {"recommended_intensity": match.intensity or 1.0, "matching": match.document()}
         said = " ".join(map("".join, Page(written(tmp_path, [], facts=facts, frontier=frontier)).texts))

@@ -31,9 +31,9 @@ def _loads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         ("a key", {}, "a.mp4", DataError, r"a\.mp4: sounds are written as"),
         ("a key", {}, "file/a.wav", DataError, r"can't write .*file \(File exists\)"),
         ("!!! …", {}, "a.wav", ConfigError, "no letter and no digit"),
-        ("caf\udce9", {}, "a.wav", ConfigError, "bytes that are no UTF-8"),
-        ("a key", "happy/", "a.wav", ConfigError, "'happy/' is no emotion's name; where its folder is"),
-        ("a key", "../happy=0.5", "a.wav", ConfigError, r"'\.\./happy' is no emotion's name"),
+        ("caf\udce9", {}, "a.wav", ConfigError, "bytes that aren't UTF-8"),
+        ("a key", "happy/", "a.wav", ConfigError, "'happy/' isn't the name of an emotion; give the folder"),
+        ("a key", "../happy=0.5", "a.wav", ConfigError, r"'\.\./happy' isn't the name of an emotion"),
         ("a key", {"happy": float("inf")}, "a.wav", ConfigError, "share inf: it must be a finite number"),
     ],
 )

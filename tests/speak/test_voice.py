@@ -277,7 +277,7 @@ def test_whole_numbers_may_be_numpys(voice: Voice) -> None:
 
 def test_what_cannot_be_spoken_is_refused_on_every_road(voice: Voice) -> None:
     for text, told in {
-        "": "no letter and no digit", "!!! …": "no letter and no digit", "caf\udce9": "no UTF-8",
+        "": "no letter and no digit", "!!! …": "no letter and no digit", "caf\udce9": "aren't UTF-8",
         "你好": "no tokens for '你', '好'",
     }.items():  # fmt: skip
         for road in (
@@ -513,6 +513,6 @@ def test_a_text_that_may_fit_is_begun_and_cut_off_with_the_reason(
     monkeypatch.setattr(voice, "generate", lambda _: [Spoken(codes_TK, True)])
     capsys.readouterr()
     voice.speak(text)
-    assert "cut off after 1.2 s: there the base's window ends; split the text" in " ".join(
+    assert "cut off after 1.2 s, where the base's window ends; split the text" in " ".join(
         capsys.readouterr().err.split()
     )

@@ -75,7 +75,7 @@ def test_a_budget_that_cannot_be_met_is_told_and_everything_is_written(
     said = capsys.readouterr().err
     assert "happy: the forgetting budget of 1e-07 nats per code was not met" in said
     assert "even at intensity 0.25" in said
-    assert "a multiplier of all that preserves holds forgetting_budget 1e-07 nats per code" in said
+    assert "forgetting_budget 1e-07 nats per code is held by a multiplier of the preservation terms" in said
 
 
 def test_a_wide_budget_lets_the_multiplier_fall_and_every_step_tells_it(config_of: Make, prepared: Prepared) -> None:
@@ -99,7 +99,7 @@ def test_a_wide_budget_lets_the_multiplier_fall_and_every_step_tells_it(config_o
 
 def test_a_budget_is_measured_on_held_out_speech(config_of: Make, tmp_path: Path) -> None:
     counts = {key: count for key, count in COUNTS.items() if key != (None, "validation")}
-    with pytest.raises(DataError, match="forgetting_budget is of held-out general speech, and the data has none"):
+    with pytest.raises(DataError, match="measured on held-out general speech, and the data has none"):
         train(config_of(**TINY, forgetting_budget=0.01), "happy", make_prepared(tmp_path / "few", counts))
 
 

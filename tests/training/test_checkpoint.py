@@ -93,7 +93,7 @@ def test_state_is_one_file_that_is_replaced_at_once(tmp_path: Path, monkeypatch:
 def test_what_does_not_fit_is_refused_and_nothing_changes(tmp_path: Path) -> None:
     folder = tmp_path / "last"
     parameters, optimizer = make(0)
-    with pytest.raises(CheckpointError, match=r"nothing to resume in .*; leave --resume away"):
+    with pytest.raises(CheckpointError, match=r"nothing to resume in .*; leave out --resume"):
         load_state(folder, parameters, optimizer, "key")
     save_state(folder, parameters, optimizer, PROGRESS)
     with pytest.raises(CheckpointError, match="another configuration, base or data"):

@@ -21,8 +21,8 @@ from affetto.miniature.base import make_config, make_model
 from affetto.model.base import load_base, weights_hash
 from affetto.model.batch import collate
 from affetto.model.csm import CsmNetwork
+from affetto.model.losses import code_losses
 from affetto.speak.voice import Voice
-from affetto.terms import code_losses
 from affetto.training.loop import train
 from affetto.training.streams import build_streams
 
@@ -149,7 +149,7 @@ def test_bad_checkpoints_are_named(config_of: Make, prepared: Prepared) -> None:
         "1 layer of the base has no weights": {
             name: value for name, value in weights.items() if name != f"{site}.weight"
         },
-        "give the base that it was made of": weights | {f"{site}.weight": weights[f"{site}.weight"][:-1].clone()},
+        "give the base it was made from": weights | {f"{site}.weight": weights[f"{site}.weight"][:-1].clone()},
         "NaN": weights | {f"{site}.weight": torch.full_like(weights[f"{site}.weight"], torch.nan)},
         "the base itself": load_file(Path(config_of().base) / "model.safetensors"),
     }
@@ -186,5 +186,5 @@ def test_a_checkpoint_of_another_base_says_of_which(config_of: Make, prepared: P
     with pytest.raises(AdapterError, match=r"affetto\.json: trained on .* with weights .* Give that base"):
         load_adapter(bank, "happy", folder, "another")
     (folder / "affetto.json").unlink()
-    with pytest.raises(AdapterError, match=r"have no weights in it.*give the base that it was made of"):
+    with pytest.raises(AdapterError, match=r"have no weights in it.*give the base it was made from"):
         load_adapter(bank, "happy", folder, "another")

@@ -314,7 +314,7 @@ def test_a_manifests_context_is_heard_and_what_is_too_long_is_said_once(
     monkeypatch.setattr(tiny_base.network, "window", longest - 1)
     build_streams(config_of(rehearsal_buffer_size=10), "happy", talking, tiny_base)
     assert len(told) == 1
-    assert told[0].startswith("1 of the conversations exceed")
+    assert told[0].startswith("1 conversation exceeds")
 
 
 def test_a_curvature_of_gigabytes_is_told_with_what_others_take_and_refused_where_it_does_not_fit(

@@ -1,1 +1,1 @@
-"""The bank of gated LoRA adapters, and PEFT's files."""
+"""The bank of gated LoRA adapters, and their files in PEFT's format."""

@@ -1,8 +1,8 @@
 """The bank: many LoRA adapters on one frozen base, blended row by row by gates.
 
-For a frozen linear layer W the bank computes  y = W x + sum_e gate_e * s_e * B_e (A_e x)  in two matrix products
-over the stacked A and B of the adapters that a row has on. With every gate at zero the result is the base's, bit for
-bit. An adapter of full rank, as full fine-tuning makes it, has the change of W itself in A's place and no B.
+For a frozen linear layer W the bank computes  y = W x + sum_e gate_e * s_e * B_e (A_e x)  in two matrix products over
+the stacked A and B of the adapters that some row has on. With all gates at zero the result is the base's, bit for bit.
+A full-rank adapter, made by full fine-tuning, has the change of W itself in place of A, and no B.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ Change = tuple[Tensor, Tensor | None]
 
 
 class GatedLora(nn.Module):
-    """One adapted layer."""
+    """One linear layer with its adapters."""
 
     def __init__(self, layer: Any, gates: GateSwitch) -> None:
         super().__init__()
         self.layer = layer
         self.gates = gates
         self.A = nn.ParameterDict()
-        """By adapter: (R, in); of full rank (out, in)."""
+        """By adapter: (R, in), or (out, in) of a full-rank one."""
         self.B = nn.ParameterDict()
-        """By adapter of low rank: (out, R)."""
+        """By low-rank adapter: (out, R)."""
         self.scale: dict[str, float] = {}
         self.ranks: dict[str, tuple[int, float, int]] = {}
-        """Of the adapters of low rank, but of rank 0: place among the gates, scale, rank."""
+        """Low-rank adapters with a rank above 0: place among the gates, scale, rank."""
 
     @property
     def shape(self) -> tuple[int, int]:
         """(out, in)."""
-        # A layer in four bits is not unpacked only to be measured.
+        # Reading the shape of `weight` would unpack a four-bit layer.
         shape = self.layer.shape if isinstance(self.layer, FourBitLinear) else self.layer.weight.shape
         return shape[0], shape[1]
 
@@ -56,7 +56,7 @@ class GatedLora(nn.Module):
         return device
 
     def add(self, name: str, a_RI: Tensor, b_OR: Tensor | None, scale: float) -> None:
-        """Put an adapter into the last place."""
+        """Add an adapter in the last place."""
         self.A[name], self.scale[name] = nn.Parameter(a_RI), scale
         if b_OR is not None:
             self.B[name] = nn.Parameter(b_OR)
@@ -79,7 +79,7 @@ class GatedLora(nn.Module):
         return y
 
     def with_others(self, others: Sequence[nn.Module], x: Tensor) -> Sequence[Tensor]:
-        """What this layer and others make of one x (rows, S, in), in one operation where all are adapted alike."""
+        """The outputs of this layer and others for one x (rows, S, in), in one operation if all are adapted alike."""
         layers = [self, *others]
         mine = [layer for layer in layers if isinstance(layer, GatedLora)]
         if len(mine) == len(layers) and all(site.is_one_operation and len(site.B) == len(site.A) for site in mine):
@@ -87,7 +87,7 @@ class GatedLora(nn.Module):
         return [layer(x) for layer in layers]
 
     def factors(self, dtype: torch.dtype) -> Factors:
-        """A and B of the adapters of low rank that are on, in `dtype`, their ranks side by side."""
+        """A and B of the low-rank adapters that are on, in `dtype`, their ranks side by side."""
         cast, names = self.gates.cast, list(self.ranks_on)
         return (
             _stacked([cast(self.A[name], dtype) for name in names], 0),
@@ -96,24 +96,24 @@ class GatedLora(nn.Module):
 
     @property
     def ranks_on(self) -> dict[str, tuple[int, float, int]]:
-        """Those of `ranks` that a row of the present pass has on."""
+        """Those of `ranks` that some row of the current pass has on."""
         return {name: entry for name, entry in self.ranks.items() if self.gates.is_on(entry[0])}
 
     @property
     def full_on(self) -> dict[str, int]:
-        """Adapters of full rank that a row of the present pass has on, and their places among the gates."""
+        """The full-rank adapters that some row of the current pass has on, with their places among the gates."""
         return {name: e for e, name in enumerate(self.A) if name not in self.B and self.gates.is_on(e)}
 
     @property
     def is_one_operation(self) -> bool:
-        """Whether the adapters of low rank that are on can be computed by `gated_linears`."""
-        # Who differentiates by the gates does so twice (`affetto.preserve.forecast`).
+        """Whether the low-rank adapters that are on can be computed by `gated_linears`."""
+        # Gates that require a gradient are differentiated twice (`affetto.preserve.forecast`), which it can't do.
         gate_BE = self.gates.rows_BE
         is_plain = gate_BE is not None and not gate_BE.requires_grad and not self.gates.is_dropping
         return is_plain and bool(self.ranks_on)
 
     def _one_by_one(self, x: Tensor) -> Tensor:
-        """The layer and its adapters of low rank, by autograd's own steps."""
+        """The layer and its low-rank adapters, by autograd's own steps."""
         y = frozen_linear(x, self.layer)
         assert self.gates.rows_BE is not None
         for name, (e, scale, _) in self.ranks_on.items():
@@ -124,7 +124,7 @@ class GatedLora(nn.Module):
 
 
 def _at_once(sites: Sequence[GatedLora], x: Tensor) -> Sequence[Tensor]:
-    """x (rows, S, in) → (rows, S, out) of each site, all of whose adapters are of low rank."""
+    """x (rows, S, in) → (rows, S, out) of each site; only low-rank adapters are counted in."""
     dtype = computing_dtype(x)
     ranks = [entry for site in sites for entry in site.ranks_on.values()]
     return gated_linears(
@@ -136,7 +136,7 @@ def _at_once(sites: Sequence[GatedLora], x: Tensor) -> Sequence[Tensor]:
 
 
 class StackedLora(nn.ModuleList):
-    """A stack of matrices, one per codebook (Moshi's depth transformer), each of which is adapted by itself."""
+    """A stack of matrices, one per codebook (Moshi's depth transformer), each with adapters of its own."""
 
     def __init__(self, layer: Any, gates: GateSwitch) -> None:
         super().__init__()
@@ -165,7 +165,7 @@ def _stacked(parts: Sequence[Tensor], dim: int) -> Tensor:
 
 @torch.no_grad()
 def delta_norm(a_RI: Tensor, b_OR: Tensor | None, scale: float) -> float:
-    """Frobenius norm of scale * B A, from products of rank size only; NaN where a factor isn't finite."""
+    """Frobenius norm of scale * B A, from products of rank size only; NaN if a factor isn't finite."""
     if b_OR is None:
         return abs(scale) * float(a_RI.double().norm())
     a_RI, b_OR = a_RI.double(), b_OR.double()
@@ -176,9 +176,9 @@ def delta_norm(a_RI: Tensor, b_OR: Tensor | None, scale: float) -> float:
 class AdapterBank:
     """All adapters of one base. Making a bank replaces the adapted layers of the model in place.
 
-    `targets` are layer names or presets, `part` the part of the network whose layers are adapted. Adapters are kept
-    beside their layers, or `on_host`, from where the engine that speaks takes them as it needs them; logits of layers
-    on a GPU can't be had then.
+    `targets` are layer names or presets, `part` the part of the network whose layers are adapted. Adapters are kept on
+    their layers' device or, with `on_host`, in the host's memory, from where the speaking engine fetches them as it
+    needs them; a model on a GPU can't compute logits with them then.
     """
 
     def __init__(
@@ -188,9 +188,9 @@ class AdapterBank:
         self.on_host = on_host
         self.names: list[str] = []
         self.sites: dict[str, GatedLora] = {}
-        """By path; a stack of matrices has one site for each, `path.0` and on."""
+        """By path; a stack has a site per matrix: `path.0`, `path.1`, …"""
         self.stacks: dict[str, int] = {}
-        """How many matrices each adapted stack has."""
+        """Number of matrices of each adapted stack."""
         linear = _linear_layers(model)
         for path in find_targets(targets, part, list(linear)):
             layer = linear[path]
@@ -206,28 +206,28 @@ class AdapterBank:
         self.targets = tuple(dict.fromkeys(map(leaf_name, self.sites)))
 
     def add(self, name: str, rank: int, alpha: float, seed: int) -> None:
-        """A fresh adapter: A as PEFT draws it (Kaiming uniform), B zero, so that it starts as the base."""
+        """A fresh adapter: A drawn as in PEFT (Kaiming uniform), B zero, so that it changes nothing yet."""
         tensors = {}
         for path, site in self.sites.items():
             num_out, num_in = site.shape
             generator = torch.Generator().manual_seed(int(hash_text(str(seed), path)[:15], 16))
             a_RI = torch.empty(rank, num_in)
-            # Kaiming uniform with a = sqrt(5) is PEFT's (and nn.Linear's) draw.
+            # a = sqrt(5) as in PEFT and nn.Linear.
             nn.init.kaiming_uniform_(a_RI, a=5**0.5, generator=generator)
             tensors[path] = (a_RI, torch.zeros(num_out, rank))
         self.insert(name, tensors, dict.fromkeys(self.sites, alpha / rank))
 
     def add_full(self, name: str) -> None:
-        """A fresh adapter of full rank: the change of every weight, zero, so that it starts as the base."""
-        # One zero each, which only the copy makes room for: else all weights would be there once more meanwhile.
+        """A fresh full-rank adapter: the change of every weight, all zero."""
+        # One expanded zero per layer, which only `insert`'s copy allocates: full tensors would take the memory twice.
         zeros = {path: site.layer.weight.new_zeros(()).expand(site.shape) for path, site in self.sites.items()}
         self.insert(name, {path: (zero, None) for path, zero in zeros.items()}, {})
 
     def insert(self, name: str, tensors: Mapping[str, Change], scales: Mapping[str, float]) -> None:
-        """An adapter from given (A, B) by site, copied. A site that it doesn't have gets rank 0."""
+        """Add an adapter from (A, B) by site, which are copied. Sites that are left out get rank 0."""
         if name in self.names:
             raise AdapterError(f"there is already an adapter named {name!r}; choose another name")
-        # torch keeps parameters as attributes, whose names are taken or can't have dots.
+        # torch keeps parameters as attributes: their names can't have dots or be those of methods.
         if not isinstance(name, str) or not name or "." in name or hasattr(nn.ParameterDict(), name):
             raise AdapterError(f"an adapter can't be named {name!r}; choose another name, without dots")
         assert set(tensors) <= set(self.sites), f"not adapted: {sorted(set(tensors) - set(self.sites))}"
@@ -247,7 +247,7 @@ class AdapterBank:
         self.names.append(name)
 
     def parameters(self, name: str) -> dict[str, nn.Parameter]:
-        """Trainable tensors of one adapter, by a stable name."""
+        """Trainable tensors of one adapter, by stable names."""
         found = {}
         for path, site in self.sites.items():
             if name in site.B:
@@ -257,18 +257,18 @@ class AdapterBank:
         return found
 
     def is_full(self, name: str) -> bool:
-        """Whether an adapter is of full rank."""
+        """Whether an adapter has full rank."""
         return not any(name in site.B for site in self.sites.values())
 
     def factors(self, name: str) -> Iterator[tuple[str, Tensor, Tensor | None, float]]:
-        """(site, A, B, scale) of one adapter; of full rank (site, change, None, scale)."""
+        """(site, A, B, scale) of one adapter, or (site, change, None, scale) of a full-rank one."""
         for path, site in self.sites.items():
             yield path, site.A[name], site.B.get(name, None), site.scale[name]
 
     def summed(self, names: Sequence[str]) -> Iterator[tuple[str, Tensor, Tensor | None, float]]:
-        """(site, A, B, scale) of the exact sum of adapters of low rank as one: their ranks side by side.
+        """(site, A, B, scale) of the exact sum of low-rank adapters as a single one, their ranks side by side.
 
-        The scale is the first one's; the other B are rescaled where theirs differs.
+        The scale is that of the first; the B of others with another scale are rescaled.
         """
         if len(names) == 1:
             yield from self.factors(names[0])
@@ -280,7 +280,7 @@ class AdapterBank:
             yield path, torch.cat([site.A[name] for name in names]), b_OR, first
 
     def delta_norm(self, name: str) -> float:
-        """Frobenius norm of the change of all weights, from products of rank size only."""
+        """Frobenius norm of an adapter's change of all weights, from products of rank size only."""
         return math.hypot(*(delta_norm(a_RI, b_OR, scale) for _, a_RI, b_OR, scale in self.factors(name)))
 
     def gate(self, intensities: Mapping[str, float]) -> Tensor:
@@ -292,22 +292,22 @@ class AdapterBank:
 
 
 def all_targets(model: nn.Module) -> tuple[str, ...]:
-    """Names of all layers that may carry adapters."""
+    """Names of all layers that can have adapters."""
     return tuple(dict.fromkeys(leaf_name(path) for path in _linear_layers(model)))
 
 
 _NOT_LAYERS = ("lm_head", "lm_heads", "input_projections")
-"""Moshi's heads and the way into its depth transformer, whose bare weights the network reads."""
+"""Moshi's heads and the projections into its depth transformer, whose weights the network reads directly."""
 
 
 def _is_stack(layer: nn.Module) -> bool:
-    """Whether it is transformers' `MoshiFlexibleLinear`, by name: that spares every other base the import."""
+    """Whether it is transformers' `MoshiFlexibleLinear`; compared by name, to spare all other bases the import."""
     return type(layer).__name__ == "MoshiFlexibleLinear"
 
 
 def _linear_layers(model: nn.Module) -> dict[str, Any]:
     if any(isinstance(module, GatedLora) for module in model.modules()):
-        raise AdapterError("this base carries a bank of adapters already; load the base again, or use that bank")
+        raise AdapterError("this base already has a bank of adapters; load the base again, or use that bank")
     return {
         path: layer
         for path, layer in model.named_modules()

@@ -1,7 +1,7 @@
-"""Adapters of full rank on disk: a whole checkpoint, which transformers loads as it loads the base.
+"""Full-rank adapters on disk: a whole checkpoint, which transformers loads as it loads the base.
 
-Its change against the base is what a bank takes up, so a fully fine-tuned emotion is spoken at any strength and blended
-like every other (weights between base and checkpoint: WiSE-FT, Wortsman et al. 2022).
+The bank takes its difference from the base, so a fully fine-tuned emotion can be spoken at any strength and blended
+like any other (interpolating between base and checkpoint: WiSE-FT, Wortsman et al. 2022).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from affetto.codes.codec import codec_tensors
 from affetto.errors import AdapterError, counted
 from affetto.files import new_folder, place_told, write_json
 from affetto.folders import recover_folder
-from affetto.model.quiet import quiet_transformers
+from affetto.quiet import quiet_transformers
 
 _NOT_COPIED = ("*.safetensors.index.json", "model*.safetensors", "*.bin", "README.md", ".*", FACTS, TRAINED)
 
@@ -42,12 +42,12 @@ def save_checkpoint(
 ) -> None:  # fmt: skip
     """Write base plus adapter `name` as `folder`, which replaces an older one as a whole.
 
-    In float32, so that small changes aren't rounded away; tokenizer, processor and codec are the base's own files.
-    `trained` is as for `save_adapter`. DataError where there is no writing, or no room, at its place.
+    Weights are in float32, so that small changes aren't rounded away; tokenizer, processor and codec are the base's own
+    files. `trained` is as for `save_adapter`. DataError if the folder can't be written, or the disk is full.
     """
 
     def copy(source: str, target: str) -> None:
-        # Told here: what `copytree` raises at its end has no errno.
+        # Caught here, because what `copytree` raises at its end has no errno.
         with place_told(folder):
             shutil.copy2(source, target)
 
@@ -66,7 +66,7 @@ def save_checkpoint(
 
 @torch.no_grad()
 def merged_weights(model: Any, bank: AdapterBank, name: str) -> Iterator[tuple[str, Tensor]]:
-    """(name, value) of every tensor of the checkpoint with adapter `name` at intensity 1, as the base names them."""
+    """(name, value) of every tensor of the checkpoint with adapter `name` at intensity 1, under the base's names."""
     changes = {site: scale * change for site, change, none, scale in bank.factors(name) if none is None}
     inside = tuple(f"{site}." for site in bank.sites)
     stacks: dict[str, list[Tensor]] = {path: [] for path in bank.stacks}
@@ -95,7 +95,7 @@ def is_checkpoint(folder: Path) -> bool:
 def read_checkpoint(folder: Path, bank: AdapterBank) -> AdapterFile:
     """What the checkpoint in `folder` changes at the bank's layers.
 
-    AdapterError where it can't be read, or is of another base than the bank's.
+    AdapterError if it can't be read, or is of another base than the bank's.
     """
     tensors: dict[str, Change] = {}
     paths = sorted(folder.glob("*.safetensors"))
@@ -116,14 +116,14 @@ def read_checkpoint(folder: Path, bank: AdapterBank) -> AdapterFile:
     if missing := [site for site in bank.sites if site not in tensors]:
         raise AdapterError(
             f"{folder}: {counted(len(missing), 'layer of the base has', 'layers of the base have')} no weights in it, "
-            f"{missing[0]} first; give the base that it was made of, or, if this is that one, copy or train it again"
+            f"{missing[0]} first; give the base it was made from, or, if this is that one, copy or train it again"
         )
     return AdapterFile(folder, tensors, dict.fromkeys(tensors, 1.0), {}, read_facts(folder))
 
 
 def check_adapter(folder: Path, base_hash: str) -> None:
-    """AdapterError where `folder` holds no adapter that can be read, or one of another base: by its files alone, so
-    before a base is loaded."""
+    """AdapterError if `folder` holds no readable adapter, or one of another base. Only the adapter's files are read, so
+    no base need be loaded."""
     recover_folder(folder)
     adapter = AdapterFile(folder, {}, {}, facts=read_facts(folder)) if is_checkpoint(folder) else read_adapter(folder)
     check_base(adapter, base_hash, allow_other_base=False)
@@ -132,13 +132,13 @@ def check_adapter(folder: Path, base_hash: str) -> None:
 def load_adapter(
     bank: AdapterBank, name: str, folder: Path, base_hash: str, allow_other_base: bool = False
 ) -> AdapterFile:
-    """Put what `folder` holds, LoRA or a whole checkpoint, into the bank as `name`; or say why it doesn't fit."""
+    """Put the LoRA or whole checkpoint in `folder` into the bank as `name`, or say why it doesn't fit."""
     recover_folder(folder)
     if not is_checkpoint(folder):
         adapter = read_adapter(folder)
         insert_adapter(bank, name, adapter, base_hash, allow_other_base)
         return adapter
-    # Before its weights are held against the base's layers: those of another base say less of what is wrong.
+    # Checked first, because with another base the errors about shapes would say less about what is wrong.
     check_base(AdapterFile(folder, {}, {}, facts=read_facts(folder)), base_hash, allow_other_base)
     adapter = read_checkpoint(folder, bank)
     changes = {site: change for site, (change, _) in adapter.tensors.items()}

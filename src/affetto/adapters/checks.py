@@ -1,6 +1,6 @@
-"""What an adapter's two JSON files must hold for it to be spoken with; checked before anything else is done with them.
+"""What an adapter's two JSON files must hold, checked before anything else is done with them.
 
-A key that isn't there has its default, so that PEFT's adapters of other makers are read.
+A missing key has its default, so that PEFT adapters made elsewhere can be read.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from typing import Any
 from affetto.errors import AdapterError
 
 TEMPLATE_RULE = "{text} once and no other braces"
-"""What must stand in prompt templates, the configuration's and an adapter's."""
+"""What a prompt template must hold, the configuration's or an adapter's."""
 
 
 def is_template(value: object) -> bool:
-    """Whether `value` can wrap what is said: see `TEMPLATE_RULE`."""
+    """Whether `value` is a prompt template by `TEMPLATE_RULE`."""
     return isinstance(value, str) and value.count("{text}") == 1 and "{" not in value.replace("{text}", "")
 
 
 def check_config(path: Path, config: Mapping[str, Any]) -> None:
-    """AdapterError for a value of `adapter_config.json` that the bank couldn't use, with file, key and what it must be;
-    whether the method is one that the bank blends is another question (`read_adapter`)."""
+    """AdapterError for a value of `adapter_config.json` that the bank can't use, naming file, key and what it must be.
+    Whether the bank supports the method is checked by `read_adapter`."""
     _check(path, config, _CONFIG)
 
 
 def check_facts(path: Path, facts: Mapping[str, Any]) -> None:
-    """AdapterError for a value of `affetto.json` that nothing could be spoken with, as `check_config` does."""
+    """AdapterError for a value of `affetto.json` that speaking can't use, as in `check_config`."""
     _check(path, facts, _FACTS)
 
 
@@ -83,7 +83,7 @@ def _are_places(value: object) -> bool:
 
 
 def _by_pattern(value: object, fits: Callable[[object], bool]) -> bool:
-    # As PEFT looks for them: behind any path, so in a group.
+    # As PEFT uses them: in a group, after any path.
     return value is None or (
         isinstance(value, dict) and all(_is_regex(rf"(.*\.)?({key})") and fits(one) for key, one in value.items())
     )

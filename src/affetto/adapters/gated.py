@@ -1,8 +1,8 @@
-"""Frozen linear layers that read one input, and all their adapters of low rank, as one operation with its own backward.
+"""Frozen linear layers that share one input, with all their low-rank adapters, as one operation with its own backward.
 
-y = x W^T + ((x A^T) * gate) B^T. Autograd would keep and add up whole outputs that nothing else needs; here the thin
-products are added in place, forward and backward, the layers' A are one matrix that reads x once, and W's own gradient
-is never thought of (docs/performance.md).
+y = x W^T + ((x A^T) * gate) B^T. Autograd would store and add whole outputs that nothing else needs. Here the thin
+products are added in place, forward and backward, the layers' A form one matrix that reads x once, and W gets no
+gradient (docs/performance.md).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Factors = tuple[Tensor, Tensor]
 
 
 def computing_dtype(x: Tensor) -> torch.dtype:
-    """The type that an adapted layer computes in: autocast's where that is on, else x's."""
+    """The type that an adapted layer computes in: autocast's if that is on, else x's."""
     kind = x.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
@@ -28,10 +28,10 @@ def computing_dtype(x: Tensor) -> torch.dtype:
 def gated_linears(
     x: Tensor, layers: Sequence[Any], factors: Sequence[Factors], gate: Callable[[torch.dtype], Tensor]
 ) -> tuple[Tensor, ...]:
-    """x (rows, S, in) → (rows, S, out) of each layer; `gate` gives (rows, 1, all R) in a type and scales every rank.
+    """x (rows, S, in) → (rows, S, out) of each layer; `gate` gives every rank's factor (rows, 1, all R) in a dtype.
 
-    A layer has a frozen `weight` (out, in) and a `bias` or None. The weight is read again for the backward pass, so
-    that one in four bits is never kept unpacked. The computation is in `computing_dtype`.
+    A layer has a frozen `weight` (out, in) and a `bias` or None. The weight is read again in the backward pass, so that
+    a four-bit one is never stored unpacked. The computation is in `computing_dtype`.
     """
     dtype = computing_dtype(x)
     with torch.autocast(x.device.type, enabled=False):
@@ -81,10 +81,10 @@ class _GatedLinears(torch.autograd.Function):
 
 
 def _by_layer(low_NR: Tensor, bs: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """Each layer's ranks of positions (N, all R)."""
+    """Positions (N, all R) split into each layer's ranks."""
     return torch.split(low_NR, [b_OR.shape[1] for b_OR in bs], dim=1)
 
 
 def _gated(low_NR: Tensor, gate_B1R: Tensor) -> Tensor:
-    """Positions (rows * S, R) of rows times their row's gate."""
+    """Positions (rows * S, R), each times its row's gate, in place."""
     return low_NR.view(len(gate_B1R), -1, low_NR.shape[1]).mul_(gate_B1R).view(low_NR.shape)

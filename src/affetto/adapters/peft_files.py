@@ -1,7 +1,7 @@
-"""Adapters on disk: PEFT's own files, so that PEFT alone can load them, and `affetto.json` with the facts.
+"""Adapters on disk: PEFT's own files, so that PEFT can load them without affetto, and `affetto.json` with the facts.
 
-Loading is strict. A key that is missing, unknown or of the wrong shape is named; an adapter that changes nothing,
-belongs to another base, or was made by a method whose change is not s·B·A is refused.
+Loading is strict. Errors name every tensor that is missing, unknown or of the wrong shape. An adapter is refused if it
+changes nothing, belongs to another base, or was made by a method whose change isn't s·B·A.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ _OTHER_METHODS = {
     "trainable_token_indices": "trained tokens",
     "layer_replication": "replicated layers",
 }
-"""PEFT's keys whose change of the weights isn't s·B·A of linear layers."""
+"""PEFT's keys for methods that change weights by something else than s·B·A of linear layers."""
 _CODEC = ("codec_model.", "audio_encoder.")
 _STACKED = "depth_decoder."
-"""Where the stacks of Moshi are, which PEFT adapts as bare parameters."""
+"""Where Moshi's stacks are, which PEFT adapts as bare parameters."""
 _AGAIN = "Copy or train the adapter again"
 _PEFT_DEFAULT = 8
-"""Of both rank and alpha."""
+"""PEFT's default for both rank and alpha."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class AdapterFile:
 
     @property
     def recommended_intensity(self) -> float:
-        """The intensity that its training chose, which may be 0; 1 where it chose none."""
+        """The intensity that its training recommends, which may be 0; 1 if there is none."""
         value = self.facts.get("recommended_intensity")
         return 1.0 if value is None else float(value)
 
@@ -85,23 +85,23 @@ def save_adapter(
 ) -> None:  # fmt: skip
     """Write an adapter, or the exact sum of several, as `folder`, which replaces an older one as a whole.
 
-    Layers that the adapter doesn't have are left out, layers of other ranks or scales are written as PEFT's patterns.
-    `trained` are the hashes of the clips that it was trained on (`trained_clips`), where that is known.
-    DataError where there is no writing, or no room, at its place.
+    Layers that the adapter doesn't have are left out; layers with other ranks or scales become PEFT's patterns.
+    `trained` are the hashes of the clips that it was trained on (`trained_clips`), if known. DataError if the folder
+    can't be written, or the disk is full.
     """
     factors = bank.summed([names] if isinstance(names, str) else names)
     layers = {site: (a_RI, b_OR, scale) for site, a_RI, b_OR, scale in factors if a_RI.shape[0]}
     assert layers, f"adapter {names!r} has no layers"
     tensors = {}
     for site, (a_RI, b_OR, _) in layers.items():
-        assert b_OR is not None, f"adapter {names!r} is of full rank: it is written as a checkpoint"
+        assert b_OR is not None, f"adapter {names!r} has full rank: it is written as a checkpoint"
         tensors[f"{_PREFIX}{site}.lora_A.weight"] = a_RI.detach().cpu().float().contiguous()
         tensors[f"{_PREFIX}{site}.lora_B.weight"] = b_OR.detach().cpu().float().contiguous()
     tensors = stacked_for_peft(tensors, bank.stacks, _PREFIX)
     config = _peft_config(bank, base_id, {site: (a_RI.shape[0], scale) for site, (a_RI, _, scale) in layers.items()})
     with new_folder(folder) as temporary:
         save_file(tensors, temporary / WEIGHTS, metadata={"format": "pt"})
-        # safetensors makes files that only their owner can read; adapters are handed on.
+        # safetensors makes files that only their owner can read, but adapters are shared.
         (temporary / WEIGHTS).chmod(0o644)
         write_json(temporary / CONFIG, config)
         write_json(temporary / FACTS, dict(facts))
@@ -110,7 +110,7 @@ def save_adapter(
 
 
 def read_adapter(folder: Path) -> AdapterFile:
-    """Read an adapter folder, affetto's or any PEFT LoRA; its fit to a base is checked by `insert_adapter`."""
+    """Read an adapter folder, affetto's or any PEFT LoRA; `insert_adapter` checks whether it fits a base."""
     if not (folder / CONFIG).is_file():
         raise AdapterError(
             f"{folder}: no {CONFIG} here. Give the folder that holds it, such as emotion_models/happy/best"
@@ -148,14 +148,14 @@ def read_adapter(folder: Path) -> AdapterFile:
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
-    """`affetto.json` of an adapter's folder; empty where there is none. AdapterError where it is damaged."""
+    """`affetto.json` of an adapter's folder; empty if there is none. AdapterError if it is damaged."""
     facts = _read_object(folder / FACTS) if (folder / FACTS).is_file() else {}
     check_facts(folder / FACTS, facts)
     return facts
 
 
 def check_base(adapter: AdapterFile, base_hash: str, allow_other_base: bool) -> None:
-    """Raise AdapterError where the adapter says that it is of another base, unless that is allowed."""
+    """Raise AdapterError if the adapter was made for another base, unless that is allowed."""
     if adapter.base_hash is not None and adapter.base_hash != base_hash and not allow_other_base:
         base = adapter.facts.get("base")
         trained = base.get("id", "another base") if isinstance(base, dict) else "another base"
@@ -166,10 +166,10 @@ def check_base(adapter: AdapterFile, base_hash: str, allow_other_base: bool) -> 
 
 
 def check_change(folder: Path, site: str, found: Sequence[int], expected: Sequence[int]) -> None:
-    """Raise AdapterError where a layer's weights are of another shape than the base's."""
+    """Raise AdapterError if a layer's weights have another shape than the base's."""
     if tuple(found) != tuple(expected):
         raise AdapterError(
-            f"{folder}: {site} is {tuple(found)}, the base's layer {tuple(expected)}: give the base that it was made of"
+            f"{folder}: {site} is {tuple(found)}, the base's layer {tuple(expected)}: give the base it was made from"
         )
 
 
@@ -180,7 +180,7 @@ def insert_adapter(
     weights, named = adapter.folder / WEIGHTS, adapter.config.get("base_model_name_or_path")
     remedy = f"Give the base that it was trained on{f', {named} by its {CONFIG}' if named else ''}"
     check_base(adapter, base_hash, allow_other_base)
-    # PEFT's plain target names adapt the codec inside CSM too, which no training reaches: those layers change nothing.
+    # Plain target names make PEFT adapt the codec inside CSM too, which training never reaches: those change nothing.
     factors = {site: (a, b) for site, (a, b) in adapter.tensors.items() if b is not None}
     dead = {site for site, (a, b) in factors.items() if site.startswith(_CODEC) and not (a.any() and b.any())}
     tensors = {site: pair for site, pair in factors.items() if site not in dead}
@@ -215,7 +215,7 @@ def insert_adapter(
 
 
 def _peft_config(bank: AdapterBank, base_id: str, layers: Mapping[str, tuple[int, float]]) -> dict[str, Any]:
-    """`layers` are (rank, scale) by site. The commonest are the adapter's own, the others go into patterns."""
+    """`layers` are (rank, scale) by site. The most common become the adapter's own, the others go into patterns."""
     ranks = {site: rank for site, (rank, _) in layers.items()}
     # Twelve digits undo the rounding of alpha / rank · rank.
     alphas = {site: float(f"{scale * rank:.12g}") for site, (rank, scale) in layers.items()}
@@ -276,7 +276,8 @@ def _refuse_other_methods(folder: Path, config: Mapping[str, Any]) -> None:
 
 
 def _check_ranks(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, tuple[Tensor, Tensor]]) -> None:
-    """PEFT divides alpha by the rank that the configuration names, so tensors of another one would speak too loudly."""
+    """AdapterError if tensors have another rank than the configuration: PEFT divides alpha by that one, so they would
+    be scaled wrongly."""
     wrong = []
     for site, (a_RI, b_OR) in tensors.items():
         rank = _rank(config, site)

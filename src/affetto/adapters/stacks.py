@@ -15,7 +15,7 @@ from torch import Tensor
 
 
 def stacked_for_peft(tensors: Mapping[str, Tensor], stacks: Mapping[str, int], prefix: str) -> dict[str, Tensor]:
-    """PEFT's tensors, with the sites of each stack (path: number of matrices) put together."""
+    """`tensors` in PEFT's form, the sites of each stack (path: number of matrices) joined into one."""
     done = dict(tensors)
     for path, count in stacks.items():
         if f"{prefix}{path}.0.lora_A.weight" not in done:
@@ -30,7 +30,7 @@ def stacked_for_peft(tensors: Mapping[str, Tensor], stacks: Mapping[str, int], p
 def unstacked(
     factors: Mapping[str, tuple[Tensor, Tensor]], config: Mapping[str, Any], rank_of: Callable[[str], int]
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """(A, B) by site of the bank, from PEFT's by path. What isn't a whole number of ranks is left as it is."""
+    """(A, B) by site of the bank, from PEFT's by path. Anything but a whole number of ranks is left as it is."""
     found: dict[str, tuple[Tensor, Tensor]] = {}
     named = tuple(config.get("target_parameters") or ())
     for path, (a_RI, b_OR) in factors.items():

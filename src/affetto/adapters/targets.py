@@ -1,4 +1,4 @@
-"""Which layers carry adapters: layer names, presets for them, and parts of the network."""
+"""Which layers get adapters: layer names, presets for them, and parts of the network."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from affetto.errors import AdapterError
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 MLP = ("gate_proj", "up_proj", "down_proj")
 PRESETS: Mapping[str, tuple[str, ...]] = {"attention": ATTENTION, "mlp": MLP, "both": (*ATTENTION, *MLP)}
-"""Names that may stand for several layers' names."""
+"""Names that stand for several layers."""
 _OTHER_MLPS = (("fc1", "fc2"), ("gate_up_proj", "down_proj"))
-"""What `mlp` stands for in a base whose first matrix holds gate and up (Moshi, Dia)."""
+"""What `mlp` stands for in a base whose first matrix holds both gate and up (Moshi, Dia)."""
 _INSIDE = r"(\.linear)?(\.\d+)?"
-"""Moshi's layers are named one level above the linear layer itself; stacked ones have a number per codebook."""
+"""Ending of Moshi's paths: its linear layers are one level deeper, stacked ones are numbered by codebook."""
 
 Part = Literal["both", "backbone", "depth"]
 ADAPTED_PARTS = ("backbone_model", "decoder", "model.encoder", "model.decoder", "depth_decoder")
-"""Parts of the checkpoint that may carry adapters: CSM's backbone, Moshi's, Dia's two, the depth decoder of the former.
-The codec inside has layers of the same names."""
+"""Parts of the checkpoint that may have adapters: CSM's backbone, Moshi's, Dia's two, and the depth decoder of the
+first two. The codec inside, which has layers of the same names, is none of them."""
 PARTS: Mapping[Part, tuple[str, ...]] = {
     "both": ADAPTED_PARTS, "backbone": ADAPTED_PARTS[:-1], "depth": ADAPTED_PARTS[-1:],
 }  # fmt: skip
-"""What the configuration calls them."""
+"""The parts by their names in the configuration."""
 _CALLED: Mapping[Part, str] = {
     "both": "backbone or depth decoder", "backbone": "backbone", "depth": "depth decoder",
 }  # fmt: skip
 
 
 def expand_targets(names: Sequence[str], leaves: Collection[str] = ()) -> tuple[str, ...]:
-    """Layer names, each once, with presets replaced by what they stand for in a base with layers named `leaves`."""
+    """Layer names, each once, with presets expanded for a base with layers named `leaves`."""
     return tuple(dict.fromkeys(layer for name in names for layer in _meant(name, leaves)))
 
 
@@ -42,30 +42,30 @@ def _meant(name: str, leaves: Collection[str]) -> tuple[str, ...]:
 
 
 def part_of(path: str) -> str | None:
-    """The one of `ADAPTED_PARTS` that a layer lies in; None where it may carry no adapter."""
+    """The one of `ADAPTED_PARTS` that a layer is in; None if it can't have adapters."""
     return next((part for part in ADAPTED_PARTS if path.startswith(f"{part}.")), None)
 
 
 def target_pattern(targets: Sequence[str], parts: Sequence[str] = ADAPTED_PARTS) -> str:
-    """The regular expression by which PEFT finds the same layers, the codec's excluded."""
+    """A regular expression by which PEFT finds the same layers, without the codec's."""
     return rf"({'|'.join(map(re.escape, parts))})\..*\.({'|'.join(targets)})"
 
 
 def modules_pattern(sites: Sequence[str]) -> str:
-    """The regular expression by which PEFT finds linear layers named like `sites`, Moshi's a level deeper."""
+    """A regular expression by which PEFT finds the linear layers named like `sites`, Moshi's a level deeper."""
     leaves = (leaf_name(site) + (r"\.linear" if site.endswith(".linear") else "") for site in sites)
     return target_pattern(tuple(dict.fromkeys(leaves)), parts_of(sites))
 
 
 def leaf_name(path: str) -> str:
-    """What a layer is called in `target_modules`."""
+    """A layer's name in `target_modules`."""
     return re.sub(rf"{_INSIDE}$", "", path).rpartition(".")[2]
 
 
 def find_targets(names: Sequence[str], part: Part, paths: Sequence[str]) -> list[str]:
-    """Those of `paths` (every linear layer that may carry an adapter) that are meant.
+    """Those of `paths` (all linear layers that can have adapters) that `names` mean in `part`.
 
-    Raises `AdapterError` where a name matches no layer of the part, and says which names come near.
+    Raises `AdapterError` if a name matches no layer of the part, with the closest names.
     """
     if not names:
         raise AdapterError("an adapter needs at least one target, such as q_proj or attention")
@@ -85,18 +85,18 @@ def find_targets(names: Sequence[str], part: Part, paths: Sequence[str]) -> list
 
 
 def parts_of(paths: Sequence[str]) -> tuple[str, ...]:
-    """Parts of the checkpoint that `paths` lie in, in `ADAPTED_PARTS`' order."""
+    """Parts of the checkpoint that `paths` are in, in the order of `ADAPTED_PARTS`."""
     found = {part_of(path) for path in paths}
     return tuple(part for part in ADAPTED_PARTS if part in found)
 
 
 def peft_adapts(config: Mapping[str, Any], site: str) -> bool:
-    """Whether PEFT, told by `adapter_config.json`, adapts the layer at `site`."""
+    """Whether PEFT would adapt the layer at `site` by this `adapter_config.json`."""
     if f"{site.rpartition('.')[0]}.weight" in (config.get("target_parameters") or ()):
         return True
     targets = config.get("target_modules")
     if not any(config.get(key) for key in ("exclude_modules", "layers_to_transform", "layers_pattern")):
-        # The plain cases, as affetto writes them: PEFT takes seconds to import.
+        # The simple cases, among them what affetto writes, without importing PEFT, which takes seconds.
         if isinstance(targets, str) and targets != "all-linear":
             return re.fullmatch(targets, site) is not None
         if isinstance(targets, list):

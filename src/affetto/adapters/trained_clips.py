@@ -1,4 +1,4 @@
-"""Which clips an adapter was trained on: `trained_clips.txt` beside its weights, a short hash of each, a line each."""
+"""Which clips an adapter was trained on: `trained_clips.txt` beside its weights, with a short hash per line."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from affetto.files import write_text
 
 TRAINED = "trained_clips.txt"
 _DIGITS = 16
-"""64 bits: that one of 10,000 clips agrees with another of a million by chance is rarer than one in a billion."""
+"""64 bits: the chance that any of 10,000 clips collides with any of a million others is below one in a billion."""
 
 
 def clip_hashes(keys: Mapping[str, str], names: Iterable[str]) -> frozenset[str]:
-    """The hashes of the clips `names`, by their `Prepared.keys`: of sound, segment and text, wherever the file lies."""
+    """Hashes of the clips `names`, from their `Prepared.keys`: of sound, segment and text, wherever the file is."""
     return frozenset(keys[name][:_DIGITS] for name in names)
 
 
@@ -23,6 +23,6 @@ def write_trained(folder: Path, hashes: Collection[str]) -> None:
 
 
 def read_trained(folder: Path) -> frozenset[str] | None:
-    """The hashes of the clips that the adapter in `folder` was trained on; None where it doesn't say."""
+    """Hashes of the clips that the adapter in `folder` was trained on; None if it doesn't say."""
     path = folder / TRAINED
     return frozenset(path.read_text(encoding="utf-8", errors="replace").split()) if path.is_file() else None

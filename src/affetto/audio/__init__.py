@@ -1,1 +1,1 @@
-"""Sound on disk to clips: decoding, manifests, corpus readers and their label tables, checks, splits."""
+"""From sound files to clips: decoding, manifests, corpus readers and their label tables, checks, splits."""

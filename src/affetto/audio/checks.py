@@ -12,9 +12,9 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
-from affetto.audio.hints import did_you_mean
 from affetto.audio.manifest import broken_context
 from affetto.audio.sound import SoundError, channel_slice, ends_early, open_sound, segment_frames
+from affetto.errors import did_you_mean
 from affetto.types import Clip, Problem
 
 SILENT_PEAK = 10 ** (-60 / 20)

@@ -10,8 +10,7 @@ import difflib
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
-from affetto.audio.hints import did_you_mean
-from affetto.errors import DataError
+from affetto.errors import DataError, did_you_mean
 
 COLUMNS: dict[str, tuple[str, ...]] = {
     "audio": (

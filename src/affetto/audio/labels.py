@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import re
 
-from affetto.audio.hints import did_you_mean
-from affetto.errors import DataError
+from affetto.errors import DataError, did_you_mean
 
 LABELS: dict[str, dict[str, str]] = {
     "ravdess": {  # third number of the file name

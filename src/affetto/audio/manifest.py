@@ -20,8 +20,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from affetto.audio.hints import did_you_mean
-from affetto.errors import DataError, counted
+from affetto.errors import DataError, counted, did_you_mean
 from affetto.files import write_text
 from affetto.types import SPLITS, Clip, Problem
 

@@ -1,1 +1,1 @@
-"""Clips to frames of codes, and back."""
+"""From clips to frames of codes, and back."""

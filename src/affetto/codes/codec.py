@@ -10,10 +10,10 @@ from typing import Any
 from affetto.codes.neural import DacCodec, MimiCodec, frame_rate_of
 from affetto.codes.vocoder import VocoderCodec
 from affetto.errors import BaseModelError
+from affetto.file_hashes import LARGE_BYTES, WEIGHT_HASHES, HashMemory
 from affetto.files import expanded, hash_folder, hash_text, read_json
 from affetto.hub import fetch
-from affetto.model.quiet import quiet_transformers
-from affetto.remembered import LARGE_BYTES, WEIGHT_HASHES, HashMemory
+from affetto.quiet import quiet_transformers
 from affetto.tensors import FLOATS, check_tensors, only_shapes, refused_config, stored_tensors, weight_files
 from affetto.types import Codec
 

@@ -25,9 +25,9 @@ from affetto.codes.silence import SILENT_FRAMES, code_silence, save_silence, sil
 from affetto.codes.timing import Beside, Word
 from affetto.codes.workers import coders, is_vocoder, told
 from affetto.errors import DataError, counted
+from affetto.file_hashes import HashMemory
 from affetto.files import cache_root, hash_text
 from affetto.progress import console, progress
-from affetto.remembered import HashMemory
 from affetto.types import BatchCodec, Clip, Codec, Problem
 
 _SHARD_CLIPS = 256

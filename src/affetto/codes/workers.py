@@ -20,7 +20,7 @@ from typing import Protocol, TypeVar
 from affetto.audio.sound import SoundError
 from affetto.codes.codec import load_codec
 from affetto.errors import DataError
-from affetto.model.quiet import quiet_transformers
+from affetto.quiet import quiet_transformers
 from affetto.types import Codec
 
 _IN_PROCESS = 48

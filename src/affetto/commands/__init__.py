@@ -1,1 +1,1 @@
-"""The command line, a file per family of verbs: options in, one function of the library called"""
+"""The command line, a file per family of verbs: each reads its options and calls one function of the library."""

@@ -1,4 +1,4 @@
-"""The command line's verb for checkpoints of other formats."""
+"""The verb that converts checkpoints of another format."""
 
 from __future__ import annotations
 
@@ -14,9 +14,7 @@ app = typer.Typer()
 def convert(
     checkpoint: Annotated[
         str,
-        typer.Argument(
-            help="Of the moshi package: a folder, or a hub id such as kyutai/moshiko-pytorch-bf16[@REVISION]."
-        ),
+        typer.Argument(help="A folder, or a hub id such as kyutai/moshiko-pytorch-bf16[@REVISION]."),
     ],
     target: Annotated[Path, typer.Argument(help="New folder; as large as the checkpoint (16 GB for Moshi 7B).")],
 ) -> None:

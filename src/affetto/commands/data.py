@@ -1,4 +1,4 @@
-"""The command line's verbs about clips alone: importing, checking, transcribing and counting them."""
+"""The verbs about clips alone: import, check, transcribe and stats."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from affetto.commands.options import ConfigFile, pairs_of, require_suffix, settings_of
+from affetto.commands.options import ConfigFile, fastest_device, pairs_of, require_suffix, settings_of
 from affetto.errors import ConfigError, DataError, counted
 
 if TYPE_CHECKING:
@@ -18,36 +18,37 @@ if TYPE_CHECKING:
     from affetto.evaluate.clip_doubts import Hearing
     from affetto.types import Clip, Problem
 
-app = typer.Typer(help="Clips before any training: import, check, transcribe, count.", no_args_is_help=True)
+app = typer.Typer(help="Work on clips before training: import, check, transcribe, count.", no_args_is_help=True)
 
 SCHEMA = "affetto.data-check/1"
+_MANIFEST = "a manifest has one JSON object per line"
 
 Sources = Annotated[
     list[Path],
     typer.Argument(
         help="Manifests (.jsonl), tables (.csv, .tsv, .json), folders in a published layout, plain folders, "
-        "hf:ID_OR_PATH?audio=COLUMN&text=COLUMN&emotion=COLUMN, or miniature (affetto's own clips)."
+        "hf:ID_OR_PATH?audio=COLUMN&text=COLUMN&emotion=COLUMN, or `miniature` (affetto's own clips)."
     ),
 ]
-BySpeaker = Annotated[bool, typer.Option("--split-by-speaker", help="Keep the speakers of the splits apart, too.")]
-SkipBad = Annotated[bool, typer.Option("--skip-bad-clips", help="Status 0 though some can't be read.")]
+BySpeaker = Annotated[bool, typer.Option("--split-by-speaker", help="No speaker in more than one split.")]
+SkipBad = Annotated[bool, typer.Option("--skip-bad-clips", help="Exit with 0 even if some clips can't be read.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Manifest to write.")]
 
 
 @app.command("import")
 def import_(sources: Sources, out: Out = Path("manifest.jsonl"), skip_bad_clips: SkipBad = False) -> None:
-    """Write one manifest of clips in published layouts, tables or data sets; no sound file is moved.
+    """Write one manifest of clips from published layouts, tables or data sets; no sound file is moved.
 
-    Sounds that lie inside a data set's rows are written to a folder beside the manifest.
+    Sounds that are stored inside a data set's rows are written to a folder beside the manifest.
     """
     from affetto.audio.checks import problem_table
     from affetto.audio.overview import import_clips
     from affetto.progress import console
     from affetto.types import EMOTIONS
 
-    require_suffix(out, "--out", "a manifest has a JSON object a line", ".jsonl")
+    require_suffix(out, "--out", _MANIFEST, ".jsonl")
     if _is_read(out, sources):
-        raise ConfigError(f"--out {out} is what is imported, whose bad rows would be lost; name another manifest")
+        raise ConfigError(f"--out {out} is one of the sources, and its bad rows would be lost; name another manifest")
     clips, problems = import_clips(_with_miniature(sources), out, EMOTIONS)
     if problems:
         console.print(problem_table(problems))
@@ -64,16 +65,16 @@ def check(
     by_speaker: BySpeaker = False,
     judge: Annotated[
         list[str] | None,
-        typer.Option("--judge", help="words=ID_OR_FOLDER doubts texts, emotion=… doubts labels; repeat for both."),
+        typer.Option("--judge", help="words=ID_OR_FOLDER checks texts, emotion=… checks labels; repeat for both."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Strict JSON instead of tables; see docs/data.md.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables (docs/data.md).")] = False,
     config: ConfigFile = None,
 ) -> None:
-    """Open every clip and tell all that is wrong or doubtful at once.
+    """Open every clip and list all that is wrong or doubtful, in one go.
 
-    With --config the emotions are known that are named there, and speakers kept apart where it says split_by_speaker.
+    With --config the emotions are those named there, and its split_by_speaker counts as --split-by-speaker.
 
-    Exit status 1 where a clip can't be used, or where splits that came with the clips share texts, sounds or (with
+    Exit status 1 if a clip can't be used, or if splits that came with the clips share texts, sounds or (with
     --split-by-speaker) speakers. Doubts don't change the status.
     """
     from affetto.audio.checks import problem_table
@@ -111,14 +112,14 @@ def transcribe(
     sources: Sources,
     words: Annotated[str, typer.Option("--words", help="Recogniser: a hub id (Whisper, CTC), a folder, or miniature.")],
     out: Out = Path("manifest.jsonl"),
-    device: Annotated[str, typer.Option("--device", help="cpu, cuda, … Default: cuda where there is one.")] = "",
+    device: Annotated[str, typer.Option("--device", help="cpu or cuda. Default: the GPU if there is one.")] = "",
     skip_bad_clips: SkipBad = False,
 ) -> None:
-    """Write down what is said in clips without a text; texts that are there stay as they are.
+    """Transcribe clips that have no text; existing texts stay as they are.
 
-    Each text gets `transcribed_by` in the manifest. A run that was stopped goes on where it was.
+    Each new text is marked with `transcribed_by` in the manifest. Run it again to continue after an interruption.
 
-    Exit status 1 where a clip was left out or got no text. Doubts don't change the status.
+    Exit status 1 if a clip was left out or got no text. Doubts don't change the status.
     """
     from affetto.audio.checks import problem_table
     from affetto.audio.corpora import load_clips
@@ -129,14 +130,14 @@ def transcribe(
     from affetto.progress import console
     from affetto.types import EMOTIONS
 
-    require_suffix(out, "--out", "a manifest has a JSON object a line", ".jsonl")
+    require_suffix(out, "--out", _MANIFEST, ".jsonl")
     clips, problems = load_clips(_with_miniature(sources), emotions=EMOTIONS, sounds=sounds_beside(out))
     if _lost(problems) and _is_read(out, sources):
         console.print(problem_table(problems))
         raise DataError(
             f"{out} has rows that can't be read (table above) and would be lost; mend them, or name another --out"
         )
-    done = transcribe(clips, load_judge("words", words, device or _device()), journal_of(out))
+    done = transcribe(clips, load_judge("words", words, device or fastest_device()), journal_of(out))
     write_manifest(out, done.clips)
     journal_of(out).unlink(missing_ok=True)
     problems = [*problems, *done.problems]
@@ -151,7 +152,7 @@ def transcribe(
 
 
 def _is_read(out: Path, sources: Sequence[Path]) -> bool:
-    """Whether a source is `out`, by whatever name, or a folder that `out` is a table of."""
+    """Whether one of the sources is `out` itself, or a folder whose table it is."""
     from affetto.files import expanded, is_same_file
 
     there = out.resolve()
@@ -169,10 +170,10 @@ def stats(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     page: Annotated[
         Path | None,
-        typer.Option("--page", help="Write a page with pictures: durations, speakers, pitch, level (.html)."),
+        typer.Option("--page", help="Also write an HTML page with pictures of durations, speakers, pitch and level."),
     ] = None,
     measured: Annotated[
-        int, typer.Option(min=1, help="Clips of each emotion whose pitch and level are measured.")
+        int, typer.Option(min=1, help="Clips of each emotion to measure pitch and level on, for the page.")
     ] = 60,
 ) -> None:
     """Count clips, minutes, speakers, texts and splits by emotion; nothing is checked."""
@@ -201,7 +202,7 @@ def stats(
 
 
 def _tell_left_out(clips: Sequence[Clip], problems: Sequence[Problem], sources: Sequence[Path]) -> None:
-    """How many rows or files are no clip, and of what kind the problems are. DataError where no clip is left."""
+    """Say how many rows or files were left out, by kind of problem. DataError if no clip is left."""
     from affetto.progress import say
 
     lost = _lost(problems)
@@ -216,8 +217,8 @@ def _tell_left_out(clips: Sequence[Clip], problems: Sequence[Problem], sources: 
 
 
 def _with_miniature(sources: Sequence[Path]) -> list[Path]:
-    """The manifests of the miniature's clips, rendered where they aren't there yet, for its name; a folder of that name
-    goes before it."""
+    """`sources` as paths, with the manifests of the miniature's clips (rendered if need be) in place of `miniature`,
+    unless a folder has that name."""
     from affetto.files import expanded
 
     found: list[Path] = []
@@ -232,7 +233,7 @@ def _with_miniature(sources: Sequence[Path]) -> list[Path]:
 
 
 def _lost(problems: Sequence[Problem]) -> list[Problem]:
-    """Those that cost a clip."""
+    """The problems that cost a clip."""
     return [problem for problem in problems if not problem.costs_no_clip]
 
 
@@ -243,12 +244,12 @@ def _hearings(found: Examined, choices: dict[str, str]) -> dict[str, Hearing | N
         from affetto.evaluate.clip_doubts import doubt_texts
         from affetto.judges.choice import load_judge
 
-        hearings["words"] = doubt_texts(found.clips, load_judge("words", choices["words"], _device()))
+        hearings["words"] = doubt_texts(found.clips, load_judge("words", choices["words"], fastest_device()))
     if choices.get("emotion", "none") != "none":
         from affetto.evaluate.clip_doubts import doubt_labels
         from affetto.judges.choice import load_judge
 
-        hearings["emotion"] = doubt_labels(found.clips, load_judge("emotion", choices["emotion"], _device()))
+        hearings["emotion"] = doubt_labels(found.clips, load_judge("emotion", choices["emotion"], fastest_device()))
     return hearings
 
 
@@ -299,9 +300,3 @@ def _document(
         },
         "statistics": statistics(found.clips),
     }
-
-
-def _device() -> str:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"

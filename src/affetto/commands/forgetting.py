@@ -1,4 +1,4 @@
-"""The command line's verbs about forgetting: what foretells it, and what prevents it."""
+"""The verbs about forgetting: what predicts it, and what prevents it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ app = typer.Typer()
 def calibrate(
     adapters: Annotated[
         list[Path] | None,
-        typer.Argument(help="Adapter folders. Default: plain LoRA and the configuration's recipe are trained for it."),
+        typer.Argument(help="Adapter folders. Default: plain LoRA and the configuration's recipe, trained for this."),
     ] = None,
     emotion: Annotated[
         list[str] | None,
@@ -42,7 +42,7 @@ def calibrate(
     config: ConfigFile = None, base: BaseName = None, data: Data = None,
     general: General = None, output: Output = None, skip_bad_clips: SkipBad = False,
 ) -> None:  # fmt: skip
-    """Hold predicted forgetting against measured, for every curvature: calibration.json and calibration.svg."""
+    """Compare predicted with measured forgetting, for every curvature: calibration.json and calibration.svg."""
     from affetto.laboratory.calibration import fit_table, require_general, require_no_expressive_base
     from affetto.pipeline import calibrate as calibrate_all
     from affetto.pipeline import prepare_clips, with_clips
@@ -70,7 +70,7 @@ def predict_forgetting(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     skip_bad_clips: SkipBad = False,
 ) -> None:  # fmt: skip
-    """Tell from an adapter's weights how much the base will forget, without a second of audio."""
+    """Predict from an adapter's weights how much the base will forget, without speaking a word."""
     from affetto.files import to_json
     from affetto.laboratory.calibration import INTENSITIES, forecast_table
     from affetto.laboratory.calibration import predict_forgetting as predict
@@ -82,7 +82,7 @@ def predict_forgetting(
         require_strength(value)
     settings, _ = settings_of(config, None, base=base, data=data, general=general)
     _check_adapters([adapter], settings)
-    # The base speaks in the voices of emotional clips.
+    # With `general: self` the base speaks in the voices of the emotional clips.
     voices = settings.emotions if settings.general == "self" else ()
     prepared = prepare_clips(settings, voices, skip_bad_clips=skip_bad_clips)
     rows = predict(settings, prepared, adapter, tuple(intensity or INTENSITIES))
@@ -93,7 +93,7 @@ def predict_forgetting(
 
 
 def _check_adapters(adapters: Sequence[Path], settings: Config) -> None:
-    """AdapterError where one isn't an adapter of the base, before clips are coded."""
+    """AdapterError where one isn't an adapter of the base, before any clip is encoded."""
     if adapters:
         from affetto.adapters.checkpoints import check_adapter
         from affetto.model.base import find_base, weights_hash
@@ -112,15 +112,16 @@ def ablate(
     ] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Runs per method and emotion. Default: 3.")] = None,
     sentences: Annotated[
-        int | None, typer.Option(min=1, help="Held-out sentences that judges hear of each run. Default: 60.")
+        int | None, typer.Option(min=1, help="Held-out sentences that each run is judged on. Default: 60.")
     ] = None,
     folder: Annotated[
-        Path, typer.Option("--folder", help="Where runs and rows go; run again, or several at once, to go on.")
+        Path,
+        typer.Option("--folder", help="Where runs and results go. Run it again to go on, or several at once to share."),
     ] = Path("ablation"),
-    table_only: Annotated[bool, typer.Option("--table", help="Run nothing: show what is done.")] = False,
+    table_only: Annotated[bool, typer.Option("--table", help="Train nothing: write what is done so far.")] = False,
     skip_bad_clips: SkipBad = False,
 ) -> None:  # fmt: skip
-    """Compare methods of preservation at matched expressivity: ablation.json, ablation.md and ablation.svg."""
+    """Compare preservation methods at matched expressivity: ablation.json, ablation.md and ablation.svg."""
     from affetto.files import make_writable
     from affetto.laboratory.ablation import ablate as run_ablation
     from affetto.laboratory.ablation import cells, check_cells, read_rows, write_comparison
@@ -131,7 +132,7 @@ def ablate(
         refuse({
             "--emotion": emotion, "--config": config, "--base": base, "--data": data, "--general": general,
             "--method": method, "--seeds": seeds, "--sentences": sentences, "--skip-bad-clips": skip_bad_clips or None,
-        }, "--table shows what is done in --folder, whatever it is of")  # fmt: skip
+        }, "--table only writes what is done so far in --folder")  # fmt: skip
         rows = read_rows(folder)
     else:
         settings, emotions = settings_of(config, emotion, base=base, data=data, general=general)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 
-from affetto.commands.options import FILES_FAILED, command_line
+from affetto.commands.options import FILES_FAILED, command_line, fastest_device
 
 
 def calibrate_on(source: Path, choices: Mapping[str, str], folder: Path, *, allow_failures: bool = False) -> None:
@@ -16,15 +16,13 @@ def calibrate_on(source: Path, choices: Mapping[str, str], folder: Path, *, allo
     `choices` are judges by kind. Ends with the status `FILES_FAILED` where recordings could not be judged or read,
     unless `allow_failures`.
     """
-    import torch
-
     from affetto.evaluate.judge_calibration import calibrate_judges
     from affetto.evaluate.judge_calibration_table import calibration_table, failures, said
     from affetto.judges.choice import all_judges
     from affetto.progress import show
 
     path = folder / "judge_calibration.json"
-    judges = all_judges(choices, "cuda" if torch.cuda.is_available() else "cpu")
+    judges = all_judges(choices, fastest_device())
     document = calibrate_judges(source, judges, path, command=command_line())
     show(calibration_table(document))
     for line in [*said(document), f"written to {path}"]:

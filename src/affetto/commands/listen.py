@@ -1,4 +1,4 @@
-"""The command line's verbs about listening tests with people."""
+"""The verbs about listening tests with people."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ app = typer.Typer(help="Listening tests with people: export one, score the votes
 
 @app.command()
 def export(
-    emotion: Annotated[str, typer.Option("--emotion", "-e", help="The emotion that was asked for.")],
+    emotion: Annotated[str, typer.Option("--emotion", "-e", help="The emotion that listeners should hear.")],
     out: Annotated[Path, typer.Option(help="New folder for the test; the key goes beside it.")] = Path("listening"),
     system: Annotated[
         list[str] | None,
         typer.Option("--system", help="NAME=FOLDER of sounds; repeat. Default: base and adapter of the evaluation."),
     ] = None,
-    sentences: Annotated[int, typer.Option(min=1, help="How many.")] = 8,
-    seed: Annotated[int, typer.Option(min=0, help="Of the choice, the sides and the names.")] = 0,
+    sentences: Annotated[int, typer.Option(min=1, help="Number of sentences.")] = 8,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the choice of sentences, their order and names.")] = 0,
     config: ConfigFile = None, output: Output = None,
 ) -> None:  # fmt: skip
-    """Write a blinded test: naturalness, emotion, preference; one page (test.html), and webmushra.yaml beside it."""
+    """Write a blinded test of naturalness, emotion and preference: test.html, and webmushra.yaml beside it."""
     from affetto.listening.test_page import export_test
 
     settings, _ = settings_of(config, [emotion], output_dir=output)
@@ -41,11 +41,13 @@ def export(
 
 @app.command()
 def score(
-    votes: Annotated[list[Path], typer.Argument(help="Files that listeners sent (.json), or webMUSHRA's lss.csv.")],
+    votes: Annotated[list[Path], typer.Argument(help="The listeners' answers: .json files, or webMUSHRA's lss.csv.")],
     key: Annotated[Path, typer.Option("--key", help="The key that export wrote.", exists=True, dir_okay=False)],
-    target: Annotated[str | None, typer.Option("--emotion", "-e", help="The emotion that was asked for.")] = None,
+    target: Annotated[
+        str | None, typer.Option("--emotion", "-e", help="The emotion that listeners should have heard.")
+    ] = None,
 ) -> None:
-    """Mean opinion, heard emotions and preferences with intervals, as JSON."""
+    """Print mean opinion scores, heard emotions and preferences, with intervals, as JSON."""
     from affetto.files import to_json
     from affetto.listening.votes import read_key, read_votes, score_votes
 

@@ -1,4 +1,4 @@
-"""Options that several verbs share, and how they become settings."""
+"""Options that several verbs share, and what turns them into settings."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from affetto.errors import ConfigError
 if TYPE_CHECKING:
     from affetto.config import Config
 
+BUDGET_NOT_MET = 3
+"""Exit status of a run that ended well, but forgot more than its budget."""
 FILES_FAILED = 4
 """Exit status of an evaluation that ended well, but in which files could not be scored."""
 
@@ -22,14 +24,14 @@ Emotion = Annotated[
     list[str] | None,
     typer.Option(
         "--emotion", "-e",
-        help="An emotion of the configuration; repeat for several. Default: each in turn. all: every one in one run.",
+        help="An emotion of the configuration; repeat for several. Default: each in turn; `all`: together in one run.",
     ),
 ]  # fmt: skip
 EachEmotion = Annotated[
     list[str] | None,
-    typer.Option("--emotion", "-e", help="An emotion of the configuration; repeat for several. Default or all: each."),
+    typer.Option("--emotion", "-e", help="An emotion of the configuration; repeat for several. Default: each."),
 ]
-"""Of verbs that train nothing together."""
+"""For verbs that don't train, where `all` means the same as the default."""
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", "-c", help="YAML file with the run's settings.", exists=True, dir_okay=False)
 ]
@@ -40,7 +42,7 @@ Data = Annotated[
     list[str] | None,
     typer.Option(
         "--data",
-        help="A manifest (.jsonl), a folder of clips, a table, or hf:ID_OR_PATH (docs/data.md); repeat for several. "
+        help="Manifest (.jsonl), folder of clips, table, or hf:ID_OR_PATH (docs/data.md); repeat for several. "
         "Default: the miniature's clips.",
     ),
 ]
@@ -48,46 +50,47 @@ General = Annotated[
     str | None,
     typer.Option(
         "--general",
-        help="General speech: data (its clips without emotion), or self (the base speaks it). Default: data.",
+        help="General speech: data (the data's clips without emotion) or self (spoken by the base). Default: data.",
     ),
 ]
 Output = Annotated[
     Path | None,
-    typer.Option("--output", "-o", help="Folder for emotion_models/, evaluation_results/ and samples. Default: here."),
+    typer.Option("--output", "-o", help="Folder for emotion_models/, evaluation_results/ and samples. Default: `.`."),
 ]
 Temperature = Annotated[float | None, typer.Option(min=0.0, help="0 always takes the likeliest code. Default: 0.6.")]
 DepthTemperature = Annotated[
     float | None,
     typer.Option(
         min=0.0,
-        help="Of the codebooks behind the first. Default: two thirds of --temperature, of Moshi and Dia all of it.",
+        help="For all codebooks but the first. Default: two thirds of --temperature; with Moshi and Dia the same.",
     ),
 ]
-SkipBad = Annotated[bool, typer.Option("--skip-bad-clips", help="Go on with the good clips where some are bad.")]
+SkipBad = Annotated[bool, typer.Option("--skip-bad-clips", help="Leave out bad clips instead of stopping.")]
 SkipDatasets = Annotated[
     bool,
-    typer.Option("--skip-datasets", help="Don't touch or check the data again: use what was prepared before."),
+    typer.Option("--skip-datasets", help="Don't read or check the data again: use what was prepared before."),
 ]
 Judge = Annotated[
     list[str] | None,
     typer.Option(
         "--judge",
-        help="emotion=ID_OR_FOLDER, words=…, quality=…, voice=…, dimensions=… or embedding=…; `none` is off.",
+        help="KIND=ID_OR_FOLDER, KIND being emotion, words, quality, voice, dimensions or embedding; `none` turns one "
+        "off. Repeat for several.",
     ),
 ]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")]
 
 
 def settings_of(
     config: Path | None, emotion: list[str] | None, *, with_base: bool = False, **overrides: Any
 ) -> tuple[Config, list[str]]:
-    """The configuration with the command line's values in it, and the emotions that are meant.
+    """The configuration, with the command line's values in it, and the emotions that `emotion` means.
 
-    `all` alone is every emotion. `base`, the expressive base, may be named where `with_base` is given. ConfigError for
+    None and `all` mean every emotion. With `with_base`, `base` (the expressive base) may be named. ConfigError for
     wrong keys and values, and for an emotion that isn't configured.
     """
-    from affetto.audio.hints import did_you_mean
     from affetto.config import EVERY, EXPRESSIVE, load_config
+    from affetto.errors import did_you_mean
 
     values = {key: tuple(value) if isinstance(value, list) else value for key, value in overrides.items()}
     settings = load_config(config, told_as="command line", **values)
@@ -96,11 +99,11 @@ def settings_of(
     if unknown := [name for name in wanted if name not in known]:
         if unknown[0] == EXPRESSIVE:
             raise ConfigError(
-                "base is the expressive base over all emotions: there is no one emotion to judge it by. "
-                "Train emotions on it (expressive_base: true) and evaluate these"
+                "base is the expressive base over all emotions, so there is no one emotion to judge it by. "
+                "Train emotions on it (expressive_base: true) and evaluate those"
             )
         if unknown[0] == EVERY:
-            raise ConfigError("--emotion all is every emotion and stands alone: leave the other --emotion out, or all")
+            raise ConfigError("--emotion all means every emotion: leave out either it or the other --emotion")
         raise ConfigError(
             f"unknown emotion {unknown[0]!r}{did_you_mean(unknown[0], settings.emotions)}; configured: "
             f"{', '.join(settings.emotions)}. Add it to `emotions` in the configuration"
@@ -109,19 +112,19 @@ def settings_of(
 
 
 def are_named(emotion: list[str] | None) -> bool:
-    """Whether the user named emotions: else all of the configuration are meant, of which data may have a few."""
+    """Whether the user named emotions. If not, all of the configuration are meant, and the data may lack some."""
     return bool(emotion) and not is_together(emotion)
 
 
 def is_together(emotion: list[str] | None) -> bool:
-    """Whether the emotions are to be trained in one run."""
+    """Whether all emotions are to be trained in one run (`--emotion all`)."""
     from affetto.config import EVERY
 
     return emotion == [EVERY]
 
 
 def pairs_of(values: list[str] | None, option: str, form: str = "KIND=ID_OR_FOLDER") -> dict[str, str] | None:
-    """Options such as `KIND=VALUE` as a dictionary; None where there are none. ConfigError for what isn't of that
+    """Options such as `KIND=VALUE` as a dictionary; None if there are none. ConfigError for one that isn't of that
     `form`, and for two values of one key."""
     if not values:
         return None
@@ -131,18 +134,18 @@ def pairs_of(values: list[str] | None, option: str, form: str = "KIND=ID_OR_FOLD
         if not (key and sign and value):
             raise ConfigError(f"{option} {item}: write it as {form}")
         if pairs.setdefault(key, value) != value:
-            raise ConfigError(f"{option} {key}={pairs[key]} and {option} {item} are two of one name: leave one out")
+            raise ConfigError(f"{option} {key}={pairs[key]} and {option} {item} contradict each other: leave one out")
     return pairs
 
 
 def refuse(options: Mapping[str, object], why: str) -> None:
-    """ConfigError for what was given (isn't None) of `options` and would be ignored; `why` goes before their names."""
+    """ConfigError if any of `options` was given (isn't None), as it would be ignored; `why` introduces their names."""
     if given := [name for name, value in options.items() if value is not None]:
         raise ConfigError(f"{why}: leave out {', '.join(given)}")
 
 
 def require_suffix(path: Path, option: str, kind: str, *suffixes: str) -> None:
-    """ConfigError where a file to be written has another suffix: what lies there may be something else."""
+    """ConfigError if the file to write has another suffix: a file of that name may hold something else."""
     if not path.name:
         raise ConfigError(f"{option} is empty: {kind}; name a file that ends in {suffixes[0]}")
     if path.suffix.lower() not in suffixes:
@@ -150,10 +153,17 @@ def require_suffix(path: Path, option: str, kind: str, *suffixes: str) -> None:
 
 
 def command_line() -> str:
-    """The command as the user gave it."""
+    """The command as the user gave it, for the record: without --resume, which changes nothing in what is written."""
     from affetto.files import as_text
 
-    return as_text(shlex.join(["affetto", *sys.argv[1:]]))
+    return as_text(shlex.join(["affetto", *(word for word in sys.argv[1:] if word != "--resume")]))
+
+
+def fastest_device() -> str:
+    """`cuda` where there is a GPU, else `cpu`."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def earlier_turn(said: str, speaker: int) -> tuple[Path, int]:

@@ -1,4 +1,4 @@
-"""The command line's verbs about what is measured: evaluating, pages, and the form of results."""
+"""The verbs that measure and show: evaluate, report and schema."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from affetto.commands.options import (
     Output,
     Resume,
     SkipBad,
+    are_named,
     command_line,
-    is_together,
     pairs_of,
     refuse,
     require_suffix,
@@ -41,23 +41,23 @@ def evaluate(
     general: General = None, output: Output = None,
     judge: Judge = None,
     intensity: Annotated[
-        float | None, typer.Option(help="Strength of the adapter. Default: what its training recommends.")
+        float | None, typer.Option(help="Strength of the adapter. Default: what its training recommended.")
     ] = None,
     calibrate_judges: Annotated[
         Path | None,
-        typer.Option(help="Instead: play these real, labelled recordings to the judges and say what they hear."),
+        typer.Option(help="Evaluate the judges instead: labelled real recordings, and what they hear in them."),
     ] = None,
     skip_bad_clips: SkipBad = False, resume: Resume = False,
     versa: Annotated[
         Path | None, typer.Option(help="Also write one flat JSON line per file, as VERSA does; for one emotion.")
     ] = None,
     allow_failures: Annotated[
-        bool, typer.Option("--allow-failures", help="Status 0 though files could not be scored.")
+        bool, typer.Option("--allow-failures", help="Exit with 0 even if files could not be scored.")
     ] = False,
 ) -> None:  # fmt: skip
-    """Speak held-out sentences with base and adapter, and score them beside real recordings; of what is trained.
+    """Speak held-out sentences with base and trained adapter, and score both beside real recordings.
 
-    Exit status 4: all is written, but files (with --calibrate-judges: recordings) could not be scored.
+    Exit status 4: everything is written, but some files (with --calibrate-judges: recordings) could not be scored.
     """
     judges = pairs_of(judge, "--judge")
     if calibrate_judges is not None:
@@ -84,9 +84,8 @@ def evaluate(
     settings, emotions = settings_of(
         config, emotion, base=base, data=data, general=general, output_dir=output, judges=judges
     )
-    is_named = bool(emotion) and not is_together(emotion)
     trained = [name for name in emotions if recover_folder(settings.model_of(name) / "best").is_dir()]
-    if not trained or (is_named and trained != emotions):
+    if not trained or (are_named(emotion) and trained != emotions):
         absent = next(name for name in emotions if name not in trained)
         raise DataError(f"there is no adapter {settings.model_of(absent) / 'best'}: affetto train --emotion {absent}")
     emotions = trained
@@ -97,18 +96,29 @@ def evaluate(
     prepared = prepare_clips(settings, emotions, skip_bad_clips=skip_bad_clips)
     num_failed = 0
     for name in emotions:
-        # Resuming changes nothing in what is written, the command included.
-        command = command_line().replace(" --resume", "")
         with alone_in([settings.model_of(name)]):
-            results = evaluate_emotion(settings, name, prepared, intensity=intensity, command=command, resume=resume)
+            results = evaluate_emotion(
+                settings, name, prepared, intensity=intensity, command=command_line(), resume=resume
+            )
         show(terminal_table([results]))
         for line in judge_lines(results["judges"]):
             say(line)
-        num_failed += tell_failures(results)
+        num_failed += _say_failures(results)
         if versa:
             write_versa(versa, results)
     if num_failed and not allow_failures:
         raise typer.Exit(FILES_FAILED)
+
+
+def _say_failures(results: Results) -> int:
+    """Name the files that could not be scored; returns how many there are."""
+    from affetto.evaluate.folder_lines import failures
+    from affetto.progress import say
+
+    failed = list(failures(results, name_systems=True))
+    for line in failed:
+        say(line, style="yellow")
+    return len(failed)
 
 
 @app.command()
@@ -124,21 +134,21 @@ def report(
         Path | None, typer.Option("--out", help="The comparison's page. Default: comparison.html.", dir_okay=False)
     ] = None,
     against: Annotated[
-        str | None, typer.Option(help="The system that all others are held against. Default: each run's own base.")
+        str | None, typer.Option(help="The system to compare all others with. Default: each run's own base.")
     ] = None,
     audio: Annotated[
-        list[str] | None, typer.Option("--audio", help="NAME=FOLDER: where a system's sounds lie now; repeat.")
+        list[str] | None, typer.Option("--audio", help="NAME=FOLDER: where a system's sound files are; repeat.")
     ] = None,
     sentences: Annotated[
-        int | None, typer.Option(min=0, help="Texts to listen to on the comparison's page. Default: 8.")
+        int | None, typer.Option(min=0, help="Sentences to listen to on the comparison's page. Default: 8.")
     ] = None,
     title: Annotated[str, typer.Option(help="The comparison's title. Default: the systems' names.")] = "",
 ) -> None:
-    """Draw the report of trained and evaluated emotions, one page each; or compare any results on one page."""
+    """Write the report of each evaluated emotion, a page each, or compare any results on one page."""
     if not results:
         refuse({
             "--out": out, "--against": against, "--audio": audio, "--sentences": sentences, "--title": title or None
-        }, "name the results to compare; without any this is the report of a run")  # fmt: skip
+        }, "name the results to compare; without any, the report is that of a run")  # fmt: skip
         _report_emotions(emotion, config, output)
         return
     if emotion or config or output:
@@ -162,20 +172,10 @@ def _report_emotions(emotion: list[str] | None, config: Path | None, output: Pat
     from affetto.pipeline import report as report_emotion
 
     settings, emotions = settings_of(config, emotion, output_dir=output)
-    if not emotion or is_together(emotion):
+    if not are_named(emotion):
         emotions = [name for name in emotions if settings.results_of(name).is_file()] or emotions
     for name in emotions:
         typer.echo(report_emotion(settings, name))
-
-
-def tell_failures(results: Results) -> int:
-    """Name the files that could not be scored, and return how many."""
-    from affetto.progress import say
-
-    failed = [(system["name"], row) for system in results["systems"] for row in system["files"] if row["error"]]
-    for name, row in failed:
-        say(f"failed: {name}: {row['file']}: {row['error']}", style="yellow")
-    return len(failed)
 
 
 @app.command()

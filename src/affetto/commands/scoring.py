@@ -1,4 +1,4 @@
-"""The command line's verb for sound files of any origin."""
+"""The verb that scores sound files of any origin."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ app = typer.Typer()
 Folder = Annotated[Path, typer.Argument(help="A folder of sound files, or one file.")]
 Metadata = Annotated[
     Path | None,
-    typer.Option(help="Table with columns file, text, speaker. Default: the folder's metadata.csv, or .txt files."),
+    typer.Option(help="Table with columns file, text, speaker. Default: metadata.csv or .txt files in the folder."),
 ]
 
 
@@ -26,25 +26,25 @@ def score(
     output: Annotated[Path, typer.Option("--output", "-o", help="FILE.json for the results; a CSV goes beside it.")],
     metadata: Metadata = None,
     base: Annotated[
-        Path | None, typer.Option(help="Folder of the same sentences without the emotion, to tell differences from.")
+        Path | None, typer.Option(help="Folder of the same sentences without the emotion, to compare with.")
     ] = None,
     reference: Annotated[
-        Path | None, typer.Option(help="Folder of real recordings of the emotion: the judges' ceiling, the voices.")
+        Path | None, typer.Option(help="Folder of real recordings of the emotion: the judges' ceiling, and the voices.")
     ] = None,
     neutral: Annotated[
-        Path | None, typer.Option(help="Folder of the same speakers' neutral speech, to measure prosody from.")
+        Path | None, typer.Option(help="Folder of the same speakers' neutral speech, as prosody's reference.")
     ] = None,
     judge: Judge = None,
     device: Annotated[str, typer.Option(help="Where the judges run: cpu or cuda.")] = "cpu",
     resume: Resume = False,
     versa: Annotated[Path | None, typer.Option(help="Also write one flat JSON line per file, as VERSA does.")] = None,
     allow_failures: Annotated[
-        bool, typer.Option("--allow-failures", help="Status 0 though files could not be scored.")
+        bool, typer.Option("--allow-failures", help="Exit with 0 even if files could not be scored.")
     ] = False,
 ) -> None:
-    """Score any system's sound files: emotion, words, quality, voice, pitch and timing, alone or beside others.
+    """Score any system's sound files: emotion, words, quality, voice, pitch and timing, alone or against others.
 
-    Exit status 4: all is written, but files could not be scored.
+    Exit status 4: everything is written, but some files could not be scored.
     """
     from affetto.evaluate.folder import Beside, evaluate_folder
     from affetto.evaluate.folder_lines import failures, folder_lines
@@ -53,10 +53,10 @@ def score(
 
     beside = Beside(base, reference, neutral)
     check_outputs(output, folders=[folder, *beside.folders.values()], metadata=metadata, versa=versa)
-    # Resuming changes nothing in what is written, the command included.
+
     results = evaluate_folder(
         folder, emotion, output, judges=pairs_of(judge, "--judge"), metadata=metadata, beside=beside,
-        command=command_line().replace(" --resume", ""), device=device, resume=resume,
+        command=command_line(), device=device, resume=resume,
     )  # fmt: skip
     if versa:
         write_versa(versa, results)

@@ -1,1 +1,1 @@
-"""What a run suffers from: the guide's troubleshooting, read off the run's own files."""
+"""What is wrong with a run: the guide's troubleshooting, applied to the run's own files."""

@@ -1,1 +1,1 @@
-"""Systems on the same sentences: what was conveyed, kept and lost, written as docs/results.md has it."""
+"""Systems evaluated on the same sentences: what was conveyed, kept and lost (docs/results.md)."""

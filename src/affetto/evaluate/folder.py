@@ -8,8 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from affetto.audio.hints import did_you_mean
-from affetto.errors import ConfigError, DataError
+from affetto.errors import ConfigError, DataError, did_you_mean
 from affetto.evaluate.expectations import against_neutral
 from affetto.evaluate.folder_files import folder_items
 from affetto.evaluate.journal import Journal, journal_path

@@ -1,4 +1,4 @@
-"""What a terminal is told of an evaluated folder."""
+"""What the terminal shows of an evaluation, line by line."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MINIATURE_NOTE = (
 
 
 def folder_lines(results: Results, output: Path) -> Iterator[str]:
-    """The numbers of the folder itself, how it differs from what it was held against, who judged, and where all is."""
+    """The folder's own numbers, its differences from what it was compared with, the judges, and where the file is."""
     system = evaluated(results)
     for name, metric in system["metrics"].items():
         yield _line(name, metric)
@@ -32,7 +32,7 @@ def folder_lines(results: Results, output: Path) -> Iterator[str]:
 
 
 def judge_lines(judges: Mapping[str, JudgeFacts | None]) -> Iterator[str]:
-    """Who judged each kind, from what tier, and what must be known of the miniature's own."""
+    """The judge of each kind and its tier, and a note where it is one of the miniature's."""
     for kind, judge in judges.items():
         yield f"{kind} judge: {judge['id']} ({judge['tier']})" if judge else f"{kind} judge: none"
     if note := miniature_note(judges):
@@ -40,21 +40,23 @@ def judge_lines(judges: Mapping[str, JudgeFacts | None]) -> Iterator[str]:
 
 
 def evaluated(results: Results) -> System:
-    """The folder that was asked for: behind it stands what it was held against, before it a run that it joined."""
+    """The folder that was scored. In the results the folders it was compared with come after it, and the systems of a
+    run that it was added to come before."""
     folders = [system for system in results["systems"] if system["role"] == "files"]
     return folders[-1 if any(system["role"] == "adapter" for system in results["systems"]) else 0]
 
 
-def failures(results: Results) -> Iterator[str]:
-    """The files of any folder that could not be scored, with the reason."""
+def failures(results: Results, *, name_systems: bool = False) -> Iterator[str]:
+    """A line for each file that could not be scored, with the reason and, with `name_systems`, whose file it is."""
     for system in results["systems"]:
         for row in system["files"]:
             if row["error"] is not None:
-                yield f"failed: {row['file']}: {row['error']}"
+                whose = f"{system['name']}: " if name_systems else ""
+                yield f"failed: {whose}{row['file']}: {row['error']}"
 
 
 def miniature_note(judges: Mapping[str, JudgeFacts | None]) -> str | None:
-    """What must be known of such numbers, where one of the miniature's judges gave some."""
+    """A caution about the numbers that the miniature's judges gave; None where they gave none."""
     kinds = [kind for kind, judge in judges.items() if judge is not None and judge["tier"] == "miniature"]
     return f"note: {' and '.join(kinds)}: {MINIATURE_NOTE}" if kinds else None
 

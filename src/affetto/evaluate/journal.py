@@ -1,15 +1,14 @@
-"""Scoring that can be stopped: rows are written down batch by batch, and a later run takes up what still holds.
+"""Scoring that can be interrupted: rows are written batch by batch, and a later run reuses those that are still valid.
 
-A row holds while everything that it was made from is the same: the file's bytes, its text, speaker, prompt and seed,
-the target emotion, the judges (ids with hashes), the device and the number of processors, the versions of affetto and
-its libraries, and the source of what measures and judges. Hashes of that are the row's key. What a judge says may
-differ in the last digit with the sounds that it hears together, so batches are cut by content, never by order or
-number: a batch ends behind a key of a certain form. A new file then changes its own batch and leaves the others as
-they were, and a batch is taken up whole or not at all: a resumed run writes the same bytes as one that was never
-stopped.
+A row is valid as long as everything that it was made from is the same: the file's bytes, its text, speaker, prompt and
+seed, the target emotion, the judges (ids with hashes), the device and the number of processors, the versions of affetto
+and its libraries, and the source code that measures and judges. The hash of these is the row's key. A judge's answer
+may differ in the last digit with the sounds that share its batch, so batches are cut by content, never by order or
+number: a batch ends after a key of a certain form. A new file then changes its own batch only, and a batch is reused
+whole or not at all, so that a resumed run writes the same bytes as an uninterrupted one.
 
-Rows of sounds that no training changes (what the base says, recordings) can be kept in affetto's cache as well, for
-all later evaluations by the same judges on the same machine.
+Rows of sounds that no training changes (the base's speech, recordings) can also be stored in affetto's cache, for all
+later evaluations by the same judges on the same machine.
 """
 
 from __future__ import annotations
@@ -45,25 +44,24 @@ from affetto.provenance import versions
 _MEAN_BATCH, _MOST_BATCH = 16, 64
 """Files per batch: on average, and at most."""
 _MEASURING = ("metrics/*.py", "judges/*.py", "evaluate/scoring.py", "audio/sound.py")
-"""Source in the package that decides what a row holds."""
+"""The package's source files that decide what a row holds."""
 _METADATA = ("metadata.csv", "metadata.jsonl")
-"""What a folder's texts and speakers are read from (`folder_files`)."""
+"""Files that a folder's texts and speakers are read from (`folder_files`)."""
 
 
 def journal_path(output: Path, joining: str = "") -> Path:
-    """Where the rows behind the results at `output` are kept, or those of a folder that is `joining` them; safe to
-    delete."""
+    """Where the rows of the results at `output` are, or those of a folder that is `joining` them. Safe to delete."""
     return output.with_suffix(f".{hash_text(joining)[:8]}.rows.jsonl" if joining else ".rows.jsonl")
 
 
 def check_outputs(
     output: Path, *, folders: Collection[Path] = (), metadata: Path | None = None, versa: Path | None = None
 ) -> None:
-    """Refuse, before anything is scored, to write over a file of the user's (DataError).
+    """Refuse, before anything is scored, to overwrite a file of the user's (DataError).
 
-    Written are `output`, its CSV twin, its journal and, where it is given, `versa`. None of them may be another of
-    them, the table `metadata`, what would be the metadata of one of the `folders` that are scored, or a file that
-    affetto didn't write (`own_files.check_own`).
+    The files to be written are `output`, its CSV twin, its journal and `versa`, if given. They must be distinct, and
+    none may be the table `metadata`, a metadata file of one of the scored `folders`, or a file that affetto didn't
+    write (`own_files.check_own`).
     """
     if not output.name:
         raise DataError("no name is given for the results: name a file such as results.json")
@@ -82,12 +80,12 @@ def check_outputs(
 
 
 class Journal:
-    """The rows of one evaluation: one target emotion, one set of judges."""
+    """The rows of one evaluation, with one target emotion and one set of judges."""
 
     def __init__(self, path: Path, judges: Judges, emotion: str, *, resume: bool, device: str = "cpu") -> None:
-        """Keep rows at `path`. With `resume`, those that stand there are taken up; without, it starts anew.
+        """Keep rows at `path`. With `resume`, valid rows found there are reused; without, it starts anew.
 
-        DataError where `path` is a file that affetto didn't write.
+        DataError if `path` is a file that affetto didn't write.
         """
         check_own(path, OWN_LINES)
         facts = judges_fingerprint(judge_facts(judges))
@@ -100,7 +98,7 @@ class Journal:
 
     @property
     def _lasting(self) -> Path:
-        """Where the cache has rows that this evaluation's judges gave."""
+        """Where the cache keeps rows by this evaluation's judges."""
         return cache_root() / "judged" / f"{self._setting}.jsonl"
 
     def score(

@@ -1,15 +1,15 @@
 """How strongly an adapter should speak: as strongly as the clips that it learned from.
 
-The loss can't tell: an adapter whose predictions of acted clips are best speaks more weakly than they are, since it
-draws from what it holds likely. So it speaks, held-out texts that no result is measured on, and what is compared is
-prosody: median F0, F0 range, syllables per second and level (`FEATURES`), each speaker's difference from the base's
-plain reading of the same texts, in standard deviations of that reading. Strength is the projection of the adapter's
-mean difference d(i) onto the clips' D,
+The loss can't tell: an adapter that predicts acted clips best speaks more weakly than they do, since it samples what it
+finds likely. So it speaks held-out texts, on which no result is measured, and prosody is compared: median F0, F0 range,
+syllables per second and level (`FEATURES`), as each speaker's difference from the base's plain reading of the same
+texts, in standard deviations of that reading. Strength is the projection of the adapter's mean difference d(i) at
+intensity i onto the clips' difference D,
 
     s(i) = d(i)·D / D·D,
 
-0 for the base and 1 where the adapter speaks as the clips do along the direction in which they differ. The intensity
-with s = 1 is looked for between `LEAST` and `MOST`. No judge is asked, so what judges say of the result is evidence.
+which is 0 for the base, and 1 where the adapter moves as far as the clips in their direction. The intensity with s = 1
+is searched for between `LEAST` and `MOST`. No judge takes part, so the judges' verdict on the result remains evidence.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from affetto.audio.stratified import spread
 from affetto.codes.decoding import decode_each
 from affetto.codes.prepare import Prepared
 from affetto.config import Config
@@ -35,7 +36,6 @@ from affetto.evaluate.sentences import Sentence, ask, texts_of
 from affetto.evaluate.spoken import speaker_key, speech_key
 from affetto.files import cache_root, hash_text, read_json, write_json
 from affetto.judges.kinds import Judges
-from affetto.preserve.rehearsal import spread
 from affetto.progress import progress
 from affetto.speak.generation import Request
 from affetto.speak.voice import Voice
@@ -44,15 +44,15 @@ FEATURES = ("f0_median_st", "f0_range_st", "syllables_per_s", "level_db")
 LEAST, START, MOST = 0.5, 1.0, 1.25
 _STEP = 0.25
 _LOOKS = 5
-"""At most: the base, the clips, and three intensities."""
+"""Most measurements: the base, the clips, and three intensities."""
 FEWEST = 8
-"""Sentences, and clips, without which nothing is measured."""
+"""Fewest sentences, and clips, to measure with."""
 NEAREST = 1.0
-"""Length of D, in standard deviations, below which the clips are too like plain speech to be matched."""
+"""Length of D, in standard deviations, below which the clips are too similar to plain speech to be matched."""
 _PER_VOICE = 6
-"""Sentences that each voice says at least, where there are so many voices."""
+"""Fewest sentences per voice, which limits the number of voices."""
 _SEED = 500_000
-"""Added to the run's seed: other draws than those of the sentences that are evaluated."""
+"""Added to the run's seed, so that the draws differ from those of the evaluated sentences."""
 
 ByVoice = Mapping[str, NDArray[np.float64]]
 """Values of `FEATURES`, (utterances, 4), by speaker."""
@@ -60,17 +60,17 @@ ByVoice = Mapping[str, NDArray[np.float64]]
 
 @dataclass(frozen=True)
 class Match:
-    """The intensity at which an adapter speaks as strongly as its clips; None with a reason where it can't be had."""
+    """The intensity at which an adapter speaks as strongly as its clips; None, with a reason, if it wasn't found."""
 
     intensity: float | None
     strengths: Mapping[float, float]
-    """s by intensity, of those that were looked at."""
+    """s by intensity, as far as measured."""
     distance: float | None
     """Length of D."""
     reason: str | None = None
 
     def document(self) -> dict[str, Any]:
-        """As `affetto.json` has it."""
+        """In the form of `affetto.json`."""
         found = [{"intensity": at, "strength": round(s, 4)} for at, s in sorted(self.strengths.items())]
         distance = None if self.distance is None else round(self.distance, 3)
         return {"intensity": self.intensity, "strengths": found, "distance": distance, "reason": self.reason}
@@ -79,7 +79,7 @@ class Match:
 def match_clips(config: Config, emotion: str, prepared: Prepared, adapter: Path, voice: Voice) -> Match:
     """Match the adapter in the folder `adapter`, which `voice` has loaded as `emotion`, to its training clips.
 
-    The clips are those that are acted most strongly, by the voices with most of them, through the base's codec.
+    It is compared with the most strongly acted clips, by the voices with most of them, through the base's codec.
     """
     facts = read_json(adapter / "affetto.json")
     clips = prepared.select(emotion, "train")
@@ -131,7 +131,7 @@ def match_clips(config: Config, emotion: str, prepared: Prepared, adapter: Path,
 def matching_sentences(
     config: Config, emotion: str, prepared: Prepared, speakers: Sequence[str], numbers: Mapping[str, int]
 ) -> list[Sentence]:
-    """Validation texts, the emotion's own first, spoken by each of `speakers` in turn."""
+    """Validation texts, the emotion's own first, to be spoken by `speakers` in turn."""
     clips = [*prepared.select(emotion, "validation"), *prepared.select(None, "validation")]
     texts = texts_of(clips, config.matching_sentences)
     return [
@@ -147,7 +147,7 @@ def _plain_key(voice: Voice, requests: Sequence[Request], sentences: Sequence[Se
 
 
 def kept_prosody(key: str, measure: Callable[[], ByVoice]) -> ByVoice:
-    """What `measure` found, from the cache (`prosody/`) where it was measured with this `key` before."""
+    """The result of `measure`, from the cache (`prosody/`) if it was measured with this `key` before."""
     path = cache_root() / "prosody" / f"{key}.json"
 
     def read() -> ByVoice:
@@ -164,7 +164,7 @@ def kept_prosody(key: str, measure: Callable[[], ByVoice]) -> ByVoice:
 
 
 def by_voice(rows: Sequence[FileRow]) -> dict[str, NDArray[np.float64]]:
-    """`FEATURES` of the rows that have them all, by speaker."""
+    """`FEATURES` of the rows that have all of them, by speaker."""
     found: dict[str, list[list[float]]] = {}
     for row in rows:
         values = [row["values"].get(name) for name in FEATURES]
@@ -174,10 +174,10 @@ def by_voice(rows: Sequence[FileRow]) -> dict[str, NDArray[np.float64]]:
 
 
 def match(say: Callable[[float], ByVoice], acted: ByVoice, acted_at: float = 1.0) -> Match:
-    """Look for the intensity at which `say` is as strong as `acted`, which are acted at `acted_at` of full strength.
+    """Search for the intensity at which `say` is as strong as `acted`, clips acted at intensity `acted_at`.
 
-    `say(0)` is the base. Looks at `START` first, then a step further up or down until s passes the aim, and draws a
-    straight line between the two; at the end of the range it stays there, or where s was nearest.
+    `say(0)` is the base. The search begins at `START` and steps up or down until s passes 1, then interpolates between
+    the last two. If it reaches the end of the range, the intensity with the nearest s is taken.
     """
     plain = say(0.0)
     voices = [name for name in acted if name in plain and len(plain[name]) > 1]

@@ -1,4 +1,4 @@
-"""Which files affetto wrote, and so may write again."""
+"""Recognising the files that affetto wrote, and so may overwrite."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from affetto.errors import DataError
 OWN_JSON = re.compile(rb'\s*\{\s*"schema":\s*"affetto\.results/')
 OWN_CSV = re.compile(rb"system,role,intensity,file,")
 OWN_LINES = re.compile(rb'\{"key": ')
-"""How files that affetto wrote begin: results, their CSV twin, and lines by file (the journal, VERSA's)."""
+"""How affetto's files begin: results, their CSV twin, and lines per file (the journal, VERSA's)."""
 _BEGINNING = 200
 
 

@@ -1,6 +1,6 @@
-"""The results document of docs/results.md: its parts as typed dictionaries, checked whenever one is written or read.
+"""The results document of docs/results.md: typed dictionaries, checked whenever a document is written or read.
 
-Strict JSON: a number that can't be had is null with a reason, and NaN is refused. Beside the JSON lies a CSV twin
+It is strict JSON: a number that can't be computed is null with a reason, and NaN is refused. Beside it is a CSV twin
 with one row per file.
 """
 
@@ -25,7 +25,7 @@ SCHEMA = "affetto.results/1"
 
 Prompt = Literal["emotional", "plain"]
 Role = Literal["base", "adapter", "real", "reseeded", "files"]
-"""`reseeded` is the base again with other seeds: how far chance alone takes it from itself."""
+"""`reseeded` is the base with other seeds, which differs from the base by chance alone."""
 Value = float | int | str | None
 
 VALUE_NAMES = (
@@ -36,11 +36,11 @@ VALUE_NAMES = (
     "speaker_similarity", "similarity_same_prompt", "similarity_to_reference", "voice_consistency",
     "emotion_similarity",
 )  # fmt: skip
-"""What a file's `values` hold, in the order of the CSV's columns. Shares of one file (recall, stop_failures) and the
-flags (truncated, repeated, runaway, intelligible) are 0 or 1; `heard` is what the word judge wrote down. Further
-quality judges add a value each, whose name begins with `PREDICTED`; their columns come last."""
+"""The names in a file's `values`, in the order of the CSV's columns. Shares of one file (recall, stop_failures) and the
+flags (truncated, repeated, runaway, intelligible) are 0 or 1; `heard` is the word judge's transcript. Each further
+quality judge adds a value, whose name begins with `PREDICTED`; their columns come last."""
 AT_STRENGTHS = ("recall", "posterior", "wer", "f0_median_st")
-"""Metrics that are kept of every strength."""
+"""Metrics that are stored for every strength."""
 PREDICTED = "mos_"
 
 _checked = pydantic.with_config(pydantic.ConfigDict(extra="forbid", strict=True, allow_inf_nan=False))
@@ -71,14 +71,14 @@ class ComparedMetric(TypedDict):
     reason: str | None
     p_holm: float | None
     expected: NotRequired[Worse | None]
-    """Direction that the target emotion should move it in (`expectations`); absent where none is known."""
+    """Direction in which the target emotion should move it (`expectations`); absent if none is known."""
     holds: NotRequired[Literal["yes", "no", "undecided"] | None]
-    """Whether the interval lies wholly on the expected side of 0, wholly on the other, or neither; null under 20."""
+    """Whether the interval is wholly on the expected side of 0, wholly on the other, or neither; null below 20."""
 
 
 @_checked
 class JudgeFacts(TypedDict):
-    """Who judged."""
+    """The judge of one kind."""
 
     id: str
     tier: Literal["miniature", "bundled", "package", "hub", "local", "mixed"]
@@ -88,16 +88,16 @@ class JudgeFacts(TypedDict):
     ceiling: Metric | None
     languages: NotRequired[list[str]]
     heard: NotRequired[list[str]]
-    """Corpora that it was trained on, whose clips it flatters. Absent, as the others are, where nobody said."""
+    """Corpora that it was trained on, and so judges too kindly. Absent, like the other optional facts, if unknown."""
     scale: NotRequired[str]
     note: NotRequired[str]
     members: NotRequired[list[JudgeFacts]]
-    """Each of several quality judges by itself."""
+    """The facts of each, if there are several quality judges."""
 
 
 @_checked
 class FileRow(TypedDict):
-    """One file."""
+    """One sound file and its values."""
 
     file: str
     prompt: Prompt | None
@@ -111,7 +111,7 @@ class FileRow(TypedDict):
 
 @_checked
 class System(TypedDict):
-    """A model at one intensity, or recordings. `folder`: where its files lie, as seen from the results' own folder."""
+    """A model at one intensity, or recordings. `folder` has its files, relative to the results' own folder."""
 
     name: str
     role: Role
@@ -123,7 +123,7 @@ class System(TypedDict):
     plain_metrics: dict[str, Metric] | None
     confusion: dict[str, int] | None
     confusion_shares: NotRequired[dict[str, Metric] | None]
-    """The same as shares of the files that were judged, with Wilson's intervals."""
+    """The confusion as shares of the files that were judged, with Wilson's intervals."""
     files: list[FileRow]
 
 
@@ -139,7 +139,7 @@ class Comparison(TypedDict):
 
 @_checked
 class PerCodebook(TypedDict):
-    """Teacher-forced numbers of each codebook, K of them."""
+    """Teacher-forced numbers for each of the K codebooks."""
 
     delta_nll: list[float]
     kl: list[float]
@@ -147,7 +147,7 @@ class PerCodebook(TypedDict):
 
 @_checked
 class TextRetention(TypedDict):
-    """The same of the text that runs beside the frames, in nats per token."""
+    """Retention of the text that runs beside the frames, in nats per token."""
 
     num_tokens: int
     delta_nll: Metric
@@ -156,7 +156,7 @@ class TextRetention(TypedDict):
 
 @_checked
 class Strength(TypedDict):
-    """`AT_STRENGTHS` at one intensity: of the adapter, over the same sentences, or of recordings that are acted so."""
+    """`AT_STRENGTHS` at one intensity: of the adapter over the same sentences, or of recordings acted at it."""
 
     intensity: float
     metrics: dict[str, Metric]
@@ -164,7 +164,7 @@ class Strength(TypedDict):
 
 @_checked
 class Retention(TypedDict):
-    """What the model kept, teacher-forced on held-out general clips."""
+    """What the model remembers, teacher-forced on held-out general clips."""
 
     num_clips: int
     num_codes: int
@@ -172,7 +172,7 @@ class Retention(TypedDict):
     kl: Metric
     per_codebook: PerCodebook
     text: NotRequired[TextRetention]
-    """Of a base with a text stream (Moshi); `delta_nll` and `kl` count it with the codes of its frame."""
+    """For a base with a text stream (Moshi), whose `delta_nll` and `kl` include it with the codes of its frame."""
 
 
 @_checked
@@ -188,11 +188,11 @@ class Results(TypedDict):
     comparisons: list[Comparison]
     retention: Retention | None
     strengths: NotRequired[list[Strength]]
-    """Weakest first, the evaluated one among them; absent where none but that was spoken."""
+    """The adapter's, weakest first, including the evaluated one; absent if only that was spoken."""
     real_strengths: NotRequired[list[Strength]]
-    """Held-out recordings by how strongly they are acted, weakest first; absent where all are alike."""
+    """Those of held-out recordings, by the intensity of their acting, weakest first; absent if all have the same."""
     notes: NotRequired[list[str]]
-    """What a reader must know of how it was measured; absent where there is nothing."""
+    """What a reader must know about how it was measured; absent if there is nothing."""
 
 
 def to_metric(estimate: Estimate, unit: str) -> Metric:
@@ -224,7 +224,7 @@ def build_results(
 
 
 def validate_results(document: Mapping[str, Any]) -> Results:
-    """Check the shape, that numbers are finite, that every null has its reason, and that counts add up (DataError)."""
+    """Check types, finite numbers, a reason for every null, and counts that add up (DataError)."""
     if document.get("schema") not in (None, SCHEMA):
         raise DataError(f"results of schema {document['schema']!r} can't be read; this affetto reads {SCHEMA!r}")
     try:
@@ -240,7 +240,7 @@ def validate_results(document: Mapping[str, Any]) -> Results:
 
 
 def write_results(path: Path, document: Mapping[str, Any]) -> None:
-    """Check and write the JSON at `path` and its CSV twin beside it; DataError where either is somebody's file."""
+    """Check and write the JSON at `path` and its CSV twin; DataError if either is a file that affetto didn't write."""
     results = validate_results(document)
     check_own(path, OWN_JSON)
     check_own(path.with_suffix(".csv"), OWN_CSV)
@@ -263,7 +263,7 @@ def read_results(path: Path) -> Results:
 
 
 def to_csv(results: Results) -> str:
-    """One line per file of every system; null is an empty cell."""
+    """CSV with one line per file of every system; null is an empty cell."""
     facts = ("file", "prompt", "text", "speaker", "seed", "duration_s", "error")
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -279,7 +279,7 @@ def to_csv(results: Results) -> str:
 
 
 def is_predicted(name: str) -> bool:
-    """Whether a value is a further quality judge's score."""
+    """Whether a value is the score of a further quality judge."""
     return name.startswith(PREDICTED) and name not in VALUE_NAMES
 
 

@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from affetto.audio.stratified import spread
 from affetto.codes.prepare import Prepared
 from affetto.evaluate import results
 from affetto.metrics import statistics
 from affetto.model.base import Base
 from affetto.model.batch import Batch, Logits, Row, collate
 from affetto.model.rows import make_rows
-from affetto.preserve.rehearsal import spread
 
 _ROWS = 12
 

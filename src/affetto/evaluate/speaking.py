@@ -1,4 +1,4 @@
-"""What an evaluation listens to: sentences as systems speak them, and recordings through the base's codec, as files."""
+"""The sounds that an evaluation judges, as files: sentences that systems speak, and recordings through the codec."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from affetto.speak.voice import Voice
 
 _LONGEST_NAME = 80
 _REFERENCES = 8
-"""Recordings that a voice is known by."""
+"""Recordings per speaker that voices are compared with."""
 
 
 @dataclass(frozen=True)
 class Studio:
-    """Where one voice speaks into the folders of `output_dir`/evaluation/test_samples."""
+    """Lets one voice speak into the folders of `output_dir`/evaluation/test_samples."""
 
     voice: Voice
     output_dir: Path
@@ -40,7 +40,7 @@ class Studio:
     depth_temperature: float | None
     takes: int
     resume: bool
-    """Take up what was spoken before by the same weights."""
+    """Whether to reuse what the same weights spoke before."""
     made_by: tuple[str, ...]
     """See `speaker_key`."""
     adapter: str
@@ -56,17 +56,17 @@ class Studio:
         )  # fmt: skip
 
     def folder(self, name: str) -> Path:
-        """Of the sounds of that name."""
+        """The folder of the sounds called `name`."""
         return self.output_dir / "evaluation" / "test_samples" / name
 
     def speak(
         self, name: str, sentences: Sequence[Sentence], emotion: str | None = None, intensity: float = 0.0, *,
         cued: bool = False,
     ) -> list[Item]:  # fmt: skip
-        """Speak into the folder `name`, one wav and one txt per sentence; what an earlier evaluation left there goes.
+        """Speak into the folder `name`, a wav and a txt per sentence, replacing what an earlier evaluation left.
 
-        With `resume` it is used where it is of the same sentences and weights. What the base says, without `emotion`,
-        is kept in the cache (`spoken/`) and said once for all runs.
+        With `resume` that is reused if it has the same sentences and weights. The base's speech, without `emotion`, is
+        cached (`spoken/`) and spoken once for all runs.
         """
         folder = self.folder(name)
         requests = ask(
@@ -104,16 +104,16 @@ class Studio:
             write_sound(path, sound, self.voice.codec.sample_rate)
             write_text(path.with_suffix(".txt"), sentence.text + "\n")
 
-        # A file waits for the disk: others are written meanwhile.
+        # Several at once, because writing a file is mostly waiting for the disk.
         with ThreadPoolExecutor() as pool:
             written = pool.map(write, paths, sentences, self.voice.decode_each(spoken))
             assert len(list(written)) == len(sentences)
         note_spoken(folder, key, {path.name: said.hit_cap for path, said in zip(paths, spoken, strict=True)})
 
     def recordings(self, name: str, prepared: Prepared, emotion: str, most: int) -> tuple[list[Item], list[float]]:
-        """Held-out recordings through the codec, than which no adapter can sound better, and their intensities.
+        """Held-out recordings through the codec, and their intensities; no adapter can sound better than these.
 
-        They are written into the folder `name` like what the systems speak, and judged as written; names end in the
+        They are written into the folder `name` like the systems' speech, and judged as written; file names end with the
         clips' ids.
         """
         folder, codec = self.folder(name), self.voice.codec
@@ -130,7 +130,7 @@ class Studio:
         return items, [clip.gate for clip in chosen]
 
     def references(self, prepared: Prepared, speakers: Sequence[str]) -> list[Item]:
-        """A few plain recordings of each of `speakers` through the codec; they are not written."""
+        """A few plain recordings of each of `speakers` through the codec; they aren't written to disk."""
         plain = [clip for clip in prepared.clips if clip.emotion in (None, "neutral")]
         chosen = [clip for name in speakers for clip in [each for each in plain if each.speaker == name][:_REFERENCES]]
         codec = self.voice.codec
@@ -145,5 +145,5 @@ class Studio:
 
 
 def _file_name(name: str) -> str:
-    """What of a clip's id may stand in a file's name anywhere."""
+    """A clip's id with only characters that are safe in file names."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name)[-_LONGEST_NAME:]

@@ -1,4 +1,4 @@
-"""What was spoken already: a folder of sounds with a note of what made them, so that a stopped evaluation can go on."""
+"""Reuse of speech: a folder of sounds with a note of what made them, so that an interrupted evaluation can resume."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _SPEAKING = ("speak/*.py", "native/*", "codes/*.py", "model/*.py", "products.py"
 
 
 def speech_key(requests: Sequence[Request], *made_by: str) -> str:
-    """What the sounds of `requests` depend on, as one hash.
+    """One hash of everything that the sounds of `requests` depend on.
 
-    `made_by` are hashes of base (`Base.answers_hash`, which knows the precision), codec and adapter, and the device.
+    `made_by` are hashes of base (`Base.answers_hash`, which covers the precision), codec and adapter, and the device.
     """
     asked = [
         {**asdict(replace(request, context=())), "context": hash_bytes(*turn_bytes(request.context))}
@@ -33,24 +33,24 @@ def speech_key(requests: Sequence[Request], *made_by: str) -> str:
 
 
 def speaker_key(voice: Voice) -> tuple[str, ...]:
-    """What the base's sounds depend on beside the requests: hashes of base and codec, and the device."""
+    """What the base's sounds depend on, apart from the requests: hashes of base and codec, and the device."""
     return voice.base.answers_hash, hash_folder(voice.base.folder, ("codec.*",)), voice.base.device.type
 
 
 @cache
 def speaking_hash() -> str:
-    """Hash of the code that speaks, so that what another choice of takes kept isn't taken up."""
+    """Hash of the code that speaks, so that sounds by other code (another choice of takes, say) aren't reused."""
     return hash_folder(Path(__file__).parents[1], _SPEAKING)
 
 
 def note_spoken(folder: Path, key: str, hit_caps: Mapping[str, bool]) -> None:
-    """Note what made the files of `folder`; `hit_caps` says by name whether the frame cap ended each."""
+    """Note what made the files in `folder`; `hit_caps` says for each name whether the frame cap ended it."""
     files = {name: {"hit_cap": hit_cap, "sha256": hash_file(folder / name)} for name, hit_cap in hit_caps.items()}
     write_json(folder / NOTE, {"key": key, "files": files})
 
 
 def read_spoken(folder: Path, key: str) -> dict[str, bool] | None:
-    """`hit_caps` of the files of `folder` where `key` made them and they are as they were; None where not."""
+    """`hit_caps` of the files in `folder` if they were made with `key` and haven't changed since; else None."""
     try:
         note: Any = read_json(folder / NOTE)
         if note["key"] != key:
@@ -63,7 +63,7 @@ def read_spoken(folder: Path, key: str) -> dict[str, bool] | None:
 
 
 def copy_spoken(kept: Path, folder: Path, key: str, say: Callable[[Path], object]) -> None:
-    """Copy to `folder` what `say` made by `key` in the folder `kept`, and makes where it isn't there or was changed."""
+    """Copy the folder `kept` to `folder`; `say` makes it first if it is missing, changed or of another `key`."""
     if kept.is_dir() and read_spoken(kept, key) is None:
         shutil.rmtree(kept, ignore_errors=True)
     shutil.copytree(made_once(kept, say), folder)

@@ -1,4 +1,4 @@
-"""`affetto evaluate`: the same held-out sentences through base and adapter, scored beside real recordings."""
+"""`affetto evaluate`: base and adapter speak the same held-out sentences and are scored beside real recordings."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ def evaluate(
     config: Config, emotion: str, prepared: Prepared, *, intensity: float | None = None, command: str = "",
     resume: bool = False,
 ) -> Results:  # fmt: skip
-    """Evaluate `emotion_models/<emotion>/best` and write `evaluation_results/<emotion>_results.json` and its CSV twin.
+    """Evaluate `emotion_models/<emotion>/best`; writes `evaluation_results/<emotion>_results.json` and its CSV twin.
 
-    Four systems: the base, which is asked plainly since it knows no cue; the adapter, asked with its cue (what it
-    conveys) and plainly (what leaks); real held-out recordings of the emotion through the base's codec, which bound
-    what any adapter could convey and the judge could hear; and the base again with other seeds, whose differences from
-    itself are chance alone, which the adapter's on plain prompts are read against.
+    There are four systems. The base, with plain prompts, since it knows no cue. The adapter, with its cue (what it
+    conveys) and with plain prompts (what leaks). Real held-out recordings of the emotion through the base's codec,
+    which bound what any adapter could convey and the judge could hear. And the base with other seeds, which differs
+    from itself by chance alone: that is what the adapter's differences on plain prompts are compared with.
 
-    With `resume`, what a stopped evaluation with the same weights, sentences and judges spoke and judged is taken up
-    (`spoken`, `journal`). ConfigError for an `intensity` below 0 or not finite, and where test clips were trained on.
+    With `resume`, what an interrupted evaluation with the same weights, sentences and judges spoke and judged is reused
+    (`spoken`, `journal`). ConfigError for an `intensity` below 0 or not finite, and if test clips were trained on.
     """
     require_strength(intensity or 0.0)
     # 1. The adapter as a user would load it, and the judges.
@@ -63,7 +63,7 @@ def evaluate(
     output = config.results_of(emotion)
     journal = Journal(journal_path(output), judges, emotion, resume=resume, device=device)
 
-    # 2. Speak: held-out texts, the voices that the adapter learned from; and the recordings beside them.
+    # 2. Speak held-out texts in the voices that the adapter learned from, and prepare the recordings beside them.
     sentences = held_out_sentences(config, emotion, prepared, known.trained_speakers, known.speakers)
     studio = Studio.of(voice, folder, config, resume=resume)
     said = studio.speak(f"{emotion}_base", sentences)
@@ -100,15 +100,15 @@ def evaluate(
         compare(chance_rows, plain_base_rows, system=RESEEDED, against="base", prompt="plain", by_seed=False),
     ]
 
-    # 4. What was forgotten, teacher-forced on general clips that nothing was trained on.
+    # 4. Measure forgetting, teacher-forced on general clips that nothing was trained on.
     held_out = general_test_rows(voice.base, prepared, config.evaluation_clips, config.seed, known.speakers)
     retention = _retention(voice, held_out, {emotion: known.intensity})
 
-    # 5. What is heard at other strengths, and of recordings by theirs.
+    # 5. Judge the adapter at other intensities, and the recordings by the intensity of their acting.
     strengths = _strengths(config, studio, sentences, systems[1], judges)
     real_strengths = by_intensity(real_rows, acted, judges)
 
-    # 6. Write it down.
+    # 6. Write the results.
     ceiling = systems[2]["metrics"]["recall"]
     results = build_results(
         emotion, command, judge_facts(judges, ceiling), systems, comparisons, retention, strengths, real_strengths,
@@ -119,15 +119,15 @@ def evaluate(
 
 
 RESEEDED = "base, other seeds"
-"""Its name among the systems."""
+"""Name of the system that is the base with other seeds."""
 _OTHER_SEEDS = 1_000_000
-"""Added to the sentences' seeds for it."""
+"""What is added to the sentences' seeds for that system."""
 
 
 def held_out_sentences(
     config: Config, emotion: str, prepared: Prepared, trained_speakers: Sequence[str], numbers: Mapping[str, int]
 ) -> list[Sentence]:
-    """Held-out texts, those of the emotion's own test clips first, spoken in turn by its training clips' voices."""
+    """Held-out texts, those of the emotion's own test clips first, to be spoken by its training voices in turn."""
     clips = [*prepared.select(emotion, "test"), *prepared.select(None, "test")]
     texts = texts_of(clips, config.evaluation_sentences)
     if not texts:
@@ -144,7 +144,7 @@ def _with_other_seed(sentence: Sentence) -> Sentence:
 
 
 def _retention(voice: Voice, held_out: Sequence[Row], gates: Mapping[str, float]) -> Retention | None:
-    """What the base under `gates` kept; None without general clips."""
+    """What the base with adapters at `gates` remembers; None without general clips."""
     if not held_out:
         return None
     assert voice.bank is not None
@@ -156,7 +156,7 @@ def _retention(voice: Voice, held_out: Sequence[Row], gates: Mapping[str, float]
 def _strengths(
     config: Config, studio: Studio, sentences: Sequence[Sentence], own: System, judges: Judges
 ) -> list[Strength]:  # fmt: skip
-    """What is heard at the configuration's other strengths; the sounds are kept in a folder for each."""
+    """What is heard at the configuration's other intensities; each has a folder of its own for the sounds."""
     emotion = own["name"]
     path = config.output_dir / "evaluation_results" / f"{emotion}_strengths.json"
     device = str(studio.voice.base.device.type)

@@ -1,4 +1,4 @@
-"""Rows to metrics with intervals, and one system against another on the same prompts, speakers and seeds."""
+"""From rows to metrics with intervals, and comparisons of systems on the same prompts, speakers and seeds."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ from affetto.metrics.statistics import Difference, Estimate, Worse
 
 @dataclass(frozen=True)
 class Measure:
-    """How a metric is made from the rows' values."""
+    """How a metric is computed from the rows' values."""
 
     unit: str
     source: Kind | Literal["signal", "pitch", "rate", "generation"]
-    """What must be at hand for it; decides the reason when it isn't."""
+    """What the metric needs; decides the reason given when that is missing."""
     ratio: tuple[str, str] | None = None
-    """Values to be summed and divided; None takes the mean of the value named like the metric."""
+    """Values whose sums are divided; None: the mean of the value with the metric's name."""
     is_share: bool = False
-    """0 or 1 per file: Wilson's interval."""
+    """Whether it is 0 or 1 per file, with Wilson's interval."""
     is_of_pairs: bool = False
-    """Each file's value is its mean over pairs with the others (`resampling.jackknifed`)."""
+    """Whether each file's value is its mean over pairs with the others (`resampling.jackknifed`)."""
     lacking: str = "no file has enough voiced sound"
-    """Reason where files and judge are there, and yet no file has the value."""
+    """The reason when there are files and a judge, but no file has the value."""
 
     @property
     def is_count(self) -> bool:
-        """Made of whole events, so that none seen doesn't mean none possible."""
+        """Whether it counts events, so that having seen none doesn't mean that none are possible."""
         return self.is_share or self.ratio is not None
 
 
@@ -99,7 +99,7 @@ def measures(rows: Sequence[FileRow]) -> dict[str, Measure]:
 
 @dataclass(frozen=True)
 class Margin:
-    """How much harm still counts as preserved; stated before anything is measured."""
+    """How much harm still counts as preserved, fixed before anything is measured."""
 
     size: float
     worse: Worse
@@ -116,14 +116,14 @@ PLAIN_MARGINS: dict[str, Margin] = {**MARGINS, "posterior": Margin(0.05, "higher
 
 
 _AMONG_THEMSELVES: dict[Role | None, str] = {"base": "speaker_similarity", "real": "emotion_similarity"}
-"""What likens these systems' files to each other, and another system's to theirs."""
+"""Metrics that compare these systems' files with each other, and another system's files with theirs."""
 
 
 def summarise(rows: Sequence[FileRow], judges: Judges, role: Role | None = None) -> dict[str, Metric]:
-    """Every metric over `rows`, with its interval; one that can't be had is null with a reason.
+    """Every metric over `rows`, with its interval; one that can't be computed is null with a reason.
 
-    Prompts (texts; files where the text isn't known) are what is resampled. Files with an error enter no mean, only
-    `stop_failures`; they are counted in the system's `num_failed`. `role` is the system's.
+    Prompts (texts, or files if the text isn't known) are resampled. Files with an error are left out of every mean and
+    only count in `stop_failures` and in the system's `num_failed`. `role` is the system's.
     """
     found = measures(rows)
     if own := _AMONG_THEMSELVES.get(role):
@@ -168,11 +168,10 @@ def compare(
     """System minus base over the pairs with equal (text, speaker, seed) among the rows of `prompt`; without `by_seed`
     seeds may differ.
 
-    A metric with a margin gets a verdict; one that `emotion` should move gets `expected` and `holds`, the base's plain
-    rendering being the same speaker's neutral one. `flips_lost` and `flips_gained` are the shares of the pairs that
-    were understood only in the base, and only in the system. `preserved` is withheld (`undecided`) where a prompt that
-    the base spoke is lost in the system, because then the pairs are survivors. Raises DataError where a pair isn't
-    unique.
+    A metric with a margin gets a verdict; one that `emotion` should move gets `expected` and `holds`, where the base's
+    plain reading serves as the speaker's neutral one. `flips_lost` and `flips_gained` are the shares of the pairs that
+    only the base, or only the system, spoke intelligibly. If the system lost a prompt that the base spoke, `preserved`
+    becomes `undecided`, because the remaining pairs are survivors. Raises DataError if a pair isn't unique.
     """
     margins = PLAIN_MARGINS if prompt == "plain" else MARGINS
     ours = rows_by_prompt(system_rows, prompt, system, by_seed)
@@ -203,7 +202,7 @@ def _shares(choices: Sequence[str], prompts: Sequence[str], labels: Sequence[str
 
 
 def _flips(pairs: Sequence[tuple[FileRow, FileRow]]) -> dict[str, ComparedMetric]:
-    """Pairs that one side alone made understood, as shares of all pairs, with Wilson's intervals."""
+    """Pairs that only one side spoke intelligibly, as shares of all pairs, with Wilson's intervals."""
     heard = [tuple(row["values"].get("intelligible") for row in pair) for pair in pairs]
     known = [side for side in heard if None not in side]
     prompts = [_prompt_of(theirs) for (_, theirs), side in zip(pairs, heard, strict=True) if None not in side]
@@ -288,9 +287,9 @@ def _reason(rows: Sequence[FileRow], measure: Measure, judges: Judges) -> str:
 def rows_by_prompt(
     rows: Sequence[FileRow], prompt: Prompt | None, name: str, by_seed: bool = True
 ) -> dict[tuple[object, ...], FileRow]:  # fmt: skip
-    """Rows of `prompt` by what is paired: (text, speaker, seed); rows without a text can't be paired.
+    """Rows of `prompt` by what they are paired by: (text, speaker, seed). Rows without a text can't be paired.
 
-    Raises DataError where two rows of the system `name` would be one pair's.
+    Raises DataError if two rows of the system `name` would be in the same pair.
     """
     chosen = [row for row in rows if row["prompt"] == prompt and row["text"] is not None]
     keys = [(row["text"], row["speaker"], row["seed"] if by_seed else None) for row in chosen]

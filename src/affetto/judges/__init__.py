@@ -1,4 +1,4 @@
-"""Models that hear: what was felt, what was said, how good it sounds, whose voice it is."""
+"""Models that listen: which emotion, which words, how good the sound, whose voice."""
 
 import os
 

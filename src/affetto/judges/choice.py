@@ -9,8 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Literal, cast, overload
 
-from affetto.audio.hints import did_you_mean
-from affetto.errors import BaseModelError, ConfigError, JudgeError, MissingDependencyError
+from affetto.errors import BaseModelError, ConfigError, JudgeError, MissingDependencyError, did_you_mean
 from affetto.files import expanded, hash_folder
 from affetto.judges.kinds import (
     KINDS,

@@ -1,1 +1,1 @@
-"""Preservation put to the test: methods compared at matched expressivity, predicted against measured forgetting."""
+"""Experiments on preservation: methods at matched expressivity, predicted against measured forgetting."""

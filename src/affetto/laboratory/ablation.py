@@ -12,6 +12,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from affetto.audio.stratified import spread
 from affetto.codes.prepare import Prepared
 from affetto.config import Config, load_config
 from affetto.errors import CheckpointError, ConfigError, DataError, counted
@@ -24,7 +25,6 @@ from affetto.laboratory.calibration import require_no_expressive_base
 from affetto.laboratory.methods import METHODS
 from affetto.model.base import Base, load_base
 from affetto.model.rows import PLAIN_TEMPLATE
-from affetto.preserve.rehearsal import spread
 from affetto.progress import progress, say
 from affetto.provenance import versions
 from affetto.speak.voice import Voice

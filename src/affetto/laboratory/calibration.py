@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from rich.table import Table
 
+from affetto.audio.stratified import spread
 from affetto.codes.prepare import Prepared
 from affetto.config import Config
 from affetto.errors import ConfigError, DataError
@@ -29,7 +30,6 @@ from affetto.model.batch import Row
 from affetto.preserve.curvature import CURVATURES
 from affetto.preserve.ewc import ewc_penalty
 from affetto.preserve.forecast import Forecast, forecast
-from affetto.preserve.rehearsal import spread
 from affetto.progress import progress
 from affetto.provenance import versions
 from affetto.speak.asked import require_strength

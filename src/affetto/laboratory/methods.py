@@ -1,7 +1,7 @@
 """The methods that the ablation compares, each as changes to the configuration.
 
-Every one names all that preserves, so that none leans on the defaults but `all`, which is them. EWC's weights are the
-guide's `ewc_lambda`; the run says what they are in natural units.
+Each sets every preservation key, so that none depends on the defaults but `all`, which is the defaults. EWC's weights
+are the guide's `ewc_lambda`; the run says what they are in natural units.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Listening tests for people: made, blinded, and their votes counted."""
+"""Blinded listening tests with people, and the count of their votes."""

@@ -1,1 +1,1 @@
-"""Numbers from a recording and its text alone, and how sure they are: the definitions, without files or models."""
+"""Definitions of the metrics and their statistics, without files or models."""

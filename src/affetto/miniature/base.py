@@ -32,7 +32,7 @@ from affetto.miniature.muon import Muon
 from affetto.miniature.products import fast_products, training_device
 from affetto.model.batch import Batch, Row, collate
 from affetto.model.csm import CsmNetwork
-from affetto.terms import code_losses
+from affetto.model.losses import code_losses
 
 _log = logging.getLogger(__name__)
 

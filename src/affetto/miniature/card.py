@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from affetto.codes.codec import load_codec
 from affetto.files import read_json, write_text
 from affetto.judges.choice import EmotionJudge, WordJudge, default_judge
-from affetto.laboratory.methods import PLAIN_LORA
 from affetto.metrics.words import score_words, word_error_rate
 from affetto.miniature import corpus
 from affetto.model.base import MINIATURE, find_base
@@ -113,9 +112,11 @@ def measure(output: Path) -> Figures:
     by_actors = [index for index in range(len(texts)) if speakers[index] in corpus.ACTORS]
 
     # 3. What the laboratory is for: with and without what preserves.
+    from affetto.laboratory.methods import PLAIN_LORA
+
     with tempfile.TemporaryDirectory() as folder:
         preserved = _trained(Path(folder) / "preserved", {})
-        # As who doesn't measure would use it.
+        # As somebody would use it who measures nothing.
         naive = _trained(Path(folder) / "naive", {**PLAIN_LORA, "matching_sentences": 0}, intensity=1.0)
 
     figures = Figures(

@@ -1,1 +1,1 @@
-"""Bases: loading, rows, batches and logits."""
+"""Base models: loading, rows, batches, logits and losses."""

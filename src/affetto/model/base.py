@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 
 from affetto.codes.codec import codec_frame_rate
 from affetto.errors import BaseModelError
+from affetto.file_hashes import LARGE_BYTES, WEIGHT_HASHES, HashMemory
 from affetto.files import expanded, hash_folder, hash_text, read_json
 from affetto.hub import fetch
 from affetto.model.conversion.moshi import converted
@@ -25,10 +26,9 @@ from affetto.model.moshi import MOSHI, MoshiNetwork, load_moshi
 from affetto.model.network import Network
 from affetto.model.outline import Outline
 from affetto.model.packed import unpacked
-from affetto.model.quiet import quiet_transformers
 from affetto.model.random_base import RANDOM, random_base
 from affetto.model.text_ids import check_ids, check_tokenizer, load_tokenizer, tokenizer_path
-from affetto.remembered import LARGE_BYTES, WEIGHT_HASHES, HashMemory
+from affetto.quiet import quiet_transformers
 from affetto.tensors import check_tensors, only_shapes, refused_config, stored_tensors, weight_files
 
 MINIATURE = "miniature"

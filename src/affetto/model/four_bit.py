@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from affetto.errors import MissingDependencyError
-from affetto.model.quiet import quiet_transformers
 from affetto.products import linear
+from affetto.quiet import quiet_transformers
 
 FOUR_BIT = "nf4"
 """What the configuration's `base_precision` calls it."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
 
-from affetto.model.quiet import quiet_transformers
+from affetto.quiet import quiet_transformers
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from affetto.errors import BaseModelError
 from affetto.files import cache_root, hash_text, made_once, write_json, write_text
-from affetto.model.quiet import quiet_transformers
+from affetto.quiet import quiet_transformers
 
 RANDOM = "random:"
 _VERSION = "2"

@@ -8,7 +8,7 @@ from typing import Any
 
 from affetto.errors import BaseModelError
 from affetto.files import read_json
-from affetto.model.quiet import quiet_transformers
+from affetto.quiet import quiet_transformers
 
 TOKENIZER, SETTINGS = "tokenizer.json", "tokenizer_config.json"
 

@@ -1,1 +1,1 @@
-"""What a run will need, told before anything is loaded."""
+"""What a run will need of memory, disk and time, estimated before anything is loaded."""

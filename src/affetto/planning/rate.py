@@ -14,10 +14,10 @@ from affetto.adapters.bank import AdapterBank
 from affetto.config import Config
 from affetto.model.base import BASES, DTYPES
 from affetto.model.batch import Batch
+from affetto.model.losses import code_losses, text_loss
 from affetto.model.network import Network
 from affetto.planning.blank import blank_batch
 from affetto.planning.workload import Workload
-from affetto.terms import code_losses, text_loss
 
 _MOST_FLOPS = 4e11
 """Of a measured step, which a slow core does in ten seconds."""

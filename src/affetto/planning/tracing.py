@@ -25,16 +25,16 @@ from affetto.adapters.targets import Part
 from affetto.model.base import BASES, nothing_to_pack
 from affetto.model.batch import Batch, Logits
 from affetto.model.four_bit import FourBitLinear, packed_sizes, replace_linears
+from affetto.model.losses import cross_entropy
 from affetto.model.network import Network
-from affetto.model.quiet import quiet_transformers
 from affetto.model.rows_at_once import depth_frames_at_once
 from affetto.planning.blank import blank_batch
 from affetto.planning.numberless import Numberless
 from affetto.preserve.distillation import distillation_kl
 from affetto.preserve.fisher_pass import as_it_is, is_depth, look
 from affetto.preserve.teacher import halved
+from affetto.quiet import quiet_transformers
 from affetto.tensors import NO_MODEL, refused_config
-from affetto.terms import cross_entropy
 
 ADAPTER = "planned"
 

@@ -1,7 +1,7 @@
 """A safetensors file that is written tensor by tensor, in any order, once all of their shapes are known.
 
-safetensors' own `save_file` wants every tensor at once. What is written here is the same, byte by byte (a test): the
-header of https://github.com/huggingface/safetensors#format, wider types first and then by name, without gaps.
+safetensors' own `save_file` needs all tensors at once. This writes the same bytes (a test compares them): the header of
+https://github.com/huggingface/safetensors#format, then the tensors, wider types first and then by name, without gaps.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 _NAMES = {torch.int64: "I64", torch.float16: "F16"}
-"""What the teacher's answers are made of."""
+"""safetensors' names of the types that the teacher's answers have."""
 Kind = tuple[torch.dtype, tuple[int, ...]]
 """Type and shape of a tensor."""
 
 
 class AnswerFile:
-    """Writes `kinds` to `path`; every one of them is to come through `write`."""
+    """Writes tensors of the given `kinds` to `path`; each must be passed to `write` once."""
 
     def __init__(self, path: Path, kinds: Mapping[str, Kind], metadata: Mapping[str, str]) -> None:
         self._kinds = kinds
@@ -33,15 +33,15 @@ class AnswerFile:
             self._places[name], end = place, place + dtype.itemsize * math.prod(shape)
             header[name] = {"dtype": _NAMES[dtype], "shape": shape, "data_offsets": (place, end)}
             place = end
-        told = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-        told += b" " * (-len(told) % 8)
-        self._start = 8 + len(told)
+        encoded = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        encoded += b" " * (-len(encoded) % 8)
+        self._start = 8 + len(encoded)
         self._file = path.open("wb")
-        self._file.write(len(told).to_bytes(8, "little") + told)
+        self._file.write(len(encoded).to_bytes(8, "little") + encoded)
         self._file.truncate(self._start + place)
 
     def write(self, tensors: Mapping[str, Tensor]) -> None:
-        """Put tensors where they belong."""
+        """Write tensors to their places."""
         for name, tensor in tensors.items():
             kind = tensor.dtype, tuple(tensor.shape)
             assert kind == self._kinds[name], f"{name} is {kind}, not {self._kinds[name]}"

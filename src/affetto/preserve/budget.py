@@ -1,10 +1,10 @@
-"""The forgetting budget: the multiplier of KL(base || adapted) that holds it at a budget of nats per code.
+"""The forgetting budget: a controller of the multiplier that holds KL(base || adapted) at a budget of nats per code.
 
-Minimise the task loss subject to KL <= budget. The multiplier is found while training, by the PI controller with a
+Minimise the task loss subject to KL <= budget. The multiplier is found during training by the PI controller with
 smoothed error of Sohrabi et al. 2024 ("On PI controllers for updating Lagrange multipliers in constrained
-optimization", nuPI). Theirs moves the multiplier by the constraint's violation; ours moves its logarithm by the
-logarithm of KL over target, so it is positive, and one set of gains fits budgets of any size: the KL that a multiplier
-leads to is about a power of it, and a power is a straight line in these units.
+optimization", nuPI). Theirs changes the multiplier by the constraint's violation; ours changes its logarithm by the
+logarithm of KL over target. So the multiplier stays positive, and one set of gains fits budgets of any size: the KL is
+roughly a power of the multiplier, and a power is a straight line on a log-log scale.
 """
 
 from __future__ import annotations
@@ -29,43 +29,43 @@ class BudgetState:
     log_ratio: float | None = None
     """Log of held-out KL over `kl` at the last validation; None before the first."""
     log_correction: float = 0.0
-    """The same as it is expected at the next validation."""
+    """The value of `log_ratio` that is expected at the next validation."""
 
 
 @dataclass(frozen=True)
 class ForgettingBudget:
-    """A budget and the controller that keeps it; pure, the state is handed in and out."""
+    """A budget and the controller that keeps it. It is pure: states are passed in and returned."""
 
     budget: float
     """KL(base || adapted) on held-out general clips, nats per code."""
     proportional: float = 1.5
     """Gain of the smoothed error."""
     integral: float = 0.03
-    """Gain of the summed errors, per step: low, since the KL follows the multiplier tens of steps later."""
+    """Gain of the summed errors, per step: low, since the KL responds to the multiplier only after tens of steps."""
     smoothing: float = 0.9
     """nu: the share of the past in the smoothed error and KL."""
     largest_error: float = 1.0
     lowest_error: float = -0.5
-    """Errors are cut off at these: the KL of 0 at the start says little, and being below the budget is no hurry."""
+    """Bounds of the error: the KL of 0 at the start says little, and being below the budget isn't urgent."""
     start: float = 1.0
-    """The multiplier at the first step: low, so that the emotion is learned first and what it cost is won back then.
-    At 3 and at 20 a tight budget was met later or not at all; probably Adam, knowing only small gradients, takes
-    large steps then (docs/log.md)."""
+    """The multiplier at the first step: low, so that the emotion is learned first and what that cost is regained later.
+    From 3 or 20 a tight budget was met later or not at all; probably Adam, knowing only small gradients, takes large
+    steps then (docs/log.md)."""
     lowest: float = 1e-3
     highest: float = 300.0
-    """Bounds of the multiplier. Below the lowest the budget doesn't bind. In a run that went above the highest the KL
-    rose with the multiplier; probably Adam makes full steps of a gradient that is mostly noise (docs/log.md)."""
+    """Bounds of the multiplier. Below the lowest the budget doesn't bind. Above the highest, in one run, the KL rose
+    with the multiplier; probably Adam takes full steps along a gradient that is mostly noise (docs/log.md)."""
 
     def multiplier(self, state: BudgetState) -> float:
         """The weight of the KL where the task loss has weight 1."""
         return math.exp(min(max(self._log_multiplier(state), math.log(self.lowest)), math.log(self.highest)))
 
     def target(self, state: BudgetState) -> float:
-        """The KL on rehearsed clips, which are trained on, at which held-out clips are expected at the budget."""
+        """The KL to aim at on rehearsed clips, at which held-out clips are expected to reach the budget."""
         return self.budget * math.exp(-state.log_correction)
 
     def update(self, state: BudgetState, kl: float) -> BudgetState:
-        """The state after a step in which rehearsed clips had `kl`, nats per code."""
+        """The state after a step in which the rehearsed clips had a KL of `kl`, nats per code."""
         smooth = kl if state.kl is None else self.smoothing * state.kl + (1 - self.smoothing) * kl
         raw = math.log(kl) - math.log(self.target(state)) if kl > 0 else self.lowest_error
         error = min(max(raw, self.lowest_error), self.largest_error)
@@ -73,17 +73,17 @@ class ForgettingBudget:
             state, error=self.smoothing * state.error + (1 - self.smoothing) * error, kl=smooth,
             integral=state.integral + self.integral * error,
         )  # fmt: skip
-        # Anti-windup: at a bound, errors that push beyond it are not summed up, or they would have to be unlearned.
+        # Anti-windup: at a bound, errors that push beyond it aren't summed, or they would have to be undone later.
         low, high = math.log(self.lowest), math.log(self.highest)
         log_multiplier = self._log_multiplier(moved)
         is_beyond = log_multiplier > high if error > 0 else log_multiplier < low
         return replace(moved, integral=state.integral) if is_beyond else moved
 
     def correct(self, state: BudgetState, held_out_kl: float) -> BudgetState:
-        """The state after a validation: the target becomes the one that meets the budget at the next one.
+        """The state after a validation: from now on the target is the one that meets the budget at the next validation.
 
-        Held-out clips forget ever more than rehearsed ones, which are learned by heart, so the ratio's log is expected
-        to go on as it went since the validation before.
+        Rehearsed clips are learned by heart, so the ratio of held-out to rehearsed KL keeps growing; its log is
+        extrapolated from the last two validations.
         """
         if not state.kl or held_out_kl <= 0:
             return state

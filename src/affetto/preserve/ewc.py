@@ -13,7 +13,7 @@ from affetto.preserve.curvature import Curvature, Factor
 def ewc_penalty(curvature: Curvature, factors: Iterable[Factor], step: int | None = None) -> Tensor:
     """Half of dW^T F dW, for `AdapterBank.factors`; nats per code, differentiable.
 
-    `step` lets sampled curvatures take a part of their sample, another one each step.
+    With `step`, sampled curvatures use a part of their sample, another one at each step.
     """
     return 0.5 * curvature.form([factor for factor in factors if factor[1].shape[0]], step)
 
@@ -28,5 +28,5 @@ def natural_weight(ewc_lambda: float, mean_codes: float) -> float:
 
 
 def mean_codes(rows: Sequence[Row], num_codebooks: int) -> float:
-    """Mean number of predicted codes of an utterance: every codebook of every frame, amortised or not."""
+    """Mean number of predicted codes per utterance: all codebooks of all frames, whether trained on or not."""
     return sum(row.num_frames for row in rows) * num_codebooks / len(rows)

@@ -1,4 +1,4 @@
-"""The Fisher pass: one look at general speech by the frozen base, gates at zero, in eval mode."""
+"""The Fisher pass: a curvature estimated in one pass of the frozen base, gates at zero, over general speech."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ def estimate_fisher(
     rows_per_batch: int = 8,
     on_progress: Callable[[int], object] | None = None,
 ) -> C:
-    """Feed `curvature` with every code of `rows`, and the text beside them where the base has one.
+    """Feed `curvature` with every code of `rows`, and with the text beside them where the base has one.
 
-    `sites` are the adapted layers by path. Labels are sampled per clip from its own generator, so the result does not
-    depend on the batch size. Nor does it on the parts that a large decoder's frames are looked at in: their records
-    wait in the host's memory, and every curvature is fed whole clips. `kind="empirical"` takes the data's labels, for
+    `sites` are the adapted layers by path. Labels are sampled from a generator per clip, so the result doesn't depend
+    on the batch size. Nor does it depend on the parts into which a large decoder's frames are cut: their records wait
+    in the host's memory, and every curvature is fed whole clips. `kind="empirical"` takes the data's labels, for
     comparison only.
     """
     network.eval()
@@ -78,11 +78,11 @@ class GivenLabels:
 
 
 class DrawnLabels:
-    """Labels drawn from the base itself, each clip's by a generator of its own.
+    """Labels sampled from the base itself, with a random generator per clip.
 
-    A draw is the first arrival of a race between the codes, each of which takes an exponential time over its
-    probability (as `torch.multinomial` has it). A clip's times are drawn together, so that no draw depends on which
-    frames or clips are looked at together.
+    Sampling is an exponential race (as in `torch.multinomial`): each code gets an exponential time, divided by its
+    probability, and the first to arrive wins. A clip's times are drawn together, so that no label depends on which
+    frames or clips share a batch.
     """
 
     def __init__(self, batch: Batch, seed: int) -> None:
@@ -122,19 +122,19 @@ class DrawnLabels:
 
 
 def first(logits: Tensor, times: Tensor) -> Tensor:
-    """Which of (…, V) codes arrives first, whose times (…, V) are those of equally likely ones."""
+    """The winners (…) of the race between codes (…, V); `times` (…, V) are those of equally likely codes."""
     weights = logits.detach().double().softmax(dim=-1).to(times.device)
     return (weights / times).argmax(dim=-1).to(logits.device)
 
 
 def _frames_by_clip(owner_M: Tensor, num_clips: int) -> list[int]:
-    """How many of the depth decoder's frames each clip has."""
+    """The number of depth decoder frames of each clip."""
     assert (owner_M[1:] >= owner_M[:-1]).all(), "frames stand clip by clip"
     counts: list[int] = torch.bincount(owner_M, minlength=num_clips).tolist()
     return counts
 
 
 def _by_clip(values: Tensor, frames: Sequence[int] | None) -> list[Tensor]:
-    """Split (rows, P, D) by clip into (positions, D): a row of the backbone is a clip, of the depth decoder's each has
-    so many `frames`."""
+    """Split (rows, P, D) by clip into (positions, D). A row of the backbone is a clip; of the depth decoder's rows each
+    clip has its number of `frames`."""
     return list(values) if frames is None else [own.flatten(0, 1) for own in torch.split(values, list(frames))]

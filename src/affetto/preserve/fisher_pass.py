@@ -1,8 +1,8 @@
-"""One look of the Fisher pass: what every adapted layer heard, and the gradient at what it said.
+"""One batch of the Fisher pass: every adapted layer's input, and the gradient at its output.
 
-A base that predicts a frame's other codebooks from a state of its own (CSM's depth decoder) is looked at in parts of
-the frames: each part goes forward and backward by itself, and the backbone's backward gets the sum. Nothing but memory
-depends on the parts.
+A base that predicts a frame's other codebooks from a separate state (CSM's depth decoder) is run over the frames in
+parts: each part goes forward and backward by itself, and the backbone's backward pass gets the sum. Only memory depends
+on the parts.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ import torch
 from torch import Tensor, nn
 
 from affetto.model.batch import Batch
+from affetto.model.losses import cross_entropy
 from affetto.model.watch import Watch
-from affetto.terms import cross_entropy
 
 Records = dict[str, tuple[Tensor, Tensor]]
 """By site: its inputs and the gradients at its outputs, (rows, positions, width) both."""
 Keep = Callable[[Tensor], Tensor]
-"""Where what is recorded goes: as it is, or to the host's memory."""
+"""What is done with a record: left where it is, or moved to the host's memory."""
 
 
 class Labels(Protocol):
-    """Whose negative log likelihood is differentiated."""
+    """The labels whose negative log likelihood is differentiated."""
 
     def c0(self, logits_NV: Tensor) -> Tensor:
         """Codebook zero (N,); asked for first."""
 
     def depth(self, logits_MJV: Tensor, part: slice) -> Tensor:
-        """The other codebooks (M, J) of the frames `part` of the decoder's."""
+        """The other codebooks (M, J) of the decoder's frames `part`."""
 
     def text(self, logits_NW: Tensor) -> Tensor:
         """The text beside the frames (N,), where there is one."""
@@ -51,7 +51,7 @@ def look(
     network: Any, sites: Mapping[str, nn.Module], batch: Batch, labels: Labels, *, part_frames: int,
     keep: Keep = as_it_is,
 ) -> Records:  # fmt: skip
-    """Records of every site on `batch`, at most `part_frames` frames in the depth decoder at once."""
+    """Records of every site on `batch`, with at most `part_frames` frames in the depth decoder at once."""
     if not hasattr(network, "frame_states"):
         return _whole(network, sites, batch, labels)
     depth_sites = {site: module for site, module in sites.items() if is_depth(site)}
@@ -61,7 +61,7 @@ def look(
         states_ND = network.frame_states(batch)
         c0_NV = network.c0_logits(states_ND)
         c0_loss = cross_entropy(c0_NV, labels.c0(c0_NV)).total
-        # The decoder's parts leave their gradients here, one upon the other.
+        # The decoder's parts add their gradients up here.
         leaf_ND = states_ND.detach().requires_grad_(states_ND.requires_grad)
         del c0_NV
         for start in range(0, len(batch.depth_M), part_frames):
@@ -76,7 +76,7 @@ def look(
         if states_ND.requires_grad:
             torch.autograd.backward([c0_loss, states_ND], [torch.ones_like(c0_loss), leaf_ND.grad])
     _check(records, others)
-    # Whole again site by site: parts and whole of all of them together would be twice as much.
+    # Joined site by site: joining all at once would take twice the memory.
     for site in depth_sites:
         inputs, gradients = zip(*gathered.pop(site), strict=True)
         records[site] = _joined(inputs), _joined(gradients)
@@ -113,7 +113,7 @@ def recorded(sites: Mapping[str, nn.Module], keep: Keep = as_it_is) -> Iterator[
 
 
 def is_depth(site: str) -> bool:
-    """Whether the layer's rows are frames of the batch, not its rows."""
+    """Whether the layer is the depth decoder's, whose rows are frames."""
     return site.startswith("depth_decoder.")
 
 

@@ -1,4 +1,4 @@
-"""How much an adapter will make its base forget, told from weights alone: nothing is spoken, nothing is sampled.
+"""How much an adapter will make its base forget, predicted from weights alone: nothing is spoken or sampled.
 
 With the adapter's gate at x every code's logits move by x · dz to first order, and KL(base || adapted) is
 x²/2 · Var_p(dz) to second order, p being the base's distribution of that code. Summed over codes this is dW^T F dW of
@@ -27,7 +27,7 @@ _ROWS = 8
 
 @dataclass(frozen=True)
 class Forecast:
-    """Fisher forms of a bank's adapters at gate 1, by clip."""
+    """Fisher forms of a bank's adapters at gate 1, for each clip."""
 
     codes_C: NDArray[np.int64]
     forms_CE: NDArray[np.float64]
@@ -50,7 +50,7 @@ def forecast(
         part = [Row(row.clip_id, row.turns) for row in rows[start : start + _ROWS]]
         batch = collate(part, base.num_codebooks).to(base.device)
         gate_BE = torch.zeros(len(part), num_adapters, device=base.device, requires_grad=True)
-        # Fused attention and a GPU's kernels have no second derivative.
+        # Fused attention and the GPU kernels have no second derivative.
         with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), composed():
             logits = base.network(batch.with_gate(gate_BE))
             changes = [logit_changes(logits, gate_BE, adapter) for adapter in range(num_adapters)]
@@ -62,10 +62,10 @@ def forecast(
 
 
 def logit_changes(logits: Logits, gate_BE: Tensor, adapter: int) -> Logits:
-    """Derivative of every logit by its own row's gate of one adapter, at the gates that `logits` were computed with.
+    """Derivative of every logit by its row's gate for one adapter, at the gates that `logits` were computed with.
 
     Forward-mode differentiation by two backward passes: v ↦ J^T v is linear, so its derivative by v, applied to ones,
-    is J times ones; a row's logits know no other row's gate.
+    is J times ones; and a row's logits depend on no other row's gate.
     """
     outputs = [logits.c0_NV, logits.depth_MJV, *([] if logits.text_NW is None else [logits.text_NW])]
     probes = [torch.zeros_like(output, requires_grad=True) for output in outputs]

@@ -2,42 +2,20 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping, Sequence
 
+from affetto.audio.stratified import spread
 from affetto.errors import DataError
 from affetto.types import Clip
 
 
 def rehearsal_buffer(clips: Sequence[Clip], num_frames: Mapping[str, int], size: int, seed: int) -> list[Clip]:
-    """At most `size` general training clips, spread evenly over speaker x duration (quartiles), always the same ones.
+    """At most `size` general training clips, spread evenly over speakers and lengths; the same for the same `seed`.
 
-    `num_frames` gives each clip's length. Raises DataError where a clip is emotional or not for training.
+    `num_frames` gives each clip's length. Raises DataError if a clip is emotional or not for training.
     """
     for clip in clips:
         if clip.emotion is not None or clip.split != "train":
             kind = f"{clip.emotion or 'general'} speech of split {clip.split}"
             raise DataError(f"{clip.id} can't be rehearsed: it is {kind}; give general clips of split train")
     return spread(clips, num_frames, size, f"rehearsal/{seed}")
-
-
-def spread(clips: Sequence[Clip], num_frames: Mapping[str, int], size: int, seed: str) -> list[Clip]:
-    """At most `size` of `clips`, taken in turn from every speaker x duration quartile.
-
-    The choice depends on the clips and `seed`, not on their order, and a smaller `size` gives the start of a larger.
-    """
-    lengths = sorted(num_frames[clip.id] for clip in clips)
-    edges = [lengths[len(lengths) * quarter // 4] for quarter in (1, 2, 3)] if lengths else []
-    strata: dict[tuple[str, int], list[Clip]] = {}
-    for clip in sorted(clips, key=lambda clip: clip.id):
-        strata.setdefault((clip.speaker, sum(num_frames[clip.id] >= edge for edge in edges)), []).append(clip)
-    draw = random.Random(seed)
-    queues = [strata[key] for key in sorted(strata)]
-    for queue in queues:
-        draw.shuffle(queue)
-    chosen: list[Clip] = []
-    while len(chosen) < min(size, len(clips)):
-        for queue in queues:
-            if queue and len(chosen) < size:
-                chosen.append(queue.pop())
-    return chosen

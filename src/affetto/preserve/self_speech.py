@@ -1,13 +1,13 @@
-"""General speech from the base itself, for users who have none: plain sentences, sampled at temperature 1.
+"""General speech by the base itself, for users who have none: plain sentences, sampled at temperature 1.
 
-What the base says at temperature 1, with nothing cut off, is drawn from its own distribution, so it shows where the
-base is at home; it holds no truth that the base doesn't know, so on such clips the loss is the KL alone (method.md,
-section 4; the idea is that of self-synthesized rehearsal, Huang et al. 2024, arXiv 2403.01244). Only failures are
-filtered out: a stricter choice would make another distribution of it.
+What the base says at temperature 1, without truncation, is a sample of its own distribution, which is what must be
+preserved. Such clips say nothing that the base doesn't know, so the loss on them is the KL alone (method.md, section 4;
+the idea is that of self-synthesized rehearsal, Huang et al. 2024, arXiv 2403.01244). Only failures are filtered out,
+since a stricter choice would change the distribution.
 
-Texts are the package's own sentences, which any English base can read. Everything is decided by the base's weights,
-the text, the speaker's number, the sampling settings and the seed; codes lie in the code cache under their hash,
-written shard by shard, so an interrupted run goes on where it stopped, and a later one speaks nothing.
+The texts are the package's own sentences, which any English base can read. The base's weights, the text, the speaker's
+number, the sampling settings and the seed decide everything; the codes are in the code cache under the hash of these,
+written shard by shard, so an interrupted run continues where it stopped, and a later one speaks nothing.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ from affetto.types import SPLITS, Clip, Codec
 
 VERSION = "1"
 CORPUS = "self"
-"""What these clips' `corpus` is, by which they are known."""
+"""The `corpus` of these clips, by which they are recognised."""
 TEMPERATURE, TOP_K = 1.0, 0
 MIN_S = 0.4
 STUCK_SHARE = 0.8
-"""More of a clip's frames than this with one and the same code in codebook zero: the base is stuck."""
+"""The base is stuck if more than this share of a clip's frames have the same code in codebook zero."""
 _SHARD = 96
 _PATIENCE = 16
-"""More failures than this, and more than good clips: the base can't do it."""
+"""The base is given up on after more failures than this, if there are also more failures than good clips."""
 
 
 @dataclass(frozen=True)
@@ -65,11 +65,11 @@ class Utterance:
 
     @property
     def seed(self) -> int:
-        """Of its sampling."""
+        """Seed of its sampling."""
         return int(self.key[:12], 16)
 
     def clip(self, split: str) -> Clip:
-        """The utterance as a general clip. It has no sound file: its codes are the original."""
+        """The utterance as a general clip, which has codes but no sound file."""
         name = f"{CORPUS}-{self.key[:20]}"
         return Clip(name, Path(f"{name}.wav"), self.text, None, self.speaker, CORPUS, split)
 
@@ -86,14 +86,14 @@ def with_self_speech(
 ) -> Prepared:
     """`prepared` with the base's own general speech in place of its general clips: `counts` good clips per split.
 
-    The emotional clips' speakers speak in turn; with `by_speaker` each split has the speakers of its own emotional
-    clips alone. Texts are different in every split, whatever the counts, and none is that of a clip of `prepared`.
-    General clips that others hear as context stay, without a split. Raises `DataError` where the base fails more often
-    than not, or where `use_cached_only` and something has to be spoken.
+    The speakers of the emotional clips speak in turn; with `by_speaker`, a split has only the speakers of its own
+    emotional clips. No two splits share a text, whatever the counts, and no text is that of a clip of `prepared`.
+    General clips stay, without a split, as others may have them as context. Raises `DataError` if the base fails more
+    often than not, or if something has to be spoken with `use_cached_only`.
     """
     emotional = [clip for clip in prepared.clips if clip.emotion is not None]
     if not emotional:
-        raise DataError("there is no emotional clip, so it can't be told whose voices the base should speak in")
+        raise DataError("there is no emotional clip, so it isn't known in whose voices the base should speak")
     avoid = {normalise_text(clip.text) for clip in prepared.clips if clip.text is not None}
     speech = SelfSpeech(base_name, prepared.cache, seed=seed, device=device, use_cached_only=use_cached_only)
     clips: list[Clip] = []
@@ -114,7 +114,7 @@ def with_self_speech(
 
 
 class SelfSpeech:
-    """What a base says of itself: codes in `cache`, and beside them which samples failed and why."""
+    """Speech that a base makes up: its codes in `cache`, and a file that says which samples failed and why."""
 
     def __init__(
         self,
@@ -133,10 +133,10 @@ class SelfSpeech:
         self.failures: dict[str, str] = read_json(self._failures_path) if self._failures_path.is_file() else {}
 
     def candidates(self, split: str, voices: Mapping[str, int], avoid: Collection[str]) -> Iterator[Utterance]:
-        """Endless utterances for one split, spoken by `voices` (number by name) in turn; no text is in `avoid`.
+        """Endless utterances for one split, by `voices` (number by name) in turn; no text is in `avoid`.
 
-        A text belongs to one split by its hash, and its voice doesn't depend on `avoid`, so that runs which differ in
-        their emotional texts share what they can.
+        A text's hash decides its split, and its voice doesn't depend on `avoid`, so that runs with different emotional
+        texts share as many utterances as they can.
         """
         names = sorted(voices, key=lambda name: (voices[name], name))
         seen: set[str] = set()
@@ -156,7 +156,7 @@ class SelfSpeech:
         return Utterance(text, speaker, number, cap, key)
 
     def speak(self, candidates: Iterator[Utterance], count: int, bar: Task) -> tuple[list[Utterance], Counter[str]]:
-        """The first `count` utterances that the base speaks well, and how many failed before, by reason."""
+        """The first `count` utterances that the base speaks without failure, and the number of failures by reason."""
         good: list[Utterance] = []
         failed: Counter[str] = Counter()
         while len(good) < count:
@@ -177,7 +177,7 @@ class SelfSpeech:
 
     def _speak(self, utterances: Sequence[Utterance], on_progress: Callable[[int], object]) -> None:
         if self.use_cached_only:
-            raise DataError("the base's own general speech isn't there yet: run once without --skip-datasets")
+            raise DataError("the base's own general speech isn't spoken yet: run once without --skip-datasets")
         requests = [
             Request(self._base.prompt_ids(one.text, one.number), one.max_frames, seed=one.seed,
                     temperature=TEMPERATURE, top_k=TOP_K)
@@ -202,7 +202,7 @@ class SelfSpeech:
 
 
 def failure(spoken: Spoken, codec: Codec) -> str | None:
-    """Why an utterance is useless, or None. What it says, and how well, is not judged."""
+    """Why an utterance is useless, or None. Its words and its quality are not judged."""
     codes_TK: NDArray[np.int64] = spoken.codes_TK
     if spoken.hit_cap:
         return "never ended"

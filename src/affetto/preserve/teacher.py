@@ -1,8 +1,8 @@
 """The teacher's answers, computed once: the base's log-probabilities on fixed clips.
 
-Float16 log-probabilities relative to the base's own normalisation: a likely code's is near zero, where float16 is
-fine, so the KL against the cache differs from the live one by parts in ten thousand (a test holds it to that). For
-the depth codebooks a fixed draw of frames per clip is kept; the cross-entropy's frames are drawn anew every step.
+They are stored in float16, as normalised log-probabilities: those of likely codes are near zero, where float16 is
+precise, so the KL against the cache differs from the live one by parts in ten thousand (a test checks that). For the
+depth codebooks a fixed draw of frames per clip is kept; the cross-entropy's frames are drawn anew at every step.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from affetto.progress import progress
 
 VERSION = "1"
 _PARTS = ("c0", "depth", "frames", "text")
-"""What is kept of a clip: see `ask_teacher`."""
+"""What is stored of a clip: see `ask_teacher`."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,11 @@ class TeacherClip:
     """Which frames, ascending."""
     depth_FJV: Tensor
     text_TW: Tensor | None = None
-    """On the text beside the frames, where the base has one."""
+    """For the text beside the frames, where the base has one."""
 
 
 class TeacherCache:
-    """Answers for a fixed list of rows, bound to the base, the rows and the draw of frames; read clip by clip."""
+    """The answers on a fixed list of rows, read clip by clip; its key covers base, rows and the draw of frames."""
 
     def __init__(self, path: Path, key: str) -> None:
         self.path = path
@@ -73,12 +73,12 @@ def teacher_key(base_hash: str, rows: Sequence[Row], depth_share: float, seed: i
 
 
 def row_hash(row: Row) -> str:
-    """Hash of a row's id, prompt and codes, and of what runs beside them."""
+    """Hash of a row's id, prompt and codes, and of the text beside them."""
     return hash_bytes(row.clip_id.encode(), *turn_bytes(row.turns))
 
 
 def fixed_frames(row: Row, share: float, seed: int) -> NDArray[np.int64]:
-    """The teacher's draw of depth frames for a clip: always the same ones."""
+    """The teacher's draw of depth frames for a clip, always the same."""
     rng = np.random.default_rng(int(hash_text("teacher-frames", str(seed), row.clip_id)[:15], 16))
     return np.sort(rng.permutation(row.num_frames)[: _num_kept(row.num_frames, share)])
 
@@ -93,10 +93,10 @@ def teacher_cache(
     seed: int = 0,
     rows_per_batch: int = 16,
 ) -> TeacherCache:
-    """Answers for `rows`, read from `folder` or computed with all gates at zero and written there.
+    """Answers on `rows`, read from `folder` or computed with all gates at zero and written there.
 
-    They go to the file batch by batch, so that memory doesn't grow with the number of rows. Of processes that want the
-    same answers one asks and the others wait for it.
+    They are written batch by batch, so memory doesn't grow with the number of rows. If several processes need the same
+    answers, one computes them and the others wait.
     """
     assert rows, "there is nothing to ask about"
     key = teacher_key(base_hash, rows, depth_share, seed)
@@ -119,7 +119,7 @@ def teacher_cache(
 
 
 def _kinds(answers: Mapping[str, Tensor], known: str, rows: Sequence[Row], share: float) -> dict[str, Kind]:
-    """Types and shapes of the answers on all `rows`, as those on the clip `known` are but for the number of frames."""
+    """Types and shapes of the answers on all `rows`: those on the clip `known`, with each row's number of frames."""
     parts = {part: answers[f"{known}/{part}"] for part in _PARTS if f"{known}/{part}" in answers}
     found = {}
     for row in rows:
@@ -133,11 +133,10 @@ def _kinds(answers: Mapping[str, Tensor], known: str, rows: Sequence[Row], share
 def cache_bytes(
     num_frames: Sequence[int], num_codebooks: int, vocab_size: int, depth_share: float, text_size: int = 0
 ) -> int:
-    """Bytes of the answers on clips of `num_frames` predicted frames each, the file's header left out.
+    """Bytes of the answers on clips of `num_frames` predicted frames each, without the file's header.
 
-    Two bytes for each log-probability: `vocab_size` of them for codebook zero of every frame, and for each of the
-    other codebooks of the kept frames, whose places take eight bytes each; where the text runs beside the frames,
-    `text_size` of them for that of every frame.
+    Two bytes per log-probability: `vocab_size` of them for codebook zero of every frame and for every other codebook of
+    the kept frames, whose indices take eight bytes each; and `text_size` per frame where text runs beside the frames.
     """
     kept = sum(_num_kept(frames, depth_share) for frames in num_frames)
     codes = 2 * vocab_size * (sum(num_frames) + kept * (num_codebooks - 1)) + 8 * kept

@@ -1,1 +1,1 @@
-"""Pages and pictures: what a run did, systems side by side, a collection of clips."""
+"""HTML pages and pictures: a run, systems side by side, a collection of clips."""

@@ -1,4 +1,4 @@
-"""The adapter's own page: `README.md` and `samples/` beside its weights, so that it can be handed on by itself."""
+"""The adapter's model card: `README.md` and `samples/` beside its weights, so that it can be shared by itself."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ _NUM_SAMPLES = 3
 def write_adapter_card(folder: Path, facts: Mapping[str, Any], results: Results, output_dir: Path) -> None:
     """Write `folder/README.md` and copy the first sentences of base and adapter to `folder/samples/`.
 
-    Sounds that aren't there any more are told, in the card too. Where none is, `samples/` stays as it was. DataError
-    where there is no writing in `folder`.
+    Missing sounds are reported, in the card too. If all are missing, `samples/` stays as it was. DataError if `folder`
+    can't be written to.
     """
     make_writable(folder)
     temporary = Path(tempfile.mkdtemp(prefix=".samples.", dir=folder))
@@ -61,7 +61,7 @@ def _emotional(rows: list[FileRow]) -> list[FileRow]:
 
 
 def _strengths(results: Results) -> str:
-    """What is heard at each strength, a line of the card; nothing where it wasn't spoken."""
+    """A line with the recall at each intensity; empty if none was measured."""
     found = [
         f"{item['metrics']['recall']['value']:.0%} at {item['intensity']:g}"
         for item in results.get("strengths", [])
@@ -70,8 +70,8 @@ def _strengths(results: Results) -> str:
     return f"Heard as {results['emotion']} by intensity: {', '.join(found)}.\n\n" if found else ""
 
 
-_LORA = "PEFT alone loads it too: `PeftModel.from_pretrained(base, THIS_FOLDER)`."
-_CHECKPOINT = "transformers alone loads it as it loads the base, and `affetto --base THIS_FOLDER` takes it for one."
+_LORA = "PEFT loads it without affetto, too: `PeftModel.from_pretrained(base, THIS_FOLDER)`."
+_CHECKPOINT = "transformers loads it as it loads the base, and affetto's `--base THIS_FOLDER` takes it as a base."
 
 
 def _card(facts: Mapping[str, Any], results: Results, samples: str) -> str:
@@ -119,18 +119,18 @@ Base and adapter, same words, same voice, same seed (`samples/NUMBER_NAME.wav`):
 
 
 def by_intensity(data: Mapping[str, Any]) -> str:
-    """What to say of clips that are acted more weakly than others; nothing where all have full strength."""
+    """A line about clips that are acted at less than full intensity; empty if there are none."""
     found = data.get("intensities") or {}
     if not set(found) - {"1"}:
         return ""
     told = ", ".join(f"{counted(count, 'clip')} at {intensity}" for intensity, count in found.items())
-    return f"By how strongly they are acted, which was their gate: {told}.\n"
+    return f"By intensity of the acting, which was their gate in training: {told}.\n"
 
 
 def texts_by_machine(data: Mapping[str, Any]) -> str:
-    """What to say of texts that a model wrote; nothing where people wrote them all, or where it isn't known."""
+    """A line about texts that a model wrote; empty if people wrote them all, or if that isn't known."""
     told = data.get("machine_texts") or {"by_model": {}}
     if not told["by_model"]:
         return ""
     counts = f"{told['emotional_clips']} of the emotional clips and {told['rehearsed_clips']} of the general ones"
-    return f"The texts of {counts} were written down by {', '.join(told['by_model'])}, not by people.\n"
+    return f"The texts of {counts} were transcribed by {', '.join(told['by_model'])}, not by people.\n"

@@ -1,4 +1,4 @@
-"""What the report says first: the run in plain words, and one verdict per aspect."""
+"""The head of the report: the run in plain words, and one verdict per aspect."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def system_by_role(result: Mapping[str, Any], *roles: str) -> Mapping[str, Any] 
 
 
 def headline(result: Mapping[str, Any], facts: Mapping[str, Any]) -> list[str]:
-    """Sentences that say what was trained and what came of it; what isn't known is left out."""
+    """Sentences that say what was trained and with what result; what isn't known is left out."""
     emotion = str(result.get("emotion", "the emotion"))
     sentences = [_trained(emotion, facts), _expressive(result, emotion), _words(result), _forgotten(result)]
     return [sentence for sentence in sentences if sentence]
@@ -43,7 +43,7 @@ def headline(result: Mapping[str, Any], facts: Mapping[str, Any]) -> list[str]:
 def verdicts(result: Mapping[str, Any]) -> list[AspectVerdict]:
     """Expressivity, words, quality, plain reading, voice and forgetting of the adapter against the base.
 
-    The voice is that of plain prompts: acting changes a voice, by any judge, as the real recordings' row shows.
+    The voice is compared on plain prompts: acting changes a voice for any judge, as the real recordings' row shows.
     """
     adapter, base = system_by_role(result, "adapter", "files"), system_by_role(result, "base")
     if adapter is None:
@@ -120,7 +120,7 @@ def _compared(result: Mapping[str, Any], pair: tuple[str, str], question: str, p
 
 
 def _by_chance(result: Mapping[str, Any], base: str, prompt: str, name: str) -> tuple[str, ...]:
-    """How far the base's own other seeds take it from itself, where they were spoken; empty where not."""
+    """How far the base differs from itself with other seeds; empty if those weren't spoken."""
     reseeded = system_by_role(result, "reseeded")
     if reseeded is None:
         return ()

@@ -55,15 +55,15 @@ class Measure:
     is_plotted: bool = False
     """Shown among the dot plots."""
     is_on_request: bool = False
-    """Of a judge that isn't there unless somebody names one: not shown where nobody has a number."""
+    """Its judge runs only if the user names one: not shown where no system has a number."""
     is_of_pairs: bool = False
-    """Of two systems and of none alone."""
+    """Compares two systems; none has it alone."""
 
 
 PLAIN = "When nobody asked"
-"""The aspect of all metrics over plain prompts."""
+"""The aspect of all metrics on plain prompts."""
 SECONDARY = "Secondary"
-"""The aspect of what is shown beside the others, gets no verdict, no picture and no place at the head."""
+"""The aspect of metrics that get no verdict, no picture and no place in the headline."""
 ASPECTS = ("Expressivity", "Words", "Quality", "Voice", "Prosody", "Delivery", "Other", "Forgetting", SECONDARY, PLAIN)
 MEASURES: dict[str, Measure] = {
     "recall": Measure(
@@ -86,15 +86,15 @@ MEASURES: dict[str, Measure] = {
         "Intelligible", "Words", "share", "sentences of which at most a fifth of the words are wrong", "higher"
     ),
     "flips_lost": Measure(
-        "Sentences lost", "Words", "share", "share of the pairs that were intelligible in the base alone", "lower",
+        "Sentences lost", "Words", "share", "share of the pairs that only the base spoke intelligibly", "lower",
         is_of_pairs=True,
     ),
     "flips_gained": Measure(
-        "Sentences gained", "Words", "share", "share of the pairs that were intelligible in the system alone", "higher",
+        "Sentences gained", "Words", "share", "share of the pairs that only the system spoke intelligibly", "higher",
         is_of_pairs=True,
     ),
     "truncated": Measure("Cut off", "Words", "share", "sentences whose last words are missing", "lower"),
-    "repeated": Measure("Repeating", "Words", "share", "sentences that say words again", "lower"),
+    "repeated": Measure("Repeating", "Words", "share", "sentences that repeat words", "lower"),
     "runaway": Measure("Running on", "Words", "share", "sentences that say far more than their text", "lower"),
     "mos_overall": Measure(
         "DNSMOS overall", "Quality", "1 to 5", "predicted listening score, 1 to 5",
@@ -110,7 +110,7 @@ MEASURES: dict[str, Measure] = {
     ),
     "words_per_s": Measure("Words per second", "Prosody", "1/s", "between first and last sound", is_plotted=True),
     "syllables_per_s": Measure("Syllables per second", "Prosody", "1/s", "between first and last sound"),
-    "jitter": Measure("Jitter", "Prosody", "share of the period", "change of the pitch's period from one to the next"),
+    "jitter": Measure("Jitter", "Prosody", "share of the period", "change of the pitch period from cycle to cycle"),
     "level_db": Measure("Level", "Prosody", "dBFS", "loudness of what is not silent", is_plotted=True),
     "seconds_per_word": Measure("Seconds per word", "Delivery", "s", "between first and last sound"),
     "pause_share": Measure("Pauses", "Delivery", "share", "share of silence inside an utterance"),
@@ -131,7 +131,7 @@ MEASURES: dict[str, Measure] = {
         is_on_request=True,
     ),
     "voice_consistency": Measure(
-        "Voice consistency", "Voice", "cosine", "of a voice's outputs among each other", "higher",
+        "Voice consistency", "Voice", "cosine", "between one voice's own outputs", "higher",
         is_on_request=True,
     ),
     "arousal": Measure("Arousal", "Expressivity", "the judge's own scale", "calm to excited", is_on_request=True),
@@ -156,20 +156,20 @@ MEASURES: dict[str, Measure] = {
 
 
 def measure_of(name: str, metric: Mapping[str, Any] | None = None) -> Measure:
-    """What is known of metric `name`; a metric that isn't known keeps its own name and unit."""
+    """The measure of metric `name`; an unknown metric keeps its own name and unit."""
     unit = str((metric or {}).get("unit") or "")
     return MEASURES.get(name) or Measure(name.replace("_", " "), "Other", unit, "")
 
 
 def glossary(systems: Iterable[Mapping[str, Any]]) -> list[Measure]:
-    """What is explained on a page of `systems`: every measure, but one on request only where somebody has a number."""
+    """The measures that a page of `systems` explains: all, but those on request only if some system has a number."""
     tables = [system.get(key) or {} for system in systems for key in ("metrics", "plain_metrics")]
     known = {name for table in tables for name, metric in table.items() if metric.get("value") is not None}
     return [one for name, one in MEASURES.items() if one.meaning and (not one.is_on_request or name in known)]
 
 
 def shown_judges(judges: Mapping[str, Any]) -> dict[str, Any]:
-    """Judges by kind, None where there is none, without kinds that nobody named and that judge only where named."""
+    """Judges by kind, None where there is none; without the kinds that judge only on request and weren't asked for."""
     on_request = {METRICS[name].source for name, one in MEASURES.items() if one.is_on_request}
     return {kind: judge for kind, judge in judges.items() if judge or kind not in on_request}
 

@@ -50,7 +50,8 @@ _PLACED = (
 _TERM_WORDS = {
     "emotion": "emotion", "rehearsal": "rehearsal", "general": "general", "distillation": "distillation",
     "ce": "cross-entropy", "kl": "KL", "nll": "NLL", "c0": "codebook 0", "depth": "other codebooks", "ewc": "EWC",
-    "value": "value (emotion NLL + general KL)", "target": "target", "multiplier": "multiplier of all that preserves",
+    "value": "value (emotion NLL + general KL)", "target": "target",
+    "multiplier": "multiplier of the preservation terms",
 }  # fmt: skip
 
 
@@ -244,7 +245,7 @@ def _calibration(document: Mapping[str, Any] | None) -> dict[str, Any] | None:
 
 
 def _budget(told: Mapping[str, Any] | None) -> str:
-    """What the recommended intensity is to the forgetting budget; empty without one."""
+    """How the recommended intensity relates to the forgetting budget; empty without one."""
     if not told:
         return ""
     budget = f"the forgetting budget of {told['budget']:g} nats per code"
@@ -254,15 +255,15 @@ def _budget(told: Mapping[str, Any] | None) -> str:
 
 
 def _matched(told: Mapping[str, Any] | None) -> str:
-    """How the recommended intensity was found, where the adapter was held against its clips; empty where not."""
+    """How the recommended intensity was found by matching the adapter to its clips; empty if it wasn't."""
     if not told:
         return ""
     if told["intensity"] is None:
-        return f"It is the loss's, because the adapter couldn't be held against its clips: {told['reason']}."
+        return f"It was chosen by the loss, because the adapter couldn't be matched to its clips: {told['reason']}."
     looks = " and ".join(f"{look['strength']:.0%} at {look['intensity']:g}" for look in told["strengths"])
     return (
         "There the adapter speaks as strongly as the clips that it learned from, by pitch, pitch range, rate and level "
-        f"on held-out texts ({looks} of their distance from plain speech). No judge was asked for that."
+        f"on held-out texts ({looks} of their distance from plain speech). No judge had a part in that."
     )
 
 

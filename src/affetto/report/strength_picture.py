@@ -24,9 +24,9 @@ class StrengthLine:
 
 
 def strength_curve(lines: Sequence[StrengthLine], evaluated: float, *, name: str) -> Picture:
-    """What is heard at each intensity, in percent; the upright line is what was evaluated.
+    """What is heard at each intensity, in percent; the vertical line is the intensity that was evaluated.
 
-    Dashes are real recordings, hollow marks those that are acted so strongly.
+    Dashed lines are real recordings, hollow marks recordings acted at that intensity.
     """
     said = ". ".join(
         f"{line.label}: "

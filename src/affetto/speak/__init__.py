@@ -1,1 +1,1 @@
-"""Using the adapters."""
+"""Speaking with a base and its adapters: whole sentences, streams, batches."""

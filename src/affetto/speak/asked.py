@@ -1,4 +1,4 @@
-"""What is asked of a voice, checked before anything slow: words, emotions and their strength, seed, earlier sound."""
+"""Checks of what is asked of a voice, before anything slow: text, emotions, strength, seed, speaker, earlier turns."""
 
 from __future__ import annotations
 
@@ -17,15 +17,14 @@ if TYPE_CHECKING:
     from affetto.model.batch import Turn
 
 MOST_SEED = 2**63 - 1
-"""torch takes 64 bits, and the seeds of further takes lie above a request's own."""
+"""torch takes 64 bits, and the seeds of further takes are above a request's own."""
 _LIKE = "write happy or happy=0.6,surprised=0.4"
 
 
 def blend_of(emotion: str | Mapping[str, float] | None) -> dict[str, float]:
-    """`happy`, `happy=0.6,surprised=0.4` or {name: share} as {name: share}; a name alone has the share 1, None is {}.
+    """`happy`, `happy=0.6,surprised=0.4` or {name: share} as {name: share}. A single name has share 1; None is {}.
 
-    A share is that of the intensity that is spoken at. ConfigError for what names no emotion, names one twice, or has a
-    share that isn't 0 or more.
+    Shares are of the intensity. ConfigError if a name is empty or given twice, or if a share isn't 0 or more.
     """
     if emotion is None:
         return {}
@@ -52,7 +51,7 @@ def _read_blend(emotion: str) -> dict[str, float]:
 
 
 def require_strength(value: float, told: str = "intensity") -> float:
-    """`value` as a float. ConfigError, which calls it `told`, where it isn't a finite number of 0 or more."""
+    """`value` as a float. ConfigError, which calls it `told`, if it isn't a finite number of 0 or more."""
     try:
         number = float(value)
     except (TypeError, ValueError):
@@ -63,32 +62,32 @@ def require_strength(value: float, told: str = "intensity") -> float:
 
 
 def require_intensity(intensity: float | None, blend: Mapping[str, float]) -> None:
-    """ConfigError for an intensity that can't be, or that is one of no emotion."""
+    """ConfigError for an invalid intensity, or one without an emotion."""
     if intensity is not None and (strength := require_strength(intensity)) > 0 and not blend:
         raise ConfigError(f"intensity {strength:g} is the strength of an emotion: name one, or leave it out")
 
 
 def has_words(text: str) -> bool:
-    """Whether there is anything in `text` to be spoken: a letter or a digit."""
+    """Whether `text` has anything to speak: a letter or a digit."""
     return any(map(str.isalnum, text))
 
 
 def require_words(text: object) -> None:
-    """ConfigError where nothing of `text` can be spoken by any base, or where it is no text but bytes, or no string."""
+    """ConfigError if `text` isn't a string, isn't valid Unicode, or has nothing that any base could speak."""
     if not isinstance(text, str):
         raise ConfigError(f"{text!r} can't be spoken: give a text, a string")
     try:
         text.encode()
     except UnicodeEncodeError:
         raise ConfigError(
-            f"{text!r} can't be spoken: parts of it are bytes that are no UTF-8; write it in UTF-8"
+            f"{text!r} can't be spoken: parts of it are bytes that aren't UTF-8; write it in UTF-8"
         ) from None
     if not has_words(text):
         raise ConfigError(f"nothing in {text!r} can be spoken: it has no letter and no digit")
 
 
 def require_seed(seed: SupportsIndex) -> int:
-    """`seed`, an int of Python's or NumPy's, as Python's. ConfigError where it isn't one, or not 0 to `MOST_SEED`."""
+    """`seed`, Python's or NumPy's int, as Python's. ConfigError if it isn't an int from 0 to `MOST_SEED`."""
     number = _whole(seed)
     if number is None or not 0 <= number <= MOST_SEED:
         raise ConfigError(f"seed {seed}: it must be a whole number from 0 to {MOST_SEED}")
@@ -96,7 +95,7 @@ def require_seed(seed: SupportsIndex) -> int:
 
 
 def require_speaker(speaker: SupportsIndex, known: Mapping[int, str]) -> int:
-    """`speaker` as a Python int of 0 or more. ConfigError where it is none, with the `known` ones and their names."""
+    """`speaker` as a Python int of 0 or more. If it isn't one, ConfigError with the `known` speakers."""
     number = _whole(speaker)
     if number is None or number < 0:
         names = [f"{place}" if name == f"{place}" else f"{place} ({name})" for place, name in sorted(known.items())]
@@ -106,26 +105,26 @@ def require_speaker(speaker: SupportsIndex, known: Mapping[int, str]) -> int:
 
 
 def require_takes(takes: SupportsIndex) -> None:
-    """ConfigError where `takes` is no whole number of 1 or more."""
+    """ConfigError if `takes` isn't a whole number of 1 or more."""
     if (_whole(takes) or 0) < 1:
         raise ConfigError(f"takes must be 1 or more, a whole number, not {takes}")
 
 
 def require_temperature(warmth: object, told: str = "temperature") -> float:
-    """`warmth` as a float. ConfigError, which calls it `told`, where it isn't a finite number of 0 or more."""
+    """`warmth` as a float. ConfigError, which calls it `told`, if it isn't a finite number of 0 or more."""
     if not 0 <= (number := _real(warmth)) < math.inf:
         raise ConfigError(f"{told} must be 0 (greedy) or a positive number, not {warmth}")
     return number
 
 
 def require_rate(sample_rate: object) -> None:
-    """ConfigError where `sample_rate` is no number above 0."""
+    """ConfigError if `sample_rate` isn't a number above 0."""
     if not 0 < _real(sample_rate) < math.inf:
         raise ConfigError(f"sample_rate {sample_rate!r}: it must be above 0, a number in Hz")
 
 
 def turns_of(context: object) -> list[Turn]:
-    """Earlier turns as a list. ConfigError for what is no sequence of them."""
+    """Earlier turns as a list. ConfigError for anything but a sequence of them."""
     from affetto.model.batch import Turn
 
     if not isinstance(context, Sequence) or not all(isinstance(turn, Turn) for turn in context):
@@ -141,15 +140,15 @@ def _whole(value: SupportsIndex) -> int | None:
 
 
 def _real(value: object) -> float:
-    """NaN for what is no real number."""
+    """NaN for anything but a real number."""
     return float(value) if isinstance(value, Real) else math.nan
 
 
 def mono_sound(samples: ArrayLike) -> NDArray[np.float32]:
-    """Mono samples (N,) in [-1, 1] of (N,) or (N, channels), as a file of them would be read.
+    """Mono samples (N,) in [-1, 1] of (N,) or (N, channels), as if read from a file.
 
-    Channels are averaged, and integers of 8, 16 or 32 bits scaled by their full range (unsigned ones, as in 8-bit WAV,
-    are silent in its middle). DataError for other shapes and types, no samples, and samples that are NaN or infinite.
+    Channels are averaged, and integers of 8, 16 or 32 bits scaled by their full range (for unsigned ones, as in 8-bit
+    WAV, silence is mid-range). DataError for other shapes and types, no samples, and samples that are NaN or infinite.
     """
     sound = np.asarray(samples)
     kind, bits = sound.dtype.kind, 8 * sound.dtype.itemsize
@@ -168,7 +167,7 @@ def mono_sound(samples: ArrayLike) -> NDArray[np.float32]:
 
 
 def require_device(device: object) -> None:
-    """ConfigError where a voice can't speak on `device` here: it is cpu, or cuda and maybe a number."""
+    """ConfigError unless `device` is cpu, or cuda (maybe with a number) and that GPU is there."""
     kind, mark, number = str(device).partition(":")
     if kind not in ("cpu", "cuda") or (mark and not number.isdecimal()):
         raise ConfigError(f"device {device}: it is cpu or cuda")
@@ -183,7 +182,7 @@ def require_device(device: object) -> None:
 
 
 def require_dtype(dtype: object) -> None:
-    """ConfigError where a voice can't compute in `dtype`."""
+    """ConfigError if a voice can't compute in `dtype`."""
     import torch
 
     kinds = (torch.float32, torch.bfloat16, torch.float16)

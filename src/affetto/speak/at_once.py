@@ -1,4 +1,4 @@
-"""How many rows a CPU speaks at once, and how its processors share them."""
+"""How many rows a CPU speaks at once, and how its cores share them."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ if TYPE_CHECKING:
     from affetto.speak.generation import Request
 
 _HOST_CACHE_BYTES = 2**28
-"""Of the keys and values of the rows that a CPU speaks at once."""
+"""Largest key-value cache of the rows that a CPU speaks at once."""
 
 
 def rows_at_once(base: Base, requests: Sequence[Request], batch_size: int) -> int:
-    """`batch_size`, or more on a CPU, which is the quicker for a row the more of them it has (docs/performance.md).
+    """`batch_size`, or more on a CPU, where a row costs less the more rows there are (docs/performance.md).
 
-    Of one gate as many as have room in memory; of several twice `batch_size`: each row has its adapters beside it.
+    With the same gate for all rows, as many as fit into memory; with several gates twice `batch_size`, as each row then
+    has its own adapters beside it.
     """
     if base.device.type != "cpu" or not isinstance(base.network, CsmNetwork) or batch_size < 1:
         return batch_size
@@ -38,14 +39,15 @@ def rows_at_once(base: Base, requests: Sequence[Request], batch_size: int) -> in
 
 
 _LEAST_ROWS, _LEAST_NATIVE_ROWS = 48, 6
-"""With which a thread of its own saves time, in NumPy and in C (docs/performance.md)."""
+"""Rows from which on a thread of their own saves time, in NumPy and in C (docs/performance.md)."""
 
 
 def shares_of(weights: SpeakingWeights, requests: Sequence[Request], batch_size: int) -> list[Sequence[int]]:
-    """Places of the requests that each thread speaks, alike in length.
+    """Places of the requests that each thread speaks, with similar lengths in each share.
 
-    More than one share only on a CPU in float32, where products don't have all processors already (NumPy's: the command
-    line sees to that, since they are small), and of one gate: adapters of many gates are laid out anew for every batch.
+    There is more than one share only on a CPU in float32 whose products are single-threaded (NumPy's are in the command
+    line, which sees to that because they are small), and only if all requests have the same gate: the adapters of
+    several gates are laid out anew for every batch.
     """
     everything = range(len(requests))
     is_native = suits(weights)

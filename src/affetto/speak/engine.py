@@ -1,8 +1,8 @@
-"""The engine: rows that speak together, frame by frame, and may join and leave between frames.
+"""The engine: rows that speak together, frame by frame, and may join and leave between frames (continuous batching).
 
-All rows write their next position into the same slot of a preallocated cache, so that a shorter row starts later
-(padding on the left, which isn't looked at) and a frame needs no indexing by row. Rows that ended go on unheard until a
-quarter of the batch has; then, as when rows join, everything that lives is moved into a new cache that fits.
+All rows write their next position into the same slot of a preallocated cache. So a shorter row starts later, with
+padding on its left that is masked, and a frame needs no indexing by row. Rows that have ended stay in the batch,
+unheard, until they are a quarter of it; then, as when rows join, the living rows move into a new cache that fits.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ if TYPE_CHECKING:
     from affetto.speak.generation import Request
 
 Arithmetic = Literal["native", "numpy", "torch", "triton"]
-"""What frames are computed by: `native`, `host`, `frames` or `captured`."""
+"""What computes the frames: the modules `native`, `host`, `frames` and `captured`, in this order."""
 
 
 class Engine:
-    """Speak rows of a base: `join` them, then `step` until each has said its last frame."""
+    """Speaks rows of a base: `join` them, then `step` until each has said its last frame."""
 
     def __init__(
         self, weights: SpeakingWeights, arithmetic: Arithmetic | None = None, *, base: str = "the base"
     ) -> None:
-        """All kinds of arithmetic say the same; without one it is the fastest that device and precision allow.
+        """All kinds of arithmetic say the same; the default is the fastest that device and precision allow.
 
-        `base` is what errors call it.
+        `base` is the base's name in errors.
         """
         self.weights, self.base = weights, base
         self.arithmetic = arithmetic or _fastest(weights)
@@ -56,12 +56,12 @@ class Engine:
 
     @property
     def num_speaking(self) -> int:
-        """Rows that have joined and not said their last frame."""
+        """Number of rows that have joined and not yet said their last frame."""
         living = [] if self._batch is None else [row for row in self._batch.rows if not row.is_done]
         return len(living) + len(self._joining)
 
     def join(self, requests: Sequence[Request]) -> list[int]:
-        """Let rows speak from the next step on; their numbers, by which `step` names them."""
+        """Let rows speak from the next step on; returns their numbers, by which `step` refers to them."""
         rows = []
         for request in requests:
             assert request.max_frames > 0, "a row that may not say a frame can't join"
@@ -74,9 +74,9 @@ class Engine:
 
     @torch.inference_mode()
     def step(self) -> list[Heard]:
-        """One more frame of every row that speaks; a row that ended is told once more, as ended.
+        """One more frame of every row that speaks; a row that ends by itself is reported once more, without a frame.
 
-        BaseModelError where rows that have joined would begin with NaN.
+        BaseModelError if rows that have joined would begin with NaN.
         """
         batch = self._batch
         num_living = 0 if batch is None else sum(not row.is_done for row in batch.rows)
@@ -109,14 +109,14 @@ class Engine:
         return told
 
     def close(self) -> None:
-        """End what is being spoken; rows that have joined and not begun will still speak."""
+        """Stop the rows that are speaking; rows that have joined but not begun will still speak."""
         self._leave(self._batch)
         self._batch = self._frames = None
 
     def _check(self, batch: SpeakingBatch) -> None:
-        """Raise BaseModelError where a batch would begin with NaN; outside of what is captured, and once a batch.
+        """BaseModelError if a batch would begin with NaN; checked once per batch, outside of any captured graph.
 
-        C needn't be asked: of logits that are NaN or infinite it draws the code that `require_codes` finds.
+        Not needed with C, which draws an impossible code from such logits, and `require_codes` finds it.
         """
         probe = TorchFrames(self.weights, batch, self._rotary, self._depth_rotary)
         try:
@@ -135,18 +135,18 @@ class Engine:
         return kinds[self.arithmetic](self.weights, batch, self._rotary, self._depth_rotary)
 
     def _rearranged(self, old: SpeakingBatch | None) -> SpeakingBatch | None:
-        """A new batch of the rows that live and those that join; None where there are none."""
+        """A new batch of the living and the joining rows; None if there are none."""
         kept = [] if old is None else [index for index, row in enumerate(old.rows) if not row.is_done]
         joining, self._joining = self._joining, []
         rows = [*(old.rows[index] for index in kept if old is not None), *joining]
         if not rows:
             return None
-        # Takes of a sentence have one prompt, which is read once.
+        # All takes of a sentence have the same prompt, which is read once.
         readers = {_prompt_of(row): row for row in sorted(joining, key=lambda row: row.gate)}
         prompts = {prompt: embed_prompt(self.weights, row.request) for prompt, row in readers.items()}
         for row in joining:
             row.num_positions = len(prompts[_prompt_of(row)])
-        # Rows of one gate stand together, so that their adapters' products are few and large.
+        # Rows with the same gate are adjacent, so that their adapters' products are few and large.
         order = sorted(range(len(rows)), key=lambda index: rows[index].gate)
         places = [order.index(index) for index in range(len(rows))]
         slot = max(row.num_positions for row in rows)
@@ -162,14 +162,14 @@ class Engine:
         return batch
 
     def _leave(self, batch: SpeakingBatch | None) -> None:
-        """Let other batches have the memory of one that is done."""
+        """Give the memory of a finished batch back for others."""
         if batch is not None and batch.room is not None:
             from affetto.speak.captured import leave
 
             leave(self.weights, batch.room)
 
     def _empty(self, rows: list[SpeakingRow], slot: int, left: int) -> SpeakingBatch:
-        """A batch whose cache has room for `slot` positions that are there and `left` more; nothing is in it yet."""
+        """A batch whose cache has room for `slot` existing positions and `left` more; it is still empty."""
         weights, like, num_rows = self.weights, self.weights.norm_D, len(rows)
         while len(self._rotary.cos_S2H) < slot + left:
             self._rotary = Rotary(weights.backbone_shape, 2 * len(self._rotary.cos_S2H), like.dtype)
@@ -204,7 +204,7 @@ class Engine:
         )
 
     def _move(self, old: SpeakingBatch, kept: Sequence[int], new: SpeakingBatch, places: Sequence[int]) -> None:
-        """Copy what rows `kept` of the old batch have into rows `places` of the new one."""
+        """Copy the states and cache of rows `kept` of the old batch into rows `places` of the new one."""
         device = self.weights.device
         width = max(old.rows[index].num_positions for index in kept)
         source, target = torch.tensor(kept, device=device), torch.tensor(places, device=device)
@@ -215,7 +215,7 @@ class Engine:
         self, readers: Sequence[SpeakingRow], prompts: Sequence[Tensor], source: Sequence[int], new: SpeakingBatch,
         places: Sequence[int],
     ) -> None:  # fmt: skip
-        """Read the prompts (S, D) of rows that join, all at once, padded on the left; a row has prompt `source`."""
+        """Read the prompts (S, D) of joining rows at once, padded on the left; `source` is the prompt of each row."""
         weights, device, width = self.weights, self.weights.device, max(map(len, prompts))
         arranged = weights.arranged([row.gate for row in readers])
         if self.arithmetic == "native":
@@ -237,7 +237,7 @@ class Engine:
 
 
 def _prompt_of(row: SpeakingRow) -> tuple[object, ...]:
-    """What is the same for rows that read the same with the same adapters. Earlier turns hold arrays: by identity."""
+    """Equal for rows that read the same with the same adapters. Earlier turns hold arrays: compared by identity."""
     return row.request.text_ids, tuple(map(id, row.request.context)), row.gate
 
 
@@ -253,7 +253,7 @@ def _copy_rows(
     old: Cache, num_old: int, old_slot: int, source: Tensor, new: Cache, num_new: int, new_slot: int, target: Tensor,
     width: int,
 ) -> None:  # fmt: skip
-    """The last `width` positions before `old_slot`, into those before `new_slot`."""
+    """Copy the last `width` positions before `old_slot` into those before `new_slot`."""
     (old_keys, old_values), (new_keys, new_values) = old.rows(num_old), new.rows(num_new)
     taken, free = slice(old_slot - width, old_slot), slice(new_slot - width, new_slot)
     new_keys[..., free].index_copy_(1, target, old_keys[..., taken].index_select(1, source))
@@ -261,9 +261,9 @@ def _copy_rows(
 
 
 def _heard(rows: Sequence[SpeakingRow], codes_BK: NDArray[np.int64]) -> list[Heard]:
-    """What is told of a frame, and which rows are done with it."""
+    """What a frame reports of each row; marks the rows that it ends."""
     told = []
-    # As transformers stops: on all codebooks but the last.
+    # As in transformers, zeros in all codebooks but the last end a row.
     ended = np.logical_not(codes_BK[:, :-1].any(axis=1)).tolist()
     for row, codes_K, has_ended in zip(rows, codes_BK, ended, strict=True):
         if row.is_done:

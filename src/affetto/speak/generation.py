@@ -1,7 +1,7 @@
-"""Speaking: frames one by one, batched, each row with its own gate, seed and length.
+"""Generation: batches of requests, spoken frame by frame, each with its own gate, seed and length.
 
-A row's random numbers come from its own seed alone, so what it says does not depend on its neighbours, up to the
-rounding of batched products. Sampling settings travel with each request; nothing is kept between calls.
+A row's random numbers come from its own seed alone, so what it says doesn't depend on its neighbours, except for the
+rounding of batched products. Sampling settings are part of the request; nothing is kept between calls.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ class Request:
     temperature: float = SPEAKING_TEMPERATURE
     """0 is greedy."""
     depth_temperature: float | None = None
-    """Of the codebooks behind the first; None is `temperature`."""
+    """For all codebooks but the first; None is `temperature`."""
     top_k: int = 0
-    """0 is all codes."""
+    """0 means all codes."""
     context: tuple[Turn, ...] = ()
     takes: int = 1
     """How often it is said; the best is kept (`affetto.speak.takes`)."""
@@ -68,33 +68,33 @@ class Request:
 
     @property
     def temperatures(self) -> tuple[float, float]:
-        """Of the first codebook and of those behind it."""
+        """Of the first codebook, and of the others."""
         return self.temperature, self.temperature if self.depth_temperature is None else self.depth_temperature
 
 
 @dataclass(frozen=True)
 class Spoken:
-    """What was said."""
+    """The codes of one spoken request."""
 
     codes_TK: NDArray[np.int64]
     hit_cap: bool
-    """True where the frame cap ended it and not the model."""
+    """Whether the frame cap ended it, and not the model."""
 
 
 def frame_cap(text: str, frame_rate: float) -> int:
-    """Frames that no honest reading of `text` needs: 1.5 s and 0.18 s per character (slow speech takes 0.1 s)."""
+    """More frames than any reading of `text` needs: 1.5 s and 0.18 s per character (slow speech takes 0.1 s)."""
     return math.ceil(frame_rate * (1.5 + 0.18 * len(text)))
 
 
 QUICKEST_S = 0.04
-"""Per character: nobody reads faster."""
+"""Seconds per character of the fastest possible reading."""
 
 
 def frames_that_fit(base: Base, text: str, num_ids: int) -> int:
-    """Frames that `text`, a prompt of `num_ids` ids, may take: its `frame_cap`, or fewer where the window ends before.
+    """Frames that `text`, a prompt of `num_ids` ids, may take: its `frame_cap`, or fewer if the window ends first.
 
-    So a text that may fit is begun, and told where it was cut off (`cut_off`). ConfigError where not even the quickest
-    reading would fit.
+    So a text that might fit is begun, and the user is told if it was cut off (`cut_off`). ConfigError if not even the
+    fastest reading would fit.
     """
     cap, room = frame_cap(text, base.frame_rate), base.network.room(num_ids)
     if room is None or cap <= room:
@@ -109,11 +109,11 @@ def frames_that_fit(base: Base, text: str, num_ids: int) -> int:
 
 
 def cut_off(base: Base, text: str, spoken: Spoken) -> str:
-    """What to tell of speech that its cap ended, and not the base."""
+    """The warning about speech that the frame cap ended, and not the base."""
     after = f"cut off after {len(spoken.codes_TK) / base.frame_rate:.1f} s"
     if len(spoken.codes_TK) < frame_cap(text, base.frame_rate):
-        return f"{after}: there the base's window ends; split the text"
-    return f"{after}: the base went on and on; try another seed"
+        return f"{after}, where the base's window ends; split the text"
+    return f"{after}: the base didn't stop; try another seed"
 
 
 def generate(
@@ -126,8 +126,8 @@ def generate(
 ) -> list[Spoken]:
     """Speak all requests, `batch_size` at a time; results in the order of the requests.
 
-    `on_progress` is told how many requests have ended, `on_frame` a request's place and its next frame (K,).
-    BaseModelError where the base's weights are damaged so that it would say NaN.
+    `on_progress` gets the number of requests that just ended, `on_frame` a request's place and its next frame (K,).
+    BaseModelError if the base's weights are damaged so that it computes NaN.
     """
     assert all(request.takes == 1 for request in requests), "takes are compared by `generate_best`"
     if not isinstance(base.network, CsmNetwork):
@@ -136,7 +136,7 @@ def generate(
     parts = [range(len(requests))] if on_frame else shares_of(weights, requests, batch_size)
     if len(parts) == 1:
         return _row_by_row(base, requests, batch_size, on_progress, on_frame)
-    # So are they with the adapters of the one gate that all rows have.
+    # Likewise the weights with the adapters of the one gate that all rows have.
     weights.arranged([requests[0].gate if any(requests[0].gate) else ()])
     telling = Lock()
 
@@ -186,7 +186,7 @@ def generate_best(
     told, num_said, num_takes = 0, 0, sum(request.takes + num_witnesses(request) for request in requests)
 
     def advance(num: int) -> None:
-        # Takes of a request end at different times: what is told is their share.
+        # Takes of a request end at different times, so progress is the share of takes that have ended.
         nonlocal told, num_said
         num_said += num
         now = num_said * len(requests) // num_takes
@@ -201,21 +201,21 @@ def generate_best(
 
 
 def hear(base: Base, requests: Sequence[Request], batch_size: int) -> Iterator[list[Heard]]:
-    """What each frame of a CSM tells of the requests, `batch_size` of which speak at once; numbers are their places."""
+    """Speak requests with a CSM, `batch_size` at once: what is heard of them in each frame, numbered by place."""
     assert isinstance(base.network, CsmNetwork)
     if batch_size < 1:
         raise ConfigError(f"batch_size must be 1 or more, not {batch_size}")
     if unable := [index for index, request in enumerate(requests) if request.max_frames <= 0]:
         yield [Heard(index, None, is_last=True) for index in unable]
     able = [index for index, request in enumerate(requests) if request.max_frames > 0]
-    # Rows of one gate side by side, where adapters cost least; of one gate those of like length.
+    # Rows with the same gate go together, since their adapters cost least then; among those, rows of similar length.
     able.sort(key=lambda index: (requests[index].gate, requests[index].max_frames, index))
     engine, waiting = Engine(weights_of(base.network), base=str(base.folder)), deque(able)
     speaking: dict[int, int] = {}
     try:
         while waiting or engine.num_speaking:
             num_free = batch_size - engine.num_speaking
-            # Joining moves the whole batch, so it isn't done for every row that left.
+            # Joining moves the whole batch, so it isn't done for every single row that leaves.
             if waiting and 4 * num_free >= batch_size:
                 joining = [waiting.popleft() for _ in range(min(num_free, len(waiting)))]
                 speaking |= dict(zip(engine.join([requests[index] for index in joining]), joining, strict=True))
@@ -227,7 +227,7 @@ def hear(base: Base, requests: Sequence[Request], batch_size: int) -> Iterator[l
 def _batch_by_batch(
     base: Base, requests: Sequence[Request], batch_size: int, on_progress: Callable[[int], object] | None
 ) -> list[Spoken]:
-    """Requests to a base that isn't CSM, in batches of like length."""
+    """`generate` for a base that isn't a CSM, in batches of similar length."""
     from affetto.speak.dialogue import say_words
 
     say = say_words if isinstance(base.network, MoshiNetwork) else _by_itself
@@ -253,7 +253,7 @@ def _by_itself(base: Base, requests: Sequence[Request]) -> list[Spoken]:
         if step == 0:
             require_numbers([logits_BKC], str(base.folder), [one.gate for one in requests])
         if step >= uniform_BXK.shape[1]:
-            # How many steps a base takes is its own affair; a longer throw begins with the shorter one.
+            # The number of steps isn't known beforehand; a longer draw begins with the same numbers as a shorter one.
             rolled = [dice(one.seed, 2 * step + 64, base.num_codebooks) for one in requests]
             uniform_BXK = torch.stack(rolled).to(device)
         columns = [sampling.pick(logits_BKC[:, k], uniform_BXK[:, step, [k]], k) for k in range(base.num_codebooks)]
@@ -286,7 +286,7 @@ def weights_of(network: CsmNetwork) -> SpeakingWeights:
     known = _KNOWN.get(network)
     if known is None or known[0] != now:
         weights = SpeakingWeights(network)
-        # Anew: on a GPU layers have been laid side by side.
+        # The fingerprint is taken anew, since on a GPU layers have been laid side by side.
         known = _KNOWN[network] = (fingerprint(network), weights)
     return known[1]
 

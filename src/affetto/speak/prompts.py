@@ -1,4 +1,4 @@
-"""What the backbone reads: earlier turns, the words to be said, and frames that were said."""
+"""What the backbone reads: earlier turns, the text to be spoken, and frames that were spoken."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def embed_prompt(weights: SpeakingWeights, request: Request) -> Tensor:
     for turn in request.context:
         parts.append(_embed_text(weights, turn.text_ids))
         if turn.codes_TK is not None:
-            # What was said ends with the frame that ends speech, all zeros.
+            # A turn ends with the end-of-audio frame, all zeros.
             parts.append(embed_frames(weights, np.pad(turn.codes_TK, ((0, 1), (0, 0)))))
     return torch.cat([*parts, _embed_text(weights, request.text_ids)])
 
@@ -37,7 +37,7 @@ def embed_frames(weights: SpeakingWeights, codes_TK: NDArray[np.integer]) -> Ten
 
 
 def _embed_text(weights: SpeakingWeights, ids: Sequence[int]) -> Tensor:
-    # The table may be on another device than the layers: only the rows that are read travel.
+    # The table may be on another device than the layers: only the rows that are read are copied.
     table = weights.text_table
     rows_SD: Tensor = table[torch.tensor(ids, dtype=torch.int64, device=table.device)]
     return rows_SD.to(weights.device)
@@ -56,7 +56,7 @@ def read(
         starts_B = torch.tensor(starts, device=device)
         positions = (slots_S - starts_B[:, None]).clamp(min=0)
         is_there_BS = slots_S >= starts_B[:, None]
-        # A place of padding sees itself: with nothing to see it would be NaN, which no mask hides.
+        # Padding attends to itself: attention over nothing would be NaN, which no mask hides.
         seen_BSS = is_there_BS[:, None] | torch.eye(width, dtype=torch.bool, device=device)
         mask_BSS = seen_BSS & (slots_S[:, None] >= slots_S)
     shape, eps = weights.backbone_shape, torch.tensor([weights.backbone_shape.eps], device=device)

@@ -7,11 +7,11 @@ from collections import Counter
 from affetto.model.base import Base
 
 _UNKNOWN_SIGN = "\ue000"
-"""Of Unicode's private use: no tokenizer has it, so what becomes of it becomes of all unknown signs."""
+"""A private-use character: no tokenizer has a token for it, so it is encoded like any unknown sign."""
 
 
 class Signs:
-    """Those of a base, each looked up once."""
+    """Looks up which signs a base has tokens for, each once."""
 
     def __init__(self, base: Base) -> None:
         self._base = base

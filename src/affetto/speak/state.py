@@ -1,4 +1,4 @@
-"""What travels between the engine and its arithmetic: the rows that speak, and the batch that they make."""
+"""The state that the engine shares with its arithmetic: the rows that speak, and their batch."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
     from affetto.speak.generation import Request
 
 SLOTS_OF_A_ROOM, FRAMES_OF_A_ROOM = 256, 128
-"""Rooms of captured frames grow in steps of so many slots and frames, that batches of unlike length may share them."""
+"""Rooms of captured frames grow in steps of so many slots and frames, so that batches of other lengths share them."""
 MOST_OPEN_ROOMS = 4
 
 
 class Heard(NamedTuple):
-    """What one row did in one frame."""
+    """What one row said in one frame."""
 
     number: int
-    """As `Engine.join` gave it."""
+    """The row's number, from `Engine.join`."""
     codes_K: NDArray[np.int64] | None
-    """The frame; None where the row ended by itself."""
+    """The frame; None if the row ended by itself."""
     is_last: bool
-    """Nothing follows. With codes it was the cap that ended the row."""
+    """Whether nothing follows; if there is a frame, the frame cap ended the row."""
 
 
 @dataclass
@@ -51,14 +51,14 @@ class SpeakingRow:
 
 @dataclass
 class SpeakingBatch:
-    """The rows that speak now and everything that is as wide as they are many."""
+    """The rows that speak now, and every tensor with a row for each of them."""
 
     rows: list[SpeakingRow]
     weights: Arranged
     sampling: Sampling
     cache: Cache
     slot: int
-    """Where the next position goes; what lies before it is taken."""
+    """Where the next position goes; all slots before it are taken."""
     states_BD: Tensor
     """The backbone's last states, from which the next frame is drawn."""
     uniform_BTK: Tensor
@@ -67,11 +67,11 @@ class SpeakingBatch:
     mask_N1S: Tensor | None
     depth_cache: Cache
     room: Room | None = None
-    """Whose memory the caches and states are, where frames are captured."""
+    """The room that the caches and states belong to, with captured frames."""
     num_frames: int = 0
-    """That the batch has said since it was put together."""
+    """Frames since the batch was put together."""
     codes_BK: Tensor = field(default_factory=lambda: torch.zeros(0))
-    """The last frame, which the backbone hasn't heard yet; nothing before the first."""
+    """The last frame, which the backbone hasn't read yet; empty before the first."""
 
     @property
     def gates(self) -> list[Gate]:

@@ -1,4 +1,4 @@
-"""Sound while it is spoken, of many requests at once: codes are drawn in one batch and decoded in one pass a frame."""
+"""Streaming: the sound of many requests while they are spoken, drawn in one batch and decoded in one pass per frame."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from affetto.types import SoundStreams
 
 @dataclass(frozen=True)
 class Piece:
-    """Some of one request's sound."""
+    """A piece of one request's sound."""
 
     number: int
-    """Of the request: as in `Heard`."""
+    """Of the request, as in `Heard`."""
     samples_N: NDArray[np.float32]
-    """Mono, at the codec's rate; those that were held back, maybe none, in the last piece."""
+    """Mono, at the codec's rate; maybe none in the last piece."""
     is_last: bool
-    """Nothing follows."""
+    """Whether it is the request's last piece."""
 
 
 def can_stream(base: Base) -> bool:
-    """Whether a base says its codes frame by frame, and not all of a text at once."""
+    """Whether a base speaks frame by frame, and not a whole text at once."""
     return base.has_text_stream or isinstance(base.network, CsmNetwork)
 
 
 def sound_of(told: Sequence[Heard], streams: SoundStreams) -> list[Piece]:
-    """The sound of what `Engine.step` told, in its order; `streams` decode the engine's rows and nothing else."""
-    # All open sounds go on together, so that those without a frame must have ended.
+    """The sound of what `Engine.step` returned, in its order; `streams` must decode the engine's rows and no others."""
+    # All open sounds advance together, so those without a frame must have ended.
     rest = {one.number: streams.finish(one.number) for one in told if one.codes_K is None}
     samples = streams.push({one.number: one.codes_K[None] for one in told if one.codes_K is not None})
     pieces = []
@@ -57,7 +57,7 @@ def stream(base: Base, requests: Sequence[Request], streams: SoundStreams, *, ba
 
 
 def _frames(base: Base, requests: Sequence[Request], batch_size: int) -> Iterator[list[Heard]]:
-    """What each frame of a batch tells."""
+    """What was heard of each request, frame by frame."""
     if isinstance(base.network, CsmNetwork):
         yield from hear(base, requests, batch_size)
     else:

@@ -1,16 +1,17 @@
 """Takes: a sentence is said several times, and the take that is most like the others is kept.
 
-A language model that samples speech loses words now and then. What one take lost the others mostly have: errors differ,
-and what is right is alike. So every take is compared with every other one, and that with the least mean distance is
-kept: the choice of minimum Bayes risk (Kumar & Byrne 2004; among a model's own samples Eikema & Aziz 2022). The risk
-is the mel-cepstral distance (Kubichek 1993) of two takes along their best alignment (dynamic time warping in its
-symmetric form, Sakoe & Chiba 1978), cepstra being told apart from their mean over the take.
+A language model that samples speech loses words now and then. What one take has lost the others mostly have: errors
+differ, while correct speech is alike. So every take is compared with every other, and the one with the smallest mean
+distance is kept: minimum Bayes risk decoding (Kumar & Byrne 2004; with a model's own samples Eikema & Aziz 2022). The
+risk is the mel-cepstral distance (Kubichek 1993) of two takes along their best alignment (dynamic time warping in its
+symmetric form, Sakoe & Chiba 1978), after subtracting each take's mean cepstrum.
 
-With an emotion some errors are common: most takes have them. Softer speech has fewer, and nearly the same prosody, so
-half as many takes again are said at `SOFTER` of the intensity. They are witnesses: compared with, and never kept.
+With an emotion some errors are so common that most takes have them. Softer speech has fewer, and nearly the same
+prosody, so half as many takes again are said at `SOFTER` of the intensity. They are witnesses: only compared with,
+never kept.
 
-Neither the words nor a recogniser is asked, so what one says of the result is evidence. Nor does it prefer plain
-speech, as likelihoods do: what most takes have in common is the emotion as well.
+Neither the text nor a recogniser takes part in the choice, so a recogniser's verdict on the result remains evidence.
+Nor does the choice favour plain speech, as likelihoods do: the emotion is among what most takes have in common.
 """
 
 from __future__ import annotations
@@ -29,20 +30,20 @@ if TYPE_CHECKING:
     from affetto.speak.generation import Request, Spoken
 
 FEWEST = 3
-"""Of two takes neither is more like the other."""
+"""Takes needed for a choice: of two, neither is more like the other."""
 SOFTER = 0.85
-"""Share of the intensity that witnesses are said at."""
+"""The witnesses' share of the intensity."""
 _TAKES_OF_A_WITNESS = 2
 _MOST_CELLS = 2**24
-"""Pairs of positions that are compared at once."""
+"""Most pairs of positions to compare at once."""
 _SEEDS_APART = 15_485_863
-"""From a take's seed to the next one's: prime, so that sentences with seeds in a row share none."""
+"""Distance between the seeds of successive takes: a large prime, so that sentences with adjacent seeds share none."""
 
 FloatArray = NDArray[np.floating]
 
 
 def num_witnesses(request: Request) -> int:
-    """How many softer takes are said to compare with; none of the base's speech, nor where nothing can be chosen."""
+    """The number of softer takes to compare with: none for the base's speech, or where there is no choice to make."""
     return request.takes // _TAKES_OF_A_WITNESS if request.takes >= FEWEST and any(request.gate) else 0
 
 

@@ -1,4 +1,4 @@
-"""`affetto speak`: one sentence, with any trained emotion or blend, into a sound file."""
+"""`affetto speak`: one sentence, with any trained emotion or blend, spoken into a sound file."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ import torch
 
 from affetto.adapters.peft_files import read_facts
 from affetto.audio.corpora.files import text_beside
-from affetto.audio.hints import did_you_mean
 from affetto.audio.sound import read_sound, sound_format, write_sound
-from affetto.errors import AdapterError, ConfigError, DataError
+from affetto.errors import AdapterError, ConfigError, DataError, did_you_mean
 from affetto.files import expanded, is_same_file, make_writable
 from affetto.folders import recover_folder
 from affetto.model.batch import Turn
@@ -37,19 +36,19 @@ def speak_to_file(
     after: Sequence[tuple[Path, int]] = (),
     device: str | None = None,
 ) -> None:
-    """Load what `emotion` (`blend_of`) needs from `models/<emotion>/best`, speak, write `out`.
+    """Load the adapters of `emotion` (`blend_of`) from `models/<emotion>/best`, speak `text`, and write `out`.
 
-    `after` are earlier turns, (sound file with its words in a .txt beside it, speaker), oldest first. `device` is cpu
-    or cuda; None is the `usual_device`. On a GPU the base is in bfloat16. Temperatures and `takes` are the library's
-    where they are None. Raises AffettoErrors, those that can be known before it is loaded at once; what can be spoken
-    in part, a speaker that isn't known, the intensity that each adapter speaks at, and one beyond what training
-    measured, are told.
+    `after` are earlier turns, oldest first, as (sound file with its words in a .txt beside it, speaker). `device` is
+    cpu or cuda; None is the `usual_device`. On a GPU the base is in bfloat16. Temperatures and `takes` of None are the
+    library's defaults. AffettoErrors are raised before anything is loaded if they can be known by then. Says the
+    intensity of each adapter, and warns of one beyond what training measured, of an unknown speaker, and of text that
+    can't be spoken.
     """
     if not out.name:
         raise ConfigError("no name is given for the sound file to write; --out speech.wav, say")
     sound_format(out)
     if any(path.exists() and is_same_file(path, out) for path, _ in after):
-        raise ConfigError(f"{out} is a turn that is gone on from, and would be lost: name another file with --out")
+        raise ConfigError(f"{out} is one of the earlier turns, and would be lost: name another file with --out")
     require_words(text)
     blend = blend_of(emotion)
     require_intensity(intensity, blend)
@@ -76,10 +75,10 @@ def speak_to_file(
 
 
 def _find_adapter(models: Path, name: str) -> Path:
-    """The folder of the adapter `name`; AdapterError where there is none, naming those that there are, and ConfigError
-    where there can't be."""
+    """The folder of the adapter `name`. AdapterError, with the adapters that there are, if there is none; ConfigError
+    if it can't be an emotion's name."""
     if name in ("", ".", "..") or Path(name).name != name:
-        raise ConfigError(f"{name!r} is no emotion's name; where its folder is says --models")
+        raise ConfigError(f"{name!r} isn't the name of an emotion; give the folder of the adapters with --models")
     folder = models / name / "best"
     if recover_folder(folder).is_dir():
         return folder
@@ -91,7 +90,7 @@ def _find_adapter(models: Path, name: str) -> Path:
 
 
 def _tell_strength(name: str, folder: Path, strength: float, why: str) -> None:
-    """A line with the intensity that an adapter speaks at, and one where that is more than its training looked at."""
+    """Say the intensity that an adapter speaks at, and warn if it is more than its training measured."""
     say(f"{name} at intensity {strength:.4g}{why}")
     measured = [float(point["intensity"]) for point in read_facts(folder).get("frontier") or ()]
     if measured and strength > max(measured):

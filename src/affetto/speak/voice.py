@@ -70,11 +70,11 @@ class Voice:
         dtype: torch.dtype = torch.float32,
         only_speaks: bool = False,
     ) -> Voice:
-        """Load a base by name, folder or hub id. With `only_speaks` it loads faster and gives no
-        logits, and beside a GPU adapters wait in the host's memory.
+        """Load a base by name, folder or hub id. With `only_speaks` it loads faster but gives no logits, and on a GPU
+        its adapters wait in the host's memory.
 
-        `device` is cpu or cuda (cuda:1 is the second GPU), `dtype` float32, bfloat16 or float16; ConfigError where
-        that isn't here, or is another.
+        `device` is cpu or cuda (cuda:1 is the second GPU), `dtype` float32, bfloat16 or float16; ConfigError for
+        anything else, or for a GPU that isn't there.
         """
         require_device(device)
         require_dtype(dtype)
@@ -83,14 +83,14 @@ class Voice:
 
     @classmethod
     def of_run(cls, base: str, precision: str) -> Voice:
-        """The base of a run where it is evaluated: on `usual_device`, there in the run's `base_precision`.
+        """The base of a run, loaded to be evaluated: on `usual_device`, and on a GPU in the run's `base_precision`.
 
-        What is packed in four bits for training speaks in bfloat16; a CPU computes in float32 always.
+        A base that is trained in four bits speaks in bfloat16; a CPU always computes in float32.
         """
         device = usual_device(base)
         if device == "cpu":
             return cls.load(base)
-        # What training held there goes before the base comes a second time.
+        # Free what training held there before the base is loaded a second time.
         gc.collect()
         torch.cuda.empty_cache()
         return cls.load(base, device=device, dtype=DTYPES[precision])
@@ -101,14 +101,14 @@ class Voice:
         return tuple(self.bank.names) if self.bank else ()
 
     def recommended_intensity(self, name: str) -> float:
-        """At which a loaded adapter speaks unless told otherwise. AdapterError for one that isn't loaded."""
+        """The intensity that a loaded adapter speaks at by default. AdapterError for one that isn't loaded."""
         self._require_loaded([name])
         return self._intensities.get(name, 1.0)
 
     def strengths(self, emotion: str | Mapping[str, float] | None, intensity: float | None = None) -> dict[str, float]:
-        """The intensity that each adapter speaks at: its share of `intensity`, or of what its training recommends.
+        """The intensity of each adapter: its share of `intensity`, or of what its training recommends.
 
-        `emotion` is as for `request`. ConfigError and AdapterError as there.
+        `emotion` is as for `request`; so are the errors.
         """
         shares = blend_of(emotion)
         require_intensity(intensity, shares)
@@ -125,12 +125,12 @@ class Voice:
             )
 
     def load_adapter(self, name: str, folder: str | Path, *, allow_other_base: bool = False) -> None:
-        """Load the adapter, or fully fine-tuned checkpoint, in `folder` under `name`.
+        """Load the adapter or fully fine-tuned checkpoint in `folder` as `name`.
 
         See `affetto.adapters.peft_files` for what is refused.
         """
         if self.bank is None:
-            # Adapters may change different layers, so the bank covers all; one without adapters costs nothing.
+            # Adapters may change different layers, so the bank covers all; a layer without adapters costs nothing.
             self.bank = AdapterBank(
                 self.base.model, self.base.network.gates, all_targets(self.base.model), on_host=speaks_only(self.base)
             )
@@ -147,16 +147,16 @@ class Voice:
         """The request for `text`. `emotion` is a name or a blend, happy=0.6,sad=0.4 or {name: share} (`blend_of`), and
         `intensity` scales it.
 
-        Without `intensity` each adapter speaks at the intensity that its training recommends. `cued=False` leaves the
-        prompt plain with the adapter on, which shows what leaks. `context` are earlier turns (`turn`), oldest first;
-        the oldest ones are left out where the base's window has no room. For the text itself see `frames_that_fit`.
-        `depth_temperature` is that of the codebooks behind the first; None is the base's share of `temperature`
-        (`Network.depth_temperature_share`). Of several `takes` the one that is most like the others is kept
-        (`affetto.speak.takes`); greedy there is one.
+        Without `intensity` each adapter speaks at the intensity that its training recommends. `cued=False` keeps the
+        prompt plain although the adapter is on, which shows what leaks. `context` are earlier turns (`turn`), oldest
+        first; the oldest are left out if the base's window has no room for them. A text that is too long is cut off or
+        refused, see `frames_that_fit`. `depth_temperature` is for all codebooks but the first; None is the base's share
+        of `temperature` (`Network.depth_temperature_share`). Of several `takes` the one most like the others is kept
+        (`affetto.speak.takes`); greedy decoding has only one.
 
-        ConfigError for a text of which nothing can be spoken, what can't be one (an intensity, seed, speaker, context,
-        temperature or number of takes), and an intensity of no emotion; AdapterError for an emotion that isn't loaded.
-        What can be spoken in part and a speaker of no clip are told, once.
+        ConfigError for an invalid argument, for a text of which nothing can be spoken, and for an intensity without an
+        emotion; AdapterError for an emotion that isn't loaded. A warning, once, for a text that can only be spoken in
+        part, and for a speaker that no clip was of.
         """
         if depth_temperature is None:
             depth_temperature = require_temperature(temperature) * self.base.network.depth_temperature_share
@@ -180,7 +180,7 @@ class Voice:
         return Request(ids, cap, gate, seed, temperature, depth_temperature, context=tuple(fitting), takes=takes)
 
     def _check_text(self, text: str) -> None:
-        """ConfigError where nothing of `text` can be spoken; a line where some of it can't."""
+        """ConfigError if nothing of `text` can be spoken; a warning if some of it can't."""
         require_words(text)
         if unknown := self.unknown_signs(text):
             told = ", ".join(map(repr, unknown))
@@ -196,8 +196,8 @@ class Voice:
     def turn(self, text: str, samples: ArrayLike, sample_rate: int, speaker: SupportsIndex = 0) -> Turn:
         """An earlier turn for `context`: what `speaker` said and how it sounded, samples as `mono_sound` takes them.
 
-        A base of many voices goes on in the voice that it hears. ConfigError for Moshi, which can't be given any yet,
-        and for what `request` refuses of text and speaker; DataError for samples that aren't one sound.
+        A base of many voices continues in the voice that it hears. ConfigError for Moshi, which doesn't support turns
+        yet, and for a text or speaker that `request` would refuse; DataError for samples that aren't a mono sound.
         """
         if self.base.has_text_stream:
             raise ConfigError(f"{self.base.id} can't be given earlier turns to speak after")
@@ -215,10 +215,10 @@ class Voice:
         speaker: SupportsIndex = 0, seed: SupportsIndex = 0, temperature: float = SPEAKING_TEMPERATURE,
         depth_temperature: float | None = None, context: Sequence[Turn] = (), takes: int | None = None,
     ) -> tuple[NDArray[np.float32], int]:  # fmt: skip
-        """Speak; returns (mono samples, sample rate). No emotion is the base; see `request`.
+        """Speak; returns (mono samples, sample rate). Without an emotion the base speaks; see `request`.
 
-        Without `takes` it is said `SPEAKING_TAKES` times, or once (`num_takes`). Speech that is empty, or that its cap
-        ended and not the base, is told.
+        By default it is said `SPEAKING_TAKES` times, with some bases once (`num_takes`). A warning if nothing was said,
+        or if the speech was cut off.
         """
         request = self.request(
             text, emotion, intensity=intensity, speaker=speaker, seed=seed, temperature=temperature,
@@ -237,11 +237,11 @@ class Voice:
         speaker: SupportsIndex = 0, seed: SupportsIndex = 0, temperature: float = SPEAKING_TEMPERATURE,
         depth_temperature: float | None = None, context: Sequence[Turn] = (),
     ) -> Iterator[NDArray[np.float32]]:  # fmt: skip
-        """What `speak` gives, in pieces while it is spoken: mono samples, a frame (80 ms) each.
+        """The speech of `speak` with one take, in pieces while it is generated: mono samples, a frame (80 ms) each.
 
-        Mimi gives each frame at once and keeps its state (`affetto.codes.sound_stream`); Moshi itself is a frame late.
-        The miniature's codec is a frame late too and decodes all that was said so far for every piece: it keeps up with
-        real time for about six seconds.
+        Mimi decodes each frame at once and keeps its state (`affetto.codes.sound_stream`); Moshi itself is a frame
+        late. So is the miniature's codec, which for every piece decodes all that was said so far: it keeps up with real
+        time for about six seconds.
         """
         request = self.request(
             text, emotion, intensity=intensity, speaker=speaker, seed=seed, temperature=temperature,
@@ -252,22 +252,22 @@ class Voice:
                 yield piece.samples_N
 
     def stream_together(self, requests: Sequence[Request], *, batch_size: int = 32) -> Iterator[Piece]:
-        """What `stream` gives of each request (`request`), `batch_size` at a time, told apart by their places.
+        """`stream` for many requests (made by `request`), `batch_size` at a time; pieces are numbered by request.
 
-        Frames are drawn and, by Mimi, decoded in one batch. ConfigError where the base says all of a text at once.
+        Frames are drawn in one batch and, by Mimi, decoded in one. ConfigError if the base can't speak frame by frame.
         """
         if any(request.takes > 1 for request in requests):
             raise ConfigError("which take is kept isn't known until all are said: stream one take")
         if not can_stream(self.base):
-            raise ConfigError(f"{self.base.id} says all codes of a text at once: speak whole texts with it")
+            raise ConfigError(f"{self.base.id} doesn't speak frame by frame, so it can't stream: speak whole texts")
         yield from stream(self.base, self._padded(requests), self.codec.open_streams(), batch_size=batch_size)
 
     def generate(self, requests: Sequence[Request], on_progress: Callable[[int], object] | None = None) -> list[Spoken]:
-        """Codes of many requests, batched. Requests made before an adapter was loaded don't use it."""
+        """Codes for many requests, in batches. Requests made before an adapter was loaded don't use it."""
         return generate_best(self.base, self.codec, self._padded(requests), on_progress=on_progress)
 
     def num_takes(self, wanted: int) -> int:
-        """`wanted` takes of a CSM, whose rows cost little beside each other, else one: Moshi's are a gigabyte each."""
+        """`wanted` takes of a CSM, whose rows cost little in a batch; else one, since Moshi's take a gigabyte each."""
         return wanted if isinstance(self.base.network, CsmNetwork) else 1
 
     def _padded(self, requests: Sequence[Request]) -> list[Request]:
@@ -275,11 +275,11 @@ class Voice:
         return [replace(one, gate=one.gate + (0.0,) * (num - len(one.gate))) for one in requests]
 
     def decode(self, spoken: Spoken) -> NDArray[np.float32]:
-        """Samples of what was said."""
+        """The sound of what was said, as mono samples."""
         return self.codec.decode(spoken.codes_TK)
 
     def decode_each(self, spoken: Sequence[Spoken]) -> Iterator[NDArray[np.float32]]:
-        """What `decode` gives of each, in their order; faster than one by one."""
+        """`decode` of each, in order; faster than one by one."""
         return decode_each(self.codec, [said.codes_TK for said in spoken])
 
     def unknown_signs(self, text: str) -> list[str]:
@@ -287,7 +287,7 @@ class Voice:
         return self._signs.unknown(text)
 
     def knows_speaker(self, speaker: int) -> bool | None:
-        """Whether a loaded adapter had clips of `speaker`, or the miniature the voice; None where that isn't known."""
+        """Whether a loaded adapter had clips of `speaker`, or the miniature has that voice; None if that is unknown."""
         known = self._known_speakers()
         return speaker in known if known else None
 
@@ -306,5 +306,5 @@ class Voice:
 
 
 def usual_device(base: str) -> str:
-    """The GPU where there is one, but for the miniature, which a CPU has said before a GPU is ready."""
+    """The GPU if there is one; the CPU for the miniature, which has spoken there before a GPU is ready."""
     return "cuda" if base != MINIATURE and torch.cuda.is_available() else "cpu"

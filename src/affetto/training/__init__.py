@@ -1,1 +1,1 @@
-"""The run: batches, losses, steps, checkpoints."""
+"""The training run: batches, losses, steps, checkpoints."""

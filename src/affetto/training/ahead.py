@@ -1,4 +1,4 @@
-"""The next step's batches, made by a thread while a GPU is at this one's."""
+"""Prefetching: a thread makes the next step's batches while the GPU works on this one's."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ T = TypeVar("T")
 
 
 class Ahead(Generic[T]):
-    """Gives `make(0)`, `make(1)`, … up to `stop`; what comes next is made already, where `is_on`.
+    """Gives `make(0)`, `make(1)`, … up to `stop`; with `is_on` a thread makes each one ahead of time.
 
-    `make` must depend on the number alone: then it doesn't matter when it is called. What it raises comes up when
-    its result is asked for.
+    `make` must depend on its number alone, so that it doesn't matter when it is called. What it raises is raised when
+    its result is taken.
     """
 
     def __init__(self, make: Callable[[int], T], stop: int, *, is_on: bool = True) -> None:
@@ -23,7 +23,7 @@ class Ahead(Generic[T]):
         self._next: tuple[int, Future[T]] | None = None
 
     def take(self, number: int) -> T:
-        """`make(number)`; the thread goes on with the next one."""
+        """`make(number)`; the thread then starts on the next one."""
         if self._thread is None:
             return self._make(number)
         known, self._next = self._next, None

@@ -1,7 +1,7 @@
-"""Which rows a step trains on. A pure function of the seed and the step, so resuming needs no sampler state.
+"""Which rows a step trains on: a pure function of the seed and the step, so resuming needs no sampler state.
 
-Every batch mixes two streams, emotional and general, by `replay_ratio`. Rows of like length go together, and a batch
-is full when its frames are those of `batch_size` mean clips, not when it has so many rows.
+Every batch mixes two streams, emotional and general, by `replay_ratio`. Rows of similar length go together, and a batch
+is full when it has the frames of `batch_size` mean clips, not a certain number of rows.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from affetto.model.batch import Batch, Row, collate, moved_to, pinned
 from affetto.preserve.teacher import TeacherCache
 
 _WINDOW = 8
-"""Batches whose rows are sorted by length together."""
+"""Number of batches whose rows are sorted by length together."""
 
 
 @dataclass(frozen=True)
 class Places:
-    """Where the predictions of one stream stand, by loss: numbers to select by.
+    """The indices of one stream's predictions, by loss.
 
-    A mask would have to be counted first, for which the host waits until a GPU has done all before.
+    Masks would do, but selecting by a mask makes the host wait for the GPU to count it.
     """
 
     ce_N: Tensor
@@ -35,17 +35,17 @@ class Places:
     """Among its M depth frames: those drawn for the cross-entropy."""
     kl_N: Tensor
     kl_M: Tensor
-    """Those that have a teacher's answer, …"""
+    """The frames that have a teacher's answer, …"""
     taught_N: Tensor
     taught_M: Tensor
-    """… and where that stands among the answers."""
+    """… and the places of those answers among all answers."""
 
     def to(self, device: torch.device | str) -> Places:
         """The same on `device`."""
         return replace(self, **{name: moved_to(value, device) for name, value in self.__dict__.items()})
 
     def pinned(self) -> Places:
-        """In memory that a GPU reads by itself."""
+        """The same in pinned memory, from which copying to a GPU is quick."""
         return replace(self, **{name: pinned(value) for name, value in self.__dict__.items()})
 
 
@@ -70,7 +70,7 @@ class TrainBatch:
         return replace(self, batch=self.batch.to(device), places=places, **moved)
 
     def pinned(self) -> TrainBatch:
-        """The batch in memory that a GPU reads by itself; `to` is quick then."""
+        """The batch in pinned memory, from which `to` a GPU is quick."""
         ready = {name: pinned(value) for name, value in self.__dict__.items() if isinstance(value, Tensor)}
         places = {stream: mine.pinned() for stream, mine in self.places.items()}
         return replace(self, batch=self.batch.pinned(), places=places, **ready)
@@ -78,7 +78,7 @@ class TrainBatch:
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Which rows go through the network together, by their places in the two streams."""
+    """The rows that go through the network together, by their places in the two streams."""
 
     emotional: tuple[int, ...]
     general: tuple[int, ...]
@@ -117,9 +117,9 @@ def plan_run(
     num_epochs: int,
     seed: int,
 ) -> Plan:
-    """Lay out a run over clips of the given lengths.
+    """Plan a run over clips of the given lengths.
 
-    An epoch shows every emotional clip once; its last step has fewer micro-batches where they don't divide evenly.
+    Each epoch shows every emotional clip once; its last step has fewer micro-batches if they don't divide evenly.
     """
     if not emotional_frames:
         raise DataError("there is no emotional clip to train on")
@@ -150,7 +150,7 @@ def plan_run(
 
 
 def _groups(frames: Sequence[int], budget: float, rng: np.random.Generator) -> list[list[int]]:
-    """Every index once, in groups of about `budget` frames; a group goes over by half a clip, or is one long clip."""
+    """All indices in groups of about `budget` frames, exceeded by at most half a clip unless a clip is longer."""
     window = max(1, round(_WINDOW * budget / float(np.mean(frames))))
     parts = np.array_split(rng.permutation(len(frames)), -(-len(frames) // window))
     groups: list[list[int]] = []
@@ -180,10 +180,10 @@ def assemble(
 ) -> TrainBatch:
     """Make the batch of one micro-step.
 
-    `taught` says for each stream ("emotion", "rehearsal") whether the teacher's answers are asked for. The depth
-    frames of the cross-entropy are drawn here, uniformly over all frames of a stream: the end-of-audio frame has
-    the same chance as any other. Where the cross-entropy of a stream that is taught counts nothing (`learned`; None:
-    it counts), it is told of the teacher's frames, and no others go through the depth decoder.
+    `taught` says for each stream ("emotion", "rehearsal") whether it needs the teacher's answers. The depth frames of
+    the cross-entropy are drawn here, uniformly over all frames of a stream, so that the end-of-audio frame has the
+    same chance as any other. If a taught stream's cross-entropy has no weight (`learned`; None: all have one), it is
+    computed on the teacher's frames, for the log, and no others go through the depth decoder.
     """
     rows = [*emotional, *general]
     drawn = [*_draw(emotional, depth_share, rng), *_draw(general, depth_share, rng)]
@@ -237,7 +237,7 @@ def _places(in_N: Tensor, *, depth_M: Tensor, ce_M: Tensor, kl_N: Tensor, kl_M: 
 
 
 def _draw(rows: Sequence[Row], share: float, rng: np.random.Generator) -> list[NDArray[np.int64]]:
-    """For each row the frames drawn, of all frames of all rows alike."""
+    """The frames drawn from each row, uniformly over all frames of all rows."""
     lengths = [row.num_frames for row in rows]
     total = sum(lengths)
     if total == 0:

@@ -1,4 +1,4 @@
-"""A run's state on disk. Batches and draws are functions of the step, so the state is tensors and a step number."""
+"""A run's state on disk. Batches and draws are functions of the step, so tensors and a step number suffice."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from affetto.preserve.budget import BudgetState
 from affetto.training.optimizer import kept_state, put_state
 
 _STATE = "training_state.safetensors"
-"""One file, so that no moment of a crash leaves half of it. Facts are JSON in its header."""
+"""A single file, so that a crash never leaves half a state. `Progress` is JSON in its header."""
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,12 @@ class Progress:
     step: int
     """Completed optimizer steps."""
     best_value: float | None
-    """Lowest validation value so far, and the step it was seen at."""
+    """Lowest validation value so far, and its step."""
     best_step: int | None
     run_key: str
-    """Hash of everything that decides the run; another one can't be resumed."""
+    """Hash of everything that decides the run; a run with another key can't be resumed from this state."""
     training_s: float = 0.0
-    """Seconds spent in steps and validations, by all processes that had a part in the run one after the other."""
+    """Seconds spent in steps and validations, interrupted attempts included."""
     loss_scaling: Mapping[str, float] | None = None
     """State of fp16's loss scaler."""
     control: BudgetState | None = None
@@ -49,7 +49,7 @@ def has_state(folder: Path) -> bool:
 def save_state(
     folder: Path, parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer, progress: Progress
 ) -> None:
-    """Write weights, optimizer moments and progress to `folder`, complete or not at all."""
+    """Write weights, optimizer moments and progress to `folder`, atomically."""
     tensors: dict[str, Tensor] = {}
     for name, parameter in parameters.items():
         tensors[f"weight/{name}"] = parameter.detach().cpu().contiguous()
@@ -62,7 +62,7 @@ def save_state(
 def load_state(
     folder: Path, parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer, run_key: str
 ) -> Progress:
-    """Put the state of `folder` into `parameters` and `optimizer`; where it is unfit, CheckpointError and no change."""
+    """Load the state in `folder` into `parameters` and `optimizer`. If unfit: CheckpointError, no change."""
     progress = _read_progress(folder, run_key)
     moments: dict[str, dict[str, Tensor]] = {}
     for key, value in load_file(folder / _STATE).items():
@@ -81,7 +81,7 @@ def load_state(
 
 def _read_progress(folder: Path, run_key: str) -> Progress:
     if not has_state(folder):
-        raise CheckpointError(f"there is nothing to resume in {folder}; leave --resume away to start afresh")
+        raise CheckpointError(f"there is nothing to resume in {folder}; leave out --resume to start afresh")
     try:
         with safe_open(folder / _STATE, framework="pt") as file:
             facts: dict[str, Any] = json.loads((file.metadata() or {})["progress"])

@@ -1,7 +1,7 @@
-"""The expressive base: one adapter over all emotions, which the emotions' own adapters may build upon.
+"""The expressive base: one adapter over all emotions, which each emotion's own adapter may build on.
 
-Its gate is 1 wherever theirs is. What is written for an emotion is the sum of both as one LoRA, the ranks side by side,
-so that it loads on the untouched base like any other.
+Its gate is 1 wherever theirs is. What is saved for an emotion is the sum of both as one LoRA, the ranks side by side,
+so it loads on the untouched base like any other.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from affetto.model.base import Base
 
 
 def lacks_expressive_base(config: Config) -> bool:
-    """Whether the configuration asks for an expressive base that is yet to be trained, or to be trained to its end.
+    """Whether the configuration asks for an expressive base whose training has yet to begin or to finish.
 
-    A run that was stopped has left its best adapter so far, whose frontier was never measured.
+    An interrupted run leaves its best adapter so far, but without a frontier, which is measured at the end.
     """
     folder = recover_folder(config.expressive_folder)
     if not config.expressive_base or not folder.is_dir():
@@ -30,7 +30,7 @@ def lacks_expressive_base(config: Config) -> bool:
 
 
 def add_expressive_base(bank: AdapterBank, config: Config, emotions: Sequence[str], base: Base) -> str | None:
-    """Put the expressive base, frozen, into the bank where `emotions` build upon it; returns its weights' hash."""
+    """Put the expressive base, frozen, into the bank if `emotions` build on it; returns the hash of its weights."""
     if not config.expressive_base or EXPRESSIVE in emotions:
         return None
     folder = config.expressive_folder

@@ -1,4 +1,4 @@
-"""What an adapter's `affetto.json` says of where it comes from."""
+"""The facts in an adapter's `affetto.json`: where it comes from and what its run found out."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def run_facts(
     command: str,
     expressive: str | None = None,
 ) -> dict[str, Any]:
-    """What is known before the first step; `expressive` is the hash of the expressive base that it builds upon."""
+    """The facts known before the first step; `expressive` is the hash of the expressive base that it builds on."""
     return {
         "format": "affetto.adapter/1",
         "emotion": emotion,
@@ -68,7 +68,7 @@ def run_facts(
 
 
 def machine_texts(prepared: Prepared, streams: Streams) -> dict[str, Any]:
-    """How many of the clips that are trained on have a text that a model wrote, and how many by which model."""
+    """How many training clips have a text that a model wrote, by stream and by model."""
     writers = {clip.id: clip.transcribed_by for clip in prepared.clips}
     counts = {
         name: Counter(writer for row in rows if (writer := writers[row.clip_id]) is not None)
@@ -79,7 +79,7 @@ def machine_texts(prepared: Prepared, streams: Streams) -> dict[str, Any]:
 
 
 def intensities(prepared: Prepared, streams: Streams) -> dict[str, int]:
-    """How many of the emotional clips are acted how strongly; the strongest last."""
+    """How many emotional clips are acted at each intensity, the strongest last."""
     acted = {clip.id: clip.gate for clip in prepared.clips}
     counts = Counter(acted[row.clip_id] for row in streams.emotional)
     return {f"{intensity:g}": count for intensity, count in sorted(counts.items())}
@@ -92,7 +92,7 @@ def final_facts(
     timings: Mapping[str, float],
     budget: ForgettingBudget | None = None,
 ) -> dict[str, Any]:
-    """`facts` with what the run found; `points` are its frontier."""
+    """`facts` with what the run found out; `points` are its frontier."""
     recommended = recommend(points, budget.budget if budget else None)
     return {
         **facts,
@@ -108,7 +108,7 @@ def final_facts(
 def _budget_facts(
     budget: ForgettingBudget, state: Progress, points: Sequence[Mapping[str, Any]], recommended: float
 ) -> dict[str, Any]:
-    """Whether the budget was met: at the recommended intensity, which is never below the smallest of the frontier's."""
+    """Whether the budget is met at the recommended intensity, which is never below the frontier's smallest."""
     kl = next(float(point["kl"]) for point in points if point["intensity"] == recommended)
     return {
         "budget": budget.budget,
@@ -119,12 +119,12 @@ def _budget_facts(
 
 
 def unmet_budget(facts: Mapping[str, Any]) -> str | None:
-    """What to tell the user of an adapter that didn't meet its forgetting budget; None where it did, or had none."""
+    """The warning about an adapter that didn't meet its forgetting budget; None if it did, or had none."""
     told = facts.get("forgetting_budget")
     if not told or told["met"]:
         return None
     return (
         f"{facts['emotion']}: the forgetting budget of {told['budget']:g} nats per code was not met: even at intensity "
-        f"{facts['recommended_intensity']:g}, the least that is recommended, held-out general clips forget "
-        f"{told['kl']:.3g}. Give it more epochs or a lower learning_rate, or a larger forgetting_budget"
+        f"{facts['recommended_intensity']:g}, the least that is recommended, the KL on held-out general clips is "
+        f"{told['kl']:.3g}. Give it more epochs, a lower learning_rate or a larger forgetting_budget"
     )

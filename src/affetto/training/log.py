@@ -1,4 +1,4 @@
-"""The training log: one JSON line per step that is reported, by term, and the trackers that follow it."""
+"""The training log: one JSON line per logged step, with every loss term, which trackers are told too."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from affetto.files import finite_or_none, place_told, why_unreadable, write_text
 
 
 class TrainingLog:
-    """Lines of `training_log.jsonl`, written by the main process.
+    """Writes `training_log.jsonl`, from the main process.
 
-    Opening it at a step drops what a killed run had written beyond it. `ewc_natural_weight` is the natural value of
-    `ewc_lambda`: what the `ewc` term, in nats per code, is multiplied by where there is no budget (`LossWeights`).
-    `prefix` stands before what trackers, who may follow several runs at once, are told.
+    Opening it at a step drops the lines that a killed run wrote beyond that step. `ewc_natural_weight` is `ewc_lambda`
+    in natural units: the weight of the `ewc` term, in nats per code, without a budget (`LossWeights`). `prefix` comes
+    before the names that trackers see, since they may follow several runs at once.
     """
 
     def __init__(
@@ -31,7 +31,7 @@ class TrainingLog:
             write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
 
     def write(self, step: int, epoch: float, split: str, lr: float, terms: Mapping[str, float | None]) -> None:
-        """Append one line and tell the trackers. What is not a finite number is null."""
+        """Append one line and tell the trackers. Values that aren't finite become null."""
         finite = {name: finite_or_none(value) for name, value in terms.items()}
         rates = {"lr": lr, "ewc_natural_weight": self.ewc_natural_weight}
         row = {"step": step, "epoch": round(epoch, 4), "split": split, **rates, "terms": finite}
@@ -43,9 +43,9 @@ class TrainingLog:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """Rows of a training log; empty where there is none. A line that a killed run left unfinished is passed over.
+    """Rows of a training log; empty if there is none. An unfinished last line, left by a killed run, is skipped.
 
-    DataError where another line is no row.
+    DataError if any other line isn't a valid row.
     """
     if not path.is_file():
         return []

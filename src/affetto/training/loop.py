@@ -1,4 +1,4 @@
-"""`affetto train`: a run of one emotion or of several together, told once."""
+"""`affetto train`: the whole run, of one emotion or of several together, in numbered stages."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ from affetto.training.streams import build_streams, general_fisher
 from affetto.training.validation import frontier
 
 _LOG_EVERY = 5
+"""Steps between two lines of the training log."""
 
 
 def train(config: Config, emotion: str, prepared: Prepared, *, resume: bool = False, command: str = "") -> Path:
@@ -46,12 +47,14 @@ def train_together(
 ) -> list[Path]:
     """Train one adapter per emotion in one run; returns the folders `emotion_models/<emotion>`.
 
-    Rows of all emotions share every forward pass, each under its own adapter's gate; every adapter has its own
-    optimizer, clipping, best checkpoint and state, and becomes what it would become alone. Writes `best/` (the adapter,
-    by validation), `last/` (to resume from), `training_log.jsonl` and, where `num_checkpoints` asks for them,
-    `checkpoints/step-…`. Raises Interrupted after saving where SIGTERM or Ctrl-C arrives; `resume=True` then goes on as
-    if nothing had happened, and starts afresh where nothing was saved. Raises NonFiniteLossError, with the state before
-    that step saved, where a loss or gradient is not finite.
+    The rows of all emotions share each forward pass, every row under its own adapter's gate. Each adapter has its own
+    optimizer, gradient clipping, best checkpoint and state, and becomes what it would become alone. Writes `best/` (the
+    best adapter by validation), `last/` (to resume from), `training_log.jsonl` and, with `num_checkpoints`,
+    `checkpoints/step-…`.
+
+    On SIGTERM or Ctrl-C it saves and raises Interrupted; `resume=True` then continues as if nothing had happened, or
+    starts afresh if nothing was saved. If a loss or gradient is not finite it saves the state before that step and
+    raises NonFiniteLossError.
     """
     timings: dict[str, float] = {}
     reset_peak_memory()
@@ -62,7 +65,7 @@ def train_together(
         check_together(config, accelerator, emotions)
         if accelerator.is_main_process:
             used.enter_context(alone_in([config.model_of(emotion) for emotion in emotions]))
-        # 2. The frozen base, and a bank with a fresh adapter for every emotion, which starts as the base.
+        # 2. The frozen base, and a bank with a fresh adapter per emotion, which changes nothing yet.
         base = load_base(config.base, device=accelerator.device, precision=config.base_precision)
         if config.activation_checkpointing:
             base.network.enable_checkpointing()
@@ -79,12 +82,12 @@ def train_together(
             emotion: build_streams(config, emotion, prepared, base, own_gate(bank, emotion)) for emotion in emotions
         }
 
-        # 4. What the base must not forget: the Fisher, cached for every emotion and run.
+        # 4. What the base must not forget: the Fisher, estimated once for all emotions and runs.
         general = next(iter(streams.values())).fisher
         with timed(timings, "fisher"):
             curvature = general_fisher(config, base, list(bank.sites), general, bank.factors(emotions[0]))
 
-        # 5. Teacher's answers, every step's plan, where an earlier run stopped.
+        # 5. The teacher's answers, the plan of all steps, and where an earlier run stopped.
         runs, states = [], []
         for emotion in emotions:
             run, state = prepared_run(
@@ -94,11 +97,11 @@ def train_together(
             runs.append(run)
             states.append(state)
 
-        # 6. Train; the best adapters so far are always on disk.
+        # 6. Train; the best adapter so far is always on disk.
         earlier_s = max(state.training_s for state in states)
         states = run_steps(runs, states)
 
-        # 7. How strong should each speak? Measure the frontier of the best adapters.
+        # 7. How strongly should each speak? Measure the frontier of the best adapters.
         timings["training"] = round(max(state.training_s for state in states), 2)
         with timed(timings, "frontier"):
             frontiers = [_best_frontier(run) for run in runs]
@@ -110,7 +113,7 @@ def train_together(
 
 
 def _finish(run: Run, state: Progress, points: list[dict[str, Any]], timings: Mapping[str, float]) -> None:
-    """Put what the run found beside the best adapter, which the bank holds."""
+    """Save the best adapter, which the bank now holds, with all that the run found out."""
     if run.accelerator.is_main_process:
         facts = final_facts(run.facts, state, points, timings, run.budget)
         save_run(run, run.folder / "best", facts)
@@ -119,7 +122,7 @@ def _finish(run: Run, state: Progress, points: list[dict[str, Any]], timings: Ma
 
 
 def run_steps(runs: Sequence[Run], states: Sequence[Progress]) -> list[Progress]:
-    """The steps of all runs from `states` on, one of each at a time; returns the final states."""
+    """Train all runs from `states` to the end, one step of each at a time; returns the final states."""
     states = list(states)
     before, started = [state.training_s for state in states], time.monotonic()
     title = f"Training {' '.join(run.emotion for run in runs)}"
@@ -157,16 +160,16 @@ def _stop(runs: Sequence[Run], states: Sequence[Progress], received: str) -> Non
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one step of one adapter gave."""
+    """The result of one step of one adapter."""
 
     lr: float
     terms: dict[str, float]
     control: BudgetState | None
-    """The budget's controller after it."""
+    """State of the budget's controller after the step."""
 
 
 def _after_step(run: Run, state: Progress, outcome: Outcome, training_s: float, bar: Task) -> Progress:
-    """Log, validate, save and keep where it is time to; returns the state after the step."""
+    """Log, validate and save when it is time to; returns the state after the step."""
     done = state.step + 1
     if done % _LOG_EVERY == 0 or done == run.plan.num_steps or state.step == 0:
         run.log.write(done, run.plan.epoch(done), "train", outcome.lr, outcome.terms)
@@ -176,7 +179,7 @@ def _after_step(run: Run, state: Progress, outcome: Outcome, training_s: float, 
         _save(run, state)
     num_kept = min(run.config.num_checkpoints, run.plan.num_steps)
     if done in {round(run.plan.num_steps * number / num_kept) for number in range(1, num_kept + 1)}:
-        _keep(run, done)
+        _save_checkpoint(run, done)
     return state
 
 
@@ -217,11 +220,9 @@ def _step(runs: Sequence[Run], states: Sequence[Progress], batches: Sequence[Seq
 
 @contextmanager
 def train_mode(network: Any, is_on: bool) -> Iterator[None]:
-    """Activations are computed again in train mode alone, which changes nothing else;
-    a loaded network is in eval mode.
-    """
+    """Train mode, which activation checkpointing needs and which changes nothing else; bases come in eval mode."""
     if not is_on:
-        # To tell every module takes as long as a tenth of a small base's step.
+        # Switching every module takes a tenth of a small base's step.
         yield
         return
     network.train()
@@ -232,7 +233,7 @@ def train_mode(network: Any, is_on: bool) -> Iterator[None]:
 
 
 def _micro_batches(run: Run, step: int) -> list[TrainBatch]:
-    """This process's micro-batches of a step; processes take turns, and draw as one process would."""
+    """This process's micro-batches of a step. Processes take them in turn, and each is drawn as by a single process."""
     made = []
     for number, rows in enumerate(run.plan.steps[step]):
         if number % run.accelerator.num_processes == run.accelerator.process_index:
@@ -248,7 +249,7 @@ def _micro_batches(run: Run, step: int) -> list[TrainBatch]:
 
 
 def lr_factor(step: int, num_steps: int, warmup_ratio: float) -> float:
-    """Linear warm-up to 1, then a cosine to 0 at `num_steps`."""
+    """Linear warm-up to 1, then cosine decay to 0 at `num_steps`."""
     warmup = max(1, round(warmup_ratio * num_steps))
     if step < warmup:
         return (step + 1) / warmup
@@ -256,7 +257,7 @@ def lr_factor(step: int, num_steps: int, warmup_ratio: float) -> float:
 
 
 def _validate(run: Run, state: Progress, lr: float, bar: Task) -> Progress:
-    """Validate and log; the adapter is saved where it is the best so far."""
+    """Validate and log; the adapter is saved if it is the best so far."""
     values = run.validation()
     control, told = after_validation(run.budget, state.control, values, run.validation, run.accelerator)
     state, values = replace(state, control=control), values | told
@@ -273,14 +274,15 @@ def _validate(run: Run, state: Progress, lr: float, bar: Task) -> Progress:
     return replace(state, best_value=value, best_step=state.step)
 
 
-def _keep(run: Run, step: int) -> None:
-    """The adapter as it is now, beside `best`, for whoever wants to see how it came about."""
+def _save_checkpoint(run: Run, step: int) -> None:
+    """Save the adapter as it is now into `checkpoints/`, to look at its development later."""
     if run.accelerator.is_main_process:
         facts = {**run.facts, "recommended_intensity": 1.0, "step": step}
         save_run(run, run.folder / "checkpoints" / f"step-{step:05d}", facts)
 
 
 def _save(run: Run, state: Progress) -> None:
+    """Save what the run is resumed from."""
     scaler = run.accelerator.scaler
     if scaler is not None:
         state = replace(state, loss_scaling=scaler.state_dict())
@@ -289,7 +291,7 @@ def _save(run: Run, state: Progress) -> None:
 
 
 def _best_frontier(run: Run) -> list[dict[str, Any]]:
-    """The best adapter, read back from disk, at several intensities."""
+    """The frontier of the best adapter, which is put back into the bank from disk."""
     run.accelerator.wait_for_everyone()
     restore_run(run, run.folder / "best")
     return frontier(run.validation, run.budget.budget if run.budget else None)

@@ -1,4 +1,4 @@
-"""One adapter's run: what its steps need, how it is set up, and where an earlier run stopped."""
+"""One adapter's run: what its steps need, how it is set up, and what it resumes from."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ _NOT_DECISIVE = {
     "evaluation_strengths", "sampling_temperature", "sampling_depth_temperature", "sampling_takes", "base", "data",
     "emotions", "num_checkpoints",
 }  # fmt: skip
-"""Keys that don't change a run, or do so through the base's and the rows' hashes."""
+"""Keys that may differ when a run is resumed: they don't affect it, or only through the base's and the rows' hashes."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """What every step of one adapter needs. Adapters that are trained together share the first five."""
+    """All that the steps of one adapter need. Adapters that are trained together share the first five fields."""
 
     config: Config
     accelerator: Any
@@ -64,16 +64,16 @@ class Run:
     log: TrainingLog
     facts: Mapping[str, Any]
     trained: frozenset[str] | None
-    """Hashes of the clips that it is trained on; None where its expressive base doesn't say its own."""
+    """Hashes of the clips that it is trained on; None if its expressive base doesn't list its own."""
     budget: ForgettingBudget | None
 
     @property
     def adapters(self) -> list[str]:
-        """What speaks: the adapter in training and, where it has one, the expressive base below it."""
+        """The adapters whose sum speaks: the one in training and, where it has one, the expressive base below it."""
         return [name for name in self.bank.names if name in (EXPRESSIVE, self.emotion)]
 
     def penalty(self, step: int | None = None) -> Tensor:
-        """The EWC term of the adapter as it is; see `ewc_penalty`."""
+        """The EWC penalty on the adapter as it is now; see `ewc_penalty`."""
         assert self.curvature is not None
         return ewc_penalty(self.curvature, self.bank.summed(self.adapters), step)
 
@@ -83,7 +83,7 @@ def prepared_run(
     streams: Streams, prepared: Prepared, timings: dict[str, float], expressive: str | None, *, resume: bool,
     command: str, is_alone: bool,
 ) -> tuple[Run, Progress]:  # fmt: skip
-    """One adapter's run, and the state that it starts from."""
+    """Set up one adapter's run; returns it with the state that it starts from."""
     weights = loss_weights(config, streams, base)
     _say_weights(config, emotion, streams, weights, accelerator)
     facts = run_facts(config, emotion, base, prepared, streams, weights, command, expressive)
@@ -104,13 +104,13 @@ def prepared_run(
     budget = ForgettingBudget(config.forgetting_budget) if config.forgetting_budget else None
     run = Run(
         config, accelerator, base, bank, curvature, emotion, folder, streams, weights, teacher, validation, plan,
-        optimizer, log, facts, _trained(config, streams, prepared, expressive), budget,
+        optimizer, log, facts, _trained_hashes(config, streams, prepared, expressive), budget,
     )  # fmt: skip
     return run, state
 
 
 def save_run(run: Run, folder: Path, facts: Mapping[str, Any]) -> None:
-    """Write the adapter as it is, with the expressive base below it; of full rank as a checkpoint."""
+    """Write the adapter as it is now, the expressive base below it included; one of full rank as a whole checkpoint."""
     if run.bank.is_full(run.emotion):
         save_checkpoint(folder, run.bank, run.emotion, run.base.model, run.base.folder, facts, run.trained)
     else:
@@ -119,7 +119,7 @@ def save_run(run: Run, folder: Path, facts: Mapping[str, Any]) -> None:
 
 @torch.no_grad()
 def restore_run(run: Run, folder: Path) -> None:
-    """Put the adapter in `folder` back into the bank: its own factors, which stand last in its file."""
+    """Put the adapter in `folder` back into the bank: its own factors, which come last in its file."""
     recover_folder(folder)
     stored = read_checkpoint(folder, run.bank) if run.bank.is_full(run.emotion) else read_adapter(folder)
     for site, a_RI, b_OR, scale in run.bank.factors(run.emotion):
@@ -138,7 +138,7 @@ def _start(
     accelerator: Any,
     resume: bool,
 ) -> Progress:
-    """The state to start from. A run that starts afresh removes an earlier one's, which isn't its own to resume."""
+    """The state to start from. A run that starts afresh deletes an earlier run's, which it must not be resumed from."""
     if resume and has_state(last):
         state = load_state(last, parameters, optimizer, run_key)
         best = recover_folder(last.with_name("best"))
@@ -157,8 +157,10 @@ def _start(
     return Progress(0, None, None, run_key)
 
 
-def _trained(config: Config, streams: Streams, prepared: Prepared, expressive: str | None) -> frozenset[str] | None:
-    """Hashes of the clips that the adapter learns from or is held to, and those of the expressive base below it."""
+def _trained_hashes(
+    config: Config, streams: Streams, prepared: Prepared, expressive: str | None
+) -> frozenset[str] | None:
+    """Hashes of the clips that the adapter learns from or is preserved on, those of the expressive base included."""
     rows = (*streams.emotional, *streams.rehearsal, *streams.fisher)
     below = read_trained(config.expressive_folder) if expressive else frozenset[str]()
     return None if below is None else clip_hashes(prepared.keys, (row.clip_id for row in rows)) | below
@@ -177,12 +179,13 @@ def _plan(config: Config, streams: Streams) -> Plan:
 
 
 def _run_key(config: Config, emotion: str, base: Base, streams: Streams, expressive: str | None) -> str:
+    """Hash of everything that decides a run: only one with the same key can be resumed."""
     parts = ("run-2", config.model_dump_json(exclude=_NOT_DECISIVE), emotion, base.hash, streams.hash)
     return hash_text(*parts, *([expressive] if expressive else []))
 
 
 def check_together(config: Config, accelerator: Any, emotions: Sequence[str]) -> None:
-    """Raise ConfigError where adapters that train together would not become what each becomes alone."""
+    """ConfigError if adapters that are trained together would not become what each becomes alone."""
     if len(emotions) < 2:
         return
     if config.adapter_dropout:
@@ -192,8 +195,8 @@ def check_together(config: Config, accelerator: Any, emotions: Sequence[str]) ->
         )
     if accelerator.scaler is not None:
         raise ConfigError(
-            "precision fp16 scales the loss by what one adapter's gradients overflow at, so it trains one emotion at a "
-            "time: name one with --emotion, or use bf16"
+            "precision fp16 adapts one loss scale to one adapter's gradients, so it trains one emotion at a time: name "
+            "one with --emotion, or use bf16"
         )
 
 
@@ -202,5 +205,5 @@ def _say_weights(config: Config, emotion: str, streams: Streams, weights: LossWe
         said = f"ewc_lambda {config.ewc_lambda:g} is {weights.ewc:.3g} in natural units"
         if config.forgetting_budget is not None:
             budget = f"forgetting_budget {config.forgetting_budget:g} nats per code"
-            said += f"; a multiplier of all that preserves holds {budget}"
+            said += f"; {budget} is held by a multiplier of the preservation terms"
         say(f"{emotion}: {counted(len(streams.emotional), 'clip')}, {len(streams.rehearsal)} rehearsed; {said}")

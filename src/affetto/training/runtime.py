@@ -1,4 +1,4 @@
-"""What a run stands on: Accelerate and its trackers, signals, clocks."""
+"""A run's environment: Accelerate and its trackers, stop signals, time and memory."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from affetto.training.optimizer import eight_bit_class
 
 @contextmanager
 def accelerated(config: Config, name: str) -> Iterator[Any]:
-    """Accelerate's choice of device, precision and processes; trackers are closed at the end, however it comes.
+    """An Accelerator set up for the run (device, precision, processes), whose trackers are closed when the block ends.
 
-    `name` is what trackers call the run.
+    `name` is the run's name for the trackers.
     """
     from accelerate import Accelerator
     from accelerate.utils import ProjectConfiguration, set_seed
@@ -36,8 +36,8 @@ def accelerated(config: Config, name: str) -> Iterator[Any]:
     check_installed(config)
     if (launched := num_launched()) > 1 and "RANK" not in os.environ:
         raise ConfigError(
-            f"{launched} processes were launched (WORLD_SIZE), and none is told which it is (RANK): start them with "
-            "torchrun, or on GPUs with accelerate launch"
+            f"{launched} processes were launched (WORLD_SIZE), but RANK doesn't say which one this is: start them "
+            "with torchrun, or on GPUs with accelerate launch"
         )
     accelerator = Accelerator(
         cpu=_is_for_cpu(),
@@ -63,17 +63,17 @@ def accelerated(config: Config, name: str) -> Iterator[Any]:
 
 
 def _is_for_cpu() -> bool:
-    """Whether the CPU trains: there is no GPU, or Apple's, which has no float64 for the Fisher and the losses' sums.
+    """Whether to train on the CPU: there is no GPU, or it is Apple's, which lacks float64 for Fisher and loss sums.
 
-    Processes on a CPU know of each other only where Accelerate is told that it is one.
+    Accelerate must be told, or processes on a CPU wouldn't know of each other.
     """
     return not torch.accelerator.is_available() or torch.backends.mps.is_available()
 
 
 def check_installed(config: Config) -> None:
-    """See that what the configuration's training needs beside affetto is there: its trackers, its optimizer.
+    """Check that the optional packages which the configuration needs are installed: its trackers and its optimizer.
 
-    Raises ConfigError for a tracker that nobody knows, MissingDependencyError for what isn't installed.
+    ConfigError for an unknown tracker, MissingDependencyError for a package that isn't installed.
     """
     _check_trackers(config.trackers)
     if config.optimizer_bits == 8:
@@ -81,7 +81,7 @@ def check_installed(config: Config) -> None:
 
 
 def _check_trackers(trackers: tuple[str, ...]) -> None:
-    """Accelerate drops a tracker that isn't installed without a word."""
+    """Check the names here, because Accelerate silently drops trackers that aren't installed."""
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 
     available = {str(getattr(name, "value", name)) for name in get_available_trackers()}
@@ -97,7 +97,7 @@ def _check_trackers(trackers: tuple[str, ...]) -> None:
 
 
 def _flat(config: Config) -> dict[str, str | int | float | bool]:
-    """The configuration as trackers take it: numbers and words."""
+    """The configuration in the form that trackers take: flat, numbers and strings."""
     plain = config.model_dump(mode="json", exclude={"output_dir"})
     return {key: value if isinstance(value, (bool, int, float)) else str(value) for key, value in plain.items()}
 
@@ -118,9 +118,9 @@ class Stop:
 
 @contextmanager
 def stop_signals() -> Iterator[Stop]:
-    """SIGTERM, Ctrl-C and a closed terminal ask for a stop after the step at hand; a second one acts at once.
+    """SIGTERM, Ctrl-C and a closed terminal ask for a stop after the current step; a second signal acts at once.
 
-    Not a closed terminal that is nobody's concern, as under nohup.
+    A closed terminal doesn't count where it is ignored already, as under nohup.
     """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
@@ -149,14 +149,14 @@ def stop_signals() -> Iterator[Stop]:
 
 @contextmanager
 def timed(timings: dict[str, float], name: str) -> Iterator[None]:
-    """Add the seconds that the block takes."""
+    """Add the seconds that the block takes to `timings[name]`."""
     before = time.monotonic()
     yield
     timings[name] = round(timings.get(name, 0.0) + time.monotonic() - before, 2)
 
 
 def resident_bytes() -> int:
-    """Memory that the process has in use now; its most so far where the system doesn't tell."""
+    """Memory that the process uses now; its peak so far where the system doesn't say."""
     try:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     except (OSError, ValueError, IndexError):
@@ -165,7 +165,7 @@ def resident_bytes() -> int:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that is free on a device; on a CPU with what the system would give back."""
+    """Free memory of a device; on a CPU including what the system could reclaim."""
     return int(torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available)
 
 
@@ -180,7 +180,7 @@ def _most_resident_bytes() -> int:
 
 
 def reset_peak_memory() -> None:
-    """What was in use before no longer counts for `peak_memory_mib`, where the system can forget it (Linux, CUDA)."""
+    """Let `peak_memory_mib` count from now on, where the system allows that (Linux, CUDA)."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     with suppress(OSError):
@@ -188,7 +188,7 @@ def reset_peak_memory() -> None:
 
 
 def peak_memory_mib() -> float:
-    """The most memory in use since `reset_peak_memory`: the accelerator's, else the process's."""
+    """Peak memory since `reset_peak_memory`: the GPU's where there is one, else the process's."""
     if torch.cuda.is_available():
         return round(torch.cuda.max_memory_allocated() / 2**20, 1)
     return round(_most_resident_bytes() / 2**20, 1)

@@ -1,4 +1,4 @@
-"""The forgetting budget in a run: which multiplier a step takes, and what steps and validations tell the controller."""
+"""The forgetting budget in a run: the multiplier of each step, and how steps and validations steer its controller."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from affetto.training.validation import Validation, fit_intensity
 def step_weights(
     weights: LossWeights, budget: ForgettingBudget | None, control: BudgetState | None
 ) -> LossWeights:  # fmt: skip
-    """A step's weights: those of the configuration, with a budget under the controller's multiplier."""
+    """A step's weights: the configuration's, with a budget under the controller's current multiplier."""
     if budget is None:
         return weights
     return replace(weights, multiplier=budget.multiplier(control or BudgetState()))
@@ -23,9 +23,9 @@ def step_weights(
 def after_step(
     budget: ForgettingBudget | None, control: BudgetState | None, terms: Mapping[str, float], num_codebooks: int
 ) -> tuple[BudgetState | None, dict[str, float]]:
-    """The controller after a step with `terms`, and what the log says of it; nothing without a budget.
+    """The controller's state after a step with `terms`, and values for the log; nothing without a budget.
 
-    The log gets the multiplier that the step took, and the smoothed KL of rehearsed clips with its target.
+    The log gets the multiplier of the step, and the smoothed KL on rehearsed clips with its target.
     """
     if budget is None:
         return None, {}
@@ -46,11 +46,11 @@ def after_validation(
     validation: Validation,
     accelerator: Any,
 ) -> tuple[BudgetState | None, dict[str, float | None]]:
-    """The controller after a validation that found `values`, and what the log says; nothing without a budget.
+    """The controller's state after a validation that found `values`, and values for the log; nothing without a budget.
 
-    The log gets the largest intensity at which this adapter is inside the budget, and its emotion NLL there. By that
-    number the best adapter is chosen: each is judged as it would be spoken with, and one that happens to stand a little
-    above the budget isn't thrown away for it.
+    The log gets the largest intensity at which the adapter is inside the budget, and its emotion NLL there. The best
+    adapter is chosen by that NLL: each is judged at the strength it would be used at, and one that is slightly over the
+    budget at full strength isn't discarded for it.
     """
     if budget is None:
         return None, {}

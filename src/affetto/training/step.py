@@ -1,4 +1,4 @@
-"""One optimizer step: every term of the loss, by name, as sums over the whole step divided once."""
+"""One optimizer step: every term of the loss, by name, summed over the whole step and divided once."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from torch import Tensor, nn
 
 from affetto.errors import NonFiniteLossError
 from affetto.model.batch import Logits, join
+from affetto.model.losses import LossTerm, cross_entropy, text_loss
 from affetto.preserve.distillation import distillation_kl
-from affetto.terms import LossTerm, cross_entropy, text_loss
 from affetto.training.batches import TrainBatch
 
 DistillOn = Literal["rehearsal", "emotion", "both"]
 STREAMS = ("emotion", "rehearsal")
 TERMS = tuple(f"{stream}_{kind}_{part}" for stream in STREAMS for kind in ("ce", "kl") for part in ("c0", "depth"))
-"""Names of the data terms, as they stand in the log."""
+"""Names of the data terms, as in the log."""
 TEXT_TERMS = tuple(f"{stream}_{kind}_text" for stream in STREAMS for kind in ("ce", "kl"))
-"""Those of a base whose text runs beside its frames."""
+"""Further terms of a base whose text runs beside its frames."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,11 @@ class LossWeights:
     """How the terms add up (method.md, sections 2 to 4).
 
     total = s · [(1 - replay) · stream(emotion) + replay · stream(rehearsal) + m · ewc · EWC], where
-    m is a forgetting budget's multiplier of all that preserves and s = 2 / (1 + m), both 1 without one;
+    m is a forgetting budget's multiplier of the preservation terms and s = 2 / (1 + m), both 1 without a budget;
     stream = (1 - alpha) · CE + m · alpha · T² · KL on the streams that are distilled, and CE elsewhere; where the base
-    spoke the rehearsed clips itself, alpha is 1 on them: its samples carry no truth that the KL doesn't hold exactly;
-    CE and KL are `first_codebook` · codebook zero + (1 - `first_codebook`) · the others, nats per code, and beside
-    them the text's, nats per token, where it runs beside the frames (moshi-finetune adds them up so, too).
+    spoke the rehearsed clips itself, alpha is 1 on them, as its samples say nothing that the KL doesn't say exactly;
+    CE and KL are `first_codebook` · codebook zero + (1 - `first_codebook`) · the others, in nats per code, plus the
+    text's in nats per token where text runs beside the frames (as in moshi-finetune).
     """
 
     replay: float
@@ -46,11 +46,11 @@ class LossWeights:
     is_self_speech: bool = False
     """Whether the rehearsed clips are the base's own samples."""
     multiplier: float = 1.0
-    """Of all that preserves, against the cross-entropy."""
+    """Of the preservation terms, against the cross-entropy."""
 
     @property
     def ewc_weight(self) -> float:
-        """What EWC's penalty, in nats per code, is multiplied by."""
+        """Weight of EWC's penalty, which is in nats per code."""
         return self.ewc * self.multiplier * self._scale
 
     @property
@@ -59,7 +59,7 @@ class LossWeights:
 
     @property
     def taught(self) -> dict[str, bool]:
-        """Which streams need the teacher."""
+        """Which streams are distilled, and so need the teacher's answers."""
         used = self.alpha > 0
         return {
             "emotion": used and self.distill_on in ("emotion", "both"),
@@ -69,7 +69,7 @@ class LossWeights:
 
     @property
     def learned(self) -> dict[str, bool]:
-        """Which streams' cross-entropy of the depth codebooks counts."""
+        """Which streams' cross-entropy on the depth codebooks has a weight."""
         return {stream: self.of(f"{stream}_ce_depth") > 0 for stream in STREAMS}
 
     def of(self, name: str) -> float:
@@ -123,7 +123,7 @@ def _at(values: Tensor, places: Tensor) -> Tensor:
 
 
 def term_counts(train_batch: TrainBatch, num_codebooks: int) -> dict[str, float]:
-    """How many codes (of text: how much weight) each term of a micro-batch sums over, before anything is computed."""
+    """How many codes (for text: how much weight) each term of a micro-batch sums over, before any forward pass."""
     batch = train_batch.batch
     counts: dict[str, float] = {}
     for stream, mine in train_batch.places.items():
@@ -153,21 +153,21 @@ def accumulate_gradients(
     ewc: Callable[[], Tensor] | None,
     accelerator: Any,
 ) -> dict[str, float]:
-    """Backward of one whole step of one adapter; see `accumulate_together`."""
+    """Backward pass of one adapter's whole step; see `accumulate_together`."""
     return accumulate_together(network, [Share(micro_batches, weights, ewc)], accelerator)[0]
 
 
 def accumulate_together(network: Any, shares: Sequence[Share], accelerator: Any) -> list[dict[str, float]]:
-    """Backward of one whole step of several adapters; for each every term in nats per code, and `total`.
+    """Backward pass of a whole step of several adapters; returns for each its terms in nats per code, and `total`.
 
-    On a GPU rows of all adapters go through the network together, each under its own gate; on a CPU, which one
-    adapter's keep busy, one after another, without the ranks of the others. Every adapter's loss is divided by its own
-    counts: what it learns is what it would learn alone. Counts are summed over micro-batches and processes first, so
-    2 x 4 rows, 8 x 1 and 1 x 8 give the same gradient. Gradients are left as each process's part of the sum
-    (`finish_gradients` adds them up), the penalty's included. `ewc` is told unweighted.
+    On a GPU the rows of all adapters go through the network together, each under its own gate. On a CPU, which one
+    adapter keeps busy, they go one adapter after another, without the ranks of the others. Each adapter's loss is
+    divided by its own counts, so it learns what it would learn alone. The counts are summed over micro-batches and
+    processes first, so 2 x 4 rows, 8 x 1 and 1 x 8 give the same gradient. Gradients, the penalty's included, are left
+    as each process's part of the sum, which `finish_gradients` adds up. `ewc` is returned unweighted.
     """
     counts = [_total_counts(share.micro_batches, network.num_codebooks, accelerator) for share in shares]
-    told: list[_Told] = []
+    computed: list[_Term] = []
     for group in _passes([share.micro_batches for share in shares], accelerator.device):
         present = [(place, made.to(accelerator.device)) for place, made in group]
         batches = [made.batch for _, made in present]
@@ -179,75 +179,75 @@ def accumulate_together(network: Any, shares: Sequence[Share], accelerator: Any)
                     terms = batch_terms(logits, made, weights.temperature)
                     totals = {name: terms[name].total for name in terms if count[name]}
                     used += [weights.of(name) / count[name] * total for name, total in totals.items()]
-                    told += [_Told(place, name, total.detach(), made) for name, total in totals.items()]
+                    computed += [_Term(place, name, total.detach(), made) for name, total in totals.items()]
             accelerator.backward(torch.stack(used).sum())
     for place, share in enumerate(shares):
         if share.ewc is not None:
             penalty = share.ewc()
             accelerator.backward(share.weights.ewc_weight / accelerator.num_processes * penalty)
-            told.append(_Told(place, "ewc", penalty.detach()))
-    # Read at last and all at once: a GPU would stand still while the host waits for it and then tells what is next.
-    values = torch.stack([one.total.float() for one in told]).tolist() if told else []
-    _raise_unless_finite(told, values, shares, accelerator)
+            computed.append(_Term(place, "ewc", penalty.detach()))
+    # Read at the end and all at once: each read would let the GPU run idle until the host has queued more work.
+    values = torch.stack([term.total.float() for term in computed]).tolist() if computed else []
+    _raise_unless_finite(computed, values, shares, accelerator)
     return [
-        _step_values(place, shares[place], counts[place], told, values, accelerator) for place in range(len(shares))
+        _step_values(place, shares[place], counts[place], computed, values, accelerator) for place in range(len(shares))
     ]
 
 
 def _passes(
     micro_batches: Sequence[Sequence[TrainBatch]], device: torch.device
 ) -> Iterator[list[tuple[int, TrainBatch]]]:
-    """Which shares' micro-batches go through the network at once, as (place of the share, batch)."""
+    """The micro-batches that go through the network at once, each with the place of its share."""
     for group in zip_longest(*micro_batches):
         present = [(place, made) for place, made in enumerate(group) if made is not None]
         yield from [present] if device.type == "cuda" else ([one] for one in present)
 
 
 @dataclass(frozen=True)
-class _Told:
-    """What a term came to."""
+class _Term:
+    """The sum of one loss term, not yet read from the device."""
 
     place: int
-    """Of the share."""
+    """Of the share that it belongs to."""
     name: str
     total: Tensor
     made: TrainBatch | None = None
-    """On these clips; the penalty is on none."""
+    """The batch that it was computed on; None for the penalty."""
 
 
 def _raise_unless_finite(
-    told: Sequence[_Told], values: Sequence[float], shares: Sequence[Share], accelerator: Any
+    computed: Sequence[_Term], values: Sequence[float], shares: Sequence[Share], accelerator: Any
 ) -> None:
-    """Nothing has been updated yet, so the state is that before the step."""
+    """NonFiniteLossError if a value isn't finite. Nothing has been updated yet, so the state before the step stands."""
     failure = ""
-    bad = [one for one, value in zip(told, values, strict=True) if not math.isfinite(value)]
+    bad = [term for term, value in zip(computed, values, strict=True) if not math.isfinite(value)]
     if bad and bad[0].made is None:
         value = next(value for value in values if not math.isfinite(value))
         failure = f"the EWC penalty is {value} {_on_clips(shares[bad[0].place].micro_batches)}. {_REMEDY}"
     elif bad:
-        names = ", ".join(one.name for one in bad if one.made is bad[0].made)
+        names = ", ".join(term.name for term in bad if term.made is bad[0].made)
         assert bad[0].made is not None
         failure = f"the loss is not finite ({names}) {_on_clips([bad[0].made])}. {_REMEDY}"
-    # All processes stop together: one that raised alone would leave the others waiting for its sums.
+    # All processes stop together: if one raised alone, the others would wait for its sums forever.
     if _summed({"failures": float(bool(failure))}, accelerator)["failures"]:
         raise NonFiniteLossError(failure or f"another process met a loss that is not finite. {_REMEDY}")
 
 
 def _step_values(
-    place: int, share: Share, counts: Mapping[str, float], told: Sequence[_Told], values: Sequence[float],
+    place: int, share: Share, counts: Mapping[str, float], computed: Sequence[_Term], values: Sequence[float],
     accelerator: Any,
 ) -> dict[str, float]:  # fmt: skip
-    """One adapter's terms and their total."""
+    """One adapter's terms, summed over processes, and their weighted total."""
     # A term that only other processes have is zero here.
     mine = {name: 0.0 for name, count in counts.items() if count}
     ewc = None
-    for one, value in zip(told, values, strict=True):
-        if one.place != place:
+    for term, value in zip(computed, values, strict=True):
+        if term.place != place:
             continue
-        if one.name == "ewc":
+        if term.name == "ewc":
             ewc = value
         else:
-            mine[one.name] += value
+            mine[term.name] += value
     found = {name: total / counts[name] for name, total in _summed(mine, accelerator).items()}
     total = sum(share.weights.of(name) * value for name, value in found.items())
     if ewc is not None:
@@ -266,7 +266,7 @@ def finish_gradients(
     for parameter in parameters:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
-        # A fused optimizer goes through memory as it lies.
+        # A fused optimizer reads memory in storage order.
         parameter.grad = parameter.grad.contiguous()
     if accelerator.num_processes > 1:
         _sum_over_processes([parameter.grad for parameter in parameters if parameter.grad is not None], accelerator)
@@ -277,7 +277,7 @@ def finish_gradients(
 
 
 def _sum_over_processes(tensors: Sequence[Tensor], accelerator: Any) -> None:
-    """Sum tensors in place, those of one type in one message: of a hundred messages every one would be waited for."""
+    """Sum tensors in place, all of one type in a single message instead of waiting for hundreds."""
     for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
         same = [tensor for tensor in tensors if tensor.dtype == dtype]
         flat = accelerator.reduce(torch.cat([tensor.flatten() for tensor in same]), "sum")
@@ -286,7 +286,7 @@ def _sum_over_processes(tensors: Sequence[Tensor], accelerator: Any) -> None:
 
 
 def agreed(value: float, accelerator: Any) -> float:
-    """The mean of `value` over processes, the same in each: what is decided by it is decided alike."""
+    """The mean of `value` over processes: the same in each, so that all decide alike."""
     return _summed({"value": value}, accelerator)["value"] / float(accelerator.num_processes)
 
 
@@ -299,7 +299,7 @@ def _on_clips(micro_batches: Sequence[TrainBatch]) -> str:
 
 
 def _total_counts(micro_batches: Sequence[TrainBatch], num_codebooks: int, accelerator: Any) -> dict[str, float]:
-    """Codes per term over micro-batches and processes. Every process names every term, though it has no batch of it."""
+    """Codes per term over micro-batches and processes. Each process names every term, even one it has no batch for."""
     counts = dict.fromkeys((*TERMS, *TEXT_TERMS), 0.0)
     for train_batch in micro_batches:
         for name, count in term_counts(train_batch, num_codebooks).items():

@@ -1,4 +1,4 @@
-"""What flows into a run: emotional, rehearsed and held-out rows; the Fisher and the teacher's answers on them."""
+"""A run's data: emotional, rehearsed and held-out rows, and the Fisher and the teacher's answers on them."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 
 import torch
 
-from affetto.audio.hints import did_you_mean
 from affetto.audio.splits import assert_disjoint
+from affetto.audio.stratified import spread
 from affetto.codes.prepare import Prepared
 from affetto.config import EXPRESSIVE, Config
-from affetto.errors import ConfigError, DataError
+from affetto.errors import ConfigError, DataError, counted, did_you_mean
 from affetto.files import cache_root, hash_bytes, hash_text, made_alone
 from affetto.model.base import Base
 from affetto.model.batch import Row
@@ -22,7 +22,7 @@ from affetto.preserve.curvature import CONTROLS, CURVATURES, Curvature, Factor
 from affetto.preserve.curvature.memory import Shapes, curvature_bytes
 from affetto.preserve.ewc import mean_codes, natural_weight
 from affetto.preserve.fisher import estimate_fisher
-from affetto.preserve.rehearsal import rehearsal_buffer, spread
+from affetto.preserve.rehearsal import rehearsal_buffer
 from affetto.preserve.self_speech import CORPUS as SELF
 from affetto.preserve.teacher import TeacherCache, row_hash, teacher_cache
 from affetto.progress import progress, say
@@ -31,7 +31,7 @@ from affetto.training.step import LossWeights
 from affetto.types import SPLITS, Clip
 
 _MUCH_GB = 2.0
-"""A curvature of this size is told beforehand."""
+"""A curvature larger than this is warned of beforehand."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,9 @@ class Streams:
     validation_emotional: list[Row]
     validation_general: list[Row]
     speakers: dict[str, int]
-    """CSM's speaker number by the data's name."""
+    """The base's speaker number by the data's name."""
     trained_speakers: list[str]
-    """Who acts the emotion."""
+    """The speakers of the emotional clips."""
 
     @property
     def hash(self) -> str:
@@ -59,7 +59,7 @@ class Streams:
 def build_streams(
     config: Config, emotion: str, prepared: Prepared, base: Base, gate: tuple[float, ...] = (1.0,)
 ) -> Streams:
-    """Choose the clips of a run and make their rows, under `gate`, of weaker acting as much less of it.
+    """Choose the clips of a run and make their rows under `gate`, scaled down for clips that are acted more weakly.
 
     DataError says what the data lacks.
     """
@@ -85,12 +85,12 @@ def build_streams(
     strongest = max(clip.gate for clip in emotional)
     if strongest < 1.0:
         say(
-            f"{emotion} has no clip above intensity {strongest:g}: speaking at more than that goes beyond what it heard"
+            f"{emotion} has no clip above intensity {strongest:g}: speaking more strongly goes beyond its training data"
         )
     if shortened:
         say(
-            f"{len(shortened)} of the conversations exceed the base's window of {base.window} positions: their "
-            "oldest turns are left out"
+            f"{counted(len(shortened), 'conversation exceeds', 'conversations exceed')} the base's window of "
+            f"{base.window} positions: the oldest turns are left out"
         )
     return streams
 
@@ -98,7 +98,7 @@ def build_streams(
 def held_out_rows(
     config: Config, emotion: str, prepared: Prepared, base: Base, gate: tuple[float, ...] = (1.0,)
 ) -> tuple[list[Row], list[Row]]:
-    """The emotional and the general rows that the best adapter is chosen by, under `gate`."""
+    """The emotional and the general validation rows, by which the best adapter is chosen, under `gate`."""
     emotional = _held_out(config, _labels(config, emotion), prepared)
     return (
         gated_rows(base, emotional, prepared, config.prompt_template, gate),
@@ -110,9 +110,9 @@ def gated_rows(
     base: Base, clips: Sequence[Clip], prepared: Prepared, template: str = PLAIN_TEMPLATE,
     gate: tuple[float, ...] = (1.0,),
 ) -> list[Row]:  # fmt: skip
-    """Rows of `clips` as an adapter trains on them: under `gate` times how strongly each is acted.
+    """Rows of `clips` as an adapter trains on them: under `gate` times the intensity that each is acted at.
 
-    General speech has its whole gate: there the adapter at full strength must change nothing.
+    General speech has the full gate, since there even the adapter at full strength must change nothing.
     """
     rows = ungated_rows(base, clips, prepared, template)
     return [replace(row, gate=gate).at(clip.gate) for row, clip in zip(rows, clips, strict=True)]
@@ -127,7 +127,7 @@ def ungated_rows(base: Base, clips: Sequence[Clip], prepared: Prepared, template
 
 
 def _emotional_clips(config: Config, emotion: str, prepared: Prepared) -> tuple[list[Clip], list[Clip]]:
-    """Clips to train on, and clips to choose the best adapter by."""
+    """An emotion's training clips, and the validation clips by which the best adapter is chosen."""
     clips = [clip for name in _labels(config, emotion) for clip in prepared.select(name, "train")]
     if not clips:
         found = sorted({*prepared.labels, *(clip.emotion or "general" for clip in prepared.clips)})
@@ -136,14 +136,14 @@ def _emotional_clips(config: Config, emotion: str, prepared: Prepared) -> tuple[
     held = _held_out(config, _labels(config, emotion), prepared)
     if not held:
         raise DataError(
-            f"no validation clip is labelled {emotion!r}, so the best adapter can't be told; "
+            f"no validation clip is labelled {emotion!r}, so the best adapter can't be chosen; "
             "add clips with other texts, or mark some of them with split validation"
         )
     return clips, held
 
 
 def general_clips(config: Config, prepared: Prepared) -> tuple[list[Clip], list[Clip], list[Clip]]:
-    """Clips to rehearse, clips for the Fisher (others, where there are enough), and clips to measure forgetting on."""
+    """Clips to rehearse, clips for the Fisher (other ones if there are enough), and clips to measure forgetting on."""
     frames, general = prepared.num_frames(), prepared.select(None, "train")
     assert config.general == "data" or all(clip.corpus == SELF for clip in general), "not the base's own speech"
     if (config.ewc_lambda > 0 or config.replay_ratio > 0) and not general:
@@ -153,13 +153,13 @@ def general_clips(config: Config, prepared: Prepared) -> tuple[list[Clip], list[
         )
     if config.forgetting_budget is not None and not prepared.select(None, "validation"):
         raise DataError(
-            "forgetting_budget is of held-out general speech, and the data has none; "
+            "forgetting_budget is measured on held-out general speech, and the data has none; "
             "add general clips with other texts, or mark some of them with split validation"
         )
     buffer = rehearsal_buffer(general, frames, config.rehearsal_buffer_size, config.seed)
     rehearsed = {clip.id for clip in buffer}
     rest = [clip for clip in general if clip.id not in rehearsed]
-    # The buffer begins with its own even spread, so its start can fill up what the rest lacks.
+    # The start of the buffer is evenly spread, too, so it can make up for what the rest lacks.
     fisher = [*spread(rest, frames, config.fisher_clips, f"fisher/{config.seed}"), *buffer][: config.fisher_clips]
     held = [clip for clip in prepared.clips if clip.split in SPLITS[1:]]
     for by in ("id", "text"):
@@ -168,7 +168,7 @@ def general_clips(config: Config, prepared: Prepared) -> tuple[list[Clip], list[
 
 
 def _labels(config: Config, emotion: str) -> list[str]:
-    """The clips' labels that an adapter learns: its own emotion's, or every one's for the expressive base."""
+    """The labels that an adapter learns from: its own emotion's, or all for the expressive base."""
     return list(config.emotions) if emotion == EXPRESSIVE else [emotion]
 
 
@@ -180,7 +180,7 @@ def _held_out(config: Config, emotions: Sequence[str | None], prepared: Prepared
 def loss_weights(config: Config, streams: Streams, base: Base) -> LossWeights:
     """The configuration's weights, EWC's in natural units.
 
-    With a budget the temperature is 1: the rehearsed clips' KL is what is bounded then.
+    With a budget the temperature is 1, as it is the plain KL on rehearsed clips that the budget bounds.
     """
     codes = mean_codes(streams.fisher, base.num_codebooks) if streams.fisher else 1.0
     temperature = config.temperature if config.forgetting_budget is None else 1.0
@@ -194,9 +194,9 @@ def loss_weights(config: Config, streams: Streams, base: Base) -> LossWeights:
 def general_fisher(
     config: Config, base: Base, sites: Sequence[str], rows: Sequence[Row], fresh: Iterable[Factor] = ()
 ) -> Curvature | None:
-    """The Fisher at `rows`, estimated once per base and clips; None where the penalty is off.
+    """The Fisher on `rows`, estimated once per base and clips; None if the penalty is off.
 
-    `fresh` are the factors of the adapter as it starts, which the controls (EWC on A and B) look at.
+    `fresh` are the factors of the untrained adapter, which the controls (EWC on A and B) need.
     """
     if config.ewc_lambda == 0:
         return None
@@ -207,7 +207,7 @@ def general_fisher(
     empty: Callable[[], Curvature] = curvature
     if config.ewc_curvature in CONTROLS:
         anchors = {site: (a_RI.detach().clone(), scale) for site, a_RI, _, scale in fresh}
-        assert anchors, "EWC on A and B is of a fresh adapter"
+        assert anchors, "EWC on A and B needs a fresh adapter"
         empty = partial(CONTROLS[config.ewc_curvature], anchors)
         parts = (part for a_RI, scale in anchors.values() for part in (a_RI.numpy(force=True).tobytes(), b"%r" % scale))
         key = hash_text(key, hash_bytes(*parts))
@@ -225,7 +225,7 @@ def general_fisher(
 
 
 def _check_size(config: Config, shapes: Shapes, num_clips: int, device: torch.device) -> None:
-    """Warn of a curvature that takes gigabytes, and say what the others take. ConfigError where it doesn't fit."""
+    """Warn of a curvature that takes gigabytes, and say what the others take. ConfigError if it doesn't fit."""
     sizes = {name: curvature_bytes(name, shapes, num_clips, config.adapter_r) / 1e9 for name in CURVATURES}
     mine = sizes.get(config.ewc_curvature, 0.0)
     if mine > _MUCH_GB:
@@ -238,7 +238,7 @@ def _check_size(config: Config, shapes: Shapes, num_clips: int, device: torch.de
 
 
 def teacher_answers(config: Config, base: Base, streams: Streams, weights: LossWeights) -> TeacherCache | None:
-    """The base's answers on the streams that are distilled; None where none is."""
+    """The base's answers on the streams that are distilled; None if no stream is."""
     parts = {"emotion": streams.emotional, "rehearsal": streams.rehearsal}
     rows = [row for stream, part in parts.items() if weights.taught[stream] for row in part]
     if not rows:

@@ -12,23 +12,24 @@ import torch
 from affetto.files import cache_root
 from affetto.model.base import Base
 from affetto.model.batch import Batch, Logits, Row, collate
+from affetto.model.losses import LossTerm, code_losses, text_loss
 from affetto.model.rows_at_once import rows_at_once
 from affetto.preserve.distillation import distillation_kl
 from affetto.preserve.teacher import TeacherCache, TeacherClip, teacher_cache
-from affetto.terms import LossTerm, code_losses, text_loss
 
 _ROWS = 16
 INTENSITIES = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 _MOST_LOOKS, _NEAR, _NARROW = 30, 0.02, 0.001
-"""Of the search for the largest intensity inside a budget: share of the budget, width in intensity."""
+"""The search for the largest intensity inside a budget: most steps, and when it is close enough, by share of the budget
+and by width in intensity."""
 
 
 class Validation:
-    """Emotion learned and general speech forgotten, in nats per code over all codebooks (the text beside included).
+    """How well the emotion is learned and how much is forgotten, in nats per code over all codebooks (and text).
 
-    `value`, which the best checkpoint minimises, is their sum: one nat forgotten for one nat learned. Without general
-    clips forgetting can't be measured; it is None then, and `value` is the emotion's alone. The rows come under their
-    gates at intensity 1.
+    The best checkpoint minimises `value`, the sum of the emotion's NLL and the general KL: one nat forgotten weighs as
+    much as one nat learned. Without general clips forgetting is None, and `value` is the emotion's NLL alone. The rows
+    have their gates at intensity 1.
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class Validation:
         return emotion.mean.item()
 
     def general_kl(self, intensity: float) -> float:
-        """KL(base || adapted) on the general clips, of which there must be some; nats per code."""
+        """KL(base || adapted) on the general clips, nats per code; there must be some."""
         return self._general(intensity)[1]
 
     @torch.no_grad()
@@ -92,9 +93,9 @@ class Validation:
 
 
 def frontier(validation: Validation, budget: float | None = None) -> list[dict[str, Any]]:
-    """What each intensity conveys and costs: rows of `intensity`, `kl` (None where unknown), `emotion_nll`.
+    """What each intensity conveys and costs: rows of `intensity`, `kl` (None if unknown) and `emotion_nll`, ascending.
 
-    With a budget (nats per code) also the largest intensity inside it, in its place.
+    With a budget (nats per code) the largest intensity inside it is among them.
     """
     points: list[dict[str, Any]] = []
     for intensity in INTENSITIES:
@@ -109,10 +110,10 @@ def frontier(validation: Validation, budget: float | None = None) -> list[dict[s
 
 
 def recommend(points: Sequence[Mapping[str, Any]], budget: float | None = None) -> float:
-    """The intensity at which learning and forgetting (where known) together cost least.
+    """The intensity with the smallest sum of emotion NLL and forgetting (where known).
 
-    With a budget it is the largest inside it, but never less than the smallest of INTENSITIES, where so little of the
-    emotion is left that a budget that wants less counts as not met.
+    With a budget it is the largest inside it, but at least the smallest of INTENSITIES: below that so little of the
+    emotion is left that the budget counts as not met.
     """
     if budget is None:
         return float(min(points, key=lambda point: point["emotion_nll"] + (point["kl"] or 0.0))["intensity"])
@@ -121,11 +122,11 @@ def recommend(points: Sequence[Mapping[str, Any]], budget: float | None = None) 
 
 
 def fit_intensity(kl_at: Callable[[float], float], budget: float, known: Mapping[float, float]) -> tuple[float, float]:
-    """The largest intensity up to that of INTENSITIES at which `kl_at` is inside `budget`, and the KL there.
+    """The largest intensity, up to the last of INTENSITIES, at which `kl_at` is inside `budget`, and the KL there.
 
-    `known` has some KL by intensity. KL is about a power of the intensity (the square of a small one, being half of
-    dW^T F dW), which says where to look next, so two or three looks are the rule; every third one halves the bracket,
-    which no curve can hold up. Ends within 2 % of the budget, or 0.001 of the intensity.
+    `known` has some KLs by intensity. The KL is roughly a power of the intensity (near zero its square, being half of
+    dW^T F dW), which predicts where to look next, so two or three steps usually do; every third step halves the
+    bracket, which works for any curve. It ends within 2 % of the budget, or 0.001 of the intensity.
     """
     found = {0.0: 0.0, **{intensity: max(kl, 0.0) for intensity, kl in known.items()}}
     for look in range(_MOST_LOOKS):
@@ -143,7 +144,7 @@ def fit_intensity(kl_at: Callable[[float], float], budget: float, known: Mapping
 
 
 def _power_guess(found: Mapping[float, float], inside: float, outside: float, kl: float) -> float:
-    """Where `kl` is on the power law through both ends of the bracket, or the square through one."""
+    """The intensity with `kl` by the power law through both ends of the bracket, or by the square law through one."""
     if found[inside] == 0 and outside == math.inf:
         return INTENSITIES[-1]
     power, nearest = 2.0, inside if found[inside] > 0 else outside

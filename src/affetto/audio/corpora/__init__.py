@@ -1,4 +1,4 @@
-"""Sources to clips: what kind of data a folder holds is told by its contents.
+"""Readers of published layouts, folders, tables and data sets; a source's contents decide which one reads it.
 
 A source is a manifest (`*.jsonl`), a folder with a `manifest.jsonl`, one corpus's folder, a folder of corpus folders,
 a plain folder of sound files, somebody's table (`.csv`, `.tsv`, `.json`, `.jsonl`), or a data set of Hugging Face

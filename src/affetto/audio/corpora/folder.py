@@ -20,11 +20,10 @@ from pathlib import Path
 from affetto.audio.columns import choose_columns, label_of, misspelt
 from affetto.audio.corpora.files import TextError, files, sound_files, subfolders, text_beside, tree
 from affetto.audio.corpora.tables import delimiter_of, read_table, read_text
-from affetto.audio.hints import did_you_mean
 from affetto.audio.labels import LABELS
 from affetto.audio.manifest import DEFAULT_SPEAKER
 from affetto.audio.sound import FOREIGN_SUFFIXES, SOUND_SUFFIXES
-from affetto.errors import DataError
+from affetto.errors import DataError, did_you_mean
 from affetto.types import Clip, Problem
 
 LAYOUT = "plain folder: sound files with name.txt beside name.wav or a metadata.csv (file,text,emotion,speaker)"

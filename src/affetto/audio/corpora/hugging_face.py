@@ -25,9 +25,8 @@ from affetto.audio.corpora.files import files, tree
 from affetto.audio.corpora.rows import SPLIT_NAMES, RowReader, sound_finder
 from affetto.audio.corpora.shards import Shard, arrow_shards, hub_shards, parquet_shards, table_shards
 from affetto.audio.corpora.tables import SUFFIXES
-from affetto.audio.hints import did_you_mean
 from affetto.audio.labels import LABELS
-from affetto.errors import DataError
+from affetto.errors import DataError, did_you_mean
 from affetto.files import expanded
 from affetto.types import Clip, Problem
 

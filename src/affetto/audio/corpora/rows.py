@@ -12,10 +12,9 @@ import numpy as np
 
 from affetto.audio.columns import Columns, label_of
 from affetto.audio.corpora.files import sound_files, tree
-from affetto.audio.hints import did_you_mean
 from affetto.audio.manifest import DEFAULT_SPEAKER
 from affetto.audio.sound import write_sound
-from affetto.errors import ConfigError, DataError
+from affetto.errors import ConfigError, DataError, did_you_mean
 from affetto.files import expanded, hash_bytes, write_atomically
 from affetto.types import Clip, Problem
 

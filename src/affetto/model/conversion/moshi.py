@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import save_file
 
 from affetto.errors import BaseModelError, MissingDependencyError, listed
+from affetto.file_hashes import LARGE_BYTES, WEIGHT_HASHES, HashMemory
 from affetto.files import cache_root, expanded, hash_text, write_json
 from affetto.hub import fetch
 from affetto.model.conversion.architecture import language_model_settings, mimi_path, mimi_settings
@@ -24,7 +25,6 @@ from affetto.model.conversion.names import Recipe, language_model_recipes, mimi_
 from affetto.model.conversion.source import FLOATS, AuthorsCheckpoint, is_authors_format, open_checkpoint
 from affetto.model.text_ids import check_tokenizer
 from affetto.progress import progress, say
-from affetto.remembered import LARGE_BYTES, WEIGHT_HASHES, HashMemory
 
 SHARD_BYTES = 1 << 30
 _TYPES = dict(zip(FLOATS, (torch.bfloat16, torch.float16, torch.float32), strict=True))

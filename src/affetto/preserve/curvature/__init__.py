@@ -1,4 +1,4 @@
-"""Curvatures of the base at general speech: how much each change of the adapted layers would make it forget."""
+"""Curvatures of the base on general speech: how much each change of the adapted layers would make it forget."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The guide's EWC (Kirkpatrick et al. 2017), one importance per weight, and two cheaper ways to it."""
+"""The guide's EWC (Kirkpatrick et al. 2017), with one importance per weight, and two cheaper approximations of it."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from affetto.model.batch import moved_to
 from affetto.preserve.curvature.form import Curvature, Factor, check_finite, clip_gradient
 
 _BLOCK = 1 << 16
-"""Weights of a layer whose change is looked at together."""
+"""Number of a layer's weights whose change is computed at once."""
 
 
 class Diagonal(Curvature):
-    """Exact for the diagonal: a clip's gradient is summed over positions before it is squared.
+    """The exact diagonal: a clip's gradient is summed over positions before it is squared.
 
     So positions of one clip may reinforce or cancel each other.
     """
@@ -84,8 +84,8 @@ class Rank1(Curvature):
         return self._per_code() * torch.stack([*terms, *map(self._of_one_shape, groups.values())]).sum()
 
     def _of_one_shape(self, factors: Sequence[Factor]) -> Tensor:
-        """The form of L layers of low rank. One by one, CSM-1B's 140 layers are thousands of calls, of which a GPU
-        makes nothing but waiting for the next."""
+        """The form of L layers of low rank. One by one, CSM-1B's 140 layers would take thousands of calls, too small to
+        keep a GPU busy."""
         sites = [site for site, *_ in factors]
         rows_LO, columns_LI = (
             torch.stack([self.tensors[kind][site] for site in sites]) for kind in ("rows", "columns")
@@ -104,7 +104,7 @@ class Rank1(Curvature):
 
 
 def weighted_square(weights_OI: Tensor, a_RI: Tensor, b_OR: Tensor | None) -> Tensor:
-    """Sum of weights * (B A)², differentiable in A and B; B A exists a block of rows at a time, and isn't kept."""
+    """Sum of weights * (B A)², differentiable in A and B; B A is computed a block of rows at a time and never kept."""
     if b_OR is None:
         return (weights_OI.to(a_RI.dtype) * a_RI.square()).sum()
     value: Tensor = _WeightedSquare.apply(a_RI, b_OR, weights_OI)  # type: ignore[no-untyped-call]

@@ -1,8 +1,8 @@
-"""EWC on A and B, as the field does it: negative controls, for comparison only.
+"""EWC on A and B, as is common practice: negative controls, for comparison only.
 
 A fresh adapter has B = 0, so the gradient of A is zero and a Fisher taken there says that A doesn't matter. Only B is
-held, and only in the directions that A happened to start with: as A turns away, dW is free. Both stay in natural units,
-so that their weights compare with those of the curvatures of dW.
+constrained, and only in the directions that A happened to start with: once A turns away, dW is free. Both are in
+natural units, so that their weights can be compared with those of the curvatures of dW.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class FactorDiagonal(Curvature):
     def __init__(self, anchors: Mapping[str, Anchor] | None = None) -> None:
         super().__init__()
         self.anchors = anchors or {}
-        """By site; needed to `update`, not to use what was saved."""
+        """By site; needed by `update` only, not by a curvature that was loaded."""
 
     def update(
         self, site: str, clip_ids: Sequence[str], inputs_CPI: Sequence[Tensor], gradients_CPO: Sequence[Tensor]
@@ -57,8 +57,9 @@ class BatchFactorDiagonal(FactorDiagonal):
     """The recipe of `avalanche-lib`'s EWC plugin on LoRA's parameters: the gradient of a batch's loss, squared.
 
     There the importance is the mean over batches of the squared gradient of the batch's mean loss, with the data's own
-    labels (`fisher_kind: empirical`). Here a batch's summed gradient is divided by the root of its clips: the units are
-    those of the others, and what differs in kind remains, that clips of a batch reinforce or cancel each other.
+    labels (`fisher_kind: empirical`). Here a batch's summed gradient is divided by the root of the number of its clips,
+    which gives the units of the other curvatures; the essential difference remains, that the clips of a batch reinforce
+    or cancel each other.
     """
 
     name = "factors_batch"

@@ -1,4 +1,4 @@
-"""What every curvature is: a quadratic form in the adapted layers' changes, fed clip by clip.
+"""The interface of curvatures: a quadratic form in the changes of the adapted layers, fed clip by clip.
 
 A curvature is fed (a_t, g_t): a layer's input and the gradient at its output, at every position, of the summed
 negative log likelihood of labels sampled from the base itself (the true Fisher; Kunstner et al. 2019 on why not the
@@ -65,7 +65,7 @@ class Curvature(ABC):
         return found
 
     def save(self, path: Path, key: str = "") -> None:
-        """Write everything as safetensors; `key` names the base and the clips that it is of."""
+        """Write everything as safetensors; `key` identifies the base and the clips that it was estimated on."""
         flat = {f"{kind}/{site}": value for kind, by_site in self.tensors.items() for site, value in by_site.items()}
         facts = {
             "curvature": self.name, "num_codes": str(self.num_codes), "num_clips": str(self.num_clips), "key": key
@@ -74,7 +74,7 @@ class Curvature(ABC):
 
     @classmethod
     def load(cls, path: Path, key: str = "", device: torch.device | str = "cpu") -> Self:
-        """Read what `save` wrote; CacheError where it is damaged, another curvature, or another base's or clips'."""
+        """Read what `save` wrote; CacheError if it is damaged, another curvature, or of another base or clips."""
         curvature = cls()
         try:
             with safe_open(path, framework="pt") as file:
@@ -131,7 +131,7 @@ def along(values: Tensor, b_OR: Tensor | None) -> Tensor:
 
 def check_finite(site: str, clip_id: str, *values: Tensor) -> None:
     """Raise CurvatureError where a value is NaN or infinite."""
-    # A sum is as finite as what it is of, but where large numbers run over.
+    # The sum of finite values is finite unless it overflows, so the cheaper check comes first.
     if not all(torch.isfinite(value.sum()) or torch.isfinite(value).all() for value in values):
         raise CurvatureError(
             f"the curvature is not finite at layer {site} on clip {clip_id}; look at that clip, leave it out, or "

@@ -1,4 +1,4 @@
-"""K-FAC (Martens & Grosse 2015): inputs and gradients as independent of each other, positions too."""
+"""K-FAC (Martens & Grosse 2015): inputs and gradients are taken as independent of each other, and positions, too."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class Kfac(Curvature):
         self, site: str, clip_ids: Sequence[str], inputs_CPI: Sequence[Tensor], gradients_CPO: Sequence[Tensor]
     ) -> None:
         """Add the second moments of one layer's inputs and gradients, in float32."""
-        # Positions just add up: all clips' in one product.
+        # Positions just add up, so one product does for all clips.
         inputs_PI, gradients_PO = active(torch.cat(list(inputs_CPI)), torch.cat(list(gradients_CPO)))
         inputs_II, gradients_OO = mm(inputs_PI.T, inputs_PI), mm(gradients_PO.T, gradients_PO)
-        # No second moment is larger than those on the diagonal beside and below it.
+        # By Cauchy-Schwarz no second moment exceeds the larger of its two on the diagonal.
         if not (torch.isfinite(inputs_II.diagonal()).all() and torch.isfinite(gradients_OO.diagonal()).all()):
             for clip_id, *pair in zip(clip_ids, inputs_CPI, gradients_CPO, strict=True):
                 check_finite(site, clip_id, *(values.T @ values for values in active(*pair)))
@@ -79,7 +79,7 @@ class Kfac(Curvature):
 class _KroneckerSquare(torch.autograd.Function):
     """tr[(B^T G B)(A C A^T)] with its gradients, which need the same wide products: 2 (B^T G B) A C and 2 G B A C A^T.
 
-    G and C are symmetric. Autograd would do their products three times over.
+    G and C are symmetric. Autograd would compute their products three times.
     """
 
     @staticmethod

@@ -1,7 +1,7 @@
-"""Curvatures that keep a sample of the gradients themselves, so that nothing is assumed between weights.
+"""Curvatures that keep a sample of the gradients themselves, so that weights needn't be taken as independent.
 
-As a penalty a stored sample can be overfitted: the optimizer finds the changes that it doesn't see (method.md, section
-2). Many clips with few directions hold longer than the reverse.
+A penalty from a stored sample can be overfitted: the optimizer finds changes that the sample doesn't see (method.md,
+section 2). Many clips with few directions each hold out longer than few clips with many.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ _OVERSAMPLING = 6
 
 
 class Sketch(Curvature):
-    """Pairs (g, a) of single positions: unbiased for a layer's own block with positions taken as independent.
+    """Pairs (g, a) of single positions: unbiased for a layer's own block if positions are independent.
 
-    Each clip gives up to `PAIRS_PER_CLIP` of its positions, weighted by how many each stands for.
+    Each clip gives up to `PAIRS_PER_CLIP` of its positions, weighted by the number of positions that each stands for.
     """
 
     name = "sketch"
@@ -101,11 +101,11 @@ class Full(Curvature):
 def _leading_directions(matrices_COI: Tensor, count: int, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
     """Leading singular vectors (C, K, out), values (C, K) and vectors (C, K, in), by subspace iteration from one start.
 
-    Halko, Martinsson & Tropp 2011, algorithm 4.4. A layer smaller than `count` gets zeros in the places that are left.
+    Halko, Martinsson & Tropp 2011, algorithm 4.4. A layer smaller than `count` is padded with zeros.
     """
     num_clips, out, into = matrices_COI.shape
     width = min(count + _OVERSAMPLING, out, into)
-    # Bases lie in rows: a thin matrix times a wide one is several times faster than the reverse.
+    # Basis vectors are rows: a thin matrix times a wide one is several times faster than the reverse.
     start_WI = torch.from_numpy(rng.standard_normal((width, into))).to(matrices_COI)
     left_CWO = _orthonormal(start_WI.expand(num_clips, -1, -1) @ matrices_COI.mT)
     for _ in range(_ITERATIONS):

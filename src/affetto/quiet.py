@@ -1,4 +1,4 @@
-"""transformers without its progress bars and remarks."""
+"""transformers without its progress bars and log messages."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """No progress bars and remarks of transformers: what the user must know is raised instead."""
+    """Silence transformers' progress bars and log messages: what the user must know is raised as an error instead."""
     from transformers.utils import logging
 
     verbosity, had_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

@@ -1,4 +1,4 @@
-"""Hashes of files that needn't be read again: remembered in the cache while the files stay as they are."""
+"""Hashes of files, remembered in the cache so that unchanged files needn't be read again."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from affetto.errors import DataError
 from affetto.files import cache_root, hash_file, read_json, write_json
 
 WEIGHT_HASHES = "weights.json"
-"""Where those of bases and codecs are remembered."""
+"""The cache's file with the hashes of bases and codecs."""
 LARGE_BYTES = 1 << 26
-"""From here on a file of weights takes longer to hash than to look up."""
+"""Weights from this size on take longer to hash than to look up."""
 
 
 class HashMemory:
-    """Hex SHA-256 of files, remembered by path, size, time of change and inode in `name` of the cache.
+    """Hex SHA-256 of files, remembered by path, size, time of change and inode in the cache's file `name`.
 
     with HashMemory(WEIGHT_HASHES) as hash_of:
         print(hash_of(path))
 
-    Where the cache can't be written nothing is remembered, and nothing else happens.
+    If the cache can't be written, nothing is remembered, without an error.
     """
 
     def __init__(self, name: str, *, least_bytes: int = 0) -> None:
@@ -36,7 +36,7 @@ class HashMemory:
 
     def __call__(self, path: Path) -> str:
         """The hash of a file's bytes. OSError where it can't be read."""
-        # Before it is read: of a file that changes meanwhile nothing that is remembered will fit.
+        # Taken before reading, so that the hash of a file that changes meanwhile is never used again.
         status = path.stat()
         if status.st_size < self._least_bytes:
             return hash_file(path)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from affetto import remembered
+from affetto import file_hashes
+from affetto.file_hashes import HashMemory
 from affetto.files import hash_file
-from affetto.remembered import HashMemory
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Path]:
     """A cache of its own, and the files that are read to be hashed."""
     monkeypatch.setenv("AFFETTO_CACHE", str(tmp_path / "cache"))
     files: list[Path] = []
-    monkeypatch.setattr(remembered, "hash_file", lambda path: files.append(path) or hash_file(path))
+    monkeypatch.setattr(file_hashes, "hash_file", lambda path: files.append(path) or hash_file(path))
     return files
 
 

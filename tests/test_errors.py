@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from affetto.audio.hints import did_you_mean
+from affetto.errors import did_you_mean
 
 
 def test_near_names() -> None:

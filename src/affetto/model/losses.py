@@ -13,7 +13,7 @@ from affetto.model.batch import Batch, Logits
 
 @dataclass(frozen=True)
 class LossTerm:
-    """A sum in nats over `count` predicted codes."""
+    """A loss as a sum in nats over `count` predicted codes."""
 
     total: Tensor
     """Scalar, float32, differentiable."""
@@ -28,7 +28,7 @@ class LossTerm:
         return LossTerm(self.total + other.total, self.count + other.count)
 
     def beside(self, other: LossTerm) -> LossTerm:
-        """This term with `other` on top and the same count: what runs beside the codes is told per code, too."""
+        """This term with `other` added but the same count: the text beside the codes is counted per code, too."""
         return LossTerm(self.total + other.total, self.count)
 
     @staticmethod
@@ -44,9 +44,9 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> LossTerm:
 
 
 def text_loss(logits: Logits, batch: Batch, places_N: Tensor | None = None) -> LossTerm:
-    """Negative log likelihood of the text beside the frames (those of `places_N`, or all), each token by its weight.
+    """Weighted negative log likelihood of the text beside the frames (those at `places_N`, or all).
 
-    The count is the sum of the weights; the empty term where the base's text stands before its frames.
+    The count is the sum of the weights. The term is empty if the base reads its text before the frames.
     """
     if logits.text_NW is None:
         return LossTerm.zero(logits.c0_NV.device)
