@@ -186,6 +186,7 @@ class AdapterBank:
         on_host: bool = False,
     ) -> None:  # fmt: skip
         self.on_host = on_host
+        self.model = model
         self.names: list[str] = []
         self.sites: dict[str, GatedLora] = {}
         """By path; a stack of matrices has one site for each, `path.0` and on."""
