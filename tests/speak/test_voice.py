@@ -85,6 +85,13 @@ def test_a_stream_is_the_speech_in_pieces(voice: Voice) -> None:
     assert all(len(piece) == frame for piece in pieces[:-1])
 
 
+def test_what_cannot_be_streamed_is_refused_before_a_piece_is_asked_for(voice: Voice) -> None:
+    with pytest.raises(AdapterError, match="for angry; loaded: happy, sad"):
+        voice.stream("a key", "angry")
+    with pytest.raises(ConfigError, match="stream one take"):
+        voice.stream_together([voice.request("a key", takes=2)])
+
+
 def test_a_stream_says_its_first_frame_after_the_second(voice: Voice, monkeypatch: pytest.MonkeyPatch) -> None:
     step, calls = Engine.step, []
     monkeypatch.setattr(Engine, "step", lambda engine: calls.append(1) or step(engine))
@@ -239,6 +246,15 @@ def test_requests_made_before_an_adapter_was_loaded_still_speak(tiny_base: Base,
     voice.load_adapter("sad", models / "sad" / "best")
     both = voice.generate([plain, happy])
     assert [one.codes_TK.tolist() for one in both] == [before, alone]
+
+
+def test_a_request_of_a_voice_with_more_adapters_is_not_spoken_without_them(
+    voice: Voice, tiny_base_folder: Path
+) -> None:
+    request, other = voice.request("a key", "happy"), Voice.load(str(tiny_base_folder))
+    for say in (other.generate, other.stream_together):
+        with pytest.raises(AdapterError, match="for 2 adapters, and 0 are loaded here: it is another voice's"):
+            say([request])
 
 
 def test_unknown_emotions_name_those_that_are_loaded(voice: Voice, tiny_base_folder: Path) -> None:

@@ -228,9 +228,8 @@ class AdapterBank:
         """An adapter from given (A, B) by site, copied. A site that it doesn't have gets rank 0."""
         if name in self.names:
             raise AdapterError(f"there is already an adapter named {name!r}; choose another name")
-        # torch keeps parameters as attributes, whose names are taken or can't have dots.
-        if not isinstance(name, str) or not name or "." in name or hasattr(nn.ParameterDict(), name):
-            raise AdapterError(f"an adapter can't be named {name!r}; choose another name, without dots")
+        if not _is_name(name):
+            raise AdapterError(f"an adapter can't be named {name!r}; choose another name, without dots, commas or =")
         assert set(tensors) <= set(self.sites), f"not adapted: {sorted(set(tensors) - set(self.sites))}"
         for path, site in self.sites.items():
             num_out, num_in = site.shape
@@ -290,6 +289,13 @@ class AdapterBank:
             loaded = ", ".join(self.names) or "none"
             raise AdapterError(f"no adapter is loaded for {', '.join(map(repr, unknown))}; loaded: {loaded}")
         return torch.tensor([float(intensities.get(name, 0.0)) for name in self.names])
+
+
+def _is_name(name: object) -> bool:
+    # torch keeps parameters as attributes, whose names are taken or can't have dots; happy=0.6,sad=0.4 is a blend.
+    if not isinstance(name, str) or hasattr(nn.ParameterDict(), name):
+        return False
+    return name == name.strip() != "" and not {*".,="} & {*name}
 
 
 def all_targets(model: nn.Module) -> tuple[str, ...]:
