@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from affetto.adapters.checks import is_name
 from affetto.adapters.gated import Factors, computing_dtype, gated_linears
 from affetto.adapters.targets import Part, find_targets, leaf_name, part_of
 from affetto.errors import AdapterError
@@ -228,7 +229,8 @@ class AdapterBank:
         """An adapter from given (A, B) by site, copied. A site that it doesn't have gets rank 0."""
         if name in self.names:
             raise AdapterError(f"there is already an adapter named {name!r}; choose another name")
-        if not _is_name(name):
+        # torch keeps parameters as attributes, some of whose names are taken.
+        if not is_name(name) or hasattr(nn.ParameterDict(), name):
             raise AdapterError(f"an adapter can't be named {name!r}; choose another name, without dots, commas or =")
         assert set(tensors) <= set(self.sites), f"not adapted: {sorted(set(tensors) - set(self.sites))}"
         for path, site in self.sites.items():
@@ -289,13 +291,6 @@ class AdapterBank:
             loaded = ", ".join(self.names) or "none"
             raise AdapterError(f"no adapter is loaded for {', '.join(map(repr, unknown))}; loaded: {loaded}")
         return torch.tensor([float(intensities.get(name, 0.0)) for name in self.names])
-
-
-def _is_name(name: object) -> bool:
-    # torch keeps parameters as attributes, whose names are taken or can't have dots; happy=0.6,sad=0.4 is a blend.
-    if not isinstance(name, str) or hasattr(nn.ParameterDict(), name):
-        return False
-    return name == name.strip() != "" and not {*".,="} & {*name}
 
 
 def all_targets(model: nn.Module) -> tuple[str, ...]:
