@@ -85,6 +85,21 @@ def test_a_stream_is_the_speech_in_pieces(voice: Voice) -> None:
     assert all(len(piece) == frame for piece in pieces[:-1])
 
 
+def test_torchs_default_dtype_changes_nothing(tiny_base_folder: Path, models: Path) -> None:
+    def said() -> list[float]:
+        voice = Voice.load(str(tiny_base_folder))
+        voice.load_adapter("happy", models / "happy" / "best")
+        samples: list[float] = voice.speak("a key", "happy", takes=1)[0].tolist()
+        return samples
+
+    expected = said()
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert said() == expected
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def test_what_cannot_be_streamed_is_refused_before_a_piece_is_asked_for(voice: Voice) -> None:
     with pytest.raises(AdapterError, match="for angry; loaded: happy, sad"):
         voice.stream("a key", "angry")
