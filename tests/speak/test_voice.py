@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +34,8 @@ from affetto.speak.engine import Engine
 from affetto.speak.generation import Spoken
 from affetto.speak.to_file import speak_to_file
 from affetto.speak.voice import Voice
+
+PYTHON_DOCS = Path(__file__).resolve().parents[2] / "docs" / "python.md"
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +128,19 @@ def test_with_mimi_every_frame_is_heard_at_once(voice: Voice, monkeypatch: pytes
     found += pieces
     whole, _ = voice.speak("a key", "happy", seed=3, takes=1)
     np.testing.assert_allclose(np.concatenate(found), whole, rtol=1e-4, atol=1e-6)
+
+
+def test_the_docs_lines_speak_as_they_stand(
+    tiny_base_folder: Path, models: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    [lines] = re.findall(r"^```python\n(.*?)^```$", PYTHON_DOCS.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+    told: dict[str, Any] = {}
+    exec(lines.replace("miniature", str(tiny_base_folder)).replace("emotion_models", str(models)), told)
+    assert [len(sound) > 0 for sound in told["sounds"]] == [True, True]
+    assert {shape for shape in capsys.readouterr().out.split("\n") if shape} == {"(1920,)"}
+    assert [turn.text_ids for turn in told["turns"]] == [
+        told["voice"].base.prompt_ids(text, speaker) for speaker, text in enumerate(told["texts"])
+    ]
 
 
 def _earlier(voice: Voice, seconds: float, seed: int = 0) -> NDArray[np.float64]:
