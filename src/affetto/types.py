@@ -62,7 +62,7 @@ class Problem:
     kind: str
     """Short constant: missing-file, unreadable, empty, silent, clipped, too-long, too-short, not-finite, missing-text,
     wrong-text, unknown-emotion, mislabelled (the clip is kept, with the right
-    labels, or a folder whose name is no known emotion is told of), duplicate-id, bad-row,
+    labels, or a folder whose name is no known emotion, or a table that isn't read, is told of), duplicate-id, bad-row,
     bad-context, bad-segment, unaligned, bad-annotation, split-overlap, missing-split, unplaced; and doubts, which cost
     no clip: odd-tempo, odd-duration, duplicate-sound, unbalanced, confounded, text-mismatch, label-doubt."""
     message: str

@@ -300,8 +300,8 @@ def test_gates_are_named(tiny_base: Base) -> None:
         bank.gate({"angry": 1.0})
 
 
-@pytest.mark.parametrize("name", ["", "a.b", "pop", "training"])
-def test_names_that_torch_cannot_keep_are_refused(tiny_base: Base, name: str) -> None:
+@pytest.mark.parametrize("name", ["", "a.b", "pop", "training", "happy=1", "happy,sad", " sad"])
+def test_names_that_torch_cannot_keep_or_a_blend_cannot_say_are_refused(tiny_base: Base, name: str) -> None:
     bank = _bank(tiny_base, "happy")
     with pytest.raises(AdapterError, match="can't be named"):
         bank.add(name, rank=2, alpha=2.0, seed=0)

@@ -396,7 +396,7 @@ def test_targets_are_understood_as_peft_does(targets: list[str] | str) -> None:
              for layer in layers] + ["depth_decoder.model.inputs_embeds_projector", "q_proj"]  # fmt: skip
     expected = [bool(check_target_module_exists(LoraConfig(target_modules=targets), site)) for site in sites]
     assert [peft_adapts({"target_modules": targets}, site) for site in sites] == expected
-    for others in ({"exclude_modules": ["up_proj"]}, {"layers_to_transform": [1]}):
+    for others in ({"exclude_modules": ["up_proj"]}, {"layers_to_transform": [1]}, {"layers_to_transform": 0}):
         # PEFT refuses the second beside a pattern.
         if isinstance(targets, list):
             config = LoraConfig(target_modules=targets, **others)

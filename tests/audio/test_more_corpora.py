@@ -226,6 +226,28 @@ def test_savee_by_speakers_folders_and_a_name_that_is_none(tone: Tone, tmp_path:
     assert [(problem.kind, problem.where) for problem in problems] == [("bad-row", "SAVEE/AudioData/JE/s01.wav")]
 
 
+def test_each_savee_speaker_has_recordings_of_the_same_names(tone: Tone, tmp_path: Path) -> None:
+    for name in ("DC/a01", "JE/a01", "JE/JE_sa02"):
+        tone(f"SAVEE/{name}.wav", duration_s=0.1)
+    clips, problems = load_clips([tmp_path / "SAVEE"])
+    assert problems == []
+    assert {clip.id: clip.speaker for clip in clips} == {
+        "savee-DC_a01": "savee-DC", "savee-JE_a01": "savee-JE", "savee-JE_sa02": "savee-JE"
+    }  # fmt: skip
+
+
+def test_somebodys_own_short_names_are_not_taken_for_savees(tone: Tone, tmp_path: Path) -> None:
+    for name in ("happy/h01", "sad/a01", "sad/d02", "general/n03"):
+        tone(f"mine/{name}.wav", duration_s=0.1)
+    clips, problems = load_clips([tmp_path / "mine"])
+    assert problems == []
+    assert {(clip.audio.stem, clip.emotion, clip.corpus) for clip in clips} == {
+        ("h01", "happy", "mine"), ("a01", "sad", "mine"), ("d02", "sad", "mine"), ("n03", None, "mine")
+    }  # fmt: skip
+    for source in ("sad", "general"):
+        assert {clip.corpus for clip in load_clips([tmp_path / "mine" / source])[0]} == {source}
+
+
 def test_melds_parts_number_their_dialogues_alike(tone: Tone, tmp_path: Path) -> None:
     _meld(tone, tmp_path)
     (tmp_path / "MELD/test_splits").mkdir()

@@ -176,6 +176,31 @@ def test_plain_folders_read_other_peoples_metadata(tone: Tone, tmp_path: Path, n
     assert [(clip.text, clip.emotion, clip.speaker) for clip in clips] == [("Hi there", "angry", "eve")]
 
 
+def test_paths_may_be_written_as_windows_does(tone: Tone, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        tone(f"mine/wavs/{name}.wav", duration_s=0.1)
+    for name in ("list.csv", "metadata.csv"):
+        (tmp_path / "mine" / name).write_text("file;text\r\nwavs\\a.wav;One\r\n.\\wavs\\b.wav;Two\r\n", newline="")
+    listed, problems = load_clips([tmp_path / "mine/list.csv"])
+    assert problems == []
+    assert [(clip.id, clip.audio.name, clip.text) for clip in listed] == [
+        ("mine-wavs-a", "a.wav", "One"), ("mine-wavs-b", "b.wav", "Two")
+    ]  # fmt: skip
+    assert load_clips([tmp_path / "mine"]) == (listed, [])
+
+
+def test_a_table_that_a_plain_folder_does_not_read_is_told_where_texts_are_missing(tone: Tone, tmp_path: Path) -> None:
+    tone("mine/wavs/a.wav", duration_s=0.1)
+    (tmp_path / "mine/labels.csv").write_text("file,text,emotion\nwavs/a.wav,One,happy\n")
+    (tmp_path / "mine/notes.csv").write_text("day,weather\nMonday,rain\n")
+    [clip], [problem] = load_clips([tmp_path / "mine"])
+    assert clip.text is None
+    assert (problem.where, problem.kind, problem.costs_no_clip) == ("mine/labels.csv", "mislabelled", True)
+    assert "1 clip has no text: give the table itself" in problem.message
+    (tmp_path / "mine/wavs/a.txt").write_text("One")
+    assert load_clips([tmp_path / "mine"])[1] == []
+
+
 def test_columns_are_chosen_by_wish_then_by_name() -> None:
     present = ["Path", "text", "sentence", "label", "mood"]
     columns = choose_columns(present, {"emotion": "mood", "text": "sentence"})

@@ -25,6 +25,7 @@ from affetto.cli import app
 from affetto.errors import ConfigError, DataError, JudgeError
 from affetto.evaluate.folder import Beside, evaluate_folder
 from affetto.evaluate.folder_files import find_sounds, read_metadata
+from affetto.evaluate.folder_lines import folder_lines
 from affetto.evaluate.results import read_results
 from affetto.files import lock_of, one_at_a_time, read_json, write_json
 from evaluate_fakes import RATE, fake_judges, voice
@@ -344,6 +345,20 @@ def test_a_folder_with_one_file_has_its_numbers_and_says_why_there_is_no_interva
     assert (metric["n"], metric["low"], metric["high"]) == (1, None, None)
     assert metric["value"] is not None
     assert metric["reason"]
+
+
+@pytest.mark.parametrize("name", ["base", "real"])
+def test_a_folder_called_as_what_it_could_be_held_against_is_scored_as_itself(
+    folder: Path, run_output: Path, tmp_path: Path, name: str
+) -> None:
+    place = folder.rename(folder.with_name(name))
+    results = evaluate_folder(place, "happy", tmp_path / "r.json", judges=fake_judges())
+    (system,) = results["systems"]
+    assert (system["name"], system["role"]) == (f"{name} (files)", "files")
+    assert f"3 files, 0 failed; written to {tmp_path / 'r.json'}" in list(folder_lines(results, tmp_path / "r.json"))
+    evaluate_folder(place, "happy", run_output, judges=QUIET)
+    joined = read_results(run_output)["systems"][-1]
+    assert (joined["name"], joined["role"]) == (f"{name} (files)", "files")
 
 
 def test_brackets_in_a_folders_name_are_shown_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

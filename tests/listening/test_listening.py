@@ -216,9 +216,12 @@ def write_votes(path: Path, votes: list[dict[str, Any]], **changes: Any) -> Path
 def test_votes_are_read_from_pages_and_tables(tmp_path: Path) -> None:
     page = write_votes(tmp_path / "ann.json", [{"item": "b0", "kind": "naturalness", "value": 4}])
     table = tmp_path / "lab.csv"
-    table.write_text("rater,item,kind,value\nbob,b0,naturalness,2\n")
-    votes = read_votes([page, table], "t")
-    assert score_votes(key_of(1), votes)["systems"]["base"]["naturalness"]["value"] == 3.0
+    for mark in ",;\t":
+        table.write_text(
+            "rater,item,kind,value\nbob,b0,naturalness,2\n".replace(",", mark), "utf-8-sig", newline="\r\n"
+        )
+        votes = read_votes([page, table], "t")
+        assert score_votes(key_of(1), votes)["systems"]["base"]["naturalness"]["value"] == 3.0
 
 
 BAD: dict[str, tuple[list[dict[str, Any]], dict[str, Any], str]] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from affetto.speak.dialogue import (
 )
 from affetto.speak.generation import Request, generate
 from affetto.speak.voice import Voice
+from banks import trained_bank
 from moshi_checkpoint import REFERENCE
 
 WINDOW = 40
@@ -183,6 +185,22 @@ def test_a_voice_streams_moshi(tiny_moshi: Base) -> None:
         voice.turn("hello", whole, 24_000)
     assert all(len(piece) == 1920 for piece in pieces)
     np.testing.assert_allclose(np.concatenate(pieces), whole, atol=1e-4 * whole.std())
+
+
+def test_threads_that_speak_at_once_keep_to_their_own_emotions(tiny_moshi: Base) -> None:
+    """Its adapters are gated by the network itself, one gate at a time."""
+    trained_bank(tiny_moshi)
+    ids = tiny_moshi.prompt_ids("the key", 0)
+    requests = [Request(ids, max_frames=12, gate=(2.0 * (number % 2),), seed=number // 2) for number in range(6)]
+
+    def say(request: Request) -> list[list[int]]:
+        codes: list[list[int]] = generate(tiny_moshi, [request])[0].codes_TK.tolist()
+        return codes
+
+    alone = [say(request) for request in requests]
+    assert alone[0] != alone[1]
+    with ThreadPoolExecutor(3) as pool:
+        assert list(pool.map(say, requests)) == alone
 
 
 def test_given_words_are_all_said_in_order_and_alone(tiny_moshi: Base, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +34,8 @@ from affetto.speak.engine import Engine
 from affetto.speak.generation import Spoken
 from affetto.speak.to_file import speak_to_file
 from affetto.speak.voice import Voice
+
+PYTHON_DOCS = Path(__file__).resolve().parents[2] / "docs" / "python.md"
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +88,28 @@ def test_a_stream_is_the_speech_in_pieces(voice: Voice) -> None:
     assert all(len(piece) == frame for piece in pieces[:-1])
 
 
+def test_torchs_default_dtype_changes_nothing(tiny_base_folder: Path, models: Path) -> None:
+    def said() -> list[float]:
+        voice = Voice.load(str(tiny_base_folder))
+        voice.load_adapter("happy", models / "happy" / "best")
+        samples: list[float] = voice.speak("a key", "happy", takes=1)[0].tolist()
+        return samples
+
+    expected = said()
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert said() == expected
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_what_cannot_be_streamed_is_refused_before_a_piece_is_asked_for(voice: Voice) -> None:
+    with pytest.raises(AdapterError, match="for angry; loaded: happy, sad"):
+        voice.stream("a key", "angry")
+    with pytest.raises(ConfigError, match="stream one take"):
+        voice.stream_together([voice.request("a key", takes=2)])
+
+
 def test_a_stream_says_its_first_frame_after_the_second(voice: Voice, monkeypatch: pytest.MonkeyPatch) -> None:
     step, calls = Engine.step, []
     monkeypatch.setattr(Engine, "step", lambda engine: calls.append(1) or step(engine))
@@ -103,6 +128,19 @@ def test_with_mimi_every_frame_is_heard_at_once(voice: Voice, monkeypatch: pytes
     found += pieces
     whole, _ = voice.speak("a key", "happy", seed=3, takes=1)
     np.testing.assert_allclose(np.concatenate(found), whole, rtol=1e-4, atol=1e-6)
+
+
+def test_the_docs_lines_speak_as_they_stand(
+    tiny_base_folder: Path, models: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    [lines] = re.findall(r"^```python\n(.*?)^```$", PYTHON_DOCS.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+    told: dict[str, Any] = {}
+    exec(lines.replace("miniature", str(tiny_base_folder)).replace("emotion_models", str(models)), told)
+    assert [len(sound) > 0 for sound in told["sounds"]] == [True, True]
+    assert {shape for shape in capsys.readouterr().out.split("\n") if shape} == {"(1920,)"}
+    assert [turn.text_ids for turn in told["turns"]] == [
+        told["voice"].base.prompt_ids(text, speaker) for speaker, text in enumerate(told["texts"])
+    ]
 
 
 def _earlier(voice: Voice, seconds: float, seed: int = 0) -> NDArray[np.float64]:
@@ -239,6 +277,15 @@ def test_requests_made_before_an_adapter_was_loaded_still_speak(tiny_base: Base,
     voice.load_adapter("sad", models / "sad" / "best")
     both = voice.generate([plain, happy])
     assert [one.codes_TK.tolist() for one in both] == [before, alone]
+
+
+def test_a_request_of_a_voice_with_more_adapters_is_not_spoken_without_them(
+    voice: Voice, tiny_base_folder: Path
+) -> None:
+    request, other = voice.request("a key", "happy"), Voice.load(str(tiny_base_folder))
+    for say in (other.generate, other.stream_together):
+        with pytest.raises(AdapterError, match="for 2 adapters, and 0 are loaded here: it is another voice's"):
+            say([request])
 
 
 def test_unknown_emotions_name_those_that_are_loaded(voice: Voice, tiny_base_folder: Path) -> None:

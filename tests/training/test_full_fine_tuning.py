@@ -162,6 +162,24 @@ def test_bad_checkpoints_are_named(config_of: Make, prepared: Prepared) -> None:
         load_adapter(bank, "torn", folder, base.hash)
 
 
+def test_a_checkpoint_with_more_than_linear_layers_changed_is_not_half_loaded(
+    config_of: Make, prepared: Prepared
+) -> None:
+    """As PEFT merges whole modules and trained tokens; in fewer bits a checkpoint still is itself."""
+    folder = train(config_of(**FULL), "happy", prepared) / "best"
+    base = load_base(config_of().base)
+    bank = AdapterBank(base.model, base.network.gates)
+    weights = load_file(folder / "model.safetensors")
+    save_file({name: value.to(torch.bfloat16) for name, value in weights.items()}, folder / "model.safetensors")
+    load_adapter(bank, "in bfloat16", folder, base.hash)
+    changed = ("lm_head.weight", "backbone_model.norm.weight")
+    save_file(weights | {name: 1.01 * weights[name] for name in changed}, folder / "model.safetensors")
+    told = r"2 tensors are not the base's, .*: backbone_model\.norm\.weight, lm_head\.weight\. Speak with it as a base"
+    with pytest.raises(AdapterError, match=told):
+        load_adapter(bank, "more", folder, base.hash)
+    assert bank.names == ["in bfloat16"]
+
+
 def test_it_does_not_build_on_an_expressive_base() -> None:
     from affetto.config import load_config
 

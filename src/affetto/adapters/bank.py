@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from affetto.adapters.checks import is_name
 from affetto.adapters.gated import Factors, computing_dtype, gated_linears
 from affetto.adapters.targets import Part, find_targets, leaf_name, part_of
 from affetto.errors import AdapterError
@@ -186,6 +187,7 @@ class AdapterBank:
         on_host: bool = False,
     ) -> None:  # fmt: skip
         self.on_host = on_host
+        self.model = model
         self.names: list[str] = []
         self.sites: dict[str, GatedLora] = {}
         """By path; a stack has a site per matrix: `path.0`, `path.1`, …"""
@@ -227,9 +229,9 @@ class AdapterBank:
         """Add an adapter from (A, B) by site, which are copied. Sites that are left out get rank 0."""
         if name in self.names:
             raise AdapterError(f"there is already an adapter named {name!r}; choose another name")
-        # torch keeps parameters as attributes: their names can't have dots or be those of methods.
-        if not isinstance(name, str) or not name or "." in name or hasattr(nn.ParameterDict(), name):
-            raise AdapterError(f"an adapter can't be named {name!r}; choose another name, without dots")
+        # torch keeps parameters as attributes, some of whose names are taken.
+        if not is_name(name) or hasattr(nn.ParameterDict(), name):
+            raise AdapterError(f"an adapter can't be named {name!r}; choose another name, without dots, commas or =")
         assert set(tensors) <= set(self.sites), f"not adapted: {sorted(set(tensors) - set(self.sites))}"
         for path, site in self.sites.items():
             num_out, num_in = site.shape

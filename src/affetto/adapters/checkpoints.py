@@ -28,7 +28,7 @@ from affetto.adapters.peft_files import (
 )
 from affetto.adapters.trained_clips import TRAINED, write_trained
 from affetto.codes.codec import codec_tensors
-from affetto.errors import AdapterError, counted
+from affetto.errors import AdapterError, counted, listed
 from affetto.files import new_folder, place_told, write_json
 from affetto.folders import recover_folder
 from affetto.quiet import quiet_transformers
@@ -95,9 +95,11 @@ def is_checkpoint(folder: Path) -> bool:
 def read_checkpoint(folder: Path, bank: AdapterBank) -> AdapterFile:
     """What the checkpoint in `folder` changes at the bank's layers.
 
-    AdapterError if it can't be read, or is of another base than the bank's.
+    AdapterError if it can't be read, is of another base than the bank's, or changes more of it than the bank blends.
     """
     tensors: dict[str, Change] = {}
+    others = {key.replace(".layer.bias", ".bias"): value for key, value in bank.model.state_dict().items()}
+    changed: list[str] = []
     paths = sorted(folder.glob("*.safetensors"))
     try:
         for path in paths:
@@ -111,6 +113,7 @@ def read_checkpoint(folder: Path, bank: AdapterBank) -> AdapterFile:
                         stored = stored[int(number)] if stack in bank.stacks else stored
                         check_change(folder, site, stored.shape, torch.Size(layer.shape))
                         tensors[site] = (stored - layer.layer.weight.detach().cpu().float(), None)
+                changed += [key for key in sorted(names & set(others)) if _differ(file.get_tensor(key), others[key])]
     except (OSError, SafetensorError) as error:
         raise AdapterError(f"{folder} can't be read ({error}); copy or train it again") from error
     if missing := [site for site in bank.sites if site not in tensors]:
@@ -118,7 +121,19 @@ def read_checkpoint(folder: Path, bank: AdapterBank) -> AdapterFile:
             f"{folder}: {counted(len(missing), 'layer of the base has', 'layers of the base have')} no weights in it, "
             f"{missing[0]} first; give the base it was made from, or, if this is that one, copy or train it again"
         )
+    if changed:
+        tell = counted(len(changed), "tensor is", "tensors are")
+        raise AdapterError(
+            f"{folder}: {tell} not the base's, and adapters are blended in linear layers alone: {listed(changed)}. "
+            f"Speak with it as a base of its own (--base, Voice.load), or train those layers alone"
+        )
     return AdapterFile(folder, tensors, dict.fromkeys(tensors, 1.0), {}, read_facts(folder))
+
+
+def _differ(stored: Tensor, own: Tensor) -> bool:
+    """Whether two tensors differ by more than the rounding of the less precise of them."""
+    dtype = min(stored.dtype, own.dtype, key=lambda one: one.itemsize)
+    return not torch.equal(stored.to(dtype), own.detach().cpu().to(dtype))
 
 
 def check_adapter(folder: Path, base_hash: str) -> None:

@@ -22,6 +22,12 @@ def is_template(value: object) -> bool:
     return isinstance(value, str) and value.count("{text}") == 1 and "{" not in value.replace("{text}", "")
 
 
+def is_name(value: object) -> bool:
+    """Whether an adapter may be named so: without dots, which torch keeps no parameter under, and so that a blend
+    (happy=0.6,sad=0.4) can say it."""
+    return isinstance(value, str) and value == value.strip() != "" and not {*".,="} & {*value}
+
+
 def check_config(path: Path, config: Mapping[str, Any]) -> None:
     """AdapterError for a value of `adapter_config.json` that the bank can't use, naming file, key and what it must be.
     Whether the bank supports the method is checked by `read_adapter`."""

@@ -95,7 +95,8 @@ def peft_adapts(config: Mapping[str, Any], site: str) -> bool:
     if f"{site.rpartition('.')[0]}.weight" in (config.get("target_parameters") or ()):
         return True
     targets = config.get("target_modules")
-    if not any(config.get(key) for key in ("exclude_modules", "layers_to_transform", "layers_pattern")):
+    # The number of layer 0 is one, too.
+    if all(config.get(key) is None for key in ("exclude_modules", "layers_to_transform", "layers_pattern")):
         # The simple cases, among them what affetto writes, without importing PEFT, which takes seconds.
         if isinstance(targets, str) and targets != "all-linear":
             return re.fullmatch(targets, site) is not None

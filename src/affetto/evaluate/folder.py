@@ -81,8 +81,9 @@ def evaluate_folder(
     if output.suffix.lower() != ".json":
         raise DataError(f"results are written as JSON (and CSV beside it): name {output.with_suffix('.json')}")
     folders = (beside or Beside()).folders
-    name = as_text(path.stem if path.is_file() else path.resolve().name)
-    name = f"{name} (files)" if name in folders else name
+    own = as_text(path.stem if path.is_file() else path.resolve().name)
+    # Whatever it is called, it is what is scored, and no base and no ceiling.
+    name = f"{own} (files)" if own in (BASE, REAL, *folders) else own
     items = {name: folder_items(path, metadata)} | {other: folder_items(where) for other, where in folders.items()}
     chosen = judges if isinstance(judges, Judges) else choose_judges(judges or {}, emotion, device)
     run = _run_in(output, emotion, judge_facts(chosen))
@@ -108,7 +109,7 @@ def evaluate_folder(
     with one_at_a_time(lock_of(output)):
         # Another folder may have joined meanwhile.
         run = _run_in(output, emotion, judge_facts(chosen)) or run
-        results = _joined(run, systems[0], f"{name} (files)", f"{place} (files)")
+        results = _joined(run, systems[0], f"{own} (files)", f"{place} (files)")
         write_results(output, results)
     return results
 

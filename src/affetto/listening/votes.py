@@ -173,7 +173,10 @@ def _read_page(path: Path, test: str) -> list[Vote]:
 
 def _read_csv(path: Path, test: str) -> list[Vote]:
     try:
-        table = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig"), newline=""))
+        content = path.read_text(encoding="utf-8-sig")
+        # Spreadsheets of many countries save CSV with semicolons.
+        delimiter = max(",;\t", key=content.partition("\n")[0].count)
+        table = csv.DictReader(io.StringIO(content, newline=""), delimiter=delimiter)
         columns, rows = table.fieldnames or (), list(table)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path} can't be read as votes ({why_unreadable(error)}): {_OTHER_VOTES}") from error

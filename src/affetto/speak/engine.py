@@ -183,7 +183,7 @@ class Engine:
             is_hidden = torch.arange(slot + left, device=like.device) < starts_N[:, None, None]
             mask = torch.zeros(is_hidden.shape, dtype=like.dtype, device=like.device)
             mask.masked_fill_(is_hidden, -torch.inf)
-        uniform_BTK = torch.zeros(num_rows, left, weights.num_codebooks, device=like.device)
+        uniform_BTK = torch.zeros(num_rows, left, weights.num_codebooks, dtype=torch.float32, device=like.device)
         for index, row in enumerate(rows):
             uniform_BTK[index, : row.request.max_frames - row.num_frames] = row.uniform_TK[row.num_frames :]
         if self.arithmetic == "triton":

@@ -31,7 +31,8 @@ class TorchFrames:
     def __init__(self, weights: SpeakingWeights, batch: SpeakingBatch, rotary: Rotary, depth_rotary: Rotary) -> None:
         self.weights, self.batch, self.rotary = weights, batch, rotary
         self.eps, self.depth_eps = (
-            torch.tensor([shape.eps], device=weights.device) for shape in (weights.backbone_shape, weights.depth_shape)
+            torch.tensor([shape.eps], dtype=torch.float32, device=weights.device)
+            for shape in (weights.backbone_shape, weights.depth_shape)
         )
         self.offsets_K = torch.arange(weights.num_codebooks, device=weights.device) * weights.vocab_size
         self.start = depth_rotary.cos_S2H[:2], depth_rotary.sin_S2H[:2]

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
-from threading import Lock
+from threading import Lock, RLock
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -265,15 +265,25 @@ def _by_itself(base: Base, requests: Sequence[Request]) -> list[Spoken]:
     return [Spoken(codes_TK, hit_cap) for codes_TK, hit_cap in said]
 
 
+_TURNS: WeakKeyDictionary[Network, RLock] = WeakKeyDictionary()
+_TAKING_ONE = Lock()
+
+
 @contextmanager
 def eval_mode(network: Network) -> Iterator[None]:
-    """In train mode activation checkpointing would drop the key-value cache."""
-    was_training = network.training
-    network.eval()
-    try:
-        yield
-    finally:
-        network.train(was_training)
+    """The network for this thread alone, since its mode and its gates are one for all.
+
+    In train mode activation checkpointing would drop the key-value cache.
+    """
+    with _TAKING_ONE:
+        turn = _TURNS.setdefault(network, RLock())
+    with turn:
+        was_training = network.training
+        network.eval()
+        try:
+            yield
+        finally:
+            network.train(was_training)
 
 
 _KNOWN: WeakKeyDictionary[CsmNetwork, tuple[object, SpeakingWeights]] = WeakKeyDictionary()

@@ -179,7 +179,7 @@ class _Native:
             "logits": 2 * weights.codebook_size * len(states_BD),
         }  # fmt: skip
         for name, size in rooms.items():
-            setattr(struct.scratch, name, self._at(torch.empty(size)))
+            setattr(struct.scratch, name, self._at(torch.empty(size, dtype=torch.float32)))
 
     def draws(self, weights: SpeakingWeights, batch: SpeakingBatch, depth_rotary: Rotary) -> None:
         """What is needed to draw frames, and not to read."""

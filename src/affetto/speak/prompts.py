@@ -59,7 +59,8 @@ def read(
         # Padding attends to itself: attention over nothing would be NaN, which no mask hides.
         seen_BSS = is_there_BS[:, None] | torch.eye(width, dtype=torch.bool, device=device)
         mask_BSS = seen_BSS & (slots_S[:, None] >= slots_S)
-    shape, eps = weights.backbone_shape, torch.tensor([weights.backbone_shape.eps], device=device)
+    shape = weights.backbone_shape
+    eps = torch.tensor([shape.eps], dtype=torch.float32, device=device)
     cos, sin = rotary.cos_S2H[positions], rotary.sin_S2H[positions]
     hidden_BD = spread(x_BSD, arranged.backbone, shape, cache, eps, cos, sin, mask_BSS)
     return normed(hidden_BD, eps) * weights.norm_D

@@ -52,7 +52,7 @@ class Sampling:
         self.most = max(min(request.top_k, codebook_size) for request in requests)
         self.is_cut_B1 = (self.top_k_B > 0)[:, None]
         self.place_B1 = (self.top_k_B - 1).clamp(min=0)[:, None]
-        self.zero = torch.zeros((), device=device)
+        self.zero = torch.zeros((), dtype=torch.float32, device=device)
 
     def pick(self, logits_BC: Tensor, uniform_B1: Tensor, book: int) -> Tensor:
         """Codebook `book`'s code per row (B,): where the cumulative distribution passes `uniform`; greedy the most

@@ -50,6 +50,8 @@ class Voice:
     voice = Voice.load("miniature")
     voice.load_adapter("happy", Path("emotion_models/happy/best"))
     samples, rate = voice.speak("I found the silver key", emotion="happy", intensity=0.8)
+
+    Of a `bank` that is given only the weights are known: its adapters speak at intensity 1 and with plain prompts.
     """
 
     def __init__(self, base: Base, bank: AdapterBank | None = None) -> None:
@@ -125,9 +127,10 @@ class Voice:
             )
 
     def load_adapter(self, name: str, folder: str | Path, *, allow_other_base: bool = False) -> None:
-        """Load the adapter or fully fine-tuned checkpoint in `folder` as `name`.
+        """Load the adapter or fully fine-tuned checkpoint in `folder` as `name`, which is what the emotion is called.
 
-        See `affetto.adapters.peft_files` for what is refused.
+        It stays as long as the voice, so a name is given once. AdapterError for a name that is taken or can't be
+        written in a blend, and for what doesn't fit the base or isn't s·B·A (`affetto.adapters.peft_files`).
         """
         if self.bank is None:
             # Adapters may change different layers, so the bank covers all; a layer without adapters costs nothing.
@@ -239,17 +242,16 @@ class Voice:
     ) -> Iterator[NDArray[np.float32]]:  # fmt: skip
         """The speech of `speak` with one take, in pieces while it is generated: mono samples, a frame (80 ms) each.
 
-        Mimi decodes each frame at once and keeps its state (`affetto.codes.sound_stream`); Moshi itself is a frame
-        late. So is the miniature's codec, which for every piece decodes all that was said so far: it keeps up with real
-        time for about six seconds.
+        What `request` refuses is refused by the call itself, before the first piece is asked for. Mimi decodes each
+        frame at once and keeps its state (`affetto.codes.sound_stream`); Moshi itself is a frame late. So is the
+        miniature's codec, which for every piece decodes all that was said so far: it keeps up with real time for about
+        six seconds.
         """
         request = self.request(
             text, emotion, intensity=intensity, speaker=speaker, seed=seed, temperature=temperature,
             depth_temperature=depth_temperature, context=context,
         )  # fmt: skip
-        for piece in self.stream_together([request]):
-            if len(piece.samples_N):
-                yield piece.samples_N
+        return (piece.samples_N for piece in self.stream_together([request]) if len(piece.samples_N))
 
     def stream_together(self, requests: Sequence[Request], *, batch_size: int = 32) -> Iterator[Piece]:
         """`stream` for many requests (made by `request`), `batch_size` at a time; pieces are numbered by request.
@@ -260,10 +262,11 @@ class Voice:
             raise ConfigError("which take is kept isn't known until all are said: stream one take")
         if not can_stream(self.base):
             raise ConfigError(f"{self.base.id} doesn't speak frame by frame, so it can't stream: speak whole texts")
-        yield from stream(self.base, self._padded(requests), self.codec.open_streams(), batch_size=batch_size)
+        return stream(self.base, self._padded(requests), self.codec.open_streams(), batch_size=batch_size)
 
     def generate(self, requests: Sequence[Request], on_progress: Callable[[int], object] | None = None) -> list[Spoken]:
-        """Codes for many requests, in batches. Requests made before an adapter was loaded don't use it."""
+        """Codes for many requests, in batches. Requests made before an adapter was loaded don't use it; AdapterError
+        for requests of a voice with more adapters."""
         return generate_best(self.base, self.codec, self._padded(requests), on_progress=on_progress)
 
     def num_takes(self, wanted: int) -> int:
@@ -272,6 +275,11 @@ class Voice:
 
     def _padded(self, requests: Sequence[Request]) -> list[Request]:
         num = len(self.emotions)
+        if other := next((one for one in requests if len(one.gate) > num), None):
+            raise AdapterError(
+                f"a request has intensities for {len(other.gate)} adapters, and {num} are loaded here: it is another "
+                "voice's. Make it with this one's `request`"
+            )
         return [replace(one, gate=one.gate + (0.0,) * (num - len(one.gate))) for one in requests]
 
     def decode(self, spoken: Spoken) -> NDArray[np.float32]:

@@ -60,8 +60,14 @@ def _savee_places(folder: Path) -> Iterable[Path]:
     return [root / name for name in _SAVEE_SPEAKERS if (root / name).is_dir()] or [root]
 
 
+def _savee_name(path: Path) -> str:
+    """With its speaker, each of whom has an a01; a name such as that alone may be anything of anybody's."""
+    is_short = path.parent.name in _SAVEE_SPEAKERS and "_" not in path.stem
+    return f"{path.parent.name}_{path.stem}" if is_short else path.stem
+
+
 def _savee(path: Path, match: re.Match[str]) -> Said:
-    return Said(match["speaker"] or path.parent.name, savee_code(path.stem), text_beside(path))
+    return Said(match["speaker"], savee_code(path.stem), text_beside(path))
 
 
 def _jl_corpus(path: Path, match: re.Match[str]) -> Said:
@@ -79,7 +85,8 @@ TESS = NamedFiles(
 )  # fmt: skip
 SAVEE = NamedFiles(
     "savee", "SAVEE: DC_sa07.wav, or DC/sa07.wav",
-    re.compile(rf"(?:(?P<speaker>{'|'.join(_SAVEE_SPEAKERS)})_)?(sa|su|a|d|f|h|n)\d\d"), _savee_places, _savee,
+    re.compile(rf"(?P<speaker>{'|'.join(_SAVEE_SPEAKERS)})_(sa|su|a|d|f|h|n)\d\d"), _savee_places, _savee,
+    named=_savee_name,
 )  # fmt: skip
 JL_CORPUS = NamedFiles(
     "jl-corpus", "JL-Corpus: male2_concerned_6b_1.wav with its .txt beside",

@@ -19,11 +19,12 @@ from pathlib import Path
 
 from affetto.audio.columns import choose_columns, label_of, misspelt
 from affetto.audio.corpora.files import TextError, files, sound_files, subfolders, text_beside, tree
+from affetto.audio.corpora.rows import with_slashes
 from affetto.audio.corpora.tables import delimiter_of, read_table, read_text
 from affetto.audio.labels import LABELS
 from affetto.audio.manifest import DEFAULT_SPEAKER
 from affetto.audio.sound import FOREIGN_SUFFIXES, SOUND_SUFFIXES
-from affetto.errors import DataError, did_you_mean
+from affetto.errors import DataError, counted, did_you_mean
 from affetto.types import Clip, Problem
 
 LAYOUT = "plain folder: sound files with name.txt beside name.wav or a metadata.csv (file,text,emotion,speaker)"
@@ -51,7 +52,8 @@ def recognises(folder: Path) -> bool:
 def read(folder: Path, emotions: Collection[str] = ()) -> tuple[list[Clip], list[Problem]]:
     """All sound files under `folder`; problems of `metadata.csv`, doubles, and recordings that can't be decoded.
 
-    Folders that look like emotions and name none that is known are `mislabelled`: their clips are general speech.
+    Folders that look like emotions and name none that is known are `mislabelled`: their clips are general speech. So
+    are tables of another name, where clips lack a text.
 
     `emotions` are names that count as emotions beside those of `affetto.audio.labels`, in any case.
     """
@@ -77,7 +79,27 @@ def read(folder: Path, emotions: Collection[str] = ()) -> tuple[list[Clip], list
                 where = path.relative_to(folder.parent).as_posix()
                 message = f"{path.suffix} can't be decoded; convert it with `ffmpeg -i {path.name} -vn OUT.wav`"
                 problems.append(Problem(where, "unreadable", message))
-    return list(clips.values()), [*problems, *_unknown_folders(folder, clips.values(), names)]
+    doubts = [*_unknown_folders(folder, clips.values(), names), *_unread_tables(folder, clips.values())]
+    return list(clips.values()), [*problems, *doubts]
+
+
+def _unread_tables(folder: Path, clips: Collection[Clip]) -> Iterator[Problem]:
+    """Tables of sounds under other names than `metadata.csv`, where clips lack a text."""
+    count = sum(clip.text is None for clip in clips)
+    for path in (path for place in tree(folder) for path in files(place) if count):
+        if path.suffix.lower() in (".csv", ".tsv") and path.name not in _TABLES and _lists_sounds(path):
+            message = (
+                f"this table is not read, and {counted(count, 'clip has', 'clips have')} no text: give the table "
+                f"itself instead of the folder, or call it {_TABLES[0]}"
+            )
+            yield Problem(path.relative_to(folder.parent).as_posix(), "mislabelled", message)
+
+
+def _lists_sounds(table: Path) -> bool:
+    try:
+        return delimiter_of(read_text(table)) is not None
+    except DataError:
+        return False
 
 
 def _unknown_folders(folder: Path, clips: Collection[Clip], names: Mapping[str, str]) -> Iterator[Problem]:
@@ -131,7 +153,7 @@ def _metadata(folder: Path, names: Mapping[str, str]) -> tuple[dict[Path, _Row],
             problems.append(Problem(where, "bad-row", str(error)))
             continue
         for name, row in listed:
-            path = known.get(Path(name).as_posix())
+            path = known.get(Path(name).as_posix()) or known.get(Path(with_slashes(name)).as_posix())
             if path is None:
                 message = f"no sound file {name!r} beside {table.name} or in wavs/{did_you_mean(name, known)}"
                 problems.append(Problem(row.where, "missing-file", message))

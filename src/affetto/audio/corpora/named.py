@@ -32,25 +32,30 @@ class NamedFiles:
     corpus: str
     LAYOUT: str
     name: re.Pattern[str]
-    """Of whole stems. Files of other names are reported, unless `is_other` knows them."""
+    """Of whole names, as `named` tells them. Files of other names are reported, unless `is_other` knows them."""
     places: Callable[[Path], Iterable[Path]]
     """Folders of a corpus's root that hold its files."""
     say: Callable[[Path, re.Match[str]], Said]
     is_other: Callable[[Path], bool] = lambda _: False
     """Files that belong to the corpus and aren't speech to be read: passed over."""
+    named: Callable[[Path], str] = lambda path: path.stem
+    """A file's name with all that its folder must say of it."""
 
     def recognises(self, folder: Path) -> bool:
         """Whether a place of `folder` holds a file with such a name."""
-        return any(self.name.fullmatch(path.stem) for place in self.places(folder) for path in sound_files(place))
+        return any(
+            self.name.fullmatch(self.named(path)) for place in self.places(folder) for path in sound_files(place)
+        )
 
     def read(self, folder: Path, _emotions: Collection[str] = ()) -> tuple[list[Clip], list[Problem]]:
-        """The clips, ids being the corpus's name and the file's, and files that couldn't be placed."""
+        """The clips, ids being the corpus's name and the file's (`named`), and files that couldn't be placed."""
         clips: dict[str, Clip] = {}
         problems: list[Problem] = []
         for place in self.places(folder):
             for path in sound_files(place):
                 where = path.relative_to(folder.parent).as_posix()
-                match = self.name.fullmatch(path.stem)
+                name = self.named(path)
+                match = self.name.fullmatch(name)
                 if match is None:
                     if not self.is_other(path):
                         problems.append(Problem(where, "bad-row", f"the name isn't {self.LAYOUT}; rename or move it"))
@@ -60,23 +65,26 @@ class NamedFiles:
                 except TextError as error:
                     problems.append(Problem(where, error.kind, str(error)))
                     continue
-                found = add_clip(clips, self.corpus, path, said, where)
+                found = add_clip(clips, self.corpus, path, said, where, name=name)
                 problems += [found] if found else []
         return list(clips.values()), problems
 
 
-def add_clip(clips: dict[str, Clip], corpus: str, path: Path, said: Said, where: str, part: str = "") -> Problem | None:
+def add_clip(
+    clips: dict[str, Clip], corpus: str, path: Path, said: Said, where: str, part: str = "", name: str | None = None
+) -> Problem | None:
     """Put the clip of `path` into `clips`, or say why not: an unknown emotion, a name that is taken.
 
-    `part` goes into the id where file names repeat from part to part of the corpus.
+    The id is made of `name`, by default the file's; `part` goes into it where names repeat from part to part of the
+    corpus.
     """
     if said.code is not None and said.code not in LABELS[corpus]:
         return Problem(where, "unknown-emotion", f"{corpus} has no emotion {said.code!r}; rename it or leave it out")
     emotion = None if said.code is None else emotion_of(corpus, said.code)
-    name = "-".join(filter(None, (corpus, part, path.stem)))
-    if name in clips:
-        return Problem(where, "duplicate-id", f"{clips[name].audio.name} is already clip {name!r}; remove one of them")
-    clips[name] = Clip(
-        name, path.absolute(), said.text, emotion, f"{corpus}-{said.speaker}", corpus, intensity=said.intensity
+    clip_id = "-".join(filter(None, (corpus, part, name or path.stem)))
+    if taken := clips.get(clip_id):
+        return Problem(where, "duplicate-id", f"{taken.audio.name} is already clip {clip_id!r}; remove one of them")
+    clips[clip_id] = Clip(
+        clip_id, path.absolute(), said.text, emotion, f"{corpus}-{said.speaker}", corpus, intensity=said.intensity
     )
     return None

@@ -88,6 +88,9 @@ class RowReader:
         if not value or not isinstance(value, str):
             raise DataError(f"{self.columns.names['audio']!r} holds no sound: no path and no bytes")
         found = self.find(value)
+        if found is None and "\\" in value:
+            value = with_slashes(value)
+            found = self.find(value)
         if found is None:
             raise FileNotFoundError(f"no sound file {value!r} near the table; mend the path, or cut the row")
         return found, value
@@ -158,6 +161,11 @@ class RowReader:
             raise DataError("the row has neither an id nor a path to make one from; add a column `id`")
         segment = "" if start_s is None else f"-{start_s:.2f}"
         return "-".join((self.corpus, *parts[-3:])) + segment
+
+
+def with_slashes(written: str) -> str:
+    """A path as Windows writes it, `wavs\\a.wav`, as all other systems do."""
+    return written.replace("\\", "/")
 
 
 def sound_finder(folder: Path) -> Callable[[str], Path | None]:
