@@ -28,7 +28,8 @@ from affetto.codes.codec import load_codec
 from affetto.files import read_json, write_json
 from affetto.model.base import Base, load_base
 from affetto.speak.engine import Arithmetic, Engine
-from affetto.speak.generation import Request, weights_of
+from affetto.speak.generation import weights_of
+from affetto.speak.requests import Request
 from affetto.speak.streaming import sound_of
 
 RESULT = Path(__file__).parent / "results" / "speaking_on_gpu.json"

@@ -35,7 +35,8 @@ from six_emotions import RANK, six_gates
 from affetto.files import read_json, write_json
 from affetto.model.base import Base, load_base
 from affetto.speak.engine import Arithmetic, Engine
-from affetto.speak.generation import Request, generate, weights_of
+from affetto.speak.generation import generate, weights_of
+from affetto.speak.requests import Request
 
 RESULT = Path(__file__).parent / "results" / "speaking_speed.json"
 TEXT = "the children carried seven green baskets from the river to the market before the rain began"

@@ -31,7 +31,7 @@ from affetto.evaluate.strengths import of_strengths
 from affetto.files import read_json, write_json
 from affetto.judges.choice import choose_judges
 from affetto.pipeline import prepare_clips
-from affetto.speak.generation import Spoken
+from affetto.speak.requests import Spoken
 from affetto.speak.takes import FEWEST, SOFTER, num_witnesses, take_distances
 from affetto.speak.voice import Voice
 

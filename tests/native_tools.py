@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from affetto.speak import native
+from affetto.speak import native_frames as native
 from affetto.speak.sampling import Sampling
 
 

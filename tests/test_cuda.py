@@ -31,7 +31,8 @@ from affetto.preserve.ewc import ewc_penalty
 from affetto.preserve.fisher import estimate_fisher
 from affetto.preserve.forecast import forecast
 from affetto.preserve.teacher import TeacherCache, teacher_cache
-from affetto.speak.generation import Request, Spoken, generate
+from affetto.speak.generation import generate
+from affetto.speak.requests import Request, Spoken
 from affetto.training.batches import assemble
 from affetto.training.loop import train, train_mode
 from affetto.training.step import LossWeights, accumulate_gradients, finish_gradients

@@ -25,7 +25,8 @@ from affetto.files import write_json
 from affetto.model.base import Base, load_base
 from affetto.model.batch import Row, Turn, collate
 from affetto.quiet import quiet_transformers
-from affetto.speak.generation import Request, generate
+from affetto.speak.generation import generate
+from affetto.speak.requests import Request
 
 RESULT = Path(__file__).parents[1] / "results" / "parity_csm.json"
 TEXTS = ("I found the silver key.", "", "naïve ½ 日本語 🎉 [3] {x}", "two\nlines and  spaces ")

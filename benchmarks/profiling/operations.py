@@ -11,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from affetto.products import mm
+from affetto.native.functional import mm
 
 
 def count_operations(epoch: Callable[[int], int]) -> float:

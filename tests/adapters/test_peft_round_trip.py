@@ -27,7 +27,8 @@ from affetto.files import read_json, write_json
 from affetto.model.base import Base, load_base
 from affetto.model.batch import Batch, Logits, Row, collate
 from affetto.model.random_base import random_base
-from affetto.speak.generation import Request, generate
+from affetto.speak.generation import generate
+from affetto.speak.requests import Request
 
 WITHOUT_AFFETTO = """
 import sys, types

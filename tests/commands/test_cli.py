@@ -38,8 +38,8 @@ from affetto.judges.choice import KINDS
 from affetto.miniature import data as miniature_data
 from affetto.model.base import load_base
 from affetto.preserve import self_speech
-from affetto.speak.asked import blend_of
-from affetto.speak.generation import Request, Spoken
+from affetto.speak.arguments import blend_of
+from affetto.speak.requests import Request, Spoken
 from affetto.types import SPEAKING_TEMPERATURE, Clip, Problem
 
 VERBS = {

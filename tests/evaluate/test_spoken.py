@@ -15,7 +15,7 @@ from affetto.evaluate import spoken
 from affetto.evaluate.speaking import Studio
 from affetto.evaluate.spoken import NOTE, copy_spoken, note_spoken, read_spoken, speech_key
 from affetto.model.batch import Turn
-from affetto.speak.generation import Request
+from affetto.speak.requests import Request
 from evaluate_fakes import voice
 
 REQUESTS = [Request((1, 2, 3), 40, (0.5,), seed=7), Request((4,), 20, (0.5,), seed=8)]

@@ -15,7 +15,8 @@ from affetto.codes.codec import load_codec
 from affetto.model.base import Base, load_base
 from affetto.model.batch import Row, Turn, collate
 from affetto.quiet import quiet_transformers
-from affetto.speak.generation import Request, generate
+from affetto.speak.generation import generate
+from affetto.speak.requests import Request
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "benchmarks" / "parity"
 TALKS = {

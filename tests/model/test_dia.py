@@ -32,7 +32,8 @@ from affetto.preserve.curvature import CURVATURES
 from affetto.preserve.distillation import distillation_kl
 from affetto.preserve.fisher import estimate_fisher
 from affetto.preserve.forecast import forecast
-from affetto.speak.generation import Request, Spoken, generate
+from affetto.speak.generation import generate
+from affetto.speak.requests import Request, Spoken
 from affetto.speak.voice import Voice
 from affetto.types import Clip
 from banks import trained_bank

@@ -22,7 +22,8 @@ from affetto.miniature.base import make_config
 from affetto.model.base import MINIATURE, Base, load_base
 from affetto.model.batch import Row, Turn, collate
 from affetto.model.light import load_for_speaking, rotary_frequencies
-from affetto.speak.generation import Request, generate
+from affetto.speak.generation import generate
+from affetto.speak.requests import Request
 
 TEXTS = ["I found the silver key.", "", "  Two  spaces, ÄÖÜ and 'quotes'… ", "<|AUDIO|> 12 [3]", "x" * 300]
 

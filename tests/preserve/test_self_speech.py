@@ -21,7 +21,8 @@ from affetto.files import cache_root
 from affetto.model.base import load_base
 from affetto.preserve import self_speech
 from affetto.preserve.self_speech import SelfSpeech, failure, with_self_speech
-from affetto.speak.generation import Request, Spoken, frame_cap
+from affetto.speak.generation import frame_cap
+from affetto.speak.requests import Request, Spoken
 from affetto.types import SPLITS, Clip
 
 COUNTS = {"train": 9, "validation": 3, "test": 4}

@@ -16,7 +16,7 @@ from transformers import DynamicCache
 from affetto.model.base import Base
 from affetto.model.batch import Row, Turn, collate, stack_gates
 from affetto.model.csm import CsmNetwork
-from affetto.speak.generation import Request, Spoken
+from affetto.speak.requests import Request, Spoken
 
 
 @torch.inference_mode()

@@ -31,7 +31,8 @@ from affetto.speak.dialogue import (
     stream_dialogue,
     stream_words,
 )
-from affetto.speak.generation import Request, generate
+from affetto.speak.generation import generate
+from affetto.speak.requests import Request
 from affetto.speak.voice import Voice
 from banks import trained_bank
 from moshi_checkpoint import REFERENCE

@@ -19,8 +19,9 @@ from affetto.model.base import Base
 from affetto.model.batch import Row, Turn, collate
 from affetto.model.csm import CsmNetwork
 from affetto.speak.engine import Arithmetic, Engine
-from affetto.speak.generation import Request, fingerprint, generate, weights_of
+from affetto.speak.generation import fingerprint, generate, weights_of
 from affetto.speak.layers import Rotary
+from affetto.speak.requests import Request
 from affetto.speak.sites import Site
 from affetto.speak.weights import Arranged, SpeakingWeights, chunked
 

@@ -16,9 +16,10 @@ from affetto.adapters.bank import AdapterBank
 from affetto.errors import ConfigError
 from affetto.model.base import Base
 from affetto.model.batch import Row, Turn, collate
-from affetto.speak.at_once import rows_at_once, shares_of
-from affetto.speak.generation import Request, Spoken, frame_cap, generate, weights_of
-from affetto.speak.host import HostFrames, HostSampling
+from affetto.speak.generation import frame_cap, generate, weights_of
+from affetto.speak.numpy_frames import NumpyFrames, NumpySampling
+from affetto.speak.parallel import rows_at_once, shares_of
+from affetto.speak.requests import Request, Spoken
 from affetto.speak.sampling import Sampling
 from native_tools import drawn_natively, required
 
@@ -118,7 +119,7 @@ def _drawn(logits_BC: Tensor, uniform_B: Tensor, arithmetic: str, book: int = 0,
         return sampling.pick(logits_BC, uniform_B[:, None], book).tolist()
     if arithmetic == "native":
         return drawn_natively(sampling, logits_BC, uniform_B, book)
-    return HostSampling(sampling).pick(logits_BC.numpy(), uniform_B[:, None].numpy(), book).tolist()
+    return NumpySampling(sampling).pick(logits_BC.numpy(), uniform_B[:, None].numpy(), book).tolist()
 
 
 @pytest.mark.parametrize("arithmetic", ["native", "numpy", "torch"])
@@ -254,7 +255,7 @@ def test_numbers_well_below_one_need_no_holding_back() -> None:
     logits_BC = torch.randn(500, 256, generator=torch.Generator().manual_seed(3))
     uniform_B1 = torch.linspace(0, 1 - 2**-20, 500)[:, None].numpy()
     sampling = Sampling([Request((0, 1), max_frames=1, temperature=1.0)] * 500, 256, torch.device("cpu"))
-    held, free = (HostSampling(sampling, may).pick(logits_BC.numpy(), uniform_B1, 0).tolist() for may in (True, False))
+    held, free = (NumpySampling(sampling, may).pick(logits_BC.numpy(), uniform_B1, 0).tolist() for may in (True, False))
     assert held == free
     assert max(free) <= 255
 
@@ -295,7 +296,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[int, int]], None
     """Let the row whose seed is S end at frame `ends[S]`: all codes but the last are zero there."""
 
     def script(ends: dict[int, int]) -> None:
-        def frame(frames: HostFrames) -> Tensor:
+        def frame(frames: NumpyFrames) -> Tensor:
             rows = frames.batch.rows
             codes = torch.full((len(rows), 8), 9)
             for b, row in enumerate(rows):
@@ -303,7 +304,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[int, int]], None
                     codes[b, :-1] = 0
             return codes
 
-        monkeypatch.setattr(HostFrames, "frame", frame)
+        monkeypatch.setattr(NumpyFrames, "frame", frame)
         monkeypatch.setattr("affetto.speak.engine.suits", lambda _: False)
 
     return script
@@ -343,8 +344,8 @@ def test_stopping_does_without_what_comes_after(
     tiny_base: Base, scripted: Callable[[dict[int, int]], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scripted({0: 2})
-    hear, calls = HostFrames.hear, []
-    monkeypatch.setattr(HostFrames, "hear", lambda *told: calls.append(1) or hear(*told))
+    hear, calls = NumpyFrames.hear, []
+    monkeypatch.setattr(NumpyFrames, "hear", lambda *told: calls.append(1) or hear(*told))
     generate(tiny_base, [replace(_requests(tiny_base)[0], seed=0, max_frames=50)])
     assert len(calls) == 2
 

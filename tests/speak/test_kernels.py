@@ -12,8 +12,8 @@ from torch.nn import functional
 
 from affetto.model.base import Base
 from affetto.speak.engine import Engine
-from affetto.speak.generation import Request
 from affetto.speak.layers import Rotary
+from affetto.speak.requests import Request
 from affetto.speak.sampling import Sampling, dice
 from affetto.speak.sites import Site
 from affetto.speak.weights import Shape, SpeakingWeights

@@ -12,9 +12,10 @@ from affetto.adapters.bank import AdapterBank
 from affetto.miniature.base import make_config, make_model
 from affetto.model.base import Base, load_base
 from affetto.model.csm import CsmNetwork
-from affetto.speak import native
+from affetto.speak import native_frames
 from affetto.speak.engine import Arithmetic, Engine
-from affetto.speak.generation import Request, weights_of
+from affetto.speak.generation import weights_of
+from affetto.speak.requests import Request
 from affetto.speak.weights import SpeakingWeights
 from native_tools import required
 
@@ -82,7 +83,7 @@ def test_prompts_in_groups_are_those_in_one(tiny_base: Base, monkeypatch: pytest
     ]
     plain = _say(tiny_base, requests, "numpy")
     for most in (1, 30, 1000):
-        monkeypatch.setattr(native, "_POSITIONS_AT_ONCE", most)
+        monkeypatch.setattr(native_frames, "_POSITIONS_AT_ONCE", most)
         assert _say(tiny_base, requests, "native") == plain
 
 
@@ -167,9 +168,9 @@ def test_who_has_read_nothing_cannot_join(tiny_base: Base) -> None:
 def test_large_bases_and_other_precisions_are_not_for_it(tiny_base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
     required()
     weights = SpeakingWeights(tiny_base.network)
-    assert native.suits(weights)
+    assert native_frames.suits(weights)
     assert Engine(weights).arithmetic == "native"
-    monkeypatch.setattr(native, "MOST_MATRIX_BYTES", weights.largest_bytes - 1)
-    assert not native.suits(weights)
+    monkeypatch.setattr(native_frames, "MOST_MATRIX_BYTES", weights.largest_bytes - 1)
+    assert not native_frames.suits(weights)
     assert Engine(weights).arithmetic == "numpy"
-    assert not native.suits(SpeakingWeights(CsmNetwork(tiny_base.model.bfloat16()).eval()))
+    assert not native_frames.suits(SpeakingWeights(CsmNetwork(tiny_base.model.bfloat16()).eval()))

@@ -13,7 +13,7 @@ from affetto.adapters.bank import AdapterBank
 from affetto.adapters.peft_files import save_adapter
 from affetto.errors import AdapterError, ConfigError, DataError
 from affetto.model.base import Base, load_base
-from affetto.speak.generation import Spoken
+from affetto.speak.requests import Spoken
 from affetto.speak.to_file import speak_to_file
 from affetto.speak.voice import Voice
 

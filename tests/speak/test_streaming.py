@@ -15,7 +15,8 @@ from affetto.codes.neural import MimiCodec
 from affetto.miniature.base import make_config
 from affetto.model.base import Base
 from affetto.speak.engine import Engine
-from affetto.speak.generation import Request, generate, weights_of
+from affetto.speak.generation import generate, weights_of
+from affetto.speak.requests import Request
 from affetto.speak.state import Heard
 from affetto.speak.streaming import Piece, sound_of
 from affetto.speak.voice import Voice

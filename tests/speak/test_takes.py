@@ -15,7 +15,8 @@ from affetto.codes.codec import load_codec
 from affetto.errors import ConfigError
 from affetto.model.base import Base, load_base
 from affetto.speak import takes
-from affetto.speak.generation import Request, Spoken, generate, generate_best
+from affetto.speak.generation import generate, generate_best
+from affetto.speak.requests import Request, Spoken
 from affetto.speak.takes import best_takes, take_distances, warped_distances
 from affetto.speak.voice import Voice
 from affetto.types import SPEAKING_TAKES, Codec

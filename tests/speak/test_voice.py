@@ -29,9 +29,9 @@ from affetto.model.batch import Turn
 from affetto.model.dia import DiaNetwork
 from affetto.model.moshi import MoshiNetwork
 from affetto.model.network import Network
-from affetto.speak.asked import mono_sound
+from affetto.speak.arguments import mono_sound
 from affetto.speak.engine import Engine
-from affetto.speak.generation import Spoken
+from affetto.speak.requests import Spoken
 from affetto.speak.to_file import speak_to_file
 from affetto.speak.voice import Voice
 

@@ -25,7 +25,8 @@ from affetto.model.batch import Batch, Logits, Row, collate
 from affetto.model.csm import CsmNetwork
 from affetto.pipeline import speak_general
 from affetto.preserve import self_speech
-from affetto.speak.generation import Request, Spoken, generate
+from affetto.speak.generation import generate
+from affetto.speak.requests import Request, Spoken
 from affetto.training import loop
 from affetto.training.log import read_log
 from affetto.training.loop import lr_factor, train

@@ -22,7 +22,7 @@ from affetto.errors import AdapterError
 from affetto.files import hash_text
 from affetto.model.four_bit import FourBitLinear, frozen_linear
 from affetto.model.gates import GateSwitch
-from affetto.products import linear
+from affetto.native.functional import linear
 
 Change = tuple[Tensor, Tensor | None]
 """(A, B) of one layer, or (change, None)."""

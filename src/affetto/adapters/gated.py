@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from affetto.products import addmm_, mm
+from affetto.native.functional import addmm_, mm
 
 Factors = tuple[Tensor, Tensor]
 """A (R, in) and B (out, R) of one layer, the ranks of all adapters side by side."""

@@ -76,7 +76,7 @@ def predict_forgetting(
     from affetto.laboratory.calibration import predict_forgetting as predict
     from affetto.pipeline import prepare_clips
     from affetto.progress import show
-    from affetto.speak.asked import require_strength
+    from affetto.speak.arguments import require_strength
 
     for value in intensity or ():
         require_strength(value)

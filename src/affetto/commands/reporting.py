@@ -77,7 +77,7 @@ def evaluate(
     from affetto.processes import alone_in
     from affetto.progress import say, show
     from affetto.report.tables import terminal_table
-    from affetto.speak.asked import require_strength
+    from affetto.speak.arguments import require_strength
 
     if intensity is not None:
         require_strength(intensity)

@@ -37,7 +37,7 @@ from affetto.evaluate.spoken import speaker_key, speech_key
 from affetto.files import cache_root, hash_text, read_json, write_json
 from affetto.judges.kinds import Judges
 from affetto.progress import progress
-from affetto.speak.generation import Request
+from affetto.speak.requests import Request
 from affetto.speak.voice import Voice
 
 FEATURES = ("f0_median_st", "f0_range_st", "syllables_per_s", "level_db")

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
-from affetto.speak.asked import has_words
-from affetto.speak.generation import Request
+from affetto.speak.arguments import has_words
+from affetto.speak.requests import Request
 from affetto.speak.voice import Voice
 from affetto.types import Clip
 

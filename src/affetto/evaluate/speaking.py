@@ -22,7 +22,7 @@ from affetto.evaluate.sentences import Sentence, ask, recordings_in_turn
 from affetto.evaluate.spoken import copy_spoken, note_spoken, read_spoken, speaker_key, speech_key
 from affetto.files import cache_root, hash_folder, write_text
 from affetto.progress import progress
-from affetto.speak.generation import Request
+from affetto.speak.requests import Request
 from affetto.speak.voice import Voice
 
 _LONGEST_NAME = 80

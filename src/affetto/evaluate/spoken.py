@@ -13,7 +13,7 @@ from typing import Any
 from affetto.files import hash_bytes, hash_file, hash_folder, hash_text, made_once, read_json, write_json
 from affetto.model.batch import turn_bytes
 from affetto.provenance import versions
-from affetto.speak.generation import Request
+from affetto.speak.requests import Request
 from affetto.speak.voice import Voice
 
 NOTE = "spoken.json"

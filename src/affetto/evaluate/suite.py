@@ -32,7 +32,7 @@ from affetto.evaluate.training_known import what_is_known
 from affetto.judges.choice import Judges, choose_judges, unheard
 from affetto.model.batch import Row
 from affetto.progress import progress, say
-from affetto.speak.asked import require_strength
+from affetto.speak.arguments import require_strength
 from affetto.speak.voice import Voice
 
 

@@ -32,7 +32,7 @@ from affetto.preserve.ewc import ewc_penalty
 from affetto.preserve.forecast import Forecast, forecast
 from affetto.progress import progress
 from affetto.provenance import versions
-from affetto.speak.asked import require_strength
+from affetto.speak.arguments import require_strength
 from affetto.speak.voice import Voice
 from affetto.training.streams import general_clips, general_fisher, ungated_rows
 from affetto.types import SPLITS

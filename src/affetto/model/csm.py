@@ -16,7 +16,7 @@ from affetto.model.batch import Batch, Logits, moved_to
 from affetto.model.network import Network, full_precision
 from affetto.model.recompute import checkpoint_layers
 from affetto.model.spans import one_sequence_a_row, read_before, read_behind_first
-from affetto.products import heads, linear
+from affetto.native.functional import heads, linear
 
 
 class CsmNetwork(Network):

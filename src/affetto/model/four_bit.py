@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from affetto.errors import MissingDependencyError
-from affetto.products import linear
+from affetto.native.functional import linear
 from affetto.quiet import quiet_transformers
 
 FOUR_BIT = "nf4"

@@ -21,7 +21,7 @@ from transformers.models.csm import modeling_csm
 
 from affetto.model.spans import is_one_sequence_a_row
 from affetto.model.triton_runs import triton_runs
-from affetto.products import linear
+from affetto.native.functional import linear
 
 
 def fuse(model: Any) -> None:
@@ -57,7 +57,7 @@ class FusedNorm(modeling_csm.CsmRMSNorm):  # type: ignore[misc]
 
 
 class RoutedLinear(nn.Linear):
-    """A layer whose product goes where it is fastest (`affetto.products`)."""
+    """A layer whose product goes where it is fastest (`affetto.native.functional`)."""
 
     def forward(self, x: Tensor) -> Tensor:
         """x (…, I) → (…, O)."""

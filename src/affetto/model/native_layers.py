@@ -25,8 +25,8 @@ from affetto.model.gates import GateSwitch
 from affetto.model.spans import asked_spans
 from affetto.model.watch import Watch, watch_of
 from affetto.native.compiler import MOST_MATRIX_BYTES, library
+from affetto.native.functional import mkl_is_slow
 from affetto.native.layers import LayerTensors, SiteRecord, SiteTensors, layer_backward, layer_forward
-from affetto.products import mkl_is_slow
 
 
 class NativeLayer(modeling_csm.CsmDecoderLayer):  # type: ignore[misc]

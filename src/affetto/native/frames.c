@@ -1,4 +1,4 @@
-// Frames of a CSM-shaped base on a CPU, in float32: what affetto.speak.host does in NumPy, in two calls a frame.
+// Frames of a CSM-shaped base on a CPU, in float32: what affetto.speak.numpy_frames does in NumPy, in two calls a frame.
 //
 // Arrays are C-contiguous and named as in Python: (I, O) weights, (N, Dh, S) keys, (N, S, Dh) values.
 
@@ -178,7 +178,7 @@ static float largest(float *x, int64_t n, int64_t k) {
     return x[k];
 }
 
-// A row's code, as `HostSampling.pick`: the first at which the cumulative shares pass `uniform` of the whole; the one
+// A row's code, as `NumpySampling.pick`: the first at which the cumulative shares pass `uniform` of the whole; the one
 // behind the last where a logit is NaN or infinite, also for a greedy row. The logits are lost, and what is behind them
 // is room for as many numbers.
 static int64_t pick(const Batch *b, int64_t row, int64_t book, float uniform, float *logits) {

@@ -35,7 +35,8 @@ from affetto.files import cache_root, hash_text, read_json, write_json
 from affetto.miniature.grammar import Grammar
 from affetto.model.base import Base, find_base, load_base, weights_hash
 from affetto.progress import Task, progress, say
-from affetto.speak.generation import Request, Spoken, frame_cap, generate
+from affetto.speak.generation import frame_cap, generate
+from affetto.speak.requests import Request, Spoken
 from affetto.types import SPLITS, Clip, Codec
 
 VERSION = "1"

@@ -21,8 +21,9 @@ from affetto.model.base import Base
 from affetto.model.batch import stack_gates
 from affetto.model.monologue import END_PADDING, PADDING
 from affetto.model.moshi import MoshiNetwork
-from affetto.speak.asked import require_seed
-from affetto.speak.generation import Request, Spoken, eval_mode
+from affetto.speak.arguments import require_seed
+from affetto.speak.generation import eval_mode
+from affetto.speak.requests import Request, Spoken
 from affetto.speak.sampling import Sampling, dice, require_numbers
 from affetto.speak.state import Heard
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import count
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -18,21 +18,19 @@ from torch import Tensor
 
 from affetto.errors import BaseModelError
 from affetto.model.triton_runs import triton_runs
-from affetto.speak.frames import Frames, TorchFrames
-from affetto.speak.host import HostFrames
 from affetto.speak.layers import Cache, Rotary
-from affetto.speak.native import NativeFrames, slots_with_room, suits
-from affetto.speak.native import read as read_natively
+from affetto.speak.native_frames import NativeFrames, slots_with_room, suits
+from affetto.speak.native_frames import read as read_natively
+from affetto.speak.numpy_frames import NumpyFrames
 from affetto.speak.prompts import embed_prompt, read
+from affetto.speak.requests import Request
 from affetto.speak.sampling import Sampling, dice, require_codes, require_numbers
-from affetto.speak.state import Heard, SpeakingBatch, SpeakingRow
+from affetto.speak.state import Frames, Heard, SpeakingBatch, SpeakingRow
+from affetto.speak.torch_frames import TorchFrames
 from affetto.speak.weights import SpeakingWeights
 
-if TYPE_CHECKING:
-    from affetto.speak.generation import Request
-
 Arithmetic = Literal["native", "numpy", "torch", "triton"]
-"""What computes the frames: the modules `native`, `host`, `frames` and `captured`, in this order."""
+"""What computes the frames: the modules `native_frames`, `numpy_frames`, `torch_frames` and `captured_frames`."""
 
 
 class Engine:
@@ -127,11 +125,11 @@ class Engine:
 
     def _frames_of(self, batch: SpeakingBatch) -> Frames:
         if self.arithmetic == "triton":
-            from affetto.speak.captured import CapturedFrames
+            from affetto.speak.captured_frames import CapturedFrames
 
             return CapturedFrames(self.weights, batch)
         kinds: dict[str, Callable[..., Frames]]
-        kinds = {"native": NativeFrames, "numpy": HostFrames, "torch": TorchFrames}
+        kinds = {"native": NativeFrames, "numpy": NumpyFrames, "torch": TorchFrames}
         return kinds[self.arithmetic](self.weights, batch, self._rotary, self._depth_rotary)
 
     def _rearranged(self, old: SpeakingBatch | None) -> SpeakingBatch | None:
@@ -164,7 +162,7 @@ class Engine:
     def _leave(self, batch: SpeakingBatch | None) -> None:
         """Give the memory of a finished batch back for others."""
         if batch is not None and batch.room is not None:
-            from affetto.speak.captured import leave
+            from affetto.speak.captured_frames import leave
 
             leave(self.weights, batch.room)
 
@@ -187,7 +185,7 @@ class Engine:
         for index, row in enumerate(rows):
             uniform_BTK[index, : row.request.max_frames - row.num_frames] = row.uniform_TK[row.num_frames :]
         if self.arithmetic == "triton":
-            from affetto.speak.captured import enter
+            from affetto.speak.captured_frames import enter
 
             room = enter(weights, arranged, num_rows, slot + left, left)
             cache, depth_cache, states_BD = room.cache, room.depth_cache, room.states_BD

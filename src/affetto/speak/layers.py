@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from affetto.products import addmm, mm
+from affetto.native.functional import addmm, mm
 from affetto.speak.sites import Layer, Site
 from affetto.speak.weights import Shape
 

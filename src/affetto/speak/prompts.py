@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,10 +11,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from affetto.speak.layers import Cache, Rotary, normed, spread
+from affetto.speak.requests import Request
 from affetto.speak.weights import Arranged, SpeakingWeights
-
-if TYPE_CHECKING:
-    from affetto.speak.generation import Request
 
 
 def embed_prompt(weights: SpeakingWeights, request: Request) -> Tensor:

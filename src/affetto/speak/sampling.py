@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import chain
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,9 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from affetto.errors import BaseModelError
-
-if TYPE_CHECKING:
-    from affetto.speak.generation import Request
+from affetto.speak.requests import Request
 
 
 def dice(seed: int, num_frames: int, num_codebooks: int) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from affetto.speak.layers import Cache
+from affetto.speak.requests import Request
 from affetto.speak.sampling import Sampling
 from affetto.speak.sites import Gate
 from affetto.speak.weights import Arranged
 
 if TYPE_CHECKING:
-    from affetto.speak.captured import Room
-    from affetto.speak.generation import Request
+    from affetto.speak.captured_frames import Room
 
 SLOTS_OF_A_ROOM, FRAMES_OF_A_ROOM = 256, 128
 """Rooms of captured frames grow in steps of so many slots and frames, so that batches of other lengths share them."""
@@ -77,3 +77,15 @@ class SpeakingBatch:
     def gates(self) -> list[Gate]:
         """Of the rows."""
         return [row.gate for row in self.rows]
+
+
+class Frames(Protocol):
+    """How one batch computes."""
+
+    def frame(self) -> Tensor:
+        """All codebooks (B, K) of the next frame, drawn from the backbone's last states."""
+        ...
+
+    def hear(self, codes_BK: Tensor) -> None:
+        """Let the backbone read a frame into the batch's next slot, which gives the states of the next one."""
+        ...

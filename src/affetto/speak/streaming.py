@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from affetto.model.base import Base
 from affetto.model.csm import CsmNetwork
-from affetto.speak.generation import Request, hear
+from affetto.speak.generation import hear
+from affetto.speak.requests import Request
 from affetto.speak.state import Heard
 from affetto.types import SoundStreams
 

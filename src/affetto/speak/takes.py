@@ -19,15 +19,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import combinations, islice
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from affetto.speak.requests import Request, Spoken
 from affetto.types import Codec
-
-if TYPE_CHECKING:
-    from affetto.speak.generation import Request, Spoken
 
 FEWEST = 3
 """Takes needed for a choice: of two, neither is more like the other."""

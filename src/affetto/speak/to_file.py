@@ -15,7 +15,7 @@ from affetto.files import expanded, is_same_file, make_writable
 from affetto.folders import recover_folder
 from affetto.model.batch import Turn
 from affetto.progress import say
-from affetto.speak.asked import blend_of, require_device, require_intensity, require_seed, require_words
+from affetto.speak.arguments import blend_of, require_device, require_intensity, require_seed, require_words
 from affetto.speak.voice import Voice, usual_device
 from affetto.types import SPEAKING_TEMPERATURE
 

@@ -25,7 +25,7 @@ from affetto.model.csm import CsmNetwork
 from affetto.model.light import load_for_speaking, speaks_only
 from affetto.model.rows import PLAIN_TEMPLATE
 from affetto.progress import say
-from affetto.speak.asked import (
+from affetto.speak.arguments import (
     blend_of,
     mono_sound,
     require_device,
@@ -38,8 +38,9 @@ from affetto.speak.asked import (
     require_words,
     turns_of,
 )
-from affetto.speak.generation import Request, Spoken, cut_off, frames_that_fit, generate_best
-from affetto.speak.signs import Signs
+from affetto.speak.characters import Signs
+from affetto.speak.generation import cut_off, frames_that_fit, generate_best
+from affetto.speak.requests import Request, Spoken
 from affetto.speak.streaming import Piece, can_stream, stream
 from affetto.types import SPEAKING_TAKES, SPEAKING_TEMPERATURE, Codec
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from affetto.errors import CacheError, CurvatureError
 from affetto.files import write_atomically
-from affetto.products import mm
+from affetto.native.functional import mm
 
 Factor = tuple[str, Tensor, Tensor | None, float]
 """(site, A (R, in), B (out, R), scale) of one adapted layer: its weights change by scale * B A.

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from affetto.native.compiler import MOST_MATRIX_BYTES, library
+from affetto.native.functional import mm
 from affetto.native.products import KroneckerSquare, kronecker_squares
 from affetto.preserve.curvature.form import Curvature, Factor, active, check_finite
-from affetto.products import mm
 
 
 class Kfac(Curvature):

@@ -1,8 +1,8 @@
-"""A batch's frames on a GPU: few kernels, captured as CUDA graphs that are replayed frame by frame.
+"""`Frames` on a GPU: few kernels, captured as CUDA graphs that are replayed frame by frame.
 
-What `affetto.speak.frames` does. Everything that changes from frame to frame (slot, number of the frame, last codes)
-lies in tensors on the device, so that a frame is two replays and the reading of its codes. A batch's memory, to which
-its graphs are bound, may serve again: rooms that were left stand open for batches of as many rows and the same weights.
+It does what `affetto.speak.torch_frames` does. Everything that changes from frame to frame (slot, frame number, last
+codes) is in tensors on the device, so that a frame takes two replays and reading its codes. Graphs are bound to the
+memory of their batch. That memory, a `Room`, is kept for a later batch of as many rows and the same weights.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from affetto.speak import frames
 from affetto.speak.launches import attend, draw, embed, norm, project, swiglu
 from affetto.speak.layers import Cache, Rotary, product
 from affetto.speak.sites import Layer, Site
 from affetto.speak.state import FRAMES_OF_A_ROOM, MOST_OPEN_ROOMS, SLOTS_OF_A_ROOM, SpeakingBatch
+from affetto.speak.torch_frames import logits
 from affetto.speak.weights import Arranged, Shape, SpeakingWeights
 
 
@@ -96,7 +96,7 @@ def leave(weights: SpeakingWeights, room: Room) -> None:
 
 
 class CapturedFrames:
-    """`affetto.speak.frames.Frames` by Triton's kernels; on a CPU, whose interpreter runs them, without graphs."""
+    """`affetto.speak.state.Frames` by Triton's kernels; on a CPU, whose interpreter runs them, without graphs."""
 
     def __init__(self, weights: SpeakingWeights, batch: SpeakingBatch) -> None:
         assert batch.room is not None
@@ -192,7 +192,7 @@ class CapturedFrames:
             x_BD = norm(x_BD, eps, norm_D)
         if x_BD.device.type == "cuda" and x_BD.dtype == head_DC.dtype != torch.float32:
             return torch.mm(x_BD, head_DC, out_dtype=torch.float32)
-        return frames.logits(x_BD, head_DC)
+        return logits(x_BD, head_DC)
 
     def _draw(self, book: int, logits_BC: Tensor) -> None:
         room = self.room

@@ -1,8 +1,6 @@
-"""A batch's frames in torch, on any device, in any precision. On the CPU in float32 `native` and `host` are faster."""
+"""`Frames` in torch, on any device, in any precision; on a CPU in float32 C and NumPy are faster."""
 
 from __future__ import annotations
-
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -11,18 +9,6 @@ from torch.nn import functional
 from affetto.speak.layers import Rotary, normed, product, spread, step
 from affetto.speak.state import SpeakingBatch
 from affetto.speak.weights import SpeakingWeights
-
-
-class Frames(Protocol):
-    """How one batch computes."""
-
-    def frame(self) -> Tensor:
-        """All codebooks (B, K) of the next frame, drawn from the backbone's last states."""
-        ...
-
-    def hear(self, codes_BK: Tensor) -> None:
-        """Let the backbone read a frame into the batch's next slot, which gives the states of the next one."""
-        ...
 
 
 class TorchFrames:

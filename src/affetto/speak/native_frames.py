@@ -1,8 +1,8 @@
-"""A batch's frames on the CPU in float32, by `frames.c`: two calls a frame, where NumPy takes some five hundred.
+"""`Frames` in C, on a CPU in float32: `frames.c` takes two calls a frame, where NumPy takes some five hundred.
 
-Where there is no compiler for it (`affetto.native.compiler`), `affetto.speak.host` speaks. Products keep a tile of
-outputs in the registers and read weights as they lie, which is quick while a matrix fits into the processor's cache:
-larger bases are left to NumPy (docs/performance.md).
+`affetto.speak.numpy_frames` is used without a C compiler (`affetto.native.compiler`), and for larger base models: the
+C reads weights without rearranging them, which is fast only while a matrix fits into the processor's cache
+(docs/performance.md).
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class _Batch(ctypes.Structure):
 
 
 class NativeFrames:
-    """`affetto.speak.frames.Frames` in C."""
+    """`affetto.speak.state.Frames` in C."""
 
     def __init__(self, weights: SpeakingWeights, batch: SpeakingBatch, rotary: Rotary, depth_rotary: Rotary) -> None:
         num, nothing_B = len(batch.rows), np.zeros(len(batch.rows), np.int64)

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 
 from affetto.model.base import Base
 from affetto.model.csm import CsmNetwork
-from affetto.speak.native import suits
+from affetto.speak.native_frames import suits
+from affetto.speak.requests import Request
 from affetto.speak.weights import SpeakingWeights
-
-if TYPE_CHECKING:
-    from affetto.speak.generation import Request
 
 _HOST_CACHE_BYTES = 2**28
 """Largest key-value cache of the rows that a CPU speaks at once."""

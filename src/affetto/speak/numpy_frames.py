@@ -1,7 +1,7 @@
-"""A batch's frames on the CPU in float32, in NumPy over the memory of the same tensors.
+"""`Frames` in NumPy, on a CPU in float32, sharing memory with the tensors.
 
-What `affetto.speak.frames` does, operation by operation. A call into NumPy costs a third of one into torch, and its
-BLAS reads a matrix for one row faster; with products of a few µs that is all that counts (docs/performance.md).
+It does what `affetto.speak.torch_frames` does, operation by operation. A NumPy call costs a third of a torch call, and
+NumPy's BLAS multiplies a single row faster; products of a few µs depend on nothing else (docs/performance.md).
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ _Place = tuple[Array, Array, Array, Array]
 """As `affetto.speak.layers.Place`."""
 
 
-class HostFrames:
-    """`affetto.speak.frames.Frames` in NumPy."""
+class NumpyFrames:
+    """`affetto.speak.state.Frames` in NumPy."""
 
     def __init__(self, weights: SpeakingWeights, batch: SpeakingBatch, rotary: Rotary, depth_rotary: Rotary) -> None:
         self.batch = batch
@@ -54,7 +54,7 @@ class HostFrames:
         ]
         self.uniform_BTK = batch.uniform_BTK.numpy()
         # Numbers this far below one can't reach the total by rounding: in float64 they needn't be kept below it.
-        self.draw = HostSampling(batch.sampling, may_reach_total=bool(self.uniform_BTK.max() > 1 - 2**-20))
+        self.draw = NumpySampling(batch.sampling, may_reach_total=bool(self.uniform_BTK.max() > 1 - 2**-20))
         self.starts_B = None if batch.starts_B is None else batch.starts_B.numpy()
         self.mask_N1S = None if batch.mask_N1S is None else batch.mask_N1S.numpy()
 
@@ -166,7 +166,7 @@ def normed(x_ND: Array, eps: float) -> Array:
 
 
 @dataclass
-class HostSampling:
+class NumpySampling:
     """`affetto.speak.sampling.Sampling`."""
 
     settings: Sampling
