@@ -176,7 +176,7 @@ def test_processors_share_many_rows_and_say_the_same(
     ]
     if is_native:
         required()
-    for place in ("engine", "at_once"):
+    for place in ("engine", "parallel"):
         monkeypatch.setattr(f"affetto.speak.{place}.suits", lambda _: is_native)
     weights = weights_of(tiny_base.network)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)

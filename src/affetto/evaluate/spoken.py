@@ -17,7 +17,7 @@ from affetto.speak.requests import Request
 from affetto.speak.voice import Voice
 
 NOTE = "spoken.json"
-_SPEAKING = ("speak/*.py", "native/*", "codes/*.py", "model/*.py", "products.py")
+_SPEAKING = ("speak/*.py", "native/*", "codes/*.py", "model/*.py")
 
 
 def speech_key(requests: Sequence[Request], *made_by: str) -> str:
