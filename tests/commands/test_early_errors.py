@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from transformers import MimiConfig
 
@@ -136,6 +137,21 @@ def test_a_home_folder_is_filled_in_where_the_shell_did_not(
     assert status == 1
     assert f"{tmp_path / 'home' / 'x'}" in err
     assert told in err
+
+
+@pytest.mark.parametrize("options", [("--out", "~/made.jsonl"), ("--out=~/made.jsonl",), ("-o", "~/made.jsonl")])
+def test_what_is_written_goes_into_the_home_folder_too(
+    affetto: Affetto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]
+) -> None:
+    """Shells leave the second as it is, and who quotes it means the same."""
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    write_sound(tmp_path / "a.wav", np.full(8000, 0.1, dtype=np.float32), 8000)
+    (tmp_path / "a.txt").write_text("the silver key")
+    affetto("data", "import", ".", *options)
+    assert (home / "made.jsonl").is_file()
+    assert not (tmp_path / "~").exists()
 
 
 @pytest.mark.parametrize(("number", "status"), [(errno.ENOSPC, 1), (errno.EDQUOT, 1), (errno.ENOENT, None)])

@@ -1,4 +1,4 @@
-"""Standard output that takes every sign, whatever the terminal's encoding is, and whose reader may stop."""
+"""The command line as a program: its arguments, and an output that takes any character and whose reader may stop."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -30,10 +31,16 @@ def tell(lines: Iterable[str]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def with_home(argument: str) -> str:
+    """The argument with the home folder for `~/`, which shells leave alone in `--out=~/a.wav` and in quotes."""
+    option, sign, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
+    return f"{option}{sign}{Path(value).expanduser() if value.startswith('~/') else value}"
+
+
 def until_unread(app: Callable[..., Any]) -> Any:
-    """Run the command line; its status. One that nobody reads any more ends as other tools do, by SIGPIPE's number."""
+    """Run the command line and return its status; if its reader stops, the one that SIGPIPE gives other tools."""
     try:
-        return app(standalone_mode=False)
+        return app([with_home(argument) for argument in sys.argv[1:]], standalone_mode=False)
     except SystemExit as ended:
         if isinstance(ended.__context__, BrokenPipeError):
             return 128 + signal.SIGPIPE
