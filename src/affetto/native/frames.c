@@ -1,35 +1,35 @@
-// Frames of a CSM-shaped base on a CPU, in float32: what affetto.speak.numpy_frames does in NumPy, in two calls a frame.
+// Frames of a CSM-shaped base on a CPU, in float32. Does what affetto.speak.numpy_frames does, in two calls a frame.
 //
 // Arrays are C-contiguous and named as in Python: (I, O) weights, (N, Dh, S) keys, (N, S, Dh) values.
 
 #include "products.h"
 
-#define STRETCHES 16 // Of a distribution.
+#define STRETCHES 16 // Parts of a distribution that are summed side by side.
 
-// One product of rows that stand in chunks: y = x W, + (x A) B where there is a rank. B is zero but for its blocks.
+// One product: y = x W + (x A) B, with A and B for each chunk of rows, unless the rank is 0. B is block-diagonal.
 typedef struct {
     const float *w, *a, *b;
     int64_t in, out, rank;
-    int64_t has_own_w; // Whether every chunk has a W of its own.
+    int64_t has_own_w; // Whether each chunk has its own W.
     int64_t num_blocks;
-    const int64_t *ranks, *widths; // Of the blocks, which follow each other along both axes.
+    const int64_t *ranks, *widths; // Rows and columns of each block of B.
 } Site;
 
 typedef struct {
     int64_t num_layers, num_kv, group, head_dim, width, hidden, num_slots;
     double eps;
-    const Site *sites; // Of each layer: qkv, out, gate_up, down.
+    const Site *sites; // Four for each layer: qkv, out, gate_up, down.
     float *keys, *values; // (L, N * num_kv, Dh, S) and (L, N * num_kv, S, Dh).
-    const float *cos, *sin; // (positions, 2, Dh / 2), the sines signed.
+    const float *cos, *sin; // (positions, 2, Dh / 2); the first half of the sines is negated.
 } Stack;
 
-// Positions that go through a stack together, those of a row one after another, rows of a chunk together.
+// Positions that go through a stack together, sorted by chunk, then by row, then by position.
 typedef struct {
     int64_t num, num_chunks, num_wanted;
-    const int64_t *rows, *slots, *turns; // Whose it is, its place in the cache, its place among its row's positions.
-    const int64_t *starts; // First slot of each row of the batch.
-    const int64_t *ends; // Of the chunks, in positions.
-    const int64_t *wanted, *wanted_ends; // Positions whose output is wanted, rising; ends of the chunks in these.
+    const int64_t *rows, *slots, *turns; // Of each position: its row, its slot in the cache, its index in its row.
+    const int64_t *starts; // First slot of each row.
+    const int64_t *ends; // Where each chunk ends.
+    const int64_t *wanted, *wanted_ends; // Ascending positions whose output is wanted; where chunks end among them.
 } Positions;
 
 typedef struct {
@@ -38,14 +38,14 @@ typedef struct {
 
 typedef struct {
     int64_t num_rows, num_books, num_codes, vocab, width;
-    const float *heard, *spoken; // (K * vocab, D) tables of the backbone and of the depth decoder.
+    const float *heard, *spoken; // Embeddings (K * vocab, D) of codes, for the backbone and for the depth decoder.
     const float *norm, *c0_head; // (D), (D, C).
     const float *const *heads; // K - 1 of (Dd, C).
     const float *uniform; // (B, T, K).
     int64_t num_frames;
-    const float *divisors[2]; // (B) of the first codebook, of the others.
+    const float *divisors[2]; // Temperatures (B) of the first codebook and of the others.
     const uint8_t *is_greedy[2];
-    const int64_t *top_k; // (B); 0 is all.
+    const int64_t *top_k; // (B); 0 means no cut-off.
     float *states; // (B, D).
     Site projector;
     Stack backbone, depth;
@@ -76,7 +76,7 @@ static void product(
     }
 }
 
-// RMSNorm without its weight.
+// RMSNorm without weights, which are multiplied into what follows.
 static void normalise(int64_t m, int64_t n, const float *x, double eps, float *y) {
     for (int64_t r = 0; r < m; r++, x += n, y += n) {
         const float factor = (float)(1.0 / sqrt((double)square(x, n) / (double)n + eps));
@@ -84,7 +84,7 @@ static void normalise(int64_t m, int64_t n, const float *x, double eps, float *y
     }
 }
 
-// Rotary positions: queries, scaled for the scores, in place; keys and values into the cache.
+// Rotary embedding of queries and keys. Queries are scaled for the scores, in place; keys and values go into the cache.
 static void place_heads(
     const Stack *s, int64_t layer, const float *cos, const float *sin, int64_t row, int64_t slot, int64_t num_rows,
     float *qkv
@@ -108,13 +108,13 @@ static void place_heads(
     }
 }
 
-// What one position's queries find in its row's slots from `start` to `slot`.
+// Attention of one position's queries over its row's slots from `start` to `slot`.
 static void attend(
     const Stack *s, int64_t layer, int64_t row, int64_t start, int64_t slot, int64_t num_rows, const float *queries,
     float *scores, float *out
 ) {
     const int64_t width = s->head_dim, group = s->group, num = slot + 1 - start, slots = s->num_slots;
-    // Slots that aren't written yet are looked at where that fills a vector, and not used; a cache has room for that.
+    // Scores are computed in whole vectors, beyond `slot`, too, and not used; the cache has room for that.
     const int64_t looked = whole_vectors(num), stride = whole_vectors(slots);
     for (int64_t kv = 0; kv < s->num_kv; kv++, queries += group * width, out += group * width) {
         const int64_t at = ((layer * num_rows + row) * s->num_kv + kv) * width * slots;
@@ -124,7 +124,7 @@ static void attend(
     }
 }
 
-// Positions through all layers; x (num, D) becomes the wanted ones' outputs, without the final norm.
+// Positions through all layers; x (num, D) becomes the outputs of the wanted ones, before the final norm.
 static void step(const Stack *s, const Positions *p, int64_t num_rows, float *x, const Scratch *scratch) {
     const int64_t width = s->width, wide = s->num_kv * s->group * s->head_dim, all = wide + 2 * s->num_kv * s->head_dim;
     const int64_t *ends = p->ends;
@@ -151,13 +151,15 @@ static void step(const Stack *s, const Positions *p, int64_t num_rows, float *x,
         }
         product(sites + 1, p->num_chunks, ends, scratch->attended, wide, x, width, 1, scratch->low);
         normalise(num, width, x, s->eps, scratch->normed);
-        product(sites + 2, p->num_chunks, ends, scratch->normed, width, scratch->hidden, 2 * s->hidden, 0, scratch->low);
+        product(
+            sites + 2, p->num_chunks, ends, scratch->normed, width, scratch->hidden, 2 * s->hidden, 0, scratch->low
+        );
         swiglu(num, s->hidden, scratch->hidden, scratch->hidden, 2 * s->hidden);
         product(sites + 3, p->num_chunks, ends, scratch->hidden, 2 * s->hidden, x, width, 1, scratch->low);
     }
 }
 
-// The k-th largest of n numbers (Hoare's quickselect); their order is lost.
+// The k-th largest of n numbers, counted from 0 (Hoare's quickselect); reorders them.
 static float largest(float *x, int64_t n, int64_t k) {
     int64_t low = 0, high = n - 1;
     while (low < high) {
@@ -178,9 +180,9 @@ static float largest(float *x, int64_t n, int64_t k) {
     return x[k];
 }
 
-// A row's code, as `NumpySampling.pick`: the first at which the cumulative shares pass `uniform` of the whole; the one
-// behind the last where a logit is NaN or infinite, also for a greedy row. The logits are lost, and what is behind them
-// is room for as many numbers.
+// A row's code, as `NumpySampling.pick`: the first at which the cumulative probability exceeds `uniform` of the whole;
+// or n, which is no code, if a logit is NaN or infinite, also for a greedy row. Overwrites the logits, and as many
+// numbers behind them.
 static int64_t pick(const Batch *b, int64_t row, int64_t book, float uniform, float *logits) {
     const int64_t n = b->num_codes, top_k = b->top_k[row];
     if (b->is_greedy[book > 0][row]) {
@@ -204,16 +206,16 @@ static int64_t pick(const Batch *b, int64_t row, int64_t book, float uniform, fl
         for (int64_t i = 0; i < n; i++) logits[i] = logits[i] < least ? -INFINITY : logits[i];
     }
     exponentials(n, logits, most, 1.0f);
-    // The smallest exponential isn't 0; what was cut off is.
+    // What was cut off has the smallest exponential, which isn't 0.
     for (int64_t i = 0; i < n; i++) logits[i] = logits[i] < 1.7e-38f ? 0 : logits[i];
-    // A sum waits for the one before it: stretches are summed up side by side.
+    // Each addition waits for the one before it, so parts are summed side by side.
     const int64_t stretch = (n + STRETCHES - 1) / STRETCHES;
     double sums[STRETCHES] = {0}, whole = 0, passed = 0;
     for (int64_t i = 0; i < stretch; i++)
         for (int64_t s = 0; s < STRETCHES; s++)
             if (s * stretch + i < n) sums[s] += logits[s * stretch + i];
     for (int64_t s = 0; s < STRETCHES; s++) whole += sums[s];
-    // Below the whole: a code of probability zero is never drawn.
+    // Below the whole, so that a code of probability zero is never drawn.
     const double target = fmin(uniform * whole, nextafter(whole, 0));
     for (int64_t s = 0; s < STRETCHES; s++) {
         double sum = 0;
@@ -224,7 +226,7 @@ static int64_t pick(const Batch *b, int64_t row, int64_t book, float uniform, fl
     return n;
 }
 
-// A codebook's codes, from its logits.
+// Draws a codebook's codes from the logits in `scratch`.
 void affetto_draw(const Batch *b, int64_t frame, int64_t book, int64_t *codes) {
     const int64_t books = b->num_books, stride = b->num_codes * 2;
     for (int64_t row = 0; row < b->num_rows; row++) {
@@ -233,13 +235,13 @@ void affetto_draw(const Batch *b, int64_t frame, int64_t book, int64_t *codes) {
     }
 }
 
-// Logits of every row, each with as much room behind it.
+// Logits of every row, each followed by as much free memory.
 static void logits_of(const Batch *b, int64_t width, const float *x, const float *head) {
     multiply(b->num_rows, width, b->num_codes, x, width, head, b->num_codes, b->scratch.logits, 2 * b->num_codes, 0);
 }
 
-// All codebooks (B, K) of a frame, from the backbone's states. `first` are two positions of every row, of which the
-// second is wanted, `next` one, whose slots and turns are counted up here.
+// Draws all codebooks (B, K) of a frame from the backbone's states. `first` has two positions of every row, of which
+// the second is wanted; `next` has one, whose slots and turns are `moving`, set here.
 void affetto_frame(const Batch *b, const Positions *first, const Positions *next, int64_t *moving, int64_t frame,
                    int64_t *codes) {
     const int64_t num = b->num_rows, books = b->num_books, from = b->width, width = b->depth.width;
@@ -273,7 +275,7 @@ static void new_states(const Batch *b, int64_t num, const float *x, float *state
         for (int64_t i = 0; i < b->width; i++) states[row * b->width + i] *= b->norm[i];
 }
 
-// Let the backbone read a frame into the next slot, which gives the states of the next one.
+// The backbone reads a frame into the next slot, which gives the states for the next frame.
 void affetto_hear(const Batch *b, const Positions *p, const int64_t *codes) {
     for (int64_t row = 0; row < b->num_rows; row++) {
         float *x = b->scratch.x + row * b->width;
@@ -287,8 +289,8 @@ void affetto_hear(const Batch *b, const Positions *p, const int64_t *codes) {
     new_states(b, b->num_rows, b->scratch.x, b->states);
 }
 
-// Prompts x (positions, D), which are lost, into an empty cache; the states behind their last positions, which are those
-// wanted.
+// The backbone reads prompts x (positions, D) into an empty cache and writes the states after the wanted positions, the
+// last of each prompt. Overwrites x.
 void affetto_read(const Batch *b, const Positions *p, float *x) {
     step(&b->backbone, p, b->num_rows, x, &b->scratch);
     new_states(b, p->num_wanted, x, b->states);

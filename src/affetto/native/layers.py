@@ -1,4 +1,4 @@
-"""`layers.c` as Python calls it: a decoder layer's weights, adapters and sequences, forward and backward."""
+"""Python's side of `layers.c`: a decoder layer with its adapters, forward and backward."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from affetto.native.compiler import required, whole_vectors
 
 _PARTS = 3
 _POSITIONS_AT_ONCE, _WIDE_AT_ONCE = 128, 512
-"""Of layers that stay in a cache, and of others, whose matrices are packed anew for so many."""
+"""Positions in a group: if weights stay in a cache, and if not, when each group packs its matrices."""
 _QUERIES = 32
-"""At a time, in `layers.c`."""
+"""As in `layers.c`."""
 
 
 class _Part(ctypes.Structure):
@@ -33,7 +33,7 @@ class _Site(ctypes.Structure):
     )  # fmt: skip
 
 
-class _Slope(ctypes.Structure):
+class _FactorGrads(ctypes.Structure):
     _fields_ = (("a_RI", c_void_p), ("b_RO", c_void_p))
 
 
@@ -44,11 +44,11 @@ class _Layer(ctypes.Structure):
     )  # fmt: skip
 
 
-class _Kept(ctypes.Structure):
+class _Saved(ctypes.Structure):
     _fields_ = (*((name, c_void_p) for name in ("qkv", "attended", "mid", "gate_up")), ("low", c_void_p * 4))
 
 
-class _Room(ctypes.Structure):
+class _Workspace(ctypes.Structure):
     _fields_ = (
         *((name, c_void_p) for name in ("x", "narrow", "dmid", "wide", "other", "thin", "transposed", "scores")),
         ("panel", c_void_p), ("turned", c_void_p * 4),
@@ -61,7 +61,8 @@ class _Record(ctypes.Structure):
 
 class _Pass(ctypes.Structure):
     _fields_ = (
-        ("layer", POINTER(_Layer)), ("kept", POINTER(_Kept)), ("rooms", POINTER(_Room)), ("slopes", POINTER(_Slope)),
+        ("layer", POINTER(_Layer)), ("kept", POINTER(_Saved)), ("spaces", POINTER(_Workspace)),
+        ("grads", POINTER(_FactorGrads)),
         ("sequences", c_void_p), ("ends", c_void_p),
         *((name, c_int64) for name in ("is_kept", "num_threads")),
         *((name, c_void_p) for name in ("x", "dy", "y", "dx")), ("records", POINTER(_Record)),
@@ -70,15 +71,15 @@ class _Pass(ctypes.Structure):
 
 @dataclass(frozen=True)
 class SiteTensors:
-    """Frozen matrices that read one input, each with an adapter of low rank or of none."""
+    """Frozen matrices of one input, each with a low-rank adapter (rank 0: none)."""
 
     weights_OI: tuple[Tensor, ...]
     w_IO: Tensor | None
-    """All of them, side by side, the other way round; without it panels of them are turned for every pass."""
+    """All of them transposed, side by side; if None, panels of them are transposed in every pass."""
     ranks: tuple[int, ...]
-    """Of the matrices' adapters."""
+    """Rank of each matrix's adapter."""
     gate_BR: Tensor | None
-    """What a row's ranks are multiplied by, of all matrices; None without adapters."""
+    """Gates of each row, repeated for every rank of every matrix; None without adapters."""
 
     @property
     def outs(self) -> list[int]:
@@ -93,7 +94,7 @@ class SiteTensors:
 
 @dataclass(frozen=True)
 class SiteRecord:
-    """What a site's matrices read, and the gradient at what they made, side by side; zero where nothing is computed."""
+    """A site's input and the gradient at its output; zero at positions that aren't computed."""
 
     x_BSI: Tensor
     dy_BSO: Tensor
@@ -101,29 +102,29 @@ class SiteRecord:
 
 @dataclass(frozen=True)
 class LayerTensors:
-    """A layer but for its adapters' factors, and what is asked of it."""
+    """A layer without its adapters' factors, and which positions to compute."""
 
     sites: Sequence[SiteTensors]
     """Queries, keys and values; attention's output; gate and up; down."""
     heads: tuple[int, int, int]
-    """Queries', keys', and their width."""
+    """Number of query heads, number of key heads, and their width."""
     eps: tuple[float, float]
     norms: tuple[Tensor, Tensor]
     cos_SD: Tensor
     sin_SD: Tensor
     sequences_B4: NDArray[np.int64]
-    """Of each row: positions that are computed, the first that is wanted, and where both lie if they lie together."""
+    """For each row `Sequence` of layers.c: length, first wanted position, and where both begin in what is saved."""
 
     @property
     def kept_widths(self) -> list[int]:
-        """Numbers that are kept of a position for the backward pass, as `_Kept` names them."""
+        """Numbers saved per position for the backward pass, in the order of `_Saved`."""
         qkv, out, gate_up, _ = self.sites
         ranks = [sum(site.ranks) for site in self.sites]
         return [sum(qkv.outs), out.num_in, sum(out.outs), sum(gate_up.outs), *ranks]
 
     @property
     def kept_sizes(self) -> list[int]:
-        """Numbers that are kept of all positions: before attention of all that are computed, then of those wanted."""
+        """Numbers saved in all: up to attention for every computed position, after it for the wanted ones."""
         length_B, first_B = self.sequences_B4[:, 0], self.sequences_B4[:, 1]
         num, wanted = int(length_B.sum()), int((length_B - first_B).sum())
         counts = [num, wanted, wanted, wanted, num, wanted, wanted, wanted]
@@ -131,10 +132,10 @@ class LayerTensors:
 
 
 def layer_forward(layer: LayerTensors, x_BSD: Tensor, factors: Sequence[Tensor], kept: Tensor | None = None) -> Tensor:
-    """x (B, S, D) through the layer → (B, S, D), zero where nothing is wanted.
+    """The layer's output (B, S, D) for x (B, S, D), zero at positions that aren't wanted.
 
-    `factors` are A (R, in) and B (out, R) of every matrix that has an adapter. What the backward pass needs is written
-    to `kept` (the sum of `kept_sizes`,).
+    `factors` are A (R, in) and B (out, R) of every matrix that has an adapter. Activations for the backward pass are
+    written to `kept`, of `sum(layer.kept_sizes)` numbers.
     """
     y_BSD = torch.empty_like(x_BSD)
     _Call(layer, x_BSD, factors).run(kept, y=y_BSD)
@@ -145,32 +146,32 @@ def layer_backward(
     layer: LayerTensors, x_BSD: Tensor, factors: Sequence[Tensor], kept: Tensor, dy_BSD: Tensor, *, needs_x: bool,
     needs_factors: bool, records: Sequence[SiteRecord] | None = None,
 ) -> tuple[Tensor | None, Sequence[Tensor | None]]:  # fmt: skip
-    """Gradients of x and of the factors where they are needed, from y's. `records` of the sites are written to."""
+    """Gradients of x and of the factors, None unless needed, from the output's `dy`. Fills the sites' `records`."""
     dx_BSD = torch.empty_like(x_BSD) if needs_x else None
     call = _Call(layer, x_BSD, factors)
     num = sum(factor.numel() for factor in factors)
     sums_T = x_BSD.new_zeros(call.num_threads, num) if needs_factors else None
-    call.run(kept, dy=dy_BSD, dx=dx_BSD, slopes=call.slopes(sums_T), records=records)
+    call.run(kept, dy=dy_BSD, dx=dx_BSD, grads=call.grads(sums_T), records=records)
     if sums_T is None:
         return dx_BSD, [None] * len(factors)
     return dx_BSD, call.split(sums_T[0] if len(sums_T) == 1 else sums_T.sum(dim=0))
 
 
 class _Call:
-    """A layer as the C knows it, and the tensors that it points to."""
+    """The layer as a C struct, and the tensors that it points to."""
 
-    def __init__(self, told: LayerTensors, x: Tensor, factors: Sequence[Tensor]) -> None:
-        self.told, self.x = told, x
+    def __init__(self, tensors: LayerTensors, x: Tensor, factors: Sequence[Tensor]) -> None:
+        self.tensors, self.x = tensors, x
         self.held: list[Tensor] = []
         self.num_threads = min(torch.get_num_threads(), len(x))
-        at_once = _POSITIONS_AT_ONCE if told.sites[0].w_IO is not None else _WIDE_AT_ONCE
-        self.num_at_once = max(at_once, int(told.sequences_B4[:, 0].max()))
+        at_once = _POSITIONS_AT_ONCE if tensors.sites[0].w_IO is not None else _WIDE_AT_ONCE
+        self.num_at_once = max(at_once, int(tensors.sequences_B4[:, 0].max()))
         self.layer = _Layer(
-            x.shape[1], *told.heads, x.shape[2], told.sites[3].num_in, at_once, told.eps,
-            (c_void_p * 2)(*map(self._at, told.norms)), self._at(told.cos_SD), self._at(told.sin_SD),
+            x.shape[1], *tensors.heads, x.shape[2], tensors.sites[3].num_in, at_once, tensors.eps,
+            (c_void_p * 2)(*map(self._at, tensors.norms)), self._at(tensors.cos_SD), self._at(tensors.sin_SD),
         )  # fmt: skip
         rest = iter(factors)
-        for struct, site in zip(self.layer.sites, told.sites, strict=True):
+        for struct, site in zip(self.layer.sites, tensors.sites, strict=True):
             setattr(struct, "in", site.num_in)
             struct.out, struct.rank, struct.num_parts = sum(site.outs), sum(site.ranks), len(site.outs)
             struct.w_IO = None if site.w_IO is None else self._at(site.w_IO)
@@ -186,37 +187,37 @@ class _Call:
         return tensor.data_ptr()
 
     def run(
-        self, kept: Tensor | None, *, slopes: Any = None, records: Sequence[SiteRecord] | None = None,
-        **tensors: Tensor | None,
+        self, kept: Tensor | None, *, grads: Any = None, records: Sequence[SiteRecord] | None = None,
+        **pointers: Tensor | None,
     ) -> None:  # fmt: skip
-        """Forward into `y`; or, given `dy`, backward into `dx`, which may be None, `slopes` and `records`."""
-        sequences_B4 = self.told.sequences_B4
+        """Forward into `y`; or, given `dy`, backward into `dx`, which may be None, `grads` and `records`."""
+        sequences_B4 = self.tensors.sequences_B4
         behind = np.cumsum(sequences_B4[:, 0])
         shares = behind[-1] * np.arange(1, self.num_threads) / self.num_threads
         ends_T = np.append(np.searchsorted(behind, shares, side="right"), len(behind)).astype(np.int64)
-        places = {name: None if one is None else one.data_ptr() for name, one in tensors.items()}
-        done = _Pass(
-            layer=pointer(self.layer), kept=self._kept(kept), rooms=self._rooms(), slopes=slopes,
+        places = {name: None if one is None else one.data_ptr() for name, one in pointers.items()}
+        work = _Pass(
+            layer=pointer(self.layer), kept=self._kept(kept), spaces=self._spaces(), grads=grads,
             sequences=sequences_B4.ctypes.data, ends=ends_T.ctypes.data, is_kept=kept is not None,
             num_threads=self.num_threads, x=self._at(self.x), **places,
         )  # fmt: skip
         if records is not None:
-            done.records = (_Record * 4)(*(_Record(one.x_BSI.data_ptr(), one.dy_BSO.data_ptr()) for one in records))
-        required("layers").affetto_layer(byref(done))
+            work.records = (_Record * 4)(*(_Record(one.x_BSI.data_ptr(), one.dy_BSO.data_ptr()) for one in records))
+        required("layers").affetto_layer(byref(work))
 
     def _kept(self, kept: Tensor | None) -> Any:
-        """Where what is kept of every position lies; where nothing is, that of each thread's few."""
+        """Where saved activations go; without a backward pass, each thread's own memory for one group."""
         if kept is None:
-            sizes = [self.num_at_once * width for width in self.told.kept_widths]
+            sizes = [self.num_at_once * width for width in self.tensors.kept_widths]
             numbers_T = torch.empty(self.num_threads, sum(sizes), dtype=torch.float32)
         else:
-            sizes, numbers_T = self.told.kept_sizes, kept[None]
+            sizes, numbers_T = self.tensors.kept_sizes, kept[None]
         self.held.append(numbers_T)
         found = [list(_places(numbers, sizes)) for numbers in numbers_T]
-        return (_Kept * len(found))(*(_Kept(*places[:4], (c_void_p * 4)(*places[4:])) for places in found))
+        return (_Saved * len(found))(*(_Saved(*places[:4], (c_void_p * 4)(*places[4:])) for places in found))
 
-    def _rooms(self) -> Any:
-        """Room for the positions at once of each thread."""
+    def _spaces(self) -> Any:
+        """Each thread's workspace for one group."""
         layer, num = self.layer, self.num_at_once
         heads = (layer.num_q + 2 * layer.num_kv) * layer.head_dim
         padded = whole_vectors(layer.length)
@@ -227,27 +228,27 @@ class _Call:
         ]  # fmt: skip
         sizes += [
             sum(site.ranks) * site.num_in + sum(out * rank for out, rank in zip(site.outs, site.ranks, strict=True))
-            for site in self.told.sites
+            for site in self.tensors.sites
         ]
         numbers_T = torch.empty(self.num_threads, sum(sizes), dtype=torch.float32)
         self.held.append(numbers_T)
         found = [list(_places(numbers, sizes)) for numbers in numbers_T]
-        return (_Room * len(found))(*(_Room(*places[:-4], (c_void_p * 4)(*places[-4:])) for places in found))
+        return (_Workspace * len(found))(*(_Workspace(*places[:-4], (c_void_p * 4)(*places[-4:])) for places in found))
 
-    def slopes(self, sums_T: Tensor | None) -> Any:
-        """Where each thread sums up the factors' gradients, in their order; nowhere without `sums`."""
-        found = (_Slope * (4 * _PARTS * self.num_threads))()
+    def grads(self, sums_T: Tensor | None) -> Any:
+        """Where each thread accumulates the factors' gradients, in their order; null pointers without `sums`."""
+        found = (_FactorGrads * (4 * _PARTS * self.num_threads))()
         for thread, sums in enumerate(() if sums_T is None else sums_T):
-            places = _places(sums, [rows * width for rows, width in self._slope_shapes()])
-            for place, site in enumerate(self.told.sites):
+            places = _places(sums, [rows * width for rows, width in self._grad_shapes()])
+            for place, site in enumerate(self.tensors.sites):
                 for part in (part for part, rank in enumerate(site.ranks) if rank):
-                    found[(thread * 4 + place) * _PARTS + part] = _Slope(next(places), next(places))
+                    found[(thread * 4 + place) * _PARTS + part] = _FactorGrads(next(places), next(places))
         return found
 
-    def _slope_shapes(self) -> list[tuple[int, int]]:
+    def _grad_shapes(self) -> list[tuple[int, int]]:
         return [
             (rank, width)
-            for site in self.told.sites
+            for site in self.tensors.sites
             for out, rank in zip(site.outs, site.ranks, strict=True)
             if rank
             for width in (site.num_in, out)
@@ -255,7 +256,7 @@ class _Call:
 
     def split(self, sums: Tensor) -> list[Tensor]:
         """The factors' gradients, (R, in) and (out, R), in their order."""
-        shapes = self._slope_shapes()
+        shapes = self._grad_shapes()
         parts = torch.split(sums, [rows * width for rows, width in shapes])
         found = [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
         return [grad.T if place % 2 else grad for place, grad in enumerate(found)]

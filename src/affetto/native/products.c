@@ -3,20 +3,19 @@
 #include "products.h"
 #include "threads.h"
 
-// y (m, out) = x (m, n) w (n, out), or onto what is there. Of all three rows lie `_row` apart, of x and w the numbers of a
-// row `_step`.
+// y (m, out) = or += x (m, n) w (n, out). `_row` is the stride of rows, `_step` that of the numbers in a row.
 typedef struct {
     int64_t m, n, out, x_row, x_step, w_row, w_step, y_row, is_added, num_threads;
     const float *x, *w;
-    float *y, *rooms; // (threads, DEEP, WIDE), where panels are packed.
+    float *y, *rooms; // (threads, DEEP, WIDE) if panels are packed.
 } Product;
 
 int64_t affetto_is_packed(int64_t m, int64_t n, int64_t out, int64_t w_step) { return is_packed(m, n, out, w_step); }
 
-static void share_of_product(const void *told, int64_t thread) {
-    const Product *p = told;
+static void part_of_product(const void *argument, int64_t thread) {
+    const Product *p = argument;
     const int64_t panels = (p->out + WIDE - 1) / WIDE, tiles = (p->m + TILE - 1) / TILE;
-    // Columns are shared out where there are enough, since each thread packs what it needs, else rows.
+    // Each thread packs the panels that it needs, so columns are divided if there are enough of them, otherwise rows.
     const int is_by_columns = panels >= 2 * p->num_threads;
     const int64_t all = is_by_columns ? panels : tiles, size = is_by_columns ? WIDE : TILE;
     const int64_t from = all * thread / p->num_threads * size, to = all * (thread + 1) / p->num_threads * size;
@@ -30,9 +29,9 @@ static void share_of_product(const void *told, int64_t thread) {
     );
 }
 
-void affetto_multiply(const Product *product) { in_threads(share_of_product, product, product->num_threads); }
+void affetto_multiply(const Product *product) { in_threads(part_of_product, product, product->num_threads); }
 
-// weight * tr[(B^T G B)(A C A^T)] of a layer with symmetric C and G, and its gradients.
+// weight * tr[(B^T G B)(A C A^T)] of a layer, with symmetric C and G, and its gradients.
 typedef struct {
     int64_t in, out, rank;
     double weight;
@@ -43,20 +42,20 @@ typedef struct {
 
 typedef struct {
     Square *squares;
-    const int64_t *ends; // Of each thread's.
-    float *rooms; // `room` numbers for each thread: two (most, R), two (R, R).
+    const int64_t *ends; // Where each thread's squares end.
+    float *rooms; // Each thread's `room` numbers: two (most, R), two (R, R).
     int64_t num_threads, room, most;
 } Squares;
 
-static void some_squares(const void *told, int64_t thread) {
-    const Squares *all = told;
+static void part_of_squares(const void *argument, int64_t thread) {
+    const Squares *all = argument;
     for (int64_t k = thread ? all->ends[thread - 1] : 0; k < all->ends[thread]; k++) {
         Square *s = all->squares + k;
         const int64_t in = s->in, out = s->out, rank = s->rank;
         float *wide = all->rooms + thread * all->room, *turned = wide + all->most * rank;
         float *left_RR = turned + all->most * rank, *right_RR = left_RR + rank * rank;
         const float twice = (float)(2 * s->weight);
-        // A C and G B, then what they are of the other side.
+        // A C, A C A^T, G B and B^T G B.
         multiply(rank, in, in, s->a_RI, in, s->inputs_II, in, wide, in, 0);
         for (int64_t r = 0; r < rank; r++)
             for (int64_t i = 0; i < in; i++) turned[i * rank + r] = s->a_RI[r * in + i];
@@ -72,4 +71,4 @@ static void some_squares(const void *told, int64_t thread) {
     }
 }
 
-void affetto_squares(const Squares *squares) { in_threads(some_squares, squares, squares->num_threads); }
+void affetto_squares(const Squares *squares) { in_threads(part_of_squares, squares, squares->num_threads); }

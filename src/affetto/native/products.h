@@ -1,7 +1,7 @@
-// Products and elementwise steps of float32 that frames.c and layers.c are made of.
+// Matrix products and elementwise functions in float32, for frames.c, layers.c and products.c.
 //
-// Products keep a tile of sums in the registers, in vectors as wide as the processor's. Arrays are C-contiguous unless a
-// stride is told.
+// Products keep a tile of sums in registers, in the processor's widest vectors. Arrays are C-contiguous unless a stride
+// is given.
 
 #include <math.h>
 #include <stdint.h>
@@ -17,14 +17,14 @@
 #define LANES 4
 #define TILE 4
 #endif
-#define AHEAD 8 // Inputs, by which weights are asked for.
-#define ASKS (LANES == 16) // Whether a tile is so quick that it would wait for weights that nobody had asked for.
+#define AHEAD 8 // Rows of weights to prefetch ahead.
+#define PREFETCHES (LANES == 16) // Whether a full tile is so fast that it would wait for the next panel's weights.
 #if defined(__x86_64__)
 #define IN_REGISTER(one) __asm__("" : "+v"(one))
 #else
 #define IN_REGISTER(one)
 #endif
-// As vectors add a product: rounded once where the processor can, which a loop's compiler may not choose to.
+// A scalar multiply-add, rounded as in vectors: once if the processor has FMA. A compiler may choose otherwise.
 #if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
 #define ADDED(sum, a, b) fmaf(a, b, sum)
 #else
@@ -36,9 +36,9 @@
 typedef float vec __attribute__((vector_size(4 * LANES), aligned(4)));
 typedef int32_t lanes __attribute__((vector_size(4 * LANES), aligned(4)));
 
-// y (rows, vecs * LANES) = x (rows, n) w, onto what is there where `is_added`. Of x rows lie `xs` apart, numbers of one
-// row `xi`, so that x may be the transpose of what is there; the weights that come after these are `next` behind. Every
-// sum is over the inputs in their order, so that a row comes out the same to the last bit whatever rows it goes with.
+// y (rows, vecs * LANES) = or += x (rows, n) w (n, vecs * LANES). x has row stride `xs` and element stride `xi`, so it
+// may be transposed. The weights to prefetch are `next` numbers further on. Every sum runs over the inputs in order, so
+// a row's result is the same to the last bit whatever rows are computed with it.
 INLINE void tile(
     const int rows, const int vecs, const float *x, int64_t xs, int64_t xi, const float *w, int64_t ws, float *y,
     int64_t ys, int64_t n, int is_added, int64_t next
@@ -49,10 +49,10 @@ INLINE void tile(
     for (int64_t i = 0; i < n; i++) {
         vec part[8];
         EACH (int v = 0; v < vecs; v++) {
-            // Few rows wait for weights that lie in pieces; not so few for their being loaded anew for each; and a full
-            // tile has the time to ask for what comes next.
+            // With few rows, scattered weights are what takes time; a full tile has time to prefetch the next panel. In
+            // between, weights should be loaded once, not by each multiply-add.
             if (rows <= TILE / 2) __builtin_prefetch(w + (i + AHEAD) * ws + v * LANES);
-            if (ASKS && rows == TILE) __builtin_prefetch(w + i * ws + v * LANES + next, 0, 2);
+            if (PREFETCHES && rows == TILE) __builtin_prefetch(w + i * ws + v * LANES + next, 0, 2);
             part[v] = *(const vec *)(w + i * ws + v * LANES);
             if (rows >= TILE / 2 && rows < TILE) IN_REGISTER(part[v]);
         }
@@ -65,8 +65,7 @@ INLINE void tile(
         EACH (int v = 0; v < vecs; v++) *(vec *)(y + r * ys + v * LANES) = sum[r][v];
 }
 
-// Rows of a tile are as equal as they can be: eight and one would read the weights twice, and take half as long again as
-// five and four.
+// Tiles get as equal numbers of rows as possible: nine rows as eight and one take half as long again as five and four.
 INLINE void panel(
     const int vecs, int64_t m, const float *x, int64_t xs, int64_t xi, const float *w, int64_t ws, float *y, int64_t ys,
     int64_t n, int is_added
@@ -87,7 +86,7 @@ INLINE void panel(
     }
 }
 
-// A few columns that don't fill a vector, of one row.
+// A few columns, less than a vector, of one row.
 INLINE void narrow(
     const int columns, const float *x, int64_t xi, const float *w, int64_t ws, float *y, int64_t n, int is_added
 ) {
@@ -98,10 +97,10 @@ INLINE void narrow(
     EACH (int o = 0; o < columns; o++) y[o] = sum[o];
 }
 
-// The same of many rows: a vector is filled up with zeros, some inputs at a time.
+// The same for many rows: weights are copied into whole vectors, padded with zeros, some inputs at a time.
 static void ragged(
-    int64_t columns, int64_t m, const float *x, int64_t xs, int64_t xi, const float *w, int64_t ws, float *y, int64_t ys,
-    int64_t n, int is_added
+    int64_t columns, int64_t m, const float *x, int64_t xs, int64_t xi, const float *w, int64_t ws, float *y,
+    int64_t ys, int64_t n, int is_added
 ) {
     float filled[128 * LANES], sums[TILE * LANES];
     for (int64_t from = 0; from < n || !from; from += 128, is_added = 1) {
@@ -125,7 +124,7 @@ INLINE void multiply_by(
     int64_t ys, int is_added
 ) {
     int64_t o = 0;
-    // A sum waits for the one before it: one row has more of them side by side.
+    // Each addition waits for the one before it, so a single row computes more sums side by side.
     if (m == 1) {
         for (; o + 8 * LANES <= out; o += 8 * LANES) tile(1, 8, x, xs, xi, w + o, ws, y + o, ys, n, is_added, 0);
         if (o + 4 * LANES <= out) tile(1, 4, x, xs, xi, w + o, ws, y + o, ys, n, is_added, 0), o += 4 * LANES;
@@ -144,7 +143,7 @@ INLINE void multiply_by(
     }
 }
 
-// y (m, out) = x (m, n) w (n, out), or onto what is there. Rows of each lie xs, ws and ys apart.
+// y (m, out) = or += x (m, n) w (n, out), with row strides xs, ws and ys.
 static __attribute__((noinline, noclone)) void multiply(
     int64_t m, int64_t n, int64_t out, const float *x, int64_t xs, const float *w, int64_t ws, float *y, int64_t ys,
     int is_added
@@ -153,15 +152,15 @@ static __attribute__((noinline, noclone)) void multiply(
 }
 
 #define WIDE (3 * LANES) // Columns of a packed panel, …
-#define DEEP 1024 // … and its rows, so that it stays in the second-level cache while all rows of x pass.
-#define ROWS 32 // Of x, from which on a panel is worth its packing, …
-#define LARGE 262144 // … and numbers of a matrix that are too many to be read as they lie.
+#define DEEP 1024 // … and its rows: it stays in the second-level cache while all rows of x are multiplied with it.
+#define ROWS 32 // Fewest rows of x that make packing worthwhile, …
+#define LARGE 262144 // … and the most numbers of a matrix that is fast without it.
 
 #if defined(__GNUC__) && !defined(__clang__)
 typedef int32_t lanes __attribute__((vector_size(4 * LANES)));
 
-// A square of numbers, turned by swapping ever larger halves.
-INLINE void turn_square(vec *rows) {
+// Transpose a square of numbers by swapping ever larger blocks.
+INLINE void transpose_square(vec *rows) {
     EACH (int half = 1; half < LANES; half *= 2) {
         lanes upper, lower;
         for (int j = 0; j < LANES; j++) {
@@ -178,8 +177,8 @@ INLINE void turn_square(vec *rows) {
 }
 #endif
 
-// A panel (num, columns) of w, where numbers of a row lie `step` apart, by columns.
-static void pack_turned(int64_t num, int64_t columns, const float *w, int64_t row, int64_t step, float *to) {
+// Pack a panel (num, columns) of w whose rows have element stride `step`, column by column.
+static void pack_transposed(int64_t num, int64_t columns, const float *w, int64_t row, int64_t step, float *to) {
     int64_t whole = 0;
 #if defined(__GNUC__) && !defined(__clang__)
     if (row == 1) {
@@ -189,7 +188,7 @@ static void pack_turned(int64_t num, int64_t columns, const float *w, int64_t ro
             for (; i + LANES <= num; i += LANES) {
                 vec square[LANES];
                 for (int k = 0; k < LANES; k++) square[k] = *(const vec *)(w + i + (o + k) * step);
-                turn_square(square);
+                transpose_square(square);
                 for (int k = 0; k < LANES; k++) *(vec *)(to + (i + k) * WIDE + o) = square[k];
             }
             for (; i < num; i++)
@@ -201,24 +200,24 @@ static void pack_turned(int64_t num, int64_t columns, const float *w, int64_t ro
         for (int64_t i = 0; i < num; i++) to[i * WIDE + o] = w[i * row + o * step];
 }
 
-// A panel (num, columns) of w.
+// Pack a panel (num, columns) of w.
 static void pack(int64_t num, int64_t columns, const float *w, int64_t row, int64_t step, float *to) {
     if (step != 1) {
-        pack_turned(num, columns, w, row, step, to);
+        pack_transposed(num, columns, w, row, step, to);
         return;
     }
     for (int64_t i = 0; i < num; i++) memcpy(to + i * WIDE, w + i * row, 4 * (size_t)columns);
 }
 
-// Numbers of a packed panel.
+// Numbers in a packed panel.
 int64_t affetto_packed_panel(void) { return DEEP * WIDE; }
 
 INLINE int is_packed(int64_t m, int64_t n, int64_t out, int64_t w_step) {
     return w_step != 1 || (m >= ROWS && n * out > LARGE);
 }
 
-// y (m, out) = x (m, n) w (n, out), or onto what is there; of x and w numbers of a row lie `_step` apart. Panels of w are
-// packed in `room` (DEEP, WIDE), where there is one.
+// y (m, out) = or += x (m, n) w (n, out); `_row` is the stride of rows, `_step` that of the numbers in a row. Panels of
+// w are packed in `room` (DEEP, WIDE) unless it is null.
 static inline void multiply_any(
     int64_t m, int64_t n, int64_t out, const float *x, int64_t x_row, int64_t x_step, const float *w, int64_t w_row,
     int64_t w_step, float *y, int64_t y_row, int is_added, float *room
@@ -269,7 +268,7 @@ INLINE void exponentials(int64_t n, float *x, float most, float scale) {
     for (int64_t i = 0; i < n; i++) x[i] = exponential((x[i] - most) * scale);
 }
 
-// A vector whose numbers `half` apart have changed places. Where the compiler is left to find that, it takes them one by one.
+// A vector with its numbers `half` apart swapped. GCC would do it number by number if left to find the shuffle itself.
 INLINE vec swapped(vec x, const int half) {
 #if defined(__GNUC__) && !defined(__clang__)
     static const int32_t from[9][16] = {
@@ -290,14 +289,14 @@ INLINE vec chosen(lanes is_first, vec first, vec second) {
     return (vec)(((lanes)first & is_first) | ((lanes)second & ~is_first));
 }
 
-// Of each two; `a` where `b` is NaN.
+// The larger of each pair of numbers; `a` if `b` is NaN.
 INLINE vec larger(vec a, vec b) { return chosen(b > a, b, a); }
 
-// Softmax of `seen` numbers times `scale`, zero behind them to the end of a vector, whatever stood there.
+// Softmax of `seen` numbers times `scale`, in place; whatever follows them in the last vector becomes zero.
 INLINE void softmax(int32_t seen, float scale, float *x) {
     static const int32_t is_there[2 * 16] = {-1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1};
     const int32_t full = seen / LANES * LANES;
-    const lanes is_seen = *(const lanes *)(is_there + 16 - (seen - full)); // Of the last vector, where it isn't full.
+    const lanes is_seen = *(const lanes *)(is_there + 16 - (seen - full)); // In the last vector, unless it is full.
     const vec first = x[0] - (vec){0};
     vec most = first, sum = {0};
     for (int32_t k = 0; k < full; k += LANES) most = larger(most, *(const vec *)(x + k));
@@ -311,7 +310,7 @@ INLINE void softmax(int32_t seen, float scale, float *x) {
     for (int32_t k = 0; k < seen; k += LANES) *(vec *)(x + k) *= part;
 }
 
-// SiLU(gate) up (Shazeer 2020), row by row of (gate, up); rows of y lie ys apart, which may be those of x.
+// y = SiLU(gate) up (Shazeer 2020) for rows (gate, up) of x; y has row stride ys, and may be x.
 INLINE void swiglu(int64_t m, int64_t hidden, const float *x, float *y, int64_t ys) {
     for (int64_t r = 0; r < m; r++, x += 2 * hidden, y += ys) {
 #pragma omp simd

@@ -1,4 +1,4 @@
-"""`products.c` as Python calls it: products of matrices, and K-FAC's quadratic form of low-rank changes."""
+"""Python's side of `products.c`: matrix products, and K-FAC's quadratic form of low-rank changes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from affetto.native.compiler import required
 
 _THREAD_WORK = 2**22
-"""Multiply-adds that are worth a thread."""
+"""Fewest multiply-adds that make another thread worthwhile."""
 
 
 class _Product(ctypes.Structure):
@@ -25,7 +25,7 @@ class _Product(ctypes.Structure):
 
 
 def multiply(x_MN: Tensor, w_NO: Tensor, y_MO: Tensor, *, is_added: bool = False) -> Tensor:
-    """x w into y, or onto what is there. x and w may lie anyhow, rows of y as a piece each."""
+    """y = x w, or y += x w. x and w may have any strides; rows of y must be contiguous."""
     (num_rows, num_in), num_out = x_MN.shape, w_NO.shape[1]
     assert y_MO.stride(1) == 1 or num_out == 1
     num_threads = max(1, min(torch.get_num_threads(), num_rows * num_in * num_out // _THREAD_WORK))
@@ -70,23 +70,23 @@ class _Squares(ctypes.Structure):
 
 
 def kronecker_squares(squares: Sequence[KroneckerSquare]) -> tuple[float, list[Tensor]]:
-    """The sum of the squares, and the gradients of A and B of each in turn."""
+    """Sum of the squares, and the gradients of A and B of each in turn."""
     grads = [torch.empty_like(factor) for square in squares for factor in (square.a_RI, square.b_OR)]
-    told = (_Square * len(squares))()
+    structs = (_Square * len(squares))()
     work = np.zeros(len(squares))
     for place, square in enumerate(squares):
         tensors = (square.a_RI, square.b_OR, square.inputs_II, square.gradients_OO, *grads[2 * place : 2 * place + 2])
         assert all(tensor.is_contiguous() and tensor.dtype == torch.float32 for tensor in tensors)
         (rank, num_in), num_out = square.a_RI.shape, len(square.b_OR)
-        told[place] = _Square(num_in, num_out, rank, square.weight, *(tensor.data_ptr() for tensor in tensors), 0.0)
+        structs[place] = _Square(num_in, num_out, rank, square.weight, *(tensor.data_ptr() for tensor in tensors), 0.0)
         work[place] = rank * (num_in**2 + num_out**2)
-    behind = np.cumsum(work)
-    num_threads = max(1, min(torch.get_num_threads(), int(behind[-1]) // _THREAD_WORK))
-    ends_T = np.searchsorted(behind, behind[-1] * np.arange(1, num_threads) / num_threads, side="right")
+    total = np.cumsum(work)
+    num_threads = max(1, min(torch.get_num_threads(), int(total[-1]) // _THREAD_WORK))
+    ends_T = np.searchsorted(total, total[-1] * np.arange(1, num_threads) / num_threads, side="right")
     ends_T = np.append(ends_T, len(squares)).astype(np.int64)
     most = max(max(square.a_RI.shape[1], len(square.b_OR)) for square in squares)
     rank = max(len(square.a_RI) for square in squares)
     rooms_T = torch.empty(num_threads, 2 * most * rank + 2 * rank**2, dtype=torch.float32)
-    given = _Squares(told, ends_T.ctypes.data, rooms_T.data_ptr(), num_threads, rooms_T.shape[1], most)
-    required("products").affetto_squares(byref(given))
-    return sum(one.value for one in told), grads
+    call = _Squares(structs, ends_T.ctypes.data, rooms_T.data_ptr(), num_threads, rooms_T.shape[1], most)
+    required("products").affetto_squares(byref(call))
+    return sum(one.value for one in structs), grads

@@ -1,5 +1,5 @@
-// Shares of a piece of work for torch's own threads, which wait busily for their next work: others would have to wait for
-// them. They are libgomp's, which torch makes known to all libraries; without it one thread does every share.
+// Divides work among torch's own threads, which spin while they wait for work, so that others would compete with them.
+// They are libgomp's, whose symbols torch exports to all libraries; without libgomp one thread does all the work.
 
 #include <stdint.h>
 
@@ -8,24 +8,24 @@ void GOMP_parallel(void (*)(void *), void *, unsigned, unsigned) __attribute__((
 #endif
 
 typedef struct {
-    void (*share)(const void *, int64_t);
-    const void *told;
+    void (*part)(const void *, int64_t);
+    const void *argument;
     int64_t num, next;
-} Shares;
+} Work;
 
-static void shares_in_turn(void *given) {
-    Shares *shares = given;
-    for (int64_t share; (share = __atomic_fetch_add(&shares->next, 1, __ATOMIC_RELAXED)) < shares->num;)
-        shares->share(shares->told, share);
+static void next_parts(void *pointer) {
+    Work *work = pointer;
+    for (int64_t part; (part = __atomic_fetch_add(&work->next, 1, __ATOMIC_RELAXED)) < work->num;)
+        work->part(work->argument, part);
 }
 
-static void in_threads(void (*share)(const void *, int64_t), const void *told, int64_t num) {
-    Shares shares = {share, told, num, 0};
+static void in_threads(void (*part)(const void *, int64_t), const void *argument, int64_t num) {
+    Work work = {part, argument, num, 0};
 #if defined(__linux__)
     if (num > 1 && GOMP_parallel) {
-        GOMP_parallel(shares_in_turn, &shares, (unsigned)num, 0);
+        GOMP_parallel(next_parts, &work, (unsigned)num, 0);
         return;
     }
 #endif
-    shares_in_turn(&shares);
+    next_parts(&work);
 }
