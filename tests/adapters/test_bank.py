@@ -11,12 +11,13 @@ import torch
 from lora_tools import add_dense, assert_differ, assert_same, dense_deltas, random_adapter
 from transformers import CsmForConditionalGeneration
 
-from affetto.adapters.bank import AdapterBank, GatedLora, all_targets
-from affetto.adapters.gated import gated_linears
+from affetto.adapters.bank import AdapterBank, all_targets
 from affetto.adapters.targets import ATTENTION, MLP
 from affetto.errors import AdapterError
 from affetto.model.base import Base, load_base
 from affetto.model.batch import Batch, Logits, Row, collate
+from affetto.model.gated import gated_linears
+from affetto.model.gated_lora import GatedLora
 from affetto.model.gates import GateSwitch
 from affetto.model.losses import code_losses
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from affetto.adapters.gated import gated_linears
+from affetto.model.gated import gated_linears
 from affetto.native import functional
 from affetto.native.products import multiply
 from native_tools import required

@@ -19,8 +19,8 @@ from torch.nn.modules.module import _has_any_global_hook
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 from transformers.models.csm import modeling_csm
 
-from affetto.adapters.bank import GatedLora
 from affetto.model.fused import FusedAttention, FusedMlp, FusedNorm, is_composed, refuse_second_derivative
+from affetto.model.gated_lora import GatedLora
 from affetto.model.gates import GateSwitch
 from affetto.model.spans import asked_spans
 from affetto.model.watch import Watch, watch_of

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from affetto.adapters.bank import GatedLora
 from affetto.errors import BaseModelError
+from affetto.model.gated_lora import GatedLora
 
 Gate = tuple[float, ...]
 """Intensities by adapter; () where all are zero."""
