@@ -103,7 +103,7 @@ class CapturedFrames:
         self.weights, self.batch, self.room = weights, batch, batch.room
         room, settings = self.room, batch.sampling
         self.is_single = len(batch.rows) == 1
-        self.is_cut = settings.most > 0
+        self.has_top_k = settings.max_top_k > 0
         room.uniform_BTK[:, : batch.uniform_BTK.shape[1]] = batch.uniform_BTK
         room.starts_B.zero_() if batch.starts_B is None else room.starts_B.copy_(batch.starts_B)
         for temperature_B, warmth in zip(room.temperatures, settings.warmths, strict=True):
@@ -124,7 +124,7 @@ class CapturedFrames:
 
     def _run(self, name: str, work: Callable[[], None]) -> None:
         """Run `work`: the first time directly, which compiles its kernels, and then as a graph."""
-        key = (name, self.is_cut)
+        key = (name, self.has_top_k)
         graphs = self.room.graphs
         if self.weights.device.type != "cuda" or key not in graphs:
             work()
@@ -196,7 +196,7 @@ class CapturedFrames:
 
     def _draw(self, book: int, logits_BC: Tensor) -> None:
         room = self.room
-        top_k_B = room.top_k_B if self.is_cut else None
+        top_k_B = room.top_k_B if self.has_top_k else None
         draw(logits_BC, room.codes_BK, book, room.uniform_BTK, room.frame, room.temperatures[book > 0], top_k_B)
 
 

@@ -183,8 +183,8 @@ class NumpySampling:
             )
             for warmth in settings.warmths
         ]
-        self.most = settings.most
-        self.is_cut_B1, self.place_B1 = settings.is_cut_B1.numpy(), settings.place_B1.numpy()
+        self.max_top_k = settings.max_top_k
+        self.has_top_k_B1, self.last_place_B1 = settings.has_top_k_B1.numpy(), settings.last_place_B1.numpy()
 
     def pick(self, logits_BC: Array, uniform_B1: Array, book: int) -> Codes:
         """Codebook `book`'s code per row (B,)."""
@@ -193,17 +193,17 @@ class NumpySampling:
             drawn_B: Codes = logits_BC.argmax(axis=1)
             return drawn_B
         scores_BC = logits_BC / divisor_B1
-        if self.most > 0:
+        if self.max_top_k > 0:
             ranked_BC = -np.sort(-scores_BC, axis=1)
-            least_B1 = np.take_along_axis(ranked_BC, self.place_B1, axis=1)
-            scores_BC[self.is_cut_B1 & (scores_BC < least_B1)] = -np.inf
+            least_B1 = np.take_along_axis(ranked_BC, self.last_place_B1, axis=1)
+            scores_BC[self.has_top_k_B1 & (scores_BC < least_B1)] = -np.inf
         scores_BC -= np.maximum.reduce(scores_BC, axis=1, keepdims=True)
         np.exp(scores_BC, out=scores_BC)
         cumulative_BC = np.add.accumulate(scores_BC, axis=1, dtype=np.float64)
         total_B1 = cumulative_BC[:, -1:]
         target_B1 = uniform_B1 * total_B1
         if self.may_reach_total:
-            # Below the total and from the right: a code of probability zero is never drawn.
+            # Below the total and from the right, so that a code of probability zero is never drawn.
             target_B1 = np.minimum(target_B1, np.nextafter(total_B1, 0.0))
         if len(cumulative_BC) == 1:
             drawn_B = cumulative_BC[0].searchsorted(target_B1[0], side="right")
