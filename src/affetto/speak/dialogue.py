@@ -69,7 +69,7 @@ def converse(
     uniform_BTK = uniform_BTK.to(base.device)
     gates = [request.gate for request in requests]
     gate_BE = stack_gates(gates).to(base.device)
-    before: Frame | None = None
+    previous: Frame | None = None
     # One step more than there are frames, for the acoustic codes of the last one.
     for step in range(num_frames + 1):
         # Gates are set only during a step, because the caller may use the network between steps.
@@ -82,12 +82,12 @@ def converse(
             check([text_BW := network.text_logits(state_BD)])
             text_B = pick_text(text_BW, step)
             codes_BK = _codes(network, state_BD, text_B, sampling, uniform_BTK[:, step], check)
-        if before is not None:
+        if previous is not None:
             late_own_BJ = codes_BK[:, 1:]
-            yield Frame(before.text_B, torch.cat([before.codes_BK[:, :1], late_own_BJ], dim=1))
+            yield Frame(previous.text_B, torch.cat([previous.codes_BK[:, :1], late_own_BJ], dim=1))
         if is_over() or step == num_frames or (user_BK := next(frames, None)) is None:
             return
-        before, user_BK = Frame(text_B, codes_BK), user_BK.to(base.device)
+        previous, user_BK = Frame(text_B, codes_BK), user_BK.to(base.device)
         heard_BC = torch.cat([codes_BK[:, :1], late_own_BJ, user_BK[:, :1], late_user_BJ], dim=1)
         late_user_BJ = user_BK[:, 1:]
 
@@ -102,14 +102,14 @@ def _codes(
 ) -> Tensor:  # fmt: skip
     """All codes (B, K) of a step: its frame's first code, and the acoustic codes of the previous frame."""
     # Needs no window: a step has fewer codes than the depth transformer looks back over.
-    cache, before_B = DynamicCache(), text_B
+    cache, previous_B = DynamicCache(), text_B
     codes = []
     for k in range(network.num_codebooks):
-        hidden_B1D = network.depth_states(state_BD, before_B[:, None], first=k, cache=cache)
+        hidden_B1D = network.depth_states(state_BD, previous_B[:, None], first=k, cache=cache)
         logits_BC = network.code_logits(hidden_B1D, range(k, k + 1))[:, 0, : network.codebook_size]
         check([logits_BC])
-        before_B = sampling.pick(logits_BC, uniform_BK[:, [k]], k)
-        codes.append(before_B)
+        previous_B = sampling.pick(logits_BC, uniform_BK[:, [k]], k)
+        codes.append(previous_B)
     return torch.stack(codes, dim=1)
 
 
@@ -139,8 +139,8 @@ def _read_aloud(base: Base, requests: Sequence[Request]) -> tuple[list[_Reader],
     readers = [_Reader(_words(base, request.text_ids), request.max_frames) for request in requests]
 
     def pick(logits_BW: Tensor, step: int) -> Tensor:
-        wanted = logits_BW.argmax(dim=1).tolist()
-        tokens = [reader.next(token, step) for reader, token in zip(readers, wanted, strict=True)]
+        picked = logits_BW.argmax(dim=1).tolist()
+        tokens = [reader.next(token, step) for reader, token in zip(readers, picked, strict=True)]
         return torch.tensor(tokens, device=logits_BW.device)
 
     silence_TK = torch.from_numpy(silence_codes(base.folder, max(1, longest)))
@@ -206,27 +206,27 @@ class _Reader:
     """Number of frames that are said, once it is known."""
     hit_cap: bool = False
 
-    def next(self, wanted: int, step: int) -> int:
-        """The token of step `step`, for which Moshi wants `wanted`: the next one that is due, or the pause it wants."""
+    def next(self, picked: int, step: int) -> int:
+        """The token of step `step`: the next one that is due, or `picked`, Moshi's choice, if that is a pause."""
         if self.end is None and step >= self.max_frames:
             self.end, self.hit_cap = self.max_frames, bool(self.words or self.pending)
         if not self.words and not self.pending:
             self.num_after += 1
-        token = self._token(wanted)
+        token = self._token(picked)
         if self.num_after > END_FRAMES and self.end is None:
             self.end = step
         self.last_token = token
         return token
 
-    def _token(self, wanted: int) -> int:
+    def _token(self, picked: int) -> int:
         if self.pending:
             return self.pending.pop(0)
         if not self.words:
             return PADDING
-        is_pause = wanted == PADDING or (wanted == END_PADDING and self.last_token != END_PADDING)
+        is_pause = picked == PADDING or (picked == END_PADDING and self.last_token != END_PADDING)
         if is_pause and self.num_waited < PATIENCE_FRAMES:
             self.num_waited += 1
-            return wanted
+            return picked
         self.num_waited, self.pending = 0, self.words.pop(0)
         return self.pending.pop(0)
 

@@ -1,4 +1,4 @@
-"""What a base is asked to speak, and what it said."""
+"""Requests to a base, and the codes that it speaks for them."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ class Voice:
         device = usual_device(base)
         if device == "cpu":
             return cls.load(base)
-        # Free what training held there before the base is loaded a second time.
+        # Free what training held on the GPU before the base is loaded a second time.
         gc.collect()
         torch.cuda.empty_cache()
         return cls.load(base, device=device, dtype=DTYPES[precision])
@@ -243,7 +243,7 @@ class Voice:
     ) -> Iterator[NDArray[np.float32]]:  # fmt: skip
         """The speech of `speak` with one take, in pieces while it is generated: mono samples, a frame (80 ms) each.
 
-        What `request` refuses is refused by the call itself, before the first piece is asked for. Mimi decodes each
+        What `request` refuses is refused by the call itself, before the first piece is taken. Mimi decodes each
         frame at once and keeps its state (`affetto.codes.sound_stream`); Moshi itself is a frame late. So is the
         miniature's codec, which for every piece decodes all that was said so far: it keeps up with real time for about
         six seconds.
