@@ -177,7 +177,7 @@ def test_processors_share_many_rows_and_say_the_same(
     if is_native:
         required()
     for place in ("engine", "parallel"):
-        monkeypatch.setattr(f"affetto.speak.{place}.suits", lambda _: is_native)
+        monkeypatch.setattr(f"affetto.speak.{place}.speaks_natively", lambda _: is_native)
     weights = weights_of(tiny_base.network)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     alone = _codes(generate(tiny_base, requests, batch_size=rows))
@@ -305,7 +305,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[int, int]], None
             return codes
 
         monkeypatch.setattr(NumpyFrames, "frame", frame)
-        monkeypatch.setattr("affetto.speak.engine.suits", lambda _: False)
+        monkeypatch.setattr("affetto.speak.engine.speaks_natively", lambda _: False)
 
     return script
 

@@ -168,9 +168,9 @@ def test_who_has_read_nothing_cannot_join(tiny_base: Base) -> None:
 def test_large_bases_and_other_precisions_are_not_for_it(tiny_base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
     required()
     weights = SpeakingWeights(tiny_base.network)
-    assert native_frames.suits(weights)
+    assert native_frames.speaks_natively(weights)
     assert Engine(weights).arithmetic == "native"
     monkeypatch.setattr(native_frames, "MOST_MATRIX_BYTES", weights.largest_bytes - 1)
-    assert not native_frames.suits(weights)
+    assert not native_frames.speaks_natively(weights)
     assert Engine(weights).arithmetic == "numpy"
-    assert not native_frames.suits(SpeakingWeights(CsmNetwork(tiny_base.model.bfloat16()).eval()))
+    assert not native_frames.speaks_natively(SpeakingWeights(CsmNetwork(tiny_base.model.bfloat16()).eval()))

@@ -82,7 +82,7 @@ def test_the_take_like_the_others_is_kept_and_the_first_has_the_requests_seed(ti
     kept, places = generate_best(tiny_base, codec, requests), []
     for request, found in zip(requests, kept, strict=True):
         singles = [
-            replace(request, takes=1, seed=request.seed + take * takes._SEEDS_APART) for take in range(request.takes)
+            replace(request, takes=1, seed=request.seed + take * takes._SEED_STRIDE) for take in range(request.takes)
         ]
         alone = generate(tiny_base, singles)
         assert len({one.codes_TK.tobytes() for one in alone}) == request.takes

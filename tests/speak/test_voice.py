@@ -403,7 +403,7 @@ def test_a_type_that_nothing_is_spoken_in_is_told_before_the_base_is_loaded(dtyp
 
 
 def test_an_adapter_too_strong_for_numbers_is_told_before_the_base_is_blamed(voice: Voice) -> None:
-    told = r"NaN or infinite with an adapter at intensity 1e\+38: speak at a lower one\. Where the base alone does this"
+    told = r"NaN or infinite with an adapter at intensity 1e\+38: speak at a lower one\. If the base alone does this"
     with pytest.raises(BaseModelError, match=told):
         voice.speak("a key", "happy=1,sad=0.5", intensity=1e38)
     assert len(voice.speak("a key")[0])

@@ -1,4 +1,4 @@
-"""Checks of what is asked of a voice, before anything slow: text, emotions, strength, seed, speaker, earlier turns."""
+"""Checks of a voice's arguments, before anything slow: text, emotions, strength, seed, speaker, earlier turns."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 MOST_SEED = 2**63 - 1
 """torch takes 64 bits, and the seeds of further takes are above a request's own."""
-_LIKE = "write happy or happy=0.6,surprised=0.4"
+_EXAMPLES = "write happy or happy=0.6,surprised=0.4"
 
 
 def blend_of(emotion: str | Mapping[str, float] | None) -> dict[str, float]:
@@ -31,7 +31,7 @@ def blend_of(emotion: str | Mapping[str, float] | None) -> dict[str, float]:
     if isinstance(emotion, str):
         emotion = _read_blend(emotion)
     elif not (isinstance(emotion, Mapping) and all(isinstance(name, str) for name in emotion)):
-        raise ConfigError(f"emotion {emotion!r}: {_LIKE}, or give {{name: share}}")
+        raise ConfigError(f"emotion {emotion!r}: {_EXAMPLES}, or give {{name: share}}")
     return {name: require_strength(share, f"emotion {name}, its share") for name, share in emotion.items()}
 
 
@@ -40,7 +40,7 @@ def _read_blend(emotion: str) -> dict[str, float]:
     for part in emotion.split(","):
         name, sign, share = (piece.strip() for piece in part.partition("="))
         if not name:
-            raise ConfigError(f"emotion {emotion!r}: {part!r} names no emotion; {_LIKE}")
+            raise ConfigError(f"emotion {emotion!r}: {part!r} names no emotion; {_EXAMPLES}")
         if name in blend:
             raise ConfigError(f"emotion {emotion!r}: {name} is named twice")
         try:
@@ -50,14 +50,14 @@ def _read_blend(emotion: str) -> dict[str, float]:
     return blend
 
 
-def require_strength(value: float, told: str = "intensity") -> float:
-    """`value` as a float. ConfigError, which calls it `told`, if it isn't a finite number of 0 or more."""
+def require_strength(value: float, name: str = "intensity") -> float:
+    """`value` as a float. ConfigError, which calls it `name`, if it isn't a finite number of 0 or more."""
     try:
         number = float(value)
     except (TypeError, ValueError):
         number = math.nan
     if not (math.isfinite(number) and number >= 0):
-        raise ConfigError(f"{told} {value}: it must be a finite number, 0 (the base) or more")
+        raise ConfigError(f"{name} {value}: it must be a finite number, 0 (the base) or more")
     return number
 
 
@@ -99,8 +99,8 @@ def require_speaker(speaker: SupportsIndex, known: Mapping[int, str]) -> int:
     number = _whole(speaker)
     if number is None or number < 0:
         names = [f"{place}" if name == f"{place}" else f"{place} ({name})" for place, name in sorted(known.items())]
-        told = f"; known are {listed(names)}" if names else ""
-        raise ConfigError(f"speaker {speaker!r}: speakers are numbers, 0 or more{told}")
+        hint = f"; known are {listed(names)}" if names else ""
+        raise ConfigError(f"speaker {speaker!r}: speakers are numbers, 0 or more{hint}")
     return number
 
 
@@ -110,10 +110,10 @@ def require_takes(takes: SupportsIndex) -> None:
         raise ConfigError(f"takes must be 1 or more, a whole number, not {takes}")
 
 
-def require_temperature(warmth: object, told: str = "temperature") -> float:
-    """`warmth` as a float. ConfigError, which calls it `told`, if it isn't a finite number of 0 or more."""
-    if not 0 <= (number := _real(warmth)) < math.inf:
-        raise ConfigError(f"{told} must be 0 (greedy) or a positive number, not {warmth}")
+def require_temperature(value: object, name: str = "temperature") -> float:
+    """`value` as a float. ConfigError, which calls it `name`, if it isn't a finite number of 0 or more."""
+    if not 0 <= (number := _real(value)) < math.inf:
+        raise ConfigError(f"{name} must be 0 (greedy) or a positive number, not {value}")
     return number
 
 
@@ -153,8 +153,8 @@ def mono_sound(samples: ArrayLike) -> NDArray[np.float32]:
     sound = np.asarray(samples)
     kind, bits = sound.dtype.kind, 8 * sound.dtype.itemsize
     if kind in "iu" and bits <= 32:
-        full = 2.0 ** (bits - 1)
-        sound = (sound - (full if kind == "u" else 0.0)) / full
+        full_range = 2.0 ** (bits - 1)
+        sound = (sound - (full_range if kind == "u" else 0.0)) / full_range
     elif kind != "f":
         raise DataError(f"samples of type {sound.dtype}: give floats in [-1, 1], or int16 or int32 of full range")
     if sound.ndim == 2 and sound.shape[1] < sound.shape[0]:

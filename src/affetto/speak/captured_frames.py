@@ -2,7 +2,7 @@
 
 It does what `affetto.speak.torch_frames` does. Everything that changes from frame to frame (slot, frame number, last
 codes) is in tensors on the device, so that a frame takes two replays and reading its codes. Graphs are bound to the
-memory of their batch. That memory, a `Room`, is kept for a later batch of as many rows and the same weights.
+memory of their batch. That memory, a `Room`, is kept for later batches of the same weights and number of rows.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from affetto.speak.weights import Arranged, Shape, SpeakingWeights
 
 @dataclass(eq=False)
 class Room:
-    """Memory of a batch of B rows at fixed addresses, and the graphs that work in it."""
+    """Memory at fixed addresses for a batch of B rows, and the graphs that work in it."""
 
     weights: Arranged
     cache: Cache
@@ -36,21 +36,21 @@ class Room:
     uniform_BTK: Tensor
     starts_B: Tensor
     temperatures: tuple[Tensor, Tensor]
-    """Of the first codebook and of those behind it, (B,) each."""
+    """Of the first codebook and of the others, (B,) each."""
     top_k_B: Tensor
     slot: Tensor
-    """Where the next position goes (1,)."""
+    """The slot of the next position (1,)."""
     frame: Tensor
     """Number of the next frame (1,)."""
     places_K: Tensor
     """Positions of the depth decoder, from 0."""
     no_starts_B: Tensor
     graphs: dict[tuple[str, bool], torch.cuda.CUDAGraph | None] = field(default_factory=dict)
-    """By what they do and whether draws are cut off; None where it was done once without a graph."""
+    """By the name of their work and whether draws have a top-k; None after its first run, which has no graph."""
 
     @classmethod
     def empty(cls, weights: SpeakingWeights, arranged: Arranged, num_rows: int, slots: int, num_frames: int) -> Room:
-        """A new one."""
+        """A new room, of zeros."""
         like, num_books, device = weights.norm_D, weights.num_codebooks, weights.device
         shape, depth_shape = weights.backbone_shape, weights.depth_shape
 
@@ -69,62 +69,62 @@ class Room:
             torch.arange(num_books, dtype=torch.int32, device=device), whole(num_rows),
         )  # fmt: skip
 
-    def suits(self, arranged: Arranged, num_rows: int, slots: int, num_frames: int) -> bool:
-        """Whether a batch has room in it."""
-        rows, most_frames, _ = self.uniform_BTK.shape
-        most_slots = self.cache.values_LNSD.shape[2]
-        return self.weights is arranged and (rows, most_slots, most_frames) == (num_rows, slots, num_frames)
+    def fits(self, arranged: Arranged, num_rows: int, slots: int, num_frames: int) -> bool:
+        """Whether it has these weights and exactly these sizes."""
+        own_rows, own_frames, _ = self.uniform_BTK.shape
+        own_slots = self.cache.values_LNSD.shape[2]
+        return self.weights is arranged and (own_rows, own_slots, own_frames) == (num_rows, slots, num_frames)
 
 
-_OPEN: WeakKeyDictionary[SpeakingWeights, list[Room]] = WeakKeyDictionary()
+_FREE_ROOMS: WeakKeyDictionary[SpeakingWeights, list[Room]] = WeakKeyDictionary()
 
 
 def enter(weights: SpeakingWeights, arranged: Arranged, num_rows: int, slots: int, num_frames: int) -> Room:
-    """A room that nobody is in, for at least so many positions and frames; `leave` it when the batch is done."""
+    """A free room for at least this many slots and frames; `leave` it when the batch is done."""
     slots = -(-slots // SLOTS_OF_A_ROOM) * SLOTS_OF_A_ROOM
     num_frames = -(-num_frames // FRAMES_OF_A_ROOM) * FRAMES_OF_A_ROOM
-    rooms = _OPEN.setdefault(weights, [])
+    rooms = _FREE_ROOMS.setdefault(weights, [])
     for place, room in enumerate(rooms):
-        if room.suits(arranged, num_rows, slots, num_frames):
+        if room.fits(arranged, num_rows, slots, num_frames):
             return rooms.pop(place)
     return Room.empty(weights, arranged, num_rows, slots, num_frames)
 
 
 def leave(weights: SpeakingWeights, room: Room) -> None:
-    """Let others in. The room that has been open for longest is given up where there are too many."""
-    _OPEN[weights] = [*_OPEN.get(weights, []), room][-MOST_OPEN_ROOMS:]
+    """Free a room for later batches. If there are too many, the one that has been free longest is dropped."""
+    _FREE_ROOMS[weights] = [*_FREE_ROOMS.get(weights, []), room][-MOST_OPEN_ROOMS:]
 
 
 class CapturedFrames:
-    """`affetto.speak.state.Frames` by Triton's kernels; on a CPU, whose interpreter runs them, without graphs."""
+    """`affetto.speak.state.Frames` by Triton's kernels; on a CPU, in Triton's interpreter, without graphs."""
 
     def __init__(self, weights: SpeakingWeights, batch: SpeakingBatch) -> None:
         assert batch.room is not None
         self.weights, self.batch, self.room = weights, batch, batch.room
         room, settings = self.room, batch.sampling
         self.is_single = len(batch.rows) == 1
-        self.is_cut = settings.most > 0
+        self.has_top_k = settings.max_top_k > 0
         room.uniform_BTK[:, : batch.uniform_BTK.shape[1]] = batch.uniform_BTK
         room.starts_B.zero_() if batch.starts_B is None else room.starts_B.copy_(batch.starts_B)
-        for own_B, warmth in zip(room.temperatures, settings.warmths, strict=True):
-            own_B.copy_(warmth.temperature_B)
+        for temperature_B, warmth in zip(room.temperatures, settings.warmths, strict=True):
+            temperature_B.copy_(warmth.temperature_B)
         room.top_k_B.copy_(settings.top_k_B)
         room.slot.fill_(batch.slot)
         room.frame.zero_()
 
     def frame(self) -> Tensor:
         """See `Frames`."""
-        self._do("frame", self._frame)
+        self._run("frame", self._frame)
         return self.room.codes_BK
 
     def hear(self, codes_BK: Tensor) -> None:
         """See `Frames`."""
         assert codes_BK is self.room.codes_BK, "only the last frame can be heard"
-        self._do("hear", self._hear)
+        self._run("hear", self._hear)
 
-    def _do(self, name: str, work: Callable[[], None]) -> None:
-        """Once as it is, which compiles kernels; then by a graph."""
-        key = (name, self.is_cut)
+    def _run(self, name: str, work: Callable[[], None]) -> None:
+        """Run `work`: the first time directly, which compiles its kernels, and then as a graph."""
+        key = (name, self.has_top_k)
         graphs = self.room.graphs
         if self.weights.device.type != "cuda" or key not in graphs:
             work()
@@ -141,11 +141,11 @@ class CapturedFrames:
         self._draw(0, self._logits(room.states_BD, weights.c0_head_DC))
         self._layers(self._product(room.states_BD, projector), layers, shape, 0)
         for k in range(1, weights.num_codebooks):
-            table_VD, said = weights.spoken_tables[k - 1], room.codes_BK[:, k - 1]
+            table_VD, codes_B = weights.spoken_tables[k - 1], room.codes_BK[:, k - 1]
             if self.is_single:
-                x_BD = project(table_VD, projector, row=said)
+                x_BD = project(table_VD, projector, row=codes_B)
             else:
-                x_BD = product(table_VD.index_select(0, said), projector)
+                x_BD = product(table_VD.index_select(0, codes_B), projector)
             x_BD = self._layers(x_BD, layers, shape, k)
             self._draw(k, self._logits(x_BD, weights.heads_DC[k - 1], shape, weights.head_norm_D))
         room.frame.add_(1)
@@ -158,7 +158,7 @@ class CapturedFrames:
         room.slot.add_(1)
 
     def _layers(self, x_BD: Tensor, layers: Sequence[Layer], shape: Shape, place: int | None = None) -> Tensor:
-        """One position of every row: of the backbone, or the depth decoder's `place`."""
+        """Put one position of every row through the backbone, or through the depth decoder at `place`."""
         room = self.room
         cache, rotary, slot, starts_B = room.cache, room.rotary, room.slot, room.starts_B
         if place is not None:
@@ -184,7 +184,7 @@ class CapturedFrames:
     def _logits(
         self, x_BD: Tensor, head_DC: Tensor, shape: Shape | None = None, norm_D: Tensor | None = None
     ) -> Tensor:
-        """Logits (B, C) in float32, of the normed rows where there is a shape that says how."""
+        """Logits (B, C) in float32; with a `shape` the rows are normed first."""
         eps, is_normed = (0.0, False) if shape is None else (shape.eps, True)
         if self.is_single:
             return project(x_BD, Site(head_DC), eps, norm_D, is_normed=is_normed, dtype=torch.float32)
@@ -196,17 +196,17 @@ class CapturedFrames:
 
     def _draw(self, book: int, logits_BC: Tensor) -> None:
         room = self.room
-        top_k_B = room.top_k_B if self.is_cut else None
+        top_k_B = room.top_k_B if self.has_top_k else None
         draw(logits_BC, room.codes_BK, book, room.uniform_BTK, room.frame, room.temperatures[book > 0], top_k_B)
 
 
 def _captured(work: Callable[[], None]) -> torch.cuda.CUDAGraph:
-    """What `work` would do, as a graph. Nothing is done yet."""
+    """`work` as a graph; capturing doesn't run it."""
     graph = torch.cuda.CUDAGraph()
     stream: torch.cuda.Stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        # Other threads may go on allocating meanwhile.
+        # Other threads may allocate memory meanwhile.
         graph.capture_begin(capture_error_mode="thread_local")
         try:
             work()

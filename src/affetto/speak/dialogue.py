@@ -1,7 +1,7 @@
-"""Speaking with Moshi, step by step: words that it is given, or what it says to a user by itself.
+"""Speaking with Moshi, step by step: given words, or its own answers to a user.
 
-Each step of 80 ms hears the frame before and says the next one: a token of the inner monologue, the first code, and
-the acoustic codes of the frame before (`affetto.model.moshi`). All rows of a batch begin together: nothing is padded.
+Each step of 80 ms hears the previous frame and says the next one: a token of the inner monologue, the first code, and
+the acoustic codes of the previous frame (`affetto.model.moshi`). All rows of a batch begin together, without padding.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from affetto.speak.sampling import Sampling, dice, require_numbers
 from affetto.speak.state import Heard
 
 PATIENCE_FRAMES = 12
-"""A second: as long as a given word waits for Moshi to begin it by itself."""
+"""How long a given word waits for Moshi to begin it by itself: a second."""
 END_FRAMES = 12
 """Frames after the last word that belong to it."""
 PickText = Callable[[Tensor, int], Tensor]
@@ -48,13 +48,13 @@ def converse(
     base: Base, user: Iterable[Tensor], pick_text: PickText, requests: Sequence[Request], num_frames: int,
     is_over: Callable[[], bool] = lambda: False,
 ) -> Iterator[Frame]:  # fmt: skip
-    """Speak while the user is heard, frame by frame, for `num_frames` at most or until `is_over`.
+    """Speak while hearing the user, frame by frame, for at most `num_frames` or until `is_over`.
 
-    `user` gives the user's codes (B, K) of each frame, and may be as slow as a microphone: a frame is taken up when the
-    one before it has been told. A frame is told a step late, when its acoustic codes are there. Of the requests it is
-    their gates, seeds and sampling that count. Each step attends to the last `network.window` positions, itself among
-    them, as the ring cache of the `moshi` package's transformer does, and no others are kept. BaseModelError where the
-    first logits are NaN.
+    `user` gives the user's codes (B, K) of each frame, and may be as slow as a microphone: a frame is taken once the
+    previous one has been yielded. Frames are yielded a step late, when their acoustic codes are known. Only the gates,
+    seeds and sampling of the requests are used. Each step attends to the last `network.window` positions, its own
+    included, and older ones are dropped, as in the ring cache of the `moshi` package's transformer. BaseModelError if
+    the first logits are NaN.
     """
     network = base.network
     assert isinstance(network, MoshiNetwork)
@@ -69,10 +69,10 @@ def converse(
     uniform_BTK = uniform_BTK.to(base.device)
     gates = [request.gate for request in requests]
     gate_BE = stack_gates(gates).to(base.device)
-    before: Frame | None = None
-    # One step more than there are frames: the last one's acoustic codes come late.
+    previous: Frame | None = None
+    # One step more than there are frames, for the acoustic codes of the last one.
     for step in range(num_frames + 1):
-        # The gates are set for the step alone: between two of them the caller may use the network.
+        # Gates are set only during a step, because the caller may use the network between steps.
         with eval_mode(network), network.gates.set(gate_BE):
             embeds_B1D = network.embed_step(text_B[:, None], heard_BC[:, None])
             state_BD = network.backbone(
@@ -82,53 +82,53 @@ def converse(
             check([text_BW := network.text_logits(state_BD)])
             text_B = pick_text(text_BW, step)
             codes_BK = _codes(network, state_BD, text_B, sampling, uniform_BTK[:, step], check)
-        if before is not None:
+        if previous is not None:
             late_own_BJ = codes_BK[:, 1:]
-            yield Frame(before.text_B, torch.cat([before.codes_BK[:, :1], late_own_BJ], dim=1))
+            yield Frame(previous.text_B, torch.cat([previous.codes_BK[:, :1], late_own_BJ], dim=1))
         if is_over() or step == num_frames or (user_BK := next(frames, None)) is None:
             return
-        before, user_BK = Frame(text_B, codes_BK), user_BK.to(base.device)
+        previous, user_BK = Frame(text_B, codes_BK), user_BK.to(base.device)
         heard_BC = torch.cat([codes_BK[:, :1], late_own_BJ, user_BK[:, :1], late_user_BJ], dim=1)
         late_user_BJ = user_BK[:, 1:]
 
 
 def _no_check(_logits: Sequence[Tensor]) -> None:
-    """Of later steps."""
+    """Later steps aren't checked."""
 
 
 def _codes(
     network: MoshiNetwork, state_BD: Tensor, text_B: Tensor, sampling: Sampling, uniform_BK: Tensor,
     check: Callable[[Sequence[Tensor]], None],
 ) -> Tensor:  # fmt: skip
-    """All codes (B, K) of a step: its first one, and the acoustic ones of the frame before."""
-    # Without a window: a step's codes are fewer than the depth transformer looks back over.
-    cache, before_B = DynamicCache(), text_B
+    """All codes (B, K) of a step: its frame's first code, and the acoustic codes of the previous frame."""
+    # Needs no window: a step has fewer codes than the depth transformer looks back over.
+    cache, previous_B = DynamicCache(), text_B
     codes = []
     for k in range(network.num_codebooks):
-        hidden_B1D = network.depth_states(state_BD, before_B[:, None], first=k, cache=cache)
+        hidden_B1D = network.depth_states(state_BD, previous_B[:, None], first=k, cache=cache)
         logits_BC = network.code_logits(hidden_B1D, range(k, k + 1))[:, 0, : network.codebook_size]
         check([logits_BC])
-        before_B = sampling.pick(logits_BC, uniform_BK[:, [k]], k)
-        codes.append(before_B)
+        previous_B = sampling.pick(logits_BC, uniform_BK[:, [k]], k)
+        codes.append(previous_B)
     return torch.stack(codes, dim=1)
 
 
 def say_words(base: Base, requests: Sequence[Request]) -> list[Spoken]:
-    """Say the words of each request to a silent user; the inner monologue is given, when a word begins is Moshi's."""
+    """Say the words of each request to a silent user: the inner monologue is given, but Moshi times the words."""
     readers, frames = _read_aloud(base, requests)
     codes_BTK = torch.stack([frame.codes_BK for frame in frames], dim=1).cpu().numpy()
     return [Spoken(codes_TK[: reader.end], reader.hit_cap) for codes_TK, reader in zip(codes_BTK, readers, strict=True)]
 
 
 def stream_words(base: Base, requests: Sequence[Request]) -> Iterator[list[Heard]]:
-    """What `say_words` says, told frame by frame as soon as it is known; numbers are the requests' places."""
+    """`say_words` frame by frame, each as soon as it is known; numbers are the requests' places."""
     readers, frames = _read_aloud(base, requests)
     speaking = list(range(len(requests)))
     for place, frame in enumerate(frames):
         ends, codes_BK = [readers[row].end for row in speaking], frame.codes_BK.cpu().numpy()
-        over = {row for row, end in zip(speaking, ends, strict=True) if end is not None and place >= end}
-        yield [Heard(row, None if row in over else codes_BK[row], is_last=row in over) for row in speaking]
-        speaking = [row for row in speaking if row not in over]
+        ended = {row for row, end in zip(speaking, ends, strict=True) if end is not None and place >= end}
+        yield [Heard(row, None if row in ended else codes_BK[row], is_last=row in ended) for row in speaking]
+        speaking = [row for row in speaking if row not in ended]
     yield [Heard(row, None, is_last=True) for row in speaking]
 
 
@@ -139,8 +139,8 @@ def _read_aloud(base: Base, requests: Sequence[Request]) -> tuple[list[_Reader],
     readers = [_Reader(_words(base, request.text_ids), request.max_frames) for request in requests]
 
     def pick(logits_BW: Tensor, step: int) -> Tensor:
-        wanted = logits_BW.argmax(dim=1).tolist()
-        tokens = [reader.next(token, step) for reader, token in zip(readers, wanted, strict=True)]
+        picked = logits_BW.argmax(dim=1).tolist()
+        tokens = [reader.next(token, step) for reader, token in zip(readers, picked, strict=True)]
         return torch.tensor(tokens, device=logits_BW.device)
 
     silence_TK = torch.from_numpy(silence_codes(base.folder, max(1, longest)))
@@ -154,7 +154,7 @@ def continue_dialogue(
     base: Base, user_TK: NDArray[np.integer], *, seed: int = 0, temperature: float = 0.8, top_k: int = 250,
     text_temperature: float = 0.7, text_top_k: int = 25, gate: tuple[float, ...] = (),
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:  # fmt: skip
-    """What Moshi thinks (T,) and says (T, K) while it hears the user's codes (T, K): `stream_dialogue` as a whole."""
+    """What Moshi thinks (T,) and says (T, K) while it hears the user's codes (T, K); see `stream_dialogue`."""
     said = list(
         stream_dialogue(
             base, user_TK, len(user_TK), seed=seed, temperature=temperature, top_k=top_k,
@@ -170,18 +170,18 @@ def stream_dialogue(
 ) -> Iterator[tuple[int, NDArray[np.int64]]]:  # fmt: skip
     """What Moshi thinks (a token) and says (codes (K,)), frame by frame while it hears the user's codes (K,).
 
-    `user` may be as slow as a microphone: a frame is asked for when the one before it has been told. Temperatures of 0
-    are greedy; the defaults are those of the `moshi` package's `LMGen`. ConfigError for a seed that can't be one.
+    `user` may be as slow as a microphone: a frame is taken once the previous one has been yielded. Temperatures of 0
+    are greedy; the defaults are those of the `moshi` package's `LMGen`. ConfigError for an invalid seed.
     """
     seed = require_seed(seed)
     request = Request((), max_frames, gate, seed=seed, temperature=temperature, top_k=top_k)
-    dice = torch.Generator().manual_seed(seed + 1)
+    generator = torch.Generator().manual_seed(seed + 1)
 
     def pick(logits_BW: Tensor, _: int) -> Tensor:
         if text_temperature == 0:
             return logits_BW.argmax(dim=1)
         best, places = (logits_BW.double().cpu() / text_temperature).topk(min(text_top_k or 10**9, logits_BW.shape[1]))
-        drawn = torch.multinomial(best.softmax(dim=1), 1, generator=dice)
+        drawn = torch.multinomial(best.softmax(dim=1), 1, generator=generator)
         return places.gather(1, drawn)[:, 0].to(logits_BW.device)
 
     heard = (torch.from_numpy(np.asarray(user_K, dtype=np.int64))[None] for user_K in user)
@@ -191,41 +191,43 @@ def stream_dialogue(
 
 @dataclass
 class _Reader:
-    """Where a row is in its words."""
+    """Feeds a row its words, and knows how far it is."""
 
     words: list[list[int]]
     max_frames: int
     pending: list[int] = field(default_factory=list)
-    waited: int = 0
-    after: int = 0
+    """Tokens of the current word that are still to come."""
+    num_waited: int = 0
+    """Frames that the next word has waited."""
+    num_after: int = 0
     """Frames since the last word."""
-    before: int = PADDING
+    last_token: int = PADDING
     end: int | None = None
-    """Frames that were said, once that is known."""
+    """Number of frames that are said, once it is known."""
     hit_cap: bool = False
 
-    def next(self, wanted: int, step: int) -> int:
-        """The token of step `step`, where Moshi wants `wanted`: the next that is due, or a pause if it makes one."""
+    def next(self, picked: int, step: int) -> int:
+        """The token of step `step`: the next one that is due, or `picked`, Moshi's choice, if that is a pause."""
         if self.end is None and step >= self.max_frames:
             self.end, self.hit_cap = self.max_frames, bool(self.words or self.pending)
         if not self.words and not self.pending:
-            self.after += 1
-        token = self._token(wanted)
-        if self.after > END_FRAMES and self.end is None:
+            self.num_after += 1
+        token = self._token(picked)
+        if self.num_after > END_FRAMES and self.end is None:
             self.end = step
-        self.before = token
+        self.last_token = token
         return token
 
-    def _token(self, wanted: int) -> int:
+    def _token(self, picked: int) -> int:
         if self.pending:
             return self.pending.pop(0)
         if not self.words:
             return PADDING
-        is_pause = wanted == PADDING or (wanted == END_PADDING and self.before != END_PADDING)
-        if is_pause and self.waited < PATIENCE_FRAMES:
-            self.waited += 1
-            return wanted
-        self.waited, self.pending = 0, self.words.pop(0)
+        is_pause = picked == PADDING or (picked == END_PADDING and self.last_token != END_PADDING)
+        if is_pause and self.num_waited < PATIENCE_FRAMES:
+            self.num_waited += 1
+            return picked
+        self.num_waited, self.pending = 0, self.words.pop(0)
         return self.pending.pop(0)
 
 

@@ -2,7 +2,7 @@
 
 All rows write their next position into the same slot of a preallocated cache. So a shorter row starts later, with
 padding on its left that is masked, and a frame needs no indexing by row. Rows that have ended stay in the batch,
-unheard, until they are a quarter of it; then, as when rows join, the living rows move into a new cache that fits.
+unheard, until they are a quarter of it. Then, as when rows join, the living rows move into a new cache that fits.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 from affetto.errors import BaseModelError
 from affetto.model.triton_runs import triton_runs
 from affetto.speak.layers import Cache, Rotary
-from affetto.speak.native_frames import NativeFrames, slots_with_room, suits
+from affetto.speak.native_frames import NativeFrames, slots_with_room, speaks_natively
 from affetto.speak.native_frames import read as read_natively
 from affetto.speak.numpy_frames import NumpyFrames
 from affetto.speak.prompts import embed_prompt, read
@@ -39,7 +39,7 @@ class Engine:
     def __init__(
         self, weights: SpeakingWeights, arithmetic: Arithmetic | None = None, *, base: str = "the base"
     ) -> None:
-        """All kinds of arithmetic say the same; the default is the fastest that device and precision allow.
+        """Every arithmetic says the same; the default is the fastest for the device and precision.
 
         `base` is the base's name in errors.
         """
@@ -59,7 +59,7 @@ class Engine:
         return len(living) + len(self._joining)
 
     def join(self, requests: Sequence[Request]) -> list[int]:
-        """Let rows speak from the next step on; returns their numbers, by which `step` refers to them."""
+        """Let rows speak from the next step on; returns the numbers by which `step` refers to them."""
         rows = []
         for request in requests:
             assert request.max_frames > 0, "a row that may not say a frame can't join"
@@ -101,20 +101,20 @@ class Engine:
         except BaseModelError:
             self.close()
             raise
-        told = _heard(batch.rows, codes_BK)
+        heard = _heard(batch.rows, codes_BK)
         if not self.num_speaking:
             self.close()
-        return told
+        return heard
 
     def close(self) -> None:
         """Stop the rows that are speaking; rows that have joined but not begun will still speak."""
-        self._leave(self._batch)
+        self._free(self._batch)
         self._batch = self._frames = None
 
     def _check(self, batch: SpeakingBatch) -> None:
         """BaseModelError if a batch would begin with NaN; checked once per batch, outside of any captured graph.
 
-        Not needed with C, which draws an impossible code from such logits, and `require_codes` finds it.
+        C doesn't need it: from such logits it draws a code that doesn't exist, which `require_codes` finds.
         """
         probe = TorchFrames(self.weights, batch, self._rotary, self._depth_rotary)
         try:
@@ -148,28 +148,28 @@ class Engine:
         order = sorted(range(len(rows)), key=lambda index: rows[index].gate)
         places = [order.index(index) for index in range(len(rows))]
         slot = max(row.num_positions for row in rows)
-        left = max(row.request.max_frames - row.num_frames for row in rows)
-        batch = self._empty([rows[index] for index in order], slot, left)
+        num_left = max(row.request.max_frames - row.num_frames for row in rows)
+        batch = self._empty([rows[index] for index in order], slot, num_left)
         if old is not None and kept:
             self._move(old, kept, batch, places[: len(kept)])
         if joining:
-            known = {prompt: number for number, prompt in enumerate(prompts)}
-            source = [known[_prompt_of(row)] for row in joining]
+            numbers = {prompt: number for number, prompt in enumerate(prompts)}
+            source = [numbers[_prompt_of(row)] for row in joining]
             self._prefill(list(readers.values()), list(prompts.values()), source, batch, places[len(kept) :])
-        self._leave(old)
+        self._free(old)
         return batch
 
-    def _leave(self, batch: SpeakingBatch | None) -> None:
-        """Give the memory of a finished batch back for others."""
+    def _free(self, batch: SpeakingBatch | None) -> None:
+        """Free the room of a batch that is done, for other batches."""
         if batch is not None and batch.room is not None:
             from affetto.speak.captured_frames import leave
 
             leave(self.weights, batch.room)
 
-    def _empty(self, rows: list[SpeakingRow], slot: int, left: int) -> SpeakingBatch:
-        """A batch whose cache has room for `slot` existing positions and `left` more; it is still empty."""
+    def _empty(self, rows: list[SpeakingRow], slot: int, num_left: int) -> SpeakingBatch:
+        """A batch whose cache, still empty, has room for `slot` existing positions and `num_left` more."""
         weights, like, num_rows = self.weights, self.weights.norm_D, len(rows)
-        while len(self._rotary.cos_S2H) < slot + left:
+        while len(self._rotary.cos_S2H) < slot + num_left:
             self._rotary = Rotary(weights.backbone_shape, 2 * len(self._rotary.cos_S2H), like.dtype)
         shape, arranged = weights.backbone_shape, weights.arranged([row.gate for row in rows])
         starts = [slot - row.num_positions for row in rows]
@@ -178,19 +178,19 @@ class Engine:
             starts_B = torch.tensor(starts, device=like.device)
         if starts_B is not None and self.arithmetic in ("numpy", "torch"):
             starts_N = starts_B.repeat_interleave(shape.num_kv)
-            is_hidden = torch.arange(slot + left, device=like.device) < starts_N[:, None, None]
+            is_hidden = torch.arange(slot + num_left, device=like.device) < starts_N[:, None, None]
             mask = torch.zeros(is_hidden.shape, dtype=like.dtype, device=like.device)
             mask.masked_fill_(is_hidden, -torch.inf)
-        uniform_BTK = torch.zeros(num_rows, left, weights.num_codebooks, dtype=torch.float32, device=like.device)
+        uniform_BTK = torch.zeros(num_rows, num_left, weights.num_codebooks, dtype=torch.float32, device=like.device)
         for index, row in enumerate(rows):
             uniform_BTK[index, : row.request.max_frames - row.num_frames] = row.uniform_TK[row.num_frames :]
         if self.arithmetic == "triton":
             from affetto.speak.captured_frames import enter
 
-            room = enter(weights, arranged, num_rows, slot + left, left)
+            room = enter(weights, arranged, num_rows, slot + num_left, num_left)
             cache, depth_cache, states_BD = room.cache, room.depth_cache, room.states_BD
         else:
-            num_slots, num_depth_slots = slot + left, weights.num_codebooks
+            num_slots, num_depth_slots = slot + num_left, weights.num_codebooks
             if self.arithmetic == "native":
                 num_slots, num_depth_slots = map(slots_with_room, (num_slots, num_depth_slots))
             cache = Cache.empty(len(arranged.backbone), num_rows, num_slots, shape, like)
@@ -213,38 +213,38 @@ class Engine:
         self, readers: Sequence[SpeakingRow], prompts: Sequence[Tensor], source: Sequence[int], new: SpeakingBatch,
         places: Sequence[int],
     ) -> None:  # fmt: skip
-        """Read the prompts (S, D) of joining rows at once, padded on the left; `source` is the prompt of each row."""
+        """Read the prompts (S, D) of joining rows at once, padded on the left; `source` numbers each row's prompt."""
         weights, device, width = self.weights, self.weights.device, max(map(len, prompts))
         arranged = weights.arranged([row.gate for row in readers])
         if self.arithmetic == "native":
-            # Into the cache of the first row that has it.
-            cache, slot, known = new.cache, new.slot, [places[source.index(one)] for one in range(len(prompts))]
-            states_BD = read_natively(weights, arranged, prompts, cache, self._rotary, known, slot)
+            # Each prompt is read into the cache of the first row that has it.
+            cache, slot, cached = new.cache, new.slot, [places[source.index(number)] for number in range(len(prompts))]
+            states_BD = read_natively(weights, arranged, prompts, cache, self._rotary, cached, slot)
         else:
             cache = Cache.empty(len(arranged.backbone), len(prompts), width, weights.backbone_shape, prompts[0])
-            slot, known = width, list(range(len(prompts)))
+            slot, cached = width, list(range(len(prompts)))
             states_BD = read(weights, arranged, prompts, cache, self._rotary)
         new.states_BD[torch.tensor(places, device=device)] = states_BD[torch.tensor(source, device=device)]
-        copied = [(known[one], place) for one, place in zip(source, places, strict=True)]
+        copies = [(cached[number], place) for number, place in zip(source, places, strict=True)]
         if cache is new.cache:
-            copied = [(one, place) for one, place in copied if one != place]
-        if copied:
-            from_row, target = torch.tensor(copied, device=device).T
-            num_known = cache.num_rows(weights.backbone_shape)
-            _copy_rows(cache, num_known, slot, from_row, new.cache, len(new.rows), new.slot, target, width)
+            copies = [(row, place) for row, place in copies if row != place]
+        if copies:
+            from_row, target = torch.tensor(copies, device=device).T
+            num_cached = cache.num_rows(weights.backbone_shape)
+            _copy_rows(cache, num_cached, slot, from_row, new.cache, len(new.rows), new.slot, target, width)
 
 
 def _prompt_of(row: SpeakingRow) -> tuple[object, ...]:
-    """Equal for rows that read the same with the same adapters. Earlier turns hold arrays: compared by identity."""
+    """Equal for rows that read the same with the same adapters. Turns hold arrays, so they are compared by identity."""
     return row.request.text_ids, tuple(map(id, row.request.context)), row.gate
 
 
 def _fastest(weights: SpeakingWeights) -> Arithmetic:
     if weights.device.type == "cpu":
-        return "torch" if weights.dtype != torch.float32 else "native" if suits(weights) else "numpy"
+        return "torch" if weights.dtype != torch.float32 else "native" if speaks_natively(weights) else "numpy"
     widths = {weights.backbone_shape.head_dim, weights.depth_shape.head_dim}
-    are_even = all(width >= 32 and width & (width - 1) == 0 for width in widths)
-    return "triton" if weights.device.type == "cuda" and are_even and triton_runs() else "torch"
+    fit_kernels = all(width >= 32 and width & (width - 1) == 0 for width in widths)
+    return "triton" if weights.device.type == "cuda" and fit_kernels and triton_runs() else "torch"
 
 
 def _copy_rows(
@@ -259,8 +259,8 @@ def _copy_rows(
 
 
 def _heard(rows: Sequence[SpeakingRow], codes_BK: NDArray[np.int64]) -> list[Heard]:
-    """What a frame reports of each row; marks the rows that it ends."""
-    told = []
+    """What each living row says in a frame; marks the rows that end with it as done."""
+    heard = []
     # As in transformers, zeros in all codebooks but the last end a row.
     ended = np.logical_not(codes_BK[:, :-1].any(axis=1)).tolist()
     for row, codes_K, has_ended in zip(rows, codes_BK, ended, strict=True):
@@ -268,5 +268,5 @@ def _heard(rows: Sequence[SpeakingRow], codes_BK: NDArray[np.int64]) -> list[Hea
             continue
         row.num_frames += not has_ended
         row.is_done = has_ended or row.num_frames == row.request.max_frames
-        told.append(Heard(row.number, None if has_ended else codes_K, row.is_done))
-    return told
+        heard.append(Heard(row.number, None if has_ended else codes_K, row.is_done))
+    return heard

@@ -64,7 +64,7 @@ def frames_that_fit(base: Base, text: str, num_ids: int) -> int:
 
 
 def cut_off(base: Base, text: str, spoken: Spoken) -> str:
-    """The warning about speech that the frame cap ended, and not the base."""
+    """The warning about speech that the frame cap ended rather than the base."""
     after = f"cut off after {len(spoken.codes_TK) / base.frame_rate:.1f} s"
     if len(spoken.codes_TK) < frame_cap(text, base.frame_rate):
         return f"{after}, where the base's window ends; split the text"
@@ -87,16 +87,16 @@ def generate(
     assert all(request.takes == 1 for request in requests), "takes are compared by `generate_best`"
     if not isinstance(base.network, CsmNetwork):
         return _batch_by_batch(base, requests, batch_size, on_progress)
-    weights = weights_of(base.network)  # made once, and then read by all threads
+    weights = weights_of(base.network)  # made here once; the threads only read them
     parts = [range(len(requests))] if on_frame else shares_of(weights, requests, batch_size)
     if len(parts) == 1:
         return _row_by_row(base, requests, batch_size, on_progress, on_frame)
-    # Likewise the weights with the adapters of the one gate that all rows have.
+    # So are the weights with the adapters of the one gate that all rows have.
     weights.arranged([requests[0].gate if any(requests[0].gate) else ()])
-    telling = Lock()
+    lock = Lock()
 
     def advance(num: int) -> None:
-        with telling:
+        with lock:
             if on_progress:
                 on_progress(num)
 
@@ -104,8 +104,8 @@ def generate(
         return _row_by_row(base, [requests[index] for index in part], batch_size // len(parts), advance, None)
 
     with ThreadPoolExecutor(len(parts)) as pool:
-        told = dict(zip(chain(*parts), chain(*pool.map(say, parts)), strict=True))
-    return [told[index] for index in range(len(requests))]
+        spoken = dict(zip(chain(*parts), chain(*pool.map(say, parts)), strict=True))
+    return [spoken[index] for index in range(len(requests))]
 
 
 def _row_by_row(
@@ -114,19 +114,19 @@ def _row_by_row(
 ) -> list[Spoken]:  # fmt: skip
     """`generate` of a CSM, in this thread."""
     frames: list[list[NDArray[np.int64]]] = [[] for _ in requests]
-    for told in hear(base, requests, batch_size):
-        for heard in told:
+    for frame in hear(base, requests, batch_size):
+        for heard in frame:
             if heard.codes_K is not None:
                 frames[heard.number].append(heard.codes_K)
                 if on_frame:
                     on_frame(heard.number, heard.codes_K)
-        num_ended = sum(heard.is_last for heard in told)
+        num_ended = sum(heard.is_last for heard in frame)
         if on_progress and num_ended:
             on_progress(num_ended)
-    nothing = np.zeros((0, base.num_codebooks), dtype=np.int64)
+    no_frames = np.zeros((0, base.num_codebooks), dtype=np.int64)
     return [
-        Spoken(np.stack(said) if said else nothing, hit_cap=len(said) >= request.max_frames)
-        for request, said in zip(requests, frames, strict=True)
+        Spoken(np.stack(codes) if codes else no_frames, hit_cap=len(codes) >= request.max_frames)
+        for request, codes in zip(requests, frames, strict=True)
     ]
 
 
@@ -138,16 +138,16 @@ def generate_best(
     rows = rows_at_once(base, requests, batch_size)
     if all(request.takes == 1 for request in requests):
         return generate(base, requests, batch_size=rows, on_progress=on_progress)
-    told, num_said, num_takes = 0, 0, sum(request.takes + num_witnesses(request) for request in requests)
+    num_told, num_said, num_takes = 0, 0, sum(request.takes + num_witnesses(request) for request in requests)
 
     def advance(num: int) -> None:
         # Takes of a request end at different times, so progress is the share of takes that have ended.
-        nonlocal told, num_said
+        nonlocal num_told, num_said
         num_said += num
-        now = num_said * len(requests) // num_takes
-        if on_progress and now > told:
-            on_progress(now - told)
-        told = now
+        num_done = num_said * len(requests) // num_takes
+        if on_progress and num_done > num_told:
+            on_progress(num_done - num_told)
+        num_told = num_done
 
     def say(singles: list[Request]) -> list[Spoken]:
         return generate(base, singles, batch_size=rows, on_progress=advance)
@@ -156,21 +156,21 @@ def generate_best(
 
 
 def hear(base: Base, requests: Sequence[Request], batch_size: int) -> Iterator[list[Heard]]:
-    """Speak requests with a CSM, `batch_size` at once: what is heard of them in each frame, numbered by place."""
+    """Speak requests with a CSM, `batch_size` at once; yields what each frame says, numbered by request."""
     assert isinstance(base.network, CsmNetwork)
     if batch_size < 1:
         raise ConfigError(f"batch_size must be 1 or more, not {batch_size}")
-    if unable := [index for index, request in enumerate(requests) if request.max_frames <= 0]:
-        yield [Heard(index, None, is_last=True) for index in unable]
-    able = [index for index, request in enumerate(requests) if request.max_frames > 0]
-    # Rows with the same gate go together, since their adapters cost least then; among those, rows of similar length.
-    able.sort(key=lambda index: (requests[index].gate, requests[index].max_frames, index))
-    engine, waiting = Engine(weights_of(base.network), base=str(base.folder)), deque(able)
+    if silent := [index for index, request in enumerate(requests) if request.max_frames <= 0]:
+        yield [Heard(index, None, is_last=True) for index in silent]
+    order = [index for index, request in enumerate(requests) if request.max_frames > 0]
+    # Rows with the same gate go together, because that makes adapters cheapest; within a gate, rows of similar length.
+    order.sort(key=lambda index: (requests[index].gate, requests[index].max_frames, index))
+    engine, waiting = Engine(weights_of(base.network), base=str(base.folder)), deque(order)
     speaking: dict[int, int] = {}
     try:
         while waiting or engine.num_speaking:
             num_free = batch_size - engine.num_speaking
-            # Joining moves the whole batch, so it isn't done for every single row that leaves.
+            # Joining moves the whole batch, so rows don't join one by one as others leave.
             if waiting and 4 * num_free >= batch_size:
                 joining = [waiting.popleft() for _ in range(min(num_free, len(waiting)))]
                 speaking |= dict(zip(engine.join([requests[index] for index in joining]), joining, strict=True))
@@ -185,7 +185,7 @@ def _batch_by_batch(
     """`generate` for a base that isn't a CSM, in batches of similar length."""
     from affetto.speak.dialogue import say_words
 
-    say = say_words if isinstance(base.network, MoshiNetwork) else _by_itself
+    say = say_words if isinstance(base.network, MoshiNetwork) else _say_whole
     order = sorted(range(len(requests)), key=lambda index: (requests[index].max_frames, index))
     spoken: dict[int, Spoken] = {}
     for start in range(0, len(order), batch_size):
@@ -197,8 +197,8 @@ def _batch_by_batch(
 
 
 @torch.inference_mode()
-def _by_itself(base: Base, requests: Sequence[Request]) -> list[Spoken]:
-    """What `Network.speak` says, with the requests' own dice."""
+def _say_whole(base: Base, requests: Sequence[Request]) -> list[Spoken]:
+    """Speak with `Network.speak`, drawing codes with the requests' own random numbers."""
     network, device = base.network, base.device
     sampling = Sampling(requests, network.codebook_size, device, network.least_temperature)
     uniform_BXK = torch.zeros(len(requests), 0, base.num_codebooks, device=device)
@@ -206,33 +206,33 @@ def _by_itself(base: Base, requests: Sequence[Request]) -> list[Spoken]:
     def pick(logits_BKC: torch.Tensor, step: int) -> torch.Tensor:
         nonlocal uniform_BXK
         if step == 0:
-            require_numbers([logits_BKC], str(base.folder), [one.gate for one in requests])
+            require_numbers([logits_BKC], str(base.folder), [request.gate for request in requests])
         if step >= uniform_BXK.shape[1]:
-            # The number of steps isn't known beforehand; a longer draw begins with the same numbers as a shorter one.
-            rolled = [dice(one.seed, 2 * step + 64, base.num_codebooks) for one in requests]
-            uniform_BXK = torch.stack(rolled).to(device)
+            # The number of steps isn't known in advance. A longer draw begins with the numbers of a shorter one.
+            draws = [dice(request.seed, 2 * step + 64, base.num_codebooks) for request in requests]
+            uniform_BXK = torch.stack(draws).to(device)
         columns = [sampling.pick(logits_BKC[:, k], uniform_BXK[:, step, [k]], k) for k in range(base.num_codebooks)]
         return torch.stack(columns, dim=1)
 
-    rows = [Row("", (*one.context, Turn(one.text_ids, None)), one.gate) for one in requests]
+    rows = [Row("", (*request.context, Turn(request.text_ids, None)), request.gate) for request in requests]
     with eval_mode(network):
-        said = network.speak(rows, [one.max_frames for one in requests], pick)
+        said = network.speak(rows, [request.max_frames for request in requests], pick)
     return [Spoken(codes_TK, hit_cap) for codes_TK, hit_cap in said]
 
 
-_TURNS: WeakKeyDictionary[Network, RLock] = WeakKeyDictionary()
-_TAKING_ONE = Lock()
+_LOCKS: WeakKeyDictionary[Network, RLock] = WeakKeyDictionary()
+_LOCKS_LOCK = Lock()
 
 
 @contextmanager
 def eval_mode(network: Network) -> Iterator[None]:
-    """The network for this thread alone, since its mode and its gates are one for all.
+    """Put the network into eval mode and lock it for this thread: all threads share its mode and its gates.
 
     In train mode activation checkpointing would drop the key-value cache.
     """
-    with _TAKING_ONE:
-        turn = _TURNS.setdefault(network, RLock())
-    with turn:
+    with _LOCKS_LOCK:
+        lock = _LOCKS.setdefault(network, RLock())
+    with lock:
         was_training = network.training
         network.eval()
         try:
@@ -241,32 +241,31 @@ def eval_mode(network: Network) -> Iterator[None]:
             network.train(was_training)
 
 
-_KNOWN: WeakKeyDictionary[CsmNetwork, tuple[object, SpeakingWeights]] = WeakKeyDictionary()
+_WEIGHTS: WeakKeyDictionary[CsmNetwork, tuple[object, SpeakingWeights]] = WeakKeyDictionary()
 
 
 @torch.inference_mode()
 def weights_of(network: CsmNetwork) -> SpeakingWeights:
     """The network's weights for the engine; made once, and again when a weight has changed or an adapter was added."""
-    now = fingerprint(network)
-    known = _KNOWN.get(network)
-    if known is None or known[0] != now:
+    cached = _WEIGHTS.get(network)
+    if cached is None or cached[0] != fingerprint(network):
         weights = SpeakingWeights(network)
-        # The fingerprint is taken anew, since on a GPU layers have been laid side by side.
-        known = _KNOWN[network] = (fingerprint(network), weights)
-    return known[1]
+        # Taken only now: on a GPU, `SpeakingWeights` moves the network's own weights.
+        cached = _WEIGHTS[network] = (fingerprint(network), weights)
+    return cached[1]
 
 
 def fingerprint(network: CsmNetwork) -> tuple[tuple[int, int], ...]:
     """Changes whenever a weight of the network, or of its adapters, is replaced or written to."""
-    told: list[tuple[int, int]] = []
+    versions: list[tuple[int, int]] = []
     modules: list[Module] = [network]
-    # As `network.parameters()`, which takes as long as four frames: it asks each module for its members' names.
+    # Not `network.parameters()`, which takes as long as four frames, since it also collects names.
     while modules:
         module = modules.pop()
         modules += filter(None, module._modules.values())
-        told += [
+        versions += [
             (weight.data_ptr(), -1 if weight.is_inference() else weight._version)
             for weight in module._parameters.values()
             if weight is not None
         ]
-    return tuple(told)
+    return tuple(versions)

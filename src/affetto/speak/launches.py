@@ -22,7 +22,7 @@ def _starts_early(device: torch.device) -> bool:
 def _early(x: Tensor) -> dict[str, bool]:
     """Whether a kernel starts before the one in front of it has ended, and waits for it inside (NVIDIA's Hopper on).
 
-    What it needs of weights is on its way by then.
+    By then its first weights are being loaded.
     """
     is_on = _starts_early(x.device)
     return {"EARLY": is_on, "launch_pdl": is_on}
@@ -32,33 +32,33 @@ def project(
     x_1I: Tensor, site: Site, eps: float = 0.0, norm_I: Tensor | None = None, added_1O: Tensor | None = None, *,
     is_normed: bool = False, is_gated: bool = False, row: Tensor | None = None, dtype: torch.dtype | None = None,
 ) -> Tensor:  # fmt: skip
-    """A product of one row: (1, O), or (1, O / 2) where SwiGLU follows (`is_gated`).
+    """The product of one row: (1, O), or (1, O / 2) if SwiGLU follows (`is_gated`).
 
-    The row is `x`, or x[row] for a `row` on the device; normed before, with `norm_I` or with a weight of ones, where
-    `is_normed`. `added` comes last.
+    The row is `x`, or x[row] for a `row` on the device. With `is_normed` it is normed first, with the weight `norm_I`
+    or ones. `added` is added last.
     """
-    # Adapters of full rank are a matrix of their own for each chunk, and a single row is one chunk.
+    # With adapters of full rank each chunk has a matrix of its own; a single row is one chunk.
     w_IO, low = site.w if site.w.dim() == 2 else site.w[0], None
     if site.a_GIR is not None:
         low = project(x_1I, Site(site.a_GIR[0]), eps, norm_I, is_normed=is_normed, row=row, dtype=torch.float32)
     num_in, num_out = w_IO.shape
     num_out //= 1 + is_gated
     y_1O = torch.empty(1, num_out, dtype=dtype or x_1I.dtype, device=x_1I.device)
-    block_o, block_i, warps = _tile(num_in, num_out)
+    block_o, block_i, num_warps = _tile(num_in, num_out)
     rank = 0 if low is None else low.shape[1]
     kernels.project_kernel[(triton.cdiv(num_out, block_o),)](
         x_1I, row, norm_I, w_IO, low, site.b_GRO, added_1O, y_1O, eps, w_IO.stride(1), w_IO.stride(0), rank,
         IN=num_in, OUT=num_out, NORMED=is_normed, GATED=is_gated, RANK=triton.next_power_of_2(max(rank, 1)),
-        BLOCK_O=block_o, BLOCK_I=block_i, num_warps=warps, **_early(x_1I),
+        BLOCK_O=block_o, BLOCK_I=block_i, num_warps=num_warps, **_early(x_1I),
     )  # fmt: skip
     return y_1O
 
 
 def _tile(num_in: int, num_out: int) -> tuple[int, int, int]:
-    """Outputs and inputs of a program at a time, and its warps.
+    """Outputs and inputs that a program takes at a time, and its number of warps.
 
-    Many programs of few outputs and whole rows: of 267 tiles tried on an H100 with CSM-1B's shapes these are within a
-    few percent of the best of each shape (docs/performance.md).
+    Many programs of few outputs and whole rows: of 267 tiles tried on an H100 with CSM-1B's shapes, these are within a
+    few percent of the best for each shape (docs/performance.md).
     """
     block_i = min(triton.next_power_of_2(num_in), 2048)
     block_o = 1 if num_out < 256 else 2
@@ -68,7 +68,7 @@ def _tile(num_in: int, num_out: int) -> tuple[int, int, int]:
 def attend(
     qkv_BX: Tensor, keys_NDS: Tensor, values_NSD: Tensor, shape: Shape, rotary: Rotary, slot: Tensor, starts_B: Tensor
 ) -> Tensor:
-    """Attention of one position (B, query heads * Dh), which is put into the cache's `slot` (1,), on the way."""
+    """Attention of one position (B, query heads * Dh), whose key and value are stored in the cache's `slot` (1,)."""
     num_heads, width, num_slots = keys_NDS.shape
     y_BX = torch.empty(len(qkv_BX), shape.num_kv * shape.group * width, dtype=qkv_BX.dtype, device=qkv_BX.device)
     kernels.attend_kernel[(num_heads,)](
@@ -91,7 +91,7 @@ def norm(x_BD: Tensor, eps: float, weight_D: Tensor | None, dtype: torch.dtype |
 
 
 def swiglu(x_BF: Tensor) -> Tensor:
-    """SiLU of the first half of the outputs times the second (B, F / 2)."""
+    """SiLU of the first half of each row times the second half (B, F / 2)."""
     num_rows, width = x_BF.shape[0], x_BF.shape[1] // 2
     y_BF = x_BF.new_empty(num_rows, width)
     kernels.swiglu_kernel[num_rows, triton.cdiv(width, 1024)](
@@ -115,7 +115,7 @@ def draw(
     logits_BC: Tensor, codes_BK: Tensor, book: int, uniform_BTK: Tensor, frame: Tensor, temperature_B: Tensor,
     top_k_B: Tensor | None,
 ) -> None:  # fmt: skip
-    """Write codebook `book`'s code of every row, by its number of frame `frame` (1,), as `Sampling.pick` would."""
+    """Write codebook `book`'s code of every row, as `Sampling.pick` with the uniform numbers of frame `frame` (1,)."""
     num_rows, num_codes = logits_BC.shape
     kernels.draw_kernel[(num_rows,)](
         logits_BC, uniform_BTK, frame, temperature_B, top_k_B, codes_BK, book, uniform_BTK.shape[1], CODES=num_codes,

@@ -1,8 +1,8 @@
 """Decoder layers as plain functions over fused weights and preallocated key-value caches.
 
-Llama's layer (Touvron et al. 2023), as CSM's backbone and depth decoder have it: RMSNorm, grouped-query attention with
+Llama's layer (Touvron et al. 2023), as in CSM's backbone and depth decoder: RMSNorm, grouped-query attention with
 rotary positions, SwiGLU. At the miniature's size a product of one row takes 3 to 14 µs and every call into torch about
-one, so the number of calls per layer (some 25) is what counts; they are the same on every device.
+one, so the number of calls per layer (some 25) is what counts. The calls are the same on every device.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from affetto.speak.sites import Layer, Site
 from affetto.speak.weights import Shape
 
 Place = tuple[Tensor, Tensor, Tensor, Tensor]
-"""Of one layer's cache: where the key (N, Dh) and the value (N, Dh) of this position go, and all keys (N, Dh, S) and
+"""Views of one layer's cache: where the key (N, Dh) and value (N, Dh) of a position go, and all keys (N, Dh, S) and
 values (N, S, Dh) up to it. N is rows times key-value heads."""
 
 
 @dataclass(frozen=True)
 class Cache:
-    """Keys and values of all layers; keys lie transposed, which makes the product with a query the quicker one."""
+    """Keys and values of all layers; keys are stored transposed, which makes the product with a query faster."""
 
     keys_LNDS: Tensor
     values_LNSD: Tensor
@@ -40,7 +40,7 @@ class Cache:
         )
 
     def num_rows(self, shape: Shape) -> int:
-        """Rows that it has room for."""
+        """Number of rows that it has room for."""
         return self.keys_LNDS.shape[1] // shape.num_kv
 
     def places(self, slot: int) -> list[Place]:
@@ -55,7 +55,7 @@ class Cache:
         )  # fmt: skip
 
     def rows(self, num_rows: int) -> tuple[Tensor, Tensor]:
-        """The same memory with rows of their own: keys (L, B, Hkv, Dh, S), values (L, B, Hkv, S, Dh)."""
+        """Views with an axis for rows: keys (L, B, Hkv, Dh, S), values (L, B, Hkv, S, Dh)."""
         heads = (num_rows, self.keys_LNDS.shape[1] // num_rows)
         return torch.unflatten(self.keys_LNDS, 1, heads), torch.unflatten(self.values_LNSD, 1, heads)
 
@@ -88,7 +88,7 @@ def product(x_NI: Tensor, site: Site, added_NO: Tensor | None = None) -> Tensor:
 
 def normed(x_ND: Tensor, eps: Tensor, weight_D: Tensor | None = None) -> Tensor:
     """RMSNorm (Zhang & Sennrich 2019), in float32 inside. `eps` is a tensor of one element."""
-    # Four calls, half the time of torch's own rms_norm on the CPU, which is composed of more.
+    # Four calls, which take half the time of torch's own rms_norm on the CPU.
     length_N1 = torch.linalg.vector_norm(x_ND, dim=-1, keepdim=True, dtype=torch.float32)
     factor_N1 = torch.addcmul(eps, length_N1, length_N1, value=1 / x_ND.shape[-1]).rsqrt_()
     y_ND = (x_ND * factor_N1).to(x_ND.dtype)
@@ -99,26 +99,26 @@ def step(
     x_BD: Tensor, layers: Sequence[Layer], shape: Shape, places: Sequence[Place], eps: Tensor,
     cos: Tensor, sin: Tensor, mask: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
-    """One position of every row through the layers; the final norm is not applied.
+    """Put one position of every row through the layers; the final norm is not applied.
 
-    `cos` and `sin` are (2, Dh / 2), or (B, 1, 2, Dh / 2) where rows are at different positions; `mask` is added to the
+    `cos` and `sin` are (2, Dh / 2), or (B, 1, 2, Dh / 2) if rows are at different positions; `mask` is added to the
     scores (N, heads per key, S).
     """
     num_rows, group, width, scale = x_BD.shape[0], shape.group, shape.head_dim, shape.head_dim**-0.5
     num_q = shape.num_kv * group
-    turning, half = (num_q + shape.num_kv) * width, width // 2
+    rotated_end, half = (num_q + shape.num_kv) * width, width // 2
     beta = 0 if mask is None else 1
     mask = eps.to(x_BD.dtype) if mask is None else mask
     softmax_type = None if x_BD.dtype == torch.float32 else torch.float32
     for layer, (key_slot, value_slot, keys_NDS, values_NSD) in zip(layers, places, strict=True):
         qkv = product(normed(x_BD, eps, layer.attention_norm_D), layer.qkv)
-        unturned = torch.unflatten(qkv[:, :turning], 1, (-1, 2, half))
-        turned = torch.addcmul(unturned * cos, unturned.flip(2), sin).flatten(2)
-        key_slot.copy_(turned[:, num_q:].reshape(-1, width))
-        value_slot.copy_(qkv[:, turning:].reshape(-1, width))
-        scores = torch.baddbmm(mask, turned[:, :num_q].reshape(-1, group, width), keys_NDS, beta=beta, alpha=scale)
-        shares = torch.softmax(scores, -1, softmax_type).to(x_BD.dtype)
-        x_BD = product(torch.bmm(shares, values_NSD).view(num_rows, -1), layer.out, x_BD)
+        unrotated = torch.unflatten(qkv[:, :rotated_end], 1, (-1, 2, half))
+        rotated = torch.addcmul(unrotated * cos, unrotated.flip(2), sin).flatten(2)
+        key_slot.copy_(rotated[:, num_q:].reshape(-1, width))
+        value_slot.copy_(qkv[:, rotated_end:].reshape(-1, width))
+        scores = torch.baddbmm(mask, rotated[:, :num_q].reshape(-1, group, width), keys_NDS, beta=beta, alpha=scale)
+        attention = torch.softmax(scores, -1, softmax_type).to(x_BD.dtype)
+        x_BD = product(torch.bmm(attention, values_NSD).view(num_rows, -1), layer.out, x_BD)
         gate, up = product(normed(x_BD, eps, layer.mlp_norm_D), layer.gate_up).chunk(2, dim=1)
         x_BD = product(functional.silu(gate).mul_(up), layer.down, x_BD)
     return x_BD
@@ -128,9 +128,10 @@ def spread(
     x_BSD: Tensor, layers: Sequence[Layer], shape: Shape, cache: Cache, eps: Tensor,
     cos: Tensor, sin: Tensor, mask_BSS: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
-    """Several positions of every row at once, into an empty cache's first slots; the last one's output (B, D).
+    """Put several positions of every row through at once, into an empty cache's first slots; the last's output (B, D).
 
-    `cos` and `sin` are (S, 2, Dh / 2), or (B, S, 2, Dh / 2). `mask` is True where a position may look; None is causal.
+    `cos` and `sin` are (S, 2, Dh / 2), or (B, S, 2, Dh / 2). `mask` is True where a position may attend; None is
+    causal.
     """
     num_rows, num_positions, width = x_BSD.shape[0], x_BSD.shape[1], shape.head_dim
     num_q = shape.num_kv * shape.group
@@ -140,15 +141,15 @@ def spread(
     for index, layer in enumerate(layers):
         qkv = product(normed(x_ND, eps, layer.attention_norm_D), layer.qkv)
         heads = qkv.view(num_rows, num_positions, -1, 2, width // 2)
-        unturned = heads[:, :, : num_q + shape.num_kv]
-        turned = torch.addcmul(unturned * cos, unturned.flip(-2), sin).flatten(-2)
-        query, key = turned[:, :, :num_q].transpose(1, 2), turned[:, :, num_q:].transpose(1, 2)
+        unrotated = heads[:, :, : num_q + shape.num_kv]
+        rotated = torch.addcmul(unrotated * cos, unrotated.flip(-2), sin).flatten(-2)
+        query, key = rotated[:, :, :num_q].transpose(1, 2), rotated[:, :, num_q:].transpose(1, 2)
         value = heads[:, :, num_q + shape.num_kv :].flatten(-2).transpose(1, 2)
         keys[index, ..., :num_positions] = key.transpose(2, 3)
         values[index, :, :, :num_positions] = value
         is_causal = mask_BSS is None
         if index == len(layers) - 1:
-            # Of the last layer's outputs only the last position's is wanted, which sees all there are.
+            # In the last layer only the last position's output is needed; it attends to all positions.
             query, is_causal = query[:, :, -1:], False
             mask_BSS = None if mask_BSS is None else mask_BSS[:, -1:]
             x_ND = x_ND.view(num_rows, num_positions, -1)[:, -1]

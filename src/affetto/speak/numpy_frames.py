@@ -45,7 +45,7 @@ class NumpyFrames:
         self.spoken_tables = [table.detach().numpy() for table in weights.spoken_tables]
         self.c0_head_DC, self.heads_DC = weights.c0_head_DC.numpy(), [head.numpy() for head in weights.heads_DC]
         self.cos_S2H, self.sin_S2H = rotary.cos_S2H.numpy(), rotary.sin_S2H.numpy()
-        self.depth_turns = list(zip(depth_rotary.cos_S2H.numpy(), depth_rotary.sin_S2H.numpy(), strict=True))
+        self.depth_rotations = list(zip(depth_rotary.cos_S2H.numpy(), depth_rotary.sin_S2H.numpy(), strict=True))
         self.keys_LNDS, self.values_LNSD = batch.cache.keys_LNDS.numpy(), batch.cache.values_LNSD.numpy()
         depth_cache = batch.depth_cache
         self.depth_places = [
@@ -53,12 +53,12 @@ class NumpyFrames:
             for k in range(weights.num_codebooks)
         ]
         self.uniform_BTK = batch.uniform_BTK.numpy()
-        # Numbers this far below one can't reach the total by rounding: in float64 they needn't be kept below it.
+        # In float64 numbers this far below 1 can't be rounded up to the total, so targets need no upper bound.
         self.draw = NumpySampling(batch.sampling, may_reach_total=bool(self.uniform_BTK.max() > 1 - 2**-20))
         self.starts_B = None if batch.starts_B is None else batch.starts_B.numpy()
         self.mask_N1S = None if batch.mask_N1S is None else batch.mask_N1S.numpy()
 
-    # The exponential of a large number is infinite, which is what SiLU needs, and nothing to warn of.
+    # The exponential of a large number is infinite; SiLU needs that, so NumPy must not warn of it.
     @np.errstate(over="ignore")
     def frame(self) -> Tensor:
         """See `Frames`."""
@@ -67,11 +67,11 @@ class NumpyFrames:
         uniform_BK = self.uniform_BTK[:, self.batch.num_frames]
         codes_BK = np.empty(uniform_BK.shape, dtype=np.int64)
         codes_BK[:, 0] = pick(np.matmul(states_BD, self.c0_head_DC), uniform_BK[:, :1], 0)
-        turns, places = self.depth_turns, self.depth_places
-        step(product(states_BD, projector), layers, shape, places[0], *turns[0], is_wanted=False)
+        rotations, places = self.depth_rotations, self.depth_places
+        step(product(states_BD, projector), layers, shape, places[0], *rotations[0], needs_output=False)
         for k in range(1, self.num_codebooks):
             x_BD = product(self.spoken_tables[k - 1][codes_BK[:, k - 1]], projector)
-            hidden_BD = step(x_BD, layers, shape, places[k], *turns[k])
+            hidden_BD = step(x_BD, layers, shape, places[k], *rotations[k])
             logits_BC = np.matmul(normed(hidden_BD, shape.eps), self.heads_DC[k - 1])
             codes_BK[:, k] = pick(logits_BC, uniform_BK[:, k : k + 1], k)
         return torch.from_numpy(codes_BK)
@@ -94,12 +94,12 @@ class NumpyFrames:
 
 def step(
     x_BD: Array, layers: Sequence[tuple[_Site, ...]], shape: Shape, places: Sequence[_Place], cos: Array, sin: Array,
-    mask: Array | None = None, is_wanted: bool = True,
+    mask: Array | None = None, needs_output: bool = True,
 ) -> Array:  # fmt: skip
-    """`affetto.speak.layers.step`. Where the output isn't wanted, only keys and values, the last layer stops there."""
+    """`affetto.speak.layers.step`. Without `needs_output` the last layer stops after storing its keys and values."""
     num_rows, group, width, scale = len(x_BD), shape.group, shape.head_dim, np.float32(shape.head_dim**-0.5)
     num_q, last = shape.num_kv * group, len(layers) - 1
-    # With as few dimensions as may be: of a single row NumPy's time is mostly in setting up loops.
+    # As few dimensions as possible: for a single row NumPy's time is mostly spent setting up loops.
     lead: tuple[slice, ...] = () if num_rows == 1 else (slice(None),)
     heads = (
         (num_q + 2 * shape.num_kv, 2, width // 2)
@@ -107,18 +107,18 @@ def step(
         else (num_rows, num_q + 2 * shape.num_kv, 2, width // 2)
     )
     queries, keys = (*lead, slice(num_q)), (*lead, slice(num_q, None))
-    turning, values = (*lead, slice(num_q + shape.num_kv)), (*lead, slice(num_q + shape.num_kv, None))
+    rotating, values = (*lead, slice(num_q + shape.num_kv)), (*lead, slice(num_q + shape.num_kv, None))
     for index, ((qkv_site, out, gate_up, down), place) in enumerate(zip(layers, places, strict=True)):
         key_slot, value_slot, keys_NDS, values_NSD = place
         qkv = product(normed(x_BD, shape.eps), qkv_site).reshape(heads)
-        unturned = qkv[turning]
-        turned = unturned * cos
-        turned += unturned[..., ::-1, :] * sin
-        key_slot[...] = turned[keys].reshape(-1, width)
+        unrotated = qkv[rotating]
+        rotated = unrotated * cos
+        rotated += unrotated[..., ::-1, :] * sin
+        key_slot[...] = rotated[keys].reshape(-1, width)
         value_slot[...] = qkv[values].reshape(-1, width)
-        if index == last and not is_wanted:
+        if index == last and not needs_output:
             break
-        scores = np.matmul(turned[queries].reshape(-1, group, width), keys_NDS)
+        scores = np.matmul(rotated[queries].reshape(-1, group, width), keys_NDS)
         scores *= scale
         if mask is not None:
             scores += mask
@@ -167,20 +167,24 @@ def normed(x_ND: Array, eps: float) -> Array:
 
 @dataclass
 class NumpySampling:
-    """`affetto.speak.sampling.Sampling`."""
+    """`affetto.speak.sampling.Sampling` in NumPy."""
 
     settings: Sampling
     may_reach_total: bool = True
-    """Whether a number may be so near to one that its target has to be held below the sum of all shares."""
+    """Whether a random number may be so close to 1 that its target must be kept below the total."""
 
     def __post_init__(self) -> None:
         settings = self.settings
         self.warmths = [
-            (one.is_greedy, one.divisor_B1.numpy(), None if one.is_greedy_B is None else one.is_greedy_B.numpy())
-            for one in settings.warmths
+            (
+                warmth.is_greedy,
+                warmth.divisor_B1.numpy(),
+                None if warmth.is_greedy_B is None else warmth.is_greedy_B.numpy(),
+            )
+            for warmth in settings.warmths
         ]
-        self.most = settings.most
-        self.is_cut_B1, self.place_B1 = settings.is_cut_B1.numpy(), settings.place_B1.numpy()
+        self.max_top_k = settings.max_top_k
+        self.has_top_k_B1, self.last_place_B1 = settings.has_top_k_B1.numpy(), settings.last_place_B1.numpy()
 
     def pick(self, logits_BC: Array, uniform_B1: Array, book: int) -> Codes:
         """Codebook `book`'s code per row (B,)."""
@@ -189,22 +193,22 @@ class NumpySampling:
             drawn_B: Codes = logits_BC.argmax(axis=1)
             return drawn_B
         scores_BC = logits_BC / divisor_B1
-        if self.most > 0:
+        if self.max_top_k > 0:
             ranked_BC = -np.sort(-scores_BC, axis=1)
-            least_B1 = np.take_along_axis(ranked_BC, self.place_B1, axis=1)
-            scores_BC[self.is_cut_B1 & (scores_BC < least_B1)] = -np.inf
+            least_B1 = np.take_along_axis(ranked_BC, self.last_place_B1, axis=1)
+            scores_BC[self.has_top_k_B1 & (scores_BC < least_B1)] = -np.inf
         scores_BC -= np.maximum.reduce(scores_BC, axis=1, keepdims=True)
         np.exp(scores_BC, out=scores_BC)
         cumulative_BC = np.add.accumulate(scores_BC, axis=1, dtype=np.float64)
         total_B1 = cumulative_BC[:, -1:]
         target_B1 = uniform_B1 * total_B1
         if self.may_reach_total:
-            # Below the total and from the right: a code of probability zero is never drawn.
+            # Below the total and from the right, so that a code of probability zero is never drawn.
             target_B1 = np.minimum(target_B1, np.nextafter(total_B1, 0.0))
         if len(cumulative_BC) == 1:
             drawn_B = cumulative_BC[0].searchsorted(target_B1[0], side="right")
         else:
-            # The place where they pass it, and behind the last where they are NaN.
+            # The first place above the target; one past the last if they are NaN.
             drawn_B = cumulative_BC.shape[1] - np.count_nonzero(cumulative_BC > target_B1, axis=1)
         if is_greedy_B is not None:
             drawn_B = np.where(is_greedy_B, logits_BC.argmax(axis=1), drawn_B)

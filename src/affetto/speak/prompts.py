@@ -1,4 +1,4 @@
-"""What the backbone reads: earlier turns, the text to be spoken, and frames that were spoken."""
+"""What the backbone reads: earlier turns, the text to speak, and spoken frames."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from affetto.speak.weights import Arranged, SpeakingWeights
 
 
 def embed_prompt(weights: SpeakingWeights, request: Request) -> Tensor:
-    """Input embeddings (S, D) of a request's earlier turns and of the text to be spoken."""
+    """Input embeddings (S, D) of a request's earlier turns and the text to speak."""
     parts = []
     for turn in request.context:
         parts.append(_embed_text(weights, turn.text_ids))
@@ -34,7 +34,7 @@ def embed_frames(weights: SpeakingWeights, codes_TK: NDArray[np.integer]) -> Ten
 
 
 def _embed_text(weights: SpeakingWeights, ids: Sequence[int]) -> Tensor:
-    # The table may be on another device than the layers: only the rows that are read are copied.
+    # The table may be on another device than the layers; only the rows that are needed are copied.
     table = weights.text_table
     rows_SD: Tensor = table[torch.tensor(ids, dtype=torch.int64, device=table.device)]
     return rows_SD.to(weights.device)
@@ -43,7 +43,7 @@ def _embed_text(weights: SpeakingWeights, ids: Sequence[int]) -> Tensor:
 def read(
     weights: SpeakingWeights, arranged: Arranged, prompts: Sequence[Tensor], cache: Cache, rotary: Rotary
 ) -> Tensor:
-    """Prompts (S, D) of rows into an empty cache, padded on the left; the backbone's states (B, D) behind them."""
+    """Read the rows' prompts (S, D) into an empty cache, padded on the left; the backbone's last states (B, D)."""
     width, device = max(map(len, prompts)), weights.device
     starts = [width - len(prompt_SD) for prompt_SD in prompts]
     x_BSD = torch.stack([functional.pad(x_SD, (0, 0, width - len(x_SD), 0)) for x_SD in prompts])
@@ -52,9 +52,9 @@ def read(
     if any(starts):
         starts_B = torch.tensor(starts, device=device)
         positions = (slots_S - starts_B[:, None]).clamp(min=0)
-        is_there_BS = slots_S >= starts_B[:, None]
-        # Padding attends to itself: attention over nothing would be NaN, which no mask hides.
-        seen_BSS = is_there_BS[:, None] | torch.eye(width, dtype=torch.bool, device=device)
+        is_prompt_BS = slots_S >= starts_B[:, None]
+        # Padding attends to itself: attention over nothing would be NaN, which masks don't hide.
+        seen_BSS = is_prompt_BS[:, None] | torch.eye(width, dtype=torch.bool, device=device)
         mask_BSS = seen_BSS & (slots_S[:, None] >= slots_S)
     shape = weights.backbone_shape
     eps = torch.tensor([shape.eps], dtype=torch.float32, device=device)

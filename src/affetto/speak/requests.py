@@ -1,4 +1,4 @@
-"""What a base is asked to speak, and what it said."""
+"""Requests to a base, and the codes that it speaks for them."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ class Request:
     """0 means all codes."""
     context: tuple[Turn, ...] = ()
     takes: int = 1
-    """How often it is said; the best is kept (`affetto.speak.takes`)."""
+    """How many times it is said; the best take is kept (`affetto.speak.takes`)."""
 
     def __post_init__(self) -> None:
-        for name, warmth in zip(("temperature", "depth_temperature"), self.temperatures, strict=True):
-            require_temperature(warmth, name)
+        for name, temperature in zip(("temperature", "depth_temperature"), self.temperatures, strict=True):
+            require_temperature(temperature, name)
         require_takes(self.takes)
         if self.top_k < 0:
             raise ConfigError(f"top_k must be 0 (all codes) or a positive number, not {self.top_k}")
-        if not all(math.isfinite(one) and one >= 0 for one in self.gate):
+        if not all(math.isfinite(intensity) and intensity >= 0 for intensity in self.gate):
             raise ConfigError(f"intensities must be finite numbers, 0 or more, not {self.gate}")
 
     @property
     def temperatures(self) -> tuple[float, float]:
-        """Of the first codebook, and of the others."""
+        """The temperatures of the first codebook and of the others."""
         return self.temperature, self.temperature if self.depth_temperature is None else self.depth_temperature
 
 
@@ -55,4 +55,4 @@ class Spoken:
 
     codes_TK: NDArray[np.int64]
     hit_cap: bool
-    """Whether the frame cap ended it, and not the model."""
+    """Whether the frame cap ended it rather than the model."""

@@ -1,4 +1,4 @@
-"""Drawing codes: every row by its own temperatures, cut-off and seed, on the device, without waiting for the host."""
+"""Drawing codes, by each row's own temperatures, top-k and seed, on the device and without waiting for the host."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from affetto.speak.requests import Request
 
 
 def dice(seed: int, num_frames: int, num_codebooks: int) -> Tensor:
-    """Numbers in [0, 1) for all frames of a row, (T, K), float32, from its own seed alone.
+    """Uniform numbers in [0, 1) for all frames of a row, (T, K), float32, from its own seed alone.
 
     Drawn in double precision on the host, so that a seed says the same on every device.
     """
@@ -24,7 +24,7 @@ def dice(seed: int, num_frames: int, num_codebooks: int) -> Tensor:
 
 
 class Warmth:
-    """The temperatures of a batch's rows, of its first codebook or of those behind it."""
+    """The temperatures of a batch's rows, for the first codebook or for the others."""
 
     def __init__(self, temperatures: Sequence[float], device: torch.device) -> None:
         self.is_greedy = max(temperatures) == 0
@@ -35,36 +35,36 @@ class Warmth:
 
 
 class Sampling:
-    """How the rows of a batch draw their codes; at least at `least_temperature`, where they aren't greedy."""
+    """How the rows of a batch draw their codes; rows that aren't greedy have at least `least_temperature`."""
 
     def __init__(
         self, requests: Sequence[Request], codebook_size: int, device: torch.device, least_temperature: float = 0.0
     ) -> None:
         first, depth = (
-            Warmth([max(one, least_temperature) if one else 0.0 for one in temperatures], device)
+            Warmth([max(value, least_temperature) if value else 0.0 for value in temperatures], device)
             for temperatures in zip(*(request.temperatures for request in requests), strict=True)
         )
         self.warmths = first, depth
         self.top_k_B = torch.tensor([min(request.top_k, codebook_size) for request in requests], device=device)
-        self.most = max(min(request.top_k, codebook_size) for request in requests)
-        self.is_cut_B1 = (self.top_k_B > 0)[:, None]
-        self.place_B1 = (self.top_k_B - 1).clamp(min=0)[:, None]
+        self.max_top_k = max(min(request.top_k, codebook_size) for request in requests)
+        self.has_top_k_B1 = (self.top_k_B > 0)[:, None]
+        self.last_place_B1 = (self.top_k_B - 1).clamp(min=0)[:, None]
         self.zero = torch.zeros((), dtype=torch.float32, device=device)
 
     def pick(self, logits_BC: Tensor, uniform_B1: Tensor, book: int) -> Tensor:
-        """Codebook `book`'s code per row (B,): where the cumulative distribution passes `uniform`; greedy the most
-        likely one."""
+        """Codebook `book`'s code per row (B,): the first whose cumulative probability exceeds `uniform`, or the
+        likeliest one if the row is greedy."""
         warmth = self.warmths[book > 0]
         if warmth.is_greedy:
             return logits_BC.argmax(dim=-1)
         scores_BC = logits_BC / warmth.divisor_B1
-        if self.most > 0:
-            best_BM = scores_BC.topk(self.most, dim=-1).values
-            least_B1 = best_BM.gather(1, self.place_B1)
-            scores_BC = scores_BC.masked_fill(self.is_cut_B1 & (scores_BC < least_B1), -torch.inf)
+        if self.max_top_k > 0:
+            best_BM = scores_BC.topk(self.max_top_k, dim=-1).values
+            least_B1 = best_BM.gather(1, self.last_place_B1)
+            scores_BC = scores_BC.masked_fill(self.has_top_k_B1 & (scores_BC < least_B1), -torch.inf)
         cumulative_BC = torch.softmax(scores_BC, -1).cumsum(-1)
         total_B1 = cumulative_BC[:, -1:]
-        # Below the total and from the right: a code of probability zero is never drawn.
+        # Below the total and from the right, so that a code of probability zero is never drawn.
         target_B1 = torch.minimum(uniform_B1 * total_B1, total_B1.nextafter(self.zero))
         drawn_B1 = torch.searchsorted(cumulative_BC, target_B1, right=True)
         if warmth.is_greedy_B is not None:
@@ -73,30 +73,30 @@ class Sampling:
 
 
 def require_numbers(logits: Iterable[Tensor], base: str, gates: Iterable[Sequence[float]]) -> None:
-    """Raise BaseModelError where logits of a generation's beginning are NaN or infinite, but for codes that are barred.
+    """Raise BaseModelError if the first logits of a generation are NaN or infinite; barred codes may be -inf.
 
-    `gates` are the rows' intensities per adapter: one that is on is likelier to do it than the base's weights.
+    `gates` are the rows' intensities per adapter: an adapter that is on is a likelier cause than the base's weights.
 
-    Waits for the device, so it is asked once in a generation: what layers make of damaged weights shows at once (but
-    for what torch's attention on a CPU makes of a query that is NaN: nothing, as of a place that sees nothing; then it
-    shows in the next frame, see `require_codes`).
+    This waits for the device, so it is called once per generation: damaged weights show in the first logits. Only
+    torch's attention on a CPU hides them, as it gives zeros for a query that is NaN (as for one that attends to
+    nothing); then they show in the next frame, see `require_codes`.
     """
     if not bool(torch.stack([(part < torch.inf).all() for part in logits]).all()):
         raise _damaged(base, gates)
 
 
 def require_codes(codes_BK: NDArray[np.int64], codebook_size: int, base: str, gates: Iterable[Sequence[float]]) -> None:
-    """Raise BaseModelError for a code that there isn't: what is drawn from a distribution that is NaN is the one behind
-    the last. For the rest see `require_numbers`."""
+    """Raise BaseModelError for a code that doesn't exist: drawing from NaN gives the one past the last. The arguments
+    are as for `require_numbers`."""
     if int(codes_BK.max(initial=0)) >= codebook_size:
         raise _damaged(base, gates)
 
 
 def _damaged(base: str, gates: Iterable[Sequence[float]]) -> BaseModelError:
-    told, mend = f"{base}: what it says is NaN or infinite", "copy or fetch the checkpoint again"
+    problem, remedy = f"{base}: what it says is NaN or infinite", "copy or fetch the checkpoint again"
     if strongest := max(chain.from_iterable(gates), default=0.0):
         return BaseModelError(
-            f"{told} with an adapter at intensity {strongest:g}: speak at a lower one. Where the base alone does this, "
-            f"some of its weights are damaged: {mend}"
+            f"{problem} with an adapter at intensity {strongest:g}: speak at a lower one. If the base alone does this, "
+            f"some of its weights are damaged: {remedy}"
         )
-    return BaseModelError(f"{told}, so some of its weights are damaged; {mend}")
+    return BaseModelError(f"{problem}, so some of its weights are damaged; {remedy}")

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from affetto.speak.captured_frames import Room
 
 SLOTS_OF_A_ROOM, FRAMES_OF_A_ROOM = 256, 128
-"""Rooms of captured frames grow in steps of so many slots and frames, so that batches of other lengths share them."""
+"""A `Room` of captured frames has a multiple of these, so that batches of similar lengths can use the same one."""
 MOST_OPEN_ROOMS = 4
+"""Most rooms that are kept for later batches."""
 
 
 class Heard(NamedTuple):
@@ -37,14 +38,14 @@ class Heard(NamedTuple):
 
 @dataclass
 class SpeakingRow:
-    """One request and how far it is."""
+    """One request and its progress."""
 
     number: int
     request: Request
     gate: Gate
     uniform_TK: Tensor
     num_positions: int
-    """In the cache."""
+    """Number of its positions in the cache."""
     num_frames: int = 0
     is_done: bool = False
 
@@ -58,16 +59,16 @@ class SpeakingBatch:
     sampling: Sampling
     cache: Cache
     slot: int
-    """Where the next position goes; all slots before it are taken."""
+    """The slot of the next position; all slots before it are taken."""
     states_BD: Tensor
     """The backbone's last states, from which the next frame is drawn."""
     uniform_BTK: Tensor
     starts_B: Tensor | None
-    """First slot of each row; None where all start at 0."""
+    """First slot of each row; None if all start at 0."""
     mask_N1S: Tensor | None
     depth_cache: Cache
     room: Room | None = None
-    """The room that the caches and states belong to, with captured frames."""
+    """With captured frames, the room that the caches and states belong to."""
     num_frames: int = 0
     """Frames since the batch was put together."""
     codes_BK: Tensor = field(default_factory=lambda: torch.zeros(0))
@@ -75,17 +76,17 @@ class SpeakingBatch:
 
     @property
     def gates(self) -> list[Gate]:
-        """Of the rows."""
+        """The gates of the rows."""
         return [row.gate for row in self.rows]
 
 
 class Frames(Protocol):
-    """How one batch computes."""
+    """Computes the frames of one batch."""
 
     def frame(self) -> Tensor:
         """All codebooks (B, K) of the next frame, drawn from the backbone's last states."""
         ...
 
     def hear(self, codes_BK: Tensor) -> None:
-        """Let the backbone read a frame into the batch's next slot, which gives the states of the next one."""
+        """Let the backbone read a frame into the batch's next slot; its new states give the next frame."""
         ...

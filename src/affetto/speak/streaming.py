@@ -21,30 +21,31 @@ class Piece:
     """A piece of one request's sound."""
 
     number: int
-    """Of the request, as in `Heard`."""
+    """The request's number, as in `Heard`."""
     samples_N: NDArray[np.float32]
-    """Mono, at the codec's rate; maybe none in the last piece."""
+    """Mono, at the codec's rate; the last piece may have none."""
     is_last: bool
     """Whether it is the request's last piece."""
 
 
 def can_stream(base: Base) -> bool:
-    """Whether a base speaks frame by frame, and not a whole text at once."""
+    """Whether a base speaks frame by frame rather than a whole text at once."""
     return base.has_text_stream or isinstance(base.network, CsmNetwork)
 
 
-def sound_of(told: Sequence[Heard], streams: SoundStreams) -> list[Piece]:
-    """The sound of what `Engine.step` returned, in its order; `streams` must decode the engine's rows and no others."""
-    # All open sounds advance together, so those without a frame must have ended.
-    rest = {one.number: streams.finish(one.number) for one in told if one.codes_K is None}
-    samples = streams.push({one.number: one.codes_K[None] for one in told if one.codes_K is not None})
+def sound_of(frame: Sequence[Heard], streams: SoundStreams) -> list[Piece]:
+    """The sound of a frame that `Engine.step` returned, in its order; `streams` must decode only the engine's rows."""
+    # All open sounds advance together, so those without a frame must be finished first.
+    rests = {heard.number: streams.finish(heard.number) for heard in frame if heard.codes_K is None}
+    samples = streams.push({heard.number: heard.codes_K[None] for heard in frame if heard.codes_K is not None})
     pieces = []
-    for one in told:
-        if one.number in samples and len(samples[one.number]):
-            pieces.append(Piece(one.number, samples[one.number], is_last=False))
-        if one.is_last:
-            held = rest[one.number] if one.number in rest else streams.finish(one.number)
-            pieces.append(Piece(one.number, held, is_last=True))
+    for heard in frame:
+        number = heard.number
+        if number in samples and len(samples[number]):
+            pieces.append(Piece(number, samples[number], is_last=False))
+        if heard.is_last:
+            rest = rests[number] if number in rests else streams.finish(number)
+            pieces.append(Piece(number, rest, is_last=True))
     return pieces
 
 
@@ -53,17 +54,17 @@ def stream(base: Base, requests: Sequence[Request], streams: SoundStreams, *, ba
 
     The base must pass `can_stream`; `streams` are of its codec.
     """
-    for told in _frames(base, requests, batch_size):
-        yield from sound_of(told, streams)
+    for frame in _frames(base, requests, batch_size):
+        yield from sound_of(frame, streams)
 
 
 def _frames(base: Base, requests: Sequence[Request], batch_size: int) -> Iterator[list[Heard]]:
-    """What was heard of each request, frame by frame."""
+    """What each request says, frame by frame."""
     if isinstance(base.network, CsmNetwork):
         yield from hear(base, requests, batch_size)
     else:
         from affetto.speak.dialogue import stream_words
 
         for start in range(0, len(requests), batch_size):
-            for told in stream_words(base, requests[start : start + batch_size]):
-                yield [one._replace(number=start + one.number) for one in told]
+            for frame in stream_words(base, requests[start : start + batch_size]):
+                yield [heard._replace(number=start + heard.number) for heard in frame]

@@ -30,29 +30,29 @@ FEWEST = 3
 """Takes needed for a choice: of two, neither is more like the other."""
 SOFTER = 0.85
 """The witnesses' share of the intensity."""
-_TAKES_OF_A_WITNESS = 2
+_TAKES_PER_WITNESS = 2
 _MOST_CELLS = 2**24
 """Most pairs of positions to compare at once."""
-_SEEDS_APART = 15_485_863
+_SEED_STRIDE = 15_485_863
 """Distance between the seeds of successive takes: a large prime, so that sentences with adjacent seeds share none."""
 
 FloatArray = NDArray[np.floating]
 
 
 def num_witnesses(request: Request) -> int:
-    """The number of softer takes to compare with: none for the base's speech, or where there is no choice to make."""
-    return request.takes // _TAKES_OF_A_WITNESS if request.takes >= FEWEST and any(request.gate) else 0
+    """The number of softer takes to compare with: none for the base's speech, or if there is no choice to make."""
+    return request.takes // _TAKES_PER_WITNESS if request.takes >= FEWEST and any(request.gate) else 0
 
 
 def best_takes(codec: Codec, requests: Sequence[Request], say: Callable[[list[Request]], list[Spoken]]) -> list[Spoken]:
-    """Of each request the best of its takes, the first of which has the request's own seed.
+    """The best take of each request; the first of its takes has the request's own seed.
 
-    `say` says requests of one take, witnesses after all others. A take that said nothing, or that its cap ended, is
-    kept only where all are so; a witness of that kind isn't compared with.
+    `say` speaks requests of one take each: first all takes, then all witnesses. A take that said nothing, or that its
+    cap ended, is kept only if all are like that; such a witness isn't compared with.
     """
     takes = iter(say([_nth(request, take) for request in requests for take in range(request.takes)]))
     softer = [
-        _nth(replace(request, gate=tuple(SOFTER * one for one in request.gate)), request.takes + number)
+        _nth(replace(request, gate=tuple(SOFTER * intensity for intensity in request.gate)), request.takes + number)
         for request in requests
         for number in range(num_witnesses(request))
     ]
@@ -64,7 +64,7 @@ def best_takes(codec: Codec, requests: Sequence[Request], say: Callable[[list[Re
 
 
 def _nth(request: Request, take: int) -> Request:
-    return replace(request, takes=1, seed=request.seed + take * _SEEDS_APART)
+    return replace(request, takes=1, seed=request.seed + take * _SEED_STRIDE)
 
 
 def _best(codec: Codec, takes: Sequence[Spoken], witnesses: Sequence[Spoken]) -> Spoken:
@@ -72,24 +72,24 @@ def _best(codec: Codec, takes: Sequence[Spoken], witnesses: Sequence[Spoken]) ->
     compared = [take for take in said if not take.hit_cap] or said or takes[:1]
     if len(compared) < FEWEST:
         return compared[0]
-    whole = [one for one in witnesses if len(one.codes_TK) and not one.hit_cap]
-    distances = take_distances([codec.cepstra(one.codes_TK) for one in (*compared, *whole)])
-    # Of equals the first: greedy takes are all the same.
+    complete = [take for take in witnesses if len(take.codes_TK) and not take.hit_cap]
+    distances = take_distances([codec.cepstra(take.codes_TK) for take in (*compared, *complete)])
+    # The first of several equals: greedy takes are all the same.
     return compared[int(distances.sum(1)[: len(compared)].argmin())]
 
 
 def take_distances(takes: Sequence[FloatArray]) -> NDArray[np.float64]:
-    """Distances (N, N) of cepstra (S, C), in their unit per position of both takes."""
+    """Pairwise distances (N, N) of cepstra (S, C), in their unit, per position of both takes."""
     centred = [np.asarray(take - take.mean(0), dtype=np.float32) for take in takes]
     pairs = list(combinations(range(len(takes)), 2))
     at_once = max(1, _MOST_CELLS // max(map(len, takes)) ** 2)
-    found = np.zeros((len(takes), len(takes)))
+    distances = np.zeros((len(takes), len(takes)))
     for start in range(0, len(pairs), at_once):
         part = pairs[start : start + at_once]
-        told = warped_distances([_pairwise(centred[one], centred[other]) for one, other in part])
-        for (one, other), distance in zip(part, told, strict=True):
-            found[one, other] = found[other, one] = distance
-    return found
+        warped = warped_distances([_pairwise(centred[i], centred[j]) for i, j in part])
+        for (i, j), distance in zip(part, warped, strict=True):
+            distances[i, j] = distances[j, i] = distance
+    return distances
 
 
 def _pairwise(one_SC: FloatArray, other_TC: FloatArray) -> FloatArray:
@@ -98,9 +98,9 @@ def _pairwise(one_SC: FloatArray, other_TC: FloatArray) -> FloatArray:
 
 
 def warped_distances(pairs: Sequence[FloatArray]) -> list[float]:
-    """For each table (S, T) of distances the least sum on a way from its first pair of positions to its last.
+    """For each table (S, T) of distances the smallest sum along a path from its first cell to its last.
 
-    A step goes on by one position of either, or of both, which counts twice; the sum is divided by S + T.
+    A step advances by one position in either take, or in both, which counts twice. The sum is divided by S + T.
     """
     num_s, num_t = max(len(table) for table in pairs), max(table.shape[1] for table in pairs)
     padded = np.zeros((len(pairs), num_s, num_t), dtype=np.float32)
@@ -108,20 +108,21 @@ def warped_distances(pairs: Sequence[FloatArray]) -> list[float]:
         padded[place, : len(table), : table.shape[1]] = table
     flat = padded.reshape(len(pairs), -1)
     ends = [len(table) + table.shape[1] - 2 for table in pairs]
-    # Pairs with the same sum of positions don't depend on each other: they are reckoned at once. Place s + 1 is of
-    # position s, so that what is before the first position is infinitely far.
-    before, last = (np.full((len(pairs), num_s + 1), np.inf, dtype=np.float32) for _ in range(2))
-    last[:, 1] = 2 * flat[:, 0]
-    found = [0.0] * len(pairs)
+    # Cells with the same s + t don't depend on each other, so a diagonal is computed at once. Index s + 1 is that of
+    # position s; index 0, before the first position, stays infinitely far.
+    earlier, previous = (np.full((len(pairs), num_s + 1), np.inf, dtype=np.float32) for _ in range(2))
+    previous[:, 1] = 2 * flat[:, 0]
+    distances = [0.0] * len(pairs)
     for total in range(num_s + num_t - 1):
         if total:
             low, high = max(0, total - num_t + 1), min(total, num_s - 1) + 1
-            here = flat[:, low * num_t + total - low : (high - 1) * num_t + total - high + 2 : num_t - 1 or 1]
-            now = np.full_like(last, np.inf)
-            now[:, low + 1 : high + 1] = np.minimum(
-                np.minimum(last[:, low + 1 : high + 1], last[:, low:high]) + here, before[:, low:high] + 2 * here
+            costs = flat[:, low * num_t + total - low : (high - 1) * num_t + total - high + 2 : num_t - 1 or 1]
+            current = np.full_like(previous, np.inf)
+            current[:, low + 1 : high + 1] = np.minimum(
+                np.minimum(previous[:, low + 1 : high + 1], previous[:, low:high]) + costs,
+                earlier[:, low:high] + 2 * costs,
             )
-            before, last = last, now
+            earlier, previous = previous, current
         for place in [place for place, end in enumerate(ends) if end == total]:
-            found[place] = float(last[place, len(pairs[place])]) / (total + 2)
-    return found
+            distances[place] = float(previous[place, len(pairs[place])]) / (total + 2)
+    return distances

@@ -40,9 +40,8 @@ def speak_to_file(
 
     `after` are earlier turns, oldest first, as (sound file with its words in a .txt beside it, speaker). `device` is
     cpu or cuda; None is the `usual_device`. On a GPU the base is in bfloat16. Temperatures and `takes` of None are the
-    library's defaults. AffettoErrors are raised before anything is loaded if they can be known by then. Says the
-    intensity of each adapter, and warns of one beyond what training measured, of an unknown speaker, and of text that
-    can't be spoken.
+    library's defaults. AffettoErrors are raised before anything is loaded whenever possible. Says the intensity of each
+    adapter, and warns of one beyond what training measured, of an unknown speaker, and of text that can't be spoken.
     """
     if not out.name:
         raise ConfigError("no name is given for the sound file to write; --out speech.wav, say")
@@ -64,9 +63,9 @@ def speak_to_file(
     for name, folder in folders.items():
         voice.load_adapter(name, folder)
     for name, strength in voice.strengths(blend, intensity).items():
-        whole = voice.recommended_intensity(name) if intensity is None else intensity
-        _tell_strength(name, folders[name], strength, "" if strength == whole else f", {blend[name]:g} of {whole:.4g}")
-    context = [_read_turn(voice, path, who) for path, who in after]
+        full = voice.recommended_intensity(name) if intensity is None else intensity
+        _say_intensity(name, folders[name], strength, "" if strength == full else f", {blend[name]:g} of {full:.4g}")
+    context = [_read_turn(voice, path, number) for path, number in after]
     samples, rate = voice.speak(
         text, blend, intensity=intensity, speaker=speaker, seed=seed, context=context, takes=takes,
         temperature=SPEAKING_TEMPERATURE if temperature is None else temperature, depth_temperature=depth_temperature,
@@ -83,13 +82,13 @@ def _find_adapter(models: Path, name: str) -> Path:
     if recover_folder(folder).is_dir():
         return folder
     trained = sorted(path.parent.name for path in models.glob("*/best") if path.is_dir())
-    there = f"{did_you_mean(name, trained)}; {models} has {', '.join(trained)}" if trained else ""
+    hint = f"{did_you_mean(name, trained)}; {models} has {', '.join(trained)}" if trained else ""
     raise AdapterError(
-        f"there is no adapter {folder}{there}. Train it: affetto train --emotion {name}; or point --models elsewhere"
+        f"there is no adapter {folder}{hint}. Train it: affetto train --emotion {name}; or point --models elsewhere"
     )
 
 
-def _tell_strength(name: str, folder: Path, strength: float, why: str) -> None:
+def _say_intensity(name: str, folder: Path, strength: float, why: str) -> None:
     """Say the intensity that an adapter speaks at, and warn if it is more than its training measured."""
     say(f"{name} at intensity {strength:.4g}{why}")
     measured = [float(point["intensity"]) for point in read_facts(folder).get("frontier") or ()]

@@ -21,8 +21,8 @@ class TorchFrames:
             for shape in (weights.backbone_shape, weights.depth_shape)
         )
         self.offsets_K = torch.arange(weights.num_codebooks, device=weights.device) * weights.vocab_size
-        self.start = depth_rotary.cos_S2H[:2], depth_rotary.sin_S2H[:2]
-        self.turns = list(zip(depth_rotary.cos_S2H, depth_rotary.sin_S2H, strict=True))
+        self.first_two = depth_rotary.cos_S2H[:2], depth_rotary.sin_S2H[:2]
+        self.rotations = list(zip(depth_rotary.cos_S2H, depth_rotary.sin_S2H, strict=True))
         self.depth_places = [batch.depth_cache.places(k) for k in range(weights.num_codebooks)]
 
     def frame(self) -> Tensor:
@@ -38,25 +38,25 @@ class TorchFrames:
             codes.append(pick(logits(last_BD, weights.heads_DC[k - 1]), uniform[k], k))
             if k < weights.num_codebooks - 1:
                 x_BD = product(weights.spoken_tables[k].index_select(0, codes[k]), projector)
-                hidden_BD = step(x_BD, layers, shape, self.depth_places[k + 1], eps, *self.turns[k + 1])
+                hidden_BD = step(x_BD, layers, shape, self.depth_places[k + 1], eps, *self.rotations[k + 1])
         return torch.stack(codes, dim=1)
 
     def first_logits(self) -> list[Tensor]:
-        """Logits (B, C) of every codebook by what the depth decoder has after two positions.
+        """Logits (B, C) of every codebook from the depth decoder's output after two positions.
 
-        Nobody says these; but all layers and heads are in them, so that none of them can be NaN unseen.
+        Nothing is drawn from these, but every layer and head takes part in them, so that NaN in any of them shows.
         """
         weights, c0_BC = self.weights, logits(self.batch.states_BD, self.weights.c0_head_DC)
         last_BD = normed(self._begin(c0_BC.argmax(dim=-1)).float(), self.depth_eps, weights.head_norm_D)
         return [c0_BC, *(logits(last_BD, head_DC) for head_DC in weights.heads_DC)]
 
     def _begin(self, c0_B: Tensor) -> Tensor:
-        """The depth decoder's states (B, D) after the backbone's and code zero."""
+        """The depth decoder's output (B, D) after two positions: the backbone's states and codebook 0's code."""
         batch, states_BD = self.batch, self.batch.states_BD
         pair_B2D = torch.stack([states_BD, self.weights.spoken_tables[0].index_select(0, c0_B)], dim=1)
         x_B2D = product(pair_B2D.flatten(0, 1), batch.weights.projector).view(len(states_BD), 2, -1)
         return spread(
-            x_B2D, batch.weights.depth, self.weights.depth_shape, batch.depth_cache, self.depth_eps, *self.start
+            x_B2D, batch.weights.depth, self.weights.depth_shape, batch.depth_cache, self.depth_eps, *self.first_two
         )
 
     def hear(self, codes_BK: Tensor) -> None:
@@ -73,5 +73,5 @@ class TorchFrames:
 
 
 def logits(x_BD: Tensor, head_DC: Tensor) -> Tensor:
-    """x W (B, C) in float32, whatever the types."""
+    """x W (B, C), in float32 whatever the dtypes."""
     return torch.mm(x_BD.float(), head_DC.float())

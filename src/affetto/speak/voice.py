@@ -52,7 +52,7 @@ class Voice:
     voice.load_adapter("happy", Path("emotion_models/happy/best"))
     samples, rate = voice.speak("I found the silver key", emotion="happy", intensity=0.8)
 
-    Of a `bank` that is given only the weights are known: its adapters speak at intensity 1 and with plain prompts.
+    Of a given `bank` only the weights are known, so its adapters speak at intensity 1 and with plain prompts.
     """
 
     def __init__(self, base: Base, bank: AdapterBank | None = None) -> None:
@@ -62,7 +62,7 @@ class Voice:
         self._intensities: dict[str, float] = {}
         self._speakers: dict[str, dict[str, int]] = {}
         self._signs = Signs(base)
-        self._told: set[str] = set()
+        self._warned: set[str] = set()
 
     @classmethod
     def load(
@@ -93,7 +93,7 @@ class Voice:
         device = usual_device(base)
         if device == "cpu":
             return cls.load(base)
-        # Free what training held there before the base is loaded a second time.
+        # Free what training held on the GPU before the base is loaded a second time.
         gc.collect()
         torch.cuda.empty_cache()
         return cls.load(base, device=device, dtype=DTYPES[precision])
@@ -160,7 +160,7 @@ class Voice:
 
         ConfigError for an invalid argument, for a text of which nothing can be spoken, and for an intensity without an
         emotion; AdapterError for an emotion that isn't loaded. A warning, once, for a text that can only be spoken in
-        part, and for a speaker that no clip was of.
+        part, and for a speaker without clips.
         """
         if depth_temperature is None:
             depth_temperature = require_temperature(temperature) * self.base.network.depth_temperature_share
@@ -169,7 +169,7 @@ class Voice:
         seed, speaker = require_seed(seed), require_speaker(speaker, self._known_speakers())
         self._check_text(text)
         if self.knows_speaker(speaker) is False:
-            self._tell_once(f"no clip was of a speaker {speaker}: whose voice this becomes is chance")
+            self._warn_once(f"no clip was of a speaker {speaker}: whose voice this becomes is chance")
         gate = tuple(self.bank.gate(strengths).tolist()) if self.bank else ()
         template = PLAIN_TEMPLATE
         if cued and any(strengths.values()) and not self.base.has_text_stream:
@@ -187,14 +187,14 @@ class Voice:
         """ConfigError if nothing of `text` can be spoken; a warning if some of it can't."""
         require_words(text)
         if unknown := self.unknown_signs(text):
-            told = ", ".join(map(repr, unknown))
+            signs = ", ".join(map(repr, unknown))
             if not any(sign.isalnum() and sign not in unknown for sign in text):
-                raise ConfigError(f"nothing in {text!r} can be spoken: {self.base.id} has no tokens for {told}")
-            self._tell_once(f"{self.base.id} has no tokens for {told}: they aren't spoken")
+                raise ConfigError(f"nothing in {text!r} can be spoken: {self.base.id} has no tokens for {signs}")
+            self._warn_once(f"{self.base.id} has no tokens for {signs}: they aren't spoken")
 
-    def _tell_once(self, line: str) -> None:
-        if line not in self._told:
-            self._told.add(line)
+    def _warn_once(self, line: str) -> None:
+        if line not in self._warned:
+            self._warned.add(line)
             say(line, style="yellow")
 
     def turn(self, text: str, samples: ArrayLike, sample_rate: int, speaker: SupportsIndex = 0) -> Turn:
@@ -243,7 +243,7 @@ class Voice:
     ) -> Iterator[NDArray[np.float32]]:  # fmt: skip
         """The speech of `speak` with one take, in pieces while it is generated: mono samples, a frame (80 ms) each.
 
-        What `request` refuses is refused by the call itself, before the first piece is asked for. Mimi decodes each
+        What `request` refuses is refused by the call itself, before the first piece is taken. Mimi decodes each
         frame at once and keeps its state (`affetto.codes.sound_stream`); Moshi itself is a frame late. So is the
         miniature's codec, which for every piece decodes all that was said so far: it keeps up with real time for about
         six seconds.
@@ -276,19 +276,19 @@ class Voice:
 
     def _padded(self, requests: Sequence[Request]) -> list[Request]:
         num = len(self.emotions)
-        if other := next((one for one in requests if len(one.gate) > num), None):
+        if foreign := next((request for request in requests if len(request.gate) > num), None):
             raise AdapterError(
-                f"a request has intensities for {len(other.gate)} adapters, and {num} are loaded here: it is another "
+                f"a request has intensities for {len(foreign.gate)} adapters, and {num} are loaded here: it is another "
                 "voice's. Make it with this one's `request`"
             )
-        return [replace(one, gate=one.gate + (0.0,) * (num - len(one.gate))) for one in requests]
+        return [replace(request, gate=request.gate + (0.0,) * (num - len(request.gate))) for request in requests]
 
     def decode(self, spoken: Spoken) -> NDArray[np.float32]:
         """The sound of what was said, as mono samples."""
         return self.codec.decode(spoken.codes_TK)
 
     def decode_each(self, spoken: Sequence[Spoken]) -> Iterator[NDArray[np.float32]]:
-        """`decode` of each, in order; faster than one by one."""
+        """`decode` for each, in order; faster than one by one."""
         return decode_each(self.codec, [said.codes_TK for said in spoken])
 
     def unknown_signs(self, text: str) -> list[str]:
@@ -301,7 +301,7 @@ class Voice:
         return speaker in known if known else None
 
     def _known_speakers(self) -> dict[int, str]:
-        known = {number: name for each in self._speakers.values() for name, number in each.items()}
+        known = {number: name for speakers in self._speakers.values() for name, number in speakers.items()}
         if not known and self.base.id == MINIATURE:
             from affetto.miniature.corpus import VOICES
 
@@ -315,5 +315,5 @@ class Voice:
 
 
 def usual_device(base: str) -> str:
-    """The GPU if there is one; the CPU for the miniature, which has spoken there before a GPU is ready."""
+    """The GPU if there is one; the CPU for the miniature, which is done there before a GPU is ready."""
     return "cuda" if base != MINIATURE and torch.cuda.is_available() else "cpu"

@@ -1,8 +1,8 @@
-"""A base's weights as speaking wants them: few and fused, with the adapters of a batch's rows beside them.
+"""A base's weights prepared for speaking: few and fused, with the adapters of a batch's rows.
 
-On the CPU they are copies, transposed and with the weight of the norm in front of them multiplied in, which makes
-fewer and quicker calls. On a GPU, where a large base must not be there twice, they are the base's own memory: layers of
-one input are laid side by side there, and the base's weights become views of that.
+On the CPU they are copies, transposed and multiplied by the weight of the norm in front of them, which makes calls
+fewer and faster. On a GPU, where a large base must not be in memory twice, they are the base's own memory: layers with
+the same input are joined, and the base's weights become views of the joined ones.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from affetto.model.csm import CsmNetwork
 from affetto.speak.sites import Gate, Layer, Site, Source, Sources
 
 MOST_ARRANGEMENTS = 4
-"""Of gates, which a base's weights are kept for."""
+"""Most arrangements of gates for which a base's weights are kept."""
 MOST_MERGED_BYTES = 2**30
-"""Of those, weights with adapters merged into them; what is spoken with is kept whatever it takes."""
+"""Most bytes of kept weights that have adapters merged into them; those in use are kept whatever their size."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What a stack's tensors look like, and the constants of its layers."""
+    """The sizes and constants of a stack's layers."""
 
     num_kv: int
-    """Key-value heads."""
+    """Number of key-value heads."""
     group: int
-    """Query heads for each."""
+    """Number of query heads for each."""
     head_dim: int
     eps: float
     inv_freq: Tensor
@@ -43,7 +43,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Arranged:
-    """Both stacks for one arrangement of gates."""
+    """The weights of both stacks for one arrangement of gates."""
 
     backbone: tuple[Layer, ...]
     depth: tuple[Layer, ...]
@@ -51,15 +51,15 @@ class Arranged:
 
     @property
     def sites(self) -> list[Site]:
-        """All products."""
+        """The sites of all products."""
         return [self.projector, *(site for layer in (*self.backbone, *self.depth) for site in layer.sites)]
 
 
 class SpeakingWeights:
-    """Weights of a CSM-shaped base for the engine. The embedding tables are the base's own in any case."""
+    """Weights of a CSM-shaped base for the engine. The embedding tables are always the base's own."""
 
     def __init__(self, network: CsmNetwork, *, is_shared: bool | None = None) -> None:
-        """`is_shared` decides whether layers are the base's own memory, whatever the device."""
+        """`is_shared` says whether layers are the base's own memory; by default they are on a GPU."""
         backbone, depth = network.backbone, network.depth.model
         if is_shared is None:
             is_shared = backbone.norm.weight.device.type == "cuda"
@@ -78,7 +78,7 @@ class SpeakingWeights:
             self.heads_DC = tuple(heads_JDC.transpose(1, 2).contiguous().transpose(1, 2))
         else:
             self.c0_head_DC = network.c0_head.weight[:size].float().T.contiguous()
-            # The norm in front of the heads has no other reader; that in front of c0's feeds the depth decoder too.
+            # Only the heads read their norm, so it is multiplied in; c0's norm feeds the depth decoder too.
             self.heads_DC = tuple((heads_JDC.float() * depth.norm.weight.float()[:, None]).contiguous())
         self.backbone_shape, self.depth_shape = _shape(backbone), _shape(depth)
         self._backbone = tuple(Sources(layer, is_shared) for layer in backbone.layers)
@@ -88,7 +88,7 @@ class SpeakingWeights:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the layers; logits are float32 always."""
+        """The layers' dtype; logits are always float32."""
         return self.norm_D.dtype
 
     @property
@@ -98,14 +98,14 @@ class SpeakingWeights:
 
     @property
     def largest_bytes(self) -> int:
-        """Of the largest product's weights."""
+        """Bytes of the largest product's weights."""
         return max(source.w_IO.nbytes for source in self._all_sources())
 
     def arranged(self, gates: Sequence[Gate]) -> Arranged:
         """The weights for rows with these gates, in this order."""
         chunks = chunked(gates)
         if chunks not in self._arranged:
-            self._make_room(chunks)
+            self._drop_oldest(chunks)
             self._arranged[chunks] = Arranged(
                 tuple(sources.layer(chunks) for sources in self._backbone),
                 tuple(sources.layer(chunks) for sources in self._depth),
@@ -113,28 +113,28 @@ class SpeakingWeights:
             )
         return self._arranged[chunks]
 
-    def _make_room(self, chunks: tuple[Gate, ...]) -> None:
-        """Let the oldest arrangements go, before the one of `chunks` is made."""
+    def _drop_oldest(self, chunks: tuple[Gate, ...]) -> None:
+        """Drop the oldest arrangements, before the one of `chunks` is made."""
         kept = self._arranged
         while len(kept) >= MOST_ARRANGEMENTS:
             del kept[next(iter(kept))]
         if self._is_merged(chunks):
-            each = sum(source.w_IO.nbytes for source in self._all_sources() if source.is_adapted)
-            most = max(1, MOST_MERGED_BYTES // max(1, each))
-            merged = [known for known in kept if self._is_merged(known)]
-            for known in merged[: max(0, len(merged) + 1 - most)]:
-                del kept[known]
+            merged_bytes = sum(source.w_IO.nbytes for source in self._all_sources() if source.is_adapted)
+            most = max(1, MOST_MERGED_BYTES // max(1, merged_bytes))
+            merged = [other for other in kept if self._is_merged(other)]
+            for oldest in merged[: max(0, len(merged) + 1 - most)]:
+                del kept[oldest]
 
     def _is_merged(self, chunks: tuple[Gate, ...]) -> bool:
         return len(set(chunks)) == 1 and any(chunks[0]) and self.dtype == torch.float32
 
     def _all_sources(self) -> list[Source]:
         layers = [*self._backbone, *self._depth]
-        return [self._projector, *(source for one in layers for source in (one.qkv, one.out, one.gate_up, one.down))]
+        return [self._projector, *(source for layer in layers for source in layer.all)]
 
 
 def chunked(gates: Sequence[Gate]) -> tuple[Gate, ...]:
-    """Gates of the fewest equally long chunks of rows, each of one gate."""
+    """The gates of the rows' chunks: as few of equal length as possible, with one gate each."""
     runs = [(gate, len(list(rows))) for gate, rows in groupby(gates)]
     rows_each = math.gcd(*(count for _, count in runs))
     return tuple(gate for gate, count in runs for _ in range(count // rows_each))
