@@ -26,7 +26,7 @@ class Alignment:
 
 
 def align(log_probs_TV: NDArray[np.floating], tokens: Sequence[int], blank: int) -> Alignment | None:
-    """The most likely path of T frames that spells `tokens`, of which there is at least one; None where none is.
+    """The most likely path of T frames that spells `tokens`, of which there is at least one; None if none is.
 
     That is where the frames are fewer than the tokens and the blanks between equal neighbours, or where every path has
     a probability of zero.

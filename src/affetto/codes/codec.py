@@ -55,7 +55,7 @@ def codec_frame_rate(base_folder: Path) -> float:
 def plain_frame_rate(base_folder: Path, config: Mapping[str, Any]) -> float:
     """`codec_frame_rate` of a CSM by its config.json's values, without transformers.
 
-    KeyError, TypeError, ValueError or an ArithmeticError where it isn't the plain case.
+    KeyError, TypeError, ValueError or an ArithmeticError if it isn't the plain case.
     """
     if (base_folder / "codec.json").is_file():
         return VocoderCodec.frame_rate
@@ -104,7 +104,7 @@ _PROCESSORS = (("processor_config.json", "audio_tokenizer"), ("audio_tokenizer_c
 
 
 def _codec_beside(folder: Path) -> Path | None:
-    """Where the codec is that a checkpoint's processor names, maybe in the hub's cache; None where it names none."""
+    """Where the codec is that a checkpoint's processor names, maybe in the hub's cache; None if it names none."""
     if not (name := _name_beside(folder)):
         return None
     local = [path for path in (folder / name, expanded(name)) if path.is_dir()]
@@ -112,7 +112,7 @@ def _codec_beside(folder: Path) -> Path | None:
 
 
 def _name_beside(folder: Path) -> str:
-    """The codec that a checkpoint's processor names; empty where it names none."""
+    """The codec that a checkpoint's processor names; empty if it names none."""
     for file, key in _PROCESSORS:
         if not (folder / file).is_file():
             continue
@@ -150,7 +150,7 @@ _INSIDE = ("codec_model.", "audio_encoder.")
 
 
 def _check_codec(folder: Path, config: Any, codec_config: Any, prefix: str = "") -> None:
-    """Raise BaseModelError where the tensors of a codec are not what its configuration wants.
+    """Raise BaseModelError if the tensors of a codec are not what its configuration wants.
 
     In the checkpoint of `config` their names begin with `prefix`. Unlike `check_tensors` this looks at the kind of
     numbers of all of them: Mimi's centroids are neither weights nor biases by their names.

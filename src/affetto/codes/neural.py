@@ -122,17 +122,17 @@ class MimiCodec:
         return mel_cepstra(self.decode(codes_TK), self.sample_rate)
 
     def open_stream(self) -> SoundStream:
-        """A sound to be decoded while its codes come. BaseModelError where the decoder looks ahead."""
+        """A sound to be decoded while its codes come. BaseModelError if the decoder looks ahead."""
         self._require_causal()
         return MimiSound(self.model)
 
     def open_streams(self) -> SoundStreams:
-        """Sounds to be decoded together, in one pass a piece. BaseModelError where the decoder looks ahead."""
+        """Sounds to be decoded together, in one pass a piece. BaseModelError if the decoder looks ahead."""
         self._require_causal()
         return MimiSounds(self.model)
 
     def open_ear(self) -> CodeStream:
-        """A sound to be coded while it is heard. BaseModelError where the encoder looks ahead."""
+        """A sound to be coded while it is heard. BaseModelError if the encoder looks ahead."""
         self._require_causal()
         self._gather()
         return MimiEar(self.model, self.num_codebooks)

@@ -54,7 +54,7 @@ class Prepared:
     """Code-cache key by clip id."""
     cache: CodeCache
     is_checked: bool = True
-    """False where clips that couldn't be used were passed over without a look."""
+    """False if clips that couldn't be used were passed over without a look."""
     words: Mapping[str, tuple[Word, ...]] = field(default_factory=dict)
     """When each word is said, by clip id; of bases that listen while they speak alone."""
     user_keys: Mapping[str, str] = field(default_factory=dict)
@@ -72,7 +72,7 @@ class Prepared:
         return self.cache[self.keys[clip.id]]
 
     def beside(self, clip: Clip) -> Beside | None:
-        """What runs beside a clip's codes; None where that isn't known."""
+        """What runs beside a clip's codes; None if that isn't known."""
         if clip.id not in self.words:
             return None
         user = self.user_keys.get(clip.id)
@@ -109,7 +109,7 @@ def prepare(
     with a problem are left out and listed; whether that stops the run is the caller's choice. `use_cached_only` neither
     checks nor codes: clips that weren't coded before are left out silently. Without `use_general` clips without emotion
     are left out, but for those that others hear as context. With `needs_silence` silence is coded too. A network codes
-    in a process of its own, which has ended when this returns (`codes.workers`). Raises `DataError` where no clip is
+    in a process of its own, which has ended when this returns (`codes.workers`). Raises `DataError` if no clip is
     left, after a table of all problems.
     """
     clips, problems = load_clips(sources, emotions=emotions)

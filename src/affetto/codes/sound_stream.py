@@ -105,7 +105,7 @@ class MimiSounds:
         self._model = model.eval()
         self._layers = MimiLayers(model.decoder_transformer)
         self._rows: list[int | None] = []
-        """The number of each row's sound; None where it has ended."""
+        """The number of each row's sound; None if it has ended."""
 
     def push(self, codes: Mapping[int, NDArray[np.integer]]) -> dict[int, NDArray[np.float32]]:
         """See `affetto.types.SoundStreams`; every frame's samples are settled."""

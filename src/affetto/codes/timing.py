@@ -84,7 +84,7 @@ def aligned_words(text: str, sound: NDArray[np.float32], recogniser: Recogniser)
     """When the words of `text` are said in a mono sound at the recogniser's rate; one by one, nothing is batched.
 
     A word begins with the first frame of its first token. One without a letter that the recogniser knows begins where
-    the word before it ends. Raises DataError where the text can't be said in the sound.
+    the word before it ends. Raises DataError if the text can't be said in the sound.
     """
     words = text.split()
     tokens: list[int] = []
@@ -126,7 +126,7 @@ def annotation_of(audio: Path) -> Path | None:
 def annotated_words(path: Path, start_s: float = 0.0, end_s: float | None = None) -> list[Word]:
     """Moshi's words between `start_s` and `end_s` of a file annotated as moshi-finetune does.
 
-    That is `{"alignments": [[word, [start, end], speaker], …]}`. DataError where the file isn't so.
+    That is `{"alignments": [[word, [start, end], speaker], …]}`. DataError if the file isn't so.
     """
     try:
         found = [(str(word), float(times[0]), str(speaker)) for word, times, speaker in read_json(path)["alignments"]]

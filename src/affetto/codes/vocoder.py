@@ -151,7 +151,7 @@ class VocoderCodec:
 
     @classmethod
     def load(cls, folder: Path) -> VocoderCodec:
-        """Read what `save` wrote. Raises `BaseModelError` where it is missing or damaged."""
+        """Read what `save` wrote. Raises `BaseModelError` if it is missing or damaged."""
         try:
             tensors = load_file(folder / "codec.safetensors")
             return cls(*(tensors[key] for key in ("mean", "scale", "basis", "codebooks")))

@@ -47,7 +47,7 @@ def is_vocoder(base_folder: Path) -> bool:
 def coders(base_folder: Path, num_clips: int, workers: int = 0) -> Iterator[Coders]:
     """Processes that code `num_clips` clips while the block runs: `workers` of them (0 is one a processor) at most.
 
-    What `load_codec` raises is raised by the first result; DataError where a process is killed.
+    What `load_codec` raises is raised by the first result; DataError if a process is killed.
     """
     if _stays_here(base_folder, num_clips):
         codec = load_codec(base_folder)

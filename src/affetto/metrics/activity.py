@@ -47,7 +47,7 @@ class Activity:
 
 
 def validate(samples: NDArray[np.floating], sample_rate: int) -> None:
-    """Raise ValueError where samples aren't mono (N,), floating-point and finite, or the rate isn't positive."""
+    """Raise ValueError if samples aren't mono (N,), floating-point and finite, or the rate isn't positive."""
     if samples.ndim != 1:
         raise ValueError(f"samples must be mono, shape (num_samples,), not {samples.shape}; average or pick channels")
     if not np.issubdtype(samples.dtype, np.floating):
@@ -59,13 +59,13 @@ def validate(samples: NDArray[np.floating], sample_rate: int) -> None:
 
 
 def evaluate(samples: NDArray[np.floating], sample_rate: int) -> dict[str, float | None]:
-    """`METRICS` of mono samples, all None where nothing sounds; ValueError as `validate`."""
+    """`METRICS` of mono samples, all None if nothing sounds; ValueError as `validate`."""
     activity = find_activity(samples, sample_rate)
     return dict.fromkeys(METRICS) if activity is None else activity.to_values()
 
 
 def find_activity(samples: NDArray[np.floating], sample_rate: int) -> Activity | None:
-    """Activity of mono samples, or None where nothing sounds; ValueError as `validate`."""
+    """Activity of mono samples, or None if nothing sounds; ValueError as `validate`."""
     validate(samples, sample_rate)
     frame = _frame(sample_rate)
     power = _frame_power(samples, frame)

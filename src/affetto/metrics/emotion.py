@@ -30,7 +30,7 @@ class Evaluation(TypedDict):
 
 
 def validate(posteriors_NL: NDArray[np.floating], labels: Sequence[str], target: str, prompts: Sequence[str]) -> None:
-    """Raise ValueError where posteriors aren't one probability per file and label, or names don't fit them."""
+    """Raise ValueError if posteriors aren't one probability per file and label, or names don't fit them."""
     if len(set(labels)) < len(labels):
         raise ValueError(f"labels must be unique, not {', '.join(labels)}; add up the probabilities of equal ones")
     if target not in labels:

@@ -25,7 +25,7 @@ MIN_VOICED_FRAMES = 20
 
 @dataclass(frozen=True)
 class Pitch:
-    """Summary of an F0 contour; None where fewer than `MIN_VOICED_FRAMES` are voiced."""
+    """Summary of an F0 contour; None if fewer than `MIN_VOICED_FRAMES` are voiced."""
 
     median_st: float | None
     """Semitones re 100 Hz."""
@@ -40,7 +40,7 @@ class Pitch:
 
 
 def validate(samples: NDArray[np.floating], sample_rate: int) -> None:
-    """Raise ValueError where samples aren't sound (`activity.validate`) or the rate can't carry `CEILING_HZ`."""
+    """Raise ValueError if samples aren't sound (`activity.validate`) or the rate can't carry `CEILING_HZ`."""
     activity.validate(samples, sample_rate)
     if sample_rate < 2 * CEILING_HZ:
         raise ValueError(

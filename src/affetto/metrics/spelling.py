@@ -59,7 +59,7 @@ _CURRENCIES = {"$": "dollar", "£": "pound", "€": "euro"}
 
 
 def validate(text: object) -> None:
-    """Raise ValueError where `text` is no string."""
+    """Raise ValueError if `text` is no string."""
     if not isinstance(text, str):
         raise ValueError(f"a text must be a string, not {type(text).__name__}; decode bytes, leave out None")
 

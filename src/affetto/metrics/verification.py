@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 
 
 def validate(own: ArrayLike, others: ArrayLike) -> None:
-    """Raise ValueError where there is no trial of a kind or a score isn't finite."""
+    """Raise ValueError if there is no trial of a kind or a score isn't finite."""
     for name, scores in (("own", np.ravel(own)), ("others", np.ravel(others))):
         if not len(scores):
             raise ValueError(f"an equal error rate needs trials of the same voice and of others; {name} has none")

@@ -70,7 +70,7 @@ class WordScore:
 
 
 def validate(texts: Sequence[str], heard: Sequence[str], sounding_s: Sequence[float] | None = None) -> None:
-    """Raise ValueError where these aren't equally many strings, and positive times in seconds if given."""
+    """Raise ValueError if these aren't equally many strings, and positive times in seconds if given."""
     for name, strings in (("texts", texts), ("heard", heard)):
         if isinstance(strings, str):
             raise ValueError(f"{name} must be a list of strings, one per file, not one string; put it into a list")
@@ -103,7 +103,7 @@ def evaluate(
 
 
 def score_words(text: str, heard: str) -> WordScore | None:
-    """Compare `heard` with `text`; None where the text has no words."""
+    """Compare `heard` with `text`; None if the text has no words."""
     wanted, got = normalise(text), normalise(heard)
     if not wanted:
         return None
@@ -137,7 +137,7 @@ def character_error_rate(scores: Sequence[WordScore]) -> float:
 
 
 def rate_values(text: str, sounding_s: float) -> dict[str, float | None]:
-    """`RATES` of one file, None where the text has no words. ValueError as `words_per_second`."""
+    """`RATES` of one file, None if the text has no words. ValueError as `words_per_second`."""
     words_per_s = words_per_second(text, sounding_s)
     return {
         "words_per_s": words_per_s,
@@ -147,10 +147,10 @@ def rate_values(text: str, sounding_s: float) -> dict[str, float | None]:
 
 
 def words_per_second(text: str, sounding_s: float) -> float | None:
-    """Words of the *text* over the time between first and last sound; None where the text has none.
+    """Words of the *text* over the time between first and last sound; None if the text has none.
 
     The text's words, not the heard ones: for a file that stopped early this is too fast, and `is_truncated` says so.
-    ValueError where the time isn't positive.
+    ValueError if the time isn't positive.
     """
     _check_time(sounding_s)
     num_words = len(normalise(text))
