@@ -429,7 +429,7 @@ def test_weights_are_hashed_once_until_they_change(
     copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By the conversion, the base and the codec together; a changed checkpoint is another one for all three."""
-    from affetto import remembered
+    from affetto import file_hashes
     from affetto.codes import codec
     from affetto.files import hash_file
     from affetto.model import base
@@ -439,7 +439,7 @@ def test_weights_are_hashed_once_until_they_change(
     for module in (base, moshi, codec):
         monkeypatch.setattr(module, "LARGE_BYTES", 1000)
     hashed: list[str] = []
-    monkeypatch.setattr(remembered, "hash_file", lambda path: hashed.append(path.name) or hash_file(path))
+    monkeypatch.setattr(file_hashes, "hash_file", lambda path: hashed.append(path.name) or hash_file(path))
 
     def names() -> tuple[str, str, str]:
         hashed.clear()
