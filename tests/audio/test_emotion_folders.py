@@ -22,8 +22,8 @@ def test_a_folder_that_names_no_known_emotion_is_told_beside_folders_that_do(ton
     amused, hapyy = told(tmp_path / "cf")
     assert (hapyy.where, hapyy.kind) == ("cf/hapyy", "mislabelled")
     assert "(did you mean 'happy'" in hapyy.message
-    assert "2 clips without an emotion, taken for general speech" in hapyy.message
-    assert "call the folder general" in hapyy.message
+    assert "2 clips without an emotion count as general speech" in hapyy.message
+    assert "rename the folder general" in hapyy.message
     assert "add 'hapyy' to `emotions`" in hapyy.message
     assert (amused.where, "1 clip without" in amused.message) == ("cf/amused", True)
     assert told(tmp_path / "cf", "amused", "hapyy") == []

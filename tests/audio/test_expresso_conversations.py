@@ -93,7 +93,7 @@ def test_a_conversation_is_never_torn_between_splits(corpus: Path) -> None:
     ("spoil", "where", "kind", "told"),
     [
         ("no voice activity", "conversational", "missing-file", "2 conversations are left out"),
-        ("not listed", "ex01-ex02_default_001.wav", "bad-segment", "nobody knows who speaks when"),
+        ("not listed", "ex01-ex02_default_001.wav", "bad-segment", "it isn't known who speaks when"),
         ("bad line", "VAD_segments.txt:3", "bad-row", "(start, end)"),
         ("name", "ex1_default.wav", "bad-row", "isn't that of a conversation"),
         ("style", "ex01-ex02_gloomy_001.wav", "unknown-emotion", "no style 'gloomy'"),

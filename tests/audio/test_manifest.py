@@ -120,7 +120,11 @@ _BAD_ROWS: list[tuple[str, object, list[tuple[str, str]]]] = [
     ("no such turn", {"id": "x", "audio": "a.wav", "context": ["okk"]}, [("bad-context", "did you mean 'ok'")]),
     ("a turn twice", {"id": "x", "audio": "a.wav", "context": ["ok", "ok"]}, [("bad-context", "twice")]),
     ("corpora mixed", {"id": "x", "audio": "a.wav", "corpus": "b", "context": ["ok"]}, [("bad-context", "corpus 'c'")]),
-    ("nobody's text", {"id": "x", "audio": "a.wav", "transcribed_by": "m"}, [("bad-row", "a text that isn't there")]),
+    (
+        "nobody's text",
+        {"id": "x", "audio": "a.wav", "transcribed_by": "m"},
+        [("bad-row", "names who wrote the text, but there is none")],
+    ),
     ("too strong", {"id": "x", "audio": "a.wav", "emotion": "sad", "intensity": 2}, [("bad-row", "up to 1")]),
     ("no strength", {"id": "x", "audio": "a.wav", "emotion": "sad", "intensity": 0.0}, [("bad-row", "above 0")]),
     ("NaN strength", {"id": "x", "audio": "a.wav", "emotion": "sad", "intensity": math.nan}, [("bad-row", "above 0")]),

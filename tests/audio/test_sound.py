@@ -165,7 +165,7 @@ def test_other_formats_are_not_written(tmp_path: Path, name: str) -> None:
 def test_a_damaged_mp3_is_called_damaged(tmp_path: Path, content: bytes) -> None:
     """libsndfile says of it that it doesn't exist or isn't a regular file."""
     (tmp_path / "a.mp3").write_bytes(content)
-    with pytest.raises(SoundError, match=r"a\.mp3: can't be decoded \(it is damaged, or no sound\)") as caught:
+    with pytest.raises(SoundError, match=r"a\.mp3: can't be decoded \(it is damaged, or not a sound\)") as caught:
         read_sound(tmp_path / "a.mp3", 8_000)
     assert caught.value.kind == "unreadable"
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from code_signals import RATE, hiss, make_clips, manifest, vowel
 
-from affetto import remembered
+from affetto import file_hashes
 from affetto.audio.sound import read_sound, write_sound
 from affetto.codes import prepare as stage
 from affetto.codes.cache import CodeCache
@@ -99,7 +99,7 @@ def test_second_run_does_no_coding(
     coded.clear()
     checked: list[int] = []
     monkeypatch.setattr(stage, "check_clips", lambda clips, **_: checked.append(len(clips)) or [])
-    monkeypatch.setattr(remembered, "hash_file", lambda _path: pytest.fail("hashes are remembered"))
+    monkeypatch.setattr(file_hashes, "hash_file", lambda _path: pytest.fail("hashes are remembered"))
     second = prepare([source], codec_folder, emotions=EMOTIONS)
     assert coded == []
     assert checked == [0]
@@ -173,7 +173,7 @@ def test_no_clip_of_what_is_wanted_is_no_empty_table(
     data: Callable[..., Path], sounds: Path, codec_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = data(make_clips(sounds, 2, emotion="sad"))
-    with pytest.raises(DataError, match="is of the emotions that are wanted, or general speech"):
+    with pytest.raises(DataError, match="has one of the wanted emotions or is general speech"):
         prepare([source], codec_folder, emotions=EMOTIONS, only=["happy"])
     assert capsys.readouterr().err == ""
 

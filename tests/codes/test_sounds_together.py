@@ -141,7 +141,7 @@ def test_a_number_may_be_used_again() -> None:
     ("wrong", "message"),
     [
         ({0: 1}, "no codes for sound 1: all"),
-        ({0: 1, 1: 2}, "as many frames each, not .1, 2."),
+        ({0: 1, 1: 2}, "the same number of frames, not .1, 2."),
         ({0: 1, 2: 1}, "no codes for sound 1: all"),
         ({}, "no codes for sound 0, 1: all"),
     ],

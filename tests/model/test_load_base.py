@@ -220,7 +220,7 @@ def test_the_config_of_another_kind_is_told_by_base_codec_and_plan(tmp_path: Pat
         ):
             ask(str(folder))
     with pytest.raises(
-        BaseModelError, match=r"config\.json: the codec that it has is not one of model_type 'moshi'.*copy"
+        BaseModelError, match=r"config\.json: its codec is that of another kind .* than model_type 'moshi'.*copy"
     ):
         load_codec(folder)
     _change_config(folder, model_type="llama")

@@ -1,4 +1,4 @@
-"""Files with two channels: two speakers of a dialogue, one each, or one sound that was recorded twice."""
+"""Two-channel files: either each channel is one speaker of a dialogue, or both hold the same sound."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from affetto.types import Clip
 _RATE, _FRAME = 8000, 640
 """Hz, and samples of 80 ms."""
 SAME_SOUND = 0.9
-"""Correlation of the channels' levels, frame by frame, from which on they are one sound. Speakers who take turns are
-below 0; the two channels of one recording of one speaker are above 0.99 even where their phases differ."""
+"""Channels whose frame levels correlate at least this much are the same sound. Speakers who take turns are below 0;
+two channels of one speaker's recording are above 0.99 even if their phases differ."""
 
 
 def channel_use(clip: Clip) -> Literal["one", "same", "two"]:
     """What the channels of a clip's file are: `two` speakers, the `same` sound twice, or `one` sound.
 
-    More channels than two are taken for one sound, as is a channel that the clip names. Raises `SoundError` as
+    Files with more than two channels, and clips that name a channel, count as one sound. Raises `SoundError` as
     `read_sound` does.
     """
     if clip.channel is not None or sound_info(clip.audio).channels != 2:
@@ -32,7 +32,7 @@ def channel_use(clip: Clip) -> Literal["one", "same", "two"]:
 
 
 def is_same_sound(first_N: NDArray[np.floating], second_N: NDArray[np.floating]) -> bool:
-    """Whether two channels at 8 kHz rise and fall together; a channel of constant level is a silent speaker's."""
+    """Whether two channels at 8 kHz rise and fall together; a channel of constant level counts as a silent speaker."""
     levels = [_levels(sound_N) for sound_N in (first_N, second_N)]
     if min(len(levels[0]), len(levels[1])) < 2 or min(level.std() for level in levels) < 1e-9:
         return False

@@ -1,4 +1,4 @@
-"""Checks that open every sound file once and report everything that is wrong, all at once."""
+"""Checks that open every sound file once and report all problems together."""
 
 from __future__ import annotations
 
@@ -21,23 +21,24 @@ SILENT_PEAK = 10 ** (-60 / 20)
 """-60 dBFS. The quietest peak of 361 RAVDESS clips is at -39 dBFS."""
 FULL_SCALE = 0.99
 CLIPPED_SHARE = 0.001
-"""Share of samples within 1 % of full scale. Undistorted speech meets its own maximum a few times a clip: of 471
-RAVDESS and LJSpeech clips, most of them peak-normalised, the worst has 0.00008. Cut off peaks come in runs."""
+"""Share of samples within 1 % of full scale. Undistorted speech reaches its maximum a few times per clip: of 471
+RAVDESS and LJSpeech clips, most of them peak-normalised, the worst has 0.00008. Cut-off peaks come in runs."""
 MIN_CHARS_PER_S = 1.0
 MAX_CHARS_PER_S = 40.0
-"""Read English has 10 to 20 characters a second (LJSpeech 7 to 18, RAVDESS 5 to 9): beyond these it's another text."""
+"""Read English has 10 to 20 characters a second (LJSpeech 7 to 18, RAVDESS 5 to 9); outside these limits the text is
+another clip's."""
 _BLOCK_FRAMES = 1 << 18
 
 
 @dataclass(frozen=True)
 class _Levels:
-    """What one pass over the samples found."""
+    """What one pass over the samples measures."""
 
     duration_s: float
     peak: float
-    """Of the mean of the channels, which is what a model hears."""
+    """Peak of the mean of the channels, which is what a model hears."""
     clipped_share: float
-    """Of the samples of all channels."""
+    """Share of the samples of all channels."""
     is_finite: bool
 
 
@@ -51,7 +52,7 @@ def check_clips(
 ) -> list[Problem]:
     """Every problem of every clip, in the order of the clips; `where` is the clip's id.
 
-    `emotions` are the labels that are allowed beside None (general speech); None allows any. `workers` threads open
+    `emotions` are the allowed labels besides None (general speech); None allows any. `workers` threads open
     the files (0: this thread). Kinds: duplicate-id, missing-file, unreadable, empty, bad-segment, not-finite, silent,
     clipped, too-short, too-long, missing-text, wrong-text, unknown-emotion, bad-context. Files are read in blocks, so
     memory doesn't grow with their length. Nothing is raised for a bad clip.
@@ -62,10 +63,10 @@ def check_clips(
 
     if workers > 0:
         with ThreadPoolExecutor(workers) as pool:
-            found = list(pool.map(check, clips))
+            by_clip = list(pool.map(check, clips))
     else:
-        found = [check(clip) for clip in clips]
-    problems = list(chain.from_iterable(found))
+        by_clip = [check(clip) for clip in clips]
+    problems = list(chain.from_iterable(by_clip))
     counts = Counter(clip.id for clip in clips)
     for name, count in counts.items():
         if count > 1:
@@ -78,7 +79,7 @@ def check_clips(
 
 
 def good_clips(clips: Iterable[Clip], problems: Iterable[Problem]) -> list[Clip]:
-    """The clips that no problem names, in their order."""
+    """The clips without a problem, in their order."""
     bad = {problem.where for problem in problems}
     return [clip for clip in clips if clip.id not in bad]
 
@@ -86,31 +87,31 @@ def good_clips(clips: Iterable[Clip], problems: Iterable[Problem]) -> list[Clip]
 def problem_table(problems: Sequence[Problem], noun: str = "problems") -> Table:
     """A rich table of all problems; the title calls them `noun`, the caption counts them by kind."""
     counts = Counter(problem.kind for problem in problems)
-    told = ", ".join(f"{count} {kind}" for kind, count in counts.most_common())
-    table = Table("where", "kind", "what to do", title=f"{len(problems)} {noun}", caption=Text(told))
+    summary = ", ".join(f"{count} {kind}" for kind, count in counts.most_common())
+    table = Table("where", "kind", "what to do", title=f"{len(problems)} {noun}", caption=Text(summary))
     for problem in problems:
         table.add_row(Text(problem.where, overflow="fold"), Text(problem.kind), Text(problem.message, overflow="fold"))
     return table
 
 
 def _check_clip(clip: Clip, emotions: Collection[str] | None, min_s: float, max_s: float) -> list[Problem]:
-    said: list[tuple[str, str]] = []
+    problems: list[tuple[str, str]] = []
     duration_s: float | None = None
     try:
         levels = _levels(clip)
     except SoundError as error:
-        said.append((error.kind, str(error)))
+        problems.append((error.kind, str(error)))
     else:
         duration_s = levels.duration_s
-        said += _sound_problems(levels, min_s, max_s)
-    said += _text_problems(clip.text, duration_s)
+        problems += _sound_problems(levels, min_s, max_s)
+    problems += _text_problems(clip.text, duration_s)
     if clip.emotion is not None and emotions is not None and clip.emotion not in emotions:
         message = (
             f"emotion {clip.emotion!r} isn't known{did_you_mean(clip.emotion, emotions)}; mend the label, or add it to "
-            "`emotions` in the configuration. Known are those there and those of published corpora (docs/data.md)"
+            "`emotions` in the configuration. Known labels are those and those of published corpora (docs/data.md)"
         )
-        said.append(("unknown-emotion", message))
-    return [Problem(clip.id, kind, message) for kind, message in said]
+        problems.append(("unknown-emotion", message))
+    return [Problem(clip.id, kind, message) for kind, message in problems]
 
 
 def _levels(clip: Clip) -> _Levels:
@@ -134,26 +135,26 @@ def _levels(clip: Clip) -> _Levels:
 
 
 def _sound_problems(levels: _Levels, min_s: float, max_s: float) -> list[tuple[str, str]]:
-    said = []
+    problems = []
     if not levels.is_finite:
-        said.append(("not-finite", "samples are NaN or infinite; render the file again, or leave it out"))
+        problems.append(("not-finite", "samples are NaN or infinite; render the file again, or leave it out"))
     elif levels.peak < SILENT_PEAK:
         peak_db = f"{20 * np.log10(levels.peak):.0f} dBFS" if levels.peak > 0 else "zero"
-        said.append(("silent", f"peak is {peak_db}, under -60 dBFS; record it again, or leave it out"))
+        problems.append(("silent", f"peak is {peak_db}, under -60 dBFS; record it again, or leave it out"))
     if levels.clipped_share >= CLIPPED_SHARE:
         message = f"{levels.clipped_share:.1%} of the samples are at full scale; record it again at a lower level"
-        said.append(("clipped", message))
+        problems.append(("clipped", message))
     if levels.duration_s < min_s:
-        said.append(("too-short", f"lasts {levels.duration_s:.2f} s, shortest allowed is {min_s:g} s"))
+        problems.append(("too-short", f"lasts {levels.duration_s:.2f} s, the shortest allowed is {min_s:g} s"))
     if levels.duration_s > max_s:
-        message = f"lasts {levels.duration_s:.1f} s, longest allowed is {max_s:g} s; cut it with start_s and end_s"
-        said.append(("too-long", message))
-    return said
+        message = f"lasts {levels.duration_s:.1f} s, the longest allowed is {max_s:g} s; cut it with start_s and end_s"
+        problems.append(("too-long", message))
+    return problems
 
 
 def _text_problems(text: str | None, duration_s: float | None) -> list[tuple[str, str]]:
     if text is None or not text.strip():
-        message = "nobody wrote down what is said; add the text (`affetto data transcribe`), or use it for scoring only"
+        message = "the clip has no text; add it (`affetto data transcribe`), or use the clip for scoring only"
         return [("missing-text", message)]
     if not any(letter.isalpha() for letter in text):
         return [("wrong-text", f"text {text!r} has no letters; write numbers and signs as words")]

@@ -1,7 +1,7 @@
-"""Which column of somebody's table says what: sound, text, emotion, speaker, …
+"""Which column of a table holds what: sound, text, emotion, speaker, …
 
 `COLUMNS` lists the names that NeMo's manifests, Common Voice, LJSpeech's and AudioFolder's `metadata.csv`, DeepSpeech
-and data sets on the Hugging Face hub use. Names are compared without case; the first in a list wins.
+and data sets on the Hugging Face hub use. Case doesn't matter; the first name in a list wins.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "end_s": ("end_s", "end_time"),
     "duration_s": ("duration_s", "duration"),
 }  # fmt: skip
-"""By field. `duration_s` counts only beside a start: alone it repeats what the file says."""
+"""Column names by field. `duration_s` counts only together with a start: alone it repeats what the file says."""
 _ALIKE = 0.75
-"""Likeness (difflib's ratio) from which an unread column is taken for a misspelt one."""
+"""difflib's ratio from which an unread column counts as a misspelt name."""
 
 
 @dataclass(frozen=True)
 class Columns:
-    """The column of each field; fields that no column says are absent."""
+    """The column of each field; fields without a column are absent."""
 
     names: Mapping[str, str]
 
@@ -45,64 +45,65 @@ class Columns:
         return field in self.names
 
     def value(self, row: Mapping[str, object], field: str) -> object:
-        """What `row` says of `field`; None where it says nothing."""
+        """The value of `field` in `row`; None if it has none."""
         return row.get(self.names[field]) if field in self.names else None
 
     def text(self, row: Mapping[str, object], field: str) -> str | None:
-        """The same as words; None where there are none."""
+        """The same as stripped text; None if it is empty."""
         value = self.value(row, field)
         return None if value is None else (str(value).strip() or None)
 
 
 def choose_columns(present: Iterable[str], wanted: Mapping[str, str] | None = None, where: str = "") -> Columns:
-    """The columns of a table, by `wanted` (field → column; "" leaves the field out) and else by their names.
+    """The columns of a table: those in `wanted` (field → column; "" leaves the field out), the others by their names.
 
-    Raises `DataError` where a wanted column isn't there, or nothing names the sound.
+    Raises `DataError` if a wanted column is missing, or no column names the sound.
     """
-    known = {name.casefold(): name for name in reversed(list(present))}
+    by_casefold = {name.casefold(): name for name in reversed(list(present))}
     chosen: dict[str, str] = {}
     unwanted = {field for field, name in (wanted or {}).items() if not name}
     for field, name in (wanted or {}).items():
         if field in unwanted:
             continue
-        if name.casefold() not in known:
-            told = ", ".join(sorted(known.values())) or "none"
-            raise DataError(f"{where}: there is no column {name!r}{did_you_mean(name, known)}; columns are {told}")
-        chosen[field] = known[name.casefold()]
+        if name.casefold() not in by_casefold:
+            listed = ", ".join(sorted(by_casefold.values())) or "none"
+            hint = did_you_mean(name, by_casefold)
+            raise DataError(f"{where}: there is no column {name!r}{hint}; columns are {listed}")
+        chosen[field] = by_casefold[name.casefold()]
     for field, names in COLUMNS.items():
-        found = next((known[name] for name in names if name in known and known[name] not in chosen.values()), None)
-        if field not in chosen and field not in unwanted and found is not None:
-            chosen[field] = found
+        columns = (by_casefold[name] for name in names if name in by_casefold)
+        column = next((column for column in columns if column not in chosen.values()), None)
+        if field not in chosen and field not in unwanted and column is not None:
+            chosen[field] = column
     if "audio" not in chosen:
-        told = ", ".join(sorted(known.values())) or "none"
+        listed = ", ".join(sorted(by_casefold.values())) or "none"
         raise DataError(
-            f"{where}: no column names the sound; columns are {told}. One of them must be called "
+            f"{where}: no column names the sound; columns are {listed}. One of them must be called "
             f"{', '.join(COLUMNS['audio'])}"
         )
     return Columns(chosen)
 
 
 def names_sound(present: Iterable[str]) -> bool:
-    """Whether one of the names is known to be of sounds."""
+    """Whether one of the names is a known name of the sound's column."""
     return not {name.casefold() for name in present}.isdisjoint(COLUMNS["audio"])
 
 
 def misspelt(present: Iterable[str], columns: Columns) -> list[str]:
-    """What to say of columns that aren't read and look like a known name of a field that no column says."""
+    """A message for each unread column that looks like a misspelt name of a field without a column."""
     open_names = [name for field, names in COLUMNS.items() if field not in columns for name in names]
-    told = []
+    messages = []
     for name in present:
         near = difflib.get_close_matches(name.casefold(), open_names, n=1, cutoff=_ALIKE)
         if name not in columns.names.values() and near:
-            told.append(f"column {name!r} isn't read (did you mean {near[0]!r}?)")
-    return told
+            messages.append(f"column {name!r} isn't read (did you mean {near[0]!r}?)")
+    return messages
 
 
 def label_of(value: object, names: Mapping[str, str], classes: Collection[str] = ()) -> str | None:
-    """An emotion as affetto writes it: a class's number becomes its name, and known words (`names`) affetto's.
+    """An emotion as affetto writes it: a class number becomes the class's name, a word in `names` affetto's name.
 
-    None where there is no label (empty, or -1, which stands for none in numbered classes). Raises `DataError` for a
-    number that no class has.
+    None if there is no label (empty, or -1 among numbered classes). Raises `DataError` for a number without a class.
     """
     if value is None or (isinstance(value, str) and not value.strip()):
         return None
@@ -112,7 +113,7 @@ def label_of(value: object, names: Mapping[str, str], classes: Collection[str] =
         if number == -1 and listed:
             return None
         if not 0 <= number < len(listed):
-            told = f"classes are {', '.join(listed)}" if listed else "numbers need names: labels=neutral,happy,…"
-            raise DataError(f"emotion {word} is a number without a name; {told}")
+            hint = f"classes are {', '.join(listed)}" if listed else "numbers need names: labels=neutral,happy,…"
+            raise DataError(f"emotion {word} is a number without a name; {hint}")
         word = listed[number]
     return names.get(word.casefold(), word)

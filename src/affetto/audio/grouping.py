@@ -1,4 +1,4 @@
-"""What must stay together, and which splits it may go to."""
+"""Groups of clips that must stay together, and the splits that each may go to."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ class Group:
     """Clips that can't be separated."""
 
     name: str
-    """The smallest of its keys: doesn't depend on the order of the clips."""
+    """The smallest of its keys, which doesn't depend on the order of the clips."""
     clips: tuple[Clip, ...]
     counts: Mapping[str, int]
-    """Clips per stratum: per emotion, "" for general speech."""
+    """Number of clips per stratum, which is an emotion or "" for general speech."""
     allowed: frozenset[str] | None = None
-    """Splits that the group may go to, where that is decided already."""
+    """Splits that the group may go to, if that is already decided."""
 
 
 def connected(clips: Sequence[Clip], keys: Callable[[Clip], Iterable[str]]) -> list[Group]:
-    """Groups of clips that share a key, directly or through others; every clip needs a key."""
+    """Groups of clips that share a key, directly or through other clips; every clip needs a key."""
     links: dict[str, str] = {}
 
     def root(key: str) -> str:
@@ -36,17 +36,17 @@ def connected(clips: Sequence[Clip], keys: Callable[[Clip], Iterable[str]]) -> l
             key = links[key]
         return key
 
-    owned = {clip.id: list(keys(clip)) for clip in clips}
-    for first, *others in owned.values():
+    clip_keys = {clip.id: list(keys(clip)) for clip in clips}
+    for first, *others in clip_keys.values():
         for other in others:
-            one, two = sorted((root(first), root(other)))
-            links[two] = one
-    members: dict[str, list[Clip]] = {}
+            smaller, larger = sorted((root(first), root(other)))
+            links[larger] = smaller
+    by_root: dict[str, list[Clip]] = {}
     for clip in clips:
-        members.setdefault(root(owned[clip.id][0]), []).append(clip)
+        by_root.setdefault(root(clip_keys[clip.id][0]), []).append(clip)
     return [
-        Group(name, tuple(inside), Counter(clip.emotion or "" for clip in inside))
-        for name, inside in sorted(members.items())
+        Group(name, tuple(members), Counter(clip.emotion or "" for clip in members))
+        for name, members in sorted(by_root.items())
     ]
 
 
@@ -56,8 +56,8 @@ def allocate(
     """Allowed splits by group name, so that each stratum has about `shares` of its clips in each split.
 
     The first split of `shares` takes what the others leave. A stratum with fewer groups than splits gives the first
-    split its largest group; the rest is allowed to all other splits alike. A group that is alone in all its strata gets
-    `single`. Several orders are tried, because the strata share groups; the one that leaves the fewest gaps wins.
+    split its largest group; the rest may go to any other split. A group that is alone in all its strata gets `single`.
+    Several orders are tried, because strata share groups; the one with the fewest gaps wins.
     """
     best: dict[str, frozenset[str]] = {}
     fewest = -1
@@ -90,7 +90,7 @@ def _allocate_once(
 
 
 def _share_scarce(members: list[Group], stratum: str, plan: dict[str, frozenset[str]], splits: list[str]) -> None:
-    """One group for the first split, the others for whoever of the rest gets them."""
+    """Gives one group to the first split; the others may go to any other split."""
     free = [group for group in members if group.name not in plan]
     has_first = any(plan.get(group.name) == frozenset(splits[:1]) for group in members)
     if free and not has_first:
@@ -139,7 +139,7 @@ def _strata(groups: Iterable[Group]) -> dict[str, list[Group]]:
 
 
 def _count_gaps(groups: Sequence[Group], plan: Mapping[str, frozenset[str]], shares: Mapping[str, float]) -> int:
-    """Splits that a stratum lacks although it has groups enough."""
+    """Number of splits that a stratum lacks although it has enough groups."""
     return sum(
         not _has(members, plan, split)
         for members in _strata(groups).values()
@@ -149,5 +149,5 @@ def _count_gaps(groups: Sequence[Group], plan: Mapping[str, frozenset[str]], sha
 
 
 def first_split(splits: Iterable[str]) -> str:
-    """The one that comes first in `SPLITS`."""
+    """The split that comes first in `SPLITS`."""
     return min(splits, key=SPLITS.index)

@@ -1,8 +1,8 @@
 """Emotion labels of the corpora, one literal table each: the same letters mean different things in different corpora.
 
-Keys are the corpus's own codes, values are affetto's names: `affetto.types.EMOTIONS`, `disgusted`, and a corpus's own
-word where there is no equal (`calm` isn't `neutral`, `sleepy` isn't `sad`). `other` is a label without a use: no
-agreement, unknown. `WEAK` holds stretched readings; they apply only when asked for. Sources: the corpora's papers and
+Keys are the corpus's own codes, values are affetto's names: `affetto.types.EMOTIONS`, `disgusted`, and the corpus's
+word if none of these fits (`calm` isn't `neutral`, `sleepy` isn't `sad`). `other` is a label without a use: no
+agreement, unknown. `WEAK` holds approximate readings, which apply only on request. Sources: the corpora's papers and
 READMEs; for IEMOCAP the four-class convention, which counts excitement as happy.
 """
 
@@ -75,26 +75,26 @@ LABELS: dict[str, dict[str, str]] = {
 }  # fmt: skip
 
 KNOWN_LABELS = frozenset(name for table in LABELS.values() for name in table.values())
-"""Labels that corpora bring along, affetto's own among them; clips with one that nobody trains are simply not used."""
+"""The labels of all corpora, including affetto's own; clips with a label that isn't trained are simply not used."""
 
 INTENSITIES: dict[str, dict[str, float | None]] = {
     "ravdess": {"01": 0.6, "02": 1.0},  # fourth number: normal, strong
     "crema-d": {"LO": 0.4, "MD": 0.7, "HI": 1.0, "XX": None, "X": None},  # fourth field: low, medium, high, unspecified
 }
-"""How strongly a clip is acted, by the corpus's own code. The authors give an order and no distances: those are ours
+"""How strongly a clip is acted, by the corpus's own code. The authors give only an order; the numbers are ours
 (docs/data.md)."""
 
 WEAK: dict[str, dict[str, str]] = {
     "emov-db": {"Amused": "happy"},
     "jl-corpus": {"anxious": "fearful"},
 }
-"""Readings that stretch a label; off unless `emotion_of(..., use_weak=True)`."""
+"""Approximate readings of a label; used only by `emotion_of(..., use_weak=True)`."""
 
 _SAVEE = re.compile(r"(?:(?:DC|JE|JK|KL)_)?(?P<code>sa|su|a|d|f|h|n)\d\d")
 
 
 def emotion_of(corpus: str, code: str, *, use_weak: bool = False) -> str:
-    """affetto's name of `code` in `corpus`. Raises `DataError` for corpora and codes that have no entry."""
+    """affetto's name for `code` in `corpus`. Raises `DataError` for corpora and codes without an entry."""
     if corpus not in LABELS:
         known = ", ".join(sorted(LABELS))
         raise DataError(f"no label table for corpus {corpus!r}{did_you_mean(corpus, LABELS)}; there are {known}")

@@ -5,10 +5,10 @@
      "transcribed_by": "openai/whisper-base.en@911407f"}
 
 Only `id` and `audio` are required. Without `text` a clip can be scored but not trained on; `transcribed_by` marks a
-text that a model wrote (`affetto data transcribe`); `channel`, counted from 1, is that of a file in which each speaker
-has one; `intensity` says how strongly an emotion is acted, above 0 and up to 1, which stands where there is none;
-without `emotion` it is general speech; `speaker` is "0" (CSM's first speaker number), `corpus` is the manifest's folder
-name, `split` is left to `affetto.audio.splits`. null means absent.
+text that a model wrote (`affetto data transcribe`); `channel`, counted from 1, picks the speaker's channel of a file
+with one per speaker; `intensity`, above 0 and up to 1, says how strongly the emotion is acted; without `emotion` the
+clip is general speech. Defaults: `intensity` 1, `speaker` "0" (CSM's first speaker number), `corpus` the manifest's
+folder name; `split` is left to `affetto.audio.splits`. null means absent.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ _REQUIRED = ("id", "audio")
 _STRINGS = ("id", "audio", "text", "emotion", "speaker", "corpus", "split", "transcribed_by")
 _TIMES = ("start_s", "end_s")
 _OPTIONAL = (*_TIMES, "transcribed_by", "channel", "intensity")
-"""Keys that are written only where there is something to say."""
+"""Keys that are written only if they have a value."""
 
 
 def read_manifest(path: Path) -> tuple[list[Clip], list[Problem]]:
     """The good clips in file order, and every problem of every bad row (`where` is `manifest.jsonl:LINE`).
 
-    A row is left out when anything about it is wrong, or when one of its context turns is left out.
-    Raises `DataError` where the manifest itself can't be read.
+    A row is left out if anything about it is wrong, or if one of its context turns is left out.
+    Raises `DataError` if the manifest itself can't be read.
     """
     try:
         content = path.read_bytes()
@@ -53,19 +53,19 @@ def read_manifest(path: Path) -> tuple[list[Clip], list[Problem]]:
         if not line.strip():
             continue
         where = f"{path.name}:{number}"
-        row, found = _parse(line, where)
+        row, row_problems = _parse(line, where)
         if row is None:
-            problems += found
+            problems += row_problems
             continue
-        found += _row_problems(row, where)
+        row_problems += _row_problems(row, where)
         name = row.get("id")
         if isinstance(name, str) and name in lines:
             message = f"id {name!r} is already used in line {lines[name]}; give each clip its own id"
-            found.append(Problem(where, "duplicate-id", message))
+            row_problems.append(Problem(where, "duplicate-id", message))
         elif isinstance(name, str):
             lines[name] = number
-        if found:
-            problems += found
+        if row_problems:
+            problems += row_problems
         else:
             clips[row["id"]] = _clip(row, path)
     for name, message in broken_context(clips).items():
@@ -75,9 +75,9 @@ def read_manifest(path: Path) -> tuple[list[Clip], list[Problem]]:
 
 
 def write_manifest(path: Path, clips: Sequence[Clip]) -> None:
-    """Write clips so that `read_manifest` gives the same ones back; atomic.
+    """Write clips atomically, so that `read_manifest` returns the same clips.
 
-    Paths become relative to the manifest's folder. Raises `DataError` for what couldn't be read back.
+    Paths become relative to the manifest's folder. Raises `DataError` for clips that couldn't be read back.
     """
     by_id: dict[str, Clip] = {}
     problems = []
@@ -88,13 +88,13 @@ def write_manifest(path: Path, clips: Sequence[Clip]) -> None:
         problems += _row_problems(_row(clip, path), clip.id)
     problems += [Problem(name, "bad-context", message) for name, message in broken_context(by_id).items()]
     if problems:
-        told = "; ".join(f"{problem.where}: {problem.message}" for problem in problems[:10])
-        raise DataError(f"{path}: not written, {counted(len(problems), 'problem')}: {told}")
+        listed = "; ".join(f"{problem.where}: {problem.message}" for problem in problems[:10])
+        raise DataError(f"{path}: not written, {counted(len(problems), 'problem')}: {listed}")
     write_text(path, "".join(_line(_row(clip, path)) + "\n" for clip in clips))
 
 
 def broken_context(clips: Mapping[str, Clip], bad: Collection[str] = ()) -> dict[str, str]:
-    """Clips of `clips` (by id) that can't be used because of their context, with the reason.
+    """The ids in `clips` that can't be used because of their context, each with the reason.
 
     A context turn must be another clip of the same corpus, not itself broken or among the `bad` ids.
     """
@@ -120,8 +120,8 @@ def _context_message(clip: Clip, clips: Mapping[str, Clip], unusable: Collection
         if turn in unusable:
             return f"context turn {turn!r} has problems of its own; mend it first"
         if clips[turn].corpus != clip.corpus:
-            other, own = clips[turn].corpus, clip.corpus
-            return f"context turn {turn!r} is from corpus {other!r}, the clip from {own!r}; context stays in its corpus"
+            theirs, own = clips[turn].corpus, clip.corpus
+            return f"context turn {turn!r} is from corpus {theirs!r}, the clip from {own!r}; name turns of its corpus"
         if clip.id in clips[turn].context:
             return f"{clip.id!r} and {turn!r} name each other as context; only earlier turns are context"
     if len(set(clip.context)) < len(clip.context):
@@ -147,27 +147,27 @@ def _parse(line: bytes, where: str) -> tuple[dict[str, Any] | None, list[Problem
 
 
 def _row_problems(row: Mapping[str, Any], where: str) -> list[Problem]:
-    said = [f"unknown key {key!r}{did_you_mean(key, KEYS)}" for key in row if key not in KEYS]
-    said += [f"{key!r} is missing; every clip needs it" for key in _REQUIRED if row.get(key) in (None, "")]
+    messages = [f"unknown key {key!r}{did_you_mean(key, KEYS)}" for key in row if key not in KEYS]
+    messages += [f"{key!r} is missing; every clip needs it" for key in _REQUIRED if row.get(key) in (None, "")]
     for key in _STRINGS:
         value = row.get(key)
         if value is not None and not isinstance(value, str):
-            said.append(f"{key!r} must be a string, got {value!r}")
+            messages.append(f"{key!r} must be a string, got {value!r}")
         elif value is not None and "\0" in value:
-            said.append(f"{key!r} contains a NUL character")
+            messages.append(f"{key!r} contains a NUL character")
         elif value == "" and key in ("speaker", "corpus", "emotion", "transcribed_by"):
-            said.append(f"{key!r} is an empty string; leave the key out or give a name")
+            messages.append(f"{key!r} is an empty string; leave the key out or give a name")
     if row.get("transcribed_by") and not row.get("text"):
-        said.append("'transcribed_by' says who wrote a text that isn't there; leave both out, or neither")
+        messages.append("'transcribed_by' names who wrote the text, but there is none; give both, or neither")
     split, context, channel = row.get("split"), row.get("context"), row.get("channel")
     if channel is not None and (type(channel) is not int or channel < 1):
-        said.append(f"'channel' must be a whole number from 1, got {channel!r}")
-    said += _intensity_problems(row)
+        messages.append(f"'channel' must be a whole number from 1, got {channel!r}")
+    messages += _intensity_problems(row)
     if isinstance(split, str) and split not in SPLITS:
-        said.append(f"unknown split {split!r}{did_you_mean(split, SPLITS)}; splits are {', '.join(SPLITS)}")
+        messages.append(f"unknown split {split!r}{did_you_mean(split, SPLITS)}; splits are {', '.join(SPLITS)}")
     if context is not None and not (isinstance(context, list) and all(isinstance(turn, str) for turn in context)):
-        said.append(f"'context' must be a list of clip ids, got {context!r}")
-    return [Problem(where, "bad-row", message) for message in said] + _segment_problems(row, where)
+        messages.append(f"'context' must be a list of clip ids, got {context!r}")
+    return [Problem(where, "bad-row", message) for message in messages] + _segment_problems(row, where)
 
 
 def _intensity_problems(row: Mapping[str, Any]) -> list[str]:
@@ -177,7 +177,7 @@ def _intensity_problems(row: Mapping[str, Any]) -> list[str]:
     if type(intensity) not in (int, float) or not 0.0 < intensity <= 1.0:
         return [f"'intensity' must be above 0 and up to 1 (as strong as it is acted), got {intensity!r}"]
     if row.get("emotion") is None:
-        return ["'intensity' is of an emotion, and the row has none; add it, or leave the intensity out"]
+        return ["'intensity' needs an emotion, and the row has none; add it, or leave the intensity out"]
     return []
 
 

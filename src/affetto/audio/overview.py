@@ -1,4 +1,4 @@
-"""What a set of clips holds, and what of it is doubtful: the verbs of `affetto data`."""
+"""What a set of clips contains, and which of it is doubtful: the verbs of `affetto data`."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ from affetto.types import SPLITS, Clip, Problem
 
 @dataclass(frozen=True)
 class Examined:
-    """Clips and everything that was found wrong or doubtful about them."""
+    """Clips and everything that is wrong or doubtful about them."""
 
     clips: tuple[Clip, ...]
-    """The good ones, with their splits."""
+    """The good clips, with their splits."""
     problems: tuple[Problem, ...]
-    """What costs a clip."""
+    """Problems that exclude a clip."""
     leaks: tuple[Problem, ...]
-    """What splits share that were given with the clips: evaluation on them would measure memory."""
+    """What the splits given with the clips share: evaluation on them would measure memory."""
     doubts: tuple[Problem, ...]
-    """Clips that are kept: splits that can't be kept apart or filled, and what `affetto.audio.doubts` finds."""
+    """Problems that exclude no clip: splits that can't be kept apart or filled, and `affetto.audio.doubts`."""
 
 
 def sounds_beside(manifest: Path) -> Path:
-    """Where sounds go that came inside a data set's rows: `NAME_sounds` beside `NAME.jsonl`."""
+    """The folder for sounds that come inside a data set's rows: `NAME_sounds` beside `NAME.jsonl`."""
     return manifest.absolute().with_name(f"{manifest.stem}_sounds")
 
 
 def import_clips(
     sources: Sequence[Path], manifest: Path, emotions: Collection[str]
 ) -> tuple[list[Clip], list[Problem]]:
-    """Write the clips of published layouts, folders, tables, data sets or manifests as one manifest.
+    """Write the clips of corpora, folders, tables, data sets or manifests as one manifest.
 
     Sound files stay where they are; sounds inside a data set's rows are written to `sounds_beside`.
     """
@@ -56,7 +56,7 @@ def import_clips(
 def examine(
     sources: Sequence[Path], emotions: Collection[str], *, by_speaker: bool = False, workers: int = 0
 ) -> Examined:
-    """Open every sound, check every row, split: everything that a run on `emotions` would meet, and more, at once."""
+    """Open every sound, check every row and split: reports all that a run on `emotions` would, and more, at once."""
     clips, problems = load_clips(sources, emotions=emotions)
     leaks = overlaps(clips, by_speaker=by_speaker)
     placed, doubts = assign_splits(clips, by_speaker=by_speaker)
@@ -70,14 +70,14 @@ def examine(
     groups = duplicates(good)
     leaks += _shared_sounds(groups, {clip.id: clip.split for clip in clips})
     tempos = odd_tempos(good, seconds)
-    is_told = {doubt.where for doubt in tempos}
-    lengths = [doubt for doubt in odd_durations(good, seconds) if doubt.where not in is_told]
+    has_odd_tempo = {doubt.where for doubt in tempos}
+    lengths = [doubt for doubt in odd_durations(good, seconds) if doubt.where not in has_odd_tempo]
     odd = [*tempos, *lengths, *duplicate_doubts(groups), *balance(good, seconds)]
     return Examined(tuple(good), tuple(problems), tuple(leaks), (*warnings, *doubts, *odd))
 
 
 def _shared_sounds(groups: Iterable[Sequence[Clip]], given: dict[str, str | None]) -> list[Problem]:
-    """Sounds that lie in two of the splits that clips came with."""
+    """Sounds that are in two of the splits that came with the clips."""
     found = []
     for group in groups:
         splits = sorted({split for clip in group if (split := given[clip.id])}, key=SPLITS.index)
@@ -105,7 +105,7 @@ def durations_s(clips: Sequence[Clip]) -> dict[str, float]:
 
 
 def statistics(clips: Sequence[Clip]) -> list[dict[str, Any]]:
-    """A row per emotion (`general` is none): clips, minutes, speakers, texts, clips by intensity and split, seconds."""
+    """One row per emotion (`general`: none): clips, minutes, speakers, texts, clips by intensity and split, seconds."""
     seconds = durations_s(clips)
     rows = []
     for emotion in sorted({clip.emotion or "" for clip in clips}):
@@ -136,7 +136,7 @@ def machine_texts(clips: Iterable[Clip]) -> dict[str, int]:
 
 
 def statistics_table(rows: Sequence[dict[str, Any]]) -> Table:
-    """`statistics` on the terminal."""
+    """`statistics` as a table for the terminal."""
     table = Table(title=f"clips by emotion ({' / '.join(SPLITS)}; shortest, median, longest)", title_justify="left")
     for name in ("emotion", "clips", "min", "speakers", "texts", "splits", "seconds"):
         table.add_column(name, justify="left" if name == "emotion" else "right")
@@ -156,5 +156,5 @@ def statistics_table(rows: Sequence[dict[str, Any]]) -> Table:
 
 def placed(clips: Sequence[Clip], *, by_speaker: bool = False) -> list[Clip]:
     """`clips` with the splits that a run would give them."""
-    found, _ = assign_splits(clips, by_speaker=by_speaker)
-    return found
+    with_splits, _ = assign_splits(clips, by_speaker=by_speaker)
+    return with_splits

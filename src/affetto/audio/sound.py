@@ -1,4 +1,4 @@
-"""Sound files in and out: any format, rate and channel count that libsndfile reads becomes mono float32.
+"""Reading and writing sound files: any format, rate and channel count that libsndfile reads becomes mono float32.
 
 Samples are floats in [-1, 1]; a 16-bit code is a multiple of 1/32768, as in libsndfile.
 """
@@ -43,19 +43,19 @@ SOUND_SUFFIXES = frozenset(
 FOREIGN_SUFFIXES = frozenset({".m4a", ".aac", ".mp4", ".wma", ".webm", ".mkv", ".mov", ".amr"})
 """Recordings that libsndfile can't decode."""
 SEGMENT_TOLERANCE_S = 0.05
-"""A segment may end this far behind its file's last sample: transcripts round."""
+"""A segment may end this far after its file's last sample, because transcripts round."""
 WRITTEN = {".wav": "WAV", ".wave": "WAV", ".flac": "FLAC"}
-"""Formats that sounds are written in, by the ending of the file's name; all in 16 bits."""
+"""Formats that sounds are written in, by file suffix; all in 16 bits."""
 _BAD_FILE = 7
-"""libsndfile's error that a file isn't there or isn't a regular one. Where it is, it means an MP3 that is none."""
+"""libsndfile's error for a missing or irregular file. For a regular file it means an .mp3 that isn't MP3."""
 _UNKNOWN_LENGTH = 0x7FFF_F000
-"""Data sizes from here on are place-holders of programs that wrote to a pipe (ffmpeg, sox)."""
+"""Data sizes from here on are placeholders by programs that wrote to a pipe (ffmpeg, sox)."""
 _POINTER = b"version https://git-lfs.github.com/spec/"
 _CONVERT = "convert it with `ffmpeg -i IN -ac 1 OUT.wav`, or leave it out"
 
 
 class SoundError(DataError):
-    """A sound file can't give its samples; `kind` is one of `affetto.types.Problem`'s kinds."""
+    """A sound file can't be read; `kind` is one of `affetto.types.Problem`'s kinds."""
 
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)
@@ -72,7 +72,7 @@ class SoundInfo:
 
 
 def sound_info(path: Path) -> SoundInfo:
-    """Duration, rate and channels without decoding. Raises `SoundError` where the file can't be opened."""
+    """Duration, rate and channels, without decoding. Raises `SoundError` if the file can't be opened."""
     with open_sound(path) as file:
         return SoundInfo(file.frames / file.samplerate, file.samplerate, file.channels)
 
@@ -81,11 +81,11 @@ def read_sound(
     path: Path, sample_rate: int, *, start_s: float | None = None, end_s: float | None = None,
     channel: int | None = None,
 ) -> NDArray[np.float32]:  # fmt: skip
-    """Mono samples (N,) at `sample_rate` of a file or of its segment; only the segment is decoded.
+    """Mono samples (N,) at `sample_rate` of a file or a segment of it; only the segment is decoded.
 
-    Channels are averaged, unless `channel` (from 1) says which; resampling is soxr's HQ (linear phase). N is the
-    duration times `sample_rate`, rounded. Raises `SoundError` (a `DataError`) where the file is missing, unreadable,
-    empty, cut off or not finite, or the segment isn't inside it, or it has no such channel.
+    Channels are averaged unless `channel` (from 1) picks one; resampling is soxr's HQ (linear phase). N is the
+    duration times `sample_rate`, rounded. Raises `SoundError` (a `DataError`) if the file is missing, unreadable,
+    empty, cut off or not finite, or has no such segment or channel.
     """
     with open_sound(path) as file:
         first, stop = segment_frames(path, file, start_s, end_s)
@@ -108,7 +108,7 @@ def read_clip(clip: Clip, sample_rate: int) -> NDArray[np.float32]:
 
 
 def channel_slice(path: Path, file: soundfile.SoundFile, channel: int | None) -> slice:
-    """Columns of a file's samples that belong to `channel` (from 1; None is all). SoundError where there is none."""
+    """Columns of a file's samples that belong to `channel` (from 1; None is all). SoundError if there is none."""
     if channel is None:
         return slice(None)
     if channel > file.channels:
@@ -119,10 +119,10 @@ def channel_slice(path: Path, file: soundfile.SoundFile, channel: int | None) ->
 
 
 def write_sound(path: Path, samples: NDArray[np.floating], sample_rate: int) -> None:
-    """Write mono samples (N,) as a 16-bit WAV or FLAC, atomically; what is beyond full scale is clipped.
+    """Write mono samples (N,) as a 16-bit WAV or FLAC, atomically; values beyond full scale are clipped.
 
-    Raises `DataError` where samples are NaN or infinite, or aren't one row of floats, where the name ends otherwise
-    (`sound_format`), and where there is no writing or no room.
+    Raises `DataError` if samples are NaN or infinite or aren't a 1-D float array, if the suffix isn't one of `WRITTEN`,
+    and if the file can't be written.
     """
     kind = sound_format(path)
     if samples.ndim != 1 or not np.issubdtype(samples.dtype, np.floating):
@@ -138,7 +138,7 @@ def write_sound(path: Path, samples: NDArray[np.floating], sample_rate: int) -> 
 
 
 def sound_format(path: Path) -> str:
-    """The format that a sound of this name is written in. Raises `DataError` for endings that `WRITTEN` hasn't."""
+    """The format that a sound of this name is written in. Raises `DataError` for suffixes that `WRITTEN` lacks."""
     if path.suffix.lower() not in WRITTEN:
         known = ", ".join(WRITTEN)
         raise DataError(f"{path}: sounds are written as {known}; name it {path.with_suffix('.wav').name}")
@@ -150,7 +150,7 @@ def open_sound(path: Path) -> Iterator[soundfile.SoundFile]:
     """An open sound file that holds samples; decoding errors inside the block become `SoundError`."""
     _require_file(path)
     if _is_pointer(path):
-        message = f"{path}: git-lfs left a pointer in the place of the sound; run `git lfs pull` in its repository"
+        message = f"{path}: git-lfs left a pointer in place of the sound; run `git lfs pull` in its repository"
         raise SoundError("unreadable", message)
     if _is_cut_off(path):
         raise SoundError("unreadable", f"{path}: the file ends before its header says; copy or download it again")
@@ -164,14 +164,14 @@ def open_sound(path: Path) -> Iterator[soundfile.SoundFile]:
     except (soundfile.SoundFileError, OSError, TypeError, ValueError) as error:
         reason = str(getattr(error, "error_string", error)).rstrip(".")
         if getattr(error, "code", None) == _BAD_FILE:
-            reason = "it is damaged, or no sound"
+            reason = "it is damaged, or not a sound"
         raise SoundError("unreadable", f"{path}: can't be decoded ({reason}); {_CONVERT}") from error
 
 
 @contextmanager
 def _undisturbed(path: Path) -> Iterator[Path | BinaryIO]:
-    """What libsndfile shall open. By its name it would take `._a.mp3`, which macOS leaves beside `a.mp3` in archives,
-    for half of the sound, and then fail on an MP3; and names that aren't UTF-8 can't be given to it."""
+    """What libsndfile should open. Given the name `a.mp3` it takes `._a.mp3`, which macOS leaves beside it in archives,
+    for half of the sound, and then fails; and it can't be given names that aren't UTF-8."""
     if path.with_name(f"._{path.name}").is_file() or as_text(path) != str(path):
         with path.open("rb") as file:
             yield file
@@ -182,7 +182,7 @@ def _undisturbed(path: Path) -> Iterator[Path | BinaryIO]:
 def segment_frames(
     path: Path, file: soundfile.SoundFile, start_s: float | None, end_s: float | None
 ) -> tuple[int, int]:
-    """First frame and the one behind the last, at the file's rate; None is the file's start or end."""
+    """The segment's first sample frame and the one after its last; None is the file's start or end."""
     duration_s = file.frames / file.samplerate
     first = round((start_s or 0.0) * file.samplerate)
     stop = file.frames if end_s is None else round(end_s * file.samplerate)
@@ -192,9 +192,11 @@ def segment_frames(
     return first, min(stop, file.frames)
 
 
-def ends_early(path: Path, found_s: float, promised_s: float) -> SoundError:
-    """The error for a stream that decodes to less than its header promised."""
-    message = f"{path}: decodes to {found_s:g} s where its header promises {promised_s:g} s; copy or download it again"
+def ends_early(path: Path, decoded_s: float, promised_s: float) -> SoundError:
+    """The error for a file that decodes to less than its header promises."""
+    message = (
+        f"{path}: decodes to {decoded_s:g} s where its header promises {promised_s:g} s; copy or download it again"
+    )
     return SoundError("unreadable", message)
 
 
@@ -213,13 +215,13 @@ def _require_file(path: Path) -> None:
 
 
 def _is_pointer(path: Path) -> bool:
-    """Whether git-lfs keeps the file's contents elsewhere (CREMA-D is published so)."""
+    """Whether the file is a git-lfs pointer instead of its contents (CREMA-D is published so)."""
     with path.open("rb") as file:
         return file.read(len(_POINTER)) == _POINTER
 
 
 def _is_cut_off(path: Path) -> bool:
-    """Whether a RIFF file's data chunk is longer than the file: libsndfile quietly shortens such files."""
+    """Whether a RIFF file's data chunk is longer than the file; libsndfile quietly shortens such files."""
     size = path.stat().st_size
     with path.open("rb") as file:
         head = file.read(12)

@@ -1,7 +1,7 @@
-"""Train, validation and test without leaks: no text in two splits and, where asked, no speaker in two.
+"""Train, validation and test splits without leaks: no text in two splits and, on request, no speaker in two.
 
 Acted corpora repeat their texts: RAVDESS has 2 sentences, CREMA-D 12, ESD says each of 350 in every emotion. A random
-split of such clips measures memory. Speakers are known by their name alone, so corpora must not share names.
+split of such clips measures memory. Speakers are identified by name alone, so corpora must not share names.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _WHERE = "splits"
 
 
 def normalise_text(text: str) -> str:
-    """The words of a text, so that spelling variants of one sentence are equal: lower case, no punctuation."""
+    """A text in lower case without punctuation, so that spelling variants of one sentence are equal."""
     folded = unicodedata.normalize("NFKC", text).casefold()
     words = re.sub(r"[\W_]+", " ", re.sub(r"['\u2019]", "", folded)).strip()
     return words or folded.strip()
@@ -32,22 +32,22 @@ def normalise_text(text: str) -> str:
 def assign_splits(
     clips: Sequence[Clip], *, seed: int = 0, validation: float = 0.1, test: float = 0.1, by_speaker: bool = False
 ) -> tuple[list[Clip], list[Problem]]:
-    """The clips in their order, each with a split, and what couldn't be kept apart or filled.
+    """The clips in their order, each with a split, and the splits that couldn't be kept apart or filled.
 
     Splits that clips already have stay. `validation` and `test` are shares of the clips of each emotion, general
-    speech (emotion None) being one more; 0 leaves that split out. Context turns go where the clip goes that hears them.
-    The result depends on the clips' contents and `seed` alone, not on their order.
+    speech (emotion None) counting as one; 0 leaves that split out. Context turns go to the split of the clip that hears
+    them. The result depends only on the clips' contents and `seed`, not on their order.
 
-    Few texts: an emotion with two texts trains on one; the other is shared by validation and test, which are then kept
-    apart by speaker (only one speaker: it is all validation). So RAVDESS trains on half of its clips. With one
-    text all is for training. Each of these is reported.
+    Few texts: an emotion with two texts trains on one; validation and test share the other and are kept apart by
+    speaker (with one speaker it is all validation). So RAVDESS trains on half of its clips. With one text all clips
+    are for training. Each of these is reported.
 
-    `by_speaker`: speakers are split like texts, and a clip is used where its speaker's and its text's splits agree.
-    Where speakers say the same texts, the others can't be used without a leak: they keep split None and are counted
-    in a problem. An emotion with two speakers trains on one; validation and test share the other, apart by text. An
+    `by_speaker`: speakers are split like texts, and a clip is used if its speaker's and its text's splits agree. If
+    speakers say the same texts, the other clips can't be used without a leak: they keep split None and are counted in
+    a problem. An emotion with two speakers trains on one; validation and test share the other, kept apart by text. An
     emotion's only speaker, if heard in no other emotion, is split by text alone. Both are reported.
 
-    Problems are about the whole (`where` is "splits"): split-overlap, missing-split, unplaced. Raises `DataError` for
+    Problems concern the whole set (`where` is "splits"): split-overlap, missing-split, unplaced. Raises `DataError` for
     repeated ids and impossible shares.
     """
     shares = _shares(validation, test)
@@ -60,7 +60,7 @@ def assign_splits(
         by_voice = _allowed(clips, _speaker_keys, shares, f"{seed}/speaker", single=_EVERY, narrow=by_text)
     by_text = _allowed(clips, _text_keys, shares, f"{seed}/text", single=frozenset(SPLITS[:1]), narrow=by_voice)
     allowed = {clip.id: by_text[clip.id] & by_voice[clip.id] for clip in clips}
-    # Where training is allowed among others, the text leaks already, and training it is (`first_split`).
+    # A clip that may be in training among others has a text that leaks already: `first_split` puts it there.
     contested = [clip for clip in clips if len(allowed[clip.id]) > 1 and SPLITS[0] not in allowed[clip.id]]
     if contested:
         held = {split: share for split, share in shares.items() if split != SPLITS[0]} or dict.fromkeys(SPLITS[1:], 0.5)
@@ -76,32 +76,33 @@ def assign_splits(
 
 
 def overlaps(placed: Sequence[Clip], *, by_speaker: bool) -> list[Problem]:
-    """Pairs of splits that share texts, and where asked speakers; clips without a split don't count."""
+    """Pairs of splits that share texts, and with `by_speaker` speakers; clips without a split don't count."""
     sets = {split: [clip for clip in placed if clip.split == split] for split in SPLITS}
     problems = []
     for by in ("text", "speaker") if by_speaker else ("text",):
-        for one, two, shared in _shared(sets, by):
+        for first, second, shared in _shared(sets, by):
             listed = ", ".join(repr(value) for value in shared[:3]) + (", …" if len(shared) > 3 else "")
-            message = (
-                f"{one} and {two} share {counted(len(shared), by)} ({listed}): too few {by}s, or the splits were given"
-            )
+            share = f"{first} and {second} share {counted(len(shared), by)} ({listed})"
+            message = f"{share}: there are too few {by}s, or the clips came with these splits"
             problems.append(Problem(_WHERE, "split-overlap", message))
     return problems
 
 
 def assert_disjoint(clips_by_split: Mapping[str, Iterable[Clip]], by: By) -> None:
-    """Raise `DataError`, naming what is shared, where two of the given sets share an id, text, speaker or sound file.
+    """Raise a `DataError` that names what two of the sets share, if they share an id, text, speaker or sound file.
 
-    Texts are compared by their words (`normalise_text`); clips without a text have nothing to share.
+    Texts are compared by `normalise_text`; clips without a text share none.
     """
-    for one, two, shared in _shared(clips_by_split, by):
+    for first, second, shared in _shared(clips_by_split, by):
         listed = ", ".join(repr(value) for value in shared[:5]) + (", …" if len(shared) > 5 else "")
-        raise DataError(f"{one} and {two} share {counted(len(shared), by)}: {listed}; split them apart")
+        raise DataError(f"{first} and {second} share {counted(len(shared), by)}: {listed}; split them apart")
 
 
 def _shares(validation: float, test: float) -> dict[str, float]:
     if not (0 <= validation < 1 and 0 <= test < 1 and validation + test < 1):
-        raise DataError(f"validation {validation} and test {test} must be shares from 0 that leave some for training")
+        raise DataError(
+            f"validation {validation} and test {test} must be shares from 0 that leave some clips for training"
+        )
     return {
         split: share
         for split, share in zip(SPLITS, (1 - validation - test, validation, test), strict=True)
@@ -118,7 +119,7 @@ def _allowed(
     single: frozenset[str],
     narrow: Mapping[str, frozenset[str]],
 ) -> dict[str, frozenset[str]]:
-    """Allowed splits by clip id. Splits that clips have bind their group; so does `narrow` where it leaves any."""
+    """Allowed splits by clip id. A clip's own split binds its group; so does `narrow` if it leaves any split."""
     groups = [_bound(group, narrow, frozenset(shares)) for group in connected(clips, keys)]
     total = sum(shares.values())
     plan = allocate(groups, {split: share / total for split, share in shares.items()}, seed, single)
@@ -136,8 +137,8 @@ def _bound(group: Group, narrow: Mapping[str, frozenset[str]], splits: frozenset
 def _text_keys(clip: Clip) -> list[str]:
     words = normalise_text(clip.text) if clip.text else ""
     said = [f"text:{words}"] if words else []
-    # Groups are named and drawn by their smallest key, which must not be a path: those differ between machines.
-    # Speakers on channels of their own talk with each other: one conversation, whatever was cut from it.
+    # Groups are named and drawn by their smallest key, which must not be a path: paths differ between machines.
+    # Speakers on separate channels talk with each other: all that is cut from one file is one conversation.
     sound = str(clip.audio) if clip.channel is not None else f"{clip.audio}:{clip.start_s}:{clip.end_s}"
     return [*said, f"~sound:{sound}", *_context_keys(clip)]
 
@@ -166,7 +167,7 @@ def _gaps(clips: Sequence[Clip], placed: Sequence[Clip], splits: Sequence[str]) 
             message = (
                 f"{emotion or 'general speech'} has no {' and no '.join(missing)} clips: "
                 f"{counted(len(inside), 'clip')} with {counted(num_texts, 'text')} and "
-                f"{counted(num_speakers, 'speaker')} can't be split further; add other texts"
+                f"{counted(num_speakers, 'speaker')} can't be split further; add clips of other texts"
             )
             problems.append(Problem(_WHERE, "missing-split", message))
     num_left = sum(clip.split is None for clip in placed)
@@ -181,11 +182,12 @@ def _gaps(clips: Sequence[Clip], placed: Sequence[Clip], splits: Sequence[str]) 
 
 
 def _shared(sets: Mapping[str, Iterable[Clip]], by: str) -> list[tuple[str, str, list[str]]]:
-    """(one, two, what they share) of each pair of sets that share something."""
+    """(first, second, what they share) for each pair of sets that share something."""
     values = {name: {value for clip in clips if (value := _value(clip, by))} for name, clips in sets.items()}
     names = list(values)
-    pairs = [(one, two) for index, one in enumerate(names) for two in names[index + 1 :]]
-    return [(one, two, sorted(values[one] & values[two])) for one, two in pairs if values[one] & values[two]]
+    pairs = [(first, second) for index, first in enumerate(names) for second in names[index + 1 :]]
+    shared = ((first, second, sorted(values[first] & values[second])) for first, second in pairs)
+    return [(first, second, common) for first, second, common in shared if common]
 
 
 def _value(clip: Clip, by: str) -> str:

@@ -1,4 +1,4 @@
-"""A stratified choice of clips: some of many, from every speaker and every length alike."""
+"""A stratified sample of clips, drawn evenly from all speakers and lengths."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from affetto.types import Clip
 def spread(clips: Sequence[Clip], num_frames: Mapping[str, int], size: int, seed: str) -> list[Clip]:
     """At most `size` of `clips`, taken in turn from every speaker x duration quartile.
 
-    The choice depends on the clips and `seed`, not on their order, and a smaller `size` gives the start of a larger.
+    The choice depends on the clips and `seed`, not on their order; a smaller `size` gives the start of a larger one.
     """
     lengths = sorted(num_frames[clip.id] for clip in clips)
     edges = [lengths[len(lengths) * quarter // 4] for quarter in (1, 2, 3)] if lengths else []

@@ -1,9 +1,9 @@
-"""Forced alignment: which frames of a recogniser hear each token of a text that is known.
+"""Forced alignment: which of a recogniser's frames hear each token of a known text.
 
 A recogniser with a CTC head gives every frame a distribution over its tokens and a blank. A path that spells the text
 stays on each token for one frame or more, may pass any number of blanks before, between and after tokens, and must
-pass one between two equal tokens (Graves et al. 2006, "Connectionist temporal classification"). Of all such paths the
-most likely one is found by Viterbi's algorithm over the text's tokens with a blank in every gap.
+pass one between two equal tokens (Graves et al. 2006, "Connectionist temporal classification"). The Viterbi algorithm,
+over the text's tokens with a blank in every gap, finds the most likely of these paths.
 """
 
 from __future__ import annotations
@@ -20,25 +20,24 @@ class Alignment:
     """The most likely path through a text's L tokens."""
 
     spans_L2: NDArray[np.int64]
-    """First frame of each token, and the one behind its last."""
+    """First frame of each token, and the one after its last."""
     log_prob: float
-    """Of the whole path, in nats."""
+    """Log-probability of the whole path, in nats."""
 
 
 def align(log_probs_TV: NDArray[np.floating], tokens: Sequence[int], blank: int) -> Alignment | None:
-    """The most likely path of T frames that spells `tokens`, of which there is at least one; None where none is.
+    """The most likely path of T frames that spells `tokens` (at least one); None if there is none.
 
-    That is where the frames are fewer than the tokens and the blanks between equal neighbours, or where every path has
-    a probability of zero.
+    There is none with fewer frames than tokens and blanks between equal neighbours, or if every path has probability 0.
     """
     states_S = np.full(2 * len(tokens) + 1, blank, dtype=np.int64)
     states_S[1::2] = tokens
-    # A blank may be left out between two tokens that differ.
+    # A path may skip the blank between two tokens that differ.
     may_skip_S = np.zeros(len(states_S), dtype=bool)
     may_skip_S[3::2] = states_S[3::2] != states_S[1:-2:2]
     emitted_TS = np.asarray(log_probs_TV, dtype=np.float64)[:, states_S]
     steps_TS = np.zeros(emitted_TS.shape, dtype=np.int8)
-    # In front of the first frame a path stands on the first blank, from where it may stay or go on to a token.
+    # Before the first frame a path is on the first blank; it may stay there or go on to a token.
     best_S = np.full(len(states_S), -np.inf)
     best_S[0] = 0.0
     before_3S = np.full((3, len(states_S)), -np.inf)

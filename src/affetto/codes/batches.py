@@ -1,13 +1,13 @@
 """Mimi and DAC over batches of clips of unequal lengths: every clip gets the codes that it gets alone.
 
-transformers' encoders have no padding mask (#43377): at the end of a clip that isn't a batch's longest, convolutions
-would see what the clip alone doesn't have there, biases that went through layers before. Here each row's end is made
-what it is in the clip alone, before every convolution that can see behind it: zeros, or the last value again, as the
-layer pads. The weights and all layers are transformers' own. Attention needs no mask, since it looks back only; nor
-does quantisation, being of single frames.
+transformers' encoders have no padding mask (#43377): past the end of a clip that isn't the batch's longest,
+convolutions would see biases that went through earlier layers, which the clip alone doesn't have. So before every
+convolution that can see past a row's end, what follows the end is set to what the layer pads a single clip with: zeros,
+or the last value repeated. The weights and all layers are transformers' own. Attention needs no mask, since it only
+looks back; nor does quantisation, which is per frame.
 
-Shapes: B clips, N samples, C channels, T steps of the layer at hand, D latent size, F frames of all clips, K codebooks,
-W steps behind an end. A batch's N is whole frames, so that nothing but `_fill` cares for the ends of rows.
+Shapes: B clips, N samples, C channels, T steps of the current layer, D latent size, F frames of all clips, K codebooks,
+W steps after an end. A batch's N is whole frames, so that only `_fill` has to deal with the ends of rows.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 
 
 def pack(lengths: Sequence[int], most: int) -> list[list[int]]:
-    """Which clips go into a batch together: places in `lengths`, the shortest clips first.
+    """Groups clips into batches: indices into `lengths`, the shortest clips first.
 
-    A batch has at most `most` samples with its padding, but for a clip that is longer by itself.
+    A batch has at most `most` samples including padding, unless it is a single longer clip.
     """
     batches: list[list[int]] = []
     for place in sorted(range(len(lengths)), key=lambda place: (lengths[place], place)):
-        # Clips come by length: this one would be the batch's longest.
+        # Clips are sorted by length, so this one would be the batch's longest.
         if batches and (len(batches[-1]) + 1) * lengths[place] <= most:
             batches[-1].append(place)
         else:
@@ -40,7 +40,7 @@ def pack(lengths: Sequence[int], most: int) -> list[list[int]]:
 
 
 def can_batch_mimi(model: Any) -> bool:
-    """Whether each layer pads with zeros or with the last value: then a row's end can be made as it is alone."""
+    """Whether every layer pads with zeros or the last value, as `mimi_latents` requires."""
     from transformers.models.mimi.modeling_mimi import MimiConv1d
 
     convolutions = [layer for layer in model.modules() if isinstance(layer, MimiConv1d)]
@@ -48,16 +48,16 @@ def can_batch_mimi(model: Any) -> bool:
 
 
 def mimi_codes(model: Any, sounds: Sequence[NDArray[np.floating]], num_codebooks: int) -> list[NDArray[np.int64]]:
-    """Codes (T, K) of each of mono `sounds`, which are coded in one batch and have one frame at least."""
+    """Codes (T, K) of each of the mono `sounds`, coded in one batch; each must have at least one frame."""
     latents_FD, frames = mimi_latents(model, sounds)
     codes_KF = model.quantizer.encode(latents_FD.T[None], num_codebooks)[:, 0].cpu()
     return [np.asarray(part_TK.numpy(), dtype=np.int64) for part_TK in codes_KF.T.split(frames)]
 
 
 def mimi_latents(model: Any, sounds: Sequence[NDArray[np.floating]]) -> tuple[Tensor, list[int]]:
-    """What the quantiser of Mimi gets of each sound's own frames (F, D), one sound after the other, and their numbers.
+    """The inputs (F, D) of Mimi's quantiser for all sounds' frames, sound by sound, and each sound's number of frames.
 
-    The encoder is walked through rather than called: its convolutions ask the GPU for each of their paddings.
+    The encoder is walked layer by layer, not called, because its convolutions ask the GPU for each of their paddings.
     """
     import torch
 
@@ -76,15 +76,15 @@ def mimi_latents(model: Any, sounds: Sequence[NDArray[np.floating]]) -> tuple[Te
 
 
 def can_batch_dac(model: Any) -> bool:
-    """Whether whole frames stay whole steps in every layer, as `dac_codes` takes for granted."""
+    """Whether whole frames are whole steps in every layer, as `dac_codes` requires."""
     return all(ratio > 1 for ratio in model.config.downsampling_ratios)
 
 
 def dac_codes(model: Any, sounds: Sequence[NDArray[np.floating]], num_codebooks: int) -> list[NDArray[np.int64]]:
-    """Codes (T, K) of each of mono `sounds`, which are coded in one batch and have whole frames."""
+    """Codes (T, K) of each of the mono `sounds`, coded in one batch; each must be whole frames."""
     hop = int(model.config.hop_length)
     samples_BN, lengths_B = _batch(sounds, hop, model)
-    with _silence_behind(model.encoder, lengths_B, samples_BN.shape[-1]):
+    with _silence_after(model.encoder, lengths_B, samples_BN.shape[-1]):
         codes_BKT = model.encode(samples_BN[:, None], n_quantizers=num_codebooks).audio_codes
     return [
         np.asarray(codes_KT[:, : len(sound) // hop].T.numpy(), dtype=np.int64)
@@ -93,15 +93,15 @@ def dac_codes(model: Any, sounds: Sequence[NDArray[np.floating]], num_codebooks:
 
 
 @contextmanager
-def _silence_behind(encoder: Any, lengths_B: Tensor, num_samples: int) -> Iterator[None]:
-    """Let each convolution of `encoder` see zeros behind a row's end, as a clip alone is padded by it."""
+def _silence_after(encoder: Any, lengths_B: Tensor, num_samples: int) -> Iterator[None]:
+    """Make each convolution of `encoder` see zeros after a row's end, which is how it pads a single clip."""
     import torch
 
     def silenced(_: Any, inputs: tuple[Tensor]) -> tuple[Tensor]:
         (x_BCT,) = inputs
         ends_B = lengths_B * x_BCT.shape[-1] // num_samples
-        is_behind_BT = torch.arange(x_BCT.shape[-1], device=x_BCT.device) >= ends_B[:, None]
-        return (x_BCT.masked_fill(is_behind_BT[:, None], 0.0),)
+        is_after_BT = torch.arange(x_BCT.shape[-1], device=x_BCT.device) >= ends_B[:, None]
+        return (x_BCT.masked_fill(is_after_BT[:, None], 0.0),)
 
     with ExitStack() as stack:
         for layer in encoder.modules():
@@ -112,7 +112,7 @@ def _silence_behind(encoder: Any, lengths_B: Tensor, num_samples: int) -> Iterat
 
 @contextmanager
 def exactly() -> Iterator[None]:
-    """No gradients, and convolutions in float32 on a GPU too, where cuDNN rounds factors to 10 bits by default."""
+    """No gradients, and convolutions in float32 even on a GPU, where cuDNN by default rounds factors to 10 bits."""
     import torch
 
     is_on = torch.backends.cudnn.enabled
@@ -121,7 +121,7 @@ def exactly() -> Iterator[None]:
 
 
 def walk(layer: Any, x_BCT: Tensor, convolve: Callable[[Any, Tensor], Tensor]) -> Tensor:
-    """What a layer of Mimi's encoder or decoder gives, with `convolve` for its convolutions (B, C, T)."""
+    """The output (B, C, T) of a layer of Mimi's encoder or decoder, with `convolve` in place of its convolutions."""
     from transformers.models.mimi.modeling_mimi import MimiConv1d, MimiConvTranspose1d, MimiResnetBlock
 
     if isinstance(layer, MimiConv1d | MimiConvTranspose1d):
@@ -137,13 +137,13 @@ def walk(layer: Any, x_BCT: Tensor, convolve: Callable[[Any, Tensor], Tensor]) -
 
 
 def _convolve(layer: Any, x_BCT: Tensor, *, lengths_B: Tensor, num_samples: int) -> Tensor:
-    """A `MimiConv1d` of rows that end where `lengths_B` samples do."""
+    """A `MimiConv1d` over rows that end where their `lengths_B` samples do."""
     import torch
 
     (kernel,), (stride,), (dilation,) = layer.conv.kernel_size, layer.conv.stride, layer.conv.dilation
     total = (kernel - 1) * dilation + 1 - stride
     right = 0 if layer.causal else total // 2
-    # A layer fills a clip's last stride up, so that its outputs see so far behind the end.
+    # A layer pads a clip's last stride, so its outputs see this far past the end.
     width = right + stride - 1
     left = total - right
     ends_B = -(-lengths_B * x_BCT.shape[-1] // num_samples)
@@ -156,7 +156,7 @@ def _convolve(layer: Any, x_BCT: Tensor, *, lengths_B: Tensor, num_samples: int)
 
 
 def _fill(x_BCT: Tensor, ends_B: Tensor, width: int, *, keeps_last: bool = False) -> None:
-    """Set what stands in `width` steps behind each row's end to zero, or to the row's last value, in place."""
+    """Set the `width` steps after each row's end to zero, or to the row's last value, in place."""
     import torch
 
     x_BTC = x_BCT.mT
@@ -169,7 +169,7 @@ def _fill(x_BCT: Tensor, ends_B: Tensor, width: int, *, keeps_last: bool = False
 
 
 def _batch(sounds: Sequence[NDArray[np.floating]], frame: int, model: Any) -> tuple[Tensor, Tensor]:
-    """Samples (B, N) with zeros behind each sound up to whole frames, and the sounds' own lengths (B)."""
+    """Samples (B, N), zero-padded to whole frames, and the sounds' own lengths (B)."""
     import torch
 
     lengths = [len(sound) for sound in sounds]

@@ -1,4 +1,4 @@
-"""Codes on disk: content-addressed, written shard by shard, safe to kill at any moment and safe to delete.
+"""The code cache on disk: content-addressed, written shard by shard, safe to interrupt at any moment and to delete.
 
 A cache is a folder of immutable shards. Each is a safetensors file with one tensor `codes` (all frames of
 its clips, one after the other) whose header lists key, start and length of every clip, so opening a cache
@@ -23,7 +23,7 @@ CodeArray = NDArray[np.int16]
 
 
 class CodeCache:
-    """Codes (T, K) by key. A key names everything that decides the codes: samples, segment, codec."""
+    """Codes (T, K) by key. A key identifies everything that determines the codes: samples, segment, codec."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -39,7 +39,7 @@ class CodeCache:
         return len(self._places)
 
     def __iter__(self) -> Iterator[str]:
-        """All keys, as they were found."""
+        """All keys, in the order of the shards."""
         return iter(self._places)
 
     def __getitem__(self, key: str) -> CodeArray:
@@ -55,9 +55,9 @@ class CodeCache:
         return self._places[key][2]
 
     def add(self, clips: Mapping[str, NDArray[np.integer]]) -> None:
-        """Write one shard with `clips`; all of them are in the cache when this returns, or none.
+        """Write one shard with `clips`, all or nothing.
 
-        Keys name contents: codes of a key that is there already are the same, and are not written again.
+        Keys identify contents, so a key that the cache already has is not written again.
         """
         keys = sorted(key for key in clips if key not in self)
         if not keys:
@@ -68,7 +68,7 @@ class CodeCache:
         codes = np.concatenate([np.asarray(clips[key]) for key in keys])
         assert codes.ndim == 2, f"codes are (T, K), not {codes.shape}"
         assert codes.size == 0 or (codes.min() >= 0 and codes.max() < 2**15), "codes don't fit into 15 bits"
-        # safetensors writes memory as it lies and does not look at the strides: columns would become rows.
+        # safetensors writes memory in storage order and ignores strides: columns would become rows.
         codes = np.ascontiguousarray(codes, dtype=np.int16)
         shard = self.folder / f"{hash_text(*keys)[:24]}.safetensors"
         metadata = {"index": json.dumps(index, separators=(",", ":"))}
@@ -80,6 +80,6 @@ class CodeCache:
             with safe_open(shard, framework="numpy") as file:
                 index = json.loads(file.metadata()["index"])
         except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-            raise CacheError(f"{shard} is damaged ({error}): delete it, its clips are then coded again") from error
+            raise CacheError(f"{shard} is damaged ({error}): delete it, and its clips are coded again") from error
         for key, (start, length) in index.items():
             self._places[key] = (shard, start, length)

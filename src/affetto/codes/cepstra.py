@@ -1,4 +1,4 @@
-"""Mel-cepstra: the shape of a sound's spectrum, moment by moment, in a few numbers."""
+"""Mel-cepstra: the shape of a sound's spectrum over time, in a few numbers per frame."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 HOP_S = 0.02
-"""From one to the next; a window is twice as long."""
+"""Time from one frame to the next; a window is twice as long."""
 NUM_CEPSTRA, _NUM_BANDS = 24, 40
 _HIGHEST_HZ = 8000.0
 _FLOOR = 1e-8
-"""Power of a band that counts as silence."""
+"""Added to the power of every band, so that silence has a logarithm."""
 
 
 def mel_cepstra(samples: NDArray[np.floating], sample_rate: int) -> NDArray[np.float64]:
     """Cepstra (S, 24) of mono samples, one every 20 ms: the cosine transform of the log power of 40 mel bands."""
-    from scipy.fft import dct  # with the codec, not with the command line
+    from scipy.fft import dct  # imported here to keep the command line's start quick
 
     hop = round(HOP_S * sample_rate)
     framed_SN = np.lib.stride_tricks.sliding_window_view(np.pad(samples, hop), 2 * hop)[::hop]

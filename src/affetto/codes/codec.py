@@ -1,4 +1,4 @@
-"""Which codec a base speaks through: the vocoder in its folder, the Mimi inside, or what its processor names."""
+"""Finds and loads a base's codec: the vocoder in its folder, the Mimi inside it, or the one its processor names."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from affetto.types import Codec
 
 
 def load_codec(base_folder: Path, *, use_gpu: bool = False, speaks_only: bool = False) -> Codec:
-    """The codec of a base's folder; with `use_gpu` a network is on the GPU where there is one, with `speaks_only` but
-    for what it needs when first it codes sound."""
+    """The codec of a base's folder. With `use_gpu` a network goes to the GPU, if there is one; with `speaks_only` its
+    encoder follows only when it first codes sound."""
     if (base_folder / "codec.json").is_file():
         return VocoderCodec.load(base_folder)
     if (base_folder / "config.json").is_file():
@@ -34,10 +34,10 @@ def load_codec(base_folder: Path, *, use_gpu: bool = False, speaks_only: bool = 
 
 
 def codec_hash(base_folder: Path) -> str:
-    """SHA-256 that names the codec; codes made with another one are never mixed in."""
+    """SHA-256 that identifies the codec, so that codes of different codecs are never mixed."""
     if (base_folder / "codec.json").is_file():
         return hash_folder(base_folder, ("codec.safetensors", "codec.json"))
-    # Of a codec in a folder of its own, the base's weights don't matter.
+    # If the codec has a folder of its own, the base's weights don't matter.
     beside = _codec_beside(base_folder)
     with HashMemory(WEIGHT_HASHES, least_bytes=LARGE_BYTES) as hash_of:
         content = hash_folder(beside or base_folder, ("*.safetensors", "config.json"), hash_of)
@@ -45,7 +45,7 @@ def codec_hash(base_folder: Path) -> str:
 
 
 def codec_frame_rate(base_folder: Path) -> float:
-    """Frames per second of a base's codec, which isn't loaded."""
+    """Frames per second of a base's codec, without loading it."""
     if (base_folder / "codec.json").is_file():
         return VocoderCodec.frame_rate
     config = _config(_codec_beside(base_folder) or base_folder)
@@ -53,18 +53,18 @@ def codec_frame_rate(base_folder: Path) -> float:
 
 
 def plain_frame_rate(base_folder: Path, config: Mapping[str, Any]) -> float:
-    """`codec_frame_rate` of a CSM by its config.json's values, without transformers.
+    """`codec_frame_rate` of a CSM, computed from its config.json without transformers.
 
-    KeyError, TypeError, ValueError or an ArithmeticError where it isn't the plain case.
+    Raises KeyError, TypeError, ValueError or an ArithmeticError if the configuration isn't the plain case.
     """
     if (base_folder / "codec.json").is_file():
         return VocoderCodec.frame_rate
     if name := _name_beside(base_folder):
         raise ValueError(f"the codec is beside the base: {name}")
     codec = config["codec_config"]
-    # As `MimiConfig.frame_rate` has it: what was told, else the product of all strides.
-    told = codec.get("_frame_rate", codec.get("frame_rate"))
-    return float(told or codec["sampling_rate"] / (2 * math.prod(codec["upsampling_ratios"])))
+    # As in `MimiConfig.frame_rate`: the configured rate, else from the product of all strides.
+    configured = codec.get("_frame_rate", codec.get("frame_rate"))
+    return float(configured or codec["sampling_rate"] / (2 * math.prod(codec["upsampling_ratios"])))
 
 
 _ALONE = ("mimi", "dac")
@@ -83,28 +83,27 @@ def _config(folder: Path) -> Any:
 
 def _inside(folder: Path, config: Any) -> Any:
     """Configuration of the Mimi inside a checkpoint."""
-    found = getattr(config, "codec_config", None) or getattr(config, "audio_encoder_config", None)
-    if found is None:
+    codec_config = getattr(config, "codec_config", None) or getattr(config, "audio_encoder_config", None)
+    if codec_config is None:
         raise BaseModelError(
-            f"{folder}: a checkpoint of type {config.model_type!r} has no Mimi inside that is known, and there is no "
+            f"{folder}: no Mimi is known inside a checkpoint of type {config.model_type!r}, and there is no "
             f"{' or '.join(file for file, _ in _PROCESSORS)} that names a codec; fetch the whole checkpoint"
         )
-    if isinstance(found, dict):
-        # Another kind's key, which transformers keeps as it stands.
-        kind = config.model_type
+    if isinstance(codec_config, dict):
+        # The key belongs to another model type; transformers keeps it as a plain dict.
         raise BaseModelError(
-            f"{folder / 'config.json'}: the codec that it has is not one of model_type {kind!r}: it is of another "
-            "kind of checkpoint; copy or fetch the checkpoint again"
+            f"{folder / 'config.json'}: its codec is that of another kind of checkpoint than model_type "
+            f"{config.model_type!r}; copy or fetch the checkpoint again"
         )
-    return found
+    return codec_config
 
 
 _PROCESSORS = (("processor_config.json", "audio_tokenizer"), ("audio_tokenizer_config.json", None))
-"""Where a processor names the codec that it codes with: in transformers 5, and before."""
+"""File and key in which a processor names its codec: in transformers 5, and before."""
 
 
 def _codec_beside(folder: Path) -> Path | None:
-    """Where the codec is that a checkpoint's processor names, maybe in the hub's cache; None where it names none."""
+    """Folder of the codec that a checkpoint's processor names, maybe in the hub's cache; None if it names none."""
     if not (name := _name_beside(folder)):
         return None
     local = [path for path in (folder / name, expanded(name)) if path.is_dir()]
@@ -112,14 +111,14 @@ def _codec_beside(folder: Path) -> Path | None:
 
 
 def _name_beside(folder: Path) -> str:
-    """The codec that a checkpoint's processor names; empty where it names none."""
+    """The codec that a checkpoint's processor names; empty if it names none."""
     for file, key in _PROCESSORS:
         if not (folder / file).is_file():
             continue
         try:
-            told = read_json(folder / file)
-            told = told.get(key) if key else told
-            name = str(told["audio_tokenizer_name_or_path"]) if told else ""
+            content = read_json(folder / file)
+            tokenizer = content.get(key) if key else content
+            name = str(tokenizer["audio_tokenizer_name_or_path"]) if tokenizer else ""
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise BaseModelError(f"{folder / file} can't be read ({error!r}); fetch the checkpoint again") from error
         if name:
@@ -146,40 +145,40 @@ def _load_neural(folder: Path) -> MimiCodec:
 
 
 _INSIDE = ("codec_model.", "audio_encoder.")
-"""Begin the names of the codec's tensors inside a checkpoint of CSM or Moshi."""
+"""Prefixes of the codec's tensor names inside a checkpoint of CSM or Moshi."""
 
 
 def _check_codec(folder: Path, config: Any, codec_config: Any, prefix: str = "") -> None:
-    """Raise BaseModelError where the tensors of a codec are not what its configuration wants.
+    """Raise BaseModelError if a codec's tensors are not those of its configuration.
 
-    In the checkpoint of `config` their names begin with `prefix`. Unlike `check_tensors` this looks at the kind of
-    numbers of all of them: Mimi's centroids are neither weights nor biases by their names.
+    In the checkpoint of `config` their names begin with `prefix`. Unlike `check_tensors` this checks the dtype of all
+    of them: by their names Mimi's centroids are neither weights nor biases.
     """
     from transformers import DacModel, MimiModel
 
     kind, name = (DacModel, "DAC") if codec_config.model_type == "dac" else (MimiModel, "Mimi")
     with only_shapes(folder):
-        made = kind(codec_config).state_dict()
-    expected = {f"{prefix}{key}": tuple(value.shape) for key, value in made.items()}
+        state = kind(codec_config).state_dict()
+    expected = {f"{prefix}{key}": tuple(value.shape) for key, value in state.items()}
     everything = stored_tensors(folder, getattr(config, "transformers_weights", None))
     stored = {key: tensor for key, tensor in everything.items() if key.startswith(prefix)}
     if not stored:
         files = ", ".join(sorted({tensor.file.name for tensor in everything.values()}))
         raise BaseModelError(
             f"{folder}: {files} holds no tensor of the {name} that config.json describes (none is called {prefix}…), "
-            "so nothing can be coded; copy or fetch the whole checkpoint again"
+            "so no sound can be coded; copy or fetch the whole checkpoint again"
         )
     check_tensors(folder, stored, expected, name)
     for key, tensor in stored.items():
         if tensor.dtype not in FLOATS:
             raise BaseModelError(
-                f"{tensor.file}: {key} is stored as {tensor.dtype}, and a codec's tensors must be one of "
+                f"{tensor.file}: {key} is stored as {tensor.dtype}, but a codec's tensors must be one of "
                 f"{', '.join(FLOATS)}; give the original checkpoint"
             )
 
 
 def codec_tensors(folder: Path) -> dict[str, Any]:
-    """The tensors of the codec inside a checkpoint, by the checkpoint's names, in float32."""
+    """The tensors of the codec inside a checkpoint, by their names there, in float32."""
     import torch
     from safetensors import SafetensorError, safe_open
 

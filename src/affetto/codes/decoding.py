@@ -1,4 +1,4 @@
-"""Many codes to sound: side by side where the codec allows it, and the same samples as one by one."""
+"""Decodes many clips' codes, in parallel if the codec allows it; the samples are the same either way."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from affetto.codes.vocoder import VocoderCodec
 from affetto.types import Codec
 
 _SOUNDS_AT_ONCE = 64
-"""That wait to be taken, at most."""
+"""Most decoded sounds that wait to be taken."""
 
 
 def decode_each(codec: Codec, codes: Sequence[NDArray[np.integer]]) -> Iterator[NDArray[np.float32]]:
-    """Mono samples of each of `codes` (T, K), in their order, as `Codec.decode` gives them.
+    """Mono samples of each of `codes` (T, K), in order, the same as from `Codec.decode`.
 
-    WORLD computes one sound on one processor and doesn't hold Python's lock meanwhile, so that threads decode several.
-    A network's products take all processors already.
+    WORLD decodes a sound on one core and releases Python's lock, so threads decode several. A network already uses all
+    cores.
     """
     if not isinstance(codec, VocoderCodec):
         yield from map(codec.decode, codes)

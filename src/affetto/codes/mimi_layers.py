@@ -1,13 +1,13 @@
-"""Mimi's layers over pieces of sounds: each keeps what the next piece of every row needs.
+"""Streaming Mimi: its layers over pieces of sounds, each keeping the state that the next piece of every row needs.
 
-Mimi is causal, so that a convolution needs its last inputs, a transposed one the tail that overlaps with what follows,
-and attention its keys and values. transformers' `MimiModel.decode` keeps the attention's state alone; the weights and
-all layers are its own.
+Mimi is causal, so a convolution needs its last inputs, a transposed one the tail that overlaps with what follows, and
+attention its keys and values. transformers' `MimiModel.decode` keeps only the attention's state; the weights and all
+layers are its own.
 
-Rows may begin and end at any piece. All rows of the attention's cache end at the same place, so that a row that began
-later starts later there, and a mask hides what is before; its positions are its own.
+Rows may begin and end at any piece. All rows of the attention's cache end at the same place, so a row that began later
+starts later in it, and a mask hides what comes before; each row has its own positions.
 
-Shapes: B rows, T steps of a piece, S those kept and these; x_BCT is what goes into a layer (rows, channels, steps).
+Shapes: B rows, T steps of a piece, S kept steps and the piece's; x_BCT is a layer's input (rows, channels, steps).
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 
 class MimiLayers:
-    """The layers of one direction of Mimi, each with what it keeps of every row from piece to piece.
+    """The layers of one direction of Mimi (encoding or decoding), each with every row's state from piece to piece.
 
-    A layer that is given more rows than it knows takes those behind for new ones, which begin with this piece.
+    If a layer gets more rows than it has state for, the last ones are new rows, which begin with this piece.
     """
 
     def __init__(self, transformer: Any) -> None:
@@ -31,7 +31,7 @@ class MimiLayers:
         self._states: dict[Any, Tensor] = {}
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Forget all rows but these, which stand in this order from now on."""
+        """Forget all rows but these, which are in this order from now on."""
         if not rows:
             self._states, self._attended = {}, _Attended(self._attended.window)
             return
@@ -42,7 +42,7 @@ class MimiLayers:
         self._attended.keep(places_B)
 
     def attend(self, x_BCT: Tensor) -> Tensor:
-        """The transformer over what is new, with the keys and values of what was."""
+        """The transformer over the new steps, with the keys and values of the earlier ones."""
         x_BTC = x_BCT.mT
         positions_BT, mask_B1TS = self._attended.places(x_BTC)
         turns = self._transformer.rotary_emb(x_BTC, positions_BT)
@@ -53,31 +53,32 @@ class MimiLayers:
         return x_BTC.mT
 
     def convolve(self, layer: Any, x_BCT: Tensor) -> Tensor:
-        """A convolution of either kind; a piece must be whole strides of the former."""
+        """A plain or transposed convolution; for a plain one a piece must be whole strides."""
         from transformers.models.mimi.modeling_mimi import MimiConv1d
 
         return self._forwards(layer, x_BCT) if isinstance(layer, MimiConv1d) else self._backwards(layer, x_BCT)
 
     def _forwards(self, layer: Any, x_BCT: Tensor) -> Tensor:
-        """A convolution, whose last inputs stand before the next piece; before the first what the layer pads with."""
+        """A plain convolution; its last inputs precede the next piece, the layer's padding precedes the first."""
         import torch
 
         (kernel,), (stride,), (dilation,) = layer.conv.kernel_size, layer.conv.stride, layer.conv.dilation
         num_past = (kernel - 1) * dilation + 1 - stride
-        known = self._states.get(layer)
-        if known is None:
+        past_BCT = self._states.get(layer)
+        if past_BCT is None:
             x_BCT = torch.nn.functional.pad(x_BCT, (num_past, 0), mode=layer.pad_mode)
         else:
-            if len(known) < len(x_BCT):
-                new_BCT = x_BCT[len(known) :, :, :1].expand(-1, -1, num_past)
-                known = torch.cat([known, new_BCT if layer.pad_mode == "replicate" else torch.zeros_like(new_BCT)])
-            x_BCT = torch.cat([known, x_BCT], dim=-1)
+            if len(past_BCT) < len(x_BCT):
+                new_BCT = x_BCT[len(past_BCT) :, :, :1].expand(-1, -1, num_past)
+                new_BCT = new_BCT if layer.pad_mode == "replicate" else torch.zeros_like(new_BCT)
+                past_BCT = torch.cat([past_BCT, new_BCT])
+            x_BCT = torch.cat([past_BCT, x_BCT], dim=-1)
         self._states[layer] = x_BCT[..., x_BCT.shape[-1] - num_past :]
         y_BCT: Tensor = layer.conv(x_BCT)
         return y_BCT
 
     def _backwards(self, layer: Any, x_BCT: Tensor) -> Tensor:
-        """A transposed convolution: what reaches over the piece's end, its bias apart, is added to the next piece."""
+        """A transposed convolution; its output past the piece's end, without the bias, is added to the next piece."""
         (stride,) = layer.conv.stride
         y_BCT = _transposed(layer.conv, x_BCT)
         tail_BCT, num_steps = self._states.get(layer), x_BCT.shape[-1] * stride
@@ -90,15 +91,15 @@ class MimiLayers:
 
 
 class _Attended:
-    """Keys and values (B, heads, S, width) of the last `window` - 1 steps in every layer, as the layers ask for them.
+    """Keys and values (B, heads, S, width) of the last `window` - 1 steps in every layer; a `transformers.Cache`.
 
-    A row that began later has zeros before its own, which `places` hides.
+    A row that began later has zeros before its own steps, which `places` masks.
     """
 
     def __init__(self, window: int) -> None:
         self.window = window
         self.positions_B: Tensor
-        """Of each row's next step."""
+        """Position of each row's next step."""
         self._kept: list[tuple[Tensor, Tensor]] = []
 
     def keep(self, places_B: Tensor) -> None:
@@ -107,7 +108,7 @@ class _Attended:
         self._kept = [(k.index_select(0, places_B), v.index_select(0, places_B)) for k, v in self._kept]
 
     def places(self, x_BTC: Tensor) -> tuple[Tensor, Tensor]:
-        """Positions (B, T) of the steps of `x_BTC`, and what each sees (B, 1, T, S) of the kept ones and of these."""
+        """Positions (B, T) of the steps of `x_BTC`, and their attention mask (B, 1, T, S) over kept and new steps."""
         import torch
 
         (num_rows, num_new, _), device = x_BTC.shape, x_BTC.device
@@ -124,7 +125,7 @@ class _Attended:
     def update(self, keys: Tensor, values: Tensor, layer: int) -> tuple[Tensor, Tensor]:
         """See `transformers.Cache.update`: all keys and values that the layer's new steps may see."""
         if layer < len(self._kept):
-            keys, values = (_behind(old, new) for old, new in zip(self._kept[layer], (keys, values), strict=True))
+            keys, values = (_appended(old, new) for old, new in zip(self._kept[layer], (keys, values), strict=True))
         else:
             assert layer == len(self._kept), "the layers come one after the other"
             self._kept.append((keys, values))
@@ -133,8 +134,8 @@ class _Attended:
         return keys, values
 
 
-def _behind(old: Tensor, new: Tensor) -> Tensor:
-    """Steps of `new` behind those of `old`; rows that only `new` has begin with zeros."""
+def _appended(old: Tensor, new: Tensor) -> Tensor:
+    """The steps of `old` and then of `new`; rows that only `new` has begin with zeros."""
     import torch
 
     if len(old) < len(new):
@@ -143,9 +144,9 @@ def _behind(old: Tensor, new: Tensor) -> Tensor:
 
 
 def _transposed(conv: Any, x_BCT: Tensor) -> Tensor:
-    """A transposed convolution as one product, whose parts (a kernel for each step) are added where they overlap.
+    """A transposed convolution as one matrix product, whose parts (a kernel per step) are added where they overlap.
 
-    torch's own lays its weights out anew for every call, which for a single frame takes three times as long as all of
+    torch's own rearranges its weights on every call, which for a single frame takes three times as long as all of
     Mimi's other layers together.
     """
     y_BCT: Tensor
@@ -154,7 +155,7 @@ def _transposed(conv: Any, x_BCT: Tensor) -> Tensor:
         return y_BCT
     (kernel,), (stride,) = conv.kernel_size, conv.stride
     num_rows, _, num_steps = x_BCT.shape
-    # Flat, since a product of three dimensions would take each row by itself.
+    # Flattened, because a product of 3-D tensors would compute each row separately.
     parts = (x_BCT.mT.flatten(0, 1) @ conv.weight.flatten(1)).view(num_rows, num_steps, -1, kernel).transpose(1, 2)
     sum_shape = (num_rows, parts.shape[1], num_steps + (kernel - 1) // stride, stride)
     if conv.bias is None:

@@ -1,4 +1,4 @@
-"""Neural codecs through transformers: Mimi, and DAC beside it."""
+"""Neural codecs through transformers: Mimi and DAC."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     import torch
 
 _GPU_BATCH_S = 120.0
-"""Seconds of sound that are coded at once on a GPU: 3 GB in Mimi's first layers by their shapes, in DAC's 7."""
+"""Seconds of sound coded at once on a GPU: by their shapes 3 GB in Mimi's first layers, 7 in DAC's."""
 
 
 HEARING = ("encoder", "encoder_transformer", "downsample")
-"""Parts of a codec that code sound and don't take part in decoding it."""
+"""Parts of a codec that only encode."""
 
 
 class MimiCodec:
@@ -42,13 +42,13 @@ class MimiCodec:
 
     @property
     def device(self) -> torch.device:
-        """Where sound is decoded, and coded."""
-        found: torch.device = next(self.model.decoder.parameters()).device
-        return found
+        """The device on which sound is decoded and coded."""
+        device: torch.device = next(self.model.decoder.parameters()).device
+        return device
 
     def to(self, device: torch.device | str, *, speaks_only: bool = False) -> Self:
-        """Itself on another device. With `speaks_only` what codes sound (`HEARING`, 0.16 GB of CSM-1B's Mimi) follows
-        when there is something to be coded."""
+        """Move to another device; returns itself. With `speaks_only` the encoding parts (`HEARING`, 0.16 GB of
+        CSM-1B's Mimi) follow only when there is something to encode."""
         for name, part in self.model.named_children():
             if not (speaks_only and name in HEARING):
                 part.to(device)
@@ -56,7 +56,7 @@ class MimiCodec:
         return self
 
     def _gather(self) -> None:
-        """Everything onto one device, before something is coded."""
+        """Move everything to one device, before encoding."""
         if not self._is_whole:
             self.to(self.device)
 
@@ -73,12 +73,12 @@ class MimiCodec:
     def encode_batch(
         self, sounds: Sequence[NDArray[np.floating]], *, batch_s: float | None = None
     ) -> list[NDArray[np.int64]]:
-        """What `encode` gives of each of `sounds`, in their order, coded in batches of clips of like lengths.
+        """`encode` of each of `sounds`, in order, coded in batches of clips of similar length.
 
-        But for float32's rounding, which depends on a batch's shape: where two centroids are as near to about 1e-6 it
-        decides, and with this code those of its frame in later codebooks. A batch has at most `batch_s` seconds with
-        its padding, or one clip. By default clips go one by one on a CPU, where batches take longer: their layers
-        don't fit into its caches.
+        Codes equal `encode`'s up to float32's rounding, which depends on a batch's shape: if two centroids are equally
+        near to about 1e-6, it decides this code and with it those of its frame in later codebooks. A batch has at most
+        `batch_s` seconds with its padding, or one clip. By default clips are coded one by one on a CPU, where batches
+        are slower, because their layers don't fit into its caches.
         """
         if batch_s is None:
             batch_s = 0.0 if self.device.type == "cpu" else _GPU_BATCH_S
@@ -103,7 +103,7 @@ class MimiCodec:
         return np.pad(np.asarray(samples, dtype=np.float32), (0, self._num_missing(len(samples))))
 
     def _num_missing(self, num_samples: int) -> int:
-        """Zeros to be put behind a clip: Mimi fills the last frame up by itself, but needs one."""
+        """Number of zeros to append to a clip: Mimi pads the last frame itself, but needs at least one."""
         return max(0, round(self.sample_rate / self.frame_rate) - num_samples)
 
     def decode(self, codes_TK: NDArray[np.integer]) -> NDArray[np.float32]:
@@ -122,24 +122,24 @@ class MimiCodec:
         return mel_cepstra(self.decode(codes_TK), self.sample_rate)
 
     def open_stream(self) -> SoundStream:
-        """A sound to be decoded while its codes come. BaseModelError where the decoder looks ahead."""
+        """Decodes a sound while its codes come. BaseModelError if the decoder looks ahead."""
         self._require_causal()
         return MimiSound(self.model)
 
     def open_streams(self) -> SoundStreams:
-        """Sounds to be decoded together, in one pass a piece. BaseModelError where the decoder looks ahead."""
+        """Decodes several sounds together, one pass per piece. BaseModelError if the decoder looks ahead."""
         self._require_causal()
         return MimiSounds(self.model)
 
     def open_ear(self) -> CodeStream:
-        """A sound to be coded while it is heard. BaseModelError where the encoder looks ahead."""
+        """Encodes a sound while its samples come. BaseModelError if the encoder looks ahead."""
         self._require_causal()
         self._gather()
         return MimiEar(self.model, self.num_codebooks)
 
     def _require_causal(self) -> None:
         if self.name != "mimi" or not can_stream_mimi(self.model):
-            raise BaseModelError(f"this {self.name}'s convolutions look ahead: nothing is settled before the end")
+            raise BaseModelError(f"this {self.name}'s convolutions look ahead, so it can't stream")
 
 
 class DacCodec(MimiCodec):
@@ -153,7 +153,7 @@ class DacCodec(MimiCodec):
         self.frame_rate = frame_rate_of(model.config)
 
     def _num_missing(self, num_samples: int) -> int:
-        """Up to whole frames, as Dia's processor pads."""
+        """Number of zeros up to whole frames, as Dia's processor pads."""
         hop = int(self.model.config.hop_length)
         return -num_samples % hop if num_samples else hop
 
@@ -165,6 +165,6 @@ class DacCodec(MimiCodec):
 
 
 def frame_rate_of(config: Any) -> float:
-    """Frames per second of a neural codec's configuration."""
+    """Frames per second by a neural codec's configuration."""
     # DAC's own `frame_rate` is rounded up to whole frames.
     return float(config.sampling_rate / config.hop_length if config.model_type == "dac" else config.frame_rate)

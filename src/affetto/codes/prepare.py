@@ -1,4 +1,4 @@
-"""`affetto prepare`: sound files to checked, split and coded clips. Everything is cached; a second run only looks."""
+"""`affetto prepare`: sound files to checked, split and coded clips. All is cached; a second run computes nothing."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ from affetto.types import BatchCodec, Clip, Codec, Problem
 
 _SHARD_CLIPS = 256
 _WORK_CLIPS = 16
-"""What a worker process is given at once."""
+"""Clips that a worker process gets at once."""
 _PILE_S = 600.0
-"""Sound that is in memory together, to be coded in batches of clips of like lengths: some 60 MB."""
+"""Sound in memory at once, to be coded in batches of clips of similar length: some 60 MB."""
 _Coded = tuple[str, NDArray[np.int64]]
 """Clip id and codes (T, K)."""
 
@@ -45,26 +45,26 @@ class Prepared:
 
     clips: tuple[Clip, ...]
     problems: tuple[Problem, ...]
-    """Everything found, warnings included."""
+    """All problems, warnings included."""
     warnings: tuple[Problem, ...]
-    """Those of them that cost no clip: of the split, and labels that were put right."""
+    """The problems that exclude no clip: those of the splits, and corrected labels."""
     speakers: Mapping[str, int]
-    """The base's speaker number by the data's name: the same whichever emotions are prepared."""
+    """The base's speaker number by speaker name; the same whichever emotions are prepared."""
     keys: Mapping[str, str]
     """Code-cache key by clip id."""
     cache: CodeCache
     is_checked: bool = True
-    """False where clips that couldn't be used were passed over without a look."""
+    """False if unusable clips were skipped without being checked."""
     words: Mapping[str, tuple[Word, ...]] = field(default_factory=dict)
-    """When each word is said, by clip id; of bases that listen while they speak alone."""
+    """When each word is said, by clip id; only for bases that listen while they speak."""
     user_keys: Mapping[str, str] = field(default_factory=dict)
     """Code-cache key of the other speaker, by the id of clips that have one."""
     labels: tuple[str, ...] = ()
-    """Emotions that clips of the sources are labelled with, prepared or not; sorted."""
+    """All emotion labels of the sources' clips, prepared or not; sorted."""
 
     @property
     def num_bad(self) -> int:
-        """How many clips or rows had to be left out; what was only warned of doesn't count."""
+        """Number of clips or rows that were left out; warnings don't count."""
         return len({problem.where for problem in {*self.problems} - {*self.warnings}})
 
     def codes(self, clip: Clip) -> NDArray[np.int16]:
@@ -72,7 +72,7 @@ class Prepared:
         return self.cache[self.keys[clip.id]]
 
     def beside(self, clip: Clip) -> Beside | None:
-        """What runs beside a clip's codes; None where that isn't known."""
+        """The streams that run in parallel with a clip's codes; None if they aren't known."""
         if clip.id not in self.words:
             return None
         user = self.user_keys.get(clip.id)
@@ -104,19 +104,19 @@ def prepare(
 ) -> Prepared:
     """Load, check, split and code the clips of `sources`.
 
-    `emotions` are the configured names; `only` restricts coding to some of them and to general speech (splits are the
-    same whatever is trained: they are made of all clips; `by_speaker` keeps speakers apart as well as texts). Clips
+    `emotions` are the configured names; `only` restricts coding to some of them and general speech. Splits are made
+    from all clips, so they don't depend on what is trained; `by_speaker` keeps speakers apart as well as texts. Clips
     with a problem are left out and listed; whether that stops the run is the caller's choice. `use_cached_only` neither
-    checks nor codes: clips that weren't coded before are left out silently. Without `use_general` clips without emotion
-    are left out, but for those that others hear as context. With `needs_silence` silence is coded too. A network codes
-    in a process of its own, which has ended when this returns (`codes.workers`). Raises `DataError` where no clip is
-    left, after a table of all problems.
+    checks nor codes: clips that aren't in the cache are left out silently. Without `use_general` clips without emotion
+    are left out, except those that others hear as context. With `needs_silence` silence is coded too. A network codes
+    in a separate process, which has ended when this returns (`codes.workers`). Raises `DataError` if no clip is left,
+    after printing a table of all problems.
     """
     clips, problems = load_clips(sources, emotions=emotions)
     labels = {*KNOWN_LABELS, *emotions}
     speakers = speaker_numbers({clip.speaker for clip in clips})
     clips, warnings = assign_splits(clips, seed=seed, by_speaker=by_speaker)
-    found = tuple(sorted({clip.emotion for clip in clips if clip.emotion}))
+    all_labels = tuple(sorted({clip.emotion for clip in clips if clip.emotion}))
     unwanted: set[str | None] = set() if only is None else {*(labels - {*only})}
     if not use_general:
         unwanted.add(None)
@@ -135,7 +135,7 @@ def prepare(
         clips = good_clips(clips, problems)
     clips = [clip for clip in clips if clip.split is not None]
     if not clips:
-        raise _nothing(sources, problems, use_cached_only)
+        raise _no_clip_error(sources, problems, use_cached_only)
     uncoded = [clip for clip in clips if not is_cached[clip.id]]
     _encode_all(uncoded, keys, cache, base_folder, workers=workers, needs_silence=needs_silence)
     warnings = [*(problem for problem in problems if problem.costs_no_clip), *warnings]
@@ -143,12 +143,12 @@ def prepare(
     problems = [problem for problem in problems if problem not in is_warned]
     return Prepared(
         tuple(clips), (*problems, *warnings), tuple(warnings), speakers, keys, cache,
-        is_checked=not use_cached_only, labels=found,
+        is_checked=not use_cached_only, labels=all_labels,
     )  # fmt: skip
 
 
 def _without(clips: Sequence[Clip], emotions: Collection[str | None]) -> list[Clip]:
-    """Clips but those of `emotions` (None is general speech); of these only turns that others hear as context stay."""
+    """`clips` without those of `emotions` (None is general speech), except turns that others hear as context."""
     by_id = {clip.id: clip for clip in clips}
     wanted = {clip.id for clip in clips if clip.emotion not in emotions}
     waiting = list(wanted)
@@ -160,34 +160,34 @@ def _without(clips: Sequence[Clip], emotions: Collection[str | None]) -> list[Cl
 
 
 def _is_about(warning: Problem, emotions: Collection[str | None]) -> bool:
-    """Whether a warning of `assign_splits` is about one of `emotions` alone."""
+    """Whether a warning of `assign_splits` is only about one of `emotions`."""
     about = {emotion or "general speech" for emotion in emotions}
     return warning.kind == "missing-split" and warning.message.partition(" has no ")[0] in about
 
 
 def _check(clips: Sequence[Clip], unseen: Sequence[Clip], labels: Sequence[str], workers: int) -> list[Problem]:
-    """Problems of the clips that weren't coded before, and of all clips that hear a bad one as context."""
-    alone = [replace(clip, context=()) for clip in unseen]
-    problems = check_clips(alone, emotions=labels, workers=workers or os.cpu_count() or 1)
+    """Problems of the clips that aren't in the cache, and of all clips that hear a bad one as context."""
+    without_context = [replace(clip, context=()) for clip in unseen]
+    problems = check_clips(without_context, emotions=labels, workers=workers or os.cpu_count() or 1)
     broken = broken_context({clip.id: clip for clip in clips}, {problem.where for problem in problems})
     return [*problems, *(Problem(name, "bad-context", message) for name, message in broken.items())]
 
 
-def _nothing(sources: Sequence[Path], problems: Sequence[Problem], use_cached_only: bool) -> DataError:
-    """The error where no clip is left, after the table of what is wrong with each."""
+def _no_clip_error(sources: Sequence[Path], problems: Sequence[Problem], use_cached_only: bool) -> DataError:
+    """The error for when no clip is left; prints a table of all problems first."""
     where = ", ".join(map(str, sources))
     if use_cached_only:
-        return DataError(f"nothing of {where} is prepared for this base: run once without --skip-datasets")
+        return DataError(f"nothing in {where} is prepared for this base: run once without --skip-datasets")
     if not problems:
-        return DataError(f"no clip in {where} is of the emotions that are wanted, or general speech")
+        return DataError(f"no clip in {where} has one of the wanted emotions or is general speech")
     console.print(problem_table(problems))
     return DataError(f"no usable clip in {where}: {counted(len(problems), 'problem')} (table above)")
 
 
 def _keys(clips: Sequence[Clip]) -> dict[str, str]:
-    """Cache key of every clip whose file is there: contents, segment, text. See `HashMemory`.
+    """Cache key of every clip whose file exists, from contents, segment and text. See `HashMemory`.
 
-    The text decides no code, but it is checked against the sound: with another text a clip is checked again.
+    The text doesn't affect the codes, but checks compare it with the sound: a clip with a new text is checked again.
     """
     keys = {}
     with HashMemory("sounds.json") as hash_of:
@@ -210,9 +210,9 @@ def _encode_all(
     workers: int,
     needs_silence: bool,
 ) -> None:
-    """Code `clips` shard by shard, and silence; what is written stays, whenever the process dies.
+    """Code `clips` shard by shard, and silence; a shard that is written stays, even if the process dies.
 
-    Nothing is started where nothing is to be coded.
+    No process is started if there is nothing to code.
     """
     needs_silence = needs_silence and not silence_path(base_folder).is_file()
     if not clips and not needs_silence:
@@ -247,7 +247,7 @@ def _work(codec: Codec, clips: Sequence[Clip]) -> list[_Coded]:
 
 
 def _piles(clips: Sequence[Clip]) -> Iterator[list[Clip]]:
-    """`clips` in turn, so many at once as last `_PILE_S` together; one that is longer is alone."""
+    """`clips` in order, in piles that last at most `_PILE_S`; a longer clip is a pile of its own."""
     pile: list[Clip] = []
     pile_s = 0.0
     for clip in clips:

@@ -1,4 +1,4 @@
-"""What silence is in a base's codes: what Moshi hears of a user who says nothing, and says itself after its words."""
+"""The codes of silence: what Moshi hears from a user who says nothing, and says itself after its words."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from affetto.files import cache_root, write_atomically
 from affetto.types import Codec
 
 SILENT_FRAMES = 256
-"""Coded at once: 20 s. Mimi looks back over 10 s, so that its last frame stands for all that follow."""
+"""Number of frames coded, 20 s. Mimi looks back over 10 s, so the last frame's codes are those of all that follow."""
 
 
 def silence_codes(base_folder: Path, num_frames: int) -> NDArray[np.int64]:
     """Codes (T, K) of `num_frames` frames of digital silence; coded once and cached.
 
-    Before training `codes.prepare` has coded it, in another process.
+    In training `codes.prepare` has already coded it, in another process.
     """
     path = silence_path(base_folder)
     if not path.is_file():
@@ -32,17 +32,17 @@ def silence_codes(base_folder: Path, num_frames: int) -> NDArray[np.int64]:
 
 
 def silence_path(base_folder: Path) -> Path:
-    """Where the silence of a base's codec is cached."""
+    """The cache file of the codes of silence for a base's codec."""
     return cache_root() / "silence" / f"{codec_hash(base_folder)[:24]}.npy"
 
 
 def code_silence(codec: Codec, num_frames: int) -> NDArray[np.int64]:
-    """Codes (T, K) of `num_frames` frames of digital silence, coded now."""
+    """Codes (T, K) of `num_frames` frames of digital silence, not cached."""
     return codec.encode(np.zeros(round(num_frames * codec.sample_rate / codec.frame_rate), dtype=np.float32))
 
 
 def save_silence(base_folder: Path, codes_TK: NDArray[np.integer]) -> None:
-    """Cache what `code_silence` gave for `SILENT_FRAMES`."""
+    """Cache the codes that `code_silence` returned for `SILENT_FRAMES`."""
 
     def save(path: Path) -> None:
         with path.open("wb") as file:

@@ -1,13 +1,11 @@
-"""Sound while it is spoken and while it is heard: codes or samples go in as they come, and what nothing later changes
-comes out.
+"""Streaming: codes or samples go in as they come, and what nothing later can change comes out.
 
-With Mimi a frame costs the same wherever it stands, and its samples, or its codes, are there at once: its layers keep
-what the next piece needs (`codes.mimi_layers`). Many sounds are decoded in one pass, and one alone is a batch of one.
+With Mimi every frame costs the same, and its samples or codes come out at once: its layers keep the state that the next
+piece needs (`codes.mimi_layers`). Many sounds are decoded in one pass; a single one is a batch of one.
 
-A codec that keeps nothing decodes all that was said so far for every piece, and the work grows with the square of the
-length.
+A codec without state decodes everything so far again for each piece, so the work grows with the square of the length.
 
-Shapes: B rows (sounds), T frames, K codebooks, N samples; x_BCT is what goes into a layer (rows, channels, steps).
+Shapes: B rows (sounds), T frames, K codebooks, N samples; x_BCT is a layer's input (rows, channels, steps).
 """
 
 from __future__ import annotations
@@ -30,12 +28,12 @@ _NOTHING = np.zeros(0, dtype=np.float32)
 
 
 class RepeatingStream:
-    """Decodes everything again for each piece and holds `num_held` frames back, which later ones change."""
+    """Decodes everything again for each piece and holds back the last `num_held` frames, which later ones change."""
 
     def __init__(self, decode: Callable[[NDArray[np.integer]], NDArray[np.float32]], num_held: int = 1) -> None:
         self._decode, self._num_held = decode, num_held
         self._frames: list[NDArray[np.integer]] = []
-        self._num_told = 0
+        self._num_returned = 0
 
     def push(self, codes_TK: NDArray[np.integer]) -> NDArray[np.float32]:
         """See `affetto.types.SoundStream`."""
@@ -44,19 +42,20 @@ class RepeatingStream:
         if num_settled <= 0:
             return _NOTHING
         samples = self._decode(np.stack(self._frames))
-        return self._tell(samples[: len(samples) * num_settled // len(self._frames)])
+        return self._new(samples[: len(samples) * num_settled // len(self._frames)])
 
     def finish(self) -> NDArray[np.float32]:
         """See `affetto.types.SoundStream`."""
-        return self._tell(self._decode(np.stack(self._frames))) if self._frames else _NOTHING
+        return self._new(self._decode(np.stack(self._frames))) if self._frames else _NOTHING
 
-    def _tell(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
-        told, self._num_told = samples[self._num_told :], len(samples)
-        return told
+    def _new(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The samples that haven't been returned yet."""
+        new, self._num_returned = samples[self._num_returned :], len(samples)
+        return new
 
 
 class SeparateStreams:
-    """`affetto.types.SoundStreams` of a codec that decodes one sound at a time: a stream for each."""
+    """`affetto.types.SoundStreams` for a codec that decodes one sound at a time: a stream for each sound."""
 
     def __init__(self, open_stream: Callable[[], SoundStream]) -> None:
         self._open, self._streams = open_stream, dict[int, SoundStream]()
@@ -74,13 +73,13 @@ class SeparateStreams:
 
 
 def check_together(open_numbers: Iterable[int], codes: Mapping[int, NDArray[np.integer]]) -> int:
-    """The number of frames of every sound in `codes`; DataError unless it is one, and all open sounds have them."""
+    """The number of frames of each sound in `codes`; DataError unless it is the same and all open sounds have codes."""
     if missing := [number for number in open_numbers if number not in codes]:
-        told = ", ".join(map(str, missing))
-        raise DataError(f"no codes for sound {told}: all open sounds go on together; finish those that have ended")
+        listed = ", ".join(map(str, missing))
+        raise DataError(f"no codes for sound {listed}: all open sounds go on together; finish those that have ended")
     lengths = {len(codes_TK) for codes_TK in codes.values()}
     if len(lengths) > 1:
-        raise DataError(f"sounds that are decoded together need as many frames each, not {sorted(lengths)}")
+        raise DataError(f"sounds that are decoded together need the same number of frames, not {sorted(lengths)}")
     return lengths.pop() if lengths else 0
 
 
@@ -96,7 +95,7 @@ def can_stream_mimi(model: Any) -> bool:
 
 
 class MimiSounds:
-    """Codes of many sounds to samples by Mimi's decoder, one pass for all (`affetto.types.SoundStreams`).
+    """Decodes many sounds with Mimi, in one pass for all (`affetto.types.SoundStreams`).
 
     The model must pass `can_stream_mimi`.
     """
@@ -105,17 +104,17 @@ class MimiSounds:
         self._model = model.eval()
         self._layers = MimiLayers(model.decoder_transformer)
         self._rows: list[int | None] = []
-        """The number of each row's sound; None where it has ended."""
+        """The number of the sound in each row; None if it has ended."""
 
     def push(self, codes: Mapping[int, NDArray[np.integer]]) -> dict[int, NDArray[np.float32]]:
-        """See `affetto.types.SoundStreams`; every frame's samples are settled."""
+        """See `affetto.types.SoundStreams`; every frame's samples are final."""
         if check_together([number for number in self._rows if number is not None], codes) == 0:
             return dict.fromkeys(codes, _NOTHING)
         import torch
 
         with exactly():
             numbers = self._arrange(codes)
-            # What codes sound may be elsewhere.
+            # The encoding parts may be on another device.
             device = next(self._model.decoder.parameters()).device
             codes_BTK = np.stack([np.asarray(codes[number], dtype=np.int64) for number in numbers])
             samples_BN = self._decoded(torch.from_numpy(codes_BTK).to(device).mT)
@@ -123,18 +122,18 @@ class MimiSounds:
         return dict(zip(numbers, samples, strict=True))
 
     def finish(self, number: int) -> NDArray[np.float32]:
-        """Nothing is held back; the row is free before the next piece."""
+        """Returns nothing, since nothing is held back; frees the row before the next piece."""
         if number in self._rows:
             self._rows[self._rows.index(number)] = None
         return _NOTHING
 
     def _arrange(self, codes: Mapping[int, Any]) -> list[int]:
-        """Rows of sounds that ended go, new ones come behind the others; the number of each row's sound."""
+        """Drop the rows of sounds that have ended, append rows for new ones; returns the sound number of each row."""
         if None in self._rows:
             self._layers.keep([row for row, number in enumerate(self._rows) if number is not None])
         numbers = [number for number in self._rows if number is not None]
-        known = set(numbers)
-        numbers += [number for number in codes if number not in known]
+        open_numbers = set(numbers)
+        numbers += [number for number in codes if number not in open_numbers]
         self._rows = [*numbers]
         return numbers
 
@@ -150,22 +149,22 @@ class MimiSounds:
 
 
 class MimiSound:
-    """Codes of one sound to samples: `MimiSounds` of a single row (`affetto.types.SoundStream`)."""
+    """Decodes one sound with Mimi: `MimiSounds` with a single row (`affetto.types.SoundStream`)."""
 
     def __init__(self, model: Any) -> None:
         self._sounds = MimiSounds(model)
 
     def push(self, codes_TK: NDArray[np.integer]) -> NDArray[np.float32]:
-        """Every frame's samples are settled."""
+        """Samples of the new frames, all of them final."""
         return self._sounds.push({0: codes_TK})[0]
 
     def finish(self) -> NDArray[np.float32]:
-        """Nothing is held back."""
+        """Returns nothing, since nothing is held back."""
         return self._sounds.finish(0)
 
 
 class MimiEar:
-    """Samples to codes by Mimi's encoder (`affetto.types.CodeStream`); the model must pass `can_stream_mimi`."""
+    """Encodes a sound with Mimi (`affetto.types.CodeStream`); the model must pass `can_stream_mimi`."""
 
     def __init__(self, model: Any, num_codebooks: int) -> None:
         self._model, self._num_codebooks = model.eval(), num_codebooks
@@ -174,7 +173,7 @@ class MimiEar:
         self._waiting = _NOTHING
 
     def push(self, samples: NDArray[np.floating]) -> NDArray[np.int64]:
-        """The codes (T, K) of the frames that are whole now."""
+        """Codes (T, K) of the frames that are now complete."""
         self._waiting = np.concatenate([self._waiting, np.asarray(samples, dtype=np.float32)])
         whole = self._waiting[: len(self._waiting) // self._hop * self._hop]
         self._waiting = self._waiting[len(whole) :]

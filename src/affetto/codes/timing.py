@@ -1,7 +1,7 @@
 """When each word of a clip is said: as annotated beside its sound file, as a recogniser hears it, or guessed.
 
-Annotations are `.json` files in the format of moshi-finetune's. Where there is none, the clip's text is aligned to its
-sound by a recogniser with a CTC head (`alignment`).
+Annotations are `.json` files in moshi-finetune's format. Without one, the clip's text is aligned to its sound by a
+recogniser with a CTC head (`alignment`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from affetto.errors import DataError
 from affetto.files import read_json
 
 MAIN = "SPEAKER_MAIN"
-"""Whose words Moshi says, in moshi-finetune's annotations."""
+"""The speaker whose words Moshi says, in moshi-finetune's annotations."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,11 @@ class Word:
 
 @dataclass(frozen=True)
 class Beside:
-    """What runs beside a clip's codes in a base that listens while it speaks."""
+    """The streams that run in parallel with a clip's codes in a base that listens while it speaks."""
 
     words: tuple[Word, ...]
     user_TK: NDArray[np.integer] | None = None
-    """Codes of the clip's other speaker, as many frames as the clip's own; None is silence."""
+    """Codes of the clip's other speaker, with as many frames as the clip; None is silence."""
 
 
 @dataclass(frozen=True)
@@ -49,16 +49,16 @@ class Aligned:
 
 
 class Recogniser(Protocol):
-    """What alignment asks of a recogniser with a CTC head."""
+    """What alignment needs from a recogniser with a CTC head."""
 
     @property
     def id(self) -> str:
-        """Names the weights."""
+        """Identifies the weights."""
         ...
 
     @property
     def sample_rate(self) -> int:
-        """Of the sounds that it hears."""
+        """Rate of the sounds that it hears."""
         ...
 
     @property
@@ -68,7 +68,7 @@ class Recogniser(Protocol):
 
     @property
     def between(self) -> int | None:
-        """The token that stands between words, where it has one."""
+        """The token between words, if it has one."""
         ...
 
     def log_probs(self, sound: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -76,15 +76,15 @@ class Recogniser(Protocol):
         ...
 
     def spell(self, word: str) -> list[int]:
-        """The tokens of a word; what it can't spell is left out."""
+        """The tokens of a word; letters that it can't spell are left out."""
         ...
 
 
 def aligned_words(text: str, sound: NDArray[np.float32], recogniser: Recogniser) -> Aligned:
-    """When the words of `text` are said in a mono sound at the recogniser's rate; one by one, nothing is batched.
+    """When the words of `text` are said in a mono sound at the recogniser's rate.
 
-    A word begins with the first frame of its first token. One without a letter that the recogniser knows begins where
-    the word before it ends. Raises DataError where the text can't be said in the sound.
+    A word begins with the first frame of its first token. A word without a letter that the recogniser knows begins
+    where the previous word ends. Raises DataError if the text can't be said in the sound.
     """
     words = text.split()
     tokens: list[int] = []
@@ -98,11 +98,11 @@ def aligned_words(text: str, sound: NDArray[np.float32], recogniser: Recogniser)
     if not tokens:
         raise DataError(
             f"{recogniser.id} knows no letter of its text, so its words can't be aligned: write numbers and signs as "
-            "words, choose another recogniser (--judge words=ID), or say when each is said in a .json beside the sound"
+            "words, choose another recogniser (--judge words=ID), or give the words' times in a .json beside the sound"
         )
     log_probs_TV = recogniser.log_probs(sound)
-    found = align(log_probs_TV, tokens, recogniser.blank)
-    if found is None:
+    alignment = align(log_probs_TV, tokens, recogniser.blank)
+    if alignment is None:
         raise DataError(
             f"its text takes {len(tokens)} tokens of {recogniser.id}, which hears {len(log_probs_TV)} frames in it: "
             "the words can't be aligned. Mend the text, or leave the clip out"
@@ -110,9 +110,9 @@ def aligned_words(text: str, sound: NDArray[np.float32], recogniser: Recogniser)
     frame_s = len(sound) / recogniser.sample_rate / len(log_probs_TV)
     starts_s, end_s = [], 0.0
     for place in places:
-        starts_s.append(found.spans_L2[place.start, 0] * frame_s if place else end_s)
-        end_s = found.spans_L2[place.stop - 1, 1] * frame_s if place else end_s
-    doubt = (float(log_probs_TV.max(axis=1).sum()) - found.log_prob) / len(tokens)
+        starts_s.append(alignment.spans_L2[place.start, 0] * frame_s if place else end_s)
+        end_s = alignment.spans_L2[place.stop - 1, 1] * frame_s if place else end_s
+    doubt = (float(log_probs_TV.max(axis=1).sum()) - alignment.log_prob) / len(tokens)
     timed = tuple(Word(word, float(start_s)) for word, start_s in zip(words, starts_s, strict=True))
     return Aligned(timed, max(0.0, doubt))
 
@@ -124,26 +124,26 @@ def annotation_of(audio: Path) -> Path | None:
 
 
 def annotated_words(path: Path, start_s: float = 0.0, end_s: float | None = None) -> list[Word]:
-    """Moshi's words between `start_s` and `end_s` of a file annotated as moshi-finetune does.
+    """Moshi's words between `start_s` and `end_s` of a file in moshi-finetune's format.
 
-    That is `{"alignments": [[word, [start, end], speaker], …]}`. DataError where the file isn't so.
+    The format is `{"alignments": [[word, [start, end], speaker], …]}`. DataError if the file hasn't it.
     """
     try:
-        found = [(str(word), float(times[0]), str(speaker)) for word, times, speaker in read_json(path)["alignments"]]
+        rows = [(str(word), float(times[0]), str(speaker)) for word, times, speaker in read_json(path)["alignments"]]
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise DataError(
             f'{path} is no annotation ({error!r}): it should be {{"alignments": [[word, [start, end], "{MAIN}"], …]}}, '
             "in seconds. Mend it, or move it away to have the words aligned by a recogniser"
         ) from error
     last_s = float("inf") if end_s is None else end_s
-    words = [Word(word.strip(), at - start_s) for word, at, who in found if who == MAIN and start_s <= at < last_s]
+    words = [Word(word.strip(), at - start_s) for word, at, who in rows if who == MAIN and start_s <= at < last_s]
     if not words:
         raise DataError(f"{path} has no word of {MAIN} in the clip: mend it, or move it away")
     return sorted(words, key=lambda word: word.start_s)
 
 
 def spread_words(text: str, duration_s: float) -> list[Word]:
-    """Words one after another, each for as long as its share of the letters; a tenth of the clip is left at its end."""
+    """Words spread over the first nine tenths of the clip, each as long as its share of the letters."""
     words: Sequence[str] = text.split()
     lengths = [len(word) + 1 for word in words]
     before = np.cumsum([0, *lengths[:-1]]) / max(1, sum(lengths))

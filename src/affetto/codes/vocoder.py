@@ -2,10 +2,10 @@
 
 Every 10 ms WORLD (Morise et al. 2016) gives 24 coded cepstra, log F0 and voicing; eight such frames make
 one 80 ms block of 208 numbers, centred and weighted, projected to 96 principal components and coded
-by eight residual codebooks of 256 (RVQ, Zeghidour et al. 2021). Cepstra count by the root of their deviation: all
-alike would spend the codes on fine structure that carries no words, their natural scale on loudness (docs/log.md).
-The codes are searched by a beam (Chen et al. 2010) and the codebooks fitted to what it finds. Decoding runs the same
-road back, with the aperiodicity set by the voicing. No network: a clip alone or beside others is coded the same.
+by eight residual codebooks of 256 (RVQ, Zeghidour et al. 2021). Cepstra are weighted by the root of their deviation:
+equal weights would spend the codes on fine structure that carries no words, their natural scale on loudness
+(docs/log.md). A beam search (Chen et al. 2010) finds the codes, and the codebooks are fitted to them. Decoding reverses
+these steps, with the aperiodicity set by the voicing. There is no network, so a clip's codes don't depend on its batch.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def analyse(samples: FloatArray) -> FloatArray:
     """Vocoder features of mono 24 kHz `samples`: (frames of 10 ms, 26), a whole number of 80 ms blocks."""
     num_frames = BLOCK * max(1, -(-len(samples) // FRAME_SAMPLES))
     samples = np.pad(np.asarray(samples, dtype=np.float64), (0, num_frames * HOP - len(samples)))
-    # A noise floor of -96 dB keeps digital silence from giving envelopes without bound.
+    # A noise floor of -96 dB keeps the envelopes of digital silence bounded.
     samples = samples + 1.6e-5 * np.random.default_rng(0).standard_normal(len(samples))
     f0, times = pyworld.dio(samples, SAMPLE_RATE, f0_floor=_F0_FLOOR, f0_ceil=_F0_CEIL, frame_period=_FRAME_MS, speed=4)
     f0 = pyworld.stonemask(samples, f0, times, SAMPLE_RATE)
@@ -88,7 +88,7 @@ _VOICED_APERIODICITY = _aperiodicity_of_voiced_speech()
 
 
 class VocoderCodec:
-    """`affetto.codes.codec.Codec` over WORLD features.
+    """`affetto.types.Codec` over WORLD features.
 
     `mean_D`, `scale_D` standardise a block (D = 208), `basis_DP` projects it (P = 96), `codebooks_KVP` code it.
     """
@@ -100,7 +100,7 @@ class VocoderCodec:
     def __init__(
         self, mean_D: FloatArray, scale_D: FloatArray, basis_DP: FloatArray, codebooks_KVP: FloatArray
     ) -> None:
-        # Rounded to what `save` writes, so that a fitted codec and the loaded one give the same codes.
+        # Rounded as `save` writes them, so that a fitted codec and the loaded one give the same codes.
         self.mean_D, self.scale_D, self.basis_DP, self.codebooks_KVP = (
             np.asarray(values, dtype=np.float32).astype(np.float64)
             for values in (mean_D, scale_D, basis_DP, codebooks_KVP)
@@ -112,7 +112,7 @@ class VocoderCodec:
         return self.quantise(analyse(np.asarray(samples, dtype=np.float64)))
 
     def decode(self, codes_TK: NDArray[np.integer]) -> NDArray[np.float32]:
-        """Samples of codes (T, K): T * 1920 of them."""
+        """T * 1920 mono samples of codes (T, K)."""
         if len(codes_TK) == 0:
             return np.zeros(0, dtype=np.float32)
         return synthesise(self.features(codes_TK))
@@ -122,11 +122,11 @@ class VocoderCodec:
         return self.features(codes_TK)[::2, :NUM_CEPSTRA]
 
     def open_stream(self) -> SoundStream:
-        """A sound to be decoded while its codes come: pulses end within 1024 samples, so one frame is held back."""
+        """Decodes a sound while its codes come; pulses end within 1024 samples, so one frame is held back."""
         return RepeatingStream(self.decode)
 
     def open_streams(self) -> SoundStreams:
-        """Sounds to be decoded while their codes come, one by one."""
+        """Decodes several sounds while their codes come, one by one."""
         return SeparateStreams(self.open_stream)
 
     def quantise(self, features: FloatArray) -> NDArray[np.int64]:
@@ -142,7 +142,7 @@ class VocoderCodec:
     def save(self, folder: Path) -> None:
         """Write `codec.json` and `codec.safetensors`."""
         tensors = {"mean": self.mean_D, "scale": self.scale_D, "basis": self.basis_DP, "codebooks": self.codebooks_KVP}
-        # safetensors writes memory as it lies and does not look at the strides: columns would become rows.
+        # safetensors writes memory in storage order and ignores strides: columns would become rows.
         values = {key: np.ascontiguousarray(value, dtype=np.float32) for key, value in tensors.items()}
         write_atomically(folder / "codec.safetensors", lambda path: save_file(values, path))
         facts = {"codec": self.name, "sample_rate": SAMPLE_RATE, "num_codebooks": self.num_codebooks,
@@ -151,7 +151,7 @@ class VocoderCodec:
 
     @classmethod
     def load(cls, folder: Path) -> VocoderCodec:
-        """Read what `save` wrote. Raises `BaseModelError` where it is missing or damaged."""
+        """Read what `save` wrote. Raises `BaseModelError` if it is missing or damaged."""
         try:
             tensors = load_file(folder / "codec.safetensors")
             return cls(*(tensors[key] for key in ("mean", "scale", "basis", "codebooks")))
@@ -166,7 +166,7 @@ class VocoderCodec:
         """Fit the codec to the features of many clips (each from `analyse`)."""
         blocks = np.concatenate([_blocks(features) for features in clips])
         mean = blocks.mean(axis=0)
-        # One scale per feature, not per place in the block: the eight frames are alike.
+        # One scale per feature, not per place in the block, because the block's eight frames are alike.
         deviation = np.sqrt(((blocks - mean) ** 2).reshape(len(blocks), BLOCK, NUM_FEATURES).mean(axis=(0, 1)))
         deviation = np.maximum(deviation, 1e-6)
         scale = np.tile(deviation / _weights(deviation), BLOCK)
@@ -174,7 +174,7 @@ class VocoderCodec:
         values, vectors = np.linalg.eigh(standard.T @ standard / len(standard))
         basis = vectors[:, np.argsort(values)[::-1][:num_components]]
         points = standard @ basis
-        # Book by book first, each on what the ones before it left; then all of them together.
+        # First one codebook at a time, each on the residual of the previous ones; then all of them together.
         residual = points
         rng = np.random.default_rng(seed)
         books = []
@@ -189,7 +189,7 @@ class VocoderCodec:
 
 
 def _weights(deviation: FloatArray) -> FloatArray:
-    """How much a standard deviation of each feature (26,) counts."""
+    """The weight (26,) of one standard deviation of each feature."""
     weight = np.sqrt(deviation)
     weight[:NUM_CEPSTRA] /= np.sqrt((weight[:NUM_CEPSTRA] ** 2).mean())
     weight[NUM_CEPSTRA], weight[NUM_CEPSTRA + 1] = _F0_WEIGHT, _VOICING_WEIGHT
@@ -197,7 +197,7 @@ def _weights(deviation: FloatArray) -> FloatArray:
 
 
 def _search(points_TP: NDArray[np.floating], codebooks_KVP: NDArray[np.floating]) -> NDArray[np.int64]:
-    """Codes (T, K) whose centroids nearly add up to each point; the `_BEAM` best beginnings are kept at every book."""
+    """Codes (T, K) whose centroids nearly add up to each point, by a beam search of width `_BEAM`."""
     num_books, size = codebooks_KVP.shape[:2]
     codes = np.empty((len(points_TP), num_books), dtype=np.int64)
     points_TP, codebooks_KVP = points_TP.astype(np.float32), codebooks_KVP.astype(np.float32)
@@ -209,7 +209,7 @@ def _search(points_TP: NDArray[np.floating], codebooks_KVP: NDArray[np.floating]
             errors = errors.reshape(len(left), -1)
             width = min(_BEAM, errors.shape[1])
             best = np.argpartition(errors, width - 1, axis=1)[:, :width]
-            # In a fixed order, so that ties fall the same way wherever a clip stands.
+            # Sorted, so that ties are broken the same way wherever a clip is in the batch.
             best.sort(axis=1)
             parents, code = best // size, best % size
             found = np.concatenate([np.take_along_axis(found, parents[..., None], axis=1), code[..., None]], axis=2)
@@ -220,7 +220,7 @@ def _search(points_TP: NDArray[np.floating], codebooks_KVP: NDArray[np.floating]
 
 
 def _refined(points: FloatArray, codebooks: FloatArray) -> FloatArray:
-    """Codebooks moved to where the codes that the search finds want them, one book after the other."""
+    """Codebooks refitted to the codes that the search finds, one after the other."""
     codes = _search(points, codebooks)
     books = codebooks.copy()
     residual = points - sum(book[codes[:, k]] for k, book in enumerate(books))
@@ -232,7 +232,7 @@ def _refined(points: FloatArray, codebooks: FloatArray) -> FloatArray:
 
 
 def _means(points: FloatArray, nearest: NDArray[np.int64], book: FloatArray) -> FloatArray:
-    """Mean of the points of each code; a code without any stays where `book` has it."""
+    """Mean of the points of each code; a code without points stays as it is in `book`."""
     counts = np.bincount(nearest, minlength=len(book))
     order = np.argsort(nearest, kind="stable")
     alive = counts > 0

@@ -1,7 +1,7 @@
-"""Coding in processes of its own, which end with it.
+"""Coding in separate processes, which end when it is done.
 
-The vocoder takes several where there are many clips. Mimi and DAC take one, however few the clips: their weights, and
-on a GPU the memory of their batches (`codec`), never come into the process that trains.
+The vocoder uses several if there are many clips. Mimi and DAC use one, however few the clips: so their weights, and on
+a GPU the memory of their batches (`codec`), never enter the process that trains.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from affetto.quiet import quiet_transformers
 from affetto.types import Codec
 
 _IN_PROCESS = 48
-"""Fewer clips than this the vocoder codes here: starting workers would take longer."""
+"""With fewer clips than this the vocoder codes in this process: starting workers would take longer."""
 
 _Part = TypeVar("_Part")
 _Result = TypeVar("_Result")
 
 
 class Coders(Protocol):
-    """What `coders` gives: work that is done with the codec of a base."""
+    """What `coders` yields: runs work with a base's codec."""
 
     def __call__(self, work: Callable[[Codec, _Part], _Result], parts: Iterable[_Part]) -> Iterator[_Result]:
-        """`work(codec, part)` of each of `parts`, in their order. All of them must survive pickling."""
+        """`work(codec, part)` for each of `parts`, in order. Work, parts and results must be picklable."""
         ...
 
 
@@ -45,9 +45,9 @@ def is_vocoder(base_folder: Path) -> bool:
 
 @contextmanager
 def coders(base_folder: Path, num_clips: int, workers: int = 0) -> Iterator[Coders]:
-    """Processes that code `num_clips` clips while the block runs: `workers` of them (0 is one a processor) at most.
+    """Processes that code `num_clips` clips while the block runs: at most `workers` (0: one per core).
 
-    What `load_codec` raises is raised by the first result; DataError where a process is killed.
+    Errors of `load_codec` are raised with the first result; DataError if a process is killed.
     """
     if _stays_here(base_folder, num_clips):
         codec = load_codec(base_folder)
@@ -62,22 +62,22 @@ def coders(base_folder: Path, num_clips: int, workers: int = 0) -> Iterator[Code
                 yield from pool.map(partial(_work, base_folder, work), parts)
             except BrokenProcessPool as error:
                 raise DataError(
-                    "a process that codes clips has ended before its work was done; most often the system killed it, "
-                    "because memory ran out. What was coded is kept: make room and go on. (In a script, what is to "
-                    'run must stand under `if __name__ == "__main__":`, or no such process can begin.)'
+                    "a process that codes clips ended before its work was done; most often the system killed it "
+                    "because memory ran out. What was coded is kept: make room and go on. (In a script, the code to "
+                    'run must be under `if __name__ == "__main__":`, or no such process can start.)'
                 ) from error
 
         yield run
 
 
 def start_worker(threads: int = 0) -> None:
-    """Begin a worker process, which is to end with the one that started it; with `threads` its network has so many.
+    """Start a worker process that ends with its parent; `threads` sets the number of its network's threads.
 
-    One that is killed can't tell its workers, and they would wait for work for ever: each holds the writing end of the
-    pipe that it reads from.
+    A killed parent can't stop its workers, and they would wait for work for ever, because each holds the writing end of
+    the pipe that it reads from.
     """
     parent = multiprocessing.parent_process()
-    assert parent is not None, "only worker processes begin so"
+    assert parent is not None, "only worker processes start this way"
 
     def follow() -> None:
         parent.join()
@@ -92,7 +92,7 @@ def start_worker(threads: int = 0) -> None:
 
 @contextmanager
 def told() -> Iterator[None]:
-    """Only errors made of one message survive the way back from a worker: DataError for SoundError."""
+    """Turns SoundError into DataError: only errors made from a single message can be pickled back from a worker."""
     try:
         yield
     except SoundError as error:
@@ -104,13 +104,13 @@ def _stays_here(base_folder: Path, num_clips: int) -> bool:
 
 
 def _num_threads() -> int:
-    """As many as this process has: a batch's last bits can depend on it."""
+    """The number of threads of this process: a batch's last bits can depend on it."""
     import torch
 
     return torch.get_num_threads()
 
 
-# Loaded with the first work and not as the process begins, whose errors would not be told.
+# Loaded with the first work, not when the process starts: errors at its start would not be reported.
 @cache
 def _codec(base_folder: Path) -> Codec:
     """The worker's codec."""

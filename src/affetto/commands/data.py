@@ -238,7 +238,7 @@ def _lost(problems: Sequence[Problem]) -> list[Problem]:
 
 
 def _hearings(found: Examined, choices: dict[str, str]) -> dict[str, Hearing | None]:
-    """What the chosen judges say, by kind; None where there is none."""
+    """What the chosen judges say, by kind; None if there is none."""
     hearings: dict[str, Hearing | None] = {"words": None, "emotion": None}
     if choices.get("words", "none") != "none":
         from affetto.evaluate.clip_doubts import doubt_texts

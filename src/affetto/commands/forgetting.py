@@ -93,7 +93,7 @@ def predict_forgetting(
 
 
 def _check_adapters(adapters: Sequence[Path], settings: Config) -> None:
-    """AdapterError where one isn't an adapter of the base, before any clip is encoded."""
+    """AdapterError if one isn't an adapter of the base, before any clip is encoded."""
     if adapters:
         from affetto.adapters.checkpoints import check_adapter
         from affetto.model.base import find_base, weights_hash

@@ -17,7 +17,7 @@ from affetto.files import expanded
 def examine(folder: Path, emotions: Sequence[str] | None = None) -> list[Diagnosis]:
     """Diagnose every run of `folder` (a run's output folder or one `emotion_models/<emotion>`), or those of `emotions`.
 
-    Raises `DataError` where there is none, or nothing of it can be read.
+    Raises `DataError` if there is none, or nothing of it can be read.
     """
     return [diagnose(read_evidence(run)) for run in find_runs(expanded(folder), emotions)]
 

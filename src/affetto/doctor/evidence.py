@@ -56,18 +56,18 @@ class Evidence:
     log: tuple[Mapping[str, Any], ...] = ()
     """Rows of the training log."""
     facts: Facts | None = None
-    """`best/affetto.json`, None where it can't be had."""
+    """`best/affetto.json`, None if it can't be had."""
     config: Config | None = None
     """The run's, from its facts."""
     results: Results | None = None
     missing: tuple[Missing, ...] = ()
 
     def setting(self, key: str) -> Any:
-        """The run's value of a configuration key; None where its configuration isn't known."""
+        """The run's value of a configuration key; None if its configuration isn't known."""
         return getattr(self.config, key) if self.config else None
 
     def fact(self, *keys: str) -> Any:
-        """A value of the facts by the keys that lead to it; None where it isn't known."""
+        """A value of the facts by the keys that lead to it; None if it isn't known."""
         found: Any = self.facts
         for key in keys:
             found = found.get(key) if isinstance(found, dict) else None
@@ -92,13 +92,13 @@ class Evidence:
         return next((dict(system) for system in systems if system["role"] == role), {})
 
     def metric(self, role: str, name: str, *, is_plain: bool = False) -> Mapping[str, Any] | None:
-        """A system's METRIC, None where its value isn't known."""
+        """A system's METRIC, None if its value isn't known."""
         metrics = self.system(role).get("plain_metrics" if is_plain else "metrics") or {}
         found: Mapping[str, Any] | None = metrics.get(name)
         return found if found is not None and found["value"] is not None else None
 
     def compared(self, prompt: str, name: str) -> Mapping[str, Any] | None:
-        """The adapter's difference from the base; None where there is no such comparison."""
+        """The adapter's difference from the base; None if there is no such comparison."""
         ours, base = self.system("adapter").get("name"), self.system("base").get("name")
         for comparison in self.results["comparisons"] if self.results else []:
             if (comparison["system"], comparison["against"], comparison["prompt"]) == (ours, base, prompt):
@@ -113,7 +113,7 @@ class Evidence:
 def find_runs(folder: Path, emotions: Sequence[str] | None = None) -> list[Path]:
     """The folders `emotion_models/<emotion>` that `folder` means: it is one, or a run's output folder.
 
-    Raises `DataError` where there is none, or none of an emotion that is asked for.
+    Raises `DataError` if there is none, or none of an emotion that is asked for.
     """
     if not folder.is_dir():
         raise DataError(f"{folder} is no folder: give a run's output folder, or emotion_models/<emotion> in it")

@@ -32,13 +32,13 @@ class Number:
 
 @dataclass(frozen=True)
 class Change:
-    """One thing to change. `key` is a configuration key, or None where the data or the command must change."""
+    """One thing to change. `key` is a configuration key, or None if the data or the command must change."""
 
     why: str
     key: str | None = None
     old: Setting = None
     new: Setting = None
-    """None where only the direction is known."""
+    """None if only the direction is known."""
 
     def __post_init__(self) -> None:
         assert self.why
@@ -82,7 +82,7 @@ class Symptom:
 
     @property
     def first_change(self) -> Change | None:
-        """What to try first: the first cause's remedy, else the first sign's; None where the symptom isn't shown."""
+        """What to try first: the first cause's remedy, else the first sign's; None if the symptom isn't shown."""
         if self.answer != "shown":
             return None
         shown = [check for check in self.checks if check.answer == "shown" and check.change]
@@ -109,7 +109,7 @@ class Diagnosis:
 
     @property
     def is_healthy(self) -> bool | None:
-        """True if every symptom is absent, False if any is shown, None where neither can be told."""
+        """True if every symptom is absent, False if any is shown, None if neither can be told."""
         answers = {symptom.answer for symptom in self.symptoms}
         return False if "shown" in answers else None if "unknown" in answers else True
 

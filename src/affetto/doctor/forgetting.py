@@ -45,7 +45,7 @@ def lost_capabilities(evidence: Evidence, *, is_weak: bool) -> Symptom:
 
 
 def general_kl(evidence: Evidence) -> Number | None:
-    """KL(base || adapted) on general speech: the evaluation's, else the best validation's; None where unknown."""
+    """KL(base || adapted) on general speech: the evaluation's, else the best validation's; None if unknown."""
     retention = evidence.results["retention"] if evidence.results else None
     if retention and retention["kl"]["value"] is not None:
         return Number.of("KL on general speech", retention["kl"])

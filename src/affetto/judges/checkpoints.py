@@ -24,7 +24,7 @@ _INSIDE = ("state_dict", "model_state_dict", "model")
 
 
 def checkpoint_folder(source: Source, files: Sequence[str]) -> Path:
-    """The folder with `files` of a source, fetched where it is on the hub; JudgeError where one is missing."""
+    """The folder with `files` of a source, fetched where it is on the hub; JudgeError if one is missing."""
     folder = fetched(source, files)
     if missing := [name for name in files if not (folder / name).is_file()]:
         raise JudgeError(f"{source.id} lacks {', '.join(missing)}")
@@ -63,7 +63,7 @@ def read_state(path: Path, name: str) -> dict[str, Tensor]:
 
 
 def load_state(model: nn.Module, state: Mapping[str, Tensor], name: str) -> None:
-    """Put `state` into `model`, whole. What only training needs may be left over; JudgeError where something lacks."""
+    """Put `state` into `model`, whole. What only training needs may be left over; JudgeError if something lacks."""
     try:
         missing = model.load_state_dict(state, strict=False).missing_keys
     except RuntimeError as error:
@@ -92,7 +92,7 @@ class EmotionNetwork(Protocol):
 class CheckpointListener:
     """Emotion judge and embedding judge at once: posteriors, and the vectors that they are told by.
 
-    Sounds of 16 kHz are heard one at a time. `names` are of the model's outputs, None where an output means nothing.
+    Sounds of 16 kHz are heard one at a time. `names` are of the model's outputs, None if an output means nothing.
     """
 
     sample_rate = 16_000

@@ -75,7 +75,7 @@ def load_judge(kind: Literal["embedding"], id_or_path: str | Path, device: str =
 def load_judge(kind: Kind, id_or_path: str | Path, device: str = "cpu") -> AnyJudge:
     """Load a judge: a folder, a hub id, `id@revision`, or `miniature`; for quality see `predictors.load_quality`.
 
-    Raises JudgeError where it can't be loaded whole or is of another kind, MissingDependencyError where a package
+    Raises JudgeError if it can't be loaded whole or is of another kind, MissingDependencyError if a package
     is missing, ConfigError for a device that isn't here.
     """
     check_device(device)
@@ -168,7 +168,7 @@ def check_choices(choices: Mapping[str, str], emotions: Sequence[str]) -> None:
 
 
 def unheard(judges: Judges, choices: Mapping[str, str]) -> str | None:
-    """Why no emotion can be judged; None where it can, and where nobody wants it to be."""
+    """Why no emotion can be judged; None if it can, and where nobody wants it to be."""
     return judges.reason("emotion") if judges.emotion is None and choices.get("emotion") != OFF else None
 
 
@@ -204,7 +204,7 @@ def find_source(kind: Kind, id_or_path: str | Path) -> Source:
 def read_labels(names: Sequence[str], source: Source) -> tuple[str, ...]:
     """Affetto's label of each of a model's outputs, by name.
 
-    Raises JudgeError where a pinned model doesn't have the names it is known to have (a revision that renamed them).
+    Raises JudgeError if a pinned model doesn't have the names it is known to have (a revision that renamed them).
     """
     if source.labels is None:
         return tuple(to_affetto(name) for name in names)

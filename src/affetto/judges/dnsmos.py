@@ -48,7 +48,7 @@ class DnsmosNetwork:
     """The network; immutable, so that several threads may use it."""
 
     def __init__(self, path: Path) -> None:
-        """Read the weights of the published `sig_bak_ovr.onnx`; JudgeError where `path` is something else."""
+        """Read the weights of the published `sig_bak_ovr.onnx`; JudgeError if `path` is something else."""
         weights = read_weights(path)
         try:
             sine, cosine = (weights[f"time2freq/stft-{part}/kernel:0"] for part in ("imag", "real"))
@@ -149,7 +149,7 @@ class DnsmosNetwork:
 def read_weights(path: Path) -> dict[str, Tensor]:
     """The float tensors of an ONNX file by name. Of its protobuf (onnx.proto3) only what these need is read.
 
-    Raises JudgeError where the file isn't one.
+    Raises JudgeError if the file isn't one.
     """
     try:
         graph = dict(_fields(path.read_bytes()))[7]

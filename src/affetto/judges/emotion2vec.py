@@ -35,7 +35,7 @@ def is_laid_out_so(source: Source) -> bool:
 
 
 def load(source: Source, device: str) -> CheckpointListener:
-    """Load a checkpoint with labels, whole; JudgeError where that can't be."""
+    """Load a checkpoint with labels, whole; JudgeError if that can't be."""
     folder = checkpoint_folder(source, FILES)
     source = at_commit(source, folder)
     try:
@@ -56,7 +56,7 @@ def load(source: Source, device: str) -> CheckpointListener:
 
 
 def read_shape(config: Mapping[str, Any], name: str) -> Shape:
-    """The network that a parsed `config.yaml` is of; JudgeError where something is missing or isn't known here.
+    """The network that a parsed `config.yaml` is of; JudgeError if something is missing or isn't known here.
 
     A switch that isn't there is off, as for FunASR.
     """

@@ -20,7 +20,7 @@ class Script:
 
     name: str
     file: str | None
-    """Which of the hub repository's files it is; None where none is published and it has to be exported."""
+    """Which of the hub repository's files it is; None if none is published and it has to be exported."""
     input: Literal["float32", "int16"] = "float32"
     outputs: tuple[str, ...] = ("mos",)
 
@@ -38,9 +38,9 @@ class KnownJudge:
     labels: Mapping[str, str] | None = None
     """The model's own label names (lower case) → affetto's. By name, never by position."""
     heard: tuple[str, ...] | None = None
-    """Corpora it was trained on, whose clips it would flatter; None where that isn't known, which is not "none"."""
+    """Corpora it was trained on, whose clips it would flatter; None if that isn't known, which is not "none"."""
     languages: tuple[str, ...] | None = ("en",)
-    """What it was trained for; `many` where they are too many to list, None where that isn't known."""
+    """What it was trained for; `many` where they are too many to list, None if that isn't known."""
     scale: str | None = None
     """What its numbers mean."""
     note: str | None = None

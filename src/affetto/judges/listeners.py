@@ -70,7 +70,7 @@ class TransformersJudge:
             yield indices, inputs.to(self.device)
 
     def real_frames(self, num_frames: int, attention_mask: torch.Tensor) -> torch.Tensor:
-        """(N, frames) True where one of the model's frames is sound and not padding; `attention_mask` (N, inputs)."""
+        """(N, frames) True if one of the model's frames is sound and not padding; `attention_mask` (N, inputs)."""
         if attention_mask.shape[1] == num_frames:
             return attention_mask.bool()
         mask: torch.Tensor = self.model._get_feature_vector_attention_mask(num_frames, attention_mask)
@@ -259,7 +259,7 @@ def load_words(source: Source, device: str) -> CtcListener | SequenceListener:
 
 
 def load(auto_class: Any, source: Source, **options: Any) -> Any:
-    """`auto_class.from_pretrained` of a source; JudgeError where that fails."""
+    """`auto_class.from_pretrained` of a source; JudgeError if that fails."""
     try:
         return auto_class.from_pretrained(source.where, revision=source.revision or "main", **options)
     except _LOADING_ERRORS as error:

@@ -72,7 +72,7 @@ def write_arpa(model: BackoffModel, path: Path) -> None:
 
 
 def read_arpa(path: Path) -> BackoffModel:
-    """The model in `path` (.arpa or .arpa.gz); JudgeError where it can't be read or doesn't hold what it promises."""
+    """The model in `path` (.arpa or .arpa.gz); JudgeError if it can't be read or doesn't hold what it promises."""
     try:
         with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
             return _parsed(file, path)

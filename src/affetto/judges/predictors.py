@@ -120,7 +120,7 @@ def members_of(judge: QualityJudge) -> tuple[QualityJudge, ...]:
 def load_quality(choice: str, device: str = "cpu") -> QualityJudge:
     """The quality judges named in `choice`, separated by commas.
 
-    Raises JudgeError where one can't be loaded, MissingDependencyError where its package isn't installed.
+    Raises JudgeError if one can't be loaded, MissingDependencyError if its package isn't installed.
     """
     names = [name.strip() for name in choice.split(",")]
     if not all(names) or OFF in names:

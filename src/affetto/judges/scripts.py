@@ -17,7 +17,7 @@ _INPUTS = ("float32", "int16")
 
 
 def find_script(folder: Path, name: str) -> Path | None:
-    """The TorchScript file of a folder: the only one, or the only one with a JSON beside it; None where there is none.
+    """The TorchScript file of a folder: the only one, or the only one with a JSON beside it; None if there is none.
 
     Raises JudgeError, which says `name`, where there are several.
     """

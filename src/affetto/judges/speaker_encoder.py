@@ -80,7 +80,7 @@ class BundledVoiceJudge:
 
     @torch.inference_mode()
     def embed(self, sounds: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float64] | None]:
-        """Unit vectors (256,) of mono sounds at 16 kHz; None where less than `SHORTEST_S` sounds.
+        """Unit vectors (256,) of mono sounds at 16 kHz; None if less than `SHORTEST_S` sounds.
 
         Windows of all sounds go through the network in batches of one size, the last filled up, so that company
         changes no vector.
@@ -112,7 +112,7 @@ def weights_folder() -> Path:
 
 
 def encoder_windows(sound: NDArray[np.float32]) -> NDArray[np.float32] | None:
-    """What the encoder hears of (samples,): mel spectra (N, T, B) of N windows; None where too little sounds."""
+    """What the encoder hears of (samples,): mel spectra (N, T, B) of N windows; None if too little sounds."""
     speech = without_pauses(sound)
     if speech is None:
         return None
@@ -123,7 +123,7 @@ def encoder_windows(sound: NDArray[np.float32]) -> NDArray[np.float32] | None:
 
 
 def without_pauses(sound: NDArray[np.float32]) -> NDArray[np.float32] | None:
-    """What sounds in (samples,), joined; None where that is less than `SHORTEST_S`."""
+    """What sounds in (samples,), joined; None if that is less than `SHORTEST_S`."""
     sounds = sounding_frames(sound, SAMPLE_RATE)
     if sounds.sum() * FRAME_S < SHORTEST_S:
         return None

@@ -78,7 +78,7 @@ def is_laid_out_so(source: Source) -> bool:
 
 
 def load(source: Source, device: str) -> CheckpointListener:
-    """Load a checkpoint, whole; JudgeError where that can't be."""
+    """Load a checkpoint, whole; JudgeError if that can't be."""
     folder = checkpoint_folder(source, FILES)
     source = at_commit(source, folder)
     states = {name: read_state(folder / f"{name}.ckpt", source.id) for name in ("wav2vec2", "model")}

@@ -163,7 +163,7 @@ def load_dimensions(source: Source, device: str) -> DimensionListener:
 
 
 def to_unit(vector: NDArray[np.float64], name: str) -> NDArray[np.float64]:
-    """`vector` (D,) at length 1; JudgeError where it has none, which names the judge `name`."""
+    """`vector` (D,) at length 1; JudgeError if it has none, which names the judge `name`."""
     length = float(np.linalg.norm(vector))
     if not np.isfinite(length) or length == 0:
         raise JudgeError(f"the judge {name} gave a vector of length {length}")

@@ -52,7 +52,7 @@ def export_test(
     """Write the test of `systems` (folders whose files of one name say one sentence); returns the key's path.
 
     `out` gets `test.html`, which needs nothing else, and `webmushra.yaml` with `audio/`, for webMUSHRA's `configs`; the
-    key goes to `OUT_key.json` beside it. Raises DataError where fewer than two systems share a file, a sound can't be
+    key goes to `OUT_key.json` beside it. Raises DataError if fewer than two systems share a file, a sound can't be
     read, there is no writing at `out`, or it or the key is there already: tests are never mixed, and a key may be of a
     test that is running.
     """

@@ -79,7 +79,7 @@ def read_votes(paths: Sequence[Path], test: str) -> list[Vote]:
 def score_votes(key: Mapping[str, Any], votes: Sequence[Vote], target: str | None = None) -> dict[str, Any]:
     """Numbers by system: `naturalness` (mean, interval), `emotions` (counts), `recall` of `target`, and preferences.
 
-    `key` is what `read_key` gives. Raises DataError where a vote doesn't fit it, or `target` was no choice.
+    `key` is what `read_key` gives. Raises DataError if a vote doesn't fit it, or `target` was no choice.
     """
     if key.get("schema") != KEY_SCHEMA:
         raise DataError(f"this is no key of a listening test: {_ANOTHER_KEY}")

@@ -1,12 +1,11 @@
-"""Where a recording sounds and where it pauses, from energy alone.
+"""Voice activity and pauses of a recording, from energy alone.
 
-Ten-millisecond frames, not overlapping; a frame is silent when its power is 40 dB under the 95th percentile of all
-frames, or under -70 dBFS. Recordings whose noise is louder than that have no pauses by this measure. Times are
-exact to one frame.
+Frames last 10 ms and don't overlap; a frame is silent if its power is 40 dB below the 95th percentile of all frames, or
+below -70 dBFS. Recordings whose noise is louder than that have no pauses by this measure. Times are exact to one frame.
 
-The idea is the active speech level of ITU-T P.56 (2011): level over what sounds, with a threshold relative to it.
-P.56's method B smooths an envelope, puts the threshold 15.9 dB under the level and counts 200 ms after every sound as
-active; here frames stand alone and the threshold is far lower, so that soft sounds count and short pauses are seen.
+The idea is the active speech level of ITU-T P.56 (2011): the level over active frames, with a threshold relative to it.
+P.56's method B smooths an envelope, puts the threshold 15.9 dB below the level and counts the 200 ms after every sound
+as active; here frames are independent and the threshold is far lower, so soft sounds count and short pauses are seen.
 `level_db` isn't comparable with P.56's.
 """
 
@@ -23,31 +22,31 @@ FLOOR_DB = -70.0
 MIN_PAUSE_S = 0.1
 """Shorter silences are stop consonants, not pauses."""
 METRICS = ("level_db", "pause_share", "longest_silence_s")
-"""What enters the results."""
+"""The values that enter the results."""
 
 
 @dataclass(frozen=True)
 class Activity:
-    """When something sounds and how loud."""
+    """When a recording is active, and how loud."""
 
     start_s: float
-    """First sound."""
+    """Start of the first sound."""
     end_s: float
     """End of the last sound."""
     level_db: float
-    """RMS of the frames that sound, dB re full scale (a full-scale sine has -3)."""
+    """RMS of the active frames, dB re full scale (a full-scale sine has -3)."""
     pause_share: float
     """Silences of at least `MIN_PAUSE_S`, as a share of the time between first and last sound."""
     longest_silence_s: float
-    """Longest silence between first and last sound; 0 where there is none."""
+    """Longest silence between first and last sound; 0 if there is none."""
 
     def to_values(self) -> dict[str, float | None]:
-        """`METRICS` under the results' names."""
+        """`METRICS` by their names in the results."""
         return {name: getattr(self, name) for name in METRICS}
 
 
 def validate(samples: NDArray[np.floating], sample_rate: int) -> None:
-    """Raise ValueError where samples aren't mono (N,), floating-point and finite, or the rate isn't positive."""
+    """Raise ValueError if samples aren't mono (N,), floating-point and finite, or the rate isn't positive."""
     if samples.ndim != 1:
         raise ValueError(f"samples must be mono, shape (num_samples,), not {samples.shape}; average or pick channels")
     if not np.issubdtype(samples.dtype, np.floating):
@@ -59,35 +58,35 @@ def validate(samples: NDArray[np.floating], sample_rate: int) -> None:
 
 
 def evaluate(samples: NDArray[np.floating], sample_rate: int) -> dict[str, float | None]:
-    """`METRICS` of mono samples, all None where nothing sounds; ValueError as `validate`."""
+    """`METRICS` of mono samples, all None if no frame is active; ValueError as in `validate`."""
     activity = find_activity(samples, sample_rate)
     return dict.fromkeys(METRICS) if activity is None else activity.to_values()
 
 
 def find_activity(samples: NDArray[np.floating], sample_rate: int) -> Activity | None:
-    """Activity of mono samples, or None where nothing sounds; ValueError as `validate`."""
+    """Activity of mono samples, None if no frame is active; ValueError as in `validate`."""
     validate(samples, sample_rate)
     frame = _frame(sample_rate)
     power = _frame_power(samples, frame)
-    sounds = _sounds(power)
-    if not sounds.any():
+    is_active = _active(power)
+    if not is_active.any():
         return None
-    first, last = np.flatnonzero(sounds)[[0, -1]]
-    silences_s = _run_lengths(~sounds[first : last + 1]) * (frame / sample_rate)
+    first, last = np.flatnonzero(is_active)[[0, -1]]
+    silences_s = _run_lengths(~is_active[first : last + 1]) * (frame / sample_rate)
     span_s = (last + 1 - first) * frame / sample_rate
     return Activity(
         start_s=float(first * frame / sample_rate),
         end_s=float((last + 1) * frame / sample_rate),
-        level_db=float(10 * np.log10(power[sounds].mean())),
+        level_db=float(10 * np.log10(power[is_active].mean())),
         pause_share=float(silences_s[silences_s >= MIN_PAUSE_S - 1e-9].sum() / span_s),
         longest_silence_s=float(silences_s.max(initial=0.0)),
     )
 
 
 def sounding_frames(samples: NDArray[np.floating], sample_rate: int) -> NDArray[np.bool_]:
-    """Which whole frames (T,) of `FRAME_S` sound; a rest shorter than a frame is left out. ValueError as `validate`."""
+    """Which frames (T,) of `FRAME_S` are active, without a last partial one. ValueError as in `validate`."""
     validate(samples, sample_rate)
-    return _sounds(_frame_power(samples, _frame(sample_rate)))
+    return _active(_frame_power(samples, _frame(sample_rate)))
 
 
 def _frame(sample_rate: int) -> int:
@@ -100,7 +99,7 @@ def _frame_power(samples: NDArray[np.floating], frame: int) -> NDArray[np.float6
     return power
 
 
-def _sounds(power_T: NDArray[np.float64]) -> NDArray[np.bool_]:
+def _active(power_T: NDArray[np.float64]) -> NDArray[np.bool_]:
     if not len(power_T):
         return np.zeros(0, dtype=bool)
     level = 10 * np.log10(np.maximum(power_T, 1e-20))

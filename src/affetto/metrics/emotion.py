@@ -1,9 +1,9 @@
-"""Which emotion a judge hears. Recall and posterior of the target, and what was heard instead.
+"""Which emotion a judge hears: recall and posterior of the target, and a count of what is heard instead.
 
-Recall is that of one class (the share of its files whose first choice it is), with Wilson's interval (1927); papers on
-emotion recognition mostly give its mean over the classes. Posteriors are the judge's own and not calibrated.
-Emotion-embedding similarity isn't among them: it rewards mimicry of the reference (arXiv 2604.26347), and is measured
-only on request (`evaluate.similarity`).
+Recall is that of one class (the share of its files for which it is the first choice), with Wilson's interval (1927);
+papers on emotion recognition mostly give its mean over the classes. Posteriors are the judge's own, not calibrated.
+Emotion-embedding similarity isn't included: it rewards mimicry of the reference (arXiv 2604.26347) and is measured only
+on request (`evaluate.similarity`).
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from affetto.metrics import statistics
 from affetto.metrics.statistics import Estimate
 
 ROUNDING = 1e-4
-"""How far over 1 a probability may be that was computed in single precision or less."""
+"""How far above 1 a probability may be, for those computed in single precision or less."""
 
 
 class Evaluation(TypedDict):
-    """Under the results' names; `confusion` counts first choices."""
+    """Values by their names in the results; `confusion` counts first choices."""
 
     recall: Estimate
     posterior: Estimate
@@ -30,7 +30,7 @@ class Evaluation(TypedDict):
 
 
 def validate(posteriors_NL: NDArray[np.floating], labels: Sequence[str], target: str, prompts: Sequence[str]) -> None:
-    """Raise ValueError where posteriors aren't one probability per file and label, or names don't fit them."""
+    """Raise ValueError if posteriors aren't one probability per file and label, or the names don't match."""
     if len(set(labels)) < len(labels):
         raise ValueError(f"labels must be unique, not {', '.join(labels)}; add up the probabilities of equal ones")
     if target not in labels:
@@ -41,13 +41,13 @@ def validate(posteriors_NL: NDArray[np.floating], labels: Sequence[str], target:
             f"{(len(prompts), len(labels))}, not {posteriors_NL.shape}"
         )
     if bad := np.flatnonzero(~((posteriors_NL >= 0) & (posteriors_NL <= 1 + ROUNDING)).all(axis=1)).tolist():
-        raise ValueError(f"posteriors must be probabilities, 0 to 1; rows {bad[:5]} aren't: put scores through softmax")
+        raise ValueError(f"posteriors must be probabilities, 0 to 1; rows {bad[:5]} aren't: apply softmax to scores")
 
 
 def evaluate(
     posteriors_NL: NDArray[np.floating], labels: Sequence[str], target: str, prompts: Sequence[str]
 ) -> Evaluation:
-    """All metrics of N files' posteriors, `prompts[n]` being what file n says; ValueError as `validate`."""
+    """All metrics of N files' posteriors; file n says `prompts[n]`. ValueError as in `validate`."""
     validate(posteriors_NL, labels, target, prompts)
     choices = first_choices(posteriors_NL, labels)
     return {
@@ -78,7 +78,7 @@ def mean_posterior(posteriors: Sequence[float], prompts: Sequence[str]) -> Estim
 
 
 def confusion(choices: Sequence[str], labels: Sequence[str]) -> dict[str, int]:
-    """How often each of the judge's labels was the first choice, all in the judge's order; ValueError at others."""
+    """How often each of the judge's labels is the first choice, in the judge's order; ValueError for other labels."""
     if unknown := sorted(set(choices) - set(labels)):
         raise ValueError(f"the judge has no label {', '.join(unknown)}; its labels are {', '.join(labels)}")
     return {label: choices.count(label) for label in labels}

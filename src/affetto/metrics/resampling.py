@@ -1,4 +1,4 @@
-"""Drawing whole clusters again and again: what the bootstraps of `statistics` sum up."""
+"""Resampling whole clusters, for the bootstraps of `statistics`."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 Numbers = Sequence[float] | NDArray[np.floating] | NDArray[np.integer]
 MOST_AT_ONCE = 250_000
-"""Clusters drawn at once, in as many whole resamples as that makes."""
+"""Most clusters drawn at once, in whole resamples."""
 
 
 def cluster_sums(clusters: Sequence[str] | None, *columns: Numbers) -> list[NDArray[np.float64]]:
-    """Sums of each column by cluster, clusters in order of their names (of their values where they have none)."""
+    """Sums of each column by cluster, in order of the clusters' names (of the values if `clusters` is None)."""
     arrays = [np.asarray(column, dtype=np.float64) for column in columns]
     length = len(arrays[0]) if clusters is None else len(clusters)
     assert all(array.shape == (length,) and np.isfinite(array).all() for array in arrays)
@@ -28,7 +28,7 @@ def cluster_sums(clusters: Sequence[str] | None, *columns: Numbers) -> list[NDAr
 def crossed_sums(
     values: Numbers, raters: Sequence[str], items: Sequence[str]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Sums and counts (R, I) of the values by rater and item, both in order of their names."""
+    """Sums and counts (R, I) of the values by rater and item, both in order of name."""
     array = np.asarray(values, dtype=np.float64)
     assert array.shape == (len(raters),) == (len(items),)
     assert np.isfinite(array).all()
@@ -51,7 +51,7 @@ def resampled_sums(columns: Sequence[NDArray[np.float64]], num_resamples: int, s
 
 
 def draws(num_clusters: int, num_resamples: int, seed: int, size: int) -> Iterator[NDArray[np.int64]]:
-    """Blocks (B, C) of the clusters of each resample, B at most `size`; the same draws, however they are blocked."""
+    """The clusters of each resample in blocks (B, C), B at most `size`, which doesn't change the draws."""
     rng = np.random.default_rng(seed)
     for start in range(0, num_resamples, size):
         yield rng.integers(num_clusters, size=(min(size, num_resamples - start), num_clusters))
@@ -64,12 +64,12 @@ def counts(drawn_BC: NDArray[np.int64], num_clusters: int) -> NDArray[np.float64
 
 
 def jackknifed(values: Sequence[float], groups: Sequence[Hashable], members: Sequence[str]) -> list[float]:
-    """Pseudo-values (Tukey 1958) of means over pairs: `values[i]` is a file's mean over its pairs with others of its
-    group that aren't the same member (files that speak one text are one member of their voice).
+    """Pseudo-values (Tukey 1958) of means over pairs: `values[i]` is a file's mean over its pairs with the files of its
+    group that belong to other members (all files of a voice that speak one text are one member).
 
-    A file is in all of its own pairs and in one of each other's, so the mean over files varies nearly twice as much as
-    that of as many independent values. In a group of n members whose mean is u, a value v counts as
-    v + (v - u) n / (n - 2); with under three members as v.
+    A file is in all of its own pairs and in one of every other file's, so the mean over files varies nearly twice as
+    much as the mean of as many independent values. In a group of n members whose mean is u, a value v counts as
+    v + (v - u) n / (n - 2); with fewer than three members as v.
     """
     parts: dict[Hashable, dict[str, list[float]]] = {}
     for value, group, member in zip(values, groups, members, strict=True):

@@ -1,17 +1,18 @@
-"""One spelling for English text, so that word errors are about words and not about how they are written.
+"""Normalises English text, so that word errors are about words and not about spelling.
 
-Steps: what stands in <>, [] or () dropped; lower case; currency, percent and titles in words; digits in words;
-contractions undone; punctuation dropped; British spellings of a few words made American; hesitations ("um") dropped;
-the "and" inside numbers dropped.
+Steps: drop what is inside <>, [] or (); lower case; write currency, percent, titles and digits as words; expand
+contractions; drop punctuation; make British spellings of a few words American; drop hesitations ("um") and the "and"
+inside numbers.
 
-Same idea as Whisper's normaliser (Radford et al. 2022, appendix C), much smaller. It differs on purpose where that one
+The idea is that of Whisper's normaliser (Radford et al. 2022, appendix C), but much smaller. Intended differences:
+Whisper's
 - writes numbers in digits: here in words, from 0 to 999,999, others digit by digit, years as plain numbers; spoken
-  numbers aren't joined ("nineteen eighty five" isn't 1985), "oh" is no zero, and leading zeros are kept;
-- takes every 's for "is" ("John's" for "john is") and 'd for "had" before some words: here 's is undone after a few
-  pronouns only, and 'd is "would";
-- drops "&", takes "’" for a space and joins "I 'm": here the former are "and" and an apostrophe, and nothing is joined;
-- keeps "ain't", "cannot" and "ok" apart from "is not", "can not" and "okay", and makes "sha not" and "0 clock" of
-  "shan't" and "o'clock", and a word of the last dot of "...";
+  numbers aren't joined ("nineteen eighty five" isn't 1985), "oh" isn't zero, and leading zeros are kept;
+- expands every 's to "is" ("John's" to "john is") and 'd to "had" before some words: here 's is expanded only after a
+  few pronouns, and 'd to "would";
+- drops "&", reads "’" as a space and joins "I 'm": here these are "and" and an apostrophe, and nothing is joined;
+- keeps "ain't", "cannot" and "ok" apart from "is not", "can not" and "okay", and turns "shan't" and "o'clock" into
+  "sha not" and "0 clock", and the last dot of "..." into a word;
 - knows more titles ("prof"), colloquial forms ("woulda", "ma'am") and British spellings;
 - strips accents: here "café" isn't "cafe".
 """
@@ -52,27 +53,27 @@ _WORDS = {
     "licence": "license", "tyre": "tire", "mum": "mom", "pyjamas": "pajamas",
 }  # fmt: skip
 _TWO_VOWELS = r"i[ao](?!n$|ns$|us$|l$)|[^tsc]io(?=ns?$)|eo(?!u)|[^gq]ua(?!r)|[aeiou]ing$|yi|iou(?=s$)(?<![tcs]iou)"
-"""Vowels that stand side by side and are two syllables."""
+"""Adjacent vowels that are two syllables."""
 _ASIDES = re.compile(r"<[^>]*>|\[[^\]]*\]|\([^)]*\)")
 _HESITATIONS = frozenset({"hmm", "mhm", "mm", "mmm", "uh", "um"})
 _CURRENCIES = {"$": "dollar", "£": "pound", "€": "euro"}
 
 
 def validate(text: object) -> None:
-    """Raise ValueError where `text` is no string."""
+    """Raise ValueError if `text` isn't a string."""
     if not isinstance(text, str):
-        raise ValueError(f"a text must be a string, not {type(text).__name__}; decode bytes, leave out None")
+        raise ValueError(f"a text must be a string, not {type(text).__name__}; decode bytes and leave out None")
 
 
 def evaluate(text: str) -> dict[str, int]:
-    """`num_words` and `num_syllables` of English `text`; ValueError as `validate`."""
+    """`num_words` and `num_syllables` of English `text`; ValueError as in `validate`."""
     validate(text)
     words = normalise(text)
     return {"num_words": len(words), "num_syllables": sum(map(count_syllables, words))}
 
 
 def normalise(text: str) -> list[str]:
-    """Words of English `text` in one spelling; normalising again changes nothing."""
+    """Words of English `text` in normalised spelling; normalising them again changes nothing."""
     text = unicodedata.normalize("NFKC", _ASIDES.sub("", text)).lower()
     text = re.sub("[’‘ʼ`´]", "'", text)
     text = re.sub(r"([$£€])\s*(\d[\d,]*(?:\.\d+)?)", _currency, text)
@@ -87,12 +88,12 @@ def normalise(text: str) -> list[str]:
 
 
 def count_syllables(word: str) -> int:
-    """Syllables of a normalised English word, by its spelling; 0 for what has no letters.
+    """Number of syllables of a normalised English word, by its spelling; 0 without letters.
 
-    Groups of vowels, less an e that is silent at the end ("time" but not "table"), in -ed and -es ("walked", "times")
-    and before -ly, -ment, -ful, -ness and -less; more where two vowels are heard apart ("piano"); at least one.
-    Against the CMU Pronouncing Dictionary 99 % of the running words of 110 LJSpeech clips are right and their sum is
-    off by under 1 %. What is off is so for every system that speaks the text.
+    Counts groups of vowels; subtracts an e that is silent at the end ("time" but not "table"), in -ed and -es
+    ("walked", "times") and before -ly, -ment, -ful, -ness and -less; adds one for two vowels heard apart ("piano"); is
+    at least one. Against the CMU Pronouncing Dictionary 99 % of the running words of 110 LJSpeech clips are right and
+    their sum is off by less than 1 %. The error is the same for every system that speaks the text.
     """
     word = re.sub(r"[^a-z]", "", word)
     if not word:
@@ -143,7 +144,7 @@ def _currency(match: re.Match[str]) -> str:
 
 
 def _uncontracted(token: str) -> list[str]:
-    """Words of one token of letters and apostrophes."""
+    """Words of a token of letters and apostrophes."""
     token = token.strip("'")
     if token in _CONTRACTIONS:
         return _CONTRACTIONS[token].split()

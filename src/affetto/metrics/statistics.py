@@ -1,10 +1,10 @@
-"""Intervals and verdicts: how sure a number is, with prompts (not files) as the things that were sampled.
+"""Confidence intervals and verdicts, with prompts (not files) as the sampling units.
 
-Several files that speak one prompt are not independent, so everything but a share is bootstrapped over whole prompts,
-and a share's interval is as wide as its prompts make it.
+Files that speak the same prompt are not independent, so everything but a share is bootstrapped over whole prompts, and
+a share's interval accounts for its prompts.
 Intervals are "expanded percentile" ones (Hesterberg, What Teachers Should Know About the Bootstrap, 2015, section 4):
 the percentile interval, widened as Student's t widens a normal one, because the plain percentile bootstrap covers too
-little for a few dozen prompts. Sums are taken in an order that depends on the values alone, so permuting the files
+little for a few dozen prompts. Sums are taken in an order that depends only on the values, so permuting the files
 changes no bit of a result.
 """
 
@@ -34,8 +34,8 @@ CONFIDENCE = 0.95
 NUM_RESAMPLES = 10_000
 SEED = 20_267
 MIN_CLUSTERS = 6
-"""Fewer prompts (or speakers) give no interval: what is called 95 % covers the truth of 2, 3, 4 and 5 in 51, 74, 87 and
-92 of a hundred simulated data sets."""
+"""Fewer prompts (or speakers) give no interval: with 2, 3, 4 and 5 a nominal 95 % interval covers the truth in 51, 74,
+87 and 92 of a hundred simulated data sets."""
 MIN_PAIRS = 20
 """Fewer pairs give no verdict."""
 
@@ -56,7 +56,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Difference(Estimate):
-    """A paired difference; `p_value` is two-sided, for "there is no difference"."""
+    """A paired difference; `p_value` is two-sided, for the null hypothesis of no difference."""
 
     p_value: float | None = None
 
@@ -75,21 +75,19 @@ def wilson_interval(successes: float, n: float, confidence: float = CONFIDENCE) 
 
 
 def share(events: Sequence[bool], clusters: Sequence[str] | None = None) -> Estimate:
-    """Share of `events` that are true, with Wilson's interval at the number of events that tell as much as independent
-    ones would.
+    """Share of `events` that are true, with Wilson's interval at the effective number of independent events.
 
-    Without `clusters`, or with one event in each, that is their number. Else it is divided by the design effect (Kish
-    1965) of whole clusters, and by Student's t over the normal's, squared (Korn & Graubard 1998; with Wilson's interval
-    Dean & Pagano 2015, doi:10.1093/jssam/smv024); it is the number of clusters where the events are all alike, or
-    clusters fewer than `MIN_CLUSTERS`.
+    Without `clusters`, or with one event in each, that is the number of events. Else it is that number divided by the
+    design effect (Kish 1965) of whole clusters, and by the square of Student's t over the normal quantile (Korn &
+    Graubard 1998; with Wilson's interval Dean & Pagano 2015, doi:10.1093/jssam/smv024). If all events are equal, or
+    there are fewer than `MIN_CLUSTERS` clusters, it is the number of clusters.
     """
     n = len(events)
     if not n:
         return Estimate(None, None, None, 0, "nothing to count")
     value = sum(events) / n
-    told = _effective_size(events, clusters) if clusters is not None else n
-    # Bounds at 0 and 1 are exact for whole events alone.
-    return Estimate(value, *wilson_interval(told if value == 1 else value * told, told), n)
+    size = _effective_size(events, clusters) if clusters is not None else n
+    return Estimate(value, *wilson_interval(value * size, size), n)
 
 
 def _effective_size(events: Sequence[bool], clusters: Sequence[str]) -> float:
@@ -118,9 +116,9 @@ def bootstrap_ratio(
 ) -> Estimate:
     """Sum of numerators / sum of denominators (corpus WER: edits / words), bootstrapped over `clusters`.
 
-    Without `clusters` every row is one. With fewer than `MIN_CLUSTERS` clusters there is no interval. Where every
-    numerator is 0 and `is_count`, resampling sees no variation; the upper bound is then Wilson's for "no cluster in so
-    many", at one count for every row of such a cluster.
+    Without `clusters` every row is its own. With fewer than `MIN_CLUSTERS` clusters there is no interval. If every
+    numerator is 0 and `is_count`, resampling sees no variation; the upper bound is then Wilson's for no event in that
+    many clusters, with one count for every row of a cluster with an event.
     """
     n = len(numerators)
     if n == 0:
@@ -152,18 +150,18 @@ def pigeonhole_mean(
     num_resamples: int = NUM_RESAMPLES,
     seed: int = SEED,
 ) -> Estimate:
-    """Mean of votes, row i being one rater's on one item, with raters and items resampled at once.
+    """Mean of votes (row i is one rater's vote on one item), with raters and items resampled at once.
 
-    The pigeonhole bootstrap (Owen 2007, doi:10.1214/07-AOAS122): a rater is strict on every item, an item is hard for
-    every rater. The interval is expanded for the fewer of raters and items; fewer than two of either give none. Where
-    all votes are equal, resampling sees no variation: shares (`is_share`, votes of 0 and 1) then get Wilson's bound for
-    as many votes as the fewer of raters and items, others no interval.
+    The pigeonhole bootstrap (Owen 2007, doi:10.1214/07-AOAS122): a rater may be strict on every item, an item hard for
+    every rater. The interval is expanded for the smaller of the numbers of raters and items; fewer than two of either
+    give none. If all votes are equal, resampling sees no variation: shares (`is_share`, votes of 0 and 1) then get
+    Wilson's bound for that smaller number of votes, others no interval.
 
-    It is conservative by nature: what belongs neither to a rater nor to an item is counted three times. Of 1,000
-    made-up tests of each of seven sizes (3 x 8 to 30 x 24), it covered the truth in 95 to 98 % where raters and items
-    differ by about twice that rest, in 95 to 100 % where one of them hardly differs and the rest is large, and in over
-    99.8 % where there is nothing else. Not expanded, it covers 87 to 93 % of the first; expanded for the more of the
-    two, 92 to 96 %.
+    It is conservative by nature: the residual variance, of neither raters nor items, is counted three times. In 1,000
+    simulated tests of each of seven sizes (3 x 8 to 30 x 24) it covered the truth in 95 to 98 % if raters and items
+    vary about twice as much as the residual, in 95 to 100 % if one of them hardly varies and the residual is large, and
+    in over 99.8 % if there is only the residual. Not expanded, it covers 87 to 93 % of the first case; expanded for the
+    larger number, 92 to 96 %.
     """
     n = len(values)
     if n == 0:
@@ -199,13 +197,13 @@ def paired_difference(
     num_resamples: int = NUM_RESAMPLES,
     seed: int = SEED,
 ) -> Difference:
-    """ratio(system) − ratio(base) over pairs, whole clusters of pairs resampled together.
+    """ratio(system) − ratio(base) over pairs, bootstrapped over whole clusters of pairs.
 
-    `system` and `base` are (numerators, denominators), row i of both being one pair; for a mean the denominators are
-    ones. With fewer than `MIN_CLUSTERS` clusters there is no interval. Where no pair differs and `is_count`, it is ±
-    Wilson's bound for "no cluster in so many", at one count for every pair of such a cluster: equal scores on a few
-    prompts don't prove equality. The p-value is that of the interval: 0 is at the end of the one of 1 - p. There is
-    none under `MIN_PAIRS` pairs.
+    `system` and `base` are (numerators, denominators), and row i of both is one pair; for a mean the denominators are
+    ones. With fewer than `MIN_CLUSTERS` clusters there is no interval. If no pair differs and `is_count`, the interval
+    is ± Wilson's bound for no event in that many clusters, with one count for every pair of a cluster with an event:
+    equal scores on a few prompts don't prove equality. The p-value matches the interval: 0 is an end of the interval of
+    confidence 1 - p. With fewer than `MIN_PAIRS` pairs there is none.
     """
     n = len(clusters)
     if n == 0:
@@ -226,10 +224,10 @@ def paired_difference(
 
 
 def stratified_difference(ours: Mapping[str, Numbers], theirs: Mapping[str, Numbers]) -> Difference:
-    """Mean of `ours` less that of `theirs` within each stratum (speaker), strata weighing as many rows as `ours` has.
+    """Mean of `ours` minus mean of `theirs` within each stratum (speaker), weighted by the number of rows in `ours`.
 
-    The strata are taken as they are, and rows within each as independent: Welch's interval (1947), which says nothing
-    of other strata. Strata that one side lacks are left out; one with a single row on a side gives no interval.
+    Strata are fixed, and rows within each are independent: Welch's interval (1947), which doesn't generalise to other
+    strata. Strata that one side lacks are left out; a stratum with a single row on a side gives no interval.
     """
     names = sorted(set(ours) & set(theirs))
     n = sum(len(ours[name]) for name in names)
@@ -237,11 +235,13 @@ def stratified_difference(ours: Mapping[str, Numbers], theirs: Mapping[str, Numb
         return Difference(None, None, None, 0, "nothing to compare")
     value, parts = 0.0, []
     for name in names:
-        mine, other = (np.sort(np.asarray(side[name], dtype=np.float64)) for side in (ours, theirs))
-        weight = len(mine) / n
-        value += weight * float(mine.mean() - other.mean())
+        first, second = (np.sort(np.asarray(side[name], dtype=np.float64)) for side in (ours, theirs))
+        weight = len(first) / n
+        value += weight * float(first.mean() - second.mean())
         parts += [
-            (weight**2 * float(side.var(ddof=1)) / len(side), len(side) - 1) for side in (mine, other) if len(side) > 1
+            (weight**2 * float(side.var(ddof=1)) / len(side), len(side) - 1)
+            for side in (first, second)
+            if len(side) > 1
         ]
     variance = sum(part for part, _ in parts)
     if len(parts) < 2 * len(names) or not variance:
@@ -253,7 +253,7 @@ def stratified_difference(ours: Mapping[str, Numbers], theirs: Mapping[str, Numb
 
 
 def non_inferiority(difference: Estimate, margin: float, worse: Worse) -> tuple[Verdict | None, str | None]:
-    """(verdict, reason) on a difference, `worse` being the direction that hurts; None under `MIN_PAIRS` pairs.
+    """(verdict, reason) of a difference; `worse` is the direction that hurts. None with fewer than `MIN_PAIRS` pairs.
 
     `preserved`: the whole interval is better than the margin; `worse`: the whole interval is beyond it.
     """
@@ -285,14 +285,14 @@ def _expanded_interval(drawn_R: NDArray[np.float64], num_clusters: int) -> tuple
 
 
 def _p_value(drawn_R: NDArray[np.float64], num_clusters: int) -> float:
-    """Two-sided, of 0: `_expanded_interval`, the other way round."""
+    """Two-sided p-value of 0: the inverse of `_expanded_interval`."""
     tail = (min(int((drawn_R <= 0).sum()), int((drawn_R >= 0).sum())) + 1) / (len(drawn_R) + 1)
     t = float(ndtri(min(tail, 0.5))) * math.sqrt((num_clusters - 1) / num_clusters)
     return min(1.0, 2 * float(stdtr(num_clusters - 1, t)))
 
 
 def _no_event_bound(num_clusters: int, num_rows: int, total: float) -> float:
-    """Of counts over `total`: a cluster with an event may have one in each of its rows."""
+    """Upper bound of zero counts over `total`: a cluster with an event may have one in each of its rows."""
     return min(1.0, wilson_interval(0, num_clusters)[1] * num_rows / total)
 
 

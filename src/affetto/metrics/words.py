@@ -1,12 +1,13 @@
 """Whether the text was said: edits between the text and what a word judge heard.
 
-Corpus rates are all edits over all words (or characters), never a mean of per-file rates, which would count a short
-file's errors for more. Edits come from jiwer on text that `spelling.normalise` has put into one spelling; characters
-include the single spaces between words.
+Corpus rates are all edits over all words (or characters), never a mean of per-file rates, which would give a short
+file's errors more weight. Edits come from jiwer on text normalised by `spelling.normalise`; characters include the
+single spaces between words.
 
-That is how Whisper was evaluated (Radford et al. 2022), with a smaller normaliser (`spelling` says where they differ),
-so rates are near published ones and not the same. jiwer finds the fewest edits, all of one cost; NIST's sclite aligns
-at costs of 4 for a substitution and 3 for the others, which can split edits otherwise. The flags are affetto's own.
+Whisper was evaluated the same way (Radford et al. 2022), but with a larger normaliser (`spelling` lists differences),
+so rates are near published ones but not the same. jiwer minimises the number of edits, all at one cost; NIST's sclite
+aligns at costs of 4 for a substitution and 3 for the others, which can split edits differently. The flags are affetto's
+own.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from affetto.metrics.spelling import count_syllables, normalise
 
 LOOP_REPEATS = 3
 LOOP_WORDS = 4
-"""Longest phrase that is looked for in loops."""
+"""Longest phrase, in words, that loops are searched for."""
 INTELLIGIBLE = 0.2
 """Word error rate up to which a file counts as understood: one word in five."""
 EDITS = ("substitutions", "deletions", "insertions")
@@ -32,21 +33,21 @@ RATES = ("words_per_s", "syllables_per_s", "seconds_per_word")
 
 @dataclass(frozen=True)
 class WordScore:
-    """One file's edits and what went wrong with its words."""
+    """One file's edits and flags."""
 
     substitutions: int
     deletions: int
     insertions: int
     num_words: int
-    """Words of the text."""
+    """Number of words of the text."""
     char_edits: int
     num_chars: int
     is_truncated: bool
-    """The end of the text was not heard: at least two words and a fifth of them."""
+    """The end of the text was not heard: at least two words and a fifth of all."""
     is_repeated: bool
-    """A phrase of up to four words came at least three times in a row, more often than in the text."""
+    """A phrase of up to four words was heard at least three times in a row, more often than in the text."""
     is_runaway: bool
-    """Far more was said than the text has: over one and a half times its words, plus two."""
+    """Far more was heard than the text has: over one and a half times its words, plus two."""
 
     @property
     def word_edits(self) -> int:
@@ -55,11 +56,11 @@ class WordScore:
 
     @property
     def is_intelligible(self) -> bool:
-        """Whether nearly all was understood: at most `INTELLIGIBLE` edits per word."""
+        """Whether there are at most `INTELLIGIBLE` edits per word."""
         return self.word_edits <= INTELLIGIBLE * self.num_words
 
     def to_values(self) -> dict[str, float]:
-        """One file's values under the results' names; flags are 0 or 1."""
+        """One file's values by their names in the results; flags are 0 or 1."""
         return {
             "wer": word_error_rate([self]), "cer": character_error_rate([self]),
             "word_edits": self.word_edits, "num_words": self.num_words,
@@ -70,7 +71,7 @@ class WordScore:
 
 
 def validate(texts: Sequence[str], heard: Sequence[str], sounding_s: Sequence[float] | None = None) -> None:
-    """Raise ValueError where these aren't equally many strings, and positive times in seconds if given."""
+    """Raise ValueError unless these are equally many strings and, if given, positive times in seconds."""
     for name, strings in (("texts", texts), ("heard", heard)):
         if isinstance(strings, str):
             raise ValueError(f"{name} must be a list of strings, one per file, not one string; put it into a list")
@@ -89,38 +90,39 @@ def validate(texts: Sequence[str], heard: Sequence[str], sounding_s: Sequence[fl
 def evaluate(
     texts: Sequence[str], heard: Sequence[str], sounding_s: Sequence[float] | None = None
 ) -> dict[str, float | None]:
-    """All metrics over files that should say `texts` and in which `heard` was, named as the results' aggregates.
+    """All metrics over files that should say `texts` and in which `heard` was heard, named as the results' aggregates.
 
-    `wer` and `cer` are corpus rates, `EDITS` are per word of the corpus, `FLAGS` shares of the files, `RATES` means of
-    theirs, where `sounding_s` has each file's seconds between first and last sound. Files whose text has no words enter
-    nothing; what no file has is None. ValueError as `validate`.
+    `wer` and `cer` are corpus rates, `EDITS` are per word of the corpus, `FLAGS` are shares of the files, `RATES` are
+    means over files; `sounding_s` has each file's seconds between first and last sound. Files whose text has no words
+    are left out; a value that no file has is None. ValueError as in `validate`.
     """
     validate(texts, heard, sounding_s)
     scores = [score for score in map(score_words, texts, heard) if score is not None]
     rates = [] if sounding_s is None else [rate_values(*file) for file in zip(texts, sounding_s, strict=True)]
-    known = {name: [value for rate in rates if (value := rate[name]) is not None] for name in RATES}
-    return {**_pooled(scores), **{name: sum(each) / len(each) if each else None for name, each in known.items()}}
+    by_name = {name: [value for rate in rates if (value := rate[name]) is not None] for name in RATES}
+    means = {name: sum(values) / len(values) if values else None for name, values in by_name.items()}
+    return {**_pooled(scores), **means}
 
 
 def score_words(text: str, heard: str) -> WordScore | None:
-    """Compare `heard` with `text`; None where the text has no words."""
-    wanted, got = normalise(text), normalise(heard)
-    if not wanted:
+    """Compare `heard` with `text`; None if the text has no words."""
+    expected, actual = normalise(text), normalise(heard)
+    if not expected:
         return None
-    by_word = jiwer.process_words(" ".join(wanted), " ".join(got))
-    by_char = jiwer.process_characters(" ".join(wanted), " ".join(got))
+    by_word = jiwer.process_words(" ".join(expected), " ".join(actual))
+    by_char = jiwer.process_characters(" ".join(expected), " ".join(actual))
     num_missing = _trailing_deletions(by_word)
-    loops = longest_loop(got)
+    loops = longest_loop(actual)
     return WordScore(
         substitutions=by_word.substitutions,
         deletions=by_word.deletions,
         insertions=by_word.insertions,
-        num_words=len(wanted),
+        num_words=len(expected),
         char_edits=by_char.substitutions + by_char.deletions + by_char.insertions,
-        num_chars=len(" ".join(wanted)),
-        is_truncated=num_missing >= max(2, math.ceil(0.2 * len(wanted))),
-        is_repeated=loops >= LOOP_REPEATS and loops > longest_loop(wanted),
-        is_runaway=len(got) > 1.5 * len(wanted) + 2,
+        num_chars=len(" ".join(expected)),
+        is_truncated=num_missing >= max(2, math.ceil(0.2 * len(expected))),
+        is_repeated=loops >= LOOP_REPEATS and loops > longest_loop(expected),
+        is_runaway=len(actual) > 1.5 * len(expected) + 2,
     )
 
 
@@ -137,7 +139,7 @@ def character_error_rate(scores: Sequence[WordScore]) -> float:
 
 
 def rate_values(text: str, sounding_s: float) -> dict[str, float | None]:
-    """`RATES` of one file, None where the text has no words. ValueError as `words_per_second`."""
+    """`RATES` of one file, None if the text has no words. ValueError as in `words_per_second`."""
     words_per_s = words_per_second(text, sounding_s)
     return {
         "words_per_s": words_per_s,
@@ -147,10 +149,10 @@ def rate_values(text: str, sounding_s: float) -> dict[str, float | None]:
 
 
 def words_per_second(text: str, sounding_s: float) -> float | None:
-    """Words of the *text* over the time between first and last sound; None where the text has none.
+    """Words of the *text* over the time between first and last sound; None if the text has none.
 
-    The text's words, not the heard ones: for a file that stopped early this is too fast, and `is_truncated` says so.
-    ValueError where the time isn't positive.
+    The text's words, not the heard ones: for a file that stopped early the rate is too high, and `is_truncated` is set.
+    ValueError if the time isn't positive.
     """
     _check_time(sounding_s)
     num_words = len(normalise(text))
@@ -158,14 +160,14 @@ def words_per_second(text: str, sounding_s: float) -> float | None:
 
 
 def syllables_per_second(text: str, sounding_s: float) -> float | None:
-    """The same for syllables of the *text*. ValueError as `words_per_second`."""
+    """The same for syllables of the *text*. ValueError as in `words_per_second`."""
     _check_time(sounding_s)
     num_syllables = sum(count_syllables(word) for word in normalise(text))
     return num_syllables / sounding_s if num_syllables else None
 
 
 def longest_loop(words: Sequence[str]) -> int:
-    """Most times in a row that one phrase of 1 to `LOOP_WORDS` words comes; 0 without words."""
+    """Most repetitions in a row of one phrase of 1 to `LOOP_WORDS` words; 0 without words."""
     most = min(1, len(words))
     for size in range(1, LOOP_WORDS + 1):
         matched = 0
@@ -194,11 +196,11 @@ def _check_scores(scores: Sequence[WordScore]) -> None:
 
 def _check_time(sounding_s: float) -> None:
     if not 0 < sounding_s < math.inf:
-        raise ValueError(f"the time that sounds must be a positive number of seconds, not {sounding_s}; leave it out")
+        raise ValueError(f"the sounding time must be a positive number of seconds, not {sounding_s}; leave it out")
 
 
 def _trailing_deletions(alignment: jiwer.WordOutput) -> int:
-    """Words at the end of the text that nothing was heard for."""
+    """Number of words at the end of the text that were not heard."""
     chunks = alignment.alignments[0]
     if not chunks or chunks[-1].type != "delete":
         return 0

@@ -75,7 +75,7 @@ class Plan:
     disk: Mapping[str, int]
     """Bytes on disk, by what they are; `codes_per_hour` is of an hour of speech."""
     speaking: Speaking | None
-    """Of a process that speaks with every emotion's adapter; None where a base's way of speaking isn't planned."""
+    """Of a process that speaks with every emotion's adapter; None if a base's way of speaking isn't planned."""
     rate: Rate
     assumptions: tuple[str, ...]
 
@@ -137,7 +137,7 @@ def plan(config: Config, data: Data, *, device: str = "cpu", tflops: float | Non
     """Plan a run of one emotion of `config` over such `data`.
 
     `device` is cpu or cuda. The time comes from `tflops` (10^12 products and additions a second) where it is given,
-    else from a short measurement on this machine's device. ConfigError where that device isn't here to be measured.
+    else from a short measurement on this machine's device. ConfigError if that device isn't here to be measured.
     """
     if device == "cuda" and tflops is None and not torch.cuda.is_available():
         raise ConfigError(

@@ -1,7 +1,7 @@
-"""Readers of published layouts, folders, tables and data sets; a source's contents decide which one reads it.
+"""Readers of published corpora, folders, tables and data sets; a source's contents decide which one reads it.
 
 A source is a manifest (`*.jsonl`), a folder with a `manifest.jsonl`, one corpus's folder, a folder of corpus folders,
-a plain folder of sound files, somebody's table (`.csv`, `.tsv`, `.json`, `.jsonl`), or a data set of Hugging Face
+a plain folder of sound files, a table (`.csv`, `.tsv`, `.json`, `.jsonl`), or a Hugging Face data set
 (`hf:ID_OR_PATH?audio=COLUMN&…`, see `hugging_face`).
 """
 
@@ -35,11 +35,11 @@ from affetto.types import EMOTIONS, Clip, Problem
 
 MANIFEST = "manifest.jsonl"
 _DEPTH = 3
-"""Corpus folders are looked for this many levels down."""
+"""How many levels down corpus folders are searched for."""
 
 
 class CorpusReader(Protocol):
-    """One layout of folders; modules fit."""
+    """A reader of one folder layout; a module can be one."""
 
     @property
     def LAYOUT(self) -> str:
@@ -51,9 +51,9 @@ class CorpusReader(Protocol):
         ...
 
     def read(self, folder: Path, emotions: Collection[str], /) -> tuple[list[Clip], list[Problem]]:
-        """The folder's clips, with unique ids and no splits, and what couldn't be read.
+        """The folder's clips, with unique ids and no splits, and problems with what couldn't be read.
 
-        `emotions` are names of folders that stand for emotions.
+        `emotions` are folder names that stand for emotions.
         """
         ...
 
@@ -63,24 +63,24 @@ CORPORA: dict[str, CorpusReader] = {
     "meld": meld, "tess": TESS, "savee": SAVEE, "emns": emns, "jl-corpus": JL_CORPUS, "ljspeech": ljspeech,
     "libritts": LIBRITTS, "vctk": VCTK, "folder": folder,
 }  # fmt: skip
-"""Asked in this order; `folder` takes what no other recognises."""
+"""Tried in this order; `folder` takes what no other recognises."""
 _NEEDED = (
     "Give a folder of sound files, each with its words in name.txt beside name.wav or all in a metadata.csv "
     "(file,text,emotion,speaker); a manifest or another table (.jsonl, .csv, .tsv, .json); hf:ID_OR_PATH; or a corpus "
     f"as it is published: {', '.join(name for name in CORPORA if name != 'folder')}. docs/data.md has each layout"
 )
-"""What could be read instead, for messages."""
+"""What can be read, for error messages."""
 
 
 def load_clips(
     sources: Sequence[Path], *, emotions: Collection[str] = EMOTIONS, sounds: Path | None = None
 ) -> tuple[list[Clip], list[Problem]]:
-    """The clips of all sources and every problem met, ids unique over all of them.
+    """The clips of all sources, with ids unique over all of them, and all problems.
 
-    `emotions` are names that count as emotions when a plain folder has them. Sounds that lie inside a data set's rows
-    are written to the folder `sounds` (default: in the cache). Where two sources use the same ids for different
-    recordings, the later source's ids get its folder's name in front. A recording that two sources list is taken from
-    the first. Raises `DataError` for a source that doesn't exist or holds nothing that is known.
+    `emotions` are names that count as emotions when a plain folder has them. Sounds inside a data set's rows are
+    written to the folder `sounds` (default: in the cache). If two sources use the same ids for different recordings,
+    the later source's ids are prefixed with its folder's name. A recording that two sources list is taken from the
+    first. Raises `DataError` for a source that doesn't exist or holds nothing known.
     """
     sounds = sounds or cache_root() / "sounds"
     sources = _without_names(sources)
@@ -92,25 +92,25 @@ def load_clips(
         parts = list(_parts(source))
         if not parts:
             raise DataError(f"{source}: no clips found. {_NEEDED}")
-        found_any = False
+        is_empty = True
         for reader, place in parts:
-            found, said = _read(reader, place, emotions, sounds)
-            found_any = found_any or bool(found or said)
+            new_clips, new_problems = _read(reader, place, emotions, sounds)
+            is_empty = is_empty and not (new_clips or new_problems)
             name = place.absolute().parent.name if place.is_file() else place.absolute().name
             if reader == "dataset":
                 name = hugging_face.parse_source(str(place)).name
-            problems += said + _merge(clips, found, name)
-        if not found_any:
+            problems += new_problems + _merge(clips, new_clips, name)
+        if is_empty:
             raise DataError(f"{source}: no clips found. {_NEEDED}")
     return list(clips.values()), problems
 
 
 def _without_names(sources: Sequence[Path]) -> list[Path]:
-    """Sources alone, where some are announced by their corpus's name (`RAVDESS FOLDER`); DataError where it is another.
+    """The sources without the corpus names that may precede them (`RAVDESS FOLDER`); DataError if a name is wrong.
 
-    What a folder holds is told by its contents, so the name is only a promise to be held to.
+    A folder's contents decide how it is read; the name is only checked against them.
     """
-    found, promised = [], ""
+    folders, promised = [], ""
     for source in sources:
         name = str(source).lower()
         if name in CORPORA and not source.exists():
@@ -121,9 +121,9 @@ def _without_names(sources: Sequence[Path]) -> list[Path]:
             raise DataError(
                 f"{source} looks like {', '.join(kinds)} and not like {promised}: {CORPORA[promised].LAYOUT}"
             )
-        found.append(source)
+        folders.append(source)
         promised = ""
-    return found
+    return folders
 
 
 def _parts(source: Path) -> list[tuple[str, Path]]:
@@ -163,7 +163,7 @@ def _read(reader: str, place: Path, emotions: Collection[str], sounds: Path) -> 
     if reader == "table":
         return listed.read(place, emotions, sounds)
     if reader == "loose":
-        message = "lies beside folders of corpora and isn't read; move it into a folder of its own"
+        message = "is beside corpus folders and isn't read; move it into a folder of its own"
         return [], [Problem(f"{place.name}/{path.name}", "bad-row", message) for path in sound_files(place)]
     if reader != "manifest":
         return CORPORA[reader].read(place, emotions)
@@ -172,13 +172,13 @@ def _read(reader: str, place: Path, emotions: Collection[str], sounds: Path) -> 
     return clips, [replace(problem, where=f"{folder_name}/{problem.where}") for problem in problems]
 
 
-def _merge(clips: dict[str, Clip], found: Sequence[Clip], name: str) -> list[Problem]:
-    """Add `found` to `clips`, renamed where ids are taken and without recordings that are there already."""
+def _merge(clips: dict[str, Clip], new_clips: Sequence[Clip], name: str) -> list[Problem]:
+    """Add `new_clips` to `clips`, renamed if their ids are taken and without recordings that `clips` already has."""
     recordings = {_recording(clip): clip.id for clip in clips.values()}
-    renamed = {clip.id: recordings[_recording(clip)] for clip in found if _recording(clip) in recordings}
+    renamed = {clip.id: recordings[_recording(clip)] for clip in new_clips if _recording(clip) in recordings}
     problems = []
     fresh = []
-    for clip in found:
+    for clip in new_clips:
         if clip.id in renamed:
             message = f"{clip.audio} is already clip {renamed[clip.id]!r} of another source; that one is used"
             problems.append(Problem(f"{name}: {clip.id}", "duplicate-id", message))

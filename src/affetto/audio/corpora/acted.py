@@ -1,13 +1,13 @@
-"""Acted corpora in which a file's name says speaker, emotion and sentence: CREMA-D, TESS, SAVEE, JL-Corpus.
+"""Acted corpora whose file names give speaker, emotion and sentence: CREMA-D, TESS, SAVEE, JL-Corpus.
 
 CREMA-D (Cao et al. 2014, IEEE TAC 5(4); ODbL): `AudioWAV/1001_IEO_HAP_HI.wav`, twelve sentences by code, no surprise;
-the last field is how strong it is acted, which one of the sentences has.
+the last field says how strongly it is acted, which is specified for only one of the sentences.
 One file is published as `1040_ITH_SAD_X.wav` (general knowledge, not checked on a copy).
 TESS (Dupuis & Pichora-Fuller 2010; licence to be confirmed, CC BY-NC by a mirror): `OAF_back_angry.wav`, two women, who
 say "Say the word ___"; `ps` is pleasant surprise. One file is published as `OA_bite_neutral.wav`.
-SAVEE (Haq & Jackson 2009; licence not confirmed): `DC_sa07.wav`, or `sa07.wav` in the speaker's folder; four men. Its
-texts are taken from files beside, where there are any: what the corpus comes with was not checked.
-JL-Corpus (James et al. 2018, Interspeech; licence not confirmed): `male2_concerned_6b_1.wav` with its text beside, in
+SAVEE (Haq & Jackson 2009; licence not confirmed): `DC_sa07.wav`, or `sa07.wav` in the speaker's folder; four men. Texts
+are read from .txt files beside the sounds, if there are any: what the corpus comes with was not checked.
+JL-Corpus (James et al. 2018, Interspeech; licence not confirmed): `male2_concerned_6b_1.wav` with a .txt beside it, in
 `Raw JL corpus (unchecked and unannotated)/JL(wav+txt)/`.
 """
 
@@ -61,7 +61,7 @@ def _savee_places(folder: Path) -> Iterable[Path]:
 
 
 def _savee_name(path: Path) -> str:
-    """With its speaker, each of whom has an a01; a name such as that alone may be anything of anybody's."""
+    """The name with its speaker in front: every speaker has an a01, and a name as short as that may be any file's."""
     is_short = path.parent.name in _SAVEE_SPEAKERS and "_" not in path.stem
     return f"{path.parent.name}_{path.stem}" if is_short else path.stem
 

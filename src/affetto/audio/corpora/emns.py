@@ -1,7 +1,8 @@
 """EMNS (Noriy et al. 2023; the tool is Apache-2.0, the data's licence is not confirmed): one narrator, eight styles.
 
-`metadata.csv` is separated by `|` and has a header with `utterance`, `emotion` and `audio_recording`. It is published
-as WebM, which libsndfile can't read: convert it first (`ffmpeg -i 1.webm 1.wav`); files are found by their stem.
+`metadata.csv` is separated by `|` and has a header with `utterance`, `emotion` and `audio_recording`. The recordings
+are published as WebM, which libsndfile can't read: convert them first (`ffmpeg -i 1.webm 1.wav`). Files are found by
+their stem.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ _COLUMNS = ("emotion", "utterance", "audio_recording")
 
 
 def recognises(folder: Path) -> bool:
-    """Whether `folder` has a `metadata.csv` whose header has those columns between bars."""
+    """Whether `folder` has a `metadata.csv` whose `|`-separated header has those columns."""
     metadata = folder / "metadata.csv"
     if not metadata.is_file():
         return False
@@ -28,7 +29,7 @@ def recognises(folder: Path) -> bool:
 
 
 def read(folder: Path, _emotions: Collection[str] = ()) -> tuple[list[Clip], list[Problem]]:
-    """The recordings that the table names; rows without a sound file or with too few cells are reported."""
+    """The recordings that the table lists; rows without a sound file or with a wrong number of cells are reported."""
     sounds = {path.stem: path for place in tree(folder) for path in sound_files(place)}
     header, *lines = read_lines(folder / "metadata.csv")
     keys = [cell.strip().casefold() for cell in header.split("|")]

@@ -1,11 +1,11 @@
 """EmoV-DB (Adigwe et al. 2018; non-commercial): four speakers, `bea_Angry/anger_1-28_0011.wav`.
 
-The sorted copy has `bea/Angry/anger_1-28_0011.wav`. Some copies number the speakers 1 to 4; whose number is whose isn't
+The sorted copy has `bea/Angry/anger_1-28_0011.wav`. Some copies number the speakers 1 to 4; which number is whom isn't
 confirmed, so they stay numbers. The last four digits are the sentence's number in CMU ARCTIC's list (`cmuarctic.data`
-in the corpus's folder, as `( arctic_a0011 "…" )`); without that list the texts are unknown. That numbers up to 593 are
-sentences of set A is what the corpus's pages say and wasn't checked on the recordings. Laughter and yawns around the
-words are part of the clips. josh has no anger and no disgust. `Amused` and `Sleepy` keep their own names: they are no
-happiness and no sadness.
+in the corpus's folder, as `( arctic_a0011 "…" )`); without that list the texts are unknown. The corpus's pages say that
+numbers up to 593 are sentences of set A; this wasn't checked on the recordings. Laughter and yawns around the words are
+part of the clips. josh has no anger and no disgust. `Amused` and `Sleepy` keep their own names: they are not happiness
+and sadness.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _ARCTIC = re.compile(r'\(\s*arctic_a(?P<number>\d{4})\s+"(?P<text>.*)"\s*\)')
 
 
 def recognises(folder: Path) -> bool:
-    """Whether `folder` has a speaker's folder of an emotion with a file of that name in it."""
+    """Whether `folder` has a folder of a speaker and an emotion with a file named like EmoV-DB's."""
     return any(_NAME.fullmatch(path.stem) for place, _, _ in _places(folder) for path in sound_files(place))
 
 
 def read(folder: Path, _emotions: Collection[str] = ()) -> tuple[list[Clip], list[Problem]]:
-    """All clips; files of other names are reported."""
+    """All clips; files with other names are reported."""
     clips: dict[str, Clip] = {}
     problems: list[Problem] = []
     found = (_ARCTIC.search(line) for line in read_lines(folder / "cmuarctic.data"))

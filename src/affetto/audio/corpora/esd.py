@@ -1,11 +1,11 @@
 """ESD (Zhou et al. 2021, ICASSP; research use only by its README): ten Mandarin and ten English speakers.
 
 `0011/Happy/0011_000701.wav`, or `0011/Happy/{train,evaluation,test}/…`; `0011/0011.txt` is `id TAB text TAB emotion`.
-For some speakers the emotions there are in Chinese, so the folder's name is what counts. The published split is not
-taken up: texts are the same for all speakers and emotions, and affetto's own splits keep them apart.
+For some speakers the emotions there are in Chinese, so the folder's name decides. The published split is not used:
+texts are the same for all speakers and emotions, and affetto's own splits keep them apart.
 
-Not confirmed on a copy: that the published split has 300, 20 and 30 sentences of each emotion to train, evaluate and
-test on. Nothing here relies on it.
+Not confirmed on a copy: that the published split has 300, 20 and 30 sentences of each emotion for training, evaluation
+and test. Nothing here relies on it.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from affetto.types import Clip, Problem
 
 LAYOUT = "ESD: 0011/Happy/0011_000701.wav and 0011/0011.txt"
 _ENCODINGS = (*UTF_8, "gb18030")
-"""Of the lists of texts; Mandarin speakers' come in either, or in UTF-16."""
+"""Encodings of the lists of texts; those of Mandarin speakers come in either, or in UTF-16."""
 _SPEAKER, _NAME = re.compile(r"00\d\d"), re.compile(r"(?P<speaker>00\d\d)_\d{6}")
 
 
 def recognises(folder: Path) -> bool:
-    """Whether `folder` is, or has, a speaker's folder with its list of texts and a folder of an emotion."""
+    """Whether `folder` is, or has, a speaker's folder with a list of texts and a folder of an emotion."""
     return any(
         (place / f"{place.name}.txt").is_file() and any(child.name in LABELS["esd"] for child in subfolders(place))
         for place in _speakers(folder)
@@ -34,7 +34,7 @@ def recognises(folder: Path) -> bool:
 
 
 def read(folder: Path, _emotions: Collection[str] = ()) -> tuple[list[Clip], list[Problem]]:
-    """All clips of all speakers; files of other names, and folders that are no emotion, are reported."""
+    """All clips of all speakers; files with other names, and folders that aren't an emotion, are reported."""
     clips: dict[str, Clip] = {}
     problems: list[Problem] = []
     for speaker in _speakers(folder):
@@ -46,8 +46,8 @@ def read(folder: Path, _emotions: Collection[str] = ()) -> tuple[list[Clip], lis
                     problems.append(Problem(where, "bad-row", f"the name isn't {LAYOUT}; rename or move it"))
                     continue
                 said = Said(speaker.name, emotion.name, texts.get(path.stem))
-                found = add_clip(clips, "esd", path, said, where)
-                problems += [found] if found else []
+                problem = add_clip(clips, "esd", path, said, where)
+                problems += [problem] if problem else []
     return list(clips.values()), problems
 
 

@@ -1,15 +1,15 @@
 """Expresso (Nguyen et al. 2023, Interspeech; CC BY-NC 4.0): `audio_48khz/read/ex04/happy/base/…` and conversations.
 
 `read_transcriptions.txt` is `id TAB text`. Recordings called `longform` are listed; most are too long to be a clip, and
-checks say so. Singing is passed over. Styles keep their names where they are no emotion (`whisper`, `laughing`, …).
+checks say so. Singing is skipped. Styles that aren't emotions keep their names (`whisper`, `laughing`, …).
 
 The conversations (`audio_48khz/conversational/ex04-ex01/child-childdir/ex04-ex01_child-childdir_005.wav`) are stereo,
-minutes long: speaker and style of the first channel before the hyphen, of the second behind it, one style where both
-have the same. They are cut by the voice activity that the authors publish, `NAME/channel1 TAB (start, end) (start,
-end) …` in seconds; the names of styles and the form of that file are those of the authors' repository
-(facebookresearch/textlesslib, examples/expresso/dataset). Not confirmed: what the file is called in the archive, so any
-`*VAD*.txt` in the corpus's folder counts. Nobody wrote down what is said: `affetto data transcribe` does. Stretches may
-last from a tenth of a second to minutes; each is a clip, and checks tell those that can't be used.
+minutes long. Speaker and style of the first channel are before the hyphen, those of the second after it; a single style
+is both channels'. They are cut by the voice activity that the authors publish, `NAME/channel1 TAB (start, end) (start,
+end) …` in seconds; the names of styles and the format of that file are from the authors' repository
+(facebookresearch/textlesslib, examples/expresso/dataset). What the file is called in the archive isn't confirmed, so
+any `*VAD*.txt` in the corpus's folder counts. There are no transcripts: `affetto data transcribe` writes them. Each
+stretch is a clip; it may last from a tenth of a second to minutes, and checks report the unusable ones.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _VOICE_ACTIVITY = re.compile(r"(?P<name>[^/\s]+)/channel(?P<channel>[12])\t(?P<s
 _STRETCH = re.compile(r"\(\s*([0-9.]+)\s*,\s*([0-9.]+)\s*\)")
 _PASSED_OVER = ("singing",)
 Stretches = dict[tuple[str, int], list[tuple[float, float]]]
-"""By file name and channel: from when to when its speaker is heard, in seconds."""
+"""(start, end) in seconds of each stretch of speech, by file name and channel."""
 
 
 def recognises(folder: Path) -> bool:
@@ -40,7 +40,7 @@ def recognises(folder: Path) -> bool:
 
 
 def read(folder: Path, _emotions: Collection[str] = ()) -> tuple[list[Clip], list[Problem]]:
-    """The read clips and the stretches of the conversations; files of other names are reported."""
+    """The read clips and the stretches of the conversations; files with other names are reported."""
     rows = (line.split("\t", 1) for line in read_lines(folder / "read_transcriptions.txt"))
     texts = {cells[0].strip(): cells[1].strip() for cells in rows if len(cells) == 2}
     clips: dict[str, Clip] = {}
@@ -55,8 +55,8 @@ def read(folder: Path, _emotions: Collection[str] = ()) -> tuple[list[Clip], lis
                 clips, "expresso", path, Said(match["speaker"], match["code"], texts.get(path.stem)), where
             )
             problems += [problem] if problem else []
-    said, told = _conversations(folder)
-    return [*clips.values(), *said], [*problems, *told]
+    conversation_clips, conversation_problems = _conversations(folder)
+    return [*clips.values(), *conversation_clips], [*problems, *conversation_problems]
 
 
 def _conversations(folder: Path) -> tuple[list[Clip], list[Problem]]:
@@ -68,40 +68,40 @@ def _conversations(folder: Path) -> tuple[list[Clip], list[Problem]]:
     stretches, problems = _voice_activity(folder)
     if not stretches:
         message = (
-            f"{len(paths)} conversations are left out: there is no *VAD*.txt in {folder} that says when who speaks; "
+            f"{len(paths)} conversations are left out: no *VAD*.txt in {folder} says who speaks when; "
             "put the corpus's own there"
         )
         return [], [*problems, Problem(f"{folder.name}/{_CONVERSATIONS.as_posix()}", "missing-file", message)]
     clips: list[Clip] = []
     for path in paths:
         where = path.relative_to(folder.parent).as_posix()
-        if (wrong := _why_not(path, stretches)) is None:
+        if (wrong := _problem(path, stretches)) is None:
             clips += _turns(path, stretches)
         else:
             problems.append(Problem(where, *wrong))
     return clips, problems
 
 
-def _why_not(path: Path, stretches: Stretches) -> tuple[str, str] | None:
-    """Kind and message of what is wrong with a conversation's name, style or voice activity."""
+def _problem(path: Path, stretches: Stretches) -> tuple[str, str] | None:
+    """Kind and message of a problem with a conversation's name, style or voice activity; None if there is none."""
     match = _CONVERSATION.fullmatch(path.stem)
     if match is None:
         return "bad-row", "the name isn't that of a conversation, ex04-ex01_child-childdir_005.wav; rename or move it"
     if unknown := [style for style in match["styles"].split("-") if style not in LABELS["expresso"]]:
         return "unknown-emotion", f"expresso has no style {unknown[0]!r}; rename it or leave it out"
     if not any((path.stem, channel) in stretches for channel in (1, 2)):
-        return "bad-segment", "the voice activity (*VAD*.txt) doesn't list it, so nobody knows who speaks when"
+        return "bad-segment", "the voice activity (*VAD*.txt) doesn't list it, so it isn't known who speaks when"
     return None
 
 
 def _turns(path: Path, stretches: Stretches) -> Iterator[Clip]:
-    """A conversation's clips, in the order of their beginnings."""
+    """A conversation's clips, in order of their starts."""
     speakers, styles, _ = path.stem.split("_")
     by_channel = styles.split("-") if "-" in styles else [styles, styles]
-    found = [
+    turns = [
         (start_s, end_s, channel) for channel in (1, 2) for start_s, end_s in stretches.get((path.stem, channel), [])
     ]
-    for number, (start_s, end_s, channel) in enumerate(sorted(found)):
+    for number, (start_s, end_s, channel) in enumerate(sorted(turns)):
         speaker, style = speakers.split("-")[channel - 1], by_channel[channel - 1]
         yield Clip(
             f"expresso-{path.stem}-{number:03d}", path.absolute(), None, LABELS["expresso"][style],
@@ -110,7 +110,7 @@ def _turns(path: Path, stretches: Stretches) -> Iterator[Clip]:
 
 
 def _voice_activity(folder: Path) -> tuple[Stretches, list[Problem]]:
-    """What `*VAD*.txt` of the corpus's folder say, and their lines that say nothing."""
+    """The stretches in `*VAD*.txt` of the corpus's folder, and a problem for each line that can't be read."""
     stretches: Stretches = {}
     problems: list[Problem] = []
     for path in sorted(path for path in folder.glob("*.txt") if "VAD" in path.name):

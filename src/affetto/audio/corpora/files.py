@@ -13,7 +13,7 @@ UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
 class TextError(DataError):
-    """A text isn't in UTF-8; `kind` is that of its `Problem`."""
+    """A text isn't in UTF-8; `kind` is its `Problem`'s kind."""
 
     kind = "wrong-text"
 
@@ -46,9 +46,9 @@ def files(folder: Path) -> list[Path]:
 
 
 def text_beside(path: Path) -> str | None:
-    """What `name.txt` (or LibriTTS's `name.normalized.txt`) beside `name.wav` says; None where there is neither.
+    """The text in `name.txt` (or LibriTTS's `name.normalized.txt`) beside `name.wav`; None if there is neither.
 
-    Raises TextError where it isn't UTF-8: read as anything else it would say something else.
+    Raises TextError if it isn't UTF-8: decoded otherwise it would be another text.
     """
     for suffix in (".txt", ".normalized.txt"):
         sidecar = path.with_suffix(suffix)
@@ -61,10 +61,10 @@ def text_beside(path: Path) -> str | None:
 
 
 def read_lines(path: Path, *, encodings: Sequence[str] = UTF_8) -> list[str]:
-    """Lines of a text file, in UTF-16 where it begins with its mark, else in the first of `encodings` that fits it.
+    """Lines of a text file: UTF-16 if it begins with that byte-order mark, else the first of `encodings` that decodes.
 
-    Empty if it isn't there. Raises TextError where none fits. Encodings beside UTF-8 are for corpora that are published
-    in them: they fit other corpora's bytes too, and make other letters of them.
+    Empty if the file is missing. Raises TextError if none decodes. Encodings other than UTF-8 are only for corpora
+    published in them: they decode other corpora's bytes too, to wrong letters.
     """
     if not path.is_file():
         return []

@@ -3,11 +3,11 @@
 Text comes from a `metadata.csv` (`.tsv`, `.jsonl`) in the file's folder or above `wavs/`, else from `name.txt` (or
 LibriTTS's `name.normalized.txt`) beside `name.wav`, else it is None. Two kinds of `metadata.csv` are read:
   - with a header that has `file` (or `file_name`, `path`, …) and any of `text`, `emotion`, `speaker`, under any of the
-    names in `affetto.audio.columns`; comma, semicolon, bar or tab
-  - LJSpeech's: `file|text`, or `file|text|normalised text`, no header
-The emotion comes from that column, else from the nearest folder whose name is one (`happy/`, `Anger/`); clips without
-are general speech, and a folder of them among folders of emotions is told unless it is called `general`. The speaker is
-"0" where no column says. Ids are the path inside the folder, joined by `-`, after the folder's name.
+    names in `affetto.audio.columns`, separated by comma, semicolon, bar or tab
+  - LJSpeech's: `file|text`, or `file|text|normalised text`, without a header
+The emotion comes from that column, else from the nearest folder named like one (`happy/`, `Anger/`). Clips without one
+are general speech; a folder of them among folders of emotions is reported unless it is called `general`. The speaker is
+"0" unless a column gives it. Ids are the folder's name and the path inside it, joined by `-`.
 """
 
 from __future__ import annotations
@@ -45,17 +45,17 @@ class _Row:
 
 def recognises(folder: Path) -> bool:
     """Whether there is any recording in `folder` or under it."""
-    known = SOUND_SUFFIXES | FOREIGN_SUFFIXES
-    return any(path.suffix.lower() in known for place in tree(folder) for path in files(place))
+    suffixes = SOUND_SUFFIXES | FOREIGN_SUFFIXES
+    return any(path.suffix.lower() in suffixes for place in tree(folder) for path in files(place))
 
 
 def read(folder: Path, emotions: Collection[str] = ()) -> tuple[list[Clip], list[Problem]]:
-    """All sound files under `folder`; problems of `metadata.csv`, doubles, and recordings that can't be decoded.
+    """All sound files under `folder`; problems of `metadata.csv`, duplicates, and recordings that can't be decoded.
 
-    Folders that look like emotions and name none that is known are `mislabelled`: their clips are general speech. So
-    are tables of another name, where clips lack a text.
+    Folders without a known emotion's name beside folders of emotions are `mislabelled`, and their clips general speech.
+    If clips lack a text, tables with other names than `metadata.csv` are `mislabelled` too.
 
-    `emotions` are names that count as emotions beside those of `affetto.audio.labels`, in any case.
+    `emotions` are names, in upper or lower case, that count as emotions besides those of `affetto.audio.labels`.
     """
     names = {**LABELS["folder"], **{name.casefold(): name for name in emotions}}
     rows, problems = _metadata(folder, names)
@@ -84,13 +84,13 @@ def read(folder: Path, emotions: Collection[str] = ()) -> tuple[list[Clip], list
 
 
 def _unread_tables(folder: Path, clips: Collection[Clip]) -> Iterator[Problem]:
-    """Tables of sounds under other names than `metadata.csv`, where clips lack a text."""
+    """Tables of sounds with other names than `metadata.csv`, if clips lack a text."""
     count = sum(clip.text is None for clip in clips)
     for path in (path for place in tree(folder) for path in files(place) if count):
         if path.suffix.lower() in (".csv", ".tsv") and path.name not in _TABLES and _lists_sounds(path):
             message = (
                 f"this table is not read, and {counted(count, 'clip has', 'clips have')} no text: give the table "
-                f"itself instead of the folder, or call it {_TABLES[0]}"
+                f"itself instead of the folder, or rename it {_TABLES[0]}"
             )
             yield Problem(path.relative_to(folder.parent).as_posix(), "mislabelled", message)
 
@@ -103,20 +103,20 @@ def _lists_sounds(table: Path) -> bool:
 
 
 def _unknown_folders(folder: Path, clips: Collection[Clip], names: Mapping[str, str]) -> Iterator[Problem]:
-    """Folders of clips without an emotion that lie beside folders named for one, or beside general speech."""
+    """Folders of clips without an emotion that are beside folders named after one, or beside general speech."""
     counts = Counter(parent for clip in clips if clip.emotion is None for parent in clip.audio.parents)
-    meant = {*names, GENERAL}
+    known = {*names, GENERAL}
     for place in tree(folder):
         inside = subfolders(place)
-        unknown = [child for child in inside if child.name.casefold() not in meant]
+        unknown = [child for child in inside if child.name.casefold() not in known]
         if len(unknown) == len(inside):
             continue
         for child in unknown:
             if count := counts[child.absolute()]:
                 many = f"{count} clip{'s' if count > 1 else ''}"
                 message = (
-                    f"{child.name!r} is no known emotion{did_you_mean(child.name, names)}: {many} without an emotion, "
-                    f"taken for general speech. If so, call the folder {GENERAL}; if not, rename it, or add "
+                    f"{child.name!r} isn't a known emotion{did_you_mean(child.name, names)}: {many} without an emotion "
+                    f"count as general speech. If they are, rename the folder {GENERAL}; if not, rename it, or add "
                     f"{child.name!r} to `emotions` in the configuration"
                 )
                 yield Problem(child.relative_to(folder.parent).as_posix(), "mislabelled", message)
@@ -165,29 +165,29 @@ def _metadata(folder: Path, names: Mapping[str, str]) -> tuple[dict[Path, _Row],
 
 
 def _known_files(place: Path) -> dict[str, Path]:
-    """Sound files that a `metadata.csv` in `place` can mean, by every way of writing them."""
-    known: dict[str, Path] = {}
+    """The sound files that a `metadata.csv` in `place` may name, by every way of writing their paths."""
+    by_name: dict[str, Path] = {}
     for inside in reversed(tree(place)):
         for path in sound_files(inside):
             relative = path.relative_to(place)
             shorts = [relative, relative.relative_to("wavs")] if relative.parts[0] == "wavs" else [relative]
             for short in shorts:
-                known[short.as_posix()] = known[short.with_suffix("").as_posix()] = path
-    return known
+                by_name[short.as_posix()] = by_name[short.with_suffix("").as_posix()] = path
+    return by_name
 
 
 def _rows(table: Path, where: str, names: Mapping[str, str], problems: list[Problem]) -> Iterator[tuple[str, _Row]]:
     """(file as written, row) of each good line; bad ones go to `problems`."""
     if table.suffix == ".csv":
-        content = read_text(table)
-        if delimiter_of(content) is None:
-            yield from _piped_rows(content, where, problems)
+        text = read_text(table)
+        if delimiter_of(text) is None:
+            yield from _piped_rows(text, where, problems)
             return
-    found = read_table(table, where)
-    columns = choose_columns(found.columns, where=where)
-    problems += found.problems
-    problems += [Problem(f"{where}:1", "bad-row", message) for message in misspelt(found.columns, columns)]
-    for line, row in found.rows:
+    content = read_table(table, where)
+    columns = choose_columns(content.columns, where=where)
+    problems += content.problems
+    problems += [Problem(f"{where}:1", "bad-row", message) for message in misspelt(content.columns, columns)]
+    for line, row in content.rows:
         place, name = f"{where}:{line}", columns.text(row, "audio")
         if name is None:
             problems.append(Problem(place, "bad-row", "the row names no file"))

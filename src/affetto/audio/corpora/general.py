@@ -1,11 +1,11 @@
 """General speech of many speakers: LibriTTS and LibriTTS-R, VCTK.
 
 LibriTTS (Zen et al. 2019, Interspeech; CC BY 4.0) and LibriTTS-R (Koizumi et al. 2023, Interspeech; its licence isn't
-confirmed here) have one layout and count as one corpus, so don't mix them:
-`SUBSET/SPEAKER/CHAPTER/SPEAKER_CHAPTER_….wav` with `.normalized.txt` beside; a subset's folder is what is recognised.
+confirmed here) have the same layout and count as one corpus, so don't mix them:
+`SUBSET/SPEAKER/CHAPTER/SPEAKER_CHAPTER_….wav` with `.normalized.txt` beside it; a subset's folder is recognised.
 VCTK (Yamagishi et al. 2019, Edinburgh DataShare; CC BY 4.0): `wav48_silence_trimmed/p225/p225_001_mic1.flac` and
-`txt/p225/p225_001.txt` (0.92), or `wav48/p225/p225_001.wav` (before). The second microphone is passed over. The layout
-is from general knowledge, not checked on a copy.
+`txt/p225/p225_001.txt` (0.92), or `wav48/p225/p225_001.wav` (earlier). The second microphone is skipped. The layout is
+from general knowledge, not checked on a copy.
 """
 
 from __future__ import annotations

@@ -1,15 +1,15 @@
-"""Audio data sets of Hugging Face, on disk or by hub id: `hf:ID_OR_PATH?audio=audio&emotion=label&split=train`.
+"""Hugging Face audio data sets, on disk or by hub id: `hf:ID_OR_PATH?audio=audio&emotion=label&split=train`.
 
-On disk three forms are read without the package: AudioFolder (`metadata.csv` or `metadata.jsonl` with `file_name`),
-Parquet shards and what `save_to_disk` writes (both with pyarrow); and a table alone, whose columns have names that
-nobody could guess. Hub ids, and folders in any other form, are left to `datasets`. Encoded sounds are written to files
-as they are, so neither torchcodec nor torchaudio is needed.
+On disk three forms are read without the `datasets` package: AudioFolder (`metadata.csv` or `metadata.jsonl` with
+`file_name`), Parquet shards and the output of `save_to_disk` (both with pyarrow); and single tables, whose columns can
+be named here. Hub ids, and folders in any other form, are left to `datasets`. Encoded sounds are written to files as
+they are, so neither torchcodec nor torchaudio is needed.
 
-After the question mark stand, joined by `&`: the columns by field (`audio`, `text`, `emotion`, `speaker`, `id`,
-`start_s`, `end_s`, `duration_s`, `intensity`; with nothing after `=` the field isn't read; columns that aren't named
-are guessed), `split` (`train`, `train+test`; default all), `config`, `revision`, `labels=neutral,happy,…` (names of
-numbered emotions, where the data set doesn't tell them), and `keep_splits=true`. Without the last, affetto splits anew:
-published splits often share texts and speakers.
+After the question mark come, joined by `&`: the columns by field (`audio`, `text`, `emotion`, `speaker`, `id`,
+`start_s`, `end_s`, `duration_s`, `intensity`; with nothing after `=` the field isn't read; other columns are guessed
+by name), `split` (`train`, `train+test`; default all), `config`, `revision`, `labels=neutral,happy,…` (names of
+numbered emotions, if the data set has none), and `keep_splits=true`. Without the last, affetto makes new splits:
+published ones often share texts and speakers.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ _FIELDS = tuple(name for name in COLUMNS if name != "split")
 _KEYS = (*_FIELDS, "split", "config", "revision", "labels", "keep_splits")
 _METADATA = ("metadata.csv", "metadata.jsonl", "metadata.tsv")
 _FILES = {".parquet": parquet_shards, ".arrow": arrow_shards, **dict.fromkeys(sorted(SUFFIXES), table_shards)}
-"""What reads a data set that is one file, by its ending."""
+"""The readers of data sets that are a single file, by its suffix."""
 _SHARD_NAME = re.compile(r"(?P<split>[\w.]+)-\d+-of-\d+")
 
 
 @dataclass(frozen=True)
 class DatasetSource:
-    """What a source that begins with `hf:` asks for."""
+    """A parsed source that begins with `hf:`."""
 
     where: str
     """Hub id or path."""
@@ -56,12 +56,12 @@ class DatasetSource:
 
     @property
     def name(self) -> str:
-        """The corpus: the last part of id or path."""
+        """The corpus's name: the last part of the id or path."""
         return expanded(self.where).absolute().name
 
 
 def is_dataset(source: Path) -> bool:
-    """Whether a source is meant for this reader."""
+    """Whether this reader reads the source."""
     return str(source).startswith(SCHEME)
 
 
@@ -76,7 +76,7 @@ def parse_source(source: str) -> DatasetSource:
         if key not in _KEYS:
             raise DataError(f"{source}: no key {key!r}{did_you_mean(key, _KEYS)}; the keys are {', '.join(_KEYS)}")
         if not sign:
-            raise DataError(f"{source}: {part!r} isn't key=value; write {key}= and its value behind it")
+            raise DataError(f"{source}: {part!r} isn't key=value; write {key}= and its value after it")
         if key in values:
             raise DataError(f"{source}: {key} is given twice")
         values[key] = unquote(value)
@@ -96,29 +96,29 @@ def parse_source(source: str) -> DatasetSource:
 def read(source: str, emotions: Collection[str], sounds: Path) -> tuple[list[Clip], list[Problem]]:
     """The data set's clips, and rows that couldn't be used; sounds inside the rows are written to `sounds`.
 
-    Ids are `NAME-SPLIT-ROW`, or `NAME-SPLIT-ID` where a column says one; speakers have the name in front. Raises
-    `DataError` where there is nothing, a split or column is missing, or emotions are numbers without names;
-    `MissingDependencyError` where pyarrow or `datasets` is needed and missing.
+    Ids are `NAME-SPLIT-ROW`, or `NAME-SPLIT-ID` if there is an id column; speakers are prefixed with the name. Raises
+    `DataError` if there is nothing, a split or column is missing, or emotions are numbers without names;
+    `MissingDependencyError` if pyarrow or `datasets` is needed and missing.
     """
-    asked = parse_source(source)
-    shards = _shards(asked)
-    found = list(dict.fromkeys(shard.split for shard in shards))
-    if missing := [split for split in asked.splits if split not in found]:
+    request = parse_source(source)
+    shards = _shards(request)
+    splits = list(dict.fromkeys(shard.split for shard in shards))
+    if missing := [split for split in request.splits if split not in splits]:
         raise DataError(
-            f"{source}: no split {missing[0]!r}{did_you_mean(missing[0], found)}; there are {', '.join(found)}"
+            f"{source}: no split {missing[0]!r}{did_you_mean(missing[0], splits)}; there are {', '.join(splits)}"
         )
     clips: list[Clip] = []
     problems: list[Problem] = []
     counts: dict[str, int] = {}
     for shard in shards:
-        if asked.splits and shard.split not in asked.splits:
+        if request.splits and shard.split not in request.splits:
             continue
-        reader, columns = _reader(asked, shard, emotions, sounds)
+        reader, columns = _reader(request, shard, emotions, sounds)
         for row in shard.rows([*columns.names.values()]):
             number = counts[shard.split] = counts.get(shard.split, -1) + 1
-            name = f"{asked.name}-{shard.split}-{columns.text(row, 'id') or f'{number:06d}'}"
-            split = SPLIT_NAMES.get(shard.split) if asked.keep_splits else None
-            reader.add({**row, "\0id": name, "\0split": split}, f"{asked.name}/{shard.split}:{number}")
+            name = f"{request.name}-{shard.split}-{columns.text(row, 'id') or f'{number:06d}'}"
+            split = SPLIT_NAMES.get(shard.split) if request.keep_splits else None
+            reader.add({**row, "\0id": name, "\0split": split}, f"{request.name}/{shard.split}:{number}")
         taken = {clip.id for clip in clips}
         for clip in reader.clips.values():
             if clip.id in taken:
@@ -130,42 +130,42 @@ def read(source: str, emotions: Collection[str], sounds: Path) -> tuple[list[Cli
     return clips, problems
 
 
-def _reader(asked: DatasetSource, shard: Shard, emotions: Collection[str], sounds: Path) -> tuple[RowReader, Columns]:
-    where = f"{asked.name}/{shard.split}"
-    wanted = {**({"audio": shard.audio} if shard.audio else {}), **asked.columns}
+def _reader(request: DatasetSource, shard: Shard, emotions: Collection[str], sounds: Path) -> tuple[RowReader, Columns]:
+    where = f"{request.name}/{shard.split}"
+    wanted = {**({"audio": shard.audio} if shard.audio else {}), **request.columns}
     columns = choose_columns(shard.columns, wanted, where)
     label = columns.names.get("emotion", "")
-    classes = asked.labels or shard.classes.get(label, ())
+    classes = request.labels or shard.classes.get(label, ())
     if label in shard.numbers and not classes:
         raise DataError(
             f"{where}: column {label!r} holds numbers and the data set has no names for them; give them in order, "
             "labels=neutral,happy,…, or leave the column out: emotion="
         )
     reader = RowReader(
-        corpus=asked.name,
+        corpus=request.name,
         columns=Columns({**columns.names, "id": "\0id", "split": "\0split"}),
         find=sound_finder(shard.folder),
         names={**LABELS["folder"], **{name.casefold(): name for name in emotions}},
         sounds=sounds,
         classes=classes,
-        speaker_prefix=f"{asked.name}-",
+        speaker_prefix=f"{request.name}-",
     )
     return reader, columns
 
 
-def _shards(asked: DatasetSource) -> list[Shard]:
-    place = expanded(asked.where)
+def _shards(request: DatasetSource) -> list[Shard]:
+    place = expanded(request.where)
     if not place.exists():
-        if asked.where.startswith((".", "/", "~")) or asked.where.count("/") > 1:
-            raise DataError(f"there is no folder {asked.where} to read a data set from")
+        if request.where.startswith((".", "/", "~")) or request.where.count("/") > 1:
+            raise DataError(f"there is no folder {request.where} to read a data set from")
         if place.suffix in _FILES:
-            raise DataError(f"there is no file {asked.where} to read a data set from; mend the path")
-        return hub_shards(asked.where, asked.config, asked.revision)
+            raise DataError(f"there is no file {request.where} to read a data set from; mend the path")
+        return hub_shards(request.where, request.config, request.revision)
     if place.is_file():
         if place.suffix not in _FILES:
             raise DataError(f"{place}: a data set is a folder, or a file with one of {', '.join(_FILES)}")
         return _FILES[place.suffix]([(_split_of(place, place.parent), place)])
-    places = [found for found in tree(place) if asked.config is None or asked.config in _parts(found, place)]
+    places = [found for found in tree(place) if request.config is None or request.config in _parts(found, place)]
     inside = [path for found in places for path in files(found)]
     if saved := [path for path in inside if path.name == "state.json"]:
         return arrow_shards(
@@ -175,14 +175,14 @@ def _shards(asked: DatasetSource) -> list[Shard]:
         return table_shards([(_split_of(path.parent, place, "train"), path) for path in listed])
     if parquet := [path for path in inside if path.suffix == ".parquet"]:
         return parquet_shards([(_split_of(path, place), path) for path in parquet])
-    if asked.config is not None and not inside:
+    if request.config is not None and not inside:
         names = sorted({part for found in tree(place) for part in _parts(found, place)})
-        raise DataError(f"{place}: no folder of config {asked.config!r}{did_you_mean(asked.config, names)}")
-    return hub_shards(str(place), asked.config, None)
+        raise DataError(f"{place}: no folder of config {request.config!r}{did_you_mean(request.config, names)}")
+    return hub_shards(str(place), request.config, None)
 
 
 def _data(state: Path) -> list[Path]:
-    """Shards of a split that `save_to_disk` wrote, in their order."""
+    """The shards of a split that `save_to_disk` wrote, in order."""
     return [path for path in files(state.parent) if path.suffix == ".arrow"]
 
 
@@ -191,7 +191,7 @@ def _parts(path: Path, root: Path) -> tuple[str, ...]:
 
 
 def _split_of(path: Path, root: Path, otherwise: str = "train") -> str:
-    """The split that a shard's name says, or the folder it lies in."""
+    """The split named by a shard's file name, or by the nearest folder that contains it."""
     if match := _SHARD_NAME.match(path.name):
         return match["split"]
     names = (

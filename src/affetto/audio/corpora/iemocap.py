@@ -1,8 +1,8 @@
 """IEMOCAP (Busso et al. 2008; by request form): ten speakers in five sessions, `Session1/sentences/wav/DIALOG/UTT.wav`.
 
-Labels stand in `Session1/dialog/EmoEvaluation/DIALOG.txt`, in lines that begin with `[`: span, utterance, label,
-values. Texts stand in `Session1/dialog/transcriptions/DIALOG.txt` as `UTT [span]: words` (as public loaders read it,
-not checked on a copy). The table follows the four-class convention: excitement counts as happy; `xxx` is no agreement.
+Labels are in `Session1/dialog/EmoEvaluation/DIALOG.txt`, in lines that begin with `[`: span, utterance, label, values.
+Texts are in `Session1/dialog/transcriptions/DIALOG.txt` as `UTT [span]: words` (as public loaders read it, not checked
+on a copy). Labels follow the four-class convention: excitement counts as happy; `xxx` means no agreement.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def recognises(folder: Path) -> bool:
 
 
 def read(folder: Path, _emotions: Collection[str] = ()) -> tuple[list[Clip], list[Problem]]:
-    """All utterances with a label; those without one, and files of other names, are reported."""
+    """All utterances with a label; those without one, and files with other names, are reported."""
     clips: dict[str, Clip] = {}
     problems: list[Problem] = []
     for session in _sessions(folder):
@@ -36,7 +36,7 @@ def read(folder: Path, _emotions: Collection[str] = ()) -> tuple[list[Clip], lis
             where = path.relative_to(folder.parent).as_posix()
             match = _NAME.fullmatch(path.stem)
             if match is None or path.stem not in labels:
-                problems.append(Problem(where, "bad-row", "no utterance of that name in EmoEvaluation; left out"))
+                problems.append(Problem(where, "bad-row", "EmoEvaluation has no utterance of that name; left out"))
                 continue
             said = Said(f"{match['session']}{match['gender']}", labels[path.stem], texts.get(path.stem))
             problem = add_clip(clips, "iemocap", path, said, where)
@@ -58,5 +58,5 @@ def _labels(folder: Path) -> dict[str, str]:
 def _texts(folder: Path) -> dict[str, str]:
     if not folder.is_dir():
         return {}
-    found = (_SAID.fullmatch(line.strip()) for path in files(folder) for line in read_lines(path))
-    return {match["name"]: match["text"] for match in found if match}
+    matches = (_SAID.fullmatch(line.strip()) for path in files(folder) for line in read_lines(path))
+    return {match["name"]: match["text"] for match in matches if match}

@@ -1,10 +1,10 @@
-"""Somebody's table of recordings as a source: NeMo's JSON lines, Common Voice's TSV, a CSV with other column names.
+"""Tables of recordings as sources: NeMo's JSON lines, Common Voice's TSV, a CSV with other column names.
 
     {"audio_filepath": "wavs/a.wav", "text": "Hello.", "duration": 1.5, "offset": 3.0, "speaker": "anna"}
 
-Columns are known by name (`affetto.audio.columns`); others are passed over, except those that look misspelt. Sounds
-are looked for from the table's folder. `offset` with `duration` is a segment of its file; `duration` alone repeats
-what the file says. A column `split` counts as given by hand.
+Columns are recognised by name (`affetto.audio.columns`); others are ignored, except that misspelt names are reported.
+Sounds are searched for from the table's folder. `offset` with `duration` is a segment of its file; `duration` alone
+repeats what the file says. A column `split` counts as set by hand.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ LAYOUT = "a table (.csv, .tsv, .json, .jsonl) with a column for the sound: file,
 def is_table(path: Path) -> bool:
     """Whether `path` is a table that isn't affetto's own manifest.
 
-    JSON lines are a manifest unless the first row names its sound and either has no `id` or uses other people's names.
-    With a key that only a manifest has they are one in any case: a table would lose it.
+    JSON lines are a manifest unless the first row names its sound and either has no `id` or uses other formats' names.
+    With a key that only manifests have they are always a manifest: read as a table they would lose it.
     """
     if path.suffix.lower() != ".jsonl":
         return path.suffix.lower() in SUFFIXES
@@ -45,9 +45,9 @@ def is_table(path: Path) -> bool:
 
 
 def read(path: Path, emotions: Collection[str], sounds: Path) -> tuple[list[Clip], list[Problem]]:
-    """The clips that the table lists, and what of it couldn't be used. Raises `DataError` where no column is a sound.
+    """The table's clips, and problems with rows that couldn't be used. Raises `DataError` if no column is a sound.
 
-    `emotions` are names that count as emotions in any case; sounds that lie in the rows are written to `sounds`.
+    `emotions` are names, in upper or lower case, that count as emotions; sounds in the rows are written to `sounds`.
     """
     folder = path.absolute().parent
     where = f"{folder.name}/{path.name}"

@@ -1,7 +1,7 @@
 """LJSpeech 1.1 (Keith Ito, public domain): `metadata.csv` beside `wavs/`, one reader, no emotion.
 
-`metadata.csv` is `id|text|normalised text`, without a header and without quoting; the normalised text is what is read
-out, with numbers and abbreviations as words. Ids are the corpus's own; the speaker is `LJ`.
+`metadata.csv` is `id|text|normalised text`, without a header and without quoting; the normalised text, with numbers and
+abbreviations as words, is used. Ids are the corpus's own; the speaker is `LJ`.
 """
 
 from __future__ import annotations
@@ -42,9 +42,11 @@ def read(folder: Path, _emotions: Collection[str] = ()) -> tuple[list[Clip], lis
         if len(cells) not in (2, 3) or not _ID.fullmatch(name) or "\ufffd" in line.decode("utf-8", errors="replace"):
             problems.append(Problem(where, "bad-row", "expected `id|text|normalised text` in UTF-8"))
         elif name in clips:
-            problems.append(Problem(where, "duplicate-id", f"{name} has a row already; keep one"))
+            problems.append(Problem(where, "duplicate-id", f"{name} already has a row; keep one"))
         elif name not in files:
-            problems.append(Problem(where, "missing-file", f"no sound file wavs/{name}.wav; copy it, or cut the row"))
+            problems.append(
+                Problem(where, "missing-file", f"no sound file wavs/{name}.wav; copy it, or delete the row")
+            )
         else:
             clips[name] = Clip(name, files[name].absolute(), text, None, SPEAKER, "ljspeech")
     for name in sorted(files.keys() - clips.keys()):

@@ -1,13 +1,13 @@
-"""MELD (Poria et al. 2019, ACL; GPL-3 repository, television's recordings): `train_sent_emo.csv` and `dia0_utt0.wav`.
+"""MELD (Poria et al. 2019, ACL; GPL-3 repository, TV recordings): `train_sent_emo.csv` and `dia0_utt0.wav`.
 
-It is published as videos; their sound has to be taken out first (`ffmpeg -i dia0_utt0.mp4 -vn dia0_utt0.wav`). Each
+It is published as videos; extract their sound first (`ffmpeg -i dia0_utt0.mp4 -vn dia0_utt0.wav`). Each
 `PART_sent_emo.csv` (in the corpus's folder or in `PART/`) lists the utterances in folders with PART as a word of their
-name: `train/train_splits`, `dev/dev_splits_complete`, `test/output_repeated_splits_test`. Doubles in the last, which
+name: `train/train_splits`, `dev/dev_splits_complete`, `test/output_repeated_splits_test`. Duplicates in the last, which
 are called `final_videos_test…`, aren't read. Apostrophes and dashes that are published as control characters (Windows'
-code page 1252 read as Latin-1) are put right.
+code page 1252 read as Latin-1) are corrected.
 
-Not confirmed on a copy: the names of files, columns and labels, 48 kHz as the rate of the videos' sound, and that the
-three parts are the official split.
+Not confirmed on a copy: the names of files, columns and labels, that the videos' sound has 48 kHz, and that the three
+parts are the official split.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def recognises(folder: Path) -> bool:
 
 
 def read(folder: Path, _emotions: Collection[str] = ()) -> tuple[list[Clip], list[Problem]]:
-    """The utterances that the lists name; rows without a sound file and lists without the columns are reported."""
+    """The listed utterances; rows without a sound file and lists without the columns are reported."""
     clips: dict[str, Clip] = {}
     problems: list[Problem] = []
     lists = [path for place in (folder, *subfolders(folder)) for path in files(place) if path.name.endswith(_LIST)]
@@ -48,7 +48,7 @@ def read(folder: Path, _emotions: Collection[str] = ()) -> tuple[list[Clip], lis
         for row in table:
             name = f"dia{row['Dialogue_ID']}_utt{row['Utterance_ID']}"
             if name not in sounds:
-                message = f"no sound file {name}; take it out of the video: ffmpeg -i {name}.mp4 -vn {name}.wav"
+                message = f"no sound file {name}; extract it from the video: ffmpeg -i {name}.mp4 -vn {name}.wav"
                 problems.append(Problem(f"{where}:{table.line_num}", "missing-file", message))
                 continue
             said = Said(row["Speaker"].strip(), row["Emotion"].strip(), _mended(row["Utterance"]).strip() or None)
@@ -58,7 +58,7 @@ def read(folder: Path, _emotions: Collection[str] = ()) -> tuple[list[Clip], lis
 
 
 def _sounds(folder: Path, part: str) -> dict[str, Path]:
-    """Utterances of a part by name."""
+    """Sound files of a part, by utterance name."""
     return {
         path.stem: path
         for place in tree(folder)
@@ -68,5 +68,5 @@ def _sounds(folder: Path, part: str) -> dict[str, Path]:
 
 
 def _mended(text: str) -> str:
-    """`text` with the control characters U+0080 to U+009F as code page 1252 means them."""
-    return re.sub("[\x80-\x9f]", lambda found: found[0].encode("latin-1").decode("cp1252", errors="ignore"), text)
+    """`text` with the control characters U+0080 to U+009F decoded as code page 1252."""
+    return re.sub("[\x80-\x9f]", lambda match: match[0].encode("latin-1").decode("cp1252", errors="ignore"), text)

@@ -1,4 +1,4 @@
-"""Corpora whose file names say everything: speaker, emotion and, by a table or a file beside, the text."""
+"""Corpora whose file names give everything: speaker, emotion and, through a table or a .txt beside, the text."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from affetto.types import Clip, Problem
 
 @dataclass(frozen=True)
 class Said:
-    """What a file's name and surroundings say of it."""
+    """What a file's name and the files around it say about it."""
 
     speaker: str
-    """As the corpus names it; the clip's speaker has the corpus's name in front."""
+    """The corpus's name for the speaker; the clip's speaker is prefixed with the corpus's name."""
     code: str | None
-    """Of the emotion, in the corpus's own letters; None is general speech."""
+    """The corpus's code for the emotion; None is general speech."""
     text: str | None
     intensity: float | None = None
     """`Clip.intensity`."""
@@ -27,28 +27,28 @@ class Said:
 
 @dataclass(frozen=True)
 class NamedFiles:
-    """A reader (`CorpusReader`) of files that are told by their names."""
+    """A reader (`CorpusReader`) of files that are identified by their names."""
 
     corpus: str
     LAYOUT: str
     name: re.Pattern[str]
-    """Of whole names, as `named` tells them. Files of other names are reported, unless `is_other` knows them."""
+    """Matches the whole name that `named` gives. Files with other names are reported unless `is_other` accepts them."""
     places: Callable[[Path], Iterable[Path]]
-    """Folders of a corpus's root that hold its files."""
+    """The folders under a corpus's root that hold its files."""
     say: Callable[[Path, re.Match[str]], Said]
     is_other: Callable[[Path], bool] = lambda _: False
-    """Files that belong to the corpus and aren't speech to be read: passed over."""
+    """Whether a file belongs to the corpus but is skipped."""
     named: Callable[[Path], str] = lambda path: path.stem
-    """A file's name with all that its folder must say of it."""
+    """A file's name, completed from its folder's name if needed."""
 
     def recognises(self, folder: Path) -> bool:
-        """Whether a place of `folder` holds a file with such a name."""
+        """Whether one of the `places` of `folder` holds a file with such a name."""
         return any(
             self.name.fullmatch(self.named(path)) for place in self.places(folder) for path in sound_files(place)
         )
 
     def read(self, folder: Path, _emotions: Collection[str] = ()) -> tuple[list[Clip], list[Problem]]:
-        """The clips, ids being the corpus's name and the file's (`named`), and files that couldn't be placed."""
+        """The clips, whose ids are the corpus's and the file's name (`named`), and problems with other files."""
         clips: dict[str, Clip] = {}
         problems: list[Problem] = []
         for place in self.places(folder):
@@ -65,18 +65,17 @@ class NamedFiles:
                 except TextError as error:
                     problems.append(Problem(where, error.kind, str(error)))
                     continue
-                found = add_clip(clips, self.corpus, path, said, where, name=name)
-                problems += [found] if found else []
+                problem = add_clip(clips, self.corpus, path, said, where, name=name)
+                problems += [problem] if problem else []
         return list(clips.values()), problems
 
 
 def add_clip(
     clips: dict[str, Clip], corpus: str, path: Path, said: Said, where: str, part: str = "", name: str | None = None
 ) -> Problem | None:
-    """Put the clip of `path` into `clips`, or say why not: an unknown emotion, a name that is taken.
+    """Add the clip of `path` to `clips`, or return why not: an unknown emotion, or an id that is taken.
 
-    The id is made of `name`, by default the file's; `part` goes into it where names repeat from part to part of the
-    corpus.
+    The id is made from `name`, by default the file's; it includes `part` if names repeat between parts of the corpus.
     """
     if said.code is not None and said.code not in LABELS[corpus]:
         return Problem(where, "unknown-emotion", f"{corpus} has no emotion {said.code!r}; rename it or leave it out")

@@ -1,7 +1,7 @@
 """RAVDESS (Livingstone & Russo 2018, PLOS ONE 13(5): e0196391; CC BY-NC-SA 4.0), audio-only speech.
 
 `Actor_NN/MM-VV-EE-II-SS-RR-AA.wav`: modality (03 audio only), vocal channel (01 speech, 02 song), emotion, intensity
-(01 normal, 02 strong; none of them neutral), statement, repetition, actor. Other modalities and song are passed over.
+(01 normal, 02 strong; neutral is never strong), statement, repetition, actor. Other modalities and song are skipped.
 
 Speakers are `ravdess-NN`. Ids are `ravdess-ACTOR-EMOTION-INTENSITY-STATEMENT-REPETITION`.
 """
@@ -45,10 +45,10 @@ def recognises(folder: Path) -> bool:
 
 
 def read(folder: Path, _emotions: Collection[str] = ()) -> tuple[list[Clip], list[Problem]]:
-    """The speech clips of a RAVDESS folder, or of one actor's, and files that couldn't be placed.
+    """The speech clips of a RAVDESS folder, or of one actor's folder, and problems with other files.
 
-    A file whose name gives another actor than its folder is reported. Where it is a copy of another file of that
-    folder, it takes that file's labels, because its own name says who and what isn't heard on it.
+    A file whose name gives another actor than its folder is reported. If it is a copy of another file in that folder,
+    it gets that file's labels, because its own name gives an actor and words that aren't heard on it.
     """
     clips: dict[str, Clip] = {}
     problems: list[Problem] = []
@@ -96,18 +96,18 @@ def _clip(path: Path, codes: _Codes) -> Clip:
         emotion=emotion,
         speaker=f"ravdess-{codes.actor}",
         corpus="ravdess",
-        # Nobody acts neutral strongly: its one intensity is its full one.
+        # Neutral has a single intensity, which is its full one.
         intensity=None if emotion == "neutral" else INTENSITIES["ravdess"][codes.intensity],
     )
 
 
 def _misplaced(path: Path, clip: Clip, codes: _Codes, where: str) -> tuple[Clip, Problem]:
     for other in sound_files(path.parent):
-        true = _codes(other)
-        if true is not None and true.actor != codes.actor and _same_sound(path, other):
-            named = _clip(path, true)
+        true_codes = _codes(other)
+        if true_codes is not None and true_codes.actor != codes.actor and _same_sound(path, other):
+            relabelled = _clip(path, true_codes)
             message = f"named for actor {codes.actor}, but a copy of {other.name}, whose labels it gets; remove it"
-            return _renamed(named, path), Problem(where, "mislabelled", message)
+            return _renamed(relabelled, path), Problem(where, "mislabelled", message)
     message = f"named for actor {codes.actor} inside {path.parent.name}; kept as the name says, move it if that's right"
     return _renamed(clip, path), Problem(where, "mislabelled", message)
 
@@ -116,11 +116,11 @@ def _renamed(clip: Clip, path: Path) -> Clip:
     return replace(clip, id=f"{clip.id}-from-{path.parent.name}-{path.stem}")
 
 
-def _same_sound(one: Path, other: Path) -> bool:
+def _same_sound(first: Path, second: Path) -> bool:
     try:
-        info = sound_info(one)
-        if info != sound_info(other):
+        info = sound_info(first)
+        if info != sound_info(second):
             return False
-        return np.array_equal(read_sound(one, info.sample_rate), read_sound(other, info.sample_rate))
+        return np.array_equal(read_sound(first, info.sample_rate), read_sound(second, info.sample_rate))
     except SoundError:
         return False

@@ -1,4 +1,4 @@
-"""Rows of any table to clips: the sound is a path, or lies in the row itself and is written to a file as it is."""
+"""Table rows to clips: the sound is a path, or is in the row itself and is written to a file as it is."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SPLIT_NAMES = {
     "train": "train", "training": "train", "validation": "validation", "valid": "validation", "val": "validation",
     "dev": "validation", "development": "validation", "test": "test", "testing": "test",
 }  # fmt: skip
-"""`eval` and `evaluation` are left out: some mean validation by it, some test."""
+"""`eval` and `evaluation` are left out: they mean validation to some and test to others."""
 _MAGIC = (
     (b"RIFF", ".wav"), (b"fLaC", ".flac"), (b"OggS", ".ogg"), (b"ID3", ".mp3"), (b"FORM", ".aiff"), (b"caff", ".caf"),
 )  # fmt: skip
@@ -30,16 +30,16 @@ _MAGIC = (
 
 @dataclass
 class RowReader:
-    """Turns rows into clips one by one, and keeps what was wrong."""
+    """Turns rows into clips one by one, and collects their problems."""
 
     corpus: str
     columns: Columns
     find: Callable[[str], Path | None]
-    """The sound file of a path as the table writes it."""
+    """Finds the sound file for a path as written in the table."""
     names: Mapping[str, str]
-    """Affetto's emotions by the words for them, lower case."""
+    """affetto's emotions by the words for them, in lower case."""
     sounds: Path
-    """Where sounds go that lie inside the rows."""
+    """The folder for sounds that are inside the rows."""
     classes: Sequence[str] = ()
     """Names of numbered emotions."""
     speaker_prefix: str = ""
@@ -47,7 +47,7 @@ class RowReader:
     problems: list[Problem] = field(default_factory=list)
 
     def add(self, row: Mapping[str, object], where: str, name: str | None = None) -> None:
-        """Read a row; `name` is the clip's id where no column says one, None makes it from the sound's path."""
+        """Read a row. Without an id column the clip's id is `name`; None makes it from the sound's path."""
         try:
             audio, written = self._sound(row)
             start_s, end_s = self._segment(row)
@@ -70,12 +70,12 @@ class RowReader:
             self.problems.append(Problem(where, "bad-row", str(error)))
         else:
             if clip.id in self.clips:
-                self.problems.append(Problem(where, "duplicate-id", f"{clip.id!r} has a row already; keep one"))
+                self.problems.append(Problem(where, "duplicate-id", f"{clip.id!r} already has a row; keep one"))
             else:
                 self.clips[clip.id] = clip
 
     def _sound(self, row: Mapping[str, object]) -> tuple[Path, str]:
-        """(file, path as the row writes it)."""
+        """(sound file, path as written in the row)."""
         value: Any = self.columns.value(row, "audio")
         if isinstance(value, bytes):
             value = {"bytes": value}
@@ -87,13 +87,13 @@ class RowReader:
             value = value.get("path")
         if not value or not isinstance(value, str):
             raise DataError(f"{self.columns.names['audio']!r} holds no sound: no path and no bytes")
-        found = self.find(value)
-        if found is None and "\\" in value:
+        path = self.find(value)
+        if path is None and "\\" in value:
             value = with_slashes(value)
-            found = self.find(value)
-        if found is None:
-            raise FileNotFoundError(f"no sound file {value!r} near the table; mend the path, or cut the row")
-        return found, value
+            path = self.find(value)
+        if path is None:
+            raise FileNotFoundError(f"no sound file {value!r} near the table; mend the path, or delete the row")
+        return path, value
 
     def _written(self, content: bytes, path: str) -> Path:
         suffix = next((suffix for magic, suffix in _MAGIC if content.startswith(magic)), None)
@@ -130,30 +130,30 @@ class RowReader:
         return value
 
     def _number(self, row: Mapping[str, object], name: str, what: str) -> float | None:
-        said = self.columns.text(row, name)
-        if said is None:
+        text = self.columns.text(row, name)
+        if text is None:
             return None
         try:
-            value = float(said)
+            value = float(text)
         except ValueError:
             value = math.nan
         if not math.isfinite(value):
-            raise DataError(f"{self.columns.names[name]!r} must be {what}, got {said!r}")
+            raise DataError(f"{self.columns.names[name]!r} must be {what}, got {text!r}")
         return value
 
     def _speaker(self, row: Mapping[str, object]) -> str:
-        said = self.columns.text(row, "speaker")
-        return DEFAULT_SPEAKER if said is None else f"{self.speaker_prefix}{said}"
+        text = self.columns.text(row, "speaker")
+        return DEFAULT_SPEAKER if text is None else f"{self.speaker_prefix}{text}"
 
     def _split(self, row: Mapping[str, object]) -> str | None:
-        said = self.columns.text(row, "split")
-        if said is None:
+        text = self.columns.text(row, "split")
+        if text is None:
             return None
-        if said.casefold() not in SPLIT_NAMES:
+        if text.casefold() not in SPLIT_NAMES:
             raise DataError(
-                f"split {said!r} isn't known{did_you_mean(said, SPLIT_NAMES)}; write {', '.join(SPLIT_NAMES)}"
+                f"split {text!r} isn't known{did_you_mean(text, SPLIT_NAMES)}; write {', '.join(SPLIT_NAMES)}"
             )
-        return SPLIT_NAMES[said.casefold()]
+        return SPLIT_NAMES[text.casefold()]
 
     def _name(self, written: str, start_s: float | None) -> str:
         parts = [part for part in Path(written).with_suffix("").parts if part not in ("/", "..", ".")]
@@ -164,20 +164,20 @@ class RowReader:
 
 
 def with_slashes(written: str) -> str:
-    """A path as Windows writes it, `wavs\\a.wav`, as all other systems do."""
+    """A Windows path, `wavs\\a.wav`, with the slashes of all other systems."""
     return written.replace("\\", "/")
 
 
 def sound_finder(folder: Path) -> Callable[[str], Path | None]:
-    """A function from a path as a table in `folder` writes it to the sound file that it means.
+    """A function from a path as written in a table in `folder` to the sound file that it means.
 
-    That is the path itself, from `folder`; else the one sound file under `folder` whose path ends so, with or without
-    its suffix (Common Voice's files lie in `clips/`, LJSpeech's in `wavs/`). None where there is none, or several.
+    That is the path itself, from `folder`; else the one sound file under `folder` whose path ends with it, with or
+    without suffix (Common Voice's files are in `clips/`, LJSpeech's in `wavs/`). None if there is none, or several.
     """
-    known: dict[str, list[Path]] | None = None
+    by_name: dict[str, list[Path]] | None = None
 
     def find(written: str) -> Path | None:
-        nonlocal known
+        nonlocal by_name
         try:
             path = expanded(written)
         except ConfigError:  # a file's own name may begin with ~
@@ -187,17 +187,17 @@ def sound_finder(folder: Path) -> Callable[[str], Path | None]:
             return direct.absolute()
         if path.is_absolute():
             return None
-        if known is None:
-            known = {}
+        if by_name is None:
+            by_name = {}
             for sound in (sound for place in tree(folder) for sound in sound_files(place)):
                 for key in {sound.name, sound.stem}:
-                    known.setdefault(key, []).append(sound)
+                    by_name.setdefault(key, []).append(sound)
         wanted = [part for part in path.parts if part not in (".", "..")]
-        fitting = [
+        matches = [
             sound
-            for sound in known.get(path.name, [])
+            for sound in by_name.get(path.name, [])
             if [*sound.parts[-len(wanted) : -1]] == wanted[:-1] and wanted[-1] in (sound.name, sound.stem)
         ]
-        return fitting[0].absolute() if len(fitting) == 1 else None
+        return matches[0].absolute() if len(matches) == 1 else None
 
     return find

@@ -1,4 +1,4 @@
-"""Pieces of a data set, however they are stored: rows, column names, and what the storage says of the columns."""
+"""Shards of a data set in any storage: rows, column names, and what the storage says about the columns."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from affetto.errors import DataError, MissingDependencyError, counted
 from affetto.hub import cache_alone_if_unreachable
 
 _BATCH = 64
-"""Rows that are held at once: a row may hold a sound."""
+"""Rows in memory at once: each may hold a sound."""
 Row = Mapping[str, object]
 
 
@@ -27,23 +27,23 @@ class Shard:
     rows: Callable[[Sequence[str]], Iterable[Row]]
     """Rows with the given columns; sounds stay encoded."""
     folder: Path
-    """From here paths of sounds are meant."""
+    """Paths of sounds are relative to this folder."""
     classes: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Names of a column's numbered classes."""
     numbers: frozenset[str] = frozenset()
-    """Columns of whole numbers."""
+    """Columns of integers."""
     audio: str | None = None
-    """The column that the storage itself declares as sound."""
+    """The column that the storage declares as sound."""
 
 
-def table_shards(listed: Sequence[tuple[str, Path]]) -> list[Shard]:
-    """Shards of AudioFolder's tables, or anybody's, (split, table) each. Raises `DataError` for torn rows."""
+def table_shards(paths: Sequence[tuple[str, Path]]) -> list[Shard]:
+    """Shards of AudioFolder's or other tables, (split, table) each. Raises `DataError` for unreadable rows."""
     shards = []
-    for split, path in listed:
+    for split, path in paths:
         table = read_table(path, f"{path.parent.name}/{path.name}")
         if table.problems:
-            told = "; ".join(f"{problem.where}: {problem.message}" for problem in table.problems[:5])
-            raise DataError(f"{path} has {counted(len(table.problems), 'row')} that can't be read: {told}")
+            listed = "; ".join(f"{problem.where}: {problem.message}" for problem in table.problems[:5])
+            raise DataError(f"{path} has {counted(len(table.problems), 'row')} that can't be read: {listed}")
         rows = [row for _, row in table.rows]
         shards.append(Shard(split, table.columns, lambda _, rows=rows: rows, path.absolute().parent))  # type: ignore[misc]
     return shards
@@ -98,15 +98,15 @@ def hub_shards(where: str, config: str | None, revision: str | None) -> list[Sha
         import datasets
     except ImportError as error:
         raise MissingDependencyError(
-            f"{where}: hub ids, and folders that are neither AudioFolder nor Parquet nor of save_to_disk, need the "
-            "package `datasets`: pip install datasets. A plain folder of sound files is given without hf:"
+            f"{where}: hub ids, and folders that aren't AudioFolder, Parquet or save_to_disk's, need the package "
+            "`datasets`: pip install datasets. A plain folder of sound files is given without hf:"
         ) from error
-    # A folder's loading asks the hub nothing.
-    with nullcontext(True) if Path(where).is_dir() else cache_alone_if_unreachable() as is_asked:
+    # Loading a folder doesn't ask the hub.
+    with nullcontext(True) if Path(where).is_dir() else cache_alone_if_unreachable() as is_online:
         try:
             loaded = datasets.load_dataset(where, config, revision=revision)
         except Exception as error:  # it raises what its loaders, fsspec and the hub's client raise
-            if not is_asked:
+            if not is_online:
                 raise DataError(
                     f"there is no folder {where}, and as a hub id it isn't in the cache and can't be fetched now: mend "
                     "the path, or check the network (HF_HUB_OFFLINE must not be set)"
@@ -150,7 +150,7 @@ def _shard(split: str, schema: Any, rows: Callable[[Sequence[str]], Iterable[Row
 
 
 def _features(schema: Any) -> dict[str, dict[str, Any]]:
-    """What `datasets` wrote of the columns into the file: {"label": {"names": […], "_type": "ClassLabel"}}."""
+    """The column features that `datasets` wrote into the file: {"label": {"names": […], "_type": "ClassLabel"}}."""
     try:
         written = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
         features = written.get("info", {}).get("features") or {}

@@ -1,4 +1,4 @@
-"""Tables as people keep them: CSV, TSV, JSON lines (or one JSON list), all with column names, in UTF-8."""
+"""Tables in common formats: CSV, TSV, JSON lines (or one JSON list), all with column names, in UTF-8."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _DELIMITERS = ",;\t|"
 
 @dataclass(frozen=True)
 class Table:
-    """A table's rows and what of it couldn't be read."""
+    """A table's rows and what couldn't be read of it."""
 
     columns: Sequence[str]
     rows: Sequence[tuple[int, Mapping[str, object]]]
@@ -30,7 +30,7 @@ class Table:
 def read_table(path: Path, where: str) -> Table:
     """The table in `path`; problems are at `where:LINE`.
 
-    Raises `DataError` where the file can't be read as a whole.
+    Raises `DataError` if the whole file can't be read.
     """
     content = read_text(path)
     if path.suffix.lower() in (".json", ".jsonl"):
@@ -40,7 +40,7 @@ def read_table(path: Path, where: str) -> Table:
 
 
 def read_text(path: Path) -> str:
-    """A file's text without its byte-order mark. Raises `DataError` where it isn't UTF-8."""
+    """A file's text without its byte-order mark. Raises `DataError` if it isn't UTF-8."""
     try:
         return path.read_bytes().removeprefix(b"\xef\xbb\xbf").decode("utf-8")
     except OSError as error:
@@ -50,7 +50,7 @@ def read_text(path: Path) -> str:
 
 
 def delimiter_of(content: str) -> str | None:
-    """What stands between the cells of a header that names sounds; None where the first line is no such header."""
+    """The delimiter of a header that names sounds; None if the first line isn't such a header."""
     first = content.split("\n", 1)[0].strip()
     for delimiter in _DELIMITERS:
         if names_sound(_unquoted(cell) for cell in first.split(delimiter)):
@@ -59,35 +59,35 @@ def delimiter_of(content: str) -> str | None:
 
 
 def _cell_rows(content: str, delimiter: str, where: str) -> Table:
-    """Quoted as spreadsheets do; a tab-separated table whose quotes don't close has quotes that are just letters."""
-    found, error = _parse(content, delimiter, csv.QUOTE_MINIMAL)
+    """Parses spreadsheet quoting; in a tab-separated table whose quotes don't close, quotes are just letters."""
+    lines, error = _parse(content, delimiter, csv.QUOTE_MINIMAL)
     if error is not None and delimiter == "\t":
-        found, error = _parse(content, delimiter, csv.QUOTE_NONE)
-    problems = [error] if error is not None else []
-    header = [_unquoted(cell) for cell in found[0][1]] if found else []
+        lines, error = _parse(content, delimiter, csv.QUOTE_NONE)
+    errors = [error] if error is not None else []
+    header = [_unquoted(cell) for cell in lines[0][1]] if lines else []
     rows: list[tuple[int, Mapping[str, object]]] = []
-    told = [(line, f"not CSV ({message}); rows from here on are not read") for line, message in problems]
-    for line, cells in found[1:]:
+    messages = [(line, f"not CSV ({reason}); rows from here on are not read") for line, reason in errors]
+    for line, cells in lines[1:]:
         if len(cells) == len(header):
             rows.append((line, {key: cell.strip() or None for key, cell in zip(header, cells, strict=True)}))
         elif cells:
-            told.append(
-                (line, f"need {counted(len(header), 'cell')}, got {len(cells)}; quote texts that hold {delimiter!r}")
+            messages.append(
+                (line, f"need {counted(len(header), 'cell')}, got {len(cells)}; quote texts that contain {delimiter!r}")
             )
-    return Table(header, rows, [Problem(f"{where}:{line}", "bad-row", message) for line, message in sorted(told)])
+    return Table(header, rows, [Problem(f"{where}:{line}", "bad-row", message) for line, message in sorted(messages)])
 
 
 def _parse(content: str, delimiter: str, quoting: int) -> tuple[list[tuple[int, list[str]]], tuple[int, str] | None]:
-    """((line, cells) of each row, where and why the parser gave up)."""
+    """((line, cells) of each row, (line, reason) if the parser gave up)."""
     reader = csv.reader(
         io.StringIO(content, newline=""), delimiter=delimiter, strict=True, quoting=quoting  # type: ignore[arg-type]
     )  # fmt: skip
-    found: list[tuple[int, list[str]]] = []
+    rows: list[tuple[int, list[str]]] = []
     try:
-        found.extend((reader.line_num, cells) for cells in reader)
+        rows.extend((reader.line_num, cells) for cells in reader)
     except csv.Error as error:
-        return found, (reader.line_num, str(error))
-    return found, None
+        return rows, (reader.line_num, str(error))
+    return rows, None
 
 
 def _json_rows(content: str, where: str) -> Table:
