@@ -58,7 +58,7 @@ def _tile(num_in: int, num_out: int) -> tuple[int, int, int]:
     """Outputs and inputs that a program takes at a time, and its number of warps.
 
     Many programs of few outputs and whole rows: of 267 tiles tried on an H100 with CSM-1B's shapes, these are within a
-    few percent of the best for each shape (docs/performance.md).
+    few percent of the best for each shape.
     """
     block_i = min(triton.next_power_of_2(num_in), 2048)
     block_o = 1 if num_out < 256 else 2
