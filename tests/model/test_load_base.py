@@ -231,7 +231,7 @@ def test_the_config_of_another_kind_is_told_by_base_codec_and_plan(tmp_path: Pat
 def test_the_format_of_csms_authors_is_told(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"backbone_flavor": "llama-1B", "decoder_flavor": "llama-100M"}')
     for ask in (load_base, base_config):
-        with pytest.raises(BaseModelError, match=r"config\.json is of the format of CSM's authors.*sesame/csm-1b"):
+        with pytest.raises(BaseModelError, match=r"config\.json is in the format of CSM's authors.*sesame/csm-1b"):
             ask(str(tmp_path))
 
 

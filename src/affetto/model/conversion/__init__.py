@@ -1,1 +1,1 @@
-"""Checkpoints of the `moshi` package to transformers' format, tensor by tensor."""
+"""Converts checkpoints of the `moshi` package to transformers' format, tensor by tensor."""
