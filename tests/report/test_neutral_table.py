@@ -16,7 +16,7 @@ from result_samples import compared, reseeded_result, system
 
 NEUTRAL = "neutral speech of the same speakers"
 FEW = "this 1 speaker is too few for an interval (at least 6)"
-CAVEAT = "about these 2 speakers alone: of others at least 6 could tell"
+CAVEAT = "about these 2 speakers only: generalising needs at least 6"
 
 
 def document() -> dict[str, Any]:

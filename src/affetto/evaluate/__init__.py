@@ -1,1 +1,1 @@
-"""Systems evaluated on the same sentences: what was conveyed, kept and lost (docs/results.md)."""
+"""Evaluates systems on the same sentences: what was conveyed, kept and lost (docs/results.md)."""
