@@ -262,7 +262,7 @@ def test_weights_that_belong_nowhere_are_named(copied: Path) -> None:
 
 def test_weights_of_another_shape_are_refused(copied: Path) -> None:
     _change_weights(copied, lambda weights: weights.update({"lm_head.weight": torch.ones(3, 128)}))
-    with pytest.raises(BaseModelError, match=r"safetensors: lm_head\.weight is \(3, 128\) where config.*copy or fetch"):
+    with pytest.raises(BaseModelError, match=r"safetensors: lm_head\.weight is \(3, 128\), but config.*copy or fetch"):
         load_base(str(copied))
 
 

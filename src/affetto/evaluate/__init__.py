@@ -1,1 +1,1 @@
-"""Evaluates systems on the same sentences: what was conveyed, kept and lost (docs/results.md)."""
+"""Systems evaluated on the same sentences: what was conveyed, kept and lost (docs/results.md)."""

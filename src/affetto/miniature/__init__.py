@@ -1,1 +1,1 @@
-"""The miniature that affetto ships (corpus, codec, base and judges), and the recipe that makes it."""
+"""The small world that affetto ships (corpus, codec, base and judges), and the recipe that makes it."""

@@ -1,1 +1,1 @@
-"""Converts checkpoints of the `moshi` package to transformers' format, tensor by tensor."""
+"""Checkpoints of the `moshi` package to transformers' format, tensor by tensor."""
