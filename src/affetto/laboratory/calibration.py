@@ -109,7 +109,7 @@ def require_no_expressive_base(config: Config) -> None:
     """Raise ConfigError if the laboratory's adapters would build on an expressive base."""
     if config.expressive_base:
         raise ConfigError(
-            "this command compares adapters that are trained on the base itself: leave expressive_base off for it"
+            "adapters trained on the base itself are compared: leave expressive_base off for this command"
         )
 
 
