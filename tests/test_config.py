@@ -248,7 +248,7 @@ WRONG = [
     ("num_checkpoints: -1", "num_checkpoints", "greater than or equal to 0"),
     ("precision: fp8", "precision", "'fp32', 'bf16' or 'fp16'"),
     ("base_precision: fp16", "base_precision", "'fp32', 'bf16' or 'nf4'"),
-    ("use_adapters: false\nbase_precision: nf4", "base_precision", "nf4 is for adapters upon it"),
+    ("use_adapters: false\nbase_precision: nf4", "base_precision", "nf4 needs adapters"),
     ("optimizer_bits: 16", "optimizer_bits", "32 or 8"),
     ("activation_checkpointing: sometimes", "activation_checkpointing", "valid boolean"),
     ("trackers: 3", "trackers", "must be a list"),

@@ -90,7 +90,7 @@ def test_the_others_go_on_and_errors_come_at_the_end() -> None:
 
 
 def test_what_no_process_was_left_for_is_told() -> None:
-    with pytest.raises(AffettoError, match=r"killed: .* SIGKILL.*\na: not begun"):
+    with pytest.raises(AffettoError, match=r"killed: .* SIGKILL.*\na: not started"):
         list(side_by_side(_fail, ["killed", "a"], 1))
 
 

@@ -24,11 +24,11 @@ from affetto.yaml_files import read_yaml
 EXPRESSIVE = "base"
 """Name of the expressive base: the adapter over all emotions that each emotion's own may build on."""
 EVERY = "all"
-"""Stands for every emotion of the configuration, trained in one run."""
+"""Means every emotion of the configuration, trained in one run."""
 RESERVED = (EXPRESSIVE, EVERY, "general", "plain", "none", "real", "files")
-"""Names that stand beside emotions with a meaning of their own, so no emotion can have them."""
+"""Names with another meaning where emotions are named, so no emotion can have them."""
 RESERVED_ENDINGS = ("_base", "_plain", "_real", "_strengths")
-"""Endings of the folders of spoken sentences that stand beside an emotion's own."""
+"""Endings of other folders of spoken sentences, which lie beside an emotion's own."""
 
 
 def _no_boolean(value: object) -> object:
@@ -205,8 +205,8 @@ class Config(BaseModel):
     @field_validator("adapter_dropout", "base_precision", "expressive_base")
     @classmethod
     def _of_adapters(cls, value: float | str | bool, info: ValidationInfo) -> float | str | bool:
-        is_asked_for = value == "nf4" if info.field_name == "base_precision" else bool(value)
-        if is_asked_for and not info.data.get("use_adapters", True):
+        is_on = value == "nf4" if info.field_name == "base_precision" else bool(value)
+        if is_on and not info.data.get("use_adapters", True):
             raise ValueError(_OF_ADAPTERS[str(info.field_name)])
         return value
 
@@ -221,7 +221,7 @@ class Config(BaseModel):
 
     @property
     def expressive_folder(self) -> Path:
-        """Where `affetto train --emotion base` leaves the expressive base's adapter."""
+        """The folder of the expressive base's adapter, which `affetto train --emotion base` writes."""
         return self.model_of(EXPRESSIVE) / "best"
 
     def model_of(self, emotion: str) -> Path:
@@ -229,7 +229,7 @@ class Config(BaseModel):
         return self.output_dir / "emotion_models" / emotion
 
     def results_of(self, emotion: str) -> Path:
-        """What an emotion's evaluation wrote."""
+        """The path of an emotion's evaluation results."""
         return self.output_dir / "evaluation_results" / f"{emotion}_results.json"
 
     @property
@@ -245,7 +245,7 @@ class Config(BaseModel):
 
 _OF_ADAPTERS = {
     "adapter_dropout": "it is LoRA's: leave use_adapters on, or adapter_dropout at 0",
-    "base_precision": "nf4 is for adapters upon it: leave use_adapters on, or take bf16",
+    "base_precision": "nf4 needs adapters: leave use_adapters on, or set it to bf16",
     "expressive_base": "it is an adapter below others: leave use_adapters on, or expressive_base off",
 }
 
@@ -290,12 +290,12 @@ _MESSAGES = {
     "tuple_type": "must be a list, such as [one, two]", "too_short": "must name at least one",
     "string_too_short": "must not be empty", "path_type": "must be a path",
 }  # fmt: skip
-"""Plain words for kinds of errors that pydantic tells in Python's terms."""
+"""Plain wording for pydantic errors that use Python's terms."""
 
 
 def _wrong_value(item: Mapping[str, Any]) -> str:
-    told = item["msg"].removeprefix("Value error, ").replace("Input should ", "must ")
-    return f"{'.'.join(map(str, item['loc']))}: {_MESSAGES.get(item['type'], told)} (got {item['input']!r})"
+    message = item["msg"].removeprefix("Value error, ").replace("Input should ", "must ")
+    return f"{'.'.join(map(str, item['loc']))}: {_MESSAGES.get(item['type'], message)} (got {item['input']!r})"
 
 
 def _unknown_key(key: str) -> str:

@@ -1,4 +1,4 @@
-"""Errors that a user can cause and mend, and the phrases that their messages share."""
+"""Errors that a user can cause and fix, and the phrases that their messages share."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """Error numbers of a full disk or quota."""
 MENDABLE = NO_ROOM | {errno.ENAMETOOLONG}
-"""Error numbers of the operating system that the user can mend, wherever they arise."""
+"""Error numbers of the operating system that the user can fix, wherever they arise."""
 
 
 _MOST_NAMES = 500
@@ -17,7 +17,7 @@ _MOST_NAMES = 500
 
 
 class AffettoError(Exception):
-    """Base of all errors that a user can cause and mend. The command line prints them without a traceback."""
+    """Base of all errors that a user can cause and fix. The command line prints them without a traceback."""
 
 
 class ConfigError(AffettoError):
@@ -29,7 +29,7 @@ class DataError(AffettoError):
 
 
 class MissingDependencyError(AffettoError):
-    """An optional package is needed for what was asked."""
+    """An optional package is needed for the request."""
 
 
 class BaseModelError(AffettoError):
@@ -41,7 +41,7 @@ class AdapterError(AffettoError):
 
 
 class CacheError(AffettoError):
-    """A cached artefact doesn't belong to what it is asked for."""
+    """A cached artefact doesn't belong to the clip or base that it is requested for."""
 
 
 class CheckpointError(AffettoError):
@@ -49,7 +49,7 @@ class CheckpointError(AffettoError):
 
 
 class JudgeError(AffettoError):
-    """A judge can't be loaded or can't judge what it is asked to."""
+    """A judge can't be loaded or can't judge what is needed."""
 
 
 class NonFiniteLossError(AffettoError):
@@ -71,12 +71,12 @@ def listed(names: Sequence[str], most: int = 6) -> str:
 
 
 def counted(number: int, one: str, many: str = "") -> str:
-    """`1 file` or `2 files`, for messages; `many` is the plural where adding an s won't do (`files are`)."""
+    """`1 file` or `2 files`, for messages; `many` is the plural if it isn't `one` plus s (`files are`)."""
     return f"{number} {one}" if number == 1 else f"{number} {many or f'{one}s'}"
 
 
 def did_you_mean(word: str, known: Collection[str]) -> str:
-    """` (did you mean 'happy'?)` where a known name is close to `word` or shares its stem, else an empty string."""
+    """` (did you mean 'happy'?)` if a known name is close to `word` or shares its stem, else an empty string."""
     if len(known) > _MOST_NAMES:
         return ""
     lowered = word.casefold()

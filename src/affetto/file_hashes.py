@@ -35,16 +35,16 @@ class HashMemory:
         return self
 
     def __call__(self, path: Path) -> str:
-        """The hash of a file's bytes. OSError where it can't be read."""
+        """The hash of a file's bytes. OSError if it can't be read."""
         # Taken before reading, so that the hash of a file that changes meanwhile is never used again.
         status = path.stat()
         if status.st_size < self._least_bytes:
             return hash_file(path)
         state, place = [status.st_size, status.st_mtime_ns, status.st_ino], str(path.absolute())
-        found = self._known.get(place)
-        if not isinstance(found, list) or found[:-1] != state:
-            found = self._known[place] = self._new[place] = [*state, hash_file(path)]
-        return str(found[-1])
+        entry = self._known.get(place)
+        if not isinstance(entry, list) or entry[:-1] != state:
+            entry = self._known[place] = self._new[place] = [*state, hash_file(path)]
+        return str(entry[-1])
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
@@ -56,7 +56,7 @@ class HashMemory:
 
     def _read(self) -> dict[str, Any]:
         try:
-            told = read_json(self._path)
+            entries = read_json(self._path)
         except (OSError, ValueError):
             return {}
-        return told if isinstance(told, dict) else {}
+        return entries if isinstance(entries, dict) else {}

@@ -1,4 +1,4 @@
-"""Files that are never half written, and hashes that name contents."""
+"""Files that are never half written, and hashes of contents."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from affetto.folders import replace_folder
 
 
 def is_same_file(one: Path, other: Path) -> bool:
-    """Whether both name one file; by their paths alone where one of them isn't there yet."""
+    """Whether both name the same file; judged by the paths alone if one doesn't exist yet."""
     return one.samefile(other) if one.exists() and other.exists() else one.resolve() == other.resolve()
 
 
 def expanded(path: str | Path) -> Path:
-    """`path` with the home folder in the place of a leading `~` or `~user`. ConfigError where that can't be told."""
+    """`path` with a leading `~` or `~user` replaced by the home folder. ConfigError if that is unknown."""
     try:
         return Path(path).expanduser()
     except RuntimeError as error:
@@ -40,8 +40,7 @@ def expanded(path: str | Path) -> Path:
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Call `write` with a temporary path beside `path`, then rename it into place.
 
-    DataError where there can't be a file of that name (no such folder, no permission, a folder in its place), or no
-    room for it.
+    DataError if the file can't be created (no such folder, no permission, a folder of that name) or the disk is full.
     """
     with place_told(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -60,12 +59,12 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 @contextmanager
 def place_told(path: Path) -> Iterator[None]:
-    """A block that writes at `path`. DataError where there is no writing, or no room, at its place."""
+    """A block that writes at `path`. DataError if that can't be written, or the disk is full."""
     try:
         yield
     except OSError as error:
-        mend = "make room there" if error.errno in NO_ROOM else "mend its permissions"
-        raise DataError(f"can't write {path} ({error.strerror or error}); {_elsewhere(path)}, or {mend}") from error
+        remedy = "make room there" if error.errno in NO_ROOM else "fix its permissions"
+        raise DataError(f"can't write {path} ({error.strerror or error}); {_elsewhere(path)}, or {remedy}") from error
     except SafetensorError as error:
         raise DataError(f"can't write {path} ({error}); {_elsewhere(path)}, or make room there") from error
 
@@ -75,7 +74,7 @@ def _elsewhere(path: Path) -> str:
 
 
 def make_writable(folder: Path) -> None:
-    """Make `folder` where it isn't there yet. DataError where it can't be made, or no file in it."""
+    """Make `folder` if it doesn't exist yet. DataError if it can't be made, or no file in it."""
     with place_told(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(prefix=".writable.", dir=folder):
@@ -112,7 +111,7 @@ def why_unreadable(error: Exception) -> str:
 
 
 def finite_or_none(value: float | None) -> float | None:
-    """`value`, or None where it isn't a finite number (JSON has no NaN)."""
+    """`value`, or None if it isn't a finite number (JSON has no NaN)."""
     return float(value) if value is not None and math.isfinite(value) else None
 
 
@@ -137,9 +136,9 @@ def hash_file(path: Path) -> str:
 
 
 def made_once(target: Path, make: Callable[[Path], object]) -> Path:
-    """`target`, which `make` fills where it isn't there yet: in a folder beside it that is then renamed, so that no
-    half of it is ever seen. Of processes that make the same at once the first one's stays. DataError where there is no
-    writing, or no room, at its place."""
+    """`target`, which `make` fills if it doesn't exist yet: in a folder beside it that is then renamed, so that it is
+    never seen incomplete. If several processes make it at once, the first one's stays. DataError if it can't be
+    written, or the disk is full."""
     if target.is_dir():
         return target
     with place_told(target):
@@ -160,8 +159,8 @@ def made_once(target: Path, make: Callable[[Path], object]) -> Path:
 
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """A block that fills an empty folder, which then replaces `folder` as a whole (`affetto.folders`); where the block
-    fails `folder` is as it was. DataError where there is no writing, or no room, at its place."""
+    """A block that fills an empty folder, which then replaces `folder` as a whole (`affetto.folders`); if the block
+    fails, `folder` is unchanged. DataError if it can't be written, or the disk is full."""
     with place_told(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
@@ -174,8 +173,8 @@ def new_folder(folder: Path) -> Iterator[Path]:
 
 
 def made_alone(path: Path, make: Callable[[Path], object]) -> Path:
-    """The file `path`, which `make` writes (atomically) where it isn't there yet; of processes that want it one makes
-    it and the others wait."""
+    """The file `path`, which `make` writes (atomically) if it doesn't exist yet; if several processes need it, one
+    makes it and the others wait."""
     if not path.is_file():
         with one_at_a_time(lock_of(path)):
             if not path.is_file():
@@ -184,16 +183,16 @@ def made_alone(path: Path, make: Callable[[Path], object]) -> Path:
 
 
 def lock_of(path: Path) -> Path:
-    """The file by which processes that would make the same `path` go `one_at_a_time`; hidden beside it."""
+    """The lock file (for `one_at_a_time`) of processes that would make the same `path`; hidden beside it."""
     return path.with_name(f".{path.name}.lock")
 
 
 @contextmanager
 def one_at_a_time(lock: Path, *, do_wait: bool = True) -> Iterator[bool]:
-    """A block that one process at a time is in, of those that name the same file `lock`, which stays, empty.
+    """A block that only one process at a time runs among those with the same file `lock`, which stays, empty.
 
-    Others wait; with `do_wait=False` they go in at once and are told False. Where the file system has no locks
-    everybody is let in.
+    Others wait; with `do_wait=False` they run it at once, and the block gets False. If the file system has no locks
+    nobody waits.
     """
     lock.parent.mkdir(parents=True, exist_ok=True)
     handle = os.open(lock, os.O_RDWR | os.O_CREAT)
@@ -213,7 +212,7 @@ def one_at_a_time(lock: Path, *, do_wait: bool = True) -> Iterator[bool]:
 
 
 def hash_folder(folder: Path, patterns: Iterable[str], hash_of: Callable[[Path], str] = hash_file) -> str:
-    """Hex SHA-256 of the files of `folder` that match, by name and contents; hidden ones (temporary) don't count.
+    """Hex SHA-256 of the files of `folder` that match, by name and contents, without hidden (temporary) ones.
 
     `hash_of` gives the hash of a file's contents, as `hash_file` does.
     """
@@ -222,12 +221,12 @@ def hash_folder(folder: Path, patterns: Iterable[str], hash_of: Callable[[Path],
 
 
 def visible(folder: Path, pattern: str) -> list[Path]:
-    """Files of `folder` that match, sorted, without what `write_atomically` left behind when it was killed."""
+    """Files of `folder` that match, sorted, without leftovers of a `write_atomically` that was killed."""
     return sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
 
 
 def as_text(name: str | Path) -> str:
-    r"""A file's name or a command as UTF-8 can hold it: bytes that aren't UTF-8 (names of old archives) as `\xe9`."""
+    r"""A file's name or a command as valid UTF-8: other bytes (in names from old archives) are written as `\xe9`."""
     return str(name).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 

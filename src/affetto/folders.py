@@ -73,7 +73,7 @@ def _exchange(one: Path, other: Path) -> bool:
 def _sweep(folder: Path, new: Path) -> None:
     """Delete temporary folders beside `folder`, left by processes that died while they wrote or replaced it."""
     left = re.compile(rf"\.{re.escape(folder.name)}\.(old\.)?[a-z0-9_]{{8}}")
-    found = [path for path in folder.parent.iterdir() if left.fullmatch(path.name) and path.is_dir()]
-    for path in found:
+    leftovers = [path for path in folder.parent.iterdir() if left.fullmatch(path.name) and path.is_dir()]
+    for path in leftovers:
         if path.name != new.name and time.time() - path.stat().st_mtime > _STALE_S:
             shutil.rmtree(path, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Checkpoints from the hub, or from its cache without a network; what stands in the way is said with the remedy."""
+"""Checkpoints from the hub, or from its cache without a network; errors say what to do."""
 
 from __future__ import annotations
 
@@ -14,41 +14,41 @@ from affetto.progress import say
 
 _FACTS = ["*.json", "*.jinja", "*.model"]
 _PATIENCE_S = 5.0
-"""How long the hub may take to say anything at all."""
+"""Longest time to wait for any answer of the hub."""
 
 
 def fetch(hub_id: str, revision: str | None = None) -> Path:
     """The folder of a hub model's snapshot, of `revision` (commit, branch or tag) or the newest.
 
-    Where its config.json says which weights are transformers' (CSM-1B stores each of its formats), only those are
-    fetched. Raises BaseModelError.
+    If its config.json names transformers' weights (CSM-1B has other formats, too), only those are fetched. Raises
+    BaseModelError.
     """
     return _snapshot(hub_id, revision, lambda: [*_FACTS, _weights_pattern(hub_id, revision)])
 
 
 def fetch_files(hub_id: str, revision: str | None, files: Sequence[str]) -> Path:
-    """The folder of a hub model's snapshot with `files`, those that it has. Raises BaseModelError."""
+    """The folder of a hub model's snapshot with those of `files` that it has. Raises BaseModelError."""
     return _snapshot(hub_id, revision, lambda: list(files))
 
 
 def fetch_config(hub_id: str, revision: str | None = None) -> Path:
-    """config.json of a hub model, alone. Raises BaseModelError."""
+    """The config.json of a hub model, without other files. Raises BaseModelError."""
     from huggingface_hub import hf_hub_download
 
-    with _told(hub_id, revision):
+    with _errors_explained(hub_id, revision):
         return Path(hf_hub_download(hub_id, "config.json", revision=revision))
 
 
 def _snapshot(hub_id: str, revision: str | None, patterns: Callable[[], list[str]]) -> Path:
     from huggingface_hub import snapshot_download
 
-    with _told(hub_id, revision):
+    with _errors_explained(hub_id, revision):
         try:
             return Path(snapshot_download(hub_id, revision=revision, allow_patterns=patterns()))
         except OSError as error:
             if _is_refusal(error):
                 raise
-            # A pinned commit isn't looked for in the cache by itself where there is no network (huggingface_hub 1.33).
+            # Without a network huggingface_hub 1.33 doesn't look for a pinned commit in its cache by itself.
             try:
                 return Path(snapshot_download(hub_id, revision=revision, local_files_only=True))
             except OSError:
@@ -64,40 +64,40 @@ def _is_refusal(error: Exception) -> bool:
 
 @contextmanager
 def cache_alone_if_unreachable() -> Iterator[bool]:
-    """A block in which the hub's client looks in its cache alone where HF_HUB_OFFLINE says so, or where the hub doesn't
-    answer one short try: its own retries of every file take minutes. Yields whether the hub is asked."""
+    """A block in which the hub's client uses only its cache if HF_HUB_OFFLINE is set, or if the hub doesn't answer one
+    short request, since its own retries of every file take minutes. Yields whether the hub is used."""
     from huggingface_hub import constants
 
-    is_asked = not constants.HF_HUB_OFFLINE and _answers()
-    told, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, not is_asked
+    is_online = not constants.HF_HUB_OFFLINE and _answers()
+    before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, not is_online
     try:
-        yield is_asked
+        yield is_online
     finally:
-        constants.HF_HUB_OFFLINE = told
+        constants.HF_HUB_OFFLINE = before
 
 
 @contextmanager
 def loading(hub_id: str, revision: str | None = None) -> Iterator[None]:
-    """A block in which others load a judge from the hub, from its cache alone as in `cache_alone_if_unreachable`.
+    """A block in which a library loads a judge from the hub, or from its cache as in `cache_alone_if_unreachable`.
 
-    Where they fail, BaseModelError if `hub_id` can't be one, or if the hub isn't asked and its cache has nothing of it.
+    If that fails, BaseModelError if `hub_id` isn't a valid id, or if the hub isn't used and its cache lacks the model.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
-    with cache_alone_if_unreachable() as is_asked:
+    with cache_alone_if_unreachable() as is_online:
         try:
             yield
         except JudgeError:
-            with _told(hub_id, revision):
+            with _errors_explained(hub_id, revision):
                 validate_repo_id(hub_id)
-                if not is_asked:
+                if not is_online:
                     snapshot_download(hub_id, revision=revision, local_files_only=True)
             raise
 
 
 def _answers() -> bool:
-    """Whether the hub says anything, in a thread, since looking up its address has no time limit of its own."""
+    """Whether the hub answers; asked in a thread, since looking up its address has no time limit of its own."""
     import httpx
     from huggingface_hub import constants, get_session
 
@@ -111,13 +111,13 @@ def _answers() -> bool:
     asking.start()
     asking.join(_PATIENCE_S)
     if not answers:
-        say("the hub doesn't answer: looking in its cache alone", style="yellow")
+        say("the hub doesn't answer: using only its cache", style="yellow")
     return bool(answers)
 
 
 @contextmanager
-def _told(hub_id: str, revision: str | None) -> Iterator[bool]:
-    """What the hub raises, as BaseModelError with a remedy; yields whether it is asked."""
+def _errors_explained(hub_id: str, revision: str | None) -> Iterator[bool]:
+    """Turn the hub's errors into BaseModelError with a remedy; yields whether the hub is used."""
     from huggingface_hub.errors import (
         GatedRepoError,
         HFValidationError,
@@ -127,12 +127,12 @@ def _told(hub_id: str, revision: str | None) -> Iterator[bool]:
     )
 
     try:
-        with _one_line_of_retries(), cache_alone_if_unreachable() as is_asked:
-            yield is_asked
+        with _one_line_of_retries(), cache_alone_if_unreachable() as is_online:
+            yield is_online
     except GatedRepoError as error:
         raise BaseModelError(
             f"{hub_id} is gated: accept its licence at https://huggingface.co/{hub_id} with your account, then log in "
-            "with `hf auth login` (or set HF_TOKEN) and run this again. A folder that holds the checkpoint does, too"
+            "with `hf auth login` (or set HF_TOKEN) and run this again; or give a folder that holds the checkpoint"
         ) from error
     except RevisionNotFoundError as error:
         raise BaseModelError(
@@ -156,17 +156,17 @@ def _told(hub_id: str, revision: str | None) -> Iterator[bool]:
 
 @contextmanager
 def _one_line_of_retries() -> Iterator[None]:
-    """One line of our own for huggingface_hub's two of every attempt that failed."""
-    told = False
+    """Print a single line of our own instead of huggingface_hub's two per failed attempt."""
+    was_shown = False
 
     def is_wanted(record: logging.LogRecord) -> bool:
-        nonlocal told
+        nonlocal was_shown
         message = record.getMessage()
         if "thrown while requesting" not in message and "Retrying in" not in message:
             return True
-        if not told:
+        if not was_shown:
             say("the hub doesn't answer; trying for about half a minute", style="yellow")
-        told = True
+        was_shown = True
         return False
 
     logger = logging.getLogger("huggingface_hub.utils._http")
@@ -186,7 +186,7 @@ def _weights_pattern(hub_id: str, revision: str | None) -> str:
     except LocalEntryNotFoundError:
         raise
     except (EntryNotFoundError, ValueError):
-        # Other formats have none; what can't be read is told when it is loaded.
+        # Other formats have none; an unreadable one is reported when it is loaded.
         return "*.safetensors"
     named = config.get("transformers_weights") if isinstance(config, dict) else None
     return f"{str(named).partition('.')[0]}*.safetensors" if named else "*.safetensors"

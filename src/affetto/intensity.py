@@ -1,4 +1,4 @@
-"""The recommended intensity of a trained adapter: where it is as strong as its clips, not where its loss is lowest."""
+"""The recommended intensity of a trained adapter: the one that is as strong as its clips, not the one of least loss."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ def recommend_as_acted(config: Config, emotion: str, prepared: Prepared) -> None
     folder = config.model_of(emotion) / "best"
     voice = Voice.of_run(config.base, config.base_precision)
     voice.load_adapter(emotion, folder)
-    found = match_clips(config, emotion, prepared, folder, voice)
+    match = match_clips(config, emotion, prepared, folder, voice)
     facts = read_json(folder / "affetto.json")
-    facts["matching"] = found.document()
-    if found.intensity is None:
-        say(f"{emotion} is recommended at intensity {facts['recommended_intensity']:g}, by its loss: {found.reason}")
+    facts["matching"] = match.document()
+    if match.intensity is None:
+        say(f"{emotion} is recommended at intensity {facts['recommended_intensity']:g}, by its loss: {match.reason}")
     else:
         assert voice.bank is not None
         gate = tuple(voice.bank.gate({emotion: 1.0}).tolist())
         look = Validation(voice.base, *held_out_rows(config, emotion, prepared, voice.base, gate))
-        values = look(found.intensity)
+        values = look(match.intensity)
         point = {
-            "intensity": found.intensity, "kl": values["general_kl"], "emotion_nll": values["emotion_nll"],
+            "intensity": match.intensity, "kl": values["general_kl"], "emotion_nll": values["emotion_nll"],
         }  # fmt: skip
-        others = [other for other in facts["frontier"] if other["intensity"] != found.intensity]
-        facts["frontier"] = sorted([*others, point], key=lambda one: float(one["intensity"]))
-        facts["recommended_intensity"] = found.intensity
-        say(f"{emotion} is as strong as its clips at intensity {found.intensity:g}")
+        others = [other for other in facts["frontier"] if other["intensity"] != match.intensity]
+        facts["frontier"] = sorted([*others, point], key=lambda each: float(each["intensity"]))
+        facts["recommended_intensity"] = match.intensity
+        say(f"{emotion} is as strong as its clips at intensity {match.intensity:g}")
     write_json(folder / "affetto.json", facts)

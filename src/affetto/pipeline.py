@@ -57,7 +57,7 @@ def prepare_clips(
         console.print(problem_table(prepared.problems))
         if not skip_bad_clips and prepared.num_bad:
             raise DataError(
-                f"{counted(prepared.num_bad, 'clip')} can't be used (table above). Mend them, or go on with the good "
+                f"{counted(prepared.num_bad, 'clip')} can't be used (table above). Fix them, or continue with the good "
                 "ones: --skip-bad-clips. The codes made so far are kept"
             )
     if is_own:
@@ -78,7 +78,7 @@ def without_clips(prepared: Prepared, emotions: Sequence[str]) -> list[str]:
 
 
 def with_clips(prepared: Prepared, emotions: Sequence[str], *, are_named: bool) -> list[str]:
-    """Those of `emotions` that have clips. DataError where none has, or where one that the user named has none."""
+    """Those of `emotions` that have clips. DataError if none has, or if one that the user named has none."""
     missing = without_clips(prepared, emotions)
     if missing and (are_named or len(missing) == len(emotions)):
         raise DataError(f"there is nothing to train {', '.join(missing)} on; the codes made so far are kept")
@@ -86,7 +86,7 @@ def with_clips(prepared: Prepared, emotions: Sequence[str], *, are_named: bool) 
 
 
 def _labels(config: Config, emotions: Sequence[str]) -> Sequence[str]:
-    """The emotions whose clips are needed: all of them where the expressive base is yet to be trained."""
+    """The emotions whose clips are needed: all of them if the expressive base is yet to be trained."""
     needs_all = EXPRESSIVE in emotions or (emotions and lacks_expressive_base(config))
     return config.emotions if needs_all else emotions
 
@@ -140,7 +140,7 @@ def train_emotions(
     """Train each of `emotions` in turn, or all `together` in one run; yields each one's folder once it is trained and
     its recommended intensity is known.
 
-    Where `expressive_base` is on and there is none yet, it is trained first.
+    With `expressive_base` on, and no such base yet, that is trained first.
     """
     from affetto.training.loop import train, train_together
 

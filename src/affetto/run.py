@@ -38,7 +38,7 @@ def run(
     Anything that stops the run is an AffettoError, raised before the clips are prepared if it can be known by then.
 
     Without `are_named` the emotions are all those of the configuration: the ones without clips are left out, and only
-    the rest must be known to the judges. DataError where none is left.
+    the rest must be known to the judges. DataError if none is left.
 
     `jobs` emotions at a time are trained and evaluated, each in a process of its own; None takes as many as processors
     and memory allow (`planning.capacity.num_jobs`). The results don't depend on it except for rounding, because fewer
@@ -156,7 +156,7 @@ def _say_results(config: Config, emotion: str) -> None:
 
 
 def _say_expressive_base(folder: Path) -> None:
-    say(f"the expressive base is in {folder}; emotions build on it where expressive_base is on")
+    say(f"the expressive base is in {folder}; emotions build on it with expressive_base: true")
 
 
 def _compare(config: Config, emotions: Sequence[str], command: str) -> None:

@@ -1,7 +1,7 @@
-"""Several pieces of work at a time, each in a process of its own: emotions on a machine with many processors.
+"""Runs several jobs at a time, each in a process of its own: emotions on a machine with many processors.
 
 One process with two threads trains and judges an emotion in 0.8 of the time that it takes with one, because much of a
-run can't be shared out; two processes with a thread each do two in about the time of one. What they show goes to the
+run can't be parallelised; two processes with a thread each do two in about the time of one. Their output goes to the
 parent, which has the terminal.
 """
 
@@ -26,12 +26,12 @@ from affetto.training.runtime import Stop, stop_signals
 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _POLL_S = 0.2
-"""How soon a signal is passed on."""
+"""Longest delay before a signal is passed on."""
 
 
 @dataclass
 class _Worker:
-    """A process, the parent's end of its pipe, and what it is at."""
+    """A process, the parent's end of its pipe, and the name of its current job."""
 
     process: BaseProcess
     pipe: Connection
@@ -41,17 +41,17 @@ class _Worker:
 def side_by_side(
     work: Callable[[str], Any], names: Sequence[str], num_jobs: int, *, threads: int = 1
 ) -> Iterator[tuple[str, Any]]:
-    """(name, `work(name)`) as they are done, `num_jobs` at a time in processes that compute with `threads` each.
+    """(name, `work(name)`) as they are done, `num_jobs` at a time in processes with `threads` threads each.
 
-    `work` and what it returns must survive pickling. Where one fails the others go on, and the errors are raised at
-    the end, as one AffettoError; anything else than an AffettoError comes with its traceback. SIGTERM and Ctrl-C are
-    passed on once, so that each process saves what it has; Interrupted is raised when all have ended.
+    `work` and its results must be picklable. If one fails the others go on, and the errors are raised at the end as one
+    AffettoError; errors of other types include their traceback. SIGTERM and Ctrl-C are passed on once, so that each
+    process saves its state; Interrupted is raised when all have ended.
     """
     waiting, errors = deque(names), dict[str, str]()
     with stop_signals() as stop, board() as show, _workers(work, min(num_jobs, len(names)), threads) as workers:
         for worker in workers:
             _hand_out(worker, waiting)
-        for worker, kind, value in _told(workers, stop):
+        for worker, kind, value in _messages(workers, stop):
             name = worker.name
             if kind == "shown":
                 show(str(name), value)
@@ -65,13 +65,13 @@ def side_by_side(
                 say(f"{name}: {value}", style="red")
     if stop.signal:
         raise Interrupted(f"stopped by {stop.signal}; go on with --resume")
-    errors |= dict.fromkeys(waiting, "not begun: every process had ended")
+    errors |= dict.fromkeys(waiting, "not started: every process had ended")
     if errors:
         raise AffettoError("\n".join(f"{name}: {error}" for name, error in errors.items()))
 
 
-def _told(workers: Sequence[_Worker], stop: Stop) -> Iterator[tuple[_Worker, str, Any]]:
-    """What the workers send until all have ended, which a signal makes them do."""
+def _messages(workers: Sequence[_Worker], stop: Stop) -> Iterator[tuple[_Worker, str, Any]]:
+    """The workers' messages until all have ended, which a signal makes them do."""
     alive = {worker.pipe: worker for worker in workers}
     is_passed_on = False
     while alive:
@@ -81,29 +81,29 @@ def _told(workers: Sequence[_Worker], stop: Stop) -> Iterator[tuple[_Worker, str
                 worker.process.terminate()
         for pipe in wait(list(alive), timeout=_POLL_S):
             worker = alive[cast(Connection, pipe)]
-            kind, value = _heard(worker)
+            kind, value = _receive(worker)
             if kind == "gone":
                 del alive[worker.pipe]
             yield worker, kind, value
 
 
-def _heard(worker: _Worker) -> tuple[str, Any]:
-    """What it sends: ("shown", event), ("done", value) or ("failed", why); ("gone", why) where it has ended."""
+def _receive(worker: _Worker) -> tuple[str, Any]:
+    """A worker's message: ("shown", event), ("done", value) or ("failed", why); ("gone", why) if it has ended."""
     try:
-        heard: tuple[str, Any] = worker.pipe.recv()
+        message: tuple[str, Any] = worker.pipe.recv()
     except (EOFError, ConnectionResetError):
         worker.process.join()
         code = worker.process.exitcode or 0
         if code < 0:
             return "gone", f"its process was killed by {signal.Signals(-code).name}; if memory ran out: --jobs 1"
         return "gone", f"its process ended with status {code}"
-    return heard
+    return message
 
 
 def _hand_out(worker: _Worker, waiting: deque[str]) -> None:
-    """Give a worker its next name; one that has none left ends."""
+    """Give a worker its next name; without one left it ends."""
     worker.name = waiting.popleft() if waiting else None
-    with suppress(BrokenPipeError):  # It has just been killed, which the end of its pipe tells next.
+    with suppress(BrokenPipeError):  # It has just been killed, which reading its pipe will show.
         worker.pipe.send(worker.name)
 
 
@@ -132,7 +132,7 @@ def _serve(work: Callable[[str], Any], pipe: Connection, threads: int) -> None:
     """One process: take names until there are no more."""
     import torch
 
-    os.setsid()  # Ctrl-C on the terminal is the parent's to pass on.
+    os.setsid()  # The parent passes on Ctrl-C from the terminal.
     torch.set_num_threads(threads)
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     lock = threading.Lock()
@@ -157,7 +157,7 @@ def _serve(work: Callable[[str], Any], pipe: Connection, threads: int) -> None:
 
 
 def _leave_with_parent() -> None:
-    """Stop as on SIGTERM when the parent is gone, however it went."""
+    """Stop as on SIGTERM when the parent has ended, for whatever reason."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     wait([parent.sentinel])

@@ -77,16 +77,16 @@ def weight_files(folder: Path, named: str | None = None) -> list[Path]:
 
 
 def stored_tensors(folder: Path, named: str | None = None) -> dict[str, StoredTensor]:
-    """Every tensor of a checkpoint, by name. BaseModelError where a file is missing, damaged or cut off."""
-    found: dict[str, StoredTensor] = {}
+    """Every tensor of a checkpoint, by name. BaseModelError if a file is missing, damaged or truncated."""
+    tensors: dict[str, StoredTensor] = {}
     for file in weight_files(folder, named):
         for name, facts in _header(file).items():
-            found[name] = StoredTensor(file, tuple(facts["shape"]), str(facts["dtype"]))
-    return found
+            tensors[name] = StoredTensor(file, tuple(facts["shape"]), str(facts["dtype"]))
+    return tensors
 
 
 def _header(file: Path) -> dict[str, Any]:
-    """Facts of the tensors in a safetensors file, by name, after holding its length against them."""
+    """The header's entries in a safetensors file, by tensor, after checking the file's length against them."""
     size = file.stat().st_size
     with file.open("rb") as handle:
         length = int.from_bytes(handle.read(8), "little")
@@ -132,7 +132,7 @@ def check_tensors(
         tensor = stored.get(name)
         if tensor is not None and tensor.shape != shape:
             raise BaseModelError(
-                f"{tensor.file}: {name} is {tensor.shape} where config.json wants {shape}: weights and config.json are "
+                f"{tensor.file}: {name} is {tensor.shape}, but config.json says {shape}: weights and config.json are "
                 f"of different models; {_AGAIN}"
             )
         if tensor is not None and tensor.dtype not in FLOATS and ("weight" in name or "bias" in name):
@@ -143,5 +143,5 @@ def check_tensors(
 
 
 def _named(names: Collection[str], most: int = 6) -> str:
-    """`2 tensors: a, b`, cut off where there are many."""
+    """`2 tensors: a, b`, shortened if there are many."""
     return f"{len(names)} tensor{'s' if len(names) > 1 else ''}: {listed(sorted(names), most)}"

@@ -64,5 +64,5 @@ def test_a_full_disk_is_told_and_the_old_adapter_stays(
 
 def test_a_place_that_cannot_be_written_is_told(tiny_base: Base, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(DataError, match=r"can't write .*best \(.*; name another place, or mend its permissions"):
+    with pytest.raises(DataError, match=r"can't write .*best \(.*; name another place, or fix its permissions"):
         _save_lora(tiny_base, tmp_path / "file" / "best")

@@ -192,7 +192,7 @@ def test_nothing_loads_half_way(codec_copy: tuple[Path, str, str]) -> None:
     stored(**{f"{prefix}strange": torch.ones(1)})
     refused(folder, rf"model\.safetensors holds 1 tensor: {prefix}strange, unknown to the {name}.*give the original")
     stored(**{conv: state[conv][:-1].clone()})
-    refused(folder, rf"model\.safetensors: {conv} is \(.* where config\.json wants .*copy or fetch")
+    refused(folder, rf"model\.safetensors: {conv} is \(.* but config\.json says .*copy or fetch")
     for quantised in (conv, nameless):
         stored(**{quantised: state[quantised].to(torch.int8)})
         refused(folder, rf"model\.safetensors: {quantised} is stored as I8, .*give the original")

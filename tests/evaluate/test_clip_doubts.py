@@ -49,7 +49,7 @@ def test_a_recogniser_that_understands_nothing_doubts_nothing(clips: list[Clip])
     hearing = doubt_texts(shouted, PitchWords())
     assert hearing.doubts == ()
     assert "doesn't understand these voices" in str(hearing.reason)
-    assert "another wrote" in str(doubt_texts([replace(clip, text=None) for clip in clips], PitchWords()).reason)
+    assert "didn't write itself" in str(doubt_texts([replace(clip, text=None) for clip in clips], PitchWords()).reason)
 
 
 def test_a_label_that_sounds_otherwise_is_doubted(clips: list[Clip]) -> None:

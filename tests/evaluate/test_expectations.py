@@ -95,7 +95,7 @@ def test_what_a_few_speakers_say_is_said_of_these_alone() -> None:
     test = stats.ttest_ind(*([row["values"]["level_db"] for row in side] for side in (happy, neutral)), equal_var=False)
     assert (metric["low"], metric["high"]) == pytest.approx(tuple(test.confidence_interval(0.95)))
     assert metric["holds"] == "yes"
-    assert metric["reason"] == "about this 1 speaker alone: of others at least 6 could tell"
+    assert metric["reason"] == "about this 1 speaker only: generalising needs at least 6"
     few = against_neutral(happy, neutral[:1], system="x", emotion="happy")["metrics"]["level_db"]
     assert (few["low"], few["holds"]) == (None, None)
     assert few["reason"] == "one file, or files that are all alike, give no interval"

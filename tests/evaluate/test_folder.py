@@ -151,7 +151,7 @@ def test_a_text_that_cannot_be_read_fails_its_file_alone(folder: Path, tmp_path:
 
 @pytest.mark.parametrize("emotion", ["", "  "])
 def test_an_emotion_without_a_name_is_an_error(folder: Path, tmp_path: Path, emotion: str) -> None:
-    with pytest.raises(ConfigError, match=r"no emotion is named .*such as --emotion happy"):
+    with pytest.raises(ConfigError, match=r"no emotion is given .*such as --emotion happy"):
         evaluate_folder(folder, emotion, tmp_path / "results.json", judges=fake_judges())
     assert not (tmp_path / "results.json").exists()
 
@@ -618,7 +618,7 @@ def test_the_script_tells_differences_and_that_the_miniature_knows_nobody(
     assert "less base:" in told
     assert "less neutral speech of the same speakers:" in told
     assert re.search(r"f0_median_st\s+\+3\.1\d\d .*higher was expected: too few to say", told)
-    assert "note: emotion: the miniature's own judges know its synthetic voices" in told
+    assert "note: emotion: the miniature's own judges are made for its synthetic voices" in told
     assert main(shlex.split(f"{options} --judge emotion=none")) == 0
     assert "note:" not in capsys.readouterr().out
 

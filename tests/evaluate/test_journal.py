@@ -149,7 +149,7 @@ def test_a_file_of_somebodys_is_no_journal(folder: Path, tmp_path: Path, resume:
     theirs = journal.journal_path(tmp_path / "r.json")
     theirs.write_text("my notes")
     judge = Counting()
-    with pytest.raises(DataError, match=r"r\.rows\.jsonl would be written over"):
+    with pytest.raises(DataError, match=r"r\.rows\.jsonl would be overwritten"):
         score(folder, tmp_path / "r.json", judge, resume=resume)
     assert (theirs.read_text(), judge.heard) == ("my notes", 0)
 

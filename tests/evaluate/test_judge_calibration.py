@@ -219,7 +219,7 @@ def test_a_deaf_and_a_flattered_judge_are_told(tmp_path: Path) -> None:
     shouted = {**document, "files": [{**file, "corpus": "MADE-UP"} for file in document["files"]]}
     assert "trained on Made-Up" in " ".join(said(shouted)), "a folder's own name may be in capitals"
     assert "mind the gap" in lines
-    assert "not known" not in lines
+    assert "training data is unknown" not in lines
     assert document["words"] is document["quality"] is None
 
 
@@ -233,9 +233,9 @@ def test_what_nobody_said_of_a_judge_is_called_not_known(tmp_path: Path) -> None
     assert (panel["tier"], [one["tier"] for one in panel["members"]]) == ("mixed", ["local", "hub"])
     lines = said(document)
     told = {line.split(":")[0]: follows for line, follows in zip(lines, [*lines[1:], ""], strict=True)}
-    assert "not known" in told["emotion"]
+    assert "training data is unknown" in told["emotion"]
     assert [line.split(" ")[1] for line in lines if line.startswith("quality")] == ["fake/level", "fake/known"]
-    assert sum("not known" in line for line in lines) == 2, "the emotion judge's and the level's"
+    assert sum("training data is unknown" in line for line in lines) == 2, "the emotion judge's and the level's"
 
 
 def test_some_of_each_class_will_do(tmp_path: Path) -> None:

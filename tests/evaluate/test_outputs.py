@@ -88,12 +88,12 @@ def test_an_evaluation_refuses_before_it_speaks(
     (tmp_path / "emotion_models" / "happy" / "best").mkdir(parents=True)
     status, _, err = affetto("evaluate", "-e", "happy")
     assert status == 1
-    assert "happy_results.csv would be written over" in err
+    assert "happy_results.csv would be overwritten" in err
 
 
 def test_results_are_written_whole_or_not_at_all(tmp_path: Path) -> None:
     (tmp_path / "r.csv").write_text(TEXTS)
-    with pytest.raises(DataError, match=r"r\.csv would be written over, and affetto didn't write"):
+    with pytest.raises(DataError, match=r"r\.csv would be overwritten, and affetto didn't write"):
         write_results(tmp_path / "r.json", result())
     assert [path.name for path in tmp_path.iterdir()] == ["r.csv"]
 

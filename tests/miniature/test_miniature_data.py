@@ -59,7 +59,7 @@ def test_clips_that_are_rendered_otherwise_have_another_version(monkeypatch: pyt
 
 
 def test_unknown_emotions_are_named() -> None:
-    with pytest.raises(ConfigError, match=r"don't know proud \(they know happy, sad"):
+    with pytest.raises(ConfigError, match=r"can't act proud \(they can act happy, sad"):
         data.miniature_sources(["happy", "proud"])
 
 

@@ -172,7 +172,7 @@ def test_the_second_channel_is_the_users(
     np.testing.assert_allclose(listener.sounds[0], listener.sounds[2], atol=1e-6)
     said = " ".join(capsys.readouterr().err.split())
     assert "1 dialogue: the first channel is the model's voice" in said
-    assert "1 file has one sound in both channels" in said
+    assert "1 file has the same sound in both channels" in said
 
 
 def test_a_dialogue_in_which_the_model_is_silent(prepared_of: Callable[..., Prepared], moshi_folder: Path) -> None:

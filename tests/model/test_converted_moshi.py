@@ -55,7 +55,7 @@ def test_quantised_numbers_are_refused(copied: Path, name: str) -> None:
 
 def test_a_stack_of_too_few_codebooks_is_refused(copied: Path) -> None:
     _change_weights(copied, lambda weights: weights.update({STACK: weights[STACK][:-1].clone()}))
-    _refused(copied, rf"model\.safetensors: {STACK} is \(3, .* where config\.json wants \(4, .*copy or fetch")
+    _refused(copied, rf"model\.safetensors: {STACK} is \(3, .* but config\.json says \(4, .*copy or fetch")
 
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.999])

@@ -199,7 +199,7 @@ def test_rows_end_with_the_end_and_fit_the_window(dia: Base) -> None:
     assert batch.c0_targets_N.tolist() == [0] * 9 + [END], "zero is a legal code"
     assert dia.window == 256 - 5 - 1
     long_TK = np.zeros((dia.window, BOOKS), dtype=np.int64)
-    with pytest.raises(BaseModelError, match="reads 4 codebooks and its codec says 9"):
+    with pytest.raises(BaseModelError, match="reads 4 codebooks and its codec has 9"):
         make_rows(dia, [clip], lambda _: np.zeros((9, 9), dtype=np.int64), {"anna": 0})
     with pytest.raises(DataError, match=r"a takes \d+ positions"):
         make_rows(dia, [clip], lambda _: long_TK, {"anna": 0})

@@ -231,7 +231,7 @@ def test_the_config_of_another_kind_is_told_by_base_codec_and_plan(tmp_path: Pat
 def test_the_format_of_csms_authors_is_told(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"backbone_flavor": "llama-1B", "decoder_flavor": "llama-100M"}')
     for ask in (load_base, base_config):
-        with pytest.raises(BaseModelError, match=r"config\.json is of the format of CSM's authors.*sesame/csm-1b"):
+        with pytest.raises(BaseModelError, match=r"config\.json is in the format of CSM's authors.*sesame/csm-1b"):
             ask(str(tmp_path))
 
 
@@ -262,7 +262,7 @@ def test_weights_that_belong_nowhere_are_named(copied: Path) -> None:
 
 def test_weights_of_another_shape_are_refused(copied: Path) -> None:
     _change_weights(copied, lambda weights: weights.update({"lm_head.weight": torch.ones(3, 128)}))
-    with pytest.raises(BaseModelError, match=r"safetensors: lm_head\.weight is \(3, 128\) where config.*copy or fetch"):
+    with pytest.raises(BaseModelError, match=r"safetensors: lm_head\.weight is \(3, 128\), but config.*copy or fetch"):
         load_base(str(copied))
 
 

@@ -74,7 +74,7 @@ def test_rows_are_no_longer_than_what_moshi_hears(tiny_moshi: Base) -> None:
     window = tiny_moshi.model.config.sliding_window
     assert tiny_moshi.window == window == 40
     assert tiny_moshi.network(collate([moshi_row(12, frames=window)], K)).c0_NV.shape == (window - 1, V)
-    with pytest.raises(AssertionError, match="a row of 41 positions: Moshi hears 40"):
+    with pytest.raises(AssertionError, match="a row of 41 positions: Moshi's window is 40"):
         tiny_moshi.network(collate([moshi_row(12, frames=window + 1)], K))
     with pytest.raises(DataError, match="takes 41 positions"):
         windowed(moshi_row(12, frames=window + 1), tiny_moshi.window)
@@ -149,7 +149,7 @@ def test_the_batch_keeps_text_and_its_weights_beside_the_frames() -> None:
 
 def test_rows_of_both_kinds_do_not_mix() -> None:
     other = Row("csm", (Turn((1, 2), np.zeros((3, K), dtype=np.int64)),))
-    with pytest.raises(AssertionError, match="text beside and before"):
+    with pytest.raises(AssertionError, match="turns with and without streams"):
         collate([moshi_row(7, frames=3), other], K)
 
 

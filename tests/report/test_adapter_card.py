@@ -85,7 +85,7 @@ def test_a_sound_that_is_gone_is_told_and_passed_over(
 
 
 def test_a_folder_that_cant_be_written_is_told(tmp_path: Path, results: Results) -> None:
-    with pytest.raises(DataError, match=r"can't write /proc/self \(.*mend its permissions"):
+    with pytest.raises(DataError, match=r"can't write /proc/self \(.*fix its permissions"):
         write_adapter_card(Path("/proc/self"), FACTS, results, tmp_path)
 
 

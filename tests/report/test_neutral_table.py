@@ -16,7 +16,7 @@ from result_samples import compared, reseeded_result, system
 
 NEUTRAL = "neutral speech of the same speakers"
 FEW = "this 1 speaker is too few for an interval (at least 6)"
-CAVEAT = "about these 2 speakers alone: of others at least 6 could tell"
+CAVEAT = "about these 2 speakers only: generalising needs at least 6"
 
 
 def document() -> dict[str, Any]:
@@ -53,7 +53,7 @@ def test_each_feature_has_its_direction_and_whether_it_holds() -> None:
         ("happy", "f0_range_st"): (
             "−1.0 st", "[−2.0, −0.5]", "higher", "no", "the whole interval is on the other side of 0"
         ),
-        ("happy", "level_db"): ("+0.1 dB", "[−0.3, +0.5]", "higher", "undecided", "the interval holds 0"),
+        ("happy", "level_db"): ("+0.1 dB", "[−0.3, +0.5]", "higher", "undecided", "the interval contains 0"),
         ("happy", "syllables_per_s"): (
             "+0.40 /s", "[+0.10, +0.70]", "higher", "unknown", "12 pairs are too few to say (at least 20)"
         ),
@@ -62,7 +62,7 @@ def test_each_feature_has_its_direction_and_whether_it_holds() -> None:
             "+1.5 dB", "[+0.5, +2.5]", "higher", "yes", f"the whole interval is on the expected side of 0; {CAVEAT}"
         ),
         ("mine (files)", "jitter"): (
-            "+0.2 pt", "[−0.1, +0.5]", "—", "—", "no direction is agreed on for this emotion"
+            "+0.2 pt", "[−0.1, +0.5]", "—", "—", "there is no agreed direction for this emotion"
         ),
     }  # fmt: skip
 

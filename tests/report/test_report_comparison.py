@@ -156,7 +156,7 @@ def test_pairs_differ_by_their_texts_and_by_one_judge_alone(place: Path) -> None
     assert recall.text == f"+{expected:.1f} pt"
     assert recall.verdict == "raised"
     assert odd.values[0].text == "—"
-    assert odd.values[0].reason == "different emotion judges: not one measure"
+    assert odd.values[0].reason == "different emotion judges: not comparable"
     assert odd.values[2].text != "—", "words were judged by one judge"
 
 
@@ -167,7 +167,7 @@ def test_each_run_is_held_against_its_own_base(tmp_path: Path) -> None:
     found = {one.system: one.against for one in make_differences(entries, None, judge_marks(entries))}
     assert found == {"happy": "happy: base", "happy: real": "happy: base", "sad": "sad: base", "sad: real": "sad: base"}
     sad = next(one for one in make_differences(entries, entries[1], judge_marks(entries)) if one.system == "sad")
-    assert sad.values[0].reason == "sad was asked of one and happy of the other"
+    assert sad.values[0].reason == "one should sound sad and the other happy"
     assert {matrix.title for matrix in matrices(entries, judge_marks(entries))} == {
         "Adapters", "Base models", "Recordings"
     }  # fmt: skip

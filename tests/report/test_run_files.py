@@ -45,9 +45,9 @@ def test_facts_that_lack_what_is_reported_say_what(tmp_path: Path, changes: dict
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        (b"{", "it isn't JSON: .*; affetto calibrate makes it again; or move it away"),
+        (b"{", "it isn't JSON: .*; make it again with affetto calibrate, or move it away"),
         (b"\xff", "it isn't UTF-8"),
-        (b"[]", "isn't what affetto calibrate writes; affetto calibrate makes it again"),
+        (b"[]", "isn't what affetto calibrate writes; make it again with affetto calibrate"),
         (b'{"base": {"hash": "0a"}}', "isn't what affetto calibrate writes"),
     ],
 )

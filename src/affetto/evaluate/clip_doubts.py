@@ -1,7 +1,7 @@
-"""Clips whose text or emotion a judge doubts, and whether that judge is to be believed.
+"""Clips whose text or emotion a judge doubts, and whether that judge is reliable.
 
-A judge is first held against all the clips: most texts and labels of a collection are right, so one that misses most of
-them, or most of an emotion's, doesn't understand these voices. Then that is said, and no clip is doubted for it.
+A judge is first tested on all clips: most texts and labels of a collection are right, so a judge that misses most of
+them, or most of an emotion's, doesn't understand these voices. This is reported, and the judge's doubts are dropped.
 """
 
 from __future__ import annotations
@@ -20,35 +20,35 @@ from affetto.metrics.words import score_words
 from affetto.types import Clip, Problem
 
 MISMATCH = 0.5
-"""Character error rate from which a text is doubted: another sentence has 0.7 and more."""
+"""Character error rate above which a text is doubted; another sentence has at least 0.7."""
 UNDERSTOOD = 0.3
-"""Median character error rate up to which a recogniser understands the voices."""
+"""Highest median character error rate of a recogniser that understands the voices."""
 BELIEVED = 0.5
-"""Share of an emotion's clips that a judge must hear as such."""
+"""Share of an emotion's clips that a judge must recognise to be believed about it."""
 SURE, UNLIKELY = 0.8, 0.05
-"""A label is doubted where the judge is so sure of another and finds its own so unlikely."""
+"""A label is doubted if the judge gives another at least SURE and this one at most UNLIKELY."""
 
 
 @dataclass(frozen=True)
 class Hearing:
-    """What a judge says of the clips."""
+    """A judge's findings about the clips."""
 
     judge: str
     num_clips: int
-    """How many it judged."""
+    """Number of clips judged."""
     measure: float | None
-    """Median character error rate, or recall of the labels, mean over the classes."""
+    """Median character error rate, or mean recall over the classes."""
     doubts: tuple[Problem, ...]
     reason: str | None = None
     """Why it isn't believed, or what it can't judge."""
 
     def to_json(self) -> dict[str, Any]:
-        """Without the doubts."""
+        """The fields, without the doubts."""
         return {key: value for key, value in asdict(self).items() if key != "doubts"}
 
 
 def doubt_texts(clips: Sequence[Clip], judge: WordJudge) -> Hearing:
-    """Clips in which `judge` hears something far from their text. Texts that it wrote itself aren't judged."""
+    """Clips in which `judge` hears something very different from their text. Texts that it wrote itself are skipped."""
     wanted = [clip for clip in clips if clip.text and clip.transcribed_by != judge.id]
     rates: dict[str, float] = {}
     heard: dict[str, str] = {}
@@ -58,7 +58,7 @@ def doubt_texts(clips: Sequence[Clip], judge: WordJudge) -> Hearing:
             if score is not None:
                 rates[clip.id], heard[clip.id] = score.char_edits / score.num_chars, text
     if not rates:
-        return Hearing(judge.id, 0, None, (), "no clip has a text that another wrote")
+        return Hearing(judge.id, 0, None, (), "no clip has a text that the judge didn't write itself")
     median = float(np.median(list(rates.values())))
     if median > UNDERSTOOD:
         reason = f"it doesn't understand these voices (median character error rate {median:.2f}), so no text is doubted"
@@ -76,18 +76,19 @@ def doubt_texts(clips: Sequence[Clip], judge: WordJudge) -> Hearing:
 
 
 def doubt_labels(clips: Sequence[Clip], judge: EmotionJudge) -> Hearing:
-    """Clips in which `judge` is sure of another emotion. Emotions that it doesn't know aren't judged.
+    """Clips in which `judge` is sure of another emotion. Emotions without a label of the judge are skipped.
 
-    It is believed about an emotion where it hears at least half of its clips (`BELIEVED`) and, by the lower end of
-    Wilson's interval, more than guessing among its labels would; a doubt needs that of both emotions.
+    It is believed about an emotion if its recall is at least `BELIEVED` and the lower end of the recall's Wilson
+    interval is above guessing among its labels; a doubt needs this for both emotions.
     """
     wanted = [clip for clip in clips if clip.emotion in judge.labels]
     unknown = sorted({clip.emotion for clip in clips if clip.emotion is not None} - {*judge.labels})
     reasons = [f"it has no label for {', '.join(unknown)}"] if unknown else []
     heard: dict[str, tuple[str, float, float]] = {}
     for batch, sounds in heard_batches(wanted, judge.sample_rate, [], "Comparing emotions with what is heard"):
-        found_NL = judge.posteriors(sounds)
-        for clip, choice, row_L in zip(batch, first_choices(found_NL, judge.labels), found_NL, strict=True):
+        posteriors_NL = judge.posteriors(sounds)
+        choices = first_choices(posteriors_NL, judge.labels)
+        for clip, choice, row_L in zip(batch, choices, posteriors_NL, strict=True):
             heard[clip.id] = choice, float(row_L.max()), float(row_L[judge.labels.index(str(clip.emotion))])
     judged = [clip for clip in wanted if clip.id in heard]
     if not judged:
@@ -95,17 +96,17 @@ def doubt_labels(clips: Sequence[Clip], judge: EmotionJudge) -> Hearing:
     hits: dict[str, list[bool]] = {}
     for clip in judged:
         hits.setdefault(str(clip.emotion), []).append(heard[clip.id][0] == clip.emotion)
-    believed = {emotion for emotion, found in hits.items() if _is_believed(found, len(judge.labels))}
-    if deaf := sorted(hits.keys() - believed):
-        told = ", ".join(f"{emotion} ({sum(hits[emotion])} of {len(hits[emotion])})" for emotion in deaf)
-        reasons.append(f"it isn't believed about {told}")
+    believed = {emotion for emotion, recognised in hits.items() if _is_believed(recognised, len(judge.labels))}
+    if missed := sorted(hits.keys() - believed):
+        recalls = ", ".join(f"{emotion} ({sum(hits[emotion])} of {len(hits[emotion])})" for emotion in missed)
+        reasons.append(f"it isn't believed about {recalls}")
     doubts = []
     for clip in judged:
         choice, sure, own = heard[clip.id]
         if {choice, clip.emotion} <= believed and sure >= SURE and own <= UNLIKELY:
             message = f"labelled {clip.emotion} ({own:.2f}), but heard as {choice} ({sure:.2f}); listen"
             doubts.append(Problem(clip.id, "label-doubt", message))
-    recall = float(np.mean([np.mean(found) for found in hits.values()]))
+    recall = float(np.mean([np.mean(recognised) for recognised in hits.values()]))
     return Hearing(judge.id, len(judged), recall, tuple(doubts), "; ".join(reasons) or None)
 
 

@@ -1,12 +1,12 @@
-"""Where an emotion should move the voice, and whether it did: directions against the same speaker's neutral.
+"""The direction in which an emotion should move the voice from the same speaker's neutral, and whether it did.
 
 Prosody is from two reviews: Murray & Arnott 1993 (J. Acoust. Soc. Am. 93, 1097: the table of human vocal emotion
-effects) and Juslin & Laukka 2003 (Psychol. Bull. 129, 770: patterns of cues over studies). Where they differ there is
-no direction: fear's F0 range and level (wide and normal against narrow and low). Happiness' rate, which the first finds
-either way, is the second's. Longer pauses are expected of sadness alone (the second), disgust is the first's alone.
-Neither has surprise. Jitter has no direction: it was seldom measured, and `prosody`'s is another quantity.
-Dimensions: signs of the mean ratings of Russell & Mehrabian 1977 (J. Res. Pers. 11, 273), where these reach 0.2 of 1.
-Directions describe groups of speakers; a portrayal that breaks one isn't wrong, and one that holds all isn't proven.
+effects) and Juslin & Laukka 2003 (Psychol. Bull. 129, 770: patterns of cues over studies). If they disagree there is no
+direction: fear's F0 range and level (wide and normal versus narrow and low). Happiness' rate is from the second, since
+the first finds both. Longer pauses are expected for sadness only (from the second); disgust is from the first only.
+Neither covers surprise. Jitter has no direction: it was seldom measured, and `prosody`'s is another quantity.
+Dimensions: signs of the mean ratings of Russell & Mehrabian 1977 (J. Res. Pers. 11, 273) that reach at least 0.2 of 1.
+Directions describe groups of speakers: a portrayal that breaks one isn't wrong, and following all proves nothing.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ MEASURED = (
     "f0_median_st", "f0_range_st", "syllables_per_s", "level_db", "pause_share", "jitter", "arousal", "dominance",
     "valence",
 )  # fmt: skip
-"""What is held against neutral speech."""
+"""Values that are compared with neutral speech."""
 
 
 def expected(emotion: str, metric: str) -> Worse | None:
-    """Direction that `emotion` should move `metric` in, from neutral; None where none is agreed on."""
+    """The direction in which `emotion` should move `metric` from neutral; None if there is no agreed one."""
     return PROSODY.get(emotion, {}).get(metric) or DIMENSIONS.get(emotion, {}).get(metric)
 
 
@@ -61,7 +61,7 @@ def holds(low: float | None, high: float | None, n: int, direction: Worse) -> Li
 
 
 def mark_expected(metrics: Mapping[str, ComparedMetric], emotion: str) -> None:
-    """Set `expected` and `holds` of those metrics that `emotion` should move."""
+    """Set `expected` and `holds` of the metrics that `emotion` should move."""
     for name, metric in metrics.items():
         direction = expected(emotion, name)
         if direction is not None:
@@ -72,20 +72,19 @@ def mark_expected(metrics: Mapping[str, ComparedMetric], emotion: str) -> None:
 def against_neutral(
     rows: Sequence[FileRow], neutral_rows: Sequence[FileRow], *, system: str, emotion: str
 ) -> Comparison:
-    """`MEASURED` of each speaker's rows less that speaker's neutral rows, for speech whose texts or seeds differ.
+    """`MEASURED` of each speaker's rows minus the mean of that speaker's neutral rows, if texts or seeds differ.
 
-    A speaker's mean over neutral files is taken from each of the speaker's files, and whole speakers are resampled, so
-    that what is said is about speakers like these. Under `MIN_CLUSTERS` speakers it is about these alone, files within
-    each being what was sampled, and the reason says so. Where both sides speak the same prompts, `summary.compare`
-    pairs them and sees smaller differences.
+    Whole speakers are resampled, so the result generalises to similar speakers. With fewer than `MIN_CLUSTERS` speakers
+    files are resampled within each, so the result is about these speakers only, and the reason says so. If both sides
+    speak the same prompts, `summary.compare` pairs them and detects smaller differences.
     """
     metrics = {}
     for name in MEASURED:
         ours, theirs = _by_speaker(rows, name), _by_speaker(neutral_rows, name)
-        found, reason = _less_neutral(ours, theirs)
+        difference, reason = _less_neutral(ours, theirs)
         metrics[name] = ComparedMetric(
-            difference=found.value, low=found.low, high=found.high, n=found.n, margin=None, verdict=None,
-            reason=reason, p_holm=None,
+            difference=difference.value, low=difference.low, high=difference.high, n=difference.n, margin=None,
+            verdict=None, reason=reason, p_holm=None,
         )  # fmt: skip
     mark_expected(metrics, emotion)
     return Comparison(system=system, against="neutral speech of the same speakers", prompt=None, metrics=metrics)
@@ -94,26 +93,26 @@ def against_neutral(
 def _less_neutral(
     ours: Mapping[str, Sequence[float]], theirs: Mapping[str, Sequence[float]]
 ) -> tuple[statistics.Difference, str]:
-    """The difference, and the reason for what it lacks."""
+    """The difference, and why it has no verdict or value."""
     shared = [speaker for speaker in ours if speaker in theirs]
     if not shared:
         return statistics.Difference(None, None, None, 0), "no speaker has this value in both"
     if len(shared) < MIN_CLUSTERS:
-        found = statistics.stratified_difference(ours, theirs)
+        difference = statistics.stratified_difference(ours, theirs)
         these = f"{'this' if len(shared) == 1 else 'these'} {counted(len(shared), 'speaker')}"
-        return found, found.reason or f"about {these} alone: of others at least {MIN_CLUSTERS} could tell"
+        return difference, difference.reason or f"about {these} only: generalising needs at least {MIN_CLUSTERS}"
     speakers = [speaker for speaker in shared for _ in ours[speaker]]
     values = [value for speaker in shared for value in ours[speaker]]
     means = [sum(theirs[speaker]) / len(theirs[speaker]) for speaker in speakers]
     ones = [1.0] * len(values)
-    found = statistics.paired_difference((values, ones), (means, ones), speakers)
-    return found, found.reason or "no margin was stated for this metric"
+    difference = statistics.paired_difference((values, ones), (means, ones), speakers)
+    return difference, difference.reason or "no margin was stated for this metric"
 
 
 def _by_speaker(rows: Sequence[FileRow], name: str) -> dict[str, list[float]]:
-    found: dict[str, list[float]] = {}
+    values: dict[str, list[float]] = {}
     for row in rows:
         value = row["values"].get(name)
         if row["speaker"] is not None and isinstance(value, int | float):
-            found.setdefault(row["speaker"], []).append(float(value))
-    return found
+            values.setdefault(row["speaker"], []).append(float(value))
+    return values

@@ -1,4 +1,4 @@
-"""A folder of sound files, evaluated, alone or beside others: what `scripts/evaluation_metrics.py` calls."""
+"""Evaluates a folder of sound files, alone or compared with others, for `scripts/evaluation_metrics.py`."""
 
 from __future__ import annotations
 
@@ -38,19 +38,19 @@ _ROLES: dict[str, Role] = {BASE: "base", REAL: "real", NEUTRAL: "files"}
 
 @dataclass(frozen=True)
 class Beside:
-    """Folders that a folder is held against, with texts and speakers of their own as it has."""
+    """Folders that the evaluated folder is compared with; each has texts and speakers of its own."""
 
     base: Path | None = None
-    """The same sentences without the emotion, by the model as it was, say: paired by speaker and text (by the file's
-    name where it has no text)."""
+    """The same sentences without the emotion, for example by the model before training. Paired by speaker and text, or
+    by file name without a text."""
     reference: Path | None = None
-    """Real recordings of the emotion: the judges' ceiling, and whose voices and emotion the files should be like."""
+    """Real recordings of the emotion: the judges' ceiling, and the voices and emotion that the files should match."""
     neutral: Path | None = None
-    """Neutral speech of the same speakers, of any texts: what prosody is measured from."""
+    """Neutral speech of the same speakers, with any texts: the reference for prosody."""
 
     @property
     def folders(self) -> dict[str, Path]:
-        """Those that are given, by the name of their system."""
+        """The given folders by the name of their system."""
         given = {BASE: self.base, REAL: self.reference, NEUTRAL: self.neutral}
         return {name: path for name, path in given.items() if path is not None}
 
@@ -69,22 +69,22 @@ def evaluate_folder(
 ) -> Results:
     """Score every sound file directly in folder `path` (or the one file `path`) and write the results to `output`.
 
-    For texts and speakers see `folder_items`. `beside` names folders to hold it against. `judges` are names by kind
-    (see `choose_judges`), or judges that are already loaded. Rows are kept beside `output` while they are made (see
-    `journal`); `resume` takes those up that still hold. Where `output` holds the results of a run (`affetto
-    evaluate`), the folder becomes one more system of them, and its rows are kept apart from the run's. Raises DataError
-    where there is nothing to score or `output` can't be used, JudgeError where a judge can't be used, ConfigError where
-    `emotion` names none, or is so near to one of the default judge's that it may be misspelt (a run's own is its own).
+    For texts and speakers see `folder_items`. `beside` has folders to compare it with. `judges` are names by kind (see
+    `choose_judges`), or judges that are already loaded. Rows are saved beside `output` as they are made (see
+    `journal`); `resume` reuses those that are still valid. If `output` holds the results of a run (`affetto evaluate`),
+    the folder is added to them as a system, with a journal of its own. Raises DataError if there is nothing to score or
+    `output` can't be used, JudgeError if a judge can't be used, ConfigError if `emotion` is empty or looks like a
+    misspelt label of the default judge (a run's emotion is taken as it is).
     """
     if not emotion.strip():
-        raise ConfigError("no emotion is named that the files should express: give one, such as --emotion happy")
+        raise ConfigError("no emotion is given that the files should express: name one, such as --emotion happy")
     if output.suffix.lower() != ".json":
         raise DataError(f"results are written as JSON (and CSV beside it): name {output.with_suffix('.json')}")
     folders = (beside or Beside()).folders
     own = as_text(path.stem if path.is_file() else path.resolve().name)
-    # Whatever it is called, it is what is scored, and no base and no ceiling.
+    # A scored folder that is called base or real mustn't be taken for the base or the ceiling.
     name = f"{own} (files)" if own in (BASE, REAL, *folders) else own
-    items = {name: folder_items(path, metadata)} | {other: folder_items(where) for other, where in folders.items()}
+    items = {name: folder_items(path, metadata)} | {other: folder_items(folder) for other, folder in folders.items()}
     chosen = judges if isinstance(judges, Judges) else choose_judges(judges or {}, emotion, device)
     run = _run_in(output, emotion, judge_facts(chosen))
     if run is None and not isinstance(judges, Judges):
@@ -107,7 +107,7 @@ def evaluate_folder(
         write_results(output, results)
         return results
     with one_at_a_time(lock_of(output)):
-        # Another folder may have joined meanwhile.
+        # Another folder may have been added meanwhile.
         run = _run_in(output, emotion, judge_facts(chosen)) or run
         results = _joined(run, systems[0], f"{own} (files)", f"{place} (files)")
         write_results(output, results)
@@ -118,17 +118,17 @@ def _refuse_misspelt(emotion: str, choices: Mapping[str, str]) -> None:
     if "emotion" in choices or emotion in EMOTIONS or not (hint := did_you_mean(emotion, EMOTIONS)):
         return
     raise ConfigError(
-        f"the default judge can't hear {emotion!r}{hint}; where that is an emotion of your own, say that nobody is to "
-        "judge it: --judge emotion=none"
+        f"the default judge has no label {emotion!r}{hint}; if it is an emotion of your own, leave it unjudged with "
+        "--judge emotion=none"
     )
 
 
 def _joined(run: Results, system: System, name: str, whole_name: str) -> Results:
-    """`run` with `system` as its last, in place of what was known of the same folder; it is called `name`, or
-    `whole_name` where another folder has that already."""
+    """`run` with `system` at its end, replacing an earlier one of the same folder; it is called `name`, or
+    `whole_name` if another folder has that name already."""
     own, folder = (name, whole_name), system.get("folder")
-    others = [one for one in run["systems"] if one["name"] not in own or one.get("folder", folder) != folder]
-    system["name"] = own[name in {one["name"] for one in others}]
+    others = [each for each in run["systems"] if each["name"] not in own or each.get("folder", folder) != folder]
+    system["name"] = own[name in {each["name"] for each in others}]
     return Results(**{**run, "systems": [*others, system]})
 
 
@@ -138,7 +138,7 @@ def _scored(name: str, items: Sequence[Item], journal: Journal) -> list[FileRow]
 
 
 def _compare_vectors(name: str, scored: Mapping[str, Scored], judges: Judges) -> None:
-    """Fill what is told by cosines, in place."""
+    """Fill the cosines of voices and emotions, in place."""
     nothing: Scored = ((), ())
     base, real = scored.get(BASE, nothing), scored.get(REAL, nothing)
     others = [scored[side] for side in scored if side != BASE]
@@ -156,21 +156,21 @@ def _system(name: str, rows: Sequence[FileRow], judges: Judges, output: Path, pa
 
 
 def _comparisons(name: str, rows: Mapping[str, Sequence[FileRow]], emotion: str) -> list[Comparison]:
-    found = []
+    comparisons = []
     if BASE in rows:
-        ours, theirs = _named(rows[name]), _named(rows[BASE])
-        found.append(compare(ours, theirs, system=name, against=BASE, prompt=None, emotion=emotion))
+        ours, theirs = _pairable(rows[name]), _pairable(rows[BASE])
+        comparisons.append(compare(ours, theirs, system=name, against=BASE, prompt=None, emotion=emotion))
     if NEUTRAL in rows:
-        ours, theirs = (_of_somebody(rows[side]) for side in (name, NEUTRAL))
-        found.append(against_neutral(ours, theirs, system=name, emotion=emotion))
-    return found
+        ours, theirs = (_with_speakers(rows[side]) for side in (name, NEUTRAL))
+        comparisons.append(against_neutral(ours, theirs, system=name, emotion=emotion))
+    return comparisons
 
 
-def _named(rows: Sequence[FileRow]) -> list[FileRow]:
-    """The rows with something to be paired by: the text, or the file's name without its ending.
+def _pairable(rows: Sequence[FileRow]) -> list[FileRow]:
+    """The rows with a key for pairing: the text, or the file's name without its suffix.
 
-    Several takes of a speaker's text are told apart by a number in place of a seed, in the order of their names: the
-    first take is paired with the other side's first.
+    Several takes of a text by a speaker get a number instead of a seed, in the order of their names, so that the first
+    take is paired with the other side's first.
     """
     takes: Counter[tuple[str, str | None]] = Counter()
     numbers = {}
@@ -185,13 +185,13 @@ def _named(rows: Sequence[FileRow]) -> list[FileRow]:
     ]
 
 
-def _of_somebody(rows: Sequence[FileRow]) -> list[FileRow]:
-    """Files whose speaker isn't known count as one voice."""
+def _with_speakers(rows: Sequence[FileRow]) -> list[FileRow]:
+    """The rows with an empty speaker where there is none, so that such files count as one voice."""
     return [FileRow(**{**row, "speaker": row["speaker"] or ""}) for row in rows]
 
 
 def _seen_from(start: Path, folder: Path) -> str:
-    """`folder` relative to `start`, so that both can be moved together; its own path where they share no root."""
+    """`folder` relative to `start`, so that both can be moved together; its absolute path if they share no root."""
     try:
         return as_text(Path(os.path.relpath(folder, start)).as_posix())
     except ValueError:
@@ -199,20 +199,20 @@ def _seen_from(start: Path, folder: Path) -> str:
 
 
 def _run_in(output: Path, emotion: str, judges: Mapping[str, JudgeFacts | None]) -> Results | None:
-    """The results of a run that `output` holds, which mustn't be lost; None where there are none."""
+    """The results of a run in `output`, which mustn't be lost; None if there are none."""
     if not output.is_file() or not output.stat().st_size:
         return None
     try:
-        found = read_results(output)
+        run = read_results(output)
     except DataError as error:
-        raise DataError(f"{error}. What it holds would be lost: move it away, or name another --output") from error
-    if all(system["role"] != "adapter" for system in found["systems"]):
+        raise DataError(f"{error}. Its content would be lost: move it away, or name another --output") from error
+    if all(system["role"] != "adapter" for system in run["systems"]):
         return None
-    # An earlier affetto had fewer kinds.
-    ids = [{kind: judge["id"] for kind, judge in each.items() if judge} for each in (found["judges"], judges)]
-    if found["emotion"] != emotion or ids[0] != ids[1]:
+    # Only judges that exist: results of an earlier affetto lack some kinds.
+    ids = [{kind: judge["id"] for kind, judge in each.items() if judge} for each in (run["judges"], judges)]
+    if run["emotion"] != emotion or ids[0] != ids[1]:
         raise DataError(
-            f"{output} holds the results of a run (emotion {found['emotion']}), made with other judges or for another "
+            f"{output} holds the results of a run (emotion {run['emotion']}), made with other judges or for another "
             "emotion: name another --output"
         )
-    return found
+    return run

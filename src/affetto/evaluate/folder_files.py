@@ -1,4 +1,4 @@
-"""The sound files of a folder as items to be scored, with what is said and who says it."""
+"""The sound files of a folder as items to be scored, with their texts and speakers."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from affetto.files import as_text
 from affetto.progress import say
 
 SUFFIXES = SOUND_SUFFIXES | FOREIGN_SUFFIXES
-"""Recordings that can't be decoded are listed as well, so that they are counted as failed and not passed over."""
-_TOLD = 5
-"""Problems of a table that one message holds."""
+"""Including formats that can't be decoded, so that they are counted as failed and not skipped."""
+_SHOWN = 5
+"""How many of a table's problems one message lists."""
 
 
 @dataclass(frozen=True)
@@ -32,18 +32,18 @@ def folder_items(path: Path, metadata: Path | None = None) -> list[Item]:
     """Every sound file directly in folder `path`, or the one file `path`.
 
     Texts come from `metadata` (see `read_metadata`; by default the folder's own metadata.csv or metadata.jsonl), else
-    from a `.txt` of the same name beside the sound. Rows without a file and files without a row are told. Raises
-    DataError where there is nothing to score.
+    from a `.txt` of the same name beside the sound. Rows without a file and files without a row are printed. Raises
+    DataError if there is nothing to score.
     """
     sounds = find_sounds(path)
     metadata = metadata or _metadata_beside(path)
-    known = read_metadata(metadata) if metadata else {}
-    facts = _match(sounds, known)
+    table = read_metadata(metadata) if metadata else {}
+    facts = _match(sounds, table)
     if metadata and not facts:
         num_files = counted(len(sounds), "file")
-        raise DataError(f"{metadata} names none of the {num_files} in {path}; it starts with {list(known)[:3]}")
+        raise DataError(f"{metadata} names none of the {num_files} in {path}; it starts with {list(table)[:3]}")
     if metadata and path.is_dir():
-        _tell_unmatched(path, metadata, sounds, known, facts)
+        _report_unmatched(path, metadata, sounds, table, facts)
     return [_item(sound, facts.get(sound, Facts())) for sound in sounds]
 
 
@@ -67,7 +67,7 @@ def find_sounds(path: Path) -> list[Path]:
 
 
 def _is_sound(entry: Path) -> bool:
-    """Files, and links to nothing, which then count as failed; not what macOS keeps of a file beside it (`._a.wav`)."""
+    """Files, and broken links, which then count as failed; but not macOS's metadata files (`._a.wav`)."""
     is_named = entry.suffix.lower() in SUFFIXES and not entry.name.startswith(".")
     return is_named and (entry.is_file() or (entry.is_symlink() and not entry.exists()))
 
@@ -75,57 +75,57 @@ def _is_sound(entry: Path) -> bool:
 def read_metadata(path: Path) -> dict[str, Facts]:
     """Texts and speakers by file name, from a table with column names that `affetto.audio.columns` knows.
 
-    CSV or TSV with a header line (`,`, `;`, `|` or tab between cells), or JSON lines. DataError where any of it can't
-    be read: half a table would leave files without their texts in silence.
+    CSV or TSV with a header line (`,`, `;`, `|` or tab between cells), or JSON lines. DataError if any of it can't be
+    read, since half a table would silently leave files without texts.
     """
     table = read_table(path, str(path))
     if table.problems:
-        told = "; ".join(f"{problem.where}: {problem.message}" for problem in table.problems[:_TOLD])
-        raise DataError(f"can't read all of the metadata: {told}")
+        problems = "; ".join(f"{problem.where}: {problem.message}" for problem in table.problems[:_SHOWN])
+        raise DataError(f"can't read all of the metadata: {problems}")
     if not table.columns and not table.rows:
         raise DataError(f"{path} holds no rows")
-    known: dict[str, Facts] = {}
+    by_name: dict[str, Facts] = {}
     columns = choose_columns(table.columns, where=str(path))
     if "text" not in columns and (doubts := misspelt(table.columns, columns)):
         raise DataError(f"{path} has no text, and {'; '.join(doubts)}")
     for number, row in table.rows:
-        columns = choose_columns(row, where=f"{path}:{number}")  # JSON lines may have each its own names
+        columns = choose_columns(row, where=f"{path}:{number}")  # each JSON line may have its own keys
         name = columns.text(row, "audio")
         if name is None:
             raise DataError(f"{path}:{number}: names no sound file")
         facts = Facts(columns.text(row, "text"), columns.text(row, "speaker"))
-        if known.setdefault(name, facts) != facts:
+        if by_name.setdefault(name, facts) != facts:
             raise DataError(f"{path}:{number}: {name} was given before, with another text or speaker")
-    if not known:
+    if not by_name:
         raise DataError(f"{path} holds no rows")
-    return known
+    return by_name
 
 
-def _match(sounds: list[Path], known: Mapping[str, Facts]) -> dict[Path, Facts]:
-    """Metadata of each file that has some; its name there may have a folder before it, or no suffix."""
+def _match(sounds: list[Path], table: Mapping[str, Facts]) -> dict[Path, Facts]:
+    """The metadata of each file that has some; a name in `table` may include a folder, or lack the suffix."""
     by_name: dict[str, set[Facts]] = {}
-    for name, facts in known.items():
-        by_name.setdefault(PureWindowsPath(name).name, set()).add(facts)  # which knows both kinds of slashes
+    for name, facts in table.items():
+        by_name.setdefault(PureWindowsPath(name).name, set()).add(facts)  # splits at both kinds of slashes
     matched = {}
     for sound in sounds:
-        found = next((by_name[name] for name in _names_of(sound) if name in by_name), set())
-        if len(found) > 1:
-            raise DataError(f"the metadata has {len(found)} different rows for {sound.name}, in different folders")
-        if found:
-            matched[sound] = next(iter(found))
+        candidates = next((by_name[name] for name in _names_of(sound) if name in by_name), set())
+        if len(candidates) > 1:
+            raise DataError(f"the metadata has {len(candidates)} different rows for {sound.name}, in different folders")
+        if candidates:
+            matched[sound] = next(iter(candidates))
     return matched
 
 
 def _names_of(sound: Path) -> tuple[str, str]:
-    """What a row may call a file."""
+    """The names by which a row may refer to a file."""
     return as_text(sound.name), as_text(sound.stem)
 
 
-def _tell_unmatched(
-    folder: Path, metadata: Path, sounds: list[Path], known: Mapping[str, Facts], facts: Mapping[Path, Facts]
+def _report_unmatched(
+    folder: Path, metadata: Path, sounds: list[Path], table: Mapping[str, Facts], facts: Mapping[Path, Facts]
 ) -> None:
-    there = {name for sound in sounds for name in _names_of(sound)}
-    if absent := [name for name in known if PureWindowsPath(name).name not in there]:
+    names = {name for sound in sounds for name in _names_of(sound)}
+    if absent := [name for name in table if PureWindowsPath(name).name not in names]:
         say(f"{metadata} names {counted(len(absent), 'file')} that {folder} lacks: {listed(absent)}", style="yellow")
     if bare := [as_text(sound.name) for sound in sounds if sound not in facts]:
         say(f"{metadata} has no row for {counted(len(bare), 'file')} of {folder}: {listed(bare)}", style="yellow")

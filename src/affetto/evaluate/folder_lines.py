@@ -1,4 +1,4 @@
-"""What the terminal shows of an evaluation, line by line."""
+"""The lines that the terminal shows of an evaluation."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from affetto.evaluate.results import ComparedMetric, JudgeFacts, Metric, Results
 from affetto.files import as_text
 
 MINIATURE_NOTE = (
-    "the miniature's own judges know its synthetic voices, and of people's recordings their numbers say little "
-    "(docs/evaluation.md, Judges)"
+    "the miniature's own judges are made for its synthetic voices, and their numbers say little about people's "
+    "recordings (docs/evaluation.md, Judges)"
 )
 
 
 def folder_lines(results: Results, output: Path) -> Iterator[str]:
-    """The folder's own numbers, its differences from what it was compared with, the judges, and where the file is."""
+    """The folder's own numbers, its differences from what it was compared with, the judges, and the results' path."""
     system = evaluated(results)
     for name, metric in system["metrics"].items():
         yield _line(name, metric)
     for comparison in results["comparisons"]:
         if comparison["system"] == system["name"]:
             yield f"less {comparison['against']}:"
-            known = {name: found for name, found in comparison["metrics"].items() if found["difference"] is not None}
-            yield from (_difference(name, found) for name, found in known.items())
-            if not known:
+            metrics = {name: each for name, each in comparison["metrics"].items() if each["difference"] is not None}
+            yield from (_difference(name, each) for name, each in metrics.items())
+            if not metrics:
                 yield "  nothing could be compared: no texts, names or speakers are the same"
     yield from judge_lines(results["judges"])
     yield f"{counted(system['num_files'], 'file')}, {system['num_failed']} failed; written to {as_text(output)}"
 
 
 def judge_lines(judges: Mapping[str, JudgeFacts | None]) -> Iterator[str]:
-    """The judge of each kind and its tier, and a note where it is one of the miniature's."""
+    """The judge of each kind and its tier, and a note if one is the miniature's."""
     for kind, judge in judges.items():
         yield f"{kind} judge: {judge['id']} ({judge['tier']})" if judge else f"{kind} judge: none"
     if note := miniature_note(judges):
@@ -40,23 +40,23 @@ def judge_lines(judges: Mapping[str, JudgeFacts | None]) -> Iterator[str]:
 
 
 def evaluated(results: Results) -> System:
-    """The folder that was scored. In the results the folders it was compared with come after it, and the systems of a
-    run that it was added to come before."""
+    """The folder that was scored. The folders it was compared with come after it in the results, and the systems of a
+    run that it was added to before it."""
     folders = [system for system in results["systems"] if system["role"] == "files"]
     return folders[-1 if any(system["role"] == "adapter" for system in results["systems"]) else 0]
 
 
 def failures(results: Results, *, name_systems: bool = False) -> Iterator[str]:
-    """A line for each file that could not be scored, with the reason and, with `name_systems`, whose file it is."""
+    """A line for each file that could not be scored, with the reason and, with `name_systems`, its system."""
     for system in results["systems"]:
         for row in system["files"]:
             if row["error"] is not None:
-                whose = f"{system['name']}: " if name_systems else ""
-                yield f"failed: {whose}{row['file']}: {row['error']}"
+                prefix = f"{system['name']}: " if name_systems else ""
+                yield f"failed: {prefix}{row['file']}: {row['error']}"
 
 
 def miniature_note(judges: Mapping[str, JudgeFacts | None]) -> str | None:
-    """A caution about the numbers that the miniature's judges gave; None where they gave none."""
+    """A caution about numbers by the miniature's judges; None if there are none."""
     kinds = [kind for kind, judge in judges.items() if judge is not None and judge["tier"] == "miniature"]
     return f"note: {' and '.join(kinds)}: {MINIATURE_NOTE}" if kinds else None
 
@@ -73,5 +73,5 @@ def _difference(name: str, metric: ComparedMetric) -> str:
     marks: list[str | None] = [metric["verdict"]]
     if expected := metric.get("expected"):
         marks.append(f"{expected} was expected: {metric.get('holds') or 'too few to say'}")
-    told = "; ".join(mark for mark in marks if mark)
-    return f"  {name:18} {metric['difference']:<+10.3f} {interval} (n = {metric['n']}){f'; {told}' if told else ''}"
+    note = "; ".join(mark for mark in marks if mark)
+    return f"  {name:18} {metric['difference']:<+10.3f} {interval} (n = {metric['n']}){f'; {note}' if note else ''}"

@@ -75,7 +75,7 @@ def check_outputs(
     for path, beginning in written.items():
         is_metadata = path.name in _METADATA and any(is_same_file(path.parent, folder) for folder in folders)
         if is_metadata or (metadata is not None and is_same_file(path, metadata)):
-            raise DataError(f"{path} is read for texts and speakers, and would be written over: name another output")
+            raise DataError(f"{path} is read for texts and speakers, and would be overwritten: name another output")
         check_own(path, beginning)
 
 
@@ -92,8 +92,8 @@ class Journal:
         self._path, self._judges, self._emotion = path, judges, emotion
         setting = [emotion, facts, device, os.cpu_count(), versions(), source_hash()]
         self._setting = hash_text(json.dumps(setting, sort_keys=True))[:16]
-        known = _read(path) if resume else {}
-        self._rows = {key: row for key, row in known.items() if key.startswith(self._setting)}
+        earlier = _read(path) if resume else {}
+        self._rows = {key: row for key, row in earlier.items() if key.startswith(self._setting)}
         write_text(path, "".join(_line(key, row) for key, row in self._rows.items()))
 
     @property
@@ -104,30 +104,30 @@ class Journal:
     def score(
         self, items: Sequence[Item], on_progress: Callable[[int], object] | None = None, *, lasting: bool = False
     ) -> list[FileRow]:
-        """`scoring.score_files` in batches, each of which is written down as soon as it is scored; a batch whose rows
-        are all known isn't scored again. Rows of `lasting` sounds are kept in the cache, and taken from there."""
+        """`scoring.score_files` in batches, each of which is saved as soon as it is scored; a batch whose rows are all
+        saved already isn't scored again. Rows of `lasting` sounds are also stored in the cache and read from there."""
         keys = [f"{self._setting}-{_key(item)}" for item in items]
         rows: dict[int, FileRow] = {}
-        known = (_read(self._lasting) if lasting else {}) | self._rows
+        saved = (_read(self._lasting) if lasting else {}) | self._rows
         with self._path.open("a", encoding="utf-8") as file:
             for batch in _batches(keys):
-                if all(keys[index] in known for index in batch):
-                    found = [_named(known[keys[index]], items[index].file) for index in batch]
+                if all(keys[index] in saved for index in batch):
+                    scored = [_named(saved[keys[index]], items[index].file) for index in batch]
                 else:
-                    found = score_files([items[index] for index in batch], self._judges, self._emotion)
-                    lines = [_line(keys[index], row) for index, row in zip(batch, found, strict=True)]
+                    scored = score_files([items[index] for index in batch], self._judges, self._emotion)
+                    lines = [_line(keys[index], row) for index, row in zip(batch, scored, strict=True)]
                     _add(file, lines)
                     if lasting:
                         with one_at_a_time(lock_of(self._lasting)), self._lasting.open("a", encoding="utf-8") as kept:
                             _add(kept, lines)
-                rows.update(zip(batch, found, strict=True))
+                rows.update(zip(batch, scored, strict=True))
                 if on_progress:
                     on_progress(len(batch))
         return [rows[index] for index in range(len(items))]
 
 
 def _key(item: Item) -> str:
-    """What the row of an item depends on beside the setting, as one hash; its name isn't among it."""
+    """One hash of everything besides the setting that an item's row depends on; its name isn't included."""
     if isinstance(item.sound, Path):
         try:
             content = hash_file(item.sound)
@@ -136,8 +136,8 @@ def _key(item: Item) -> str:
     else:
         samples = np.ascontiguousarray(item.sound)
         content = hash_bytes(samples.tobytes(), f"{samples.dtype} {samples.shape} {item.sample_rate}".encode())
-    known = [item.text, item.speaker, item.prompt, item.seed, item.hit_cap, item.error]
-    return hash_text(content, json.dumps(known))
+    facts = [item.text, item.speaker, item.prompt, item.seed, item.hit_cap, item.error]
+    return hash_text(content, json.dumps(facts))
 
 
 def _batches(keys: Sequence[str]) -> Iterator[list[int]]:
@@ -153,7 +153,7 @@ def _batches(keys: Sequence[str]) -> Iterator[list[int]]:
 
 
 def _add(file: TextIO, lines: Sequence[str]) -> None:
-    """Lines onto the disk: what follows a kill finds them."""
+    """Write lines and flush them to disk, so that they survive a kill."""
     file.writelines(lines)
     file.flush()
     os.fsync(file.fileno())
@@ -168,12 +168,12 @@ def _named(row: FileRow, file: str) -> FileRow:
 
 
 def _read(path: Path) -> dict[str, FileRow]:
-    """Rows by key; lines that a kill or an older affetto left in another form are passed over."""
+    """Rows by key; lines that a kill truncated or an older affetto wrote in another form are skipped."""
     try:
         lines = path.read_bytes().decode(encoding="utf-8", errors="replace").split("\n")
     except OSError:
         return {}
-    found: dict[str, FileRow] = {}
+    rows: dict[str, FileRow] = {}
     for line in lines:
         try:
             entry: Any = json.loads(line)
@@ -181,8 +181,8 @@ def _read(path: Path) -> dict[str, FileRow]:
             continue
         row = entry.get("row") if isinstance(entry, dict) else None
         if isinstance(row, dict) and _is_row(row):
-            found[str(entry.get("key"))] = FileRow(**row)  # type: ignore[typeddict-item]
-    return found
+            rows[str(entry.get("key"))] = FileRow(**row)  # type: ignore[typeddict-item]
+    return rows
 
 
 def _is_row(row: Mapping[str, Any]) -> bool:
@@ -192,13 +192,13 @@ def _is_row(row: Mapping[str, Any]) -> bool:
 
 @cache
 def source_hash() -> str:
-    """Hash of the code that makes rows, so that rows of a changed metric aren't taken up."""
+    """Hash of the code that makes rows, so that rows of a changed metric aren't reused."""
     return hash_folder(Path(__file__).parents[1], _MEASURING)
 
 
 def judges_fingerprint(facts: Mapping[str, JudgeFacts | None]) -> dict[str, str]:
-    """What decides whether two evaluations' numbers are one measure: by kind, the judge's id (with its commit or the
-    hash of its weights), its tier, its labels and the rate that it hears at; `none` where there is none."""
+    """What must be equal for two evaluations' numbers to be comparable: by kind, the judge's id (with its commit or the
+    hash of its weights), tier, labels and sample rate; `none` if there is no judge."""
     return {
         kind: "none" if judge is None else f"{judge['id']} {judge['tier']} {judge['sample_rate']} {judge['labels']}"
         for kind, judge in facts.items()

@@ -1,9 +1,9 @@
-"""Can the judges hear it? Real, labelled recordings through every judge: `affetto evaluate --calibrate-judges`.
+"""Tests all judges on real, labelled recordings: `affetto evaluate --calibrate-judges`.
 
-Recall of a class has Wilson's interval, and two things that it must beat before the judge may score that class: chance
-(one over the judge's number of classes) and the judge's own false alarms (how often it says so of recordings of other
+A class's recall has Wilson's interval, and must beat two things before the judge may score that class: chance (one over
+the judge's number of classes) and the judge's own false alarms (how often it gives that label to recordings of other
 classes), because a judge that calls everything sad recalls every sad clip. Classes that the judge lacks are listed and
-never mapped. Word error rates and mean scores are per corpus. Intervals take speakers as independent where there are
+never mapped. Word error rates and mean scores are per corpus. Intervals take speakers as independent if there are
 several, else texts.
 """
 
@@ -34,7 +34,7 @@ from affetto.types import Clip
 
 SCHEMA = "affetto.judge-calibration/1"
 MOST_FALSE_ALARMS = 0.5
-"""A judge that says so of most other recordings would say so of a system that never tried."""
+"""A judge that gives the label to most other recordings would also give it to a system that never tried."""
 _CHUNK = 64
 _SEGMENT_RATE = 48_000
 
@@ -42,15 +42,15 @@ _SEGMENT_RATE = 48_000
 def calibrate_judges(
     source: Path, judges: Judges, output: Path | None = None, *, command: str = "", most: int | None = None
 ) -> dict[str, Any]:
-    """Judge the recordings of `source` (what `--data` takes); the document, written to `output` where that is given.
+    """Judge the recordings of `source` (what `--data` takes); returns the document, and writes it to `output` if given.
 
-    `most` takes that many clips of each class of each corpus, spread over all. Raises DataError where nothing there
-    has an emotion or a text.
+    `most` limits the clips of each class in each corpus, spread evenly. Raises DataError if no recording has an emotion
+    or a text.
     """
     clips, problems = load_clips([source])
     chosen = _spread(clips, most)
     if not any(clip.emotion or clip.text for clip in chosen):
-        raise DataError(f"{source}: no recording there has an emotion or a text, so nothing can be held against it")
+        raise DataError(f"{source}: no recording has an emotion or a text, so the judges' answers can't be checked")
     rows = _judge(chosen, judges)
     document = {
         "schema": SCHEMA,
@@ -80,13 +80,13 @@ def verdict(
 ) -> tuple[Literal["yes", "no"] | None, str | None]:
     """(whether the class is heard, why not): the recall's interval must lie above chance and above the false alarms.
 
-    These may be no more than `MOST_FALSE_ALARMS`. Under `statistics.MIN_PAIRS` recordings it isn't decided.
+    False alarms may be at most `MOST_FALSE_ALARMS`. With fewer than `statistics.MIN_PAIRS` recordings it isn't decided.
     """
     answer, reason = above_chance(recall, chance)
     if answer != "yes" or false_alarms is None or recall.low is None:
         return answer, reason
     if recall.low <= false_alarms or false_alarms > MOST_FALSE_ALARMS:
-        return "no", f"it says so of {false_alarms:.0%} of the others as well"
+        return "no", f"it gives this label to {false_alarms:.0%} of the others as well"
     return "yes", None
 
 
@@ -110,11 +110,11 @@ def _judge(clips: Sequence[Clip], judges: Judges) -> list[FileRow]:
     with progress("Calibrating judges", len(clips)) as bar:
         for emotion in dict.fromkeys(clip.emotion for clip in clips):
             group = [clip for clip in clips if clip.emotion == emotion]
-            is_known = emotion is not None and emotion in labels
-            hearing = judges if is_known else replace(judges, emotion=None)
+            has_label = emotion is not None and emotion in labels
+            used = judges if has_label else replace(judges, emotion=None)
             for start in range(0, len(group), _CHUNK):
                 part = group[start : start + _CHUNK]
-                scored = score_files([_item(clip) for clip in part], hearing, emotion or "")
+                scored = score_files([_item(clip) for clip in part], used, emotion or "")
                 rows |= {clip.id: row for clip, row in zip(part, scored, strict=True)}
                 bar.advance(len(part))
     return [rows[clip.id] for clip in clips]
@@ -159,72 +159,72 @@ def _emotion(clips: Sequence[Clip], rows: Sequence[FileRow], judges: Judges) -> 
 
 
 def _by_corpus(clips: Sequence[Clip], rows: Sequence[FileRow]) -> dict[str, list[FileRow]]:
-    found: dict[str, list[FileRow]] = {}
+    by_corpus: dict[str, list[FileRow]] = {}
     for clip, row in zip(clips, rows, strict=True):
-        found.setdefault(clip.corpus, []).append(row)
-    return found
+        by_corpus.setdefault(clip.corpus, []).append(row)
+    return by_corpus
 
 
 def _resampled(rows: Sequence[FileRow]) -> list[str]:
-    """What intervals take as independent: speakers where there are several, else texts."""
+    """The clusters that intervals take as independent: speakers if there are several, else texts."""
     speakers = [str(row["speaker"]) for row in rows]
     return speakers if len(set(speakers)) > 1 else [str(row["text"]) for row in rows]
 
 
 def _words(clips: Sequence[Clip], rows: Sequence[FileRow]) -> dict[str, Any]:
-    found = {}
+    rates = {}
     for corpus, chosen in _by_corpus(clips, rows).items():
-        found[corpus] = {
+        rates[corpus] = {
             name: to_metric(_error_rate(chosen, top, bottom), "share")
             for name, top, bottom in (("wer", "word_edits", "num_words"), ("cer", "char_edits", "num_chars"))
         }
-    return found
+    return rates
 
 
 def _error_rate(rows: Sequence[FileRow], top: str, bottom: str) -> statistics.Estimate:
-    known = [row for row in rows if row["values"][bottom] is not None]
-    if not known:
+    judged = [row for row in rows if row["values"][bottom] is not None]
+    if not judged:
         has_texts = any(row["text"] for row in rows)
         reason = "no recording with a text could be judged" if has_texts else "these recordings have no texts"
         return statistics.Estimate(None, None, None, 0, reason)
-    edits, sizes = ([float(row["values"][name] or 0) for row in known] for name in (top, bottom))
-    return statistics.bootstrap_ratio(edits, sizes, _resampled(known), is_count=True)
+    edits, sizes = ([float(row["values"][name] or 0) for row in judged] for name in (top, bottom))
+    return statistics.bootstrap_ratio(edits, sizes, _resampled(judged), is_count=True)
 
 
 def _voices(clips: Sequence[Clip], rows: Sequence[FileRow], judge: VoiceJudge) -> dict[str, Any]:
-    """Who speaks, per corpus; sounds of segments are held a few at a time."""
-    found: dict[str, list[Embedded]] = {clip.corpus: [] for clip in clips}
+    """Whether the judge can tell speakers apart, per corpus; sounds of segments are loaded a few at a time."""
+    vectors: dict[str, list[Embedded]] = {clip.corpus: [] for clip in clips}
     with progress("Telling voices apart", len(clips)) as bar:
         for start in range(0, len(clips), _CHUNK):
             part = clips[start : start + _CHUNK]
             corpus_of = {id(row): clip.corpus for clip, row in zip(part, rows[start : start + _CHUNK], strict=True)}
-            for one in embed_files([_item(clip) for clip in part], rows[start : start + _CHUNK], judge):
-                found[corpus_of[id(one.row)]].append(one)
+            for embedded in embed_files([_item(clip) for clip in part], rows[start : start + _CHUNK], judge):
+                vectors[corpus_of[id(embedded.row)]].append(embedded)
             bar.advance(len(part))
-    return {corpus: tell_voices(embedded) for corpus, embedded in found.items()}
+    return {corpus: tell_voices(embedded) for corpus, embedded in vectors.items()}
 
 
 def _quality(clips: Sequence[Clip], rows: Sequence[FileRow]) -> dict[str, Any]:
-    """Every score's mean on real speech: what a system's score is to be seen beside."""
+    """The mean of every score on real speech, as a reference for a system's scores."""
     units = {name: measure.unit for name, measure in measures(rows).items() if measure.source == "quality"}
-    found: dict[str, Any] = {}
+    means: dict[str, Any] = {}
     for corpus, chosen in _by_corpus(clips, rows).items():
-        found[corpus] = {}
+        means[corpus] = {}
         for name, unit in units.items():
-            known = [row for row in chosen if row["values"].get(name) is not None]
-            if known:
-                scores = [float(row["values"][name] or 0) for row in known]
-                found[corpus][name] = to_metric(statistics.bootstrap_mean(scores, _resampled(known)), unit)
-    return found
+            judged = [row for row in chosen if row["values"].get(name) is not None]
+            if judged:
+                scores = [float(row["values"][name] or 0) for row in judged]
+                means[corpus][name] = to_metric(statistics.bootstrap_mean(scores, _resampled(judged)), unit)
+    return means
 
 
 def _dimensions(clips: Sequence[Clip], rows: Sequence[FileRow]) -> dict[str, Any]:
-    """Differences from the same speakers' neutral that the emotion should make, by emotion."""
+    """Differences from the same speakers' neutral in the dimensions that each emotion should move, by emotion."""
     by_emotion: dict[str, list[FileRow]] = {}
     for clip, row in zip(clips, rows, strict=True):
         by_emotion.setdefault(clip.emotion or "", []).append(row)
     neutral = by_emotion.get("neutral", [])
-    found: dict[str, Any] = {}
+    differences: dict[str, Any] = {}
     for emotion, chosen in by_emotion.items():
         metrics = against_neutral(chosen, neutral, system="real", emotion=emotion)["metrics"]
         kept = {
@@ -232,5 +232,5 @@ def _dimensions(clips: Sequence[Clip], rows: Sequence[FileRow]) -> dict[str, Any
             for name, metric in metrics.items()
             if name in ("arousal", "dominance", "valence") and metric.get("expected")
         }
-        found |= {emotion: kept} if kept else {}
-    return found
+        differences |= {emotion: kept} if kept else {}
+    return differences

@@ -1,4 +1,4 @@
-"""What a calibration of judges is shown as: a table, and the sentences that follow from it."""
+"""Shows a calibration of judges as a table, and its conclusions as sentences."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from rich.table import Table
 
 from affetto.errors import counted
 
-_TOLD = 5
-"""Recordings that are named of those that failed."""
+_SHOWN = 5
+"""How many of the failed recordings are listed."""
 
 
 def calibration_table(document: Mapping[str, Any]) -> Table:
-    """Every judge's numbers on real recordings, a row per class or corpus."""
+    """Every judge's numbers on real recordings, one row per class or corpus."""
     table = Table(title=f"judges on {counted(document['num_clips'], 'real recording')}", title_justify="left")
     for name in ("judge", "hears", "value", "95 % interval", "n", "can it?"):
         table.add_column(name, justify="left" if name in ("judge", "hears", "can it?") else "right")
@@ -34,44 +34,44 @@ def calibration_table(document: Mapping[str, Any]) -> Table:
                 _add(table, kind, f"{corpus} {name}", metric, metric["reason"] or "")
     for label, metrics in (document["dimensions"] or {}).items():
         for name, metric in metrics.items():
-            told = metric.get("holds") or "–"
+            holds = metric.get("holds") or "–"
             moved = {**metric, "value": metric["difference"], "unit": ""}
-            _add(table, "dimensions", f"{label} − neutral: {name}", moved, f"expected {metric['expected']}: {told}")
+            _add(table, "dimensions", f"{label} − neutral: {name}", moved, f"expected {metric['expected']}: {holds}")
     return table
 
 
 def said(document: Mapping[str, Any]) -> list[str]:
-    """What follows from the numbers, in sentences."""
+    """The conclusions from the numbers, in sentences."""
     lines = []
     corpora = {file["corpus"].lower() for file in document["files"]}
     for kind, judge in document["judges"].items():
-        for one in (judge.get("members") or [judge]) if judge is not None else ():
-            lines += _who(kind, one, corpora)
+        for member in (judge.get("members") or [judge]) if judge is not None else ():
+            lines += _who(kind, member, corpora)
     emotion = document["emotion"]
     if emotion:
-        deaf = [label for label, found in emotion["classes"].items() if found["heard"] == "no"]
-        if deaf:
+        missed = [label for label, found in emotion["classes"].items() if found["heard"] == "no"]
+        if missed:
             lines.append(
-                f"This emotion judge can't hear {', '.join(deaf)} in these recordings: don't let it score speech like "
-                "theirs. Name another with --judge emotion=ID_OR_FOLDER."
+                f"This emotion judge can't hear {', '.join(missed)} in these recordings: don't let it score similar "
+                "speech. Name another with --judge emotion=ID_OR_FOLDER."
             )
     for corpus, found in (document["voice"] or {}).items():
         if found["told"] == "no":
             lines.append(
-                f"This voice judge can't tell the speakers of {corpus} apart: don't let it score voices like theirs. "
+                f"This voice judge can't tell the speakers of {corpus} apart: don't let it score similar voices. "
                 "Name another with --judge voice=ID_OR_FOLDER."
             )
     for corpus, metrics in (document["words"] or {}).items():
         if metrics["wer"]["value"] is not None and metrics["wer"]["value"] > 0.5:
             lines.append(
-                f"This word judge gets most words of {corpus} wrong: don't let it score speech like that. Name another "
+                f"This word judge gets most words of {corpus} wrong: don't let it score similar speech. Name another "
                 "with --judge words=ID_OR_FOLDER."
             )
     return lines
 
 
 def failures(document: Mapping[str, Any]) -> list[str]:
-    """How many recordings could not be judged, what left others out before, and the first of each with the reason."""
+    """How many recordings failed or were left out before judging, and the first of each with the reason."""
     failed = [f"{file['file']}: {file['error']}" for file in document["files"] if file["error"] is not None]
     left_out = document["left_out"]
     return [
@@ -80,11 +80,11 @@ def failures(document: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _first(heading: str, told: Sequence[str]) -> list[str]:
-    if not told:
+def _first(heading: str, failed: Sequence[str]) -> list[str]:
+    if not failed:
         return []
-    rest = [f"  and {len(told) - _TOLD} more in judge_calibration.json"] if len(told) > _TOLD else []
-    return [f"failed: {heading}:", *(f"  {line}" for line in told[:_TOLD]), *rest]
+    rest = [f"  and {len(failed) - _SHOWN} more in judge_calibration.json"] if len(failed) > _SHOWN else []
+    return [f"failed: {heading}:", *(f"  {line}" for line in failed[:_SHOWN]), *rest]
 
 
 def _who(kind: str, judge: Mapping[str, Any], corpora: Collection[str]) -> list[str]:
@@ -93,7 +93,7 @@ def _who(kind: str, judge: Mapping[str, Any], corpora: Collection[str]) -> list[
     if judge.get("heard") is None:
         return [
             *lines,
-            "  not known: what it was trained on. If these recordings were among it, the numbers flatter it",
+            "  its training data is unknown. If these recordings were part of it, the numbers flatter it",
         ]
     if flattered := [name for name in judge["heard"] if name.lower() in corpora]:
         lines.append(f"  it was trained on {', '.join(flattered)}: these numbers flatter it")

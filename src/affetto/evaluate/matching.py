@@ -71,9 +71,9 @@ class Match:
 
     def document(self) -> dict[str, Any]:
         """In the form of `affetto.json`."""
-        found = [{"intensity": at, "strength": round(s, 4)} for at, s in sorted(self.strengths.items())]
+        strengths = [{"intensity": at, "strength": round(s, 4)} for at, s in sorted(self.strengths.items())]
         distance = None if self.distance is None else round(self.distance, 3)
-        return {"intensity": self.intensity, "strengths": found, "distance": distance, "reason": self.reason}
+        return {"intensity": self.intensity, "strengths": strengths, "distance": distance, "reason": self.reason}
 
 
 def match_clips(config: Config, emotion: str, prepared: Prepared, adapter: Path, voice: Voice) -> Match:
@@ -107,25 +107,25 @@ def match_clips(config: Config, emotion: str, prepared: Prepared, adapter: Path,
             def measure() -> ByVoice:
                 sounds = voice.decode_each(voice.generate(requests))
                 items = [
-                    Item(f"{number}", sound, voice.codec.sample_rate, text=one.text, speaker=one.speaker)
-                    for number, (one, sound) in enumerate(zip(sentences, sounds, strict=True))
+                    Item(f"{number}", sound, voice.codec.sample_rate, text=sentence.text, speaker=sentence.speaker)
+                    for number, (sentence, sound) in enumerate(zip(sentences, sounds, strict=True))
                 ]
                 return by_voice(score_files(items, Judges(), emotion))
 
-            found = measure() if cued else kept_prosody(_plain_key(voice, requests, sentences), measure)
+            prosody = measure() if cued else kept_prosody(_plain_key(voice, requests, sentences), measure)
             bar.advance(1)
-            return found
+            return prosody
 
         sounds = decode_each(voice.codec, [prepared.codes(clip) for clip in clips])
-        heard = [
+        items = [
             Item(clip.id, sound, voice.codec.sample_rate, text=clip.text, speaker=clip.speaker)
             for clip, sound in zip(clips, sounds, strict=True)
         ]
-        acted = by_voice(score_files(heard, Judges(), emotion))
+        acted = by_voice(score_files(items, Judges(), emotion))
         bar.advance(1)
-        found = match(say, acted, strongest)
-        bar.advance(_LOOKS - 2 - len(found.strengths))
-    return found
+        result = match(say, acted, strongest)
+        bar.advance(_LOOKS - 2 - len(result.strengths))
+    return result
 
 
 def matching_sentences(
@@ -142,7 +142,7 @@ def matching_sentences(
 
 
 def _plain_key(voice: Voice, requests: Sequence[Request], sentences: Sequence[Sentence]) -> str:
-    names = [one.speaker for one in sentences]
+    names = [sentence.speaker for sentence in sentences]
     return hash_text(speech_key(requests, *speaker_key(voice)), source_hash(), json.dumps([names, FEATURES]))
 
 

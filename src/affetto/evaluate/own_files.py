@@ -15,12 +15,12 @@ _BEGINNING = 200
 
 
 def check_own(path: Path, beginning: re.Pattern[bytes]) -> None:
-    """Refuse to write over a file of somebody's (DataError): one with contents that don't begin as ours do."""
+    """Refuse to overwrite a file that affetto didn't write (DataError): one that doesn't begin like ours."""
     if not path.is_file():
         return
     with path.open("rb") as file:
         start = file.read(_BEGINNING)
     if start and not beginning.match(start):
         raise DataError(
-            f"{path} would be written over, and affetto didn't write what it holds: move it away, or name another place"
+            f"{path} would be overwritten, and affetto didn't write its content: move it away, or name another place"
         )

@@ -41,5 +41,5 @@ def results_schema() -> dict[str, Any]:
 
 
 def _unless_known(name: str) -> dict[str, Any]:
-    """Where `name` is null, there is a reason."""
+    """If `name` is null, there must be a reason."""
     return {"if": {"properties": {name: {"type": "null"}}}, "then": _REASON}

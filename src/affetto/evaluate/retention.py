@@ -1,11 +1,12 @@
 """What was forgotten, teacher-forced: the same held-out general clips through the base and through base plus adapter.
 
-Deterministic and paired: no sampling, no judge. For every code of every clip both models give a distribution;
-`delta_nll` is the adapter's negative log likelihood of the true code minus the base's, `kl` is KL(base || adapted),
-both in nats per code, per codebook and over all. Plain prompts, so an adapter that listens to its cue scores near 0.
+It is deterministic and paired, without sampling or judges. For every code of every clip both models give a
+distribution; `delta_nll` is the adapter's negative log likelihood of the true code minus the base's, `kl` is
+KL(base || adapted), both in nats per code, per codebook and over all. Prompts are plain, so an adapter that acts only
+on its cue scores near 0.
 
-In a base whose text runs beside its frames (Moshi) the text of every frame is compared, too: by itself in nats per
-token, and over all it counts with its frame's codes, as everywhere in training.
+If the base's text runs in parallel with its frames (Moshi), the text is compared, too: separately in nats per token,
+and within the totals per code, as in training.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ _ROWS = 12
 
 @dataclass(frozen=True)
 class TextRetention:
-    """Sums per clip over the text beside its frames."""
+    """Sums per clip over the text in parallel with its frames."""
 
     tokens_N: NDArray[np.int64]
     delta_nll_N: NDArray[np.float64]
@@ -56,7 +57,7 @@ class Retention:
     delta_nll_NK: NDArray[np.float64]
     kl_NK: NDArray[np.float64]
     text: TextRetention | None = None
-    """Where the base's text runs beside its frames."""
+    """Only for a base with a text stream."""
 
     @property
     def codes_N(self) -> NDArray[np.int64]:
@@ -65,18 +66,18 @@ class Retention:
 
     @property
     def delta_nll_N(self) -> NDArray[np.float64]:
-        """Over all codes of each clip, and its text."""
+        """Sums over all codes of each clip, and its text."""
         return np.asarray(self.delta_nll_NK.sum(axis=1) + (self.text.delta_nll_N if self.text else 0.0))
 
     @property
     def kl_N(self) -> NDArray[np.float64]:
-        """Over all codes of each clip, and its text."""
+        """Sums over all codes of each clip, and its text."""
         return np.asarray(self.kl_NK.sum(axis=1) + (self.text.kl_N if self.text else 0.0))
 
     def document(self) -> results.Retention:
         """RETENTION of docs/results.md; intervals by bootstrap over clips."""
         per_code_K = self.codes_NK.sum(axis=0)
-        written = results.Retention(
+        document = results.Retention(
             num_clips=len(self.codes_NK),
             num_codes=int(self.codes_NK.sum()),
             delta_nll=_metric(self.delta_nll_N, self.codes_N, "nats/code"),
@@ -87,8 +88,8 @@ class Retention:
             ),
         )
         if self.text is not None:
-            written["text"] = self.text.document()
-        return written
+            document["text"] = self.text.document()
+        return document
 
 
 def _metric(sums_N: NDArray[np.float64], counts_N: NDArray[np.int64], unit: str) -> results.Metric:
@@ -99,9 +100,9 @@ def _metric(sums_N: NDArray[np.float64], counts_N: NDArray[np.int64], unit: str)
 def general_test_rows(
     base: Base, prepared: Prepared, most: int, seed: int, speakers: Mapping[str, int] | None = None
 ) -> list[Row]:
-    """At most `most` general clips that nothing was trained on, spread over speakers and lengths, read plainly.
+    """At most `most` held-out general clips, spread over speakers and lengths, with plain prompts.
 
-    `speakers` replaces the base's speaker numbers of some of the data's.
+    `speakers` overrides the base's speaker numbers of some of the data's speakers.
     """
     chosen = spread(prepared.select(None, "test"), prepared.num_frames(), most, f"{seed}/retention")
     by_id = {clip.id: clip for clip in prepared.clips}
@@ -114,16 +115,16 @@ def general_test_rows(
 def measure_retention(
     base: Base, rows: Sequence[Row], gate: tuple[float, ...], on_progress: Callable[[int], object] | None = None
 ) -> Retention:
-    """Compare the base with the bank at `gate` on `rows`, every codebook of every frame and the text beside it."""
+    """Compare the base with the bank at `gate` on `rows`: every codebook of every frame, and its text if it has one."""
     parts: dict[str, list[NDArray[Any]]] = {"codes": [], "delta": [], "kl": []}
     texts: dict[str, list[NDArray[Any]]] = {"codes": [], "delta": [], "kl": []}
 
-    def compare(found: dict[str, list[NDArray[Any]]], before: Tensor, after: Tensor, targets_NK: Tensor) -> None:
+    def compare(sums: dict[str, list[NDArray[Any]]], before: Tensor, after: Tensor, targets_NK: Tensor) -> None:
         delta_NK = _nll(after, targets_NK) - _nll(before, targets_NK)
         kl_NK = (before.exp() * (before - after)).sum(dim=-1)
-        found["codes"].append(_per_clip(torch.ones_like(delta_NK), batch).astype(np.int64))
-        found["delta"].append(_per_clip(delta_NK, batch))
-        found["kl"].append(_per_clip(kl_NK, batch))
+        sums["codes"].append(_per_clip(torch.ones_like(delta_NK), batch).astype(np.int64))
+        sums["delta"].append(_per_clip(delta_NK, batch))
+        sums["kl"].append(_per_clip(kl_NK, batch))
 
     for start in range(0, len(rows), _ROWS):
         part = rows[start : start + _ROWS]
@@ -134,8 +135,8 @@ def measure_retention(
             compare(texts, _of_text(before), _of_text(after), batch.text_targets_N[:, None])
         if on_progress:
             on_progress(len(part))
-    codes, delta, kl = (np.concatenate(found) for found in parts.values())
-    text = TextRetention(*(np.concatenate(found)[:, 0] for found in texts.values())) if texts["codes"] else None
+    codes, delta, kl = (np.concatenate(sums) for sums in parts.values())
+    text = TextRetention(*(np.concatenate(sums)[:, 0] for sums in texts.values())) if texts["codes"] else None
     return Retention(codes, delta, kl, text)
 
 

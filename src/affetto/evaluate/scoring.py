@@ -1,8 +1,8 @@
-"""Files in, one row of numbers per file out; nothing is ever dropped.
+"""Scores files: one row of numbers per file, and no file is ever dropped.
 
-A file that can't be scored keeps its row, with an `error` and every value null, so that a scorer can't improve by
-skipping what broke. What a file scores doesn't depend on its neighbours or on the order: each judge hears the files
-sorted by length and contents, and values are rounded to six decimals, far above what batching changes (1e-7).
+A file that can't be scored keeps its row, with an `error` and every value null, so that a system can't improve by
+breaking files. A file's values don't depend on other files or their order: each judge gets the files sorted by length
+and contents, and values are rounded to six decimals, far coarser than the effect of batching (1e-7).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from affetto.metrics.prosody import measure_pitch
 from affetto.metrics.words import rate_values, score_words
 
 SAMPLE_RATE = 16_000
-"""Rate at which everything but the judges measures."""
+"""Sample rate of all measurements except the judges'."""
 MIN_DURATION_S = 0.1
 _DECIMALS = 6
 _CHUNK = 64
@@ -38,23 +38,23 @@ _CHUNK = 64
 
 @dataclass(frozen=True)
 class Item:
-    """One sound to be scored, and what is known of it."""
+    """One sound to be scored, with the known facts about it."""
 
     file: str
     """Name in the results; unique within a system."""
     sound: Path | NDArray[np.floating]
     """A file, or mono samples at `sample_rate`."""
     sample_rate: int | None = None
-    """Of samples; None for a file."""
+    """Only for samples; None for a file."""
     text: str | None = None
-    """What should be said; None where nobody knows, and then words aren't scored."""
+    """The text to be spoken; None if unknown, and then words aren't scored."""
     speaker: str | None = None
     prompt: Prompt | None = None
     seed: int | None = None
     hit_cap: bool | None = None
-    """Whether generation was stopped by the frame cap; None where the sound wasn't generated here."""
+    """Whether the frame cap ended generation; None if the sound wasn't generated here."""
     error: str | None = None
-    """Why it can't be scored, where that is known beforehand."""
+    """Why it can't be scored, if that is known in advance."""
 
 
 @dataclass(frozen=True)
@@ -64,14 +64,14 @@ class _Usable:
     row: FileRow
     item: Item
     order: tuple[int, str]
-    """Number of samples and hash of them: where it stands in the queue before the judges."""
+    """Number of samples and their hash: the order in which judges get the files."""
 
 
 def score_files(items: Sequence[Item], judges: Judges, emotion: str) -> list[FileRow]:
     """One row per item, in the given order; `emotion` is the target.
 
-    Raises JudgeError where the emotion judge has no label for the target, or where a judge answers with something
-    that isn't a number; DataError where two items share a name.
+    Raises JudgeError if the emotion judge has no label for the target or a judge's answer isn't a finite number;
+    DataError if two items share a name.
     """
     if judges.emotion is not None:
         require_label(judges.emotion, emotion)
@@ -92,7 +92,7 @@ def score_files(items: Sequence[Item], judges: Judges, emotion: str) -> list[Fil
 
 
 def _measure(item: Item) -> tuple[FileRow, tuple[int, str] | None]:
-    """The row with everything that needs no batch, and its place in the queue (None where the file has an error)."""
+    """The row with all values that need no judge, and its place in the judges' order (None if it has an error)."""
     row = FileRow(
         file=item.file, prompt=item.prompt, text=item.text, speaker=item.speaker, seed=item.seed, duration_s=None,
         error=None, values=dict.fromkeys(VALUE_NAMES),
@@ -119,13 +119,13 @@ def _measure(item: Item) -> tuple[FileRow, tuple[int, str] | None]:
 
 
 def _fill_stop(row: FileRow, item: Item, is_empty: bool) -> None:
-    """Whether the model failed to stop on time; known for a broken file too, and only where it was generated here."""
+    """Set whether the model failed to stop in time: for generated files only, broken ones included."""
     if item.hit_cap is not None:
         row["values"]["stop_failures"] = int(item.hit_cap or is_empty)
 
 
 def _find_error(samples: NDArray[np.float32]) -> tuple[str | None, Activity | None]:
-    """Why these samples can't be scored, or where they sound."""
+    """Why these samples can't be scored; else their activity."""
     if len(samples) == 0:
         return "empty: the file has no samples", None
     if not np.isfinite(samples).all():
@@ -169,7 +169,7 @@ def _judge_words(usable: Sequence[_Usable], judges: Judges) -> None:
 
 
 def _judge_quality(usable: Sequence[_Usable], judges: Judges) -> None:
-    """All sounds of a chunk at once: a judge that runs several side by side needs several."""
+    """Score chunks of sounds, since some judges run several sounds in parallel."""
     for judge in members_of(judges.quality) if judges.quality else ():
         for files, sounds in _chunks(usable, judge.sample_rate):
             for file, scores in zip(files, judge.score(sounds), strict=True):
@@ -195,7 +195,7 @@ def _chunks(
 
 
 def load(item: Item, sample_rate: int) -> NDArray[np.float32]:
-    """Mono samples of an item at `sample_rate`; DataError where the file can't be read."""
+    """Mono samples of an item at `sample_rate`; DataError if the file can't be read."""
     if isinstance(item.sound, Path):
         return read_sound(item.sound, sample_rate)
     if item.sample_rate is None:
@@ -210,7 +210,7 @@ def load(item: Item, sample_rate: int) -> NDArray[np.float32]:
 
 
 def _fill(row: FileRow, values: Mapping[str, Value]) -> None:
-    """Set values, all of which must be known names or a further quality judge's, rounded."""
+    """Set rounded values; their names must be known or a further quality judge's."""
     for name, value in values.items():
         assert name in row["values"] or is_predicted(name), name
         row["values"][name] = round(value, _DECIMALS) if isinstance(value, float) else value

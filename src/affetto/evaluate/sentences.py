@@ -1,4 +1,4 @@
-"""What every system is asked to say: the same words, voices and seeds; and which recordings stand beside it."""
+"""The sentences that every system speaks, with the same words, voices and seeds; and the recordings to compare with."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from affetto.types import Clip
 
 @dataclass(frozen=True)
 class Sentence:
-    """One thing to be said by every system: same words, same voice, same seed."""
+    """One sentence that every system speaks with the same words, voice and seed."""
 
     text: str
     speaker: str
@@ -34,7 +34,7 @@ def ask(
     cued: bool,
     takes: int = 1,
 ) -> list[Request]:
-    """The requests for `sentences`, in order; see `Voice.request`. `takes` is one where `Voice.num_takes` says so."""
+    """The requests for `sentences`, in order; see `Voice.request` and, for `takes`, `Voice.num_takes`."""
     takes = voice.num_takes(takes)
     return [
         voice.request(
@@ -46,16 +46,16 @@ def ask(
 
 
 def texts_of(clips: Iterable[Clip], most: int | None = None) -> list[str]:
-    """The texts, or at most `most`, of `clips` in which there is something to be spoken, in their order, each once."""
+    """The distinct texts of `clips` that contain words, at most `most` of them, in order."""
     return list(dict.fromkeys(clip.text for clip in clips if clip.text and has_words(clip.text)))[:most]
 
 
 def recordings_in_turn(clips: Sequence[Clip], most: int) -> list[Clip]:
-    """At most `most` of `clips`, in their order, from every voice and intensity in turn and spread over the texts."""
+    """At most `most` of `clips`, in order, chosen from every voice and intensity in turn and spread over the texts."""
     queues: dict[tuple[str, float], list[int]] = {}
     for place, clip in enumerate(clips):
         queues.setdefault((clip.speaker, clip.gate), []).append(place)
-    # Even steps through each queue (the golden ratio's), begun elsewhere in each: other texts from each of them.
+    # Golden-ratio steps through each queue, from a different start in each, so that they give different texts.
     orders = [
         [queue[i] for i in sorted(range(len(queue)), key=lambda i, start=start: 0.618 * (i + start) % 1)]  # type: ignore[misc]
         for start, queue in enumerate(queues.values())

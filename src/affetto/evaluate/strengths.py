@@ -1,7 +1,7 @@
-"""What is heard at other strengths than the one that is evaluated: the same sentences again, emotion and words alone.
+"""Evaluates intensities other than the main one on the same sentences, for emotion and words only.
 
-An adapter's intensity multiplies its change of the weights, which moves log-odds evenly and what is heard by no means:
-below some intensity hardly anything shows, above it the emotion is overdone and words suffer.
+An adapter's intensity multiplies its change of the weights. That moves log-odds evenly, but not what is heard: below
+some intensity hardly anything shows, above it the emotion is overdone and words suffer.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def hear(
     voice: Voice, sentences: Sequence[Sentence], emotion: str, judges: Judges, *, intensity: float, temperature: float,
     depth_temperature: float | None = None, cued: bool = True,
 ) -> dict[str, Metric]:  # fmt: skip
-    """Speak `sentences` at one intensity and have emotion and words judged; nothing is written."""
+    """Speak `sentences` at one intensity and judge emotion and words, without writing files."""
     requests = ask(
         voice, sentences, emotion, intensity=intensity, temperature=temperature, depth_temperature=depth_temperature,
         cued=cued,
@@ -43,35 +43,35 @@ def hear(
 def hear_strengths(
     own: System, intensities: Sequence[float], judges: Judges, say: Callable[[float], list[FileRow]]
 ) -> list[Strength]:
-    """What is heard at each of `intensities`, as `say` speaks and scores it; at the adapter's from its own metrics.
+    """Metrics at each of `intensities`, which `say` speaks and scores; `own` provides those of its own intensity.
 
-    Weakest first; empty without `intensities`, and where neither emotion nor words can be judged.
+    Weakest first; empty without other `intensities`, or if neither emotion nor words can be judged.
     """
     others = [intensity for intensity in intensities if intensity != own["intensity"]]
     if not others or (judges.emotion is None and judges.words is None) or own["intensity"] is None:
         return []
     few = of_strengths(judges)
-    found = {own["intensity"]: own["metrics"]}
+    measured = {own["intensity"]: own["metrics"]}
     for intensity in others:
-        found[intensity] = build_system(own["name"], "adapter", say(intensity), few, intensity)["metrics"]
+        measured[intensity] = build_system(own["name"], "adapter", say(intensity), few, intensity)["metrics"]
     return [
         Strength(intensity=intensity, metrics={name: metrics[name] for name in AT_STRENGTHS})
-        for intensity, metrics in sorted(found.items())
+        for intensity, metrics in sorted(measured.items())
     ]
 
 
 def by_intensity(rows: Sequence[FileRow], acted: Sequence[float], judges: Judges) -> list[Strength]:
-    """`AT_STRENGTHS` of recordings by how strongly each is acted, weakest first; empty where all are acted alike."""
+    """`AT_STRENGTHS` of recordings by their acted intensity, weakest first; empty if all have the same."""
     if len(set(acted)) < 2 or (judges.emotion is None and judges.words is None):
         return []
-    few, found = of_strengths(judges), []
+    few, strengths = of_strengths(judges), []
     for intensity in sorted(set(acted)):
-        alike = [row for row, own in zip(rows, acted, strict=True) if own == intensity]
-        metrics = build_system("real", "real", alike, few)["metrics"]
-        found.append(Strength(intensity=intensity, metrics={name: metrics[name] for name in AT_STRENGTHS}))
-    return found
+        chosen = [row for row, own in zip(rows, acted, strict=True) if own == intensity]
+        metrics = build_system("real", "real", chosen, few)["metrics"]
+        strengths.append(Strength(intensity=intensity, metrics={name: metrics[name] for name in AT_STRENGTHS}))
+    return strengths
 
 
 def of_strengths(judges: Judges) -> Judges:
-    """The judges that hear every strength: emotion and words."""
+    """The judges that are used at every intensity: emotion and words."""
     return replace(judges, quality=None, voice=None, dimensions=None, embedding=None)

@@ -1,4 +1,4 @@
-"""`affetto evaluate`: base and adapter speak the same held-out sentences and are scored beside real recordings."""
+"""`affetto evaluate`: base and adapter speak the same held-out sentences and are scored alongside real recordings."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def _with_other_seed(sentence: Sentence) -> Sentence:
 
 
 def _retention(voice: Voice, held_out: Sequence[Row], gates: Mapping[str, float]) -> Retention | None:
-    """What the base with adapters at `gates` remembers; None without general clips."""
+    """Retention of the base with adapters at `gates`; None without general clips."""
     if not held_out:
         return None
     assert voice.bank is not None
@@ -156,7 +156,7 @@ def _retention(voice: Voice, held_out: Sequence[Row], gates: Mapping[str, float]
 def _strengths(
     config: Config, studio: Studio, sentences: Sequence[Sentence], own: System, judges: Judges
 ) -> list[Strength]:  # fmt: skip
-    """What is heard at the configuration's other intensities; each has a folder of its own for the sounds."""
+    """Metrics at the configuration's other intensities; the sounds of each have a folder of their own."""
     emotion = own["name"]
     path = config.output_dir / "evaluation_results" / f"{emotion}_strengths.json"
     device = str(studio.voice.base.device.type)

@@ -1,4 +1,4 @@
-"""From rows to metrics with intervals, and comparisons of systems on the same prompts, speakers and seeds."""
+"""Computes metrics with intervals from rows, and compares systems on the same prompts, speakers and seeds."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ def compare(
     theirs = rows_by_prompt(base_rows, prompt, against, by_seed)
     pairs = [(ours[key], theirs[key]) for key in sorted(set(ours) & set(theirs), key=str)]
     num_lost = sum(row["error"] is None and _is_lost(ours.get(key)) for key, row in theirs.items())
-    is_same = bool(pairs) and all(one["values"] == other["values"] for one, other in pairs)
+    is_same = bool(pairs) and all(our_row["values"] == their_row["values"] for our_row, their_row in pairs)
     differences = {
         name: _difference(pairs, name, measure, is_same)
         for name, measure in measures([*system_rows, *base_rows]).items()
@@ -228,13 +228,13 @@ def _estimate(rows: Sequence[FileRow], name: str, measure: Measure, judges: Judg
     if measure.ratio:
         return statistics.bootstrap_ratio(columns[0], columns[1], prompts, is_count=True)
     if measure.is_of_pairs:
-        told = statistics.bootstrap_mean(_pseudo_values(known, name), prompts)
-        return replace(told, value=sum(columns[0]) / len(known))
+        jackknife = statistics.bootstrap_mean(_pseudo_values(known, name), prompts)
+        return replace(jackknife, value=sum(columns[0]) / len(known))
     return statistics.bootstrap_mean(columns[0], prompts)
 
 
 def _pseudo_values(rows: Sequence[FileRow], name: str) -> list[float]:
-    """What tells as much as independent values, of files whose values are means over pairs among them."""
+    """Jackknife pseudo-values, which count as independent, of files whose values are means over pairs among them."""
     voices = [(row["speaker"], row["prompt"]) for row in rows]
     return jackknifed([_number(row, name) for row in rows], voices, [_prompt_of(row) for row in rows])
 
@@ -252,8 +252,8 @@ def _difference(pairs: Sequence[tuple[FileRow, FileRow]], name: str, measure: Me
     prompts = [_prompt_of(base) for _, base in known]
     if measure.is_of_pairs:
         ours, theirs = (_pseudo_values([pair[side] for pair in known], name) for side in (0, 1))
-        told = statistics.paired_difference((ours, ones), (theirs, ones), prompts)
-        return replace(told, value=(sum(top) - sum(base_top)) / len(known))
+        jackknife = statistics.paired_difference((ours, ones), (theirs, ones), prompts)
+        return replace(jackknife, value=(sum(top) - sum(base_top)) / len(known))
     return statistics.paired_difference((top, bottom), (base_top, base_bottom), prompts, is_count=measure.is_count)
 
 

@@ -1,4 +1,4 @@
-"""What an adapter's folder tells an evaluation of its training, and whether what is called held out is."""
+"""What an adapter's folder says about its training, and whether the test clips really are held out."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from affetto.progress import say
 
 @dataclass(frozen=True)
 class Known:
-    """An adapter's training, as far as it is known; where it isn't, what is taken instead."""
+    """Facts about an adapter's training, with substitutes for unknown ones."""
 
     intensity: float
-    """At which it is evaluated: as asked, as recommended, or 1 of an adapter made elsewhere."""
+    """The intensity of the evaluation: as requested, else as recommended, else 1."""
     speakers: Mapping[str, int]
-    """The base's speaker number by the data's name."""
+    """The base's speaker numbers by the data's names."""
     trained_speakers: Sequence[str]
-    """Who acts the emotion; of an adapter made elsewhere, in the data."""
+    """The speakers of the emotion's training clips; if unknown, of the data's clips."""
     notes: tuple[str, ...]
     """What isn't known, for the results."""
 
 
 def what_is_known(folder: Path, emotion: str, prepared: Prepared, intensity: float | None = None) -> Known:
-    """Read the adapter's `folder` and hold its training clips against the test clips of `prepared`.
+    """Read the adapter's `folder` and check that it wasn't trained on the test clips of `prepared` (ConfigError).
 
-    `intensity` is as asked. What isn't known is told. ConfigError where it was trained on test clips.
+    `intensity` is the requested one. What isn't known is printed.
     """
     facts, notes = read_facts(folder), []
     if (note := _held_out_doubt(folder, emotion, prepared, facts)) is not None:
@@ -43,21 +43,21 @@ def what_is_known(folder: Path, emotion: str, prepared: Prepared, intensity: flo
     if not names or not numbers:
         names = sorted({clip.speaker for clip in prepared.clips if clip.emotion == emotion} or prepared.speakers)
         numbers = prepared.speakers
-        notes.append(f"{folder} doesn't say whose voices it learned: those of the data's {emotion} clips are taken")
+        notes.append(f"{folder} doesn't say whose voices it learned: those of the data's {emotion} clips are used")
     for note in notes:
         say(note, style="yellow")
     return Known(1.0 if intensity is None else float(intensity), numbers, names, tuple(notes))
 
 
 def _held_out_doubt(folder: Path, emotion: str, prepared: Prepared, facts: Mapping[str, Any]) -> str | None:
-    """Why it can't be told whether the test clips are held out; None where they are. ConfigError where they aren't."""
+    """Why the test clips may not be held out; None if they are. ConfigError if they certainly aren't."""
     trained = read_trained(folder)
     if trained is None:
-        return f"{folder} doesn't say which clips it was trained on: whether the test clips are held out can't be told"
+        return f"{folder} doesn't say which clips it was trained on, so the test clips may not be held out"
     test = [*prepared.select(emotion, "test"), *prepared.select(None, "test")]
-    # What the data itself has in both is the data's fault, and training told it.
-    known = clip_hashes(prepared.keys, (clip.id for clip in prepared.clips if clip.split == "train"))
-    if rehearsed := (clip_hashes(prepared.keys, (clip.id for clip in test)) & trained) - known:
+    # Clips that the data itself has in both splits are the data's fault, which training reported.
+    in_train = clip_hashes(prepared.keys, (clip.id for clip in prepared.clips if clip.split == "train"))
+    if rehearsed := (clip_hashes(prepared.keys, (clip.id for clip in test)) & trained) - in_train:
         how = f" (it was trained by: {facts['command']})" if facts.get("command") else ""
         raise ConfigError(
             f"{counted(len(rehearsed), f'of {len(test)} test clips is', f'of {len(test)} test clips are')} among those "

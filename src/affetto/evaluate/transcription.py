@@ -1,7 +1,7 @@
-"""Texts for clips that have none, written down by a word judge; resumable, and marked as a machine's.
+"""Transcribes clips without a text by a word judge; resumable, and marked as a machine's.
 
-What was heard goes to a journal beside the manifest, a line a clip, as soon as a batch is done; the manifest is written
-at the end and the journal deleted. Texts that are there stay as they are, whoever wrote them.
+Transcripts go to a journal beside the manifest, one line per clip, as soon as a batch is done; at the end the manifest
+is written and the journal deleted. Existing texts stay as they are, whoever wrote them.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ from affetto.progress import progress
 from affetto.types import Clip, Problem
 
 BATCH_CLIPS = 32
-"""Sounds that are held in memory at once."""
+"""Sounds held in memory at once."""
 
 
 @dataclass(frozen=True)
 class Transcribed:
-    """All clips, and what became of those without a text."""
+    """All clips, and the outcome for those without a text."""
 
     clips: tuple[Clip, ...]
     problems: tuple[Problem, ...]
-    """Clips that couldn't be opened, are too short, or in which nothing was heard."""
+    """Clips that couldn't be opened, are too short, or have no words."""
     num_written: int
     num_resumed: int
-    """How many of them an earlier run had heard already."""
+    """How many had been transcribed by an earlier run."""
 
 
 def heard_batches(
     clips: Sequence[Clip], sample_rate: int, problems: list[Problem], title: str
 ) -> Iterator[tuple[list[Clip], list[NDArray[np.float32]]]]:
-    """Batches of clips and their sounds at `sample_rate`; what can't be opened, or is too short for a judge to hear,
-    goes to `problems`."""
+    """Batches of clips and their sounds at `sample_rate`; clips that can't be opened or are too short for a judge go to
+    `problems`."""
     with progress(title, len(clips)) as bar:
         for start in range(0, len(clips), BATCH_CLIPS):
             batch = clips[start : start + BATCH_CLIPS]
@@ -65,10 +65,10 @@ def heard_batches(
 
 
 def transcribe(clips: Sequence[Clip], judge: WordJudge, journal: Path) -> Transcribed:
-    """The clips with every missing text written down by `judge`, whose id their `transcribed_by` then says.
+    """The clips with every missing text transcribed by `judge`, whose id becomes their `transcribed_by`.
 
-    `journal` keeps what was heard from run to run; lines of another judge, or of a file that changed, don't count.
-    Deleting it is the caller's, once the clips are written. Raises `DataError` where it can't be written.
+    `journal` keeps transcripts across runs; lines of another judge, or of a file that changed, are ignored. The caller
+    deletes it once the clips are written. Raises DataError if it can't be written.
     """
     missing = [clip for clip in clips if not (clip.text or "").strip()]
     keys = {clip.id: _key(clip, judge) for clip in missing}
@@ -77,7 +77,7 @@ def transcribe(clips: Sequence[Clip], judge: WordJudge, journal: Path) -> Transc
     waiting = [clip for clip in missing if keys[clip.id] not in said]
     num_resumed = len(missing) - len(waiting)
     try:
-        write_text(journal, "".join(_line(key, text) for key, text in said.items()))  # a torn last line goes
+        write_text(journal, "".join(_line(key, text) for key, text in said.items()))  # drops a truncated last line
         with journal.open("a", encoding="utf-8") as file:
             for batch, sounds in heard_batches(waiting, judge.sample_rate, problems, "Writing down what is said"):
                 for clip, text in zip(batch, judge.transcribe(sounds), strict=True):
@@ -117,7 +117,7 @@ def _line(key: str, text: str) -> str:
 
 
 def _read(journal: Path) -> dict[str, str]:
-    """Texts by key; lines that a killed run tore are passed over."""
+    """Texts by key; lines that a killed run left truncated are skipped."""
     said: dict[str, str] = {}
     if not journal.is_file():
         return said

@@ -1,11 +1,11 @@
-"""A results document as VERSA writes its scores: JSON lines, one flat object per file, `key` first.
+"""Writes a results document in VERSA's format: JSON lines, one flat object per file, `key` first.
 
-VERSA (Shi et al. 2025, arXiv:2412.17667) names what it scores; where affetto measures the same thing, its name is used,
-so that VERSA's own summaries read the file: `dns_overall`, `spk_similarity`, `ref_text`, and for words, under a prefix
-that names the recogniser (`whisper_` for Whisper models as there, `asr_` for any other), `hyp_text` and the counts
-`wer_delete`, `wer_insert`, `wer_replace`, `wer_equal` and the same of `cer`, of text in affetto's spelling (there: in
-the cleaner's). All else keeps affetto's name. What a file doesn't have is left out, as there; a file that could not be
-scored has its `error` and no scores.
+If VERSA (Shi et al. 2025, arXiv:2412.17667) measures the same thing, its name is used, so that VERSA's own summaries
+can read the file: `dns_overall`, `spk_similarity`, `ref_text`, and for words, with a prefix for the recogniser
+(`whisper_` for Whisper models as in VERSA, `asr_` for any other), `hyp_text` and the counts `wer_delete`, `wer_insert`,
+`wer_replace`, `wer_equal` and the same for `cer`, of text in affetto's spelling (VERSA: in its cleaner's). Everything
+else keeps affetto's name. Missing values are left out, as in VERSA; a file that could not be scored has its `error` and
+no scores.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ NAMES = {
     "mos_overall": "dns_overall", "speaker_similarity": "spk_similarity",
     "emotion_similarity": "emotion_similarity_other_texts",
 }  # fmt: skip
-"""affetto's names of what VERSA scores too, and VERSA's. The first holds for DNSMOS alone. VERSA's `emotion_similarity`
-is to a recording of the same text, so that affetto's needs another name there."""
+"""affetto's names and VERSA's for the same score. The first holds for DNSMOS only. VERSA's `emotion_similarity` is to a
+recording of the same text, so affetto's needs another name there."""
 _REPLACED = ("heard", "word_edits", "num_words", "char_edits", "num_chars", "wer", "cer")
-"""What VERSA's own counts say."""
+"""Values that VERSA's own counts replace."""
 
 
 def write_versa(path: Path, results: Results) -> None:
-    """Write the lines of every system of `results`; a file that is in two prompts of a system (the base) comes once."""
+    """Write the lines of every system of `results`; a file that a system has for two prompts (the base) comes once."""
     lines = (json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n" for line in versa_lines(results))
     write_text(path, "".join(lines))
 
 
 def versa_lines(results: Results) -> Iterator[dict[str, Any]]:
-    """The flat objects. `key` is the file's name in the results; with several systems, `system` says whose it is."""
+    """The flat objects. `key` is the file's name in the results; with several systems, `system` is its system."""
     ids = {kind: judge["id"].lower() for kind, judge in results["judges"].items() if judge is not None}
     prefix = "whisper" if "whisper" in ids.get("words", "") else "asr"
     is_dnsmos = "dnsmos" in ids.get("quality", "")

@@ -1,8 +1,8 @@
-"""Can the voice judge tell these speakers apart? Each recording held against every speaker's other recordings.
+"""Whether the voice judge can tell speakers apart: each recording is compared with every speaker's other recordings.
 
-A recording's likeness to a speaker is the mean cosine to that speaker's other texts (`similarity.likeness`). It is
-named rightly where its own speaker is the likeliest. Verification's equal error rate takes the same likenesses as
-trials: one for each recording and speaker.
+A recording's likeness to a speaker is the mean cosine to that speaker's other texts (`similarity.likeness`). The
+recording is identified correctly if its own speaker has the highest. Verification's equal error rate uses the same
+likenesses as trials: one for each recording and speaker.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from affetto.metrics.verification import equal_error_rate
 
 
 def tell_voices(embedded: Sequence[Embedded]) -> dict[str, Any]:
-    """One corpus' numbers: share of recordings named rightly, and cosines to their own speaker and to the others.
+    """One corpus's numbers: share of recordings identified correctly, and cosines to their own and to other speakers.
 
-    Recordings whose speaker isn't known are left out; with fewer than two speakers who say two texts there is nothing
-    to tell, and every number is null with that reason. Under `statistics.MIN_PAIRS` recordings `told` is null.
+    Recordings without a known speaker are left out; with fewer than two speakers who say two texts every number is null
+    with that reason. With fewer than `statistics.MIN_PAIRS` recordings `told` is null.
     """
-    known = [one for one in embedded if one.row["speaker"] is not None]
-    speakers = sorted({str(one.row["speaker"]) for one in known})
+    known = [file for file in embedded if file.row["speaker"] is not None]
+    speakers = sorted({str(file.row["speaker"]) for file in known})
     likeness_NS = _likenesses(known, speakers)
-    own_N = np.array([speakers.index(str(one.row["speaker"])) for one in known], dtype=int)
+    own_N = np.array([speakers.index(str(file.row["speaker"])) for file in known], dtype=int)
     rows = np.flatnonzero(np.isfinite(likeness_NS).all(axis=1)) if len(speakers) > 1 else np.empty(0, dtype=int)
     if not len(rows):
         reason = "fewer than two speakers say two texts, so voices can't be told apart"
@@ -45,10 +45,10 @@ def tell_voices(embedded: Sequence[Embedded]) -> dict[str, Any]:
     clusters = [speakers[index] for index in own_N]
     named = statistics.share((likeness_NS.argmax(axis=1) == own_N).tolist(), clusters)
     chance = 1 / len(speakers)
-    told, why_not = above_chance(named, chance)
+    answer, why_not = above_chance(named, chance)
     mean_others = others.reshape(len(rows), -1).mean(axis=1)
     return {
-        "num_speakers": len(speakers), "chance": chance, "told": told, "reason": why_not,
+        "num_speakers": len(speakers), "chance": chance, "told": answer, "reason": why_not,
         "named": to_metric(named, "share"),
         "own": to_metric(statistics.bootstrap_mean(own, clusters), "cosine"),
         "others": to_metric(statistics.bootstrap_mean(mean_others, clusters), "cosine"),
@@ -65,7 +65,7 @@ def tell_voices(embedded: Sequence[Embedded]) -> dict[str, Any]:
 def above_chance(share: statistics.Estimate, chance: float) -> tuple[Literal["yes", "no"] | None, str | None]:
     """(whether the whole interval of `share` lies above `chance`, why not).
 
-    Under `statistics.MIN_PAIRS` recordings it isn't decided.
+    With fewer than `statistics.MIN_PAIRS` recordings it isn't decided.
     """
     if share.low is None:
         return None, share.reason
@@ -78,7 +78,7 @@ def above_chance(share: statistics.Estimate, chance: float) -> tuple[Literal["ye
 
 
 def _likenesses(known: Sequence[Embedded], speakers: Sequence[str]) -> NDArray[np.float64]:
-    """(N, S): likeness of each recording to each speaker; NaN where the speaker says no other text."""
-    groups = group_by(known, lambda one: str(one.row["speaker"]))
-    found = [[likeness(one, groups[speaker]) for speaker in speakers] for one in known]
-    return np.array(found, dtype=float).reshape(len(known), len(speakers))
+    """(N, S): likeness of each recording to each speaker; NaN if the speaker says no other text."""
+    groups = group_by(known, lambda file: str(file.row["speaker"]))
+    likenesses = [[likeness(file, groups[speaker]) for speaker in speakers] for file in known]
+    return np.array(likenesses, dtype=float).reshape(len(known), len(speakers))

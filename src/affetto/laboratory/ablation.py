@@ -1,7 +1,7 @@
 """`affetto ablate`: one training run per method, emotion and seed, each measured on test clips; resumable.
 
-A cell of that table is a file, written when it is done. Any number of processes may work on one folder: a cell is
-taken by a lock that its process's end releases, however it ends.
+Each cell of that table is a file, written when the cell is done. Any number of processes may work on one folder: each
+takes cells by locks, which are released when it ends, however it ends.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ HEARD = ("recall", "posterior", "wer")
 
 @dataclass(frozen=True)
 class Cell:
-    """One run."""
+    """One training run."""
 
     method: str
     emotion: str
@@ -46,14 +46,14 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """Of its files."""
+        """The name of its files."""
         return f"{self.method}-{self.emotion}-{self.seed}"
 
     def config(self, config: Config, folder: Path) -> Config:
         """`config` with the method's changes, training into a folder of its own.
 
-        One take of each sentence is heard: what the best of several has is not the method's doing. ConfigError where
-        the method's settings can't stand beside the configuration's.
+        Each sentence gets a single take, since choosing the best of several would blur the methods' differences.
+        ConfigError if the method's settings contradict the configuration's.
         """
         own = {"seed": self.seed, "output_dir": folder / "runs" / self.name, "trackers": (), "sampling_takes": 1}
         settings = config.model_dump() | dict(METHODS[self.method].changes) | own
@@ -61,14 +61,14 @@ class Cell:
 
 
 def cells(methods: Sequence[str], emotions: Sequence[str], num_seeds: int) -> list[Cell]:
-    """All of them, seed by seed: a stopped ablation has whole comparisons. ConfigError for an unknown method."""
+    """All cells, seed by seed, so that a stopped ablation has whole comparisons. ConfigError for an unknown method."""
     if unknown := [name for name in methods if name not in METHODS]:
         raise ConfigError(f"unknown method {unknown[0]!r}; there are {', '.join(METHODS)}")
     return [Cell(name, emotion, seed) for seed in range(num_seeds) for emotion in emotions for name in methods]
 
 
 def check_cells(config: Config, wanted: Sequence[Cell], folder: Path) -> None:
-    """Raise ConfigError where a run of `wanted` couldn't be made, before anything is prepared or trained."""
+    """Raise ConfigError if a run of `wanted` is impossible, before anything is prepared or trained."""
     require_no_expressive_base(config)
     for cell in wanted:
         cell.config(config, folder)
@@ -77,7 +77,7 @@ def check_cells(config: Config, wanted: Sequence[Cell], folder: Path) -> None:
 def ablate(
     config: Config, wanted: Sequence[Cell], prepared: Prepared, folder: Path, command: str = ""
 ) -> list[dict[str, Any]]:
-    """Run every one of `wanted` that isn't done or being done elsewhere; returns the rows of those that are done."""
+    """Run all `wanted` cells that aren't done or taken by another process; returns the rows of those that are done."""
     base = load_base(config.base)
     with progress("Ablation", len(wanted)) as bar:
         for cell in wanted:
@@ -93,21 +93,21 @@ def ablate(
                     if is_ours and row is not None and not _is_whole(row):
                         write_json(path, row | {"as_acted": _as_acted(cell.config(config, folder), cell, prepared)})
             bar.advance(1)
-    found = [_done(_path(folder, cell), _key(cell.config(config, folder), cell, base, prepared)) for cell in wanted]
-    rows = [row for row in found if row is not None and _is_whole(row)]
+    done = [_done(_path(folder, cell), _key(cell.config(config, folder), cell, base, prepared)) for cell in wanted]
+    rows = [row for row in done if row is not None and _is_whole(row)]
     if len(rows) < len(wanted):
         runs = counted(len(wanted) - len(rows), "run is", "runs are")
-        say(f"{runs} another process's; the table has what is done", style="yellow")
+        say(f"{runs} still at work in another process; the table has the finished ones", style="yellow")
     return rows
 
 
 def read_rows(folder: Path) -> list[dict[str, Any]]:
-    """Every finished run in `folder`, whatever it is of, or those of its `ablation.json`; DataError without either."""
+    """All finished runs in `folder`, whatever their settings, else those in its `ablation.json`; DataError if none."""
     rows = [read_json(path) for path in sorted((folder / "rows").glob("*.json"))]
     if not rows and (folder / "ablation.json").is_file():
         rows = read_json(folder / "ablation.json")["rows"]
     if not rows:
-        raise DataError(f"{folder / 'rows'} holds no finished run: affetto ablate makes them")
+        raise DataError(f"{folder / 'rows'} holds no finished run: make some with affetto ablate")
     return rows
 
 
@@ -152,7 +152,7 @@ def _run(config: Config, cell: Cell, prepared: Prepared, folder: Path) -> dict[s
 
 
 def speaking(config: Config, emotion: str, adapter: Path) -> Voice:
-    """The run's base with the adapter in a folder, which all that is measured of it takes."""
+    """The run's base with the adapter of the folder `adapter`, for all measurements."""
     voice = Voice.of_run(config.base, config.base_precision)
     voice.load_adapter(emotion, adapter)
     return voice
@@ -161,9 +161,9 @@ def speaking(config: Config, emotion: str, adapter: Path) -> Voice:
 def frontier_on_test(
     config: Config, emotion: str, prepared: Prepared, voice: Voice, intensities: Sequence[float] = (0.0, *INTENSITIES)
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """What each intensity conveys and costs on test clips, which neither training nor the choice of the best saw.
+    """Expressivity and forgetting by intensity, on test clips, which neither training nor model selection saw.
 
-    `voice` has loaded the adapter and no other. Rows of `intensity` (0 is the base), `emotion_nll`, `general_nll` and
+    `voice` must have loaded this adapter only. Rows of `intensity` (0 is the base), `emotion_nll`, `general_nll` and
     `kl`, in nats per code.
     """
     frames = prepared.num_frames()
@@ -175,53 +175,53 @@ def frontier_on_test(
     emotional = rows(emotion, config.validation_clips, config.prompt_template)
     general = rows(None, config.evaluation_clips)
     if not (emotional and general):
-        raise DataError(f"the ablation is measured on test clips, {emotion} ones and general ones; the data lacks some")
+        raise DataError(f"the ablation needs {emotion} and general test clips, and the data lacks some")
     look = Validation(voice.base, emotional, general)
-    found = []
+    points = []
     for intensity in intensities:
         values = look(intensity)
-        found.append(
+        points.append(
             {
                 "intensity": intensity, "emotion_nll": values["emotion_nll"], "general_nll": values["general_nll"],
                 "kl": values["general_kl"],
             }
         )  # fmt: skip
-    return found
+    return points
 
 
 def _heard(
     config: Config, emotion: str, prepared: Prepared, voice: Voice, facts: Mapping[str, Any], judges: Judges,
     at: float = 1.0,
 ) -> dict[str, dict[str, float | None]]:  # fmt: skip
-    """What judges hear at an intensity: `HEARD` of `base`, `emotional` and `plain` prompts, null without a judge."""
+    """The judges' metrics (`HEARD`) at an intensity, for `base`, `emotional` and `plain`; null without a judge."""
     sentences = held_out_sentences(config, emotion, prepared, facts["trained_speakers"], facts["speakers"])
-    found: dict[str, dict[str, float | None]] = {}
+    heard: dict[str, dict[str, float | None]] = {}
     for kind, intensity in (("base", 0.0), ("emotional", at), ("plain", at)):
         metrics = hear(
             voice, sentences, emotion, judges, intensity=intensity, temperature=config.sampling_temperature,
             depth_temperature=config.sampling_depth_temperature, cued=kind == "emotional",
         )  # fmt: skip
-        found[kind] = {name: metrics[name]["value"] for name in HEARD}
-    return found
+        heard[kind] = {name: metrics[name]["value"] for name in HEARD}
+    return heard
 
 
 def _as_acted(config: Config, cell: Cell, prepared: Prepared) -> dict[str, Any]:
-    """The run at the intensity at which it is as strong as its clips: how strong that is, what it conveys and costs on
-    test clips, and what judges hear; with the reason alone where it can't be matched."""
+    """The run at the intensity that matches its clips' strength: the strengths, its frontier point on test clips, and
+    the judges' metrics; only a reason if it can't be matched."""
     adapter = config.model_of(cell.emotion) / "best"
     voice = speaking(config, cell.emotion, adapter)
-    found = match_clips(config, cell.emotion, prepared, adapter, voice)
-    if found.intensity is None:
-        return {"intensity": None, "reason": found.reason}
+    match = match_clips(config, cell.emotion, prepared, adapter, voice)
+    if match.intensity is None:
+        return {"intensity": None, "reason": match.reason}
     judges = choose_judges({**config.judges, "quality": "none"}, cell.emotion, voice.base.device.type)
-    (point,) = frontier_on_test(config, cell.emotion, prepared, voice, (found.intensity,))
+    (point,) = frontier_on_test(config, cell.emotion, prepared, voice, (match.intensity,))
     facts = read_json(adapter / "affetto.json")
-    heard = _heard(config, cell.emotion, prepared, voice, facts, judges, found.intensity)
-    return {**point, "strengths": found.document()["strengths"], "heard": heard}
+    heard = _heard(config, cell.emotion, prepared, voice, facts, judges, match.intensity)
+    return {**point, "strengths": match.document()["strengths"], "heard": heard}
 
 
 def _is_whole(row: Mapping[str, Any] | None) -> bool:
-    """Whether nothing of it is left to be measured: an earlier affetto matched no clips."""
+    """Whether the row has all measurements; an earlier affetto didn't match clips."""
     return row is not None and "as_acted" in row
 
 
@@ -230,7 +230,7 @@ def _path(folder: Path, cell: Cell) -> Path:
 
 
 def _done(path: Path, key: str) -> dict[str, Any] | None:
-    """The row, where it is there and of the same settings, base and clips."""
+    """The row, if it exists and has the same settings, base and clips."""
     if not path.is_file():
         return None
     row: dict[str, Any] = read_json(path)

@@ -1,10 +1,10 @@
-"""Does EWC's currency hold? Predicted forgetting against measured, over adapters, checkpoints and intensities.
+"""How well curvatures predict forgetting: predicted against measured KL over adapters, checkpoints and intensities.
 
-Every curvature predicts KL(base || adapted) as half of dW^T F dW, from general clips other than those it is measured
-on. A curvature is calibrated where the slope of predicted over measured is 1. `forecast` is the whole Fisher taken
-exactly (`affetto.preserve.forecast`), the others are what training can carry as a penalty, on the clips that EWC saw in
-training. An adapter that was trained against these has learned to move little on them, so the forecast is on clips that
-neither EWC nor rehearsal saw, and `forecast_seen`, the same on EWC's, shows how much that matters.
+Every curvature predicts KL(base || adapted) as half of dW^T F dW, from other general clips than those it is measured
+on. A curvature is calibrated if the slope of predicted over measured is 1. `forecast` uses the whole Fisher exactly
+(`affetto.preserve.forecast`); the others are those that training can use as a penalty, on EWC's training clips. An
+adapter that was trained with a penalty on these clips has learned to move little on them, so the forecast is on clips
+that neither EWC nor rehearsal saw, and `forecast_seen`, the same on EWC's clips, shows how much that matters.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ from affetto.types import SPLITS
 
 INTENSITIES = (0.25, 0.5, 0.75, 1.0)
 MOST_KL = 0.05
-"""Beyond this the quadratic is not expected to hold, and points don't enter the fit."""
+"""Above this the quadratic approximation isn't expected to hold, and points are left out of the fit."""
 FORECAST, FORECAST_SEEN = "forecast", "forecast_seen"
 _RESAMPLES = 1000
 _NO_GENERAL = (
-    "forgetting is predicted and measured on general speech (clips without emotion, of all three splits), and the data "
+    "forgetting is predicted and measured on general speech (clips without emotion, in all three splits), and the data "
     "lacks it; add LJSpeech, say, or let the base speak some with --general self"
 )
 
@@ -56,12 +56,12 @@ class Point:
     adapter: str
     intensity: float
     kl_C: NDArray[np.float64]
-    """Measured, summed over each held-out clip's codes; nats."""
+    """Measured KL, summed over each held-out clip's codes; nats."""
     codes_C: NDArray[np.int64]
     predicted: Mapping[str, float]
     """KL in nats per code, by curvature."""
     forms_D: NDArray[np.float64]
-    """What the forecast sums up: each of its own clips' dW^T F dW at this intensity; nats."""
+    """The forecast's dW^T F dW at this intensity for each of its own clips; nats."""
     forecast_codes_D: NDArray[np.int64]
 
     @property
@@ -78,13 +78,13 @@ class Fit:
     curvature: str
     slope: float | None
     slope_se: float | None
-    """By bootstrap over clips; for stored curvatures over the measured clips alone."""
+    """By bootstrap over clips; for stored curvatures over the measured clips only."""
     r2: float | None
     n: int
 
 
 def require_general(prepared: Prepared) -> None:
-    """DataError where `calibrate` would find no general speech to measure on: before anything is trained for it."""
+    """Raise DataError if there is no general speech for `calibrate`, before anything is trained for it."""
     if not all(prepared.select(None, split) for split in SPLITS):
         raise DataError(_NO_GENERAL)
 
@@ -106,20 +106,21 @@ def calibrate(config: Config, prepared: Prepared, families: Mapping[str, Sequenc
 
 
 def require_no_expressive_base(config: Config) -> None:
-    """Raise ConfigError where adapters of the laboratory's own would build upon an expressive base."""
+    """Raise ConfigError if the laboratory's adapters would build on an expressive base."""
     if config.expressive_base:
         raise ConfigError(
-            "adapters are compared that are trained upon the base itself: leave expressive_base off for this command"
+            "adapters trained on the base itself are compared: leave expressive_base off for this command"
         )
 
 
 def predict_forgetting(
     config: Config, prepared: Prepared, folder: Path, intensities: Sequence[float] = INTENSITIES
 ) -> list[dict[str, Any]]:
-    """What the LoRA adapter in `folder`, affetto's or any other, will make the base forget: rows by intensity.
+    """Predict how much the LoRA adapter in `folder`, affetto's or any other, makes the base forget: rows by intensity.
 
-    `intensity`, and `kl` in nats per code with `low` and `high` by bootstrap over clips, None for a `reason`. The
-    adapter's recommended intensity is always among them. ConfigError for one that isn't a finite number, 0 or more.
+    Each row has `intensity`, `kl` in nats per code, and `low` and `high` by bootstrap over clips, or None and a
+    `reason`. The adapter's recommended intensity is always included. ConfigError for one that isn't finite and at
+    least 0.
     """
     for intensity in intensities:
         require_strength(intensity)
@@ -127,18 +128,18 @@ def predict_forgetting(
     voice.load_adapter("adapter", folder)
     rows = _unseen(config, prepared, voice)
     with progress("Predicting", len(rows)) as bar:
-        told = forecast(voice.base, rows, 1, bar.advance)
+        prediction = forecast(voice.base, rows, 1, bar.advance)
     clips = [row.clip_id for row in rows]
-    found = []
+    predictions = []
     for intensity in sorted({*intensities, voice.recommended_intensity("adapter")}):
-        estimate = bootstrap_ratio(0.5 * intensity**2 * told.forms_CE[:, 0], told.codes_C, clips)
-        found.append(
+        estimate = bootstrap_ratio(0.5 * intensity**2 * prediction.forms_CE[:, 0], prediction.codes_C, clips)
+        predictions.append(
             {
                 "intensity": intensity, "kl": estimate.value, "low": estimate.low, "high": estimate.high,
                 "reason": estimate.reason,
             }
         )  # fmt: skip
-    return found
+    return predictions
 
 
 def _points(config: Config, prepared: Prepared, voice: Voice, family: str, name: str) -> list[Point]:
@@ -146,8 +147,8 @@ def _points(config: Config, prepared: Prepared, voice: Voice, family: str, name:
     factors = [factor for factor in voice.bank.factors("adapter") if factor[1].shape[0]]
     _, fisher_clips, _ = general_clips(config, prepared)
     seen = ungated_rows(voice.base, fisher_clips, prepared)
-    held = general_test_rows(voice.base, prepared, config.evaluation_clips, config.seed)
-    if not (seen and held):
+    held_out = general_test_rows(voice.base, prepared, config.evaluation_clips, config.seed)
+    if not (seen and held_out):
         raise DataError(_NO_GENERAL)
     unseen = _unseen(config, prepared, voice)
     stored = {}
@@ -158,15 +159,12 @@ def _points(config: Config, prepared: Prepared, voice: Voice, family: str, name:
         with torch.no_grad():
             stored[kind] = float(ewc_penalty(curvature, factors))
     stored[FORECAST_SEEN] = forecast(voice.base, seen, 1).kl(0, 1.0)
-    told = forecast(voice.base, unseen, 1)
-    return [_point(voice, held, told, stored, family, name, intensity) for intensity in INTENSITIES]
+    prediction = forecast(voice.base, unseen, 1)
+    return [_point(voice, held_out, prediction, stored, family, name, intensity) for intensity in INTENSITIES]
 
 
 def _unseen(config: Config, prepared: Prepared, voice: Voice) -> list[Row]:
-    """General clips that the adapter wasn't trained on, as many as a Fisher takes: those of the validation split.
-
-    DataError without any.
-    """
+    """General validation clips, which the adapter wasn't trained on, as many as a Fisher takes. DataError if none."""
     clips = spread(prepared.select(None, "validation"), prepared.num_frames(), config.fisher_clips, "forecast")
     if not clips:
         raise DataError(_NO_GENERAL)
@@ -174,19 +172,20 @@ def _unseen(config: Config, prepared: Prepared, voice: Voice) -> list[Row]:
 
 
 def _point(
-    voice: Voice, held: Sequence[Row], told: Forecast, stored: Mapping[str, float], family: str, name: str,
+    voice: Voice, held_out: Sequence[Row], prediction: Forecast, stored: Mapping[str, float], family: str, name: str,
     intensity: float,
 ) -> Point:  # fmt: skip
-    measured = measure_retention(voice.base, held, (intensity,))
+    measured = measure_retention(voice.base, held_out, (intensity,))
     predicted = {kind: intensity**2 * value for kind, value in stored.items()}
     return Point(
         family, name, intensity, measured.kl_N, measured.codes_N,
-        {FORECAST: told.kl(0, intensity), **predicted}, intensity**2 * told.forms_CE[:, 0], told.codes_C,
+        {FORECAST: prediction.kl(0, intensity), **predicted}, intensity**2 * prediction.forms_CE[:, 0],
+        prediction.codes_C,
     )  # fmt: skip
 
 
 def fit(points: Sequence[Point], family: str, curvature: str, *, seed: int = 0) -> Fit:
-    """The line of one curvature over the points of one family (`all` is every family)."""
+    """The fitted line of one curvature over the points of one family (`all` is every family)."""
     chosen = [point for point in points if family in ("all", point.family) and 0 < point.measured <= MOST_KL]
     if len(chosen) < 3:
         return Fit(family, curvature, None, None, None, len(chosen))
@@ -198,17 +197,17 @@ def fit(points: Sequence[Point], family: str, curvature: str, *, seed: int = 0) 
     rng, slopes = np.random.default_rng(seed), []
     for _ in range(_RESAMPLES):
         m_C = _counts(rng, len(chosen[0].codes_C))
-        again_P = np.asarray([(point.kl_C @ m_C) / (point.codes_C @ m_C) for point in chosen])
-        told_P = predicted_P
+        resampled_P = np.asarray([(point.kl_C @ m_C) / (point.codes_C @ m_C) for point in chosen])
+        forecast_P = predicted_P
         if curvature == FORECAST:
             d_D = _counts(rng, len(chosen[0].forecast_codes_D))
-            told_P = np.asarray([0.5 * (p.forms_D @ d_D) / (p.forecast_codes_D @ d_D) for p in chosen])
-        slopes.append(_slope(told_P, again_P))
+            forecast_P = np.asarray([0.5 * (p.forms_D @ d_D) / (p.forecast_codes_D @ d_D) for p in chosen])
+        slopes.append(_slope(forecast_P, resampled_P))
     return Fit(family, curvature, slope, float(np.std(slopes, ddof=1)), r2, len(chosen))
 
 
 def fits(points: Sequence[Point]) -> list[Fit]:
-    """Every curvature's line over every family and over all of them."""
+    """The lines of every curvature, for each family and for all together."""
     families = list(dict.fromkeys(point.family for point in points))
     names = [*families, *(["all"] if len(families) > 1 else [])]
     return [fit(points, family, kind) for kind in (FORECAST, FORECAST_SEEN, *CURVATURES) for family in names]
@@ -234,7 +233,7 @@ def document(points: Sequence[Point], base: Mapping[str, str], command: str) -> 
 
 
 def fit_table(lines: Sequence[Fit]) -> Table:
-    """Slopes with standard errors and R², a row per curvature."""
+    """Slopes with standard errors and R², one row per curvature and family."""
     table = Table(title=f"predicted over measured KL, up to {MOST_KL:g} nats per code", title_justify="left")
     for name in ("curvature", "adapters", "slope", "R²", "points"):
         table.add_column(name, justify="left" if name in ("curvature", "adapters") else "right")
@@ -246,12 +245,12 @@ def fit_table(lines: Sequence[Fit]) -> Table:
 
 
 def forecast_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """What `predict_forgetting` found."""
+    """The predictions of `predict_forgetting`."""
     table = Table(title="predicted forgetting: KL(base || adapted), nats per code", title_justify="left")
     for name in ("intensity", "KL", "95 % interval"):
         table.add_column(name, justify="right")
     for row in rows:
-        beyond = " (beyond what the quadratic can tell)" if row["kl"] > MOST_KL else ""
+        beyond = " (too large for the quadratic approximation)" if row["kl"] > MOST_KL else ""
         ends = f"{row['low']:.3g} to {row['high']:.3g}" if row["low"] is not None else row["reason"]
         table.add_row(f"{row['intensity']:g}", f"{row['kl']:.4g}{beyond}", ends)
     return table

@@ -1,12 +1,12 @@
-"""Methods at matched expressivity: what each forgets where it has learned nearly as much as plain LoRA.
+"""Compares methods at matched expressivity: how much each forgets when it has learned nearly as much as plain LoRA.
 
-A run's frontier (intensities from 0 up) says what it conveys and costs on test clips. The gain at an intensity is the
-fall of the emotion's loss from the base's, nats per code. The mark is a share of plain LoRA's own gain at intensity 1,
-with the same emotion and seed; a method's forgetting there is read off its frontier, straight between intensities. So
-plain LoRA's own row is the cheap baseline that scales it down (WiSE-FT, Wortsman et al. 2022).
+A run's frontier (intensities from 0 up) shows expressivity and forgetting on test clips. The gain at an intensity is
+the decrease of the emotion's loss from the base's, in nats per code. The mark is a share of plain LoRA's gain at
+intensity 1 with the same emotion and seed; a method's forgetting at the mark is interpolated linearly on its frontier.
+So plain LoRA's own row is the cheap baseline of scaling it down (WiSE-FT, Wortsman et al. 2022).
 
-The loss says little of what is heard. So methods are also held against each other where each speaks as strongly as the
-clips (`evaluate.matching`): the same expressivity by prosody, whatever the intensity it takes.
+The loss says little about what is heard. So methods are also compared at the intensity at which each speaks as strongly
+as the clips (`evaluate.matching`): equal expressivity by prosody, whatever intensity that takes.
 """
 
 from __future__ import annotations
@@ -24,15 +24,14 @@ from affetto.errors import counted
 from affetto.laboratory.methods import METHODS, PLAIN
 
 MARK = 0.9
-"""Of plain LoRA's gain at intensity 1."""
+"""Share of plain LoRA's gain at intensity 1."""
 Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over runs with its 95 % interval (Student's t); None with fewer than three runs.
-
-    Of two it would be thirteen standard errors to either side.
+    """A mean over runs with its 95 % interval (Student's t); None with fewer than three runs, since that of two would
+    reach thirteen standard errors to either side.
     """
 
     mean: float
@@ -42,7 +41,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Line:
-    """One method over its runs."""
+    """The results of one method over its runs."""
 
     method: str
     title: str
@@ -51,7 +50,7 @@ class Line:
     """At intensity 1, nats per code."""
     kl: Interval
     delta_nll: Interval
-    """Both at intensity 1, of general speech."""
+    """Both at intensity 1, on general speech."""
     num_matched: int
     """Runs whose frontier reaches the mark."""
     matched_kl: Interval | None
@@ -59,7 +58,7 @@ class Line:
     share: Interval | None
     """`matched_kl` over plain LoRA's KL at intensity 1, geometric mean."""
     heard: Mapping[str, Interval | None]
-    """Over runs: `recall`, `wer`, `plain_recall`, `plain_wer`, `base_wer`; None where a run's wasn't heard."""
+    """Over runs: `recall`, `wer`, `plain_recall`, `plain_wer`, `base_wer`; None if a run has no value."""
 
 
 def gains(row: Row) -> list[tuple[float, float, float]]:
@@ -70,7 +69,7 @@ def gains(row: Row) -> list[tuple[float, float, float]]:
 
 
 def kl_at(row: Row, gain: float) -> float | None:
-    """KL at the weakest intensity whose gain is `gain`; None where no intensity reaches it."""
+    """KL at the weakest intensity whose gain is `gain`; None if no intensity reaches it."""
     for (_, before, kl_before), (_, after, kl_after) in pairwise(gains(row)):
         if before < gain <= after:
             return float(kl_before + (gain - before) / (after - before) * (kl_after - kl_before))
@@ -78,7 +77,7 @@ def kl_at(row: Row, gain: float) -> float | None:
 
 
 def compare_methods(rows: Sequence[Row]) -> list[Line]:
-    """A line per method, in the order of `METHODS`."""
+    """One line per method, in the order of `METHODS`."""
     plain = {(row["emotion"], row["seed"]): row for row in rows if row["method"] == PLAIN}
     lines = []
     for name, method in METHODS.items():
@@ -124,12 +123,12 @@ def _heard(rows: Sequence[Row]) -> dict[str, Interval | None]:
         "recall": ("emotional", "recall"), "wer": ("emotional", "wer"), "plain_wer": ("plain", "wer"),
         "base_wer": ("base", "wer"), "plain_recall": ("plain", "recall"),
     }  # fmt: skip
-    found: dict[str, Interval | None] = {}
+    heard: dict[str, Interval | None] = {}
     for name, (kind, metric) in wanted.items():
         values = [row["heard"][kind][metric] for row in rows]
         known = [value for value in values if value is not None]
-        found[name] = interval(known) if len(known) == len(values) else None
-    return found
+        heard[name] = interval(known) if len(known) == len(values) else None
+    return heard
 
 
 def interval(values: Sequence[float]) -> Interval:
@@ -147,7 +146,7 @@ def _exp(logs: Interval) -> Interval:
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """The table, a row per method."""
+    """The table, one row per method."""
     lines = [
         "| method | runs | emotion learned | KL | ΔNLL | recall | WER | WER, plain prompts | KL at the mark "
         "| of plain LoRA's |",
@@ -169,16 +168,16 @@ def markdown(rows: Sequence[Row]) -> str:
 
 @dataclass(frozen=True)
 class ActedLine:
-    """One method at the intensities at which its runs are as strong as their clips."""
+    """The results of one method at the intensities at which its runs are as strong as their clips."""
 
     method: str
     title: str
     num_runs: int
     num_matched: int
-    """Runs that could be matched, which all else is of."""
+    """Runs that could be matched, which all other numbers are over."""
     intensity: Interval
     strength: Interval
-    """What was reached there, of the clips': 1, but for a run that doesn't come so far and stays at its nearest."""
+    """The strength relative to the clips': 1, except for runs that don't reach it and stay at their nearest."""
     kl: Interval
     delta_nll: Interval
     heard: Mapping[str, Interval | None]
@@ -186,7 +185,7 @@ class ActedLine:
 
 
 def reached(point: Mapping[str, Any]) -> float:
-    """How strong a run is where it was matched, of its clips: 1 between two looks, else as its nearest look was."""
+    """The strength of a matched run relative to its clips: 1 if measurements enclose it, else the nearest measured."""
     looks = [float(look["strength"]) for look in point["strengths"]]
     if min(looks) <= 1 <= max(looks):
         return 1.0
@@ -194,7 +193,7 @@ def reached(point: Mapping[str, Any]) -> float:
 
 
 def compare_as_acted(rows: Sequence[Row]) -> list[ActedLine]:
-    """A line per method with runs that were matched, in the order of `METHODS`."""
+    """One line per method with matched runs, in the order of `METHODS`."""
     lines = []
     for name, method in METHODS.items():
         mine = [row for row in rows if row["method"] == name]
@@ -214,7 +213,7 @@ def compare_as_acted(rows: Sequence[Row]) -> list[ActedLine]:
 
 
 def acted_markdown(rows: Sequence[Row]) -> str:
-    """The table of `compare_as_acted`; a line that says so where no run was matched."""
+    """The table of `compare_as_acted`, or a sentence that says that no run was matched."""
     lines = compare_as_acted(rows)
     if not lines:
         return "No run was matched to the strength of its clips."
@@ -235,7 +234,7 @@ def acted_markdown(rows: Sequence[Row]) -> str:
 
 
 def written(value: Interval, form: str) -> str:
-    """The mean, and the interval where there is one, each by `form`."""
+    """The mean, and the interval if there is one, formatted by `form`."""
     mean = form.format(value.mean)
     if value.low is None or value.high is None:
         return mean

@@ -22,7 +22,7 @@ PLAIN_LORA: dict[str, Any] = {
 }
 """Settings under which nothing is preserved."""
 PLAIN = "plain"
-"""The method that every other is held against."""
+"""The method that all others are compared with."""
 EWC_LAMBDAS = (3e3, 3e4)
 
 
@@ -35,7 +35,7 @@ class Method:
     group: str
     """Methods of a group share a colour in the picture."""
     family: str = ""
-    """Methods that differ by one weight alone: the picture shows a family's best. Empty for one alone."""
+    """Methods that differ in one weight only; the picture shows a family's best. Empty for a method without others."""
 
 
 def _ewc(name: str, ewc_lambda: float) -> Method:

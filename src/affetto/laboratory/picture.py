@@ -19,9 +19,9 @@ _WIDTH, _HEIGHT, _LEGEND = 820, 480, 250
 
 
 def ablation_picture(rows: Sequence[Row]) -> Picture:
-    """Means over runs by intensity, for every method that has runs; of a family the one that forgets least at the mark.
+    """Means over runs by intensity for every method with runs; of a family only the one that forgets least at the mark.
 
-    What is learned counts in plain LoRA's own gain at intensity 1 with the same emotion and seed.
+    Learning is measured relative to plain LoRA's gain at intensity 1 with the same emotion and seed.
     """
     shown = _best_of_families(compare_methods(rows))
     curves = {name: curve for name in shown if (curve := mean_curve(rows, name))}
@@ -56,7 +56,7 @@ def ablation_picture(rows: Sequence[Row]) -> Picture:
 
 
 def mean_curve(rows: Sequence[Row], method: str) -> list[tuple[float, float]]:
-    """(share of plain LoRA's gain, KL) by intensity above 0, means over the runs that have a plain one beside them."""
+    """(share of plain LoRA's gain, KL) by intensity above 0, means over the runs with a plain LoRA counterpart."""
     plain = {(row["emotion"], row["seed"]): at_one(row)["gain"] for row in rows if row["method"] == PLAIN}
     by_intensity: dict[float, list[tuple[float, float]]] = {}
     for row in rows:
@@ -65,12 +65,12 @@ def mean_curve(rows: Sequence[Row], method: str) -> list[tuple[float, float]]:
             for intensity, gain, kl in gains(row):
                 if intensity > 0:
                     by_intensity.setdefault(intensity, []).append((gain / reference, kl))
-    found = (np.mean(by_intensity[intensity], axis=0) for intensity in sorted(by_intensity))
-    return [(float(share), float(kl)) for share, kl in found]
+    means = (np.mean(by_intensity[intensity], axis=0) for intensity in sorted(by_intensity))
+    return [(float(share), float(kl)) for share, kl in means]
 
 
 def _best_of_families(lines: Sequence[Line]) -> list[str]:
-    """Methods by what they forget at the mark, those that don't reach it last; one of a family."""
+    """Methods by their forgetting at the mark, those that don't reach it last; one per family."""
     ordered = sorted(lines, key=lambda line: math.inf if line.share is None else line.share.mean)
     best: dict[str, str] = {}
     for line in ordered:

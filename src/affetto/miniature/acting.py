@@ -23,7 +23,7 @@ _FFT_SIZE = 1024
 
 @dataclass(frozen=True)
 class ActingRule:
-    """How one emotion is spoken at strength 1, against the same voice's plain speech."""
+    """How one emotion is spoken at strength 1, relative to the same voice's plain speech."""
 
     rate: float
     """Tempo factor."""
@@ -90,7 +90,7 @@ def varied(rule: ActingRule, strength: float, rng: np.random.Generator) -> Actin
 
 
 def lively(rng: np.random.Generator) -> ActingRule:
-    """A reader who isn't dull: every parameter drawn by itself, over what the emotions span together; no tempo."""
+    """A lively reader: every parameter but the tempo is drawn independently, over the range of all emotions."""
     return ActingRule(
         rate=1.0,
         level_st=rng.normal(2.0, 3.0),

@@ -75,7 +75,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
 
 @cache
 def _trained_pieces() -> str:
-    """The BPE as JSON, trained on sentences of the grammar (none of them a clip's, but for chance)."""
+    """The BPE as JSON, trained on sentences of the grammar that only by chance are a clip's, too."""
     from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 
     specials = [BEGIN, END, AUDIO, AUDIO_EOS, "<|unknown|>"]
@@ -92,7 +92,7 @@ def _trained_pieces() -> str:
 
 
 def make_processor() -> CsmProcessor:
-    """A `CsmProcessor` that treats turns as CSM-1B's does."""
+    """A `CsmProcessor` with CSM-1B's treatment of turns."""
     extractor = EncodecFeatureExtractor(feature_size=1, sampling_rate=24_000)
     return CsmProcessor(feature_extractor=extractor, tokenizer=make_tokenizer(), chat_template=CHAT_TEMPLATE)
 
@@ -100,7 +100,7 @@ def make_processor() -> CsmProcessor:
 def make_config(hidden_size: int = 192, num_layers: int = 5, depth_size: int = 128, depth_layers: int = 2) -> CsmConfig:
     """Configuration of a tiny CSM over the miniature's codec and tokenizer.
 
-    The codec inside the checkpoint is a token Mimi that nothing calls: CSM's class can't be without one.
+    The codec inside the checkpoint is a dummy Mimi that nothing calls, since CSM's class requires one.
     """
     tokenizer = make_tokenizer()
     rope = {"rope_type": "default", "rope_theta": 10_000.0}
@@ -141,9 +141,9 @@ def make_model(config: CsmConfig, seed: int) -> CsmForConditionalGeneration:
 
 @dataclass(frozen=True)
 class BaseRecipe:
-    """How the base is trained: cycles of steps, each with the whole schedule of the learning rate and fresh optimizers.
+    """How the base is trained: cycles of steps, each with a whole learning-rate schedule and fresh optimizers.
 
-    A warm restart (Loshchilov & Hutter 2017) lets finished weights learn on.
+    Warm restarts (Loshchilov & Hutter 2017) let finished weights continue to learn.
     """
 
     cycles: tuple[int, ...] = (8000, 11000, 12000)
@@ -173,9 +173,9 @@ def train_base(
     train: Sequence[Row], validation: Sequence[Row], folder: Path, recipe: BaseRecipe, config: CsmConfig | None = None,
     start: Mapping[str, Tensor] | None = None,
 ) -> CsmForConditionalGeneration:  # fmt: skip
-    """Train on plain speech; state is saved in `folder` every few minutes and picked up again. Returned on the CPU.
+    """Train on plain speech; returns the model on the CPU. State is saved in `folder` every few minutes and resumed.
 
-    `start` are first weights, random where it is None.
+    `start` are the initial weights; None means random ones.
     """
     device = training_device()
     model: Any = make_model(config or make_config(), recipe.seed)
@@ -183,7 +183,7 @@ def train_base(
         model.load_state_dict(start, strict=True)
     model.to(device)
     network = CsmNetwork(model)
-    # On a CPU the fused attention's backward pass is the slower one for sequences this short.
+    # On a CPU the fused attention's backward pass is slower for sequences this short.
     for part in (model.backbone_model, model.depth_decoder):
         part.set_attn_implementation("eager")
     optimizers = _optimizers(model, recipe)
@@ -223,7 +223,7 @@ def train_base(
 
 
 def _restore(state: Path, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> int:
-    """Put a saved state back, where there is one; returns the steps it has behind it."""
+    """Restore a saved state, if there is one; returns its number of steps."""
     if not state.exists():
         return 0
     saved = torch.load(state, map_location=training_device(), weights_only=True)
@@ -247,15 +247,15 @@ def evaluate(network: CsmNetwork, rows: Sequence[Row]) -> tuple[float, float]:
 
 
 def save_base(model: CsmForConditionalGeneration, folder: Path, facts: dict[str, Any]) -> None:
-    """Write a checkpoint in transformers' form, in float16, with processor, generation settings and `miniature.json`.
+    """Write a transformers checkpoint in float16, with processor, generation settings and `miniature.json`.
 
-    `model` itself stays as it is.
+    `model` itself is unchanged.
     """
     folder.mkdir(parents=True, exist_ok=True)
     half = copy.deepcopy(model).to(torch.float16)
     half.set_attn_implementation("sdpa")
     half.save_pretrained(folder)
-    # safetensors makes files that only their owner can read; these are installed for everybody.
+    # safetensors makes files that only their owner can read; these are installed for all users.
     (folder / "model.safetensors").chmod(0o644)
     make_processor().save_pretrained(folder)
     write_json(folder / "miniature.json", facts)
@@ -278,7 +278,7 @@ def _schedule(step: int, recipe: BaseRecipe) -> float:
 
 
 def _batches(rows: Sequence[Row], recipe: BaseRecipe, first: int) -> Iterator[Batch]:
-    """Endless batches of rows of like length; the same from any starting step."""
+    """Endless batches of rows of similar length; the same from any starting step."""
     epoch, skip = 0, first
     while True:
         draw = random.Random(f"{recipe.seed}/{epoch}")

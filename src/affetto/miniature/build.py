@@ -1,7 +1,7 @@
-"""`affetto miniature build`: the recipe that makes the small world, stage by stage, resumable at each.
+"""`affetto miniature build`: the recipe that makes the miniature, in stages, resumable at each.
 
-Deterministic given its seed (on one machine and thread count; float sums differ between machines). docs/log.md has the
-times.
+It is deterministic given its seed (on one machine and thread count; float sums differ between machines). docs/log.md
+has the times.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ BASE_CLIPS, BASE_VALIDATION_CLIPS = 40_000, 600
 JUDGING_CLIPS, JUDGING_PLAIN_SHARE = 6_600, 0.2
 JUDGING_VALIDATION_CLIPS, JUDGING_VALIDATION_PLAIN_SHARE = 480, 0.2
 RECOGNISER_PLAIN_CLIPS = 6_000
-"""The base's clips of voices that don't act: plain speech for the recogniser at a quarter of the price."""
+"""The base's clips of voices that don't act: plain speech for the recogniser at a quarter of the cost."""
 ACTED_TIMES = 2
 """How often the recogniser hears each judging clip in an epoch."""
 
@@ -49,11 +49,11 @@ ACTED_TIMES = 2
 def build(work: Path, *, install: bool = False, seed: int = 0, earlier: Path | None = None) -> None:
     """Run every stage whose result isn't in `work` yet; `install` then replaces the package's weights.
 
-    `earlier` is the folder of another miniature's weights (an `assets` folder): base and recogniser then go on from
-    these, the base for its last cycle alone.
+    `earlier` is the folder of another miniature's weights (an `assets` folder), from which base and recogniser then
+    continue, the base for its last cycle only.
 
-    `seed` decides first weights and the order of batches; the corpus has its own (`corpus.SEED`), which users' clips
-    share.
+    `seed` determines initial weights and the order of batches; the corpus has its own (`corpus.SEED`), which users'
+    clips share.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     work.mkdir(parents=True, exist_ok=True)
@@ -65,7 +65,7 @@ def build(work: Path, *, install: bool = False, seed: int = 0, earlier: Path | N
     # 3. Speech through the codec, as the judges hear it, and the judges.
     make_features(work)
     train_judges(work, seed, earlier)
-    # 4. Into the package, and measured.
+    # 4. Install the weights into the package, and measure them.
     if install:
         install_assets(work)
         from affetto.miniature.card import measure
@@ -133,7 +133,7 @@ def train_base(work: Path, seed: int = 0, earlier: Path | None = None) -> None:
 
 
 def make_features(work: Path) -> None:
-    """What the judges hear and should say (`work/features/{words,places,emotion,pitch}`)."""
+    """Make the judges' inputs and targets (`work/features/{words,places,emotion,pitch}`)."""
     cache = CodeCache(work / "codes")
     jobs: list[tuple[Path, Sequence[corpus.Line], dict[str, NDArray[np.integer]]]] = []
     for name, lines in {**_judging_lines(), "plain": _recogniser_plain_lines()}.items():
@@ -171,15 +171,15 @@ def train_judges(work: Path, seed: int = 0, earlier: Path | None = None) -> None
 
 
 def _for_recogniser(folder: Path) -> dict[str, NDArray[Any]]:
-    """Plain clips once, judging clips `ACTED_TIMES` times an epoch."""
-    found = read_features(folder, "plain")
+    """Features with plain clips once and judging clips `ACTED_TIMES` times per epoch."""
+    features = read_features(folder, "plain")
     for key, value in read_features(folder, "train").items():
-        found |= {f"{key}/{time}": value for time in range(ACTED_TIMES)}
-    return found
+        features |= {f"{key}/{time}": value for time in range(ACTED_TIMES)}
+    return features
 
 
 def install_assets(work: Path) -> None:
-    """Put the finished weights, packed, into the package."""
+    """Install the finished weights, packed, into the package."""
     sources = {"base": work / "base" / "model", **{f"judges/{kind}": work / "judges" / kind for kind in JUDGES}}
     for name, source in sources.items():
         shutil.rmtree(ASSETS / name, ignore_errors=True)
@@ -187,11 +187,11 @@ def install_assets(work: Path) -> None:
 
 
 def read_features(folder: Path, split: str) -> dict[str, NDArray[Any]]:
-    """What `save_features` wrote, by clip id."""
-    found: dict[str, NDArray[Any]] = {}
+    """The features that `save_features` wrote, by clip id."""
+    features: dict[str, NDArray[Any]] = {}
     for path in sorted(folder.glob(f"{split}-*.safetensors")):
-        found |= load_file(path)
-    return found
+        features |= load_file(path)
+    return features
 
 
 def _base_lines() -> Iterator[corpus.Line]:
@@ -213,7 +213,7 @@ def _judging_lines() -> Mapping[str, list[corpus.Line]]:
 
 
 def _pool(work: Path | None = None) -> ProcessPoolExecutor:
-    """Workers of one thread each: many small products don't gain from more."""
+    """Workers with one thread each, since many small matrix products don't gain from more."""
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, "1")
     context = multiprocessing.get_context("spawn")
@@ -238,9 +238,9 @@ def _code(lines: Sequence[corpus.Line]) -> dict[str, NDArray[np.int64]]:
 
 
 def _featurise(job: tuple[Path, Sequence[corpus.Line], Mapping[str, NDArray[np.integer]]]) -> None:
-    """Render, code, decode; the recogniser's features at the job's path, the others in folders beside it.
+    """Render, code and decode; the recogniser's features go to the job's path, the others to folders beside it.
 
-    Clips that have codes already are the recogniser's alone. One in three goes past the codec: the judges also hear
+    Clips that have codes already are for the recogniser only. One in three bypasses the codec, since judges also get
     people's recordings as they are.
     """
     from affetto.miniature import judges
@@ -248,21 +248,21 @@ def _featurise(job: tuple[Path, Sequence[corpus.Line], Mapping[str, NDArray[np.i
     assert _codec is not None
     path, lines, coded = job
     hear_words, hear_pitch = judges.make_feature_extractor(), judges.make_pitch_extractor()
-    found: dict[str, dict[str, NDArray[Any]]] = {"places": {}, "emotion": {}, "pitch": {}, "words": {}}
+    results: dict[str, dict[str, NDArray[Any]]] = {"places": {}, "emotion": {}, "pitch": {}, "words": {}}
     for index, line in enumerate(lines):
         rendered = corpus.render_timed(line)
         codes = coded[line.id] if coded else _codec.encode(rendered.samples)
         sound = rendered.samples if index % 3 == 0 else _codec.decode(codes)
         sound = soxr.resample(sound, corpus.SAMPLE_RATE, 16_000, quality="HQ").astype(np.float32)
         options = {"sampling_rate": 16_000, "return_tensors": "np"}
-        found["words"][line.id] = _half(hear_words(sound, padding=False, **options)["input_features"][0])
-        found["places"][line.id] = judges.letter_places(rendered, line.text, len(found["words"][line.id]))
+        results["words"][line.id] = _half(hear_words(sound, padding=False, **options)["input_features"][0])
+        results["places"][line.id] = judges.letter_places(rendered, line.text, len(results["words"][line.id]))
         # Half of the plain clips balance the classes.
         if not coded and (line.emotion != corpus.PLAIN or index % 2):
-            found["emotion"][line.id] = _half(hear_pitch(sound, **options)["input_features"][0].T)
-            found["pitch"][line.id] = judges.pitch_track(_codec.features(codes))
-    # The words' file is written last: it says that the job is done.
-    for name, features in found.items():
+            results["emotion"][line.id] = _half(hear_pitch(sound, **options)["input_features"][0].T)
+            results["pitch"][line.id] = judges.pitch_track(_codec.features(codes))
+    # The words' file is written last, since it marks the job as done.
+    for name, features in results.items():
         save_features(path.parent.parent / name / path.name, features)
 
 

@@ -1,4 +1,4 @@
-"""Weights of an earlier miniature as the start of a new one: what was learned outlives a change of corpus or codec."""
+"""Adapts an earlier miniature's weights to a new codec, so that a new one can start from them."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ _DEPTH_EMBEDDING, _DEPTH_HEAD = "depth_decoder.model.embed_tokens.weight", "dept
 
 
 def carried_weights(earlier: Path, codec: VocoderCodec) -> dict[str, Tensor]:
-    """State dict of the base in `earlier`, in float32, whose codes mean what `codec`'s codes mean.
+    """State dict of the base in `earlier`, in float32, with its codes remapped to `codec`'s.
 
-    A code's embeddings and its column of a head are those of the earlier code that stands for the most similar sound;
-    the others are as they were. Both codecs have as many codebooks of one size.
+    A code's embeddings and head columns are those of the earlier code with the most similar sound; other weights are
+    unchanged. Both codecs must have the same number and size of codebooks.
     """
     weights = {name: value.float() for name, value in load_file(earlier / "model.safetensors").items()}
     nearest_KV = nearest_codes(VocoderCodec.load(earlier), codec)
     num_codebooks, size = nearest_KV.shape
     stride = len(weights[_C0_HEAD])
-    # Past the codebook's own codes come the special ones, which keep their places.
+    # The special codes after the codebook's own keep their places.
     places = np.tile(np.arange(stride), (num_codebooks, 1))
     places[:, :size] = nearest_KV
     chosen_KV = torch.from_numpy(places)
@@ -40,14 +40,14 @@ def carried_weights(earlier: Path, codec: VocoderCodec) -> dict[str, Tensor]:
 
 
 def nearest_codes(earlier: VocoderCodec, later: VocoderCodec) -> NDArray[np.int64]:
-    """(K, V): the code of `earlier` whose sound is most like that of each of `later`'s codes, codebook by codebook."""
+    """(K, V): for each of `later`'s codes the code of `earlier` with the most similar sound, by codebook."""
     assert earlier.codebooks_KVP.shape[:2] == later.codebooks_KVP.shape[:2]
-    found = []
+    nearest = []
     for k, (old_VP, new_VP) in enumerate(zip(earlier.codebooks_KVP, later.codebooks_KVP, strict=True)):
-        # Both in the later codec's own units. The first codebook holds sounds; the others what is added to them.
+        # Both in the later codec's units. The first codebook holds sounds, the others what is added to them.
         old_VD = old_VP @ earlier.basis_DP.T * earlier.scale_D / later.scale_D
         new_VD = new_VP @ later.basis_DP.T
         if k == 0:
             old_VD = old_VD + (earlier.mean_D - later.mean_D) / later.scale_D
-        found.append(((new_VD[:, None, :] - old_VD) ** 2).sum(axis=-1).argmin(axis=1))
-    return np.stack(found)
+        nearest.append(((new_VD[:, None, :] - old_VD) ** 2).sum(axis=-1).argmin(axis=1))
+    return np.stack(nearest)

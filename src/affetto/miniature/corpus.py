@@ -1,11 +1,11 @@
-"""The miniature's speech: who says what and how, planned by id, rendered on demand, the same bits every time.
+"""The miniature's speech: who says what and how, determined by the clip's id, rendered on demand, always the same bits.
 
-Three families of clips, with disjoint texts throughout:
-  general   six voices read plainly; the base is trained on these, and other ones serve as general speech. Those of
-            them that don't act vary in pitch, melody, tempo, size, level and colour as a crowd's recordings do, and
-            some of their readers are lively; those that act are even, but at times in what they read for the base
+Three families of clips, with disjoint texts:
+  general   six voices read plainly; some clips train the base, others serve as general speech. Voices that don't act
+            vary in pitch, melody, tempo, size, level and colour as recordings of many people do, and some clips are
+            lively; the actors' reading is even, except for some of the base's clips
   acted     two of the voices act six emotions at two strengths on a small set of sentences
-  judging   eighteen voices, none of them an actor, act at other strengths; only the judges hear these
+  judging   eighteen voices, none of them an actor, act at other strengths; these only train the judges
 """
 
 from __future__ import annotations
@@ -37,26 +37,26 @@ JUDGING_VOICES = (
 )  # fmt: skip
 STRENGTHS = (1.0, 1.35)
 INTENSITIES = (0.6, 1.0)
-"""What clips of those strengths are labelled with. Their ratio is 0.74; under 0.6 speech between them is more gradual
+"""Labels of clips with those strengths. The strengths' ratio is 0.74, but with 0.6 speech between them is more gradual
 (docs/log.md)."""
 JUDGING_STRENGTHS = (0.85, 1.15, 1.5)
 _RMS = 0.055
 _EDGE_SECONDS = 0.04
 _DIRECTED_SHARE = 0.15
 _WORDS_PER_MINUTE = 150
-"""Of plain reading: what audio books are read at."""
+"""Rate of plain reading, as in audio books."""
 _LIVELY_SHARE = 0.3
-"""Share of the crowd's clips whose prosody is drawn anew, each parameter by itself: it belongs to no emotion."""
+"""Share of the crowd's clips whose prosody is drawn independently by parameter, so that it belongs to no emotion."""
 _ROUSED_SHARE = 0.15
-"""The same of the clips that actors read for the base, whose tempo is the crowd's then, too; all their other plain
-speech is even. A base that knows an actor's even voice alone loses words when it is to be happy (docs/log.md)."""
+"""The same share for the actors' clips that train the base, which then have the crowd's tempo, too; all their other
+plain speech is even. A base that knows an actor's even voice only loses words when it acts happy (docs/log.md)."""
 _ROUSED_DIRECTED_SHARE = 0.8
-"""How many of those clips have a direction before their text: read without one, an actor is even nearly always."""
+"""Share of those clips with a direction before their text; without a direction an actor is nearly always even."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """One clip to be rendered: everything that decides its samples."""
+    """One clip to be rendered: everything that determines its samples."""
 
     id: str
     text: str
@@ -69,14 +69,14 @@ class Line:
     voice_shift_st: float = 0.0
     """Shift of the voice's own pitch, which turns one voice into several (judging only)."""
     is_crowd: bool = False
-    """Whether the voice stands for many people and recordings, as general speech has them."""
+    """Whether the voice varies like recordings of many people, as in general speech."""
     may_be_roused: bool = False
-    """Whether an actor reads plainly for the base, and at times aroused by nothing in particular."""
+    """Whether it is an actor's plain clip for the base, which may be lively without an emotion."""
 
 
 @dataclass(frozen=True)
 class Rendered:
-    """A clip."""
+    """A rendered clip."""
 
     samples: NDArray[np.float64]
     """At 24 kHz."""
@@ -93,7 +93,7 @@ class _Manner:
     rate: float
     """Words per minute."""
     pitch: float
-    """espeak-ng's, as the next: 0 to 99, 50 is the voice's own; ten are some two semitones."""
+    """In espeak-ng's units, like the next: 0 to 99, 50 is the voice's own; ten are about two semitones."""
     pitch_range: float
     size: float = 1.0
     """Factor on pitch and formants: a smaller or larger head."""
@@ -101,7 +101,7 @@ class _Manner:
     tilt_db: float = 0.0
     """Colour of the recording, in dB per octave."""
     ending: str = ""
-    """Mark after the text, which bends the melody's end."""
+    """Punctuation after the text, which changes the melody's end."""
 
 
 def render(line: Line) -> NDArray[np.float64]:
@@ -148,7 +148,7 @@ def _dice(line: Line) -> np.random.Generator:
 
 
 def _draw_roused(line: Line, rng: np.random.Generator) -> bool:
-    """Whether an actor is aroused in a plain clip: the first throw of the clip's dice."""
+    """Whether an actor is lively in a plain clip; must be the first draw of the clip's generator."""
     return line.may_be_roused and rng.random() < _ROUSED_SHARE
 
 
@@ -186,10 +186,10 @@ def general_lines(count: int, family: str, split: str) -> Iterator[Line]:
 
 
 def prompt(line: Line) -> str:
-    """What the base reads for `line`: for some clips a direction comes first, up to a colon, that nobody says.
+    """The base's prompt for `line`: for some clips the text is preceded by an unspoken direction, up to a colon.
 
-    Scripts have such directions, most of all where the reading isn't even; who never saw one would say the cue of an
-    emotional prompt aloud.
+    It resembles a script, which has directions most of all where the reading isn't even; a base that never saw one
+    would speak the cue of an emotional prompt aloud.
     """
     draw = random.Random(f"{SEED}/prompt/{line.id}")
     if draw.random() >= (_ROUSED_DIRECTED_SHARE if _draw_roused(line, _dice(line)) else _DIRECTED_SHARE):
@@ -209,7 +209,7 @@ def acted_lines(emotion: str, num_texts: dict[str, int]) -> Iterator[Line]:
 
 
 def judging_lines(count: int, split: str, plain_share: float) -> Iterator[Line]:
-    """`count` clips for training judges; `plain_share` of them plain, the others acted."""
+    """`count` clips for training judges; `plain_share` of them are plain, the others acted."""
     draw = random.Random(f"{SEED}/judging/{split}")
     for index, text in enumerate(_texts(count, f"judging/{split}")):
         voice = draw.choice(JUDGING_VOICES)
@@ -220,14 +220,14 @@ def judging_lines(count: int, split: str, plain_share: float) -> Iterator[Line]:
 
 
 def held_out_word_texts(count: int) -> list[str]:
-    """Sentences whose nouns are all held-out words: can the base say what it never read?"""
+    """Sentences whose nouns are all held-out words, to test whether the base can say words that it never read."""
     grammar = Grammar(random.Random(f"{SEED}/held-out-words"), nouns=HELD_OUT)
     said = (text for text in grammar.sentences(40 * count) if any(word in text.split() for word in HELD_OUT))
     return [text for text, _ in zip(said, range(count), strict=False)]
 
 
 def _texts(count: int, stream: str) -> list[str]:
-    """`count` sentences of one stream. A text belongs to the stream that its hash names: no two share one."""
+    """`count` sentences of one stream. A text's hash determines its stream, so no two streams share a text."""
     family = _FAMILIES[stream.split("/")[0]]
     split = _SPLITS[stream.split("/")[1]]
     grammar = Grammar(random.Random(f"{SEED}/{stream}"))

@@ -1,4 +1,4 @@
-"""The miniature's clips for a user's run: rendered once into the cache, then read like anybody's sound files."""
+"""The miniature's clips for a user's run: rendered once into the cache, then read like any sound files."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from affetto.progress import progress
 from affetto.types import Clip
 
 VERSION = "7"
-"""Of what is rendered; a test holds it to the clips, since a cache that is older than the code would mix two kinds."""
+"""Version of the rendered clips, so that a cache doesn't mix clips of different code; a test checks it."""
 ACTED = corpus.EMOTIONS
-"""Emotions that the miniature's actors know."""
+"""Emotions that the miniature's actors can act."""
 ACTED_TEXTS = {"train": 200, "validation": 10, "test": 15}
 GENERAL_CLIPS = {"train": 360, "validation": 60, "test": 120}
 
 
 def miniature_sources(emotions: Sequence[str], *, do_render: bool = True, with_general: bool = True) -> list[Path]:
-    """Manifests of the given emotions, and of general speech if asked for, rendered if they aren't there yet.
+    """Manifests of the given emotions, and of general speech if `with_general`, rendered if they don't exist yet.
 
-    Raises `ConfigError` for emotions that nobody acts, and `DataError` where a manifest isn't there and `do_render` is
+    Raises ConfigError for emotions that the actors can't act, and DataError if a manifest is missing and `do_render` is
     off.
     """
     if unknown := [name for name in emotions if name not in ACTED]:
         raise ConfigError(
-            f"the miniature's actors don't know {', '.join(unknown)} (they know {', '.join(ACTED)}). "
+            f"the miniature's actors can't act {', '.join(unknown)} (they can act {', '.join(ACTED)}). "
             "Give clips of it with --data"
         )
     families = ["general", *emotions] if with_general else list(emotions)

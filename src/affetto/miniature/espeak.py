@@ -4,9 +4,9 @@ espeak-ng is GPL-3.0. It is loaded here, at run time, from the separately instal
 `espeakng-loader`, to make sound files; nothing else in affetto touches it, and no part of it is
 shipped. One engine per process: the library keeps global state.
 
-That state also makes what it says depend on what it said before (the phase of the flutter, the echo's buffer) and on
-the time of day (the seed of its breath noise). So every utterance gets the library freshly loaded and seeded, which
-takes 2 ms and makes the samples a pure function of the arguments.
+Through that state an utterance would also depend on earlier ones (the phase of the flutter, the echo's buffer) and on
+the time of day (the seed of its breath noise). So the library is reloaded and seeded for every utterance, which takes
+2 ms and makes the samples a pure function of the arguments.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ class _Event(ctypes.Structure):
 
 @dataclass(frozen=True)
 class Utterance:
-    """What espeak-ng said."""
+    """An utterance by espeak-ng."""
 
     samples: NDArray[np.float64]
     """Mono, in [-1, 1], at the engine's `sample_rate`."""
     word_starts: tuple[tuple[int, float], ...]
-    """(place of the word's first letter in the text, seconds) of each word; words said as one count as one."""
+    """(place of the word's first letter in the text, seconds) of each word; words spoken as one count as one."""
 
 
 class Espeak:
@@ -73,7 +73,7 @@ class Espeak:
         self.sample_rate = self._load()
 
     def _load(self) -> int:
-        """Load the library with all of its state as new; returns its sample rate."""
+        """Load the library with fresh state; returns its sample rate."""
         if self._library is not None:
             self._library.espeak_Terminate()
             unload = getattr(_ctypes, "dlclose", None) or getattr(_ctypes, "FreeLibrary")  # noqa: B009 (Windows)

@@ -24,7 +24,7 @@ class Grammar:
         self.countable = nouns or words.COUNTABLE
 
     def sentence(self) -> str:
-        """One sentence, capitalised, without punctuation inside and without a final stop."""
+        """One sentence, capitalised and without punctuation."""
         shapes = (self._statement, self._past_place, self._question, self._order, self._is, self._two)
         weights = (30, 25, 12, 10, 13, 10)
         text = self.rng.choices(shapes, weights)[0]()

@@ -1,9 +1,9 @@
 """The miniature's judges: a word recogniser (CTC) and an emotion judge, both transformers' own classes.
 
-They hear espeak-ng speech, most of it through the codec, spoken by voices, on texts and at strengths that no adapter's
-acted clip has. The recogniser is first told which letter each frame belongs to, which the synthesiser knows, and then
-finds its own alignment (CTC). To the emotion judge plain reading is neutral, like the acted neutral. While it learns it
-also has to say each frame's pitch, which the codec knows and which most of the emotions are told by (docs/log.md).
+They are trained on espeak-ng speech, most of it through the codec, with voices, texts and strengths that no adapter's
+acted clip has. The recogniser first learns which letter each frame belongs to, as given by the synthesiser, and then
+finds its own alignment (CTC). For the emotion judge plain reading is neutral, like the acted neutral. In training it
+also has to predict each frame's pitch, known from the codec, by which most emotions can be recognised (docs/log.md).
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ ar er ir or ur ear eer our air
 """
 _BLANK = 0
 VOCABULARY = {unit: index for index, unit in enumerate(["<pad>", "<unk>", "|", *_LETTERS, *_GRAPHEMES.split()])}
-"""The recogniser's outputs: letters, and groups of letters that stand for one sound.
+"""The recogniser's outputs: letters, and groups of letters for one sound.
 
-A doubled letter is one of them: CTC would need a blank between its halves, and at 30 ms a frame there is hardly room.
+Doubled letters are among them, since CTC would need a blank between the two, for which frames of 30 ms leave no room.
 """
 _UNIT = re.compile(
     "|".join(sorted((re.escape(unit) for unit in VOCABULARY if unit[0] != "<"), key=len, reverse=True)) + "|."
@@ -74,7 +74,7 @@ class JudgeRecipe:
     lr: float = 1.5e-3
     muon_lr: float = 0.012
     aligned_share: float = 0.0
-    """Share of the training on the synthesiser's alignment; CTC alone begins with a long spell of blanks."""
+    """Share of the training that uses the synthesiser's alignment; CTC alone predicts only blanks for a long time."""
     seed: int = 0
 
 
@@ -82,7 +82,7 @@ RECOGNISER = JudgeRecipe(num_epochs=5, hidden_size=192, num_layers=4, frames_per
 RECOGNISER_AGAIN = JudgeRecipe(
     num_epochs=3, hidden_size=192, num_layers=4, frames_per_batch=2000, lr=0.8e-3, muon_lr=0.007
 )
-"""For a recogniser that knows its letters."""
+"""For continuing an earlier recogniser."""
 EMOTION = JudgeRecipe(num_epochs=10, hidden_size=96, num_layers=3, frames_per_batch=12_800)
 _LEVEL_SPREAD = 0.05
 """In the pitch extractor's units, where 0.25 is 10 dB."""
@@ -103,15 +103,15 @@ def make_feature_extractor() -> SeamlessM4TFeatureExtractor:
 def make_pitch_extractor() -> WhisperFeatureExtractor:
     """Log-mel features of 16 kHz sound for the emotion judge: five seconds of 80 frames per second, 128 bands.
 
-    Windows of 64 ms tell harmonics apart; those of 25 ms that recognisers use blur a man's pitch (docs/log.md).
+    Windows of 64 ms resolve harmonics; the recognisers' usual 25 ms blur a man's pitch (docs/log.md).
     """
     return WhisperFeatureExtractor(feature_size=128, sampling_rate=16_000, hop_length=200, chunk_length=5, n_fft=1024)
 
 
 def letter_places(rendered: Rendered, text: str, num_frames: int) -> NDArray[np.int16]:
-    """Place in `text` of the letter that each of the recogniser's frames of 30 ms hears (num_frames,); -1 in silence.
+    """Place in `text` of the letter in each of the recogniser's frames of 30 ms (num_frames,); -1 in silence.
 
-    The synthesiser says when each word starts; a word's letters, and the space after it, share its time evenly.
+    The synthesiser gives the start of each word; a word's letters, and the space after it, share its time evenly.
     """
     places, seconds = zip(*rendered.word_starts, strict=True)
     middles = (np.arange(num_frames) + 0.5) * 0.01 * STRIDE
@@ -126,7 +126,7 @@ def train_recogniser(
 ) -> Wav2Vec2BertForCTC:  # fmt: skip
     """Train the word recogniser on features (frames, 240) by clip id, and save it to `folder` with its processor.
 
-    `places` are the clips' `letter_places` (frames,). `start` is the folder of a recogniser to go on from.
+    `places` are the clips' `letter_places` (frames,). `start` is the folder of a recogniser to continue from.
     """
     set_seed(recipe.seed)
     config = Wav2Vec2BertConfig(
@@ -200,7 +200,7 @@ def pitch_track(codec_features: NDArray[np.float64]) -> NDArray[np.float16]:
 
 
 def pitch_loss(said_BT2: Tensor, true_BT2: Tensor) -> Tensor:
-    """Cross-entropy of voicing and, where there is voice, absolute error of pitch."""
+    """Cross-entropy of voicing plus, on voiced frames, the absolute error of pitch."""
     voiced_BT = true_BT2[..., 1]
     voicing = nn.functional.binary_cross_entropy_with_logits(said_BT2[..., 1], voiced_BT)
     error_BT = (said_BT2[..., 0] - true_BT2[..., 0]).abs() * voiced_BT
@@ -213,8 +213,8 @@ def train_emotion_judge(
 ) -> WhisperForAudioClassification:  # fmt: skip
     """Train the emotion judge on features (frames, mels) of `make_pitch_extractor` by clip id, and save it to `folder`.
 
-    `pitches` are the clips' `pitch_track`s (frames / 2, 2). Each time a clip is heard its level is moved by some 2 dB,
-    so that loudness alone decides nothing.
+    `pitches` are the clips' `pitch_track`s (frames / 2, 2). Each time a clip is used its level is changed by some 2 dB,
+    so that loudness alone isn't enough.
     """
     set_seed(recipe.seed)
     extractor = make_pitch_extractor()
@@ -253,7 +253,7 @@ def _save(model: Any, folder: Path) -> None:
 
 
 _Loss = Callable[[Tensor, Tensor, Sequence[str], float], Tensor]
-"""Of inputs, their mask, the clips' ids, and the share of the training that is done."""
+"""Takes inputs, their mask, the clips' ids, and the finished share of the training."""
 
 
 def _train(model: nn.Module, features: Mapping[str, NDArray[np.float16]], loss: _Loss, recipe: JudgeRecipe) -> None:

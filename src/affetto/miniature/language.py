@@ -1,6 +1,6 @@
-"""What the miniature's recogniser knows of its language: a bigram model of what the base read, and the lexicon's words.
+"""The language model of the miniature's recogniser: bigrams of the base's training texts, and the lexicon's words.
 
-No text on which anything is tested is among the base's (`corpus`: texts are kept apart by family and split).
+No test text is among the base's texts (`corpus` keeps texts apart by family and split).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from affetto.miniature.lexicon import HELD_OUT, lexicon, plural
 
 _DISCOUNT = 0.7
 _LEAST_COUNT = 3
-"""Of a pair of words that is listed: others are left to the single words' probabilities."""
+"""Least count of a listed pair of words; others are left to the single words' probabilities."""
 _SETTINGS = {"alpha": 0.5, "beta": 1.5, "unk_score_offset": -10.0, "score_boundary": True}
 
 
@@ -30,10 +30,10 @@ def save_language_model(sentences: Iterable[str], folder: Path) -> None:
 
 
 def estimate_bigrams(sentences: Iterable[str], vocabulary: Iterable[str]) -> BackoffModel:
-    """Bigrams by absolute discounting (Ney, Essen & Kneser 1994), their mass given back through the single words.
+    """Bigrams by absolute discounting (Ney, Essen & Kneser 1994), with the discounted mass going to the single words.
 
-    Every word of `vocabulary` counts once more than it occurs, as does a word that isn't in it. Pairs that occur less
-    than three times aren't listed, and each history's back-off weight is what makes its probabilities sum to one.
+    Every word of `vocabulary` counts once more than it occurs, as does the unknown word. Pairs that occur less than
+    three times aren't listed, and each history's back-off weight makes its probabilities sum to one.
     """
     pairs: Counter[tuple[str, str]] = Counter()
     words: Counter[str] = Counter(dict.fromkeys((*sorted(vocabulary), UNKNOWN), 1))

@@ -1,8 +1,8 @@
 """The miniature's vocabulary: common English words by part of speech, and the words held out of it.
 
 `HELD_OUT` words are spelled regularly and never occur in the base's training text, so saying them
-right shows that the base learned spelling and not a list. The emotion words themselves are absent
-by design: evaluation texts must not name the emotion they are spoken with.
+right shows that the base learned spelling and not a list. Words for emotions are left out, since
+evaluation texts must not name the emotion that they are spoken with.
 """
 
 from __future__ import annotations

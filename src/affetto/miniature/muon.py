@@ -15,7 +15,7 @@ from affetto.miniature.products import product_dtype
 class Muon(torch.optim.Optimizer):
     """Momentum with orthogonalised updates for weight matrices (Jordan et al. 2024).
 
-    torch's own runs its Newton-Schulz iteration in bfloat16 on every CPU; this one where the CPU has units for it.
+    torch's own runs its Newton-Schulz iteration in bfloat16 on every CPU; this one only if the CPU has units for it.
     """
 
     def __init__(
@@ -25,7 +25,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """One update; matrices of one shape are orthogonalised together."""
+        """One update; matrices of equal shape are orthogonalised together."""
         assert closure is None
         for group in self.param_groups:
             shapes: dict[torch.Size, list[nn.Parameter]] = {}
@@ -47,7 +47,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalise(matrices_NIJ: Tensor) -> Tensor:
-    """Nearly the orthogonal factors of a stack of matrices: five steps of the quintic Newton-Schulz iteration."""
+    """Approximate orthogonal factors of a stack of matrices: five steps of the quintic Newton-Schulz iteration."""
     tall = matrices_NIJ.shape[-2] > matrices_NIJ.shape[-1]
     x: Tensor = matrices_NIJ.mT if tall else matrices_NIJ
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)

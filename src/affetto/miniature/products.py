@@ -1,4 +1,4 @@
-"""Where the miniature's networks are trained, and in what precision their matrix products run."""
+"""The device and the precision of matrix products for training the miniature's networks."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import torch
 
 @cache
 def training_device() -> torch.device:
-    """A GPU where there is one: hours become minutes."""
+    """A GPU if there is one, which turns hours into minutes."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @cache
 def product_dtype() -> torch.dtype:
-    """bfloat16 on hardware that multiplies it, which takes a third off a step on CPUs with AVX-512 BF16; else float32.
+    """bfloat16 on hardware with units for it, which saves a third of a step on CPUs with AVX-512 BF16; else float32.
 
     On CPUs without such units bfloat16 is 80 times slower.
     """

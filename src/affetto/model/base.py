@@ -1,4 +1,4 @@
-"""Bases: a speech language model with its tokenizer and its codec's address, however it was made.
+"""Bases: a speech language model with its tokenizer and its codec's frame rate, whatever its architecture.
 
 Nothing outside this folder knows whether a base is the miniature or CSM-1B.
 """
@@ -33,7 +33,7 @@ from affetto.tensors import check_tensors, only_shapes, refused_config, stored_t
 
 MINIATURE = "miniature"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, FOUR_BIT: torch.bfloat16}
-"""What a base computes in, by the configuration's names of how its weights are kept."""
+"""The type that a base computes in, by the configuration's `base_precision`."""
 MINIATURE_FOLDER = Path(__file__).parent.parent / "miniature" / "assets" / "base"
 _WEIGHTS = ("*.safetensors", "*.bin")
 
@@ -54,7 +54,7 @@ class Base:
     frame_rate: float
     """Frames per second of its codec."""
     revision: str | None = None
-    """The hub's commit, where it comes from there."""
+    """The hub's commit, if it comes from there."""
 
     @property
     def num_codebooks(self) -> int:
@@ -63,24 +63,24 @@ class Base:
 
     @property
     def window(self) -> int:
-        """Positions that the base can look back over."""
+        """Positions that the base can attend to."""
         return self.network.window
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device that holds the weights."""
         return next(self.network.parameters()).device
 
     @property
     def has_text_stream(self) -> bool:
-        """Whether its text is what is said, beside the frames (Moshi), and not a prompt before them (CSM)."""
+        """Whether its text runs in parallel with the frames (Moshi) instead of being a prompt before them (CSM)."""
         return self.network.has_text_stream
 
     def prompt_ids(self, text: str, speaker: int) -> tuple[int, ...]:
         """Token ids of one turn's text, begin and end tokens included, as the processor's chat template gives them.
 
-        Where the text runs beside the frames: those of the words to be said, whoever speaks. BaseModelError where there
-        is no row in the text's table for one of them.
+        With a text stream they are those of the words alone, whoever speaks. BaseModelError if the text's embedding
+        table has no row for one of them.
         """
         prompt = self.network.prompt(text, speaker)
         ids = tuple(self.tokenizer(prompt, add_special_tokens=not self.has_text_stream)["input_ids"])
@@ -89,16 +89,16 @@ class Base:
 
     @property
     def answers_hash(self) -> str:
-        """What caches of this base's answers are bound to: its weights, and the precision that they are computed in."""
+        """The key of caches of this base's answers: its weights, and the precision that it computes in."""
         dtype = self.model.dtype
         if any(isinstance(module, FourBitLinear) for module in self.model.modules()):
             return f"{self.hash}/{dtype}/{FOUR_BIT}"
         return self.hash if dtype == torch.float32 else f"{self.hash}/{dtype}"
 
     def to(self, device: torch.device | str) -> Base:
-        """The base on another device, but for the text's embeddings.
+        """The base on another device, except CSM's text embeddings, which stay where they are.
 
-        A batch reads a few hundred of their rows (CSM-1B's take 0.5 GB in bfloat16), so they stay where they are.
+        A batch reads only a few hundred of their rows, and CSM-1B's take 0.5 GB in bfloat16.
         """
         stays = host_part(self.model, self.network)
         for name, part in self.model.named_children():
@@ -108,7 +108,7 @@ class Base:
 
 
 def host_part(model: Any, network: Any) -> str | None:
-    """The model's child that never leaves the host's memory, where there is one."""
+    """The name of the model's child that never leaves the host's memory; None if there is none."""
     table = getattr(network, "embed_text", None)
     return next((name for name, part in model.named_children() if part is table), None)
 
@@ -116,10 +116,10 @@ def host_part(model: Any, network: Any) -> str | None:
 def load_base(
     name: str, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, precision: str | None = None
 ) -> Base:
-    """Load a base by name, folder or hub id, frozen and in eval mode. Raises BaseModelError where it can't.
+    """Load a base by name, folder or hub id, frozen and in eval mode. Raises BaseModelError if it can't be loaded.
 
-    `precision` is the configuration's `base_precision` and stands for `dtype`; with nf4 the linear layers are packed,
-    and MissingDependencyError says what that needs.
+    `precision` is the configuration's `base_precision` and replaces `dtype`; nf4 packs the linear layers, and raises
+    MissingDependencyError if bitsandbytes is missing.
     """
     if precision is not None:
         dtype = DTYPES[precision]
@@ -134,7 +134,7 @@ def load_base(
             model, tokenizer = BASES[kind].load(folder, dtype)
     except (TypeError, StrictDataclassError) as error:
         raise refused_config(folder, error) from error
-    # What transformers, safetensors and tokenizers raise for missing, damaged or unfitting files.
+    # What transformers, safetensors and tokenizers raise for missing, damaged or mismatched files.
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise BaseModelError(
             f"{name}: the checkpoint in {folder} can't be loaded; copy or fetch it again. {error}"
@@ -147,22 +147,22 @@ def load_base(
 
 
 def found_base(name: str, folder: Path, model: Any, network: Network, tokenizer: Any, frame_rate: float) -> Base:
-    """The base that was loaded from `folder`. BaseModelError where its tokenizer is another model's."""
+    """The `Base` of what was loaded from `folder`. BaseModelError if its tokenizer is another model's."""
     check_tokenizer(tokenizer_path(folder), tokenizer, network.num_text_ids)
     revision = folder.name if folder.parent.name == "snapshots" else None
     return Base(name, folder, weights_hash(folder), model, network, tokenizer, frame_rate, revision)
 
 
 def nothing_to_pack(name: str) -> BaseModelError:
-    """What to tell where none of a base's layers can be in four bits."""
+    """The error for a base with no layers that four bits can hold."""
     return BaseModelError(f"{name}: it has no layers that base_precision: {FOUR_BIT} packs; set it to bf16")
 
 
 def find_base(name: str) -> Path:
     """The folder of a base; a hub id is fetched into the hub's cache (or found there, offline).
 
-    A hub id may be pinned to a commit, branch or tag: `owner/name@REVISION`. `random:NAME` is a base of random weights.
-    A checkpoint of the `moshi` package is converted into the cache, once.
+    A hub id may be pinned to a commit, branch or tag: `owner/name@REVISION`. `random:NAME` has random weights. A
+    checkpoint of the `moshi` package is converted into the cache, once.
     """
     if name == MINIATURE:
         if not (MINIATURE_FOLDER / "config.json").is_file():
@@ -186,13 +186,13 @@ def find_base(name: str) -> Path:
 
 
 def kind_of(path: Path, config: Any) -> str:
-    """Which of BASES the configuration is that stands in the config.json at `path`. BaseModelError where it is none."""
+    """The key in BASES of a configuration read from `path`. BaseModelError if it is of no supported kind."""
     if not isinstance(config, dict):
         raise BaseModelError(f"{path} holds no settings; copy or fetch the checkpoint again")
     kind = config.get("model_type")
     if "backbone_flavor" in config:
         raise BaseModelError(
-            f"{path} is of the format of CSM's authors (backbone_flavor: {config['backbone_flavor']}), which affetto "
+            f"{path} is in the format of CSM's authors (backbone_flavor: {config['backbone_flavor']}), which affetto "
             "doesn't read: give the checkpoint in transformers' format. sesame/csm-1b on the hub has both"
         )
     if not isinstance(kind, str) or kind not in BASES:
@@ -204,7 +204,7 @@ def kind_of(path: Path, config: Any) -> str:
 
 
 def weights_hash(folder: Path) -> str:
-    """SHA-256 that names the weights in `folder`: of the files that are loaded, where config.json names them."""
+    """SHA-256 of the weights in `folder`: of the files that config.json names, if it does, since those are loaded."""
     config = _config(folder)
     named = config.get("transformers_weights") if isinstance(config, dict) else None
     patterns = [path.name for path in weight_files(folder, named)] if named else _WEIGHTS
@@ -213,7 +213,7 @@ def weights_hash(folder: Path) -> str:
 
 
 def has_text_stream(folder: Path) -> bool:
-    """Whether the text of the base in `folder` runs beside its frames; see `Base.has_text_stream`."""
+    """`Base.has_text_stream` of the base in `folder`, without loading it."""
     return BASES[kind_of(folder / "config.json", _config(folder))].network.has_text_stream
 
 
@@ -229,7 +229,7 @@ def _load_csm(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     from transformers import CsmConfig, CsmForConditionalGeneration
 
     class WithoutCodec(CsmForConditionalGeneration):  # type: ignore[misc]
-        """Mimi codes sound and nothing else: the process that trains doesn't even read it."""
+        """Training needs only the codes, so Mimi isn't even read."""
 
         _keys_to_ignore_on_load_unexpected = (r"^codec_model\.",)
 
@@ -249,7 +249,7 @@ def _load_csm(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     is_tied = config.tie_codebooks_embeddings and bool({_HEARD, _SPOKEN} & stored.keys())
     check_tensors(folder, stored, expected, "CSM", may_lack=(_HEARD, _SPOKEN) if is_tied else ())
     model, report = WithoutCodec.from_pretrained(folder, dtype=dtype, output_loading_info=True)
-    # What is saved or copied from here on is transformers' own class.
+    # So that what is saved or copied later is transformers' own class.
     model.__class__ = CsmForConditionalGeneration
     left = _tie_codes(model, set(report["missing_keys"])) | set(report["unexpected_keys"])
     assert not left, f"weights that would be drawn at random or dropped: {sorted(left)}"
@@ -263,7 +263,7 @@ _HEARD, _SPOKEN = "backbone_model.embed_tokens.embed_audio_tokens.weight", "dept
 def _tie_codes(model: Any, missing: set[str]) -> set[str]:
     """Share CSM's two tables of code embeddings as its checkpoint does; returns what else is missing.
 
-    transformers 4 did so, transformers 5 leaves the table that isn't stored at random values (transformers #48999).
+    transformers 4 did so; transformers 5 leaves the table that isn't stored at random values (transformers #48999).
     """
     if not model.config.tie_codebooks_embeddings:
         return missing
@@ -285,11 +285,11 @@ class BaseKind:
     """The entry points of a kind of base (docs/bases.md)."""
 
     load: Callable[[Path, torch.dtype], tuple[Any, Any]]
-    """Model, without a codec, and tokenizer of a checkpoint's folder; what is wrong with it is a BaseModelError."""
+    """Loads the model, without a codec, and the tokenizer from a checkpoint's folder; raises BaseModelError."""
     network: type[Network]
-    """The road through the loaded model: logits, and speech where no engine of `affetto.speak` is its own."""
+    """Computes logits with the loaded model, and speaks unless `affetto.speak` has an engine for it."""
     outline: Outline
-    """What plans know of it without a checkpoint."""
+    """What plans know about it without a checkpoint."""
 
 
 _CSM = Outline(

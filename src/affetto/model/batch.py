@@ -1,7 +1,7 @@
 """Rows of conversation turns, and the batch of tensors that a base reads.
 
 A row is a conversation: turns of text followed by frames of codes. Only the last turn's frames are predicted;
-earlier turns are context. Every trained turn ends with the end-of-audio frame (all zeros in CSM).
+earlier turns are context. Every turn with codes ends with the end-of-audio frame (all zeros in CSM).
 """
 
 from __future__ import annotations
@@ -17,42 +17,42 @@ from torch import Tensor
 
 
 def moved_to(values: Tensor, device: torch.device | str) -> Tensor:
-    """Values on `device`; a GPU copies them while the host goes on."""
+    """`values` on `device`; copying to a GPU doesn't block the host."""
     if torch.device(device).type != "cuda" or values.device.type != "cpu" or values.requires_grad:
         return values.to(device)
     return pinned(values).to(device, non_blocking=True)
 
 
 def pinned(values: Tensor) -> Tensor:
-    """Values of the host's in memory that a GPU reads by itself."""
+    """`values` in pinned host memory, from which copying to a GPU is quick."""
     return values if values.is_pinned() else values.pin_memory()
 
 
 @dataclass(frozen=True)
 class Streams:
-    """What runs beside a turn's frames, frame by frame, in a base that listens while it speaks (Moshi)."""
+    """What runs in parallel with a turn's frames in a base that listens while it speaks (Moshi)."""
 
     text_T: NDArray[np.integer]
-    """The inner monologue: the words' tokens where they are said, padding elsewhere."""
+    """The inner monologue: the words' tokens when they are said, padding otherwise."""
     text_weights_T: NDArray[np.floating]
-    """What each of them counts in the text's loss."""
+    """The weight of each token in the text's loss."""
     user_TK: NDArray[np.integer]
     """The other speaker's codes."""
 
 
 @dataclass(frozen=True)
 class Turn:
-    """Text and what was said."""
+    """The text of one turn and its audio."""
 
     text_ids: tuple[int, ...]
     """Token ids as the base's own template gives them, begin and end tokens included."""
     codes_TK: NDArray[np.integer] | None
     """Frames of codes; None for the turn that is to be spoken."""
     streams: Streams | None = None
-    """Given where the base's text runs beside its frames instead of before them; there is no end-of-audio frame then,
-    and the last frame is only heard: its text and first code stand beside the others' late acoustic codes."""
+    """Only for bases whose text runs in parallel with the frames. Such a turn has no end-of-audio frame, and its last
+    frame is only input: it is needed for the delayed acoustic codes of the one before."""
     end_code: int = 0
-    """What the end-of-audio frame is made of (`Network.end_code`)."""
+    """The code that fills the end-of-audio frame (`Network.end_code`)."""
 
     @property
     def num_positions(self) -> int:
@@ -63,14 +63,14 @@ class Turn:
 
 
 def turn_bytes(turns: Sequence[Turn]) -> list[bytes]:
-    """What turns are made of, to be hashed: prompts, codes, and what runs beside them."""
+    """The content of turns, for hashing: prompts, codes and parallel streams."""
     parts = []
     for turn in turns:
         codes = np.zeros((0, 0)) if turn.codes_TK is None else turn.codes_TK
         parts += [_bytes(turn.text_ids, np.int64), _bytes(codes, np.int64)]
-        if (beside := turn.streams) is not None:
-            parts += [_bytes(beside.text_T, np.int64), _bytes(beside.text_weights_T, np.float64)]
-            parts.append(_bytes(beside.user_TK, np.int64))
+        if (streams := turn.streams) is not None:
+            parts += [_bytes(streams.text_T, np.int64), _bytes(streams.text_weights_T, np.float64)]
+            parts.append(_bytes(streams.user_TK, np.int64))
     return parts
 
 
@@ -86,10 +86,10 @@ class Row:
     turns: tuple[Turn, ...]
     """Context first; the last turn is the one that is predicted."""
     gate: tuple[float, ...] = ()
-    """One value per emotion of the bank; empty is the base."""
+    """One value per emotion of the bank; empty means the base alone."""
 
     def at(self, intensity: float) -> Row:
-        """The row under its own gate, as much stronger."""
+        """The row with its gate multiplied by `intensity`."""
         return replace(self, gate=tuple(intensity * value for value in self.gate))
 
     @property
@@ -106,38 +106,38 @@ class Row:
 
 @dataclass(frozen=True)
 class Batch:
-    """What a base reads. Rows are padded on the right, where causal attention never looks."""
+    """The input of a base. Rows are padded on the right, where causal attention never looks."""
 
     text_BS: Tensor
-    """Token ids; 0 where the position is not text."""
+    """Token ids; 0 at positions that aren't text."""
     codes_BSK: Tensor
-    """Codes; 0 where the position is not audio. The end-of-audio frame (in CSM all zeros) is audio."""
+    """Codes; 0 at positions that aren't audio. The end-of-audio frame (all zeros in CSM) is audio."""
     is_audio_BS: Tensor
     frames_N2: Tensor
     """(row, position) of every predicted frame."""
     depth_M: Tensor
-    """Which of the N frames the depth decoder is trained on, ascending."""
+    """Indices of those of the N frames that the depth decoder predicts, ascending."""
     gate_BE: Tensor
     """Adapter gates, one row each; (B, 0) is the base."""
     clip_ids: tuple[str, ...]
     text_ids_U: Tensor
-    """The different token ids of `text_BS`. They stay with the host, as a large table of embeddings does, …"""
+    """The distinct token ids of `text_BS`. They stay on the host, as a large embedding table does, …"""
     text_places_BS: Tensor
-    """… and here is which of them stands where."""
+    """… and this is the index into them at each position."""
     text_weights_BS: Tensor | None = None
-    """Of a base whose text runs beside its frames (`Streams`): what the text of a frame counts in the loss."""
+    """With `Streams` only: the weight of each text token in the loss."""
     user_BSK: Tensor | None = None
-    """Of such a base: the other speaker's codes."""
+    """With `Streams` only: the other speaker's codes."""
 
     @property
     def text_targets_N(self) -> Tensor:
-        """The text of the predicted frames, where it runs beside them."""
+        """The text tokens that run in parallel with the predicted frames."""
         return self.text_BS[self.frames_N2[:, 0], self.frames_N2[:, 1]]
 
     @property
     def text_weights_N(self) -> Tensor:
-        """What it counts."""
-        assert self.text_weights_BS is not None, "this base's text stands before its frames"
+        """Their weights in the loss."""
+        assert self.text_weights_BS is not None, "this base's text comes before its frames"
         return self.text_weights_BS[self.frames_N2[:, 0], self.frames_N2[:, 1]]
 
     @property
@@ -171,7 +171,7 @@ class Batch:
         return replace(self, **moved)
 
     def pinned(self) -> Batch:
-        """The batch in memory that a GPU reads by itself."""
+        """The batch in pinned memory, from which `to` a GPU is quick."""
         ready: dict[str, Any] = {
             name: pinned(value) for name, value in self.__dict__.items() if isinstance(value, Tensor)
         }
@@ -184,15 +184,15 @@ class Batch:
 
 @dataclass(frozen=True)
 class Logits:
-    """What a base says of a batch, in float32: codebook zero of N frames, codebooks 1..K-1 of M frames."""
+    """A base's predictions for a batch, in float32: codebook zero of N frames, codebooks 1..K-1 of M frames."""
 
     c0_NV: Tensor
     depth_MJV: Tensor
     text_NW: Tensor | None = None
-    """The text of N frames, in a base whose text runs beside them."""
+    """The text of N frames, in a base whose text runs in parallel with them."""
 
     def split(self, batches: Sequence[Batch]) -> list[Logits]:
-        """What is said of each of `batches`, of whose `join` these logits are."""
+        """The logits of each of `batches`, given those of their `join`."""
         c0 = torch.split(self.c0_NV, [len(batch.frames_N2) for batch in batches])
         depth = torch.split(self.depth_MJV, [len(batch.depth_M) for batch in batches])
         text: Sequence[Tensor | None] = [None] * len(batches)
@@ -206,7 +206,7 @@ def collate(
 ) -> Batch:
     """Make a batch. `depth_choice` lists, row by row, the predicted frames for the depth decoder; None is all of them.
 
-    Rows without a gate may sit beside rows with one: theirs is zero.
+    A row without a gate gets zeros if others have one.
     """
     num_rows, width = len(rows), max(row.num_positions for row in rows)
     text_BS = np.zeros((num_rows, width), dtype=np.int64)
@@ -221,7 +221,7 @@ def collate(
         assert row.num_frames > 0, f"{row.clip_id}: the last turn has no codes to predict"
         place = 0
         for turn in row.turns:
-            assert bool(turn.streams) == has_streams, f"{row.clip_id}: text beside and before frames in one batch"
+            assert bool(turn.streams) == has_streams, f"{row.clip_id}: turns with and without streams in one batch"
             if not turn.streams:
                 text_BS[b, place : place + len(turn.text_ids)] = turn.text_ids
                 place += len(turn.text_ids)
@@ -259,7 +259,7 @@ def collate(
 
 
 def join(batches: Sequence[Batch]) -> Batch:
-    """One batch of all rows, with the predicted frames in the batches' order. Their gates must be equally wide."""
+    """One batch of all rows, with the predicted frames in the batches' order. All gates must have the same width."""
     if len(batches) == 1:
         return batches[0]
     width = max(batch.text_BS.shape[1] for batch in batches)
@@ -268,10 +268,10 @@ def join(batches: Sequence[Batch]) -> Batch:
         values = [getattr(batch, name) for batch in batches]
         return torch.cat([pad_positions(value, width) for value in values])
 
-    text_places, known = [], 0
+    text_places, num_ids = [], 0
     for batch in batches:
-        text_places.append(pad_positions(batch.text_places_BS + known, width))
-        known += len(batch.text_ids_U)
+        text_places.append(pad_positions(batch.text_places_BS + num_ids, width))
+        num_ids += len(batch.text_ids_U)
     rows = np.cumsum([0, *(len(batch.clip_ids) for batch in batches)])
     frames = np.cumsum([0, *(len(batch.frames_N2) for batch in batches)])
     shifted = []
@@ -299,7 +299,7 @@ def pad_positions(values_BS: Tensor, width: int) -> Tensor:
 
 
 def stack_gates(gates: Sequence[Sequence[float]]) -> Tensor:
-    """Gates (B, E) of rows; an empty one is the base, all zeros."""
+    """Gates (B, E) of rows; an empty one becomes all zeros, which is the base."""
     width = max(len(gate) for gate in gates)
     assert all(len(gate) in (0, width) for gate in gates), f"gates of {sorted({len(gate) for gate in gates})} adapters"
     return torch.tensor([gate or (0.0,) * width for gate in map(tuple, gates)], dtype=torch.float32).reshape(

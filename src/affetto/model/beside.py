@@ -1,8 +1,8 @@
-"""What runs beside the codes of a base that listens while it speaks (Moshi): when words are said, and the user.
+"""The streams beside the codes of a base that listens while it speaks (Moshi): when words are said, and the user.
 
-The words of a clip are timed by an annotation beside its file, else by a recogniser (`codes.timing`). Of a dialogue in
-two channels the first is the base's own voice and the second the user's, as moshi-finetune has it. All of it is cached
-beside the codes, so a second run only looks.
+A clip's words are timed by an annotation file beside it, else by a recogniser (`codes.timing`). In a dialogue with two
+channels the first is the base's own voice and the second the user's, as in moshi-finetune. Everything is cached beside
+the codes, so a second run only looks it up.
 """
 
 from __future__ import annotations
@@ -35,23 +35,23 @@ from affetto.types import Clip, Codec, Problem
 
 _VERSION = "1"
 _SHARD = 256
-"""Clips after which what was found is written down."""
+"""Clips between two writes to the cache."""
 MOST_DOUBT = 3.0
-"""Nats per token from which on a recogniser hears other words than the text's, which are then spread over the clip by
-their length. The miniature's recogniser gives its own clips 0.1 at most and another clip's text 11.5 at least
-(benchmarks/word_alignment.py). Real recordings, which it doesn't understand, have 3.4 at least (40 clips of LJSpeech,
-40 of RAVDESS, where another clip's text has as much), and there its alignment is hardly better than spreading."""
+"""Nats per token above which the recogniser is taken to hear other words than the text's; these are then spread over
+the clip by their length. The miniature's recogniser gives its own clips at most 0.1 and another clip's text at least
+11.5 (benchmarks/word_alignment.py). Real recordings, which it doesn't understand, get at least 3.4 (40 clips of
+LJSpeech, 40 of RAVDESS; another clip's text gets as much), and its alignment is hardly better than spreading there."""
 
 
 def with_streams(
     prepared: Prepared, base_folder: Path, find_recogniser: Callable[[], Recogniser], *, use_cached_only: bool = False
 ) -> Prepared:
-    """`prepared` with the words and the other speaker of every clip that doesn't have them yet.
+    """`prepared` with timed words and the other speaker's codes added for every clip that lacks them.
 
-    As it is, where the base's text stands before its frames. Clips whose words can't be laid beside their frames are
-    left out, with those that hear them, and listed among the problems: unaligned (more text than sound, or none that
-    the recogniser can spell), bad-annotation, silent. `use_cached_only` codes nothing and aligns nothing: clips of
-    which something isn't there are left out silently.
+    Returns it unchanged if the base's text comes before its frames. Clips whose words can't be aligned with their
+    frames are left out, as are clips with one of them in their context, and listed among the problems: unaligned (more
+    text than sound, or none that the recogniser can spell), bad-annotation, silent. With `use_cached_only` nothing is
+    coded or aligned, and clips with anything missing from the cache are left out silently.
     """
     waiting = [clip for clip in prepared.clips if clip.id not in prepared.words and clip.text is not None]
     if not waiting or not has_text_stream(base_folder):
@@ -63,13 +63,13 @@ def with_streams(
     stage.time_words([clip for clip in waiting if clip.id not in silent])
     bad, clips = stage.bad, {clip.id: clip for clip in prepared.clips}
     broken = broken_context(clips, bad)
-    problems = [*stage.problems, *(Problem(name, "bad-context", told) for name, told in broken.items())]
+    problems = [*stage.problems, *(Problem(name, "bad-context", message) for name, message in broken.items())]
     if use_cached_only:
         problems = []
     left = [clip for clip in prepared.clips if clip.id not in bad and clip.id not in broken]
     if not left:
-        told = "\n".join(f"  {problem.message}" for problem in problems[:10]) or "  run once without --skip-datasets"
-        raise DataError(f"no clip is left whose words are timed:\n{told}")
+        reasons = "\n".join(f"  {problem.message}" for problem in problems[:10]) or "  run once without --skip-datasets"
+        raise DataError(f"no clip is left whose words are timed:\n{reasons}")
     stage.tell(len(dialogues))
     return replace(
         prepared, clips=tuple(left), problems=(*prepared.problems, *problems), keys=stage.keys,
@@ -78,7 +78,7 @@ def with_streams(
 
 
 class _Stage:
-    """The work of `with_streams`, and what it found."""
+    """The work of `with_streams`, and its results."""
 
     def __init__(
         self, prepared: Prepared, base_folder: Path, find_recogniser: Callable[[], Recogniser], use_cached_only: bool
@@ -98,22 +98,22 @@ class _Stage:
         return {problem.where for problem in self.problems}
 
     def two_speakers(self, clips: Sequence[Clip]) -> list[Clip]:
-        """Clips that are dialogues in two channels; the answer is remembered by the file's contents."""
+        """Clips that are dialogues in two channels; the answer is cached by the file's contents."""
         path = cache_root() / "dialogues.json"
-        known: dict[str, str] = read_json(path) if path.is_file() else {}
-        before = len(known)
+        cached: dict[str, str] = read_json(path) if path.is_file() else {}
+        num_before = len(cached)
         for clip in clips:
             key = self.keys[clip.id]
-            if key not in known and clip.audio.is_file():
-                known[key] = channel_use(clip)
-        if len(known) > before:
-            write_json(path, known)
-        found = [known.get(self.keys[clip.id]) for clip in clips]
-        self.num_doubled = found.count("same")
-        return [clip for clip, channels in zip(clips, found, strict=True) if channels == "two"]
+            if key not in cached and clip.audio.is_file():
+                cached[key] = channel_use(clip)
+        if len(cached) > num_before:
+            write_json(path, cached)
+        uses = [cached.get(self.keys[clip.id]) for clip in clips]
+        self.num_doubled = uses.count("same")
+        return [clip for clip, use in zip(clips, uses, strict=True) if use == "two"]
 
     def code_channels(self, dialogues: Sequence[Clip]) -> None:
-        """Give each dialogue the codes of its first channel as its own, and those of the second as the user's."""
+        """Code each dialogue's channels: the first as the clip's own codes, the second as the user's."""
         missing = []
         for clip in dialogues:
             keys = [hash_text(self.keys[clip.id], f"channel {channel}") for channel in (1, 2)]
@@ -129,65 +129,66 @@ class _Stage:
             for start in range(0, len(missing), _SHARD):
                 coded: dict[str, NDArray[np.int64]] = {}
                 part = missing[start : start + _SHARD]
-                for clip, found in zip(part, run(_both_channels, part), strict=True):
-                    if found is None:
+                for clip, channels in zip(part, run(_both_channels, part), strict=True):
+                    if channels is None:
                         message = (
                             f"{clip.audio}: its first channel, the model's own voice, is silent; swap the channels"
                         )
                         self.problems.append(Problem(clip.id, "silent", message))
                     else:
-                        coded[self.keys[clip.id]], coded[self.user_keys[clip.id]] = found
+                        coded[self.keys[clip.id]], coded[self.user_keys[clip.id]] = channels
                     bar.advance(1)
                 self.cache.add(coded)
 
     def time_words(self, clips: Sequence[Clip]) -> None:
-        """Time the words of `clips`, and see that their tokens fit into their frames."""
-        unknown = []
+        """Time the words of `clips`, and check that their tokens fit into their frames."""
+        unannotated = []
         for clip in clips:
             path = annotation_of(clip.audio)
             if path is None:
-                unknown.append(clip)
+                unannotated.append(clip)
                 continue
             try:
                 self._take(clip, annotated_words(path, clip.start_s or 0.0, clip.end_s), "annotated")
             except DataError as error:
                 self.problems.append(Problem(clip.id, "bad-annotation", str(error)))
-        if unknown:
-            self._align(unknown)
+        if unannotated:
+            self._align(unannotated)
 
     def _align(self, clips: Sequence[Clip]) -> None:
         recogniser = self.find_recogniser()
         path = cache_root() / "words" / f"{hash_text(_VERSION, recogniser.id)[:24]}.json"
-        known: dict[str, Any] = read_json(path) if path.is_file() else {}
-        waiting = [clip for clip in clips if self.keys[clip.id] not in known and not self.use_cached_only]
+        cached: dict[str, Any] = read_json(path) if path.is_file() else {}
+        waiting = [clip for clip in clips if self.keys[clip.id] not in cached and not self.use_cached_only]
         if waiting:
             with progress("Aligning words", len(waiting)) as bar:
                 for start in range(0, len(waiting), _SHARD):
                     for clip in waiting[start : start + _SHARD]:
-                        known[self.keys[clip.id]] = self._heard(clip, recogniser)
+                        cached[self.keys[clip.id]] = self._alignment(clip, recogniser)
                         bar.advance(1)
-                    write_json(path, known)
+                    write_json(path, cached)
         for clip in clips:
-            found = known.get(self.keys[clip.id], {"problem": "its words aren't aligned yet"})
-            is_own = not clip.audio.is_file()
-            if "problem" in found and not is_own:
-                self.problems.append(Problem(clip.id, "unaligned", f"{clip.audio}: {found['problem']}"))
-            elif "problem" in found or found["doubt"] > MOST_DOUBT:
+            alignment = cached.get(self.keys[clip.id], {"problem": "its words aren't aligned yet"})
+            is_own_speech = not clip.audio.is_file()
+            if "problem" in alignment and not is_own_speech:
+                self.problems.append(Problem(clip.id, "unaligned", f"{clip.audio}: {alignment['problem']}"))
+            elif "problem" in alignment or alignment["doubt"] > MOST_DOUBT:
                 assert clip.text is not None
                 frames = self.cache.num_frames(self.keys[clip.id])
                 self._take(clip, spread_words(clip.text, frames / self.frame_rate), "spread")
             else:
-                self._take(clip, [Word(text, start_s) for text, start_s in found["words"]], f"by {recogniser.id}")
+                self._take(clip, [Word(text, start_s) for text, start_s in alignment["words"]], f"by {recogniser.id}")
 
-    def _heard(self, clip: Clip, recogniser: Recogniser) -> dict[str, Any]:
-        """What is written down of one clip."""
+    def _alignment(self, clip: Clip, recogniser: Recogniser) -> dict[str, Any]:
+        """The cache's entry for one clip: its words and the recogniser's doubt, or a problem."""
         assert clip.text is not None
         channel = 1 if clip.id in self.user_keys else clip.channel
         try:
-            found = aligned_words(clip.text, self._samples(clip, recogniser.sample_rate, channel), recogniser)
+            aligned = aligned_words(clip.text, self._samples(clip, recogniser.sample_rate, channel), recogniser)
         except DataError as error:
             return {"problem": str(error)}
-        return {"words": [[word.text, round(word.start_s, 4)] for word in found.words], "doubt": round(found.doubt, 4)}
+        words = [[word.text, round(word.start_s, 4)] for word in aligned.words]
+        return {"words": words, "doubt": round(aligned.doubt, 4)}
 
     def _take(self, clip: Clip, words: Sequence[Word], way: str) -> None:
         frames = self.cache.num_frames(self.keys[clip.id])
@@ -200,7 +201,7 @@ class _Stage:
         self.ways[way] += 1
 
     def _samples(self, clip: Clip, sample_rate: int, channel: int | None) -> NDArray[np.float32]:
-        """The clip's sound; of one that has no file, being the base's own speech, what its codes sound like."""
+        """The clip's samples, decoded from its codes if it has no file (the base's own speech)."""
         if clip.audio.is_file():
             return read_clip(replace(clip, channel=channel), sample_rate)
         import soxr
@@ -224,24 +225,24 @@ class _Stage:
         return codec_frame_rate(self.base_folder)
 
     def tell(self, num_dialogues: int) -> None:
-        """Say how many clips were timed in which way, and whose users are heard."""
+        """Print how many clips were timed in which way, and which channels are used."""
         ways = ", ".join(f"{count} {way}" for way, count in sorted(self.ways.items()))
         say(f"when words are said, of {counted(self.ways.total(), 'clip')}: {ways}")
         if spread := self.ways["spread"]:
             say(
                 f"in {spread} of them the recogniser hears other words than the text, so the words are spread by their "
-                "length: mend the texts, annotate the clips, or name a recogniser that hears them (judges: words:)",
+                "length: fix the texts, annotate the clips, or name another recogniser (judges: words:)",
                 style="yellow",
             )
         if num_dialogues:
             say(f"{counted(num_dialogues, 'dialogue')}: the first channel is the model's voice, the second its user's")
         if self.num_doubled:
             files = counted(self.num_doubled, "file has", "files have")
-            say(f"{files} one sound in both channels, which are averaged; the user is silent")
+            say(f"{files} the same sound in both channels, which are averaged; the user is silent")
 
 
 def _both_channels(codec: Codec, clip: Clip) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
-    """Codes of both channels of a dialogue; None where the model says nothing in it."""
+    """Codes of both channels of a dialogue; None if the first, the model's own, is silent."""
     with told():
         own_N, user_N = (read_clip(replace(clip, channel=channel), codec.sample_rate) for channel in (1, 2))
     if np.abs(own_N).max(initial=0.0) < SILENT_PEAK:

@@ -1,4 +1,4 @@
-"""CSM (Sesame): transformers' modules, our road through them. Logits only; no loss and no codec inside.
+"""CSM (Sesame): transformers' modules and weights with our own forward pass. Logits only; no loss and no codec.
 
 A frame at position p is predicted from the backbone's state at p - 1: codebook zero by the language-model head,
 the others by the depth decoder, which starts from that state (Sesame's CSM; transformers `modeling_csm`).
@@ -23,11 +23,11 @@ class CsmNetwork(Network):
     """Teacher-forced logits of a `CsmForConditionalGeneration`, through its own modules and weights."""
 
     depth_temperature_share = 2 / 3
-    """Happy words of the miniature are clearer so, emotions heard no less (docs/training.md, "How it is drawn")."""
+    """It makes the miniature's happy words clearer and emotions no weaker (docs/training.md, "How it is drawn")."""
 
     def __init__(self, model: Any) -> None:
         super().__init__(model)
-        # A model that only speaks is none of transformers', whose import takes longer than speaking.
+        # A model loaded for speaking only (`affetto.model.light`) must not import transformers, which is slow.
         if type(model).__module__.startswith("transformers."):
             from affetto.model.fused import fuse
 
@@ -62,13 +62,13 @@ class CsmNetwork(Network):
         """Input embeddings (B, S, D): a text token's, or the sum over the codebooks of a frame."""
         heard = self.backbone.embed_tokens.embed_audio_tokens.weight
         offsets_K = torch.arange(self.num_codebooks, device=heard.device) * self.vocab_size
-        # Added up row by row: all codebooks' rows at once are K times what a layer sees.
+        # Summed row by row: all codebooks' embeddings at once would take K times a layer's input.
         summed_ND = functional.embedding_bag((batch.codes_BSK + offsets_K).flatten(0, 1), heard, mode="sum")
         audio_BSD = summed_ND.view(*batch.codes_BSK.shape[:2], heard.shape[1])
         table, device = self.embed_text.weight, audio_BSD.device
         if table.device == device:
             return torch.where(batch.is_audio_BS[..., None], audio_BSD, self.embed_text(batch.text_BS))
-        # The table is elsewhere (`Base.to`): each row that is read travels once.
+        # The table is on the host (`Base.to`): each distinct row is copied once.
         rows_UD = moved_to(self.embed_text(batch.text_ids_U), device).to(audio_BSD.dtype)
         return torch.where(batch.is_audio_BS[..., None], audio_BSD, rows_UD[batch.text_places_BS])
 
@@ -78,15 +78,15 @@ class CsmNetwork(Network):
             return linear(states_ND.float(), self.c0_head.weight.float())
 
     def depth_logits(self, states_MD: Tensor, codes_MK: Tensor) -> Tensor:
-        """Logits (M, J, V) of codebooks 1..K-1, from the backbone's states before M frames and their codes; float32."""
+        """Logits (M, J, V) of codebooks 1..K-1 from the backbone's states before M frames and their codes; float32."""
         if len(states_MD) == 0:
             return torch.zeros(0, self.num_codebooks - 1, self.vocab_size, device=states_MD.device)
         table = self.depth.model.embed_tokens
         offsets_J = torch.arange(self.num_codebooks - 1, device=codes_MK.device) * self.vocab_size
         codes_MJD = table(codes_MK[:, :-1] + offsets_J)
         inputs_MKD = torch.cat([states_MD[:, None].to(codes_MJD.dtype), codes_MJD], dim=1)
-        # With as many rows as positions transformers 5 takes the decoder's positions (K,) for batched ones and fails,
-        # unless it makes no mask (`affetto.model.fused.causal_mask`) or has one.
+        # With as many rows as positions, transformers 5 mistakes the decoder's positions (K,) for batched ones and
+        # fails, unless it makes no mask (`affetto.model.fused.causal_mask`) or is given one.
         is_unmasked = len(codes_MK) != self.num_codebooks or self.depth.config._attn_implementation == "sdpa"
         mask_MK = None if is_unmasked else torch.ones_like(codes_MK)
         with one_sequence_a_row(read_behind_first(inputs_MKD)):
@@ -106,20 +106,20 @@ class CsmNetwork(Network):
         checkpoint_layers((self.backbone, self.depth.model), self.gates)
 
     def frame_bytes(self, *, with_gradient: bool = False) -> int:
-        """About what the depth decoder needs for one frame, in bytes: a layer's activations (all layers', where they
-        are kept for a gradient) and its logits in three copies. Frames are by far the most of what a row needs.
+        """Approximate bytes that the depth decoder needs for one frame: a layer's activations (all layers' if they are
+        kept for a gradient) and three copies of the logits. Frames dominate what a row needs.
         """
         config, weight = self.depth.config, self.c0_head.weight
-        # Six of the layer's width, norms and sums included; gate, up, their product and activation of the wider one.
+        # Six tensors of the layer's width (norms and sums included); gate, up, activation and product are wider.
         layer = self.num_codebooks * (6 * config.hidden_size + 4 * config.intermediate_size) * weight.element_size()
         logits = 3 * (self.num_codebooks - 1) * self.vocab_size * 4
         return int(layer * (config.num_hidden_layers if with_gradient else 1) + logits)
 
 
 def float32_heads(hidden_MJD: Tensor, weight_JDV: Tensor) -> Tensor:
-    """Logits (M, J, V) of J heads in float32, with no float32 copy of weights that are frozen in fewer bits.
+    """Logits (M, J, V) of J heads in float32, without a float32 copy of frozen weights of lower precision.
 
-    CSM-1B's heads would take 0.26 GB so, from the forward pass to the backward pass.
+    For CSM-1B's heads such a copy would take 0.26 GB from the forward to the backward pass.
     """
     if weight_JDV.dtype == torch.float32 or weight_JDV.requires_grad:
         return heads(hidden_MJD.float(), weight_JDV.float())

@@ -1,8 +1,8 @@
-"""Dia (Nari Labs): transformers' modules, our road through them. Logits only; no loss and no codec inside.
+"""Dia (Nari Labs): transformers' modules and weights with our own forward pass. Logits only; no loss and no codec.
 
-An encoder reads the script in bytes, `[S1] …` and `[S2] …`; the decoder says frames of Descript's codec, a code of each
-codebook at every position, codebook k of frame t at t + d_k (`delay_pattern`: MusicGen's delays, Copet et al. 2023,
-arXiv 2306.05284). Before a row's first frame stands BOS, its last one is all EOS, and behind that is padding.
+An encoder reads the script as bytes, `[S1] …` and `[S2] …`; the decoder predicts frames of Descript's codec, one code
+per codebook at every position, with codebook k of frame t at t + d_k (`delay_pattern`: MusicGen's delays, Copet et al.
+2023, arXiv 2306.05284). A row's frames begin with BOS and end with a frame of EOS, after which there is padding.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class DiaNetwork(Network):
     """Teacher-forced logits of a `DiaForConditionalGeneration`, and its speech, through its own modules and weights."""
 
     least_temperature = 1.0
-    """As transformers has it."""
+    """As in transformers."""
 
     def __init__(self, model: Any) -> None:
         super().__init__(model)
@@ -43,23 +43,23 @@ class DiaNetwork(Network):
         self.vocab_size = config.vocab_size
         self.num_text_ids = int(model.config.encoder_config.vocab_size)
         self.end_code = self.codebook_size = config.eos_token_id
-        """EOS, padding and BOS come after the codec's codes."""
+        """EOS, padding and BOS are numbered after the codec's codes."""
         self.pad_code: int = config.pad_token_id
         self.start_code: int = config.bos_token_id
         self.delays: list[int] = list(model.config.delay_pattern)
-        # Only frames take the decoder's positions, so a row of text and frames is held to less than there is. A text as
-        # long as the encoder's window, a thousand bytes, is more than can be said in the decoder's.
+        # Only frames take the decoder's positions, so counting a row's text, too, is stricter than needed. A text as
+        # long as the encoder's window, a thousand bytes, takes longer to say than the decoder's window lasts.
         self.window = int(config.max_position_embeddings) - max(self.delays) - 1
         generation = model.generation_config
         self.guidance: float = generation.guidance_scale or 1.0
         self.guidance_top_k: int = generation.top_k or 0
 
     def prompt(self, text: str, speaker: int) -> str:
-        """A line of the script; Dia knows a first and a second speaker."""
+        """A line of the script; Dia has two speakers."""
         return f"[S{speaker % 2 + 1}] {text}"
 
     def room(self, num_ids: int) -> int:  # noqa: ARG002
-        """The window, which frames alone take."""
+        """The window, which only frames use."""
         return self.window
 
     def forward(self, batch: Batch) -> Logits:
@@ -77,14 +77,14 @@ class DiaNetwork(Network):
         return Logits(self._logits(c0_N1D, 0)[:, 0], self._logits(depth_MJD, 1))
 
     def _logits(self, hidden_MLD: Tensor, first: int) -> Tensor:
-        """Logits (M, L, V) of codebooks `first` and on from the states that predict each; float32."""
+        """Logits (M, L, V) of L codebooks from `first` on, from the states that predict them; float32."""
         weight_KVD = self.heads.weight.view(self.num_codebooks, self.vocab_size, -1)
         with full_precision(hidden_MLD):
             return float32_heads(hidden_MLD, weight_KVD[first : first + hidden_MLD.shape[1]].transpose(1, 2))
 
     def _read(self, script_BP: Tensor, is_text_BP: Tensor) -> tuple[Tensor, Tensor]:
-        """The encoder's states (B, P, D) of scripts, and its mask."""
-        # A script begins with the first speaker, whoever of the data that is.
+        """The encoder's states (B, P, D) for scripts, and its mask."""
+        # A script must begin with the first speaker, whoever that is in the data.
         is_mark_BP = (script_BP == _FIRST) | (script_BP == _SECOND)
         is_swapped_BP = (script_BP[:, :1] == _SECOND) & is_mark_BP
         script_BP = torch.where(is_swapped_BP, _FIRST + _SECOND - script_BP, script_BP)
@@ -92,28 +92,28 @@ class DiaNetwork(Network):
         return self.encoder(input_ids=script_BP, attention_mask=mask_BP).last_hidden_state, mask_BP
 
     def _sound(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Each frame's place in its row's sound (B, S), counted from 1 since BOS is before it; the decoder's input."""
+        """Each frame's index in its row's sound (B, S), from 1 since BOS comes first; and the decoder's input."""
         is_predicted_BS = torch.zeros_like(batch.is_audio_BS)
         is_predicted_BS[batch.frames_N2[:, 0], batch.frames_N2[:, 1]] = True
-        # Turns before the last one run on into it, without an end.
+        # Earlier turns run on into the last one, without an end frame.
         is_end_BS = (batch.codes_BSK[..., 0] == self.end_code) & ~is_predicted_BS
         is_kept_BS = batch.is_audio_BS & ~is_end_BS
         places_BS = is_kept_BS.cumsum(dim=1)
         sound_BLK = self._silence(len(places_BS), int(places_BS.max()) + 1)
         rows_X, positions_X = is_kept_BS.nonzero().unbind(dim=1)
         sound_BLK[rows_X, places_BS[rows_X, positions_X]] = batch.codes_BSK[rows_X, positions_X]
-        # The last step that is needed hears all but the last codebook's end.
+        # The input of the last step that is needed has all but the last codebook's end.
         return places_BS, self._delayed(sound_BLK, range(sound_BLK.shape[1] + max(self.delays) - 1))
 
     def _silence(self, num_rows: int, length: int) -> Tensor:
-        """BOS and, behind it, padding (B, L, K)."""
+        """BOS followed by padding (B, L, K)."""
         shape = (num_rows, length, self.num_codebooks)
         sound_BLK = torch.full(shape, self.pad_code, device=self.heads.weight.device)
         sound_BLK[:, 0] = self.start_code
         return sound_BLK
 
     def _delayed(self, sound_BLK: Tensor, steps: range) -> Tensor:
-        """What the decoder hears of a sound at `steps`: every codebook later by its delay."""
+        """The decoder's input at `steps`: a sound with every codebook shifted by its delay."""
         device, last = sound_BLK.device, sound_BLK.shape[1] - 1
         places_XK = torch.arange(steps.start, steps.stop, device=device)[:, None] - self._delays(device)
         heard_BXK = sound_BLK[:, places_XK.clamp(0, last), torch.arange(self.num_codebooks, device=device)]
@@ -127,21 +127,21 @@ class DiaNetwork(Network):
         checkpoint_layers((self.encoder, self.decoder), self.gates)
 
     def frame_bytes(self, *, with_gradient: bool = False) -> int:
-        """About what one frame needs, in bytes: a decoder layer's activations (all layers', where they are kept for a
-        gradient) and its logits in three copies.
+        """Approximate bytes that one frame needs: a decoder layer's activations (all layers' if they are kept for a
+        gradient) and three copies of the logits.
         """
         config = self.decoder.config
-        # Ten of the layer's width, norms, sums and both attentions included; gate, up, their product and activation.
+        # Ten tensors of the layer's width (norms, sums, both attentions); gate, up, activation and product are wider.
         layer = (10 * config.hidden_size + 4 * config.intermediate_size) * self.heads.weight.element_size()
         logits = 3 * self.num_codebooks * self.vocab_size * 4
         return int(layer * (config.num_hidden_layers if with_gradient else 1) + logits)
 
     def speak(self, rows: Sequence[Row], max_frames: Sequence[int], pick: Pick) -> list[Said]:
-        """See `Network.speak`. Earlier turns are read in front of the script and heard in front of the sound.
+        """See `Network.speak`. Earlier turns come first in both the script and the sound.
 
-        All rows begin together; where a row's earlier turns sound nothing is drawn. With guidance, as the checkpoint's
-        generation settings have it, a second decoder reads no text, and codes are drawn among those that the text
-        speaks for most (Nari Labs' variant of Ho & Salimans 2022).
+        All rows start together; during a row's earlier turns nothing is drawn. With guidance, a setting of the
+        checkpoint, a second pass reads no text, and codes are drawn from those that the text favours most (Nari Labs'
+        variant of Ho & Salimans 2022).
         """
         from transformers import DynamicCache, EncoderDecoderCache
 
@@ -165,7 +165,7 @@ class DiaNetwork(Network):
         return sounds.said()
 
     def _guided(self, logits_XKV: Tensor) -> Tensor:
-        """Logits (B, K, V) from those with and without the text."""
+        """Guided logits (B, K, V) from those with and without the text."""
         with_BKV, without_BKV = logits_XKV.chunk(2)
         guided_BKV = with_BKV + self.guidance * (with_BKV - without_BKV)
         if not self.guidance_top_k:
@@ -175,7 +175,7 @@ class DiaNetwork(Network):
 
 
 class _Sounds:
-    """The sounds of rows that speak together, step by step."""
+    """The growing sounds of rows that are spoken together."""
 
     def __init__(self, network: DiaNetwork, rows: Sequence[Row], max_frames: Sequence[int]) -> None:
         self.network, self.step = network, 0
@@ -190,12 +190,12 @@ class _Sounds:
         self.given_B1, self.cap_B1 = (torch.tensor(values, device=device)[:, None] for values in (counts, caps))
         self.never = self.codes_BLK.shape[1]
         self.end_B1 = torch.full_like(self.given_B1, self.never)
-        """Where the frame that ends a row is in its sound."""
+        """Index of the frame that ends a row's sound."""
         self.hit_cap_B1 = torch.zeros_like(self.end_B1, dtype=torch.bool)
 
     @property
     def are_over(self) -> bool:
-        """Whether every row has said the last codebook of its last frame."""
+        """Whether every row has its last frame's last codebook."""
         return bool((self.step >= self.end_B1 - 1 + max(self.network.delays)).all())
 
     def heard(self) -> Tensor:
@@ -203,7 +203,7 @@ class _Sounds:
         return self.network._delayed(self.codes_BLK, range(self.step, self.step + 1))
 
     def add(self, logits_BKV: Tensor, pick: Pick) -> None:
-        """Draw what this step says; an end isn't drawn, but comes when nothing else is likelier in codebook zero."""
+        """Draw this step's codes. EOS isn't drawn: a row ends when EOS is the likeliest code of codebook zero."""
         size, delays_K = self.network.codebook_size, self.network._delays(logits_BKV.device)
         codes_BK = pick(logits_BKV[..., :size], self.step)
         wants_B1 = logits_BKV[:, 0, : size + 1].argmax(dim=-1, keepdim=True) == size
@@ -220,7 +220,7 @@ class _Sounds:
         self.codes_BLK[:, places_K, books_K] = torch.where(is_new_BK, codes_BK, self.codes_BLK[:, places_K, books_K])
 
     def said(self) -> list[Said]:
-        """Codes (T, K) of what each row said itself, and whether its cap ended it."""
+        """New codes (T, K) of each row, without its earlier turns, and whether its cap ended it."""
         ends = zip(self.given_B1[:, 0].tolist(), self.end_B1[:, 0].tolist(), strict=True)
         codes_BLK = self.codes_BLK.cpu().numpy()
         return [
@@ -234,11 +234,11 @@ DIA = Outline(
     ("encoder_config.num_hidden_layers", "decoder_config.num_hidden_layers"), 44_100 / 512,
     tokens_per_s=14, template_tokens=17, reads_indices=True,
 )  # fmt: skip
-"""Its tokens are bytes, and its codec is Descript's at 44.1 kHz: 512 samples a frame (Kumar et al. 2023)."""
+"""Its tokens are bytes, and its codec is Descript's at 44.1 kHz with 512 samples per frame (Kumar et al. 2023)."""
 
 
 def load_dia(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
-    """Model and tokenizer of a checkpoint. BaseModelError where it is damaged or another."""
+    """Model and tokenizer of a checkpoint. BaseModelError if it is damaged or of another model."""
     from transformers import DiaConfig, DiaForConditionalGeneration
 
     config = DiaConfig.from_pretrained(folder)
@@ -250,7 +250,7 @@ def load_dia(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
 
 
 def _script(batch: Batch) -> tuple[Tensor, Tensor]:
-    """The texts of each row's turns, one after the other (B, P), and where they are."""
+    """The texts of each row's turns, concatenated (B, P), and a mask of where they are."""
     is_before_sound_BS = batch.is_audio_BS.flip(1).cumsum(dim=1).flip(1) > 0
     is_text_BS = is_before_sound_BS & ~batch.is_audio_BS
     lengths_B1 = is_text_BS.sum(dim=1, keepdim=True)
@@ -261,7 +261,7 @@ def _script(batch: Batch) -> tuple[Tensor, Tensor]:
 
 
 def _padded(texts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    """Token ids (B, P) with zeros on the right, and where they are."""
+    """Token ids (B, P) padded with zeros on the right, and a mask of where they are."""
     width = max(map(len, texts))
     ids_BP = torch.tensor([[*ids, *[0] * (width - len(ids))] for ids in texts])
     return ids_BP, torch.arange(width) < torch.tensor([[len(ids)] for ids in texts])

@@ -1,7 +1,7 @@
-"""Frozen linear layers in four bits: NormalFloat-4 with a scale per 64 weights, as QLoRA (Dettmers et al. 2023) has it.
+"""Frozen linear layers in four bits: NormalFloat-4 with a scale per 64 weights, as in QLoRA (Dettmers et al. 2023).
 
 bitsandbytes packs and unpacks them, on CPU and GPU alike. A layer is unpacked for every product, forward and backward,
-and nothing keeps it unpacked between. Adapters, checkpointing and the Fisher see a frozen layer like any other.
+and never kept unpacked in between. Adapters, checkpointing and the Fisher see it as any other frozen layer.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from affetto.native.functional import linear
 from affetto.quiet import quiet_transformers
 
 FOUR_BIT = "nf4"
-"""What the configuration's `base_precision` calls it."""
+"""Its name in the configuration's `base_precision`."""
 BLOCK = 64
 """Weights that share a scale."""
 PACKED_PARTS = ("backbone_model.layers", "decoder.model.layers", "depth_decoder.model.layers")
-"""Where the layers are that are packed; embeddings, norms, heads and the decoder's projector stay as they are."""
+"""Paths of the layers that are packed; embeddings, norms, heads and the depth decoder's projector aren't."""
 
 
 class FourBitLinear(nn.Module):
-    """A linear layer whose frozen weight is packed; `weight` is it unpacked, anew at every look."""
+    """A linear layer whose frozen weight is packed; every access to `weight` unpacks it."""
 
     def __init__(self, packed: Tensor, scales: Tensor, shape: tuple[int, int], dtype: torch.dtype, bias: Any) -> None:
         super().__init__()
         self.packed = nn.Parameter(packed, requires_grad=False)
-        """Two weights a byte."""
+        """Two weights per byte."""
         self.scales = nn.Parameter(scales, requires_grad=False)
-        """Absolute maximum of every block, float32."""
+        """Absolute maximum of each block, float32."""
         self.bias = bias
         self.shape = shape
         """(out, in)."""
@@ -51,7 +51,7 @@ class FourBitLinear(nn.Module):
 
 
 def frozen_linear(x: Tensor, layer: Any) -> Tensor:
-    """The product with a frozen layer; one in four bits is unpacked again for the backward pass."""
+    """The product with a frozen layer; a four-bit one is unpacked again for the backward pass."""
     if not isinstance(layer, FourBitLinear):
         return linear(x, layer.weight, layer.bias)
     kind = x.device.type
@@ -74,7 +74,7 @@ class _FrozenLinear(torch.autograd.Function):
 
 
 def require_four_bit() -> None:
-    """Raise MissingDependencyError where bitsandbytes is not installed."""
+    """Raise MissingDependencyError if bitsandbytes is not installed."""
     try:
         import bitsandbytes  # noqa: F401
     except ImportError as error:
@@ -96,7 +96,7 @@ def unpack(packed: Tensor, scales: Tensor, shape: tuple[int, int], dtype: torch.
     """The matrix (out, in) that `packed` stands for."""
     from bitsandbytes.functional import QuantState, dequantize_4bit
 
-    # On a CPU bitsandbytes 0.50 lets blocks begin anew with every row, which rows of one block are indifferent to.
+    # On a CPU bitsandbytes 0.50 starts a new block with every row, which is harmless if each row is one block.
     blocks = torch.Size((math.prod(shape) // BLOCK, BLOCK))
     state = QuantState(scales, blocks, dtype=dtype, blocksize=BLOCK, quant_type=FOUR_BIT)
     unpacked: Tensor = dequantize_4bit(packed, state)
@@ -104,21 +104,21 @@ def unpack(packed: Tensor, scales: Tensor, shape: tuple[int, int], dtype: torch.
 
 
 def packed_sizes(shape: tuple[int, int]) -> tuple[int, int]:
-    """Bytes of the packed weight, and how many scales it has."""
+    """Bytes of the packed weight, and its number of scales."""
     return math.prod(shape) // 2, math.prod(shape) // BLOCK
 
 
 def packed_linear(layer: nn.Linear, device: torch.device | str) -> FourBitLinear:
-    """`layer` in four bits; only this one layer is on `device` unpacked."""
+    """`layer` in four bits, on `device`, which never holds more than this one layer unpacked."""
     weight = layer.weight.detach()
     packed, scales = pack(weight.to(device))
     return FourBitLinear(packed, scales, (weight.shape[0], weight.shape[1]), weight.dtype, layer.bias)
 
 
 def replace_linears(model: nn.Module, make: Callable[[nn.Linear], nn.Module]) -> int:
-    """Put what `make` makes of them into the places of the linear layers of `PACKED_PARTS`; returns how many.
+    """Replace the linear layers of `PACKED_PARTS` by what `make` returns for each; returns how many.
 
-    A layer that isn't a whole number of blocks, as no real base has one, stays as it is.
+    A layer that isn't a whole number of blocks stays as it is; no real base has one.
     """
     count = 0
     with quiet_transformers():

@@ -1,10 +1,10 @@
-"""CSM's layers: on a GPU norms, SwiGLU and rotary positions as one kernel each, and layers of one input together.
+"""CSM's layers on a GPU: norms, SwiGLU and rotary positions are one kernel each, and layers with one input are merged.
 
-transformers composes the elementwise steps of some thirty kernels a layer, each of which reads and writes all
-activations; beside the products they take as long again (docs/performance.md). Here sums are in float32 and results
-are rounded once. Adapted layers that read one input (queries, keys and values; gate and up) are one operation. A CPU
-has whole layers in C (`affetto.model.native_layers`). Elsewhere, and where Triton doesn't run, transformers' own steps
-do.
+transformers composes the elementwise steps from some thirty kernels per layer, each of which reads and writes all
+activations; together they take as long as the matrix products (docs/performance.md). Here sums are in float32 and
+results are rounded once. Adapted layers that read the same input (queries, keys and values; gate and up) are one
+operation. On a CPU whole layers run in C (`affetto.model.native_layers`). Elsewhere, and without Triton, transformers'
+own steps run.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from affetto.native.functional import linear
 
 
 def fuse(model: Any) -> None:
-    """Let the modules of a CSM choose by their input's device; weights and names stay as they are."""
+    """Make the modules of a CSM choose their code by their input's device; weights and names stay as they are."""
     from affetto.model.native_layers import NativeLayer
 
     for module in model.modules():
@@ -57,7 +57,7 @@ class FusedNorm(modeling_csm.CsmRMSNorm):  # type: ignore[misc]
 
 
 class RoutedLinear(nn.Linear):
-    """A layer whose product goes where it is fastest (`affetto.native.functional`)."""
+    """A layer that uses the fastest product (`affetto.native.functional`)."""
 
     def forward(self, x: Tensor) -> Tensor:
         """x (…, I) → (…, O)."""
@@ -78,7 +78,7 @@ class FusedMlp(modeling_csm.CsmMLP):  # type: ignore[misc]
 
 
 class FusedAttention(modeling_csm.CsmAttention):  # type: ignore[misc]
-    """Attention whose queries, keys and values are read off their input together."""
+    """Attention whose queries, keys and values are computed in one operation."""
 
     def forward(
         self,
@@ -88,7 +88,7 @@ class FusedAttention(modeling_csm.CsmAttention):  # type: ignore[misc]
         past_key_values: Any = None,
         **options: Any,
     ) -> tuple[Tensor, Tensor | None]:
-        """x (B, S, D) → (B, S, D) and the weights, where the attention tells them."""
+        """x (B, S, D) → (B, S, D), and the attention's weights if it returns them."""
         if past_key_values is not None or position_embeddings is None or not _runs(hidden_states):
             plain: tuple[Tensor, Tensor | None] = super().forward(
                 hidden_states, position_embeddings, attention_mask, past_key_values, **options
@@ -107,7 +107,7 @@ class FusedAttention(modeling_csm.CsmAttention):  # type: ignore[misc]
 
 
 def _together(layers: Sequence[Any], x: Tensor) -> Sequence[Tensor]:
-    """What each layer makes of x; adapted ones (`affetto.adapters.bank`) do it in one operation."""
+    """Each layer's output for x; adapted layers (`affetto.adapters.bank`) compute them in one operation."""
     together = getattr(layers[0], "with_others", None)
     return [layer(x) for layer in layers] if together is None else together(layers[1:], x)
 
@@ -117,7 +117,7 @@ PLAIN_TURN = modeling_csm.apply_rotary_pos_emb
 
 
 def turned_pair(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1) -> tuple[Tensor, Tensor]:
-    """Queries and keys (B, H, S, Dh) turned by cos and sin (B or 1, S, Dh)."""
+    """Queries and keys (B, H, S, Dh) rotated by cos and sin (B or 1, S, Dh)."""
     if unsqueeze_dim != 1 or not _runs(q):
         plain: tuple[Tensor, Tensor] = PLAIN_TURN(q, k, cos, sin, unsqueeze_dim)
         return plain
@@ -132,7 +132,7 @@ PLAIN_MASK = modeling_csm.create_causal_mask
 def causal_mask(config: Any, inputs_embeds: Tensor, attention_mask: Any = None, *rest: Any, **options: Any) -> Any:
     """The attention's mask; None is plain causality.
 
-    transformers looks whether rows are packed, for which the host waits until a GPU has done all before. Ours aren't.
+    transformers checks whether rows are packed, for which the host has to wait for the GPU. Ours never are.
     """
     if is_one_sequence_a_row() and attention_mask is None and config._attn_implementation == "sdpa":
         return None
@@ -144,7 +144,7 @@ _IS_COMPOSED: ContextVar[bool] = ContextVar("of transformers' own steps", defaul
 
 @contextmanager
 def composed() -> Iterator[None]:
-    """Inside the block transformers' own steps run: kernels have no second derivative."""
+    """Inside the block transformers' own steps run, since the kernels have no second derivative."""
     before = _IS_COMPOSED.set(True)
     try:
         yield
@@ -153,7 +153,7 @@ def composed() -> Iterator[None]:
 
 
 def is_composed() -> bool:
-    """Whether this is inside of `composed`."""
+    """Whether the code runs inside `composed`."""
     return _IS_COMPOSED.get()
 
 
@@ -166,12 +166,12 @@ def _has_kernels(x: Tensor) -> bool:
 
 
 def refuse_second_derivative(grads: Sequence[Tensor]) -> None:
-    """Raise where one is prepared for. Autograd would take the kernels' answers for constants, without a word.
+    """Raise if a second derivative may be taken: autograd would silently treat the kernels' results as constants.
 
-    `once_differentiable` doesn't see derivatives by the gradients themselves, which a forecast takes.
+    `once_differentiable` doesn't notice derivatives by the gradients themselves, which the forecast takes.
     """
     if torch.is_grad_enabled() and any(grad.requires_grad for grad in grads):
-        raise RuntimeError("CSM's kernels have no second derivative: compute inside of affetto.model.fused.composed()")
+        raise RuntimeError("CSM's kernels have no second derivative: compute inside affetto.model.fused.composed()")
 
 
 class _SwiGlu(torch.autograd.Function):
@@ -204,7 +204,7 @@ class _Turn(torch.autograd.Function):
         from affetto.model.fused_kernels import turn
 
         refuse_second_derivative(grads)
-        # Under checkpointing saved tensors may be asked for once.
+        # Under checkpointing saved tensors can be unpacked only once.
         angles = ctx.saved_tensors
         q, k = (turn(grad, *angles, is_back=True) for grad in grads)
         return q, k, None, None

@@ -1,4 +1,4 @@
-"""Triton kernels of `affetto.model.fused`: read once, computed in float32, written once."""
+"""Triton kernels of `affetto.model.fused`: each reads once, computes in float32 and writes once."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ _BLOCK = 1024
 def _swiglu(gate, up, y, size, BLOCK: tl.constexpr):
     """SiLU(gate) times up."""
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    is_there = i < size
-    g = tl.load(gate + i, mask=is_there, other=0.0).to(tl.float32)
-    u = tl.load(up + i, mask=is_there, other=0.0).to(tl.float32)
-    tl.store(y + i, (g * tl.sigmoid(g) * u).to(y.dtype.element_ty), mask=is_there)
+    is_inside = i < size
+    g = tl.load(gate + i, mask=is_inside, other=0.0).to(tl.float32)
+    u = tl.load(up + i, mask=is_inside, other=0.0).to(tl.float32)
+    tl.store(y + i, (g * tl.sigmoid(g) * u).to(y.dtype.element_ty), mask=is_inside)
 
 
 @triton.jit
 def _swiglu_backward(grad, gate, up, grad_gate, grad_up, size, BLOCK: tl.constexpr):
-    """Of SiLU(g) u: by u it is g s, by g it is u s (1 + g (1 - s)), where s is the sigmoid of g."""
+    """The derivative of SiLU(g) u is g s by u and u s (1 + g (1 - s)) by g, where s is the sigmoid of g."""
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    is_there = i < size
-    d = tl.load(grad + i, mask=is_there, other=0.0).to(tl.float32)
-    g = tl.load(gate + i, mask=is_there, other=0.0).to(tl.float32)
-    u = tl.load(up + i, mask=is_there, other=0.0).to(tl.float32)
+    is_inside = i < size
+    d = tl.load(grad + i, mask=is_inside, other=0.0).to(tl.float32)
+    g = tl.load(gate + i, mask=is_inside, other=0.0).to(tl.float32)
+    u = tl.load(up + i, mask=is_inside, other=0.0).to(tl.float32)
     s = tl.sigmoid(g)
-    tl.store(grad_gate + i, (d * u * s * (1 + g * (1 - s))).to(grad_gate.dtype.element_ty), mask=is_there)
-    tl.store(grad_up + i, (d * g * s).to(grad_up.dtype.element_ty), mask=is_there)
+    tl.store(grad_gate + i, (d * u * s * (1 + g * (1 - s))).to(grad_gate.dtype.element_ty), mask=is_inside)
+    tl.store(grad_up + i, (d * g * s).to(grad_up.dtype.element_ty), mask=is_inside)
 
 
 @triton.jit
@@ -38,26 +38,26 @@ def _turn(
     x, cos, sin, y, x_row, x_head, x_place, turn_row, places, sign, HEADS: tl.constexpr, HALF: tl.constexpr,
     BLOCK_H: tl.constexpr,
 ):  # fmt: skip
-    """All heads at one place of one row; `sign` is -1 for the turn back."""
+    """Rotate all heads at one position of one row; `sign` is -1 to rotate back."""
     place = tl.program_id(0).to(tl.int64)
     row = tl.program_id(1).to(tl.int64)
     head = tl.arange(0, BLOCK_H)
     h = tl.arange(0, HALF)
     WIDTH: tl.constexpr = 2 * HALF
-    is_there = (head < HEADS)[:, None] & (h >= 0)[None, :]
+    is_inside = (head < HEADS)[:, None] & (h >= 0)[None, :]
     angle = row * turn_row + place * WIDTH + h
     c = tl.load(cos + angle).to(tl.float32)[None, :]
     s = tl.load(sin + angle).to(tl.float32)[None, :] * sign
     source = x + row * x_row + place * x_place + head[:, None] * x_head + h[None, :]
-    first = tl.load(source, mask=is_there, other=0.0).to(tl.float32)
-    second = tl.load(source + HALF, mask=is_there, other=0.0).to(tl.float32)
+    first = tl.load(source, mask=is_inside, other=0.0).to(tl.float32)
+    second = tl.load(source + HALF, mask=is_inside, other=0.0).to(tl.float32)
     target = y + ((row * places + place) * HEADS + head[:, None]) * WIDTH + h[None, :]
-    tl.store(target, (first * c - second * s).to(y.dtype.element_ty), mask=is_there)
-    tl.store(target + HALF, (second * c + first * s).to(y.dtype.element_ty), mask=is_there)
+    tl.store(target, (first * c - second * s).to(y.dtype.element_ty), mask=is_inside)
+    tl.store(target + HALF, (second * c + first * s).to(y.dtype.element_ty), mask=is_inside)
 
 
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
-    """SiLU(gate) * up, of any shape; both contiguous."""
+    """SiLU(gate) * up, for contiguous tensors of any shape."""
     y = torch.empty_like(gate)
     _swiglu[(triton.cdiv(y.numel(), _BLOCK),)](gate, up, y, y.numel(), BLOCK=_BLOCK)
     return y
@@ -72,9 +72,9 @@ def swiglu_backward(grad: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, Ten
 
 
 def turn(x_BHSD: Tensor, cos_BSD: Tensor, sin_BSD: Tensor, *, is_back: bool) -> Tensor:
-    """x turned by rotary positions, or back, as transformers pairs them (halves, `rotate_half`): (B, H, S, Dh).
+    """Rotate x (B, H, S, Dh) by rotary positions, or back, with transformers' pairing (halves, `rotate_half`).
 
-    cos and sin are (B or 1, S, Dh), both halves alike. The result lies in memory as (B, S, H, Dh).
+    cos and sin are (B or 1, S, Dh), with equal halves. The result's memory layout is (B, S, H, Dh).
     """
     if x_BHSD.stride(-1) != 1:
         x_BHSD = x_BHSD.contiguous()

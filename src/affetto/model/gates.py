@@ -1,4 +1,4 @@
-"""Which adapters are on, row by row, while a network runs; and, while they train, their dropout and their casts."""
+"""The adapters' gates, row by row, while a network runs; and in training the adapters' dropout and casts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 class GateSwitch:
     """The gate that adapted layers read. The network sets it around each part, since the parts' rows differ.
 
-    `rows_BE` has one row per row of the input that the layers see; None is the base.
+    `rows_BE` has one row per row of the layers' input; None means the base alone.
     """
 
     def __init__(self) -> None:
@@ -24,12 +24,12 @@ class GateSwitch:
         self._seed = 0
         self._generator: torch.Generator | None = None
         self.factors: list[Tensor] = []
-        """A and B of all adapters of low rank."""
+        """A and B of all low-rank adapters."""
         self._casts: dict[int, Tensor] | None = None
 
     @contextmanager
     def set(self, rows_BE: Tensor | None) -> Iterator[None]:
-        """Use `rows_BE` inside the block; a gate without columns is the base."""
+        """Use `rows_BE` inside the block; a gate without columns means the base alone."""
         before = self.rows_BE, self._per_rank, self._on_E
         self.rows_BE = rows_BE if rows_BE is not None and rows_BE.shape[-1] > 0 else None
         self._per_rank, self._on_E = {}, None
@@ -39,14 +39,14 @@ class GateSwitch:
             self.rows_BE, self._per_rank, self._on_E = before
 
     def is_on(self, place: int) -> bool:
-        """Whether any row may have the adapter in the `place`-th column on.
+        """Whether the adapter in column `place` may be on for any row.
 
-        Gates on a GPU would have to be waited for, those of `affetto plan` have no numbers, and whoever differentiates
-        by gates asks for all: those count as on.
+        It counts as on if the gates are on a GPU (reading them would make the host wait), have no values (in `affetto
+        plan`) or need a gradient.
         """
         assert self.rows_BE is not None
-        has_numbers = type(self.rows_BE) is Tensor and self.rows_BE.device.type == "cpu"
-        if not has_numbers or self.rows_BE.requires_grad:
+        is_readable = type(self.rows_BE) is Tensor and self.rows_BE.device.type == "cpu"
+        if not is_readable or self.rows_BE.requires_grad:
             return True
         if self._on_E is None:
             self._on_E = self.rows_BE.any(dim=0).tolist()
@@ -55,7 +55,7 @@ class GateSwitch:
     def per_rank(self, scales: Sequence[tuple[int, float, int]], dtype: torch.dtype) -> Tensor:
         """Gates times scales (rows, 1, sum of R), for adapters given as (place, scale, rank), without a gradient.
 
-        Layers of like adapters share it, so it is made once a pass and not once a layer.
+        Layers with the same adapters share it, so it is computed once per pass and not once per layer.
         """
         assert self.rows_BE is not None
         key = (*scales, dtype)
@@ -67,7 +67,7 @@ class GateSwitch:
 
     @contextmanager
     def one_cast(self) -> Iterator[None]:
-        """Inside the block all factors are cast at once and once, whoever asks how often; not layer by layer."""
+        """Inside the block all factors are cast once and together instead of layer by layer."""
         self._casts = {}
         try:
             yield
@@ -75,22 +75,22 @@ class GateSwitch:
             self._casts = None
 
     def cast(self, factor: Tensor, dtype: torch.dtype) -> Tensor:
-        """`factor` in `dtype`, with the gradient of its own type."""
+        """`factor` in `dtype`; its gradient has its own type."""
         if self._casts is None or factor.dtype == dtype:
             return factor.to(dtype)
-        if not self._casts and (given := [known for known in self.factors if known.requires_grad]):
-            cast = _Cast.apply(dtype, *given)  # type: ignore[no-untyped-call]
-            self._casts = dict(zip(map(id, given), cast, strict=True))
+        if not self._casts and (trained := [other for other in self.factors if other.requires_grad]):
+            cast = _Cast.apply(dtype, *trained)  # type: ignore[no-untyped-call]
+            self._casts = dict(zip(map(id, trained), cast, strict=True))
         if id(factor) not in self._casts:
             self._casts[id(factor)] = factor.to(dtype)
         return self._casts[id(factor)]
 
     @contextmanager
     def dropout(self, share: float, seed: int) -> Iterator[None]:
-        """Inside the block adapters of low rank see their input with `share` of its elements dropped.
+        """Inside the block low-rank adapters see their input with `share` of its elements dropped.
 
-        Every layer draws a mask of its own, as LoRA's dropout does (Hu et al. 2021, and PEFT's `lora_dropout`). The
-        masks follow from `seed`, so that a resumed run drops what an unbroken one does.
+        Every layer draws its own mask, as LoRA's dropout does (Hu et al. 2021, and PEFT's `lora_dropout`). The masks
+        depend on `seed` alone, so a resumed run drops the same elements as an uninterrupted one.
         """
         self._dropped_share, self._seed, self._generator = share, seed, None
         try:
@@ -100,23 +100,23 @@ class GateSwitch:
 
     @property
     def is_dropping(self) -> bool:
-        """Whether this is inside of `dropout`."""
+        """Whether the code runs inside `dropout`."""
         return self._dropped_share > 0
 
     def again(self) -> AbstractContextManager[None]:
-        """A block, for later, in which gate and masks are those of now: what is computed again is the same again."""
-        drawn = None if self._generator is None else (self._generator.device, self._generator.get_state())
-        return self._as_it_was(self.rows_BE, self._dropped_share, self._seed, drawn)
+        """A block that restores the current gate and masks later, so that recomputing gives the same result."""
+        generator = None if self._generator is None else (self._generator.device, self._generator.get_state())
+        return self._restored(self.rows_BE, self._dropped_share, self._seed, generator)
 
     @contextmanager
-    def _as_it_was(
-        self, rows_BE: Tensor | None, share: float, seed: int, drawn: tuple[torch.device, Tensor] | None
+    def _restored(
+        self, rows_BE: Tensor | None, share: float, seed: int, generator: tuple[torch.device, Tensor] | None
     ) -> Iterator[None]:
         before = self._dropped_share, self._seed, self._generator
         self._dropped_share, self._seed, self._generator = share, seed, None
-        if drawn is not None:
-            self._generator = torch.Generator(drawn[0])
-            self._generator.set_state(drawn[1])
+        if generator is not None:
+            self._generator = torch.Generator(generator[0])
+            self._generator.set_state(generator[1])
         try:
             with self.set(rows_BE):
                 yield
@@ -124,7 +124,7 @@ class GateSwitch:
             self._dropped_share, self._seed, self._generator = before
 
     def dropped(self, x: Tensor) -> Tensor:
-        """x with elements dropped and the others scaled up to keep its mean; x itself outside of `dropout`."""
+        """x with elements dropped and the others scaled up to keep its mean; x itself outside `dropout`."""
         if not self.is_dropping:
             return x
         if self._generator is None:
@@ -134,7 +134,7 @@ class GateSwitch:
 
 
 class _Cast(torch.autograd.Function):
-    """Many tensors of one type to another, and their gradients back, each in one call."""
+    """Casts many tensors from one type to another, and their gradients back, each in one call."""
 
     @staticmethod
     def forward(ctx: Any, dtype: torch.dtype, *factors: Tensor) -> tuple[Tensor, ...]:
@@ -149,6 +149,6 @@ class _Cast(torch.autograd.Function):
 def _copied(tensors: Sequence[Tensor], dtype: torch.dtype) -> tuple[Tensor, ...]:
     flat = torch.empty(sum(tensor.numel() for tensor in tensors), dtype=dtype, device=tensors[0].device)
     parts = torch.split(flat, [tensor.numel() for tensor in tensors])
-    made = tuple(part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True))
-    torch._foreach_copy_(made, tuple(tensors))
-    return made
+    copies = tuple(part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True))
+    torch._foreach_copy_(copies, tuple(tensors))
+    return copies

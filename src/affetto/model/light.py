@@ -1,8 +1,8 @@
-"""A base for speaking alone, without importing transformers, which takes longer than a sentence takes to say.
+"""A base for speaking only, loaded without transformers, whose import takes longer than speaking a sentence.
 
-Weights, names and shapes are those of the checkpoint; the modules only hold them, for the engine and the bank of
-adapters to find. What isn't the plain case (several files, other rotary scalings, tokenizers without `tokenizer.json`,
-anything missing or misshapen) goes the long way through `load_base`, which also knows how to say what is wrong.
+Weights, names and shapes are those of the checkpoint; the modules only hold them, for the engine and the adapter bank
+to find. Any other case (several files, other rotary scalings, tokenizers without `tokenizer.json`, anything missing or
+misshapen) goes through `load_base`, which also reports what is wrong.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ _PLAIN_TOKENIZERS = ("TokenizersBackend", "PreTrainedTokenizerFast")
 
 
 def load_for_speaking(name: str, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Base:
-    """A base whose network speaks and can't be trained or asked for logits. Raises what `load_base` raises."""
+    """A base that speaks but can't be trained or give logits. Raises what `load_base` raises."""
     folder = find_base(name)
     try:
-        found = _plain_checkpoint(folder, dtype)
+        parts = _plain_checkpoint(folder, dtype)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError, SafetensorError):
-        found = None
-    if found is None:
+        parts = None
+    if parts is None:
         return load_base(name, device=device, dtype=dtype)
-    model, tokenizer, frame_rate = found
+    model, tokenizer, frame_rate = parts
     network = CsmNetwork(model).eval()
     return found_base(name, folder, model, network, tokenizer, frame_rate).to(device)
 
 
 def speaks_only(base: Base) -> bool:
-    """Whether it gives no logits."""
+    """Whether `base` gives no logits."""
     return isinstance(base.model, _Holder)
 
 
@@ -57,14 +57,14 @@ class _Holder(nn.Module):
 
 
 class _Tokenizer:
-    """What a `Base` needs of a tokenizer."""
+    """The part of a transformers tokenizer that a `Base` needs."""
 
     def __init__(self, path: Path) -> None:
         from tokenizers import Tokenizer
 
         try:
             self._tokenizer = Tokenizer.from_file(str(path))
-        # All that tokenizers raises, whatever is wrong.
+        # tokenizers raises plain `Exception` for everything.
         except Exception as error:
             raise ValueError(f"{path}: {error}") from error
         self._tokenizer.no_truncation()
@@ -75,18 +75,18 @@ class _Tokenizer:
 
     @property
     def added_tokens_decoder(self) -> dict[int, Any]:
-        """Tokens beside the vocabulary, by id, as transformers' tokenizers have them."""
+        """Added tokens by id, as in transformers' tokenizers."""
         added: dict[int, Any] = self._tokenizer.get_added_tokens_decoder()
         return added
 
     def get_vocab(self) -> dict[str, int]:
-        """Ids of all tokens, as transformers' tokenizers give them."""
+        """Ids of all tokens, as in transformers' tokenizers."""
         vocabulary: dict[str, int] = self._tokenizer.get_vocab(with_added_tokens=True)
         return vocabulary
 
 
 def _plain_checkpoint(folder: Path, dtype: torch.dtype) -> tuple[nn.Module, _Tokenizer, float] | None:
-    """Model, tokenizer and frame rate where the checkpoint is a plain one; None, or some error, where it isn't."""
+    """Model, tokenizer and frame rate of a plain checkpoint; for any other, None or some error."""
     config = read_json(folder / "config.json")
     kind = read_json(folder / "tokenizer_config.json")["tokenizer_class"]
     if config["model_type"] != "csm" or config.get("transformers_weights") or kind not in _PLAIN_TOKENIZERS:
@@ -104,7 +104,7 @@ def _plain_checkpoint(folder: Path, dtype: torch.dtype) -> tuple[nn.Module, _Tok
 
 
 def _shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Of every tensor but the codec's."""
+    """The shapes of all tensors except the codec's."""
     depth = config["depth_decoder_config"]
     width, inner, books, size = (
         config["hidden_size"],
@@ -141,13 +141,13 @@ def _shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
 
 
 def _model(config: dict[str, Any], weights: dict[str, Tensor]) -> nn.Module:
-    """The weights in a tree of modules, as the checkpoint names them."""
+    """The weights in a tree of modules with the checkpoint's names."""
     model = _Holder()
     for name in sorted(weights, key=_natural):
         weight = nn.Parameter(weights[name], requires_grad=False)
         path, _, leaf = name.rpartition(".")
         parent, _, child = path.rpartition(".")
-        # The heads are one tensor of three dimensions, norms have one: neither is a layer that could be adapted.
+        # Heads (one tensor of three dimensions) and norms (one dimension) are no layers that could be adapted.
         is_linear = weight.dim() == 2 and "embed_" not in child
         if is_linear:
             linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
@@ -173,22 +173,22 @@ def _inside(model: nn.Module, path: str) -> Any:
 
 
 def rotary_frequencies(config: dict[str, Any]) -> Tensor:
-    """Of rotary positions (Su et al. 2021), plain or stretched as Llama 3.1's are: (head_dim / 2,), float32.
+    """Frequencies of rotary positions (Su et al. 2021), plain or scaled as in Llama 3.1: (head_dim / 2,), float32.
 
     ValueError for other scalings.
     """
-    told = config["rope_parameters"]
+    rope = config["rope_parameters"]
     width = config["head_dim"]
-    plain: Tensor = 1.0 / (told["rope_theta"] ** (torch.arange(0, width, 2, dtype=torch.float) / width))
-    if told["rope_type"] == "default":
+    plain: Tensor = 1.0 / (rope["rope_theta"] ** (torch.arange(0, width, 2, dtype=torch.float) / width))
+    if rope["rope_type"] == "default":
         return plain
-    if told["rope_type"] != "llama3":
-        raise ValueError(f"rotary scaling {told['rope_type']!r}")
-    # Slow turns are slowed down by the factor, fast ones stay, those between are mixed.
-    length, low, high = told["original_max_position_embeddings"], told["low_freq_factor"], told["high_freq_factor"]
+    if rope["rope_type"] != "llama3":
+        raise ValueError(f"rotary scaling {rope['rope_type']!r}")
+    # Low frequencies are divided by the factor, high ones stay, those between are interpolated.
+    length, low, high = rope["original_max_position_embeddings"], rope["low_freq_factor"], rope["high_freq_factor"]
     turns = length * plain / (2 * math.pi)
     share = ((turns - low) / (high - low)).clamp(0, 1)
-    mixed: Tensor = (1 - share) * plain / told["factor"] + share * plain
+    mixed: Tensor = (1 - share) * plain / rope["factor"] + share * plain
     return mixed
 
 
@@ -199,5 +199,5 @@ def _namespace(config: dict[str, Any]) -> SimpleNamespace:
 
 
 def _natural(name: str) -> tuple[tuple[int, str], ...]:
-    """Order by which layer 10 comes after layer 9."""
+    """Sort key that puts layer 10 after layer 9."""
     return tuple((int(part), "") if part.isdigit() else (-1, part) for part in name.split("."))

@@ -21,14 +21,14 @@ class LossTerm:
 
     @property
     def mean(self) -> Tensor:
-        """Nats per code; 0 where nothing was predicted."""
+        """Nats per code; 0 if nothing was predicted."""
         return self.total / max(self.count, 1)
 
     def __add__(self, other: LossTerm) -> LossTerm:
         return LossTerm(self.total + other.total, self.count + other.count)
 
     def beside(self, other: LossTerm) -> LossTerm:
-        """This term with `other` added but the same count: the text beside the codes is counted per code, too."""
+        """This term plus `other`, with this term's count, so that the parallel text's loss is per code, too."""
         return LossTerm(self.total + other.total, self.count)
 
     @staticmethod
@@ -44,7 +44,7 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> LossTerm:
 
 
 def text_loss(logits: Logits, batch: Batch, places_N: Tensor | None = None) -> LossTerm:
-    """Weighted negative log likelihood of the text beside the frames (those at `places_N`, or all).
+    """Weighted negative log likelihood of the text in parallel with the frames (those at `places_N`, or all).
 
     The count is the sum of the weights. The term is empty if the base reads its text before the frames.
     """

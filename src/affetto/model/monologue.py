@@ -1,8 +1,8 @@
-"""Moshi's inner monologue: the text stream that says frame by frame when each word of a clip is said.
+"""Moshi's inner monologue: the text stream that shows, frame by frame, when each word of a clip is said.
 
-A word's tokens stand from the frame in which it begins, one per frame; everything else is padding, of which the last
-one before a word is a token of its own (Défossez et al. 2024, section 3.4.4). When that is, is told by
-`affetto.codes.timing`.
+A word's tokens start at the frame in which the word begins, one per frame; all other frames are padding, and the last
+one before a word has a padding token of its own (Défossez et al. 2024, section 3.4.4). `affetto.codes.timing` times the
+words.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from affetto.model.batch import Streams, Turn
 from affetto.types import Clip
 
 END_PADDING, PADDING = 0, 3
-"""Of Moshi's text: the last padding before a word, and every other."""
+"""Moshi's padding tokens: the last one before a word, and all others."""
 PADDING_WEIGHT = 0.5
-"""What padding counts in the text's loss, as moshi-finetune has it."""
+"""Weight of padding in the text's loss, as in moshi-finetune."""
 TAIL_FRAMES = 6
-"""Frames of its own silence after a clip: half a second that teaches to end, the last of which is only heard."""
+"""Frames of silence after a clip: half a second that teaches the model to end. The last one is only input."""
 
 
 def clip_words(clip: Clip, num_frames: int, frame_rate: float) -> Sequence[Word]:
-    """The words of a clip that nothing is known of but itself: as annotated beside its sound, else spread evenly."""
+    """A clip's words without a recogniser: timed by the annotation beside its file, else spread evenly."""
     path = annotation_of(clip.audio)
     if path is not None:
         return annotated_words(path, clip.start_s or 0.0, clip.end_s)
@@ -38,16 +38,16 @@ def clip_words(clip: Clip, num_frames: int, frame_rate: float) -> Sequence[Word]
 def text_stream(
     words: Sequence[Word], num_frames: int, tokenizer: Any, frame_rate: float, name: str = "clip"
 ) -> NDArray[np.int64]:
-    """The inner monologue (T,). A word waits for the one before it, and begins early where the frames end.
+    """The inner monologue (T,). A word starts after the previous one ends, or earlier than said if frames run out.
 
-    DataError where the words have more tokens than the clip has frames.
+    DataError if the words have more tokens than the clip has frames.
     """
     pieces = [tokenizer(word.text, add_special_tokens=False)["input_ids"] for word in words]
     left = sum(map(len, pieces))
     if left > num_frames:
         raise DataError(
-            f"{name}: its text has {left} tokens and its sound {num_frames} frames of {1 / frame_rate:g} s, of which "
-            "each says at most one token: text and sound don't belong together. Leave the clip out"
+            f"{name}: its text has {left} tokens and its sound {num_frames} frames of {1 / frame_rate:g} s, each of "
+            "which holds at most one token: text and sound don't belong together. Leave the clip out"
         )
     text_T, free = np.full(num_frames, PADDING, dtype=np.int64), 0
     for word, tokens in zip(words, pieces, strict=True):
@@ -63,10 +63,10 @@ def monologue_turn(
     clip: Clip, codes_TK: NDArray[np.integer], silence_TK: NDArray[np.integer], tokenizer: Any, frame_rate: float,
     beside: Beside | None = None,
 ) -> Turn:  # fmt: skip
-    """The clip as Moshi's own speech with its words beside it; half a second of silence follows.
+    """The clip as Moshi's own speech with its words in parallel, followed by half a second of silence.
 
-    The user is the clip's other speaker, as `beside` has it, or silent. `silence_TK` are the codes of silence, at least
-    `TAIL_FRAMES` frames longer than the clip. Without `beside` the words are those of `clip_words`.
+    The user is the clip's other speaker, if `beside` has one, or silent. `silence_TK` are the codes of silence, at
+    least `TAIL_FRAMES` frames longer than the clip. Without `beside` the words are those of `clip_words`.
     """
     frames = len(codes_TK)
     words = beside.words if beside else clip_words(clip, frames, frame_rate)
@@ -84,7 +84,7 @@ def monologue_turn(
 
 
 def heard_turn(codes_TK: NDArray[np.integer], silence_TK: NDArray[np.integer]) -> Turn:
-    """What the user said, to a Moshi that says nothing: a turn to be heard before another one, never to be learned."""
+    """A turn in which the user speaks and Moshi is silent: context for another turn, never trained on."""
     length = len(codes_TK) + TAIL_FRAMES
     streams = Streams(np.full(length, PADDING, dtype=np.int64), np.zeros(length), _ended(codes_TK, silence_TK))
     return Turn((), np.asarray(silence_TK[:length], dtype=np.int64), streams)

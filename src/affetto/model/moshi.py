@@ -1,9 +1,9 @@
-"""Moshi (Kyutai): transformers' modules, our road through them. Logits only; no loss and no codec inside.
+"""Moshi (Kyutai): transformers' modules and weights with our own forward pass. Logits only; no loss and no codec.
 
-Every step of 80 ms the main transformer hears the sum of the embeddings of what was last said: a token of the inner
-monologue, K codes of its own speech and K of the user's. Its state gives the next token; the depth transformer, from
-that state and token, the next codes, each with its own weights. Acoustic codes (all but the first) are one step late,
-for its own speech and for the user's (Défossez et al. 2024, arXiv 2410.00037, section 3.4.4).
+At every step of 80 ms the main transformer's input is the sum of the last step's embeddings: a token of the inner
+monologue, K codes of its own speech and K of the user's. Its state predicts the next token; from that state and token
+the depth transformer predicts the next codes, each with its own weights. Acoustic codes (all but the first) are one
+step late, for its own speech and for the user's (Défossez et al. 2024, arXiv 2410.00037, section 3.4.4).
 
 So the step after p frames predicts the text and first code of frame p, and the acoustic codes of frame p - 1.
 """
@@ -46,17 +46,17 @@ class MoshiNetwork(Network):
         self.codebook_size = model.config.audio_vocab_size
         self.window = int(model.config.sliding_window)
         self.text_start = self.text_size = self.num_text_ids = int(model.config.vocab_size)
-        """Token that stands for the text before the first frame."""
+        """The text token before the first frame."""
         self.audio_start: int = model.config.audio_vocab_size
-        """Code that stands for what wasn't said or heard yet."""
+        """The code before anything was said or heard."""
 
     def forward(self, batch: Batch) -> Logits:
         """Logits of the batch's N frames (text, codebook zero) and M frames (the other codebooks), float32.
 
-        The layers look back to a row's beginning, which is what Moshi hears up to `window` positions.
+        The layers attend back to a row's beginning, which equals Moshi's sliding attention up to `window` positions.
         """
         width = batch.text_BS.shape[1]
-        assert width <= self.window, f"a row of {width} positions: Moshi hears {self.window} (model.rows.windowed)"
+        assert width <= self.window, f"a row of {width} positions: Moshi's window is {self.window}"
         with self.gates.set(batch.gate_BE):
             hidden_BSD = self.backbone(inputs_embeds=self.embed(batch), use_cache=False).last_hidden_state
         steps_U2 = self.steps(batch)
@@ -64,7 +64,7 @@ class MoshiNetwork(Network):
         states_UD = hidden_BSD[rows_U, places_U]
         with self.gates.set(batch.gate_BE[rows_U]):
             hidden_UKD = self.depth_states(states_UD, self._depth_inputs(batch, steps_U2))
-        # A row's steps are those of its N frames and one more, which its last frame's acoustic codes need.
+        # A row has one step more than predicted frames, for its last frame's acoustic codes.
         now_N = torch.arange(len(batch.frames_N2), device=rows_U.device) + _rank(batch.frames_N2[:, 0])
         text_NW = self.text_logits(states_UD[now_N])
         c0_NV = self.code_logits(hidden_UKD[now_N, :1], range(1))[:, 0]
@@ -77,10 +77,10 @@ class MoshiNetwork(Network):
         return text
 
     def room(self, num_ids: int) -> None:
-        """No end of it: words run beside the frames, and the oldest of both are forgotten."""
+        """Unlimited: words run in parallel with the frames, and the oldest of both drop out of the window."""
 
     def steps(self, batch: Batch) -> Tensor:
-        """(row, position) of every step that the depth transformer takes (U, 2)."""
+        """(row, position) of every step of the depth transformer (U, 2)."""
         rows_N, places_N = batch.frames_N2.unbind(dim=1)
         is_last_N = torch.ones_like(rows_N, dtype=torch.bool)
         is_last_N[:-1] = rows_N[1:] != rows_N[:-1]
@@ -90,7 +90,7 @@ class MoshiNetwork(Network):
         return both_U2[order_U]
 
     def depth_rows(self, batch: Batch) -> Tensor:
-        """Which row of the batch each row that the depth transformer's layers see belongs to."""
+        """The batch's row that each row of the depth transformer's input belongs to."""
         return self.steps(batch)[:, 0]
 
     def embed(self, batch: Batch) -> Tensor:
@@ -101,7 +101,7 @@ class MoshiNetwork(Network):
         return self.embed_step(text_BS, _later(codes_BSC, 1, self.audio_start))
 
     def embed_step(self, text_BS: Tensor, codes_BSC: Tensor) -> Tensor:
-        """Sum (B, S, D) of the embeddings of text and of both speakers' codes (C = 2K), acoustic ones late already."""
+        """Sum (B, S, D) of the embeddings of text and both speakers' codes (C = 2K), acoustic ones already delayed."""
         total_BSD: Tensor = self.backbone.embed_tokens(text_BS)
         for place, table in enumerate(self.embed_codes):
             total_BSD = total_BSD + table(codes_BSC[..., place])
@@ -118,7 +118,7 @@ class MoshiNetwork(Network):
         return torch.cat([batch.text_BS[rows_U, places_U, None], codes_UK[:, :-1]], dim=1)
 
     def depth_states(self, states_UD: Tensor, inputs_UL: Tensor, first: int = 0, cache: Any = None) -> Tensor:
-        """States (U, L, D') of the depth transformer at codebooks `first` and on, from what stands before each."""
+        """States (U, L, D') of the depth transformer at L codebooks from `first` on, from the token before each."""
         codebooks_L = torch.arange(first, first + inputs_UL.shape[1], device=inputs_UL.device)
         tables = [self.depth.text_embed_tokens, *self.depth.embed_tokens]
         tokens = [tables[first + place](inputs_UL[:, place]) for place in range(inputs_UL.shape[1])]
@@ -130,12 +130,12 @@ class MoshiNetwork(Network):
         return hidden_ULD
 
     def text_logits(self, states_ND: Tensor) -> Tensor:
-        """Logits (N, W) of the inner monologue, in float32 as everywhere."""
+        """Logits (N, W) of the inner monologue, float32."""
         with full_precision(states_ND):
             return functional.linear(states_ND.float(), self.text_head.weight.float())
 
     def code_logits(self, hidden_MLD: Tensor, codebooks: Sequence[int]) -> Tensor:
-        """Logits (M, L, V) of `codebooks` from the depth transformer's states at their places; float32."""
+        """Logits (M, L, V) of `codebooks` from the depth transformer's states at them; float32."""
         heads_LVD = self.depth.lm_heads.weight[codebooks[0] : codebooks[-1] + 1]
         with full_precision(hidden_MLD):
             return torch.einsum("mld,lvd->mlv", hidden_MLD.float(), heads_LVD.float())
@@ -145,22 +145,22 @@ class MoshiNetwork(Network):
         checkpoint_layers((self.backbone, self.depth), self.gates)
 
     def frame_bytes(self, *, with_gradient: bool = False) -> int:
-        """About what one frame needs, in bytes: a layer's activations in either transformer (all layers', where they
-        are kept for a gradient) and its logits, of the text and of the codes, in three copies.
+        """Approximate bytes that one frame needs: a layer's activations in each transformer (all layers' if they are
+        kept for a gradient) and three copies of the logits of text and codes.
         """
         total = 0
         for config, positions in ((self.backbone.config, 1), (self.depth.config, self.num_codebooks)):
-            # Six of the layer's width, norms and sums included; gate and up, their product and activation.
+            # Six tensors of the layer's width (norms and sums included); gate, up, activation and product.
             layer = positions * (6 * config.hidden_size + 2 * config.ffn_dim) * self.text_head.weight.element_size()
             total += layer * (config.num_hidden_layers if with_gradient else 1)
         return int(total + 3 * (self.text_size + self.num_codebooks * self.vocab_size) * 4)
 
 
 def matrix_by_matrix(stack: Any, x_ULI: Tensor, layer_idx: Tensor | None = None) -> Tensor:
-    """What transformers' `MoshiFlexibleLinear` gives (U, L, O), with its matrices `layer_idx` (L,), or all.
+    """The output (U, L, O) of transformers' `MoshiFlexibleLinear` with its matrices `layer_idx` (L,), or all.
 
-    It multiplies all pairs of rows and matrices in one batch, for which every row gets a copy of the matrices: with
-    Moshi's input projections 67 MB a row in bfloat16.
+    transformers multiplies all pairs of rows and matrices in one batch, which copies the matrices for every row: for
+    Moshi's input projections 67 MB per row in bfloat16.
     """
     places = list(range(len(stack.weight))) if layer_idx is None else layer_idx.tolist()
     return torch.stack([functional.linear(x_ULI[:, n], stack.weight[k]) for n, k in enumerate(places)], dim=1)
@@ -171,18 +171,18 @@ MOSHI = Outline(
     12.5, codec="audio_encoder", tokens_per_s=0, template_tokens=0, end_frames=TAIL_FRAMES - 1,
     reads_indices=True,
 )  # fmt: skip
-"""Its text takes no positions of its own, and of the silence behind a clip the last frame is only heard."""
+"""Its text takes no positions of its own, and the last frame of the silence after a clip is only input."""
 
 
 def load_moshi(folder: Any, dtype: torch.dtype) -> tuple[Any, Any]:
-    """Model, without Mimi, and tokenizer of a converted checkpoint. BaseModelError where it is damaged or another."""
+    """Model, without Mimi, and tokenizer of a converted checkpoint. BaseModelError if damaged or another model's."""
     from transformers import MoshiConfig, MoshiForConditionalGeneration
 
     from affetto.model.text_ids import load_tokenizer
     from affetto.tensors import check_tensors, only_shapes, stored_tensors
 
     class WithoutCodec(MoshiForConditionalGeneration):  # type: ignore[misc]
-        """Mimi codes sound and nothing else: the process that trains doesn't even read it."""
+        """Training needs only the codes, so Mimi isn't even read."""
 
         _keys_to_ignore_on_load_unexpected = (r"^audio_encoder\.",)
 
@@ -197,7 +197,7 @@ def load_moshi(folder: Any, dtype: torch.dtype) -> tuple[Any, Any]:
     stored = {name: value for name, value in stored_tensors(folder).items() if not name.startswith("audio_encoder.")}
     check_tensors(folder, stored, expected, "Moshi")
     model, report = WithoutCodec.from_pretrained(folder, dtype=dtype, output_loading_info=True)
-    # What is saved or copied from here on is transformers' own class.
+    # So that what is saved or copied later is transformers' own class.
     model.__class__ = MoshiForConditionalGeneration
     left = set(report["missing_keys"]) | set(report["unexpected_keys"])
     assert not left, f"weights that would be drawn at random or dropped: {sorted(left)}"
@@ -205,13 +205,13 @@ def load_moshi(folder: Any, dtype: torch.dtype) -> tuple[Any, Any]:
 
 
 def _later(values: Tensor, steps: int, before: int) -> Tensor:
-    """Values (B, S, …) moved `steps` positions later, `before` in front of them; the last ones drop out."""
+    """Values (B, S, …) shifted `steps` positions later and filled up with `before`; the last ones drop out."""
     start = values.new_full((len(values), steps, *values.shape[2:]), before)
     return torch.cat([start, values], dim=1)[:, : values.shape[1]]
 
 
 def _rank(rows_N: Tensor) -> Tensor:
-    """How many other rows have frames before each frame's row: rows come in order."""
+    """For each frame, how many rows with frames precede its row; rows come in order."""
     is_new_N = torch.zeros_like(rows_N)
     is_new_N[1:] = rows_N[1:] != rows_N[:-1]
     return is_new_N.cumsum(dim=0)

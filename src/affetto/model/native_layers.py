@@ -1,8 +1,9 @@
-"""CSM's decoder layers on a CPU in float32, by `layers.c`: forward and backward each in one call a layer.
+"""CSM's decoder layers on a CPU in float32, by `layers.c`: forward and backward are one call per layer each.
 
-transformers composes a layer of some forty steps, autograd of as many again, each of which reads and writes all
-activations; here a few sequences at a time go through the whole layer, adapters of low rank included, and stay in the
-processor's cache. Where the C doesn't suit (`_suits`, `_part`), transformers' own steps run (docs/performance.md).
+transformers composes a layer from some forty steps, and autograd from as many again, each of which reads and writes
+all activations; here a few sequences at a time go through the whole layer, low-rank adapters included, and stay in the
+processor's cache. In cases that the C code can't handle (`_is_supported`, `_part`) transformers' own steps run
+(docs/performance.md).
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from affetto.native.layers import LayerTensors, SiteRecord, SiteTensors, layer_b
 
 
 class NativeLayer(modeling_csm.CsmDecoderLayer):  # type: ignore[misc]
-    """A pre-norm layer of attention and SwiGLU, whose weights, names and answers are transformers'."""
+    """A pre-norm layer of attention and SwiGLU with the weights, names and results of transformers' layer."""
 
     _turned: tuple[Any, Sequence[Tensor]] | None = None
 
@@ -45,33 +46,33 @@ class NativeLayer(modeling_csm.CsmDecoderLayer):  # type: ignore[misc]
         **options: Any,
     ) -> Tensor:
         """x (B, S, D) → (B, S, D)."""
-        found = None
+        arguments = None
         if attention_mask is None and past_key_values is None and position_embeddings is not None and not options:
-            found = _found(self, hidden_states, position_embeddings)
-        if found is None:
+            arguments = _arguments(self, hidden_states, position_embeddings)
+        if arguments is None:
             plain: Tensor = super().forward(
                 hidden_states, attention_mask, position_ids, past_key_values, use_cache, position_embeddings, **options
             )
             return plain
-        told, factors = found
+        tensors, factors = arguments
         watches = _watches(self)
         if watches and not hidden_states.requires_grad:
             hidden_states = hidden_states.detach().requires_grad_()
-        if not torch.is_grad_enabled() or not any(one.requires_grad for one in (hidden_states, *factors)):
-            return layer_forward(told, hidden_states.contiguous(), factors)
+        if not torch.is_grad_enabled() or not any(value.requires_grad for value in (hidden_states, *factors)):
+            return layer_forward(tensors, hidden_states.contiguous(), factors)
         for watch in watches.values():
             watch.begin()
-        y: Tensor = _NativeLayer.apply(hidden_states, told, watches, *factors)  # type: ignore[no-untyped-call]
+        y: Tensor = _NativeLayer.apply(hidden_states, tensors, watches, *factors)  # type: ignore[no-untyped-call]
         return y
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without what is made of the weights."""
+        """The state without the cached transposed weights."""
         return {name: value for name, value in self.__dict__.items() if name != "_turned"}
 
     def turned(self, groups: Sequence[Sequence[Tensor]]) -> Sequence[Tensor]:
-        """Weights (in, out) of matrices (out, in) that read one input, side by side, made anew when they change.
+        """Per group of matrices (out, in) with one input, their transposes (in, out) side by side, cached.
 
-        torch doesn't count changes through `weight.data`: whoever makes them assigns it.
+        torch doesn't count in-place changes of `weight.data`, so whoever changes it must assign a new tensor.
         """
         key = tuple((weight.data_ptr(), weight._version) for group in groups for weight in group)
         if self._turned is None or self._turned[0] != key:
@@ -81,17 +82,17 @@ class NativeLayer(modeling_csm.CsmDecoderLayer):  # type: ignore[misc]
 
 @dataclass(frozen=True)
 class _Part:
-    """A frozen layer and the factors A and B of the adapters that are on, their ranks side by side."""
+    """A frozen layer and the factors A and B of its active adapters, concatenated along the rank."""
 
     layer: Any
     factors: tuple[Tensor, ...] = ()
     entries: Sequence[tuple[int, float, int]] = ()
-    """Place among the gates, scale and rank of each."""
+    """Gate's column, scale and rank of each adapter."""
     gates: GateSwitch | None = None
 
 
 def _groups(layer: Any) -> Sequence[Sequence[Any]]:
-    """Matrices that read one input, adapters and all, in the order of `LayerTensors.sites`."""
+    """Linear layers, with their adapters, grouped by the input they share, in the order of `LayerTensors.sites`."""
     attention, mlp = layer.self_attn, layer.mlp
     return (
         (attention.q_proj, attention.k_proj, attention.v_proj), (attention.o_proj,), (mlp.gate_proj, mlp.up_proj),
@@ -100,7 +101,7 @@ def _groups(layer: Any) -> Sequence[Sequence[Any]]:
 
 
 def _watches(layer: Any) -> dict[tuple[int, int], Watch]:
-    """By site and place in it."""
+    """The watches by site and place in it."""
     return {
         (site, place): watch
         for site, group in enumerate(_groups(layer))
@@ -109,11 +110,11 @@ def _watches(layer: Any) -> dict[tuple[int, int], Watch]:
     }
 
 
-def _found(layer: Any, x: Tensor, angles: tuple[Tensor, Tensor]) -> tuple[LayerTensors, list[Tensor]] | None:
-    """A layer and its adapters' factors as the C is told of them; None where that doesn't suit."""
+def _arguments(layer: Any, x: Tensor, angles: tuple[Tensor, Tensor]) -> tuple[LayerTensors, list[Tensor]] | None:
+    """The C code's arguments for a layer, and its adapters' factors; None if the C code can't handle it."""
     attention, groups = layer.self_attn, _groups(layer)
     norms = (layer.input_layernorm, layer.post_attention_layernorm)
-    if not _suits(layer, x) or angles[0].shape[:2] != (1, x.shape[1]):
+    if not _is_supported(layer, x) or angles[0].shape[:2] != (1, x.shape[1]):
         return None
     parts = [[part for linear in group if (part := _part(linear)) is not None] for group in groups]
     if [len(group) for group in parts] != [len(group) for group in groups]:
@@ -123,10 +124,10 @@ def _found(layer: Any, x: Tensor, angles: tuple[Tensor, Tensor]) -> tuple[LayerT
     is_narrow = 4 * largest <= MOST_MATRIX_BYTES
     if not is_narrow and not mkl_is_slow():
         return None
-    turned = layer.turned(weights) if is_narrow else [None] * len(weights)
-    sites = [_site(group, w_IO, len(x)) for group, w_IO in zip(parts, turned, strict=True)]
+    transposed = layer.turned(weights) if is_narrow else [None] * len(weights)
+    sites = [_site(group, w_IO, len(x)) for group, w_IO in zip(parts, transposed, strict=True)]
     outs, width = sites[0].outs, attention.head_dim
-    told = LayerTensors(
+    tensors = LayerTensors(
         sites=sites,
         heads=(outs[0] // width, outs[1] // width, width),
         eps=(norms[0].variance_epsilon, norms[1].variance_epsilon),
@@ -135,7 +136,7 @@ def _found(layer: Any, x: Tensor, angles: tuple[Tensor, Tensor]) -> tuple[LayerT
         sin_SD=angles[1][0].contiguous(),
         sequences_B4=_sequences(layer, x),
     )
-    return told, [factor for group in parts for part in group for factor in part.factors]
+    return tensors, [factor for group in parts for part in group for factor in part.factors]
 
 
 def _site(parts: Sequence[_Part], w_IO: Tensor | None, num_rows: int) -> SiteTensors:
@@ -158,7 +159,7 @@ def _sequences(layer: Any, x: Tensor) -> NDArray[np.int64]:
     return np.stack([length_B, first_B, np.cumsum(length_B) - length_B, np.cumsum(num_B) - num_B], axis=1)
 
 
-def _suits(layer: Any, x: Tensor) -> bool:
+def _is_supported(layer: Any, x: Tensor) -> bool:
     return (
         x.device.type == "cpu"
         and x.dtype == torch.float32
@@ -168,14 +169,14 @@ def _suits(layer: Any, x: Tensor) -> bool:
         and not torch.is_autocast_enabled("cpu")
         and _is_plain(layer)
         and library("layers") is not None
-        # Who counts or traces operations, or differentiates forward, knows torch's own.
+        # Counting or tracing operations and forward-mode differentiation need torch's own operations.
         and torch.autograd.forward_ad._current_level < 0
         and not is_in_torch_dispatch_mode()
     )
 
 
 def _is_plain(layer: Any) -> bool:
-    """Whether the layer is as transformers makes it, and nobody looks into it."""
+    """Whether the layer is as transformers makes it, without hooks that the C code would bypass."""
     attention, norms = layer.self_attn, (layer.input_layernorm, layer.post_attention_layernorm)
     linears = [linear for group in _groups(layer) for linear in group]
     return (
@@ -185,18 +186,18 @@ def _is_plain(layer: Any) -> bool:
         and attention.scaling == attention.head_dim**-0.5
         and not (layer.training and attention.attention_dropout)
         and all(type(norm) is FusedNorm and _is_frozen(norm.weight) for norm in norms)
-        and not any(_is_looked_into(module, linears) for module in layer.modules())
+        and not any(_is_hooked(module, linears) for module in layer.modules())
         and not _has_any_global_hook()  # type: ignore[no-untyped-call]
     )
 
 
-def _is_looked_into(module: nn.Module, linears: Sequence[nn.Module]) -> bool:
-    """Whether somebody sees what the C doesn't tell: it tells one `Watch` of each of the layer's linears."""
+def _is_hooked(module: nn.Module, linears: Sequence[nn.Module]) -> bool:
+    """Whether `module` has hooks other than the one `Watch` per linear that the C code serves."""
     hooks = (module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
     others = [hook for hook in module._forward_hooks.values() if not isinstance(hook, Watch)]
     num_watches = len(module._forward_hooks) - len(others)
-    is_told = num_watches == 0 or (num_watches == 1 and any(module is linear for linear in linears))
-    return any(hooks) or bool(others) or not is_told or "forward" in module.__dict__
+    is_served = num_watches == 0 or (num_watches == 1 and any(module is linear for linear in linears))
+    return any(hooks) or bool(others) or not is_served or "forward" in module.__dict__
 
 
 def _is_frozen(weight: Tensor) -> bool:
@@ -204,7 +205,7 @@ def _is_frozen(weight: Tensor) -> bool:
 
 
 def _part(linear: Any) -> _Part | None:
-    """A layer and its adapters that are on; None where the C doesn't know how to compute them."""
+    """A layer and its active adapters; None if the C code can't compute them."""
     layer = linear.layer if isinstance(linear, GatedLora) else linear
     if type(layer) is not nn.Linear or getattr(layer, "bias", None) is not None:
         return None
@@ -220,14 +221,14 @@ def _part(linear: Any) -> _Part | None:
 class _NativeLayer(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, told: LayerTensors, watches: dict[tuple[int, int], Watch], *factors: Tensor
+        ctx: Any, x: Tensor, tensors: LayerTensors, watches: dict[tuple[int, int], Watch], *factors: Tensor
     ) -> Tensor:  # fmt: skip
         x = x.contiguous()
-        kept = x.new_empty(sum(told.kept_sizes))
-        y = layer_forward(told, x, factors, kept)
-        ctx.told, ctx.watches = told, watches
-        # The weights, too, so that one that changes before the backward pass is told of.
-        weights = [weight_OI for site in told.sites for weight_OI in site.weights_OI]
+        kept = x.new_empty(sum(tensors.kept_sizes))
+        y = layer_forward(tensors, x, factors, kept)
+        ctx.tensors, ctx.watches = tensors, watches
+        # The weights, too, so that torch notices if one changes before the backward pass.
+        weights = [weight_OI for site in tensors.sites for weight_OI in site.weights_OI]
         ctx.save_for_backward(x, kept, *factors, *weights)
         return y
 
@@ -235,17 +236,17 @@ class _NativeLayer(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         refuse_second_derivative(grads)
         needs_x, _, _, *needs = ctx.needs_input_grad
-        # Under checkpointing saved tensors may be asked for once.
+        # Under checkpointing saved tensors can be unpacked only once.
         x, kept, *factors = ctx.saved_tensors[: 2 + len(needs)]
-        records = [_record(site, x) for site in ctx.told.sites] if ctx.watches else None
+        records = [_record(site, x) for site in ctx.tensors.sites] if ctx.watches else None
         dx, slopes = layer_backward(
-            ctx.told, x, factors, kept, grads[0].contiguous(), needs_x=needs_x, needs_factors=any(needs),
+            ctx.tensors, x, factors, kept, grads[0].contiguous(), needs_x=needs_x, needs_factors=any(needs),
             records=records,
         )  # fmt: skip
         for (site, place), watch in ctx.watches.items():
             assert records is not None
-            watch.tell(records[site].x_BSI, records[site].dy_BSO.split(ctx.told.sites[site].outs, dim=-1)[place])
-        return dx, None, None, *(slope if is_asked else None for slope, is_asked in zip(slopes, needs, strict=True))
+            watch.tell(records[site].x_BSI, records[site].dy_BSO.split(ctx.tensors.sites[site].outs, dim=-1)[place])
+        return dx, None, None, *(slope if is_needed else None for slope, is_needed in zip(slopes, needs, strict=True))
 
 
 def _record(site: SiteTensors, x: Tensor) -> SiteRecord:

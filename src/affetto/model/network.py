@@ -1,4 +1,4 @@
-"""What every base's network gives: logits of a batch, and what everything else has to know of it (docs/bases.md)."""
+"""The interface of every base's network: logits of a batch, and facts about the architecture (docs/bases.md)."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ from affetto.model.batch import Batch, Row
 from affetto.model.gates import GateSwitch
 
 Pick = Callable[[Tensor, int], Tensor]
-"""Codes (B, K) of step s, counted from 0, from their logits (B, K, C) over the codes that can be spoken."""
+"""Draws the codes (B, K) of step s, counted from 0, from their logits (B, K, C) over the codes that can be spoken."""
 Said = tuple[NDArray[np.int64], bool]
-"""Codes (T, K) of a row, and whether it was its cap that ended them."""
+"""Codes (T, K) of a row, and whether its cap ended it."""
 
 
 class Network(nn.Module):
-    """The road through a loaded model: its own modules and weights, `forward(batch)` gives `Logits`."""
+    """The forward pass through a loaded model's own modules and weights; `forward(batch)` gives `Logits`."""
 
     has_text_stream = False
-    """Whether the text is what is said, beside the frames (Moshi), and not a prompt before them."""
+    """Whether the text runs in parallel with the frames (Moshi) instead of being a prompt before them."""
     end_code = 0
-    """What the frame that ends a turn is made of."""
+    """The code that fills the frame that ends a turn."""
     text_size = 0
-    """Width of the text's logits, where it runs beside the frames."""
+    """Width of the text's logits, with a text stream."""
     least_temperature = 0.0
-    """Below it codes are never drawn, unless greedily."""
+    """Codes are never drawn at a lower temperature, except greedily."""
     depth_temperature_share = 1.0
-    """Of the temperature, what codebooks behind the first are drawn at, unless somebody says otherwise."""
+    """Default temperature of the codebooks after the first, as a share of the first one's."""
 
     gates: GateSwitch
     num_codebooks: int
     vocab_size: int
     """Width of a codebook's logits."""
     codebook_size: int
-    """Codes that the codec knows; a vocabulary has a few more, such as padding, which nothing can speak."""
+    """Number of the codec's codes; a vocabulary has a few more, such as padding, which can't be decoded."""
     window: int
-    """Positions of a row (its text and its frames) that the base can look back over."""
+    """Positions of a row (its text and its frames) that the base can attend to."""
     num_text_ids: int
-    """Ids that the text may have: its table has a row for each of them."""
+    """Number of text token ids: the rows of the text's embedding table."""
 
     def __init__(self, _model: Any) -> None:
         super().__init__()
@@ -53,11 +53,11 @@ class Network(nn.Module):
         return f"[{speaker}]{text}"
 
     def room(self, num_ids: int) -> int | None:
-        """Frames that the window has room for after a text of so many ids; None where it moves on without end."""
+        """Frames that fit into the window after a text of `num_ids` tokens; None if the window slides."""
         return max(0, self.window - num_ids)
 
     def depth_rows(self, batch: Batch) -> Tensor:
-        """Which row of the batch each row that the depth decoder's layers see belongs to, where the base has one."""
+        """The batch's row that each row of the depth decoder's input belongs to, if the base has a depth decoder."""
         return batch.depth_frames_M2[:, 0]
 
     def enable_checkpointing(self) -> None:
@@ -67,7 +67,7 @@ class Network(nn.Module):
     def speak(self, rows: Sequence[Row], max_frames: Sequence[int], pick: Pick) -> list[Said]:
         """Speak the last turn of each row, whose codes are None, under the row's gate and for up to `max_frames`.
 
-        CSM and Moshi are spoken with by `affetto.speak`'s own engines instead.
+        For CSM and Moshi `affetto.speak` has engines of its own instead.
         """
         raise NotImplementedError
 

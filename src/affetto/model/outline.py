@@ -1,6 +1,6 @@
-"""What is known of a kind of base without a checkpoint: the model that a configuration makes, and its speech's pace.
+"""Facts about a kind of base without a checkpoint: the model that a configuration defines, and the pace of its speech.
 
-Plans are made of it, before anything is loaded.
+Plans are made from them before anything is loaded.
 """
 
 from __future__ import annotations
@@ -16,41 +16,40 @@ from affetto.quiet import quiet_transformers
 
 @dataclass(frozen=True)
 class Outline:
-    """Of one kind of base (docs/bases.md)."""
+    """Facts about one kind of base (docs/bases.md)."""
 
     config_class: str
     """transformers' class of the configuration."""
     model_class: str
     """transformers' class of the model."""
     depths: tuple[str, ...]
-    """Where the configuration counts the layers of each part."""
+    """The configuration's keys for the number of layers in each part."""
     frame_rate: float
     """Frames per second of the codec, whose own files aren't read."""
     codec: str | None = None
-    """The model's child that is a codec, which the process that trains does without."""
+    """The name of the model's child that is the codec, which training doesn't need."""
     unread: tuple[str, ...] = ()
-    """Where the configuration counts rows of embeddings that are looked up and never multiplied with."""
+    """The configuration's keys for the number of embedding rows, which are looked up and never multiplied."""
     tokens_per_s: float = 4.0
-    """Text tokens before a second of speech, which has about 14 characters. Assumed."""
+    """Text tokens per second of speech, which has about 14 characters. Assumed."""
     template_tokens: int = 12
-    """Those of the marks and the prompt's own words. Assumed."""
+    """Tokens of the prompt template's marks and words. Assumed."""
     end_frames: int = 1
-    """Predicted frames behind a clip's own."""
+    """Predicted frames after a clip's own."""
     reads_indices: bool = False
-    """Whether the network's road depends on what its indices are, such as the places of a mask, and not on shapes
-    alone."""
+    """Whether the forward pass depends on the values of indices, such as a mask's, and not on shapes alone."""
     finish: Callable[[Any], object] | None = None
-    """What loading does to a model beside filling in its weights."""
+    """What loading does to a model besides filling in its weights."""
 
     def configuration(self, values: Mapping[str, Any]) -> Any:
-        """transformers' configuration of what stands in a config.json; what it refuses with is its own."""
+        """transformers' configuration from the content of a config.json; raises transformers' own errors."""
         import transformers
 
         with quiet_transformers():
             return getattr(transformers, self.config_class).from_dict(_without_dtype(values))
 
     def model(self, config: Any) -> Any:
-        """A frozen model, without its codec, as torch's default type and modes make its weights."""
+        """A frozen model, without its codec, with weights made under torch's current default type and modes."""
         import transformers
 
         with quiet_transformers():
@@ -72,7 +71,7 @@ class Outline:
 
 
 def _without_dtype(values: Any) -> Any:
-    """The parts of a model would be made in the precision that a configuration says they are stored in."""
+    """`values` without dtypes: otherwise the model would be made in the precision of the stored weights."""
     if not isinstance(values, Mapping):
         return values
     return {key: _without_dtype(value) for key, value in values.items() if key not in ("dtype", "torch_dtype")}

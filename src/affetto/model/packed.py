@@ -1,8 +1,8 @@
 """Weights in eight bits, as the package ships them, and their unpacking into the cache.
 
 Matrices are stored as int8 with one scale per row (absolute maximum over 127), which costs the miniature 0.0005
-nats per code; everything else in float16. A row is the last dimension, or the last ones of a convolution's kernel, so
-that a scale serves 16 weights or more. Unpacked they are a plain transformers checkpoint in float16, made once.
+nats per code; everything else in float16. A row is the last dimension, or the last few of a convolution's kernel, so
+that a scale serves at least 16 weights. Unpacked they are a plain transformers checkpoint in float16, made once.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from affetto.files import cache_root, hash_folder, made_once, visible, write_ato
 PACKED, PLAIN = "model.q8.safetensors", "model.safetensors"
 _SHORTEST_ROW = 16
 _SCALE = "@scale"
-"""After the name of a packed matrix; no parameter of torch is named so."""
+"""Suffix of a packed matrix's name; no torch parameter has it."""
 
 
 def pack(source: Path, target: Path) -> None:
@@ -41,7 +41,7 @@ def pack(source: Path, target: Path) -> None:
 
 
 def _copy_others(source: Path, target: Path, weights: str) -> None:
-    """Copy what lies in `source`, and in folders in it, but for the file of weights."""
+    """Copy all files in `source`, recursively, except the weights."""
     for path in visible(source, "**/*"):
         if path.is_file() and path.name != weights:
             copy = target / path.relative_to(source)
@@ -59,7 +59,7 @@ def _row_length(value: Tensor) -> int:
 
 
 def unpacked(folder: Path) -> Path:
-    """`folder` itself, or where its weights are packed the cache's folder with the same checkpoint in float16."""
+    """`folder` itself, or if its weights are packed the cache's folder with the same checkpoint in float16."""
     if not (folder / PACKED).is_file():
         return folder
     target = cache_root() / "unpacked" / f"{folder.name}-{hash_folder(folder, ['**/*'])[:20]}"

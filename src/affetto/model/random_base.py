@@ -1,6 +1,6 @@
-"""Bases with random weights in a real model's shape: for benchmarks, plans and parity, without the real weights.
+"""Bases with random weights in a real model's shape, for benchmarks, plans and parity tests without the real weights.
 
-What they say is noise. They are named `random:…` wherever a base's id is written, and their hash is their own.
+They speak noise. Their id is `random:…` wherever a base's id is written, and they have hashes of their own.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ RANDOM = "random:"
 _VERSION = "2"
 _SHARD_BYTES = 2**29
 _DRAWN_AT_ONCE = 2**22
-"""Numbers of one seed: as many threads draw as there are processors, and what they draw is always the same."""
+"""Numbers drawn from one seed, so that the result doesn't depend on the number of threads."""
 _BYTES = 256
 _SPECIALS = ("<|begin_of_text|>", "<|end_of_text|>", "<|AUDIO|>", "<|audio_eos|>")
 _TEMPLATE = (
@@ -32,18 +32,18 @@ _TEMPLATE = (
     "<|begin_of_text|>[{{ message['role'] }}]{{ part['text'] }}<|end_of_text|>"
     "{% elif part['type'] == 'audio' %}<|AUDIO|><|audio_eos|>{% endif %}{% endfor %}{% endfor %}"
 )
-"""Turns as CSM-1B's template writes them."""
+"""CSM-1B's template of turns."""
 
 
 def csm_1b() -> Any:
-    """The published configuration of sesame/csm-1b, which is transformers' default one."""
+    """The published configuration of sesame/csm-1b, which is transformers' default."""
     from transformers import CsmConfig
 
     return CsmConfig()
 
 
 def csm_1b_short() -> Any:
-    """CSM-1B's widths, vocabularies and codec with a quarter of its layers: what a CPU can train in a benchmark."""
+    """CSM-1B's widths, vocabularies and codec with a quarter of its layers, which a CPU can train in a benchmark."""
     config = csm_1b()
     config.num_hidden_layers //= 4
     config.depth_decoder_config.num_hidden_layers //= 4
@@ -51,7 +51,7 @@ def csm_1b_short() -> Any:
 
 
 def csm_tiny() -> Any:
-    """CSM-1B's shape, 32 codebooks and all, with everything else as small as it goes."""
+    """CSM-1B's shape with its 32 codebooks and everything else as small as possible."""
     from transformers import CsmConfig, CsmDepthDecoderConfig, MimiConfig
 
     depth = CsmDepthDecoderConfig(
@@ -73,17 +73,17 @@ def csm_tiny() -> Any:
 
 
 def moshi() -> Any:
-    """The published configuration of kyutai/moshiko-pytorch-bf16 and moshika, which is transformers' default one."""
+    """The published configuration of kyutai/moshiko-pytorch-bf16 and moshika, which is transformers' default."""
     from transformers import MoshiConfig
 
     return MoshiConfig()
 
 
 def moshi_tiny() -> Any:
-    """Moshi's shape, with everything else as small as it goes."""
+    """Moshi's shape with everything as small as possible."""
     from transformers import MimiConfig, MoshiConfig
 
-    # transformers' MoshiConfig keeps of the depth decoder's settings those that stand there.
+    # A dict, so that MoshiConfig can set the sizes that both decoders share.
     depth = {
         "vocab_size": _BYTES + 8, "hidden_size": 32, "input_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
         "num_key_value_heads": 4, "head_dim": 8, "ffn_dim": 64, "audio_vocab_size": 64, "num_codebooks": 8,
@@ -97,14 +97,14 @@ def moshi_tiny() -> Any:
 
 
 def dia() -> Any:
-    """The published configuration of nari-labs/Dia-1.6B-0626, which is transformers' default one."""
+    """The published configuration of nari-labs/Dia-1.6B-0626, which is transformers' default."""
     from transformers import DiaConfig
 
     return DiaConfig()
 
 
 def dia_tiny() -> Any:
-    """Dia's shape, nine codebooks and all, with everything else as small as it goes."""
+    """Dia's shape with its nine codebooks and everything else as small as possible."""
     from transformers import DiaConfig
 
     encoder = {
@@ -119,7 +119,7 @@ def dia_tiny() -> Any:
 
 
 def _dac(config: Any) -> Any:
-    """Descript's codec at 44.1 kHz, or of a tiny base a tiny one."""
+    """Descript's codec at 44.1 kHz; a tiny one for a tiny base."""
     from transformers import DacConfig
 
     if config.decoder_config.hidden_size >= DacConfig().decoder_hidden_size:
@@ -134,15 +134,15 @@ CONFIGS: dict[str, Callable[[], Any]] = {
     "dia": dia, "dia-tiny": dia_tiny,
 }  # fmt: skip
 _SPREAD = {"csm-tiny": 0.2, "moshi-tiny": 0.2, "dia-tiny": 0.2}
-"""Standard deviation of the weights where the configuration's would leave logits almost uniform."""
+"""Standard deviation of the weights if the configuration's would leave logits almost uniform."""
 
 
 def random_config(name: str) -> Any:
     """The configuration of `random:NAME`."""
     short = name.removeprefix(RANDOM)
     if short not in CONFIGS:
-        known = ", ".join(f"{RANDOM}{item}" for item in CONFIGS)
-        raise BaseModelError(f"there is no {name!r}; bases of random weights are {known}")
+        names = ", ".join(f"{RANDOM}{item}" for item in CONFIGS)
+        raise BaseModelError(f"there is no {name!r}; the bases with random weights are {names}")
     with quiet_transformers():
         return CONFIGS[short]()
 
@@ -150,8 +150,8 @@ def random_config(name: str) -> Any:
 def random_base(name: str) -> Path:
     """The folder of `random:NAME` in the cache: a checkpoint in bfloat16, made once, shard by shard.
 
-    Its tokenizer is a stand-in that knows bytes and the base's marks, since the real one is gated or not at hand:
-    texts have about four times as many tokens as the real one's.
+    Its tokenizer is a stand-in with bytes and the base's marks only, since the real one is gated or not available, so
+    texts have about four times as many tokens.
     """
     config = random_config(name)
     short = name.removeprefix(RANDOM)
@@ -172,7 +172,7 @@ def _write(folder: Path, config: Any, spread: float) -> None:
             _write_csm_texts(folder, config, _extractor(config.codec_config))
         else:
             _extractor(config.audio_encoder_config).save_pretrained(folder)
-            # As in Moshi's own vocabulary the first numbers are marks, of which 3 is a pause.
+            # As in Moshi's own vocabulary the first ids are marks; 3 is padding.
             byte_tokenizer({}, first=8).save_pretrained(folder)
         kind = f"{config.model_type.capitalize()}ForConditionalGeneration"
         config.architectures = [kind]
@@ -186,10 +186,10 @@ def _write(folder: Path, config: Any, spread: float) -> None:
         shard: list[str] = []
         for name in empty:
             shard.append(name)
-            if sum(2 * empty[one].numel() for one in shard) >= _SHARD_BYTES:
-                _write_shard(folder, {one: empty[one] for one in shard}, spread, index, pool)
+            if sum(2 * empty[key].numel() for key in shard) >= _SHARD_BYTES:
+                _write_shard(folder, {key: empty[key] for key in shard}, spread, index, pool)
                 shard = []
-        _write_shard(folder, {one: empty[one] for one in shard}, spread, index, pool)
+        _write_shard(folder, {key: empty[key] for key in shard}, spread, index, pool)
     write_text(folder / "model.safetensors.index.json", json.dumps({"metadata": {}, "weight_map": index}))
 
 
@@ -204,7 +204,7 @@ def _extractor(codec_config: Any) -> Any:
 
 
 def _write_dia_texts(folder: Path, config: Any) -> None:
-    """Dia's tokenizer is of bytes itself; its processor names the codec, which lies beside."""
+    """Write Dia's own tokenizer, which reads bytes, and its processor, which names the codec in the folder `dac`."""
     from transformers import DacModel, DiaFeatureExtractor, DiaTokenizer
 
     codec_config = _dac(config)
@@ -227,8 +227,8 @@ def _write_csm_texts(folder: Path, config: Any, extractor: Any) -> None:
     tokenizer = byte_tokenizer(dict(zip(_SPECIALS, specials, strict=True)))
     CsmProcessor(extractor, tokenizer, chat_template=_TEMPLATE).save_pretrained(folder)
     depth = {"do_sample": True, "max_new_tokens": config.num_codebooks - 1, "min_new_tokens": config.num_codebooks - 1}
-    told = {f"depth_decoder_{key}": value for key, value in depth.items()}
-    write_json(folder / "generation_config.json", {"do_sample": True, "max_new_tokens": 125} | told)
+    depth_settings = {f"depth_decoder_{key}": value for key, value in depth.items()}
+    write_json(folder / "generation_config.json", {"do_sample": True, "max_new_tokens": 125} | depth_settings)
 
 
 def _write_shard(
@@ -243,14 +243,14 @@ def _write_shard(
 
 
 def _drawn(name: str, empty: Tensor, spread: float, pool: ThreadPoolExecutor) -> Tensor:
-    """The value of a tensor, which its name alone decides."""
+    """The value of a tensor, which depends on its name, shape and type alone."""
     if not empty.is_floating_point():
         return torch.ones(empty.shape, dtype=empty.dtype)
     value = torch.empty(empty.shape, dtype=torch.bfloat16)
     if "norm" in name or name.endswith(("cluster_usage", "initialized", "scale")):
         return value.fill_(0.0 if name.endswith("bias") else 1.0)
     is_codec = name.startswith(("codec_model.", "audio_encoder."))
-    # Mimi's centroids are compared with what its encoder gives, so its weights keep sound from fading.
+    # Mimi compares its encoder's output with centroids, so its weights must keep the signal from fading.
     fan_in = max(1, value[0].numel()) if value.ndim > 1 else 1
     size = 2.0 * fan_in**-0.5 if is_codec and value.ndim > 1 else spread
     parts = torch.split(value.view(-1), _DRAWN_AT_ONCE)
@@ -264,9 +264,9 @@ def _drawn(name: str, empty: Tensor, spread: float, pool: ThreadPoolExecutor) ->
 
 
 def byte_tokenizer(specials: dict[str, int], first: int = 0) -> Any:
-    """A tokenizer of bytes, numbered from `first`, between CSM's begin and end tokens; `specials` are all marks' ids.
+    """A tokenizer of bytes, numbered from `first`, between CSM's begin and end tokens; `specials` are the marks' ids.
 
-    Without marks it tells the bytes alone.
+    Without marks it gives the bytes alone.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast

@@ -1,4 +1,4 @@
-"""Activation checkpointing (Chen et al. 2016) of a base's layers, under the gates and masks of their own forward."""
+"""Activation checkpointing (Chen et al. 2016) of a base's layers, with the forward pass's gates and masks."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from affetto.model.spans import promised_again
 
 
 def checkpoint_layers(parts: Iterable[Any], gates: GateSwitch) -> None:
-    """Keep no activations inside the layers of transformers' models: backward computes them again.
+    """Keep no activations inside the layers of transformers' models; the backward pass recomputes them.
 
-    It works while the network is in train mode. In eval mode, as for the Fisher pass, nothing is computed twice.
+    It applies in train mode only. In eval mode, as for the Fisher pass, nothing is computed twice.
     """
 
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
@@ -21,11 +21,11 @@ def checkpoint_layers(parts: Iterable[Any], gates: GateSwitch) -> None:
 
     for part in parts:
         part.gradient_checkpointing_enable({"use_reentrant": False, "context_fn": contexts})
-        # transformers makes the embeddings ask for gradients, which only reentrant checkpointing needs.
+        # transformers makes the embeddings require gradients, which only reentrant checkpointing needs.
         part.disable_input_require_grads()
         for module in part.modules():
             if hasattr(module, "attention_dropout"):
-                # Train mode would turn it on, where a checkpoint asks for it.
+                # Train mode would turn it on if a checkpoint's configuration sets it.
                 module.attention_dropout = 0.0
 
 

@@ -1,4 +1,4 @@
-"""Clips to rows: the prompt in the base's own template, the codes, the earlier turns."""
+"""Makes rows from clips: the prompt in the base's own template, the codes, the earlier turns."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ def make_rows(
     by_id: Mapping[str, Clip] | None = None,
     beside_of: Callable[[Clip], Beside | None] = lambda _: None,
 ) -> list[Row]:
-    """One row per clip. `template` wraps the text of the clip itself; earlier turns (`context`) are read plainly.
+    """One row per clip. `template` wraps the text of the clip itself; earlier turns (`context`) have no template.
 
-    In a base whose text runs beside its frames it is what is said, word by word, and no template can wrap it;
-    `beside_of` says when, and what the other speaker of a clip says. Earlier turns of a clip's own speaker, and clips
-    with both speakers, stand there as the base's own speech; those of others are what it hears its user say.
-    What doesn't fit into the base's window is cut from the oldest turn on, turn by turn. DataError where a clip doesn't
-    fit even without its context, BaseModelError where the codes are another base's.
+    If the base's text runs in parallel with its frames, it is the words that are said, and `template` isn't used;
+    `beside_of` gives their times and the other speaker's codes. Earlier turns of a clip's own speaker, and clips with
+    both speakers, become the base's own speech; those of others become the user's. To fit a row into the base's window
+    the oldest turns are dropped. DataError if a clip doesn't fit even without its context, BaseModelError if the codes
+    are another base's.
     """
 
     def frames(clip: Clip) -> NDArray[np.integer]:
         codes_TK = codes_of(clip)
         if codes_TK.shape[1] != base.network.num_codebooks:
             raise BaseModelError(
-                f"{base.id} reads {base.network.num_codebooks} codebooks and its codec says {codes_TK.shape[1]}: the "
+                f"{base.id} reads {base.network.num_codebooks} codebooks and its codec has {codes_TK.shape[1]}: the "
                 "codec that its folder names is another base's; fetch the whole checkpoint again"
             )
         return codes_TK
@@ -62,17 +62,16 @@ def make_rows(
         return Turn(ids, frames(clip), end_code=base.network.end_code)
 
     def row(clip: Clip) -> Row:
-        earlier = [turn(known[name], clip.speaker, PLAIN_TEMPLATE) for name in clip.context]
+        earlier = [turn(clips_by_id[name], clip.speaker, PLAIN_TEMPLATE) for name in clip.context]
         return windowed(Row(clip.id, (*earlier, turn(clip, clip.speaker, template))), base.window)
 
-    known = by_id or {}
+    clips_by_id = by_id or {}
     return [row(clip) for clip in clips]
 
 
 def windowed(row: Row, window: int) -> Row:
-    """`row` without as many of its oldest turns as its window asks for: a turn half heard would have no text.
-
-    DataError where the last turn alone is longer.
+    """`row` without its oldest turns, so that it fits into `window`. Turns are dropped whole, since half a turn would
+    lose its text. DataError if the last turn alone is longer.
     """
     turns = list(row.turns)
     while len(turns) > 1 and replace(row, turns=tuple(turns)).num_positions > window:

@@ -1,4 +1,4 @@
-"""How many rows a network is shown together where that changes nothing but memory."""
+"""How many rows to run through a network together when that affects nothing but memory."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any
 from affetto.model.batch import Row
 
 MOST_BYTES = 2**29
-"""What the frames of such a batch may take; one row always may."""
+"""Memory limit for the frames of such a batch; a single row may exceed it."""
 MOST_PART_BYTES = 2**28
-"""What the frames of a part of a batch may take, where the depth decoder is looked at part by part."""
+"""Memory limit for the frames of a part of a batch, when the depth decoder runs part by part."""
 
 
 def rows_at_once(network: Any, rows: Sequence[Row], most: int, *, with_gradient: bool = False) -> int:
-    """Up to `most` rows, fewer where the longest of `rows` are so large that as many would take over `MOST_BYTES`.
+    """Up to `most` rows, fewer if that many of the longest of `rows` would exceed `MOST_BYTES`.
 
-    The teacher's answers, the Fisher and validation look at every frame of a row, which CSM-1B's depth decoder makes
-    32 positions of.
+    The teacher's answers, the Fisher and validation need every frame of a row, and each frame is 32 positions in
+    CSM-1B's depth decoder.
     """
     return frames_at_once(network, max((row.num_frames for row in rows), default=0), most, with_gradient=with_gradient)
 
@@ -32,7 +32,7 @@ def frames_at_once(network: Any, longest: int, most: int, *, with_gradient: bool
 
 
 def depth_frames_at_once(network: Any) -> int:
-    """How many frames the depth decoder's layers keep for a gradient together."""
+    """How many frames may run through the depth decoder's layers together with a gradient."""
     if not hasattr(network, "frame_bytes"):
         return sys.maxsize
     return max(1, MOST_PART_BYTES // max(1, int(network.frame_bytes(with_gradient=True))))

@@ -1,4 +1,4 @@
-"""What a network promises of a batch's rows while it runs its layers: whole sequences, of which so much is read."""
+"""What a network promises its layers about a batch: each row is one sequence, of which certain positions are read."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 @dataclass(frozen=True)
 class Spans:
-    """Positions of each row that are needed: none from `length` on, nor, behind the last layer, before `first`."""
+    """The positions of each row that are needed: those before `length`, and in the last layer only from `first` on."""
 
     length_B: NDArray[np.int64]
     first_B: NDArray[np.int64]
@@ -32,25 +32,25 @@ _PROMISE: ContextVar[_Promise] = ContextVar("what the network promises of its ro
 
 
 def one_sequence_a_row(spans: Spans | None = None) -> AbstractContextManager[None]:
-    """Inside the block rows are whole sequences from position 0 on, with padding only on the right.
+    """Inside the block each row is one sequence from position 0 on, with padding only on the right.
 
-    Nobody reads more than `spans` tells; without it everything may be read.
+    No positions outside `spans` are read; without it all may be.
     """
     return _promised(_Promise(is_one_sequence_a_row=True, spans=spans))
 
 
 def is_one_sequence_a_row() -> bool:
-    """Whether this is inside of `one_sequence_a_row`."""
+    """Whether the code runs inside `one_sequence_a_row`."""
     return _PROMISE.get().is_one_sequence_a_row
 
 
 def asked_spans() -> Spans | None:
-    """What `one_sequence_a_row` was told."""
+    """The spans that `one_sequence_a_row` was given."""
     return _PROMISE.get().spans
 
 
 def promised_again() -> AbstractContextManager[None]:
-    """A block, for later, in which is promised what is promised now."""
+    """A block that restores the current promise later."""
     return _promised(_PROMISE.get())
 
 
@@ -64,11 +64,11 @@ def _promised(promise: _Promise) -> Iterator[None]:
 
 
 def read_before(frames_N2: Tensor, num_rows: int) -> Spans | None:
-    """What is read of rows whose frames (row, position) are predicted from the positions before them.
+    """The spans that are read if frames (row, position) are predicted from the positions before them.
 
-    None on a GPU, which computes all positions anyway, and for whose numbers the host would have to wait.
+    None on a GPU, which computes all positions anyway, and whose values the host would have to wait for.
     """
-    if not _is_known(frames_N2):
+    if not _is_readable(frames_N2):
         return None
     rows_N, places_N = frames_N2.numpy().T
     length_B, first_B = np.ones(num_rows, np.int64), np.full(num_rows, np.iinfo(np.int64).max)
@@ -78,9 +78,9 @@ def read_before(frames_N2: Tensor, num_rows: int) -> Spans | None:
 
 
 def read_behind_first(rows: Tensor) -> Spans | None:
-    """What is read of rows (M, S, …) whose first positions predict nothing. None as in `read_before`."""
-    return Spans(np.full(len(rows), rows.shape[1]), np.ones(len(rows), np.int64)) if _is_known(rows) else None
+    """The spans of rows (M, S, …) whose first positions predict nothing. None as in `read_before`."""
+    return Spans(np.full(len(rows), rows.shape[1]), np.ones(len(rows), np.int64)) if _is_readable(rows) else None
 
 
-def _is_known(values: Tensor) -> bool:
+def _is_readable(values: Tensor) -> bool:
     return values.device.type == "cpu" and type(values) is Tensor and not is_in_torch_dispatch_mode()

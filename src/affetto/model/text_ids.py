@@ -1,4 +1,4 @@
-"""Tokenizers of bases: loaded with what is wrong told by its file, and held against the text's table."""
+"""Loads the tokenizers of bases, with errors that name the file, and checks them against the text's embedding table."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TOKENIZER, SETTINGS = "tokenizer.json", "tokenizer_config.json"
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer in a checkpoint's folder. BaseModelError names its file where that is missing or damaged."""
+    """The tokenizer in a checkpoint's folder. BaseModelError names its file if that is missing or damaged."""
     from transformers import AutoTokenizer
 
     for path in (folder / SETTINGS, folder / TOKENIZER):
@@ -27,11 +27,11 @@ def load_tokenizer(folder: Path) -> Any:
     try:
         with quiet_transformers():
             return AutoTokenizer.from_pretrained(folder)
-    # The tokenizers' own errors have no common parent; without its file transformers asks for other packages.
+    # tokenizers' errors have no common parent; without the file transformers asks for unrelated packages.
     except Exception as error:
         if not (folder / TOKENIZER).is_file():
             raise BaseModelError(
-                f"{folder / TOKENIZER} is missing, and nothing else there makes a tokenizer; copy or fetch it again"
+                f"{folder / TOKENIZER} is missing, and no other file there defines a tokenizer; copy or fetch it again"
             ) from error
         raise _unreadable(folder / TOKENIZER, " ".join(str(error).split())) from error
 
@@ -46,19 +46,19 @@ def _unreadable(path: Path, why: str) -> BaseModelError:
 
 
 def check_tokenizer(path: Path, tokenizer: Any, num_ids: int) -> None:
-    """Raise BaseModelError where the tokenizer in the file `path` is of a base with more ids than `num_ids`.
+    """Raise BaseModelError if the tokenizer in the file `path` has ids from `num_ids` on, so that it is another base's.
 
-    Special tokens aren't looked at: one that was added for padding, say, never stands in a text; if it does, see
-    `check_ids`.
+    Special tokens aren't checked: one that was added for padding, say, never occurs in a text; if it does, `check_ids`
+    finds it.
     """
     special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
     check_ids(path, [number for number in tokenizer.get_vocab().values() if number not in special], num_ids)
 
 
 def check_ids(path: Path, ids: Collection[int], num_ids: int) -> None:
-    """Raise BaseModelError where one of `ids`, which the tokenizer in `path` gives, has no row in the text's table."""
+    """Raise BaseModelError if one of `ids`, from the tokenizer in `path`, has no row in the text's embedding table."""
     if (largest := max(ids, default=-1)) >= num_ids:
         raise BaseModelError(
             f"{path}: it has ids up to {largest}, and those of the base's text end at {num_ids - 1}: it is the "
-            "tokenizer of another model; copy or fetch that of this base"
+            "tokenizer of another model; copy or fetch this base's"
         )

@@ -1,4 +1,4 @@
-"""Whether Triton's kernels run here. It compiles them when they are first called, for which it needs a C compiler."""
+"""Whether Triton's kernels run here. Triton compiles them at the first call, for which it needs a C compiler."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from affetto.progress import say
 
 @cache
 def triton_runs() -> bool:
-    """True where a small kernel gives what it should on this GPU; otherwise it is said once why not."""
+    """Whether a small kernel gives the right result on this GPU; if not, the reason is printed once."""
     if not torch.cuda.is_available() or find_spec("triton") is None:
         return False
     try:
@@ -20,7 +20,7 @@ def triton_runs() -> bool:
 
         ones = torch.ones(8, device="cuda")
         is_right = torch.allclose(swiglu(ones, ones), torch.nn.functional.silu(ones))
-    # Compilers, drivers and Triton itself raise what they like; slower steps do the same.
+    # Compilers, drivers and Triton raise errors of any type; the slower steps give the same results.
     except Exception as error:
         say(f"Triton's kernels don't run here, so speaking and training are slower: {error}", style="yellow")
         return False

@@ -1,4 +1,4 @@
-"""Who wants to know what a layer read and the gradient at what it made."""
+"""A hook that records a layer's input and the gradient at its output."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from torch import Tensor, nn
 
 
 class Watch:
-    """A forward hook of one pass. Decoder layers in C, which no hook sees into, look for it and tell it themselves."""
+    """A forward hook for one pass. Decoder layers in C, inside which hooks don't run, look for it and call `tell`."""
 
     def __init__(self, name: str, tell: Callable[[Tensor, Tensor], None]) -> None:
-        """`tell` gets the layer's input and the gradient at its output, of one shape but for the last dimension."""
+        """`tell` gets the layer's input and the gradient at its output, of equal shape except the last dimension."""
         self.tell = tell
         self._name, self._has_begun = name, False
 
     def __call__(self, _module: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> Any:
-        """As a hook."""
+        """The forward hook."""
         self.begin()
-        # Nothing in a frozen base asks for gradients: the first watched layers start the graph.
+        # Nothing in a frozen base requires gradients, so the first watched layers start the graph.
         output = output if output.requires_grad else output.detach().requires_grad_()
         held = [inputs[0].detach()]
         # Popped, since the graph keeps this function longer than the input is needed.
@@ -27,11 +27,11 @@ class Watch:
         return output
 
     def begin(self) -> None:
-        """The layer runs. A second run (weight sharing, activation checkpointing) would replace what the first told."""
+        """Note that the layer runs. A second run (weight sharing, checkpointing) would overwrite the first's values."""
         assert not self._has_begun, f"{self._name} ran twice in one pass"
         self._has_begun = True
 
 
 def watch_of(layer: nn.Module) -> Watch | None:
-    """Who watches a layer."""
+    """The layer's watch, if it has one."""
     return next((hook for hook in layer._forward_hooks.values() if isinstance(hook, Watch)), None)

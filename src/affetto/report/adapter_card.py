@@ -1,4 +1,4 @@
-"""The adapter's model card: `README.md` and `samples/` beside its weights, so that it can be shared by itself."""
+"""The adapter's model card: `README.md` and `samples/` beside its weights, so that the folder can be shared alone."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def write_adapter_card(folder: Path, facts: Mapping[str, Any], results: Results,
 
 
 def _copy_samples(samples: Path, emotion: str, results: Results, output_dir: Path) -> list[str]:
-    """The card's lines about the sentences, whose sounds are copied to `samples`."""
+    """Copy the sentences' sounds to `samples`; returns the card's lines about them."""
     rows = {system["name"]: _emotional(system["files"]) for system in results["systems"] if system["role"] != "real"}
     lines = []
     for number, row in enumerate(rows[emotion][:_NUM_SAMPLES]):
@@ -62,12 +62,12 @@ def _emotional(rows: list[FileRow]) -> list[FileRow]:
 
 def _strengths(results: Results) -> str:
     """A line with the recall at each intensity; empty if none was measured."""
-    found = [
+    recalls = [
         f"{item['metrics']['recall']['value']:.0%} at {item['intensity']:g}"
         for item in results.get("strengths", [])
         if item["metrics"]["recall"]["value"] is not None
     ]
-    return f"Heard as {results['emotion']} by intensity: {', '.join(found)}.\n\n" if found else ""
+    return f"Heard as {results['emotion']} by intensity: {', '.join(recalls)}.\n\n" if recalls else ""
 
 
 _LORA = "PEFT loads it without affetto, too: `PeftModel.from_pretrained(base, THIS_FOLDER)`."
@@ -120,17 +120,17 @@ Base and adapter, same words, same voice, same seed (`samples/NUMBER_NAME.wav`):
 
 def by_intensity(data: Mapping[str, Any]) -> str:
     """A line about clips that are acted at less than full intensity; empty if there are none."""
-    found = data.get("intensities") or {}
-    if not set(found) - {"1"}:
+    intensities = data.get("intensities") or {}
+    if not set(intensities) - {"1"}:
         return ""
-    told = ", ".join(f"{counted(count, 'clip')} at {intensity}" for intensity, count in found.items())
-    return f"By intensity of the acting, which was their gate in training: {told}.\n"
+    counts = ", ".join(f"{counted(count, 'clip')} at {intensity}" for intensity, count in intensities.items())
+    return f"By intensity of the acting, which was their gate in training: {counts}.\n"
 
 
 def texts_by_machine(data: Mapping[str, Any]) -> str:
     """A line about texts that a model wrote; empty if people wrote them all, or if that isn't known."""
-    told = data.get("machine_texts") or {"by_model": {}}
-    if not told["by_model"]:
+    texts = data.get("machine_texts") or {"by_model": {}}
+    if not texts["by_model"]:
         return ""
-    counts = f"{told['emotional_clips']} of the emotional clips and {told['rehearsed_clips']} of the general ones"
-    return f"The texts of {counts} were transcribed by {', '.join(told['by_model'])}, not by people.\n"
+    counts = f"{texts['emotional_clips']} of the emotional clips and {texts['rehearsed_clips']} of the general ones"
+    return f"The texts of {counts} were transcribed by {', '.join(texts['by_model'])}, not by people.\n"

@@ -1,4 +1,4 @@
-"""The calibration's picture: predicted against measured forgetting, a panel per curvature."""
+"""The calibration's picture: predicted against measured forgetting, one panel per curvature."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def calibration_picture(document: Mapping[str, Any]) -> Picture:
             axes.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high))
             for axis in (axes.xaxis, axes.yaxis):
                 plain_ticks(axis)
-            said = f"  slope {slopes[kind]:.2f}" if kind in slopes else ""
-            axes.set_title(kind + said, color=INK, fontsize=10.5, loc="left")
+            slope = f"  slope {slopes[kind]:.2f}" if kind in slopes else ""
+            axes.set_title(kind + slope, color=INK, fontsize=10.5, loc="left")
             if not number:
                 axes.legend(frameon=False, fontsize=9, labelcolor=INK, loc="upper left", handletextpad=0.2)
             if row == _rows(kinds) - 1:

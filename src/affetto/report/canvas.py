@@ -1,7 +1,7 @@
 """Pictures for a page: matplotlib figures as small inline SVGs whose colours follow the page's light or dark theme.
 
-matplotlib draws with stand-in colours (`INK`, `RULE`, …, `system_colour`), and the SVG gets CSS variables of the page
-in their place. Text stays text. One user unit is one CSS pixel. The same figure gives the same bytes, always.
+matplotlib draws with placeholder colours (`INK`, `RULE`, …, `system_colour`), which the SVG replaces by CSS variables
+of the page. Text stays text. One user unit is one CSS pixel. The same figure always gives the same bytes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _VARIABLES = {INK: "--ink", FAINT: "--faint", RULE: "--rule", PAPER: "--card", F
     f"#0102{number:02x}": f"--system-{number}" for number in range(NUM_SYSTEM_COLOURS)
 }
 MARKERS = ("o", "D", "s", "^", "v", "P", "X", "p", "h", "*")
-"""Shape by system, so that colour is never the only sign; the style sheet has the same as `.m0` to `.m9`."""
+"""Shape by system, so that colour is never the only cue; the style sheet has the same shapes as `.m0` to `.m9`."""
 _OWN_COLOURS = {"base": 0, "real": 2}
 """Roles whose systems have the same colour on every page."""
 _STYLE = {
@@ -36,29 +36,29 @@ _STYLE = {
     "font.sans-serif": ["DejaVu Sans"], "path.simplify": True, "lines.solid_capstyle": "round",
 }  # fmt: skip
 _LOCK = threading.Lock()
-"""matplotlib's rc parameters are the process's."""
+"""matplotlib's rc parameters are global."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """An SVG to be put into a page as it is, and what it shows in words."""
+    """An SVG for inlining into a page, and a description of it."""
 
     svg: str
     alt: str
 
     def standalone(self) -> str:
-        """The SVG as a file of its own, in the light theme's colours."""
+        """The SVG as a standalone file in the light theme's colours."""
         theme = (Path(__file__).parent / "templates" / "report.css").read_text(encoding="utf-8")
-        colours = dict(reversed(re.findall(r"(--[\w-]+): (#\w+);", theme)))  # the light theme stands first
+        colours = dict(reversed(re.findall(r"(--[\w-]+): (#\w+);", theme)))  # the light theme comes first
         svg = re.sub(r"var\((--[\w-]+)\)", lambda found: colours[found[1]], self.svg)
         return svg.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" font-family="sans-serif" ', 1)
 
 
 def system_numbers(roles: Mapping[str, str]) -> dict[str, int]:
-    """Number of each system of a page, which decides its colour and marker, from its role (docs/results.md) by name.
+    """The number of each system of a page, which decides its colour and marker; `roles` are theirs by name.
 
-    Bases share one colour and real recordings another, whoever else is on the page, and differ in their markers; the
-    first eight others have a colour each.
+    On every page bases share one colour and real recordings another, and differ in their markers; the first eight other
+    systems have a colour each.
     """
     others = [number for number in range(NUM_SYSTEM_COLOURS) if number not in _OWN_COLOURS.values()]
     numbers, places = {}, dict.fromkeys((*_OWN_COLOURS, ""), 0)
@@ -72,12 +72,12 @@ def system_numbers(roles: Mapping[str, str]) -> dict[str, int]:
 
 
 def system_colour(number: int) -> str:
-    """Stand-in for the colour of the page's system `number` (0 is the base)."""
+    """Placeholder for the colour of the page's system `number` (0 is the base)."""
     return f"#0102{number % NUM_SYSTEM_COLOURS:02x}"
 
 
 def marker(number: int) -> str:
-    """Marker of the page's system `number`: with its colour no other's until there are 100."""
+    """Marker of the page's system `number`; the first 100 have distinct pairs of colour and marker."""
     return MARKERS[_marker_place(number)]
 
 
@@ -107,7 +107,7 @@ def picture(width: int, height: int, draw: Callable[[Figure], None], *, name: st
 
 
 def plot_area(figure: Figure, left: int, right: int, top: int, bottom: int) -> Axes:
-    """Quiet axes with margins in CSS pixels: no box, faint ticks, a grid behind."""
+    """Unobtrusive axes with margins in CSS pixels: no box, faint ticks, a grid behind."""
     width, height = figure.get_size_inches() * 72
     axes = figure.add_axes(
         (left / width, bottom / height, (width - left - right) / width, (height - top - bottom) / height)
@@ -122,7 +122,7 @@ def plot_area(figure: Figure, left: int, right: int, top: int, bottom: int) -> A
 
 
 def plain_ticks(axis: Axis) -> None:
-    """Decades of a logarithmic axis as plain numbers, without minor ticks: mathematics isn't parsed here."""
+    """Label the decades of a logarithmic axis with plain numbers, without minor ticks, since math isn't parsed here."""
     from matplotlib.ticker import FuncFormatter, NullLocator
 
     axis.set_major_formatter(FuncFormatter(lambda value, _place: f"{value:g}"))
@@ -130,7 +130,7 @@ def plain_ticks(axis: Axis) -> None:
 
 
 def _inline(svg: str, width: int, height: int, alt: str) -> str:
-    """What is inside matplotlib's <svg>, in one of our own: no prolog, no metadata, no unused ids, no second style."""
+    """The content of matplotlib's <svg> in our own: without prolog, metadata, unused ids and its style element."""
     body = svg[svg.index(">", svg.index("<svg")) + 1 : svg.rindex("</svg>")]
     body = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", body, flags=re.DOTALL)
     body = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", body, flags=re.DOTALL)

@@ -1,6 +1,6 @@
-"""One HTML page that compares any number of systems: how they sound, what was measured, and by whom.
+"""One HTML page that compares any number of systems: how they sound, what was measured, and by which judges.
 
-Like a run's report (`run_page.py`) the page needs nothing but itself, and the same input gives the same bytes.
+Like a run's report (`run_page.py`) the page is self-contained, and the same input gives the same bytes.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from affetto.report.speech_picture import LEFT, RIGHT, WIDTH
 from affetto.report.systems import Entry, Marks, find_entry, judge_marks, read_entries
 
 SENTENCES = 8
-"""Rows of players, unless told otherwise."""
+"""Default number of rows of players."""
 _TEMPLATES = ("comparison.html.j2", "macros.html.j2", "report.css", "report.js")
 _NAME_LENGTH = 24
 _ROLES = {
     "base": "the base model", "adapter": "adapter", "real": "recordings, through the codec", "files": "sound files",
 }  # fmt: skip
 _FOLDERS = {**_ROLES, "base": "sound files of the base", "real": "recordings"}
-"""What a folder's own results held it against was a folder too."""
+"""The same in a folder's own results, whose other systems are folders, too."""
 _NEUTRAL = "neutral speech of the same speakers"
-_ASKED_NOTHING = "no emotion"
+_NO_EMOTION = "no emotion"
 
 
 def write_comparison(
@@ -51,14 +51,14 @@ def write_comparison(
     sentences: int = SENTENCES,
     command: str = "",
 ) -> Path:
-    """Write the page to `output` and return it. `against` names the system that all others are held against.
+    """Write the page to `output` and return it. `against` names the system that all others are compared with.
 
-    A sound that isn't where the results say is shown as missing, with the reason. DataError where `against` is no
+    A sound that isn't where the results say is shown as missing, with the reason. DataError if `against` isn't a
     system's name.
     """
     environment, texts = page_templates(_TEMPLATES)
     marks = judge_marks(entries)
-    held_against = find_entry(entries, against) if against else None
+    reference = find_entry(entries, against) if against else None
     rows, sounds = audio_rows(entries, sentences)
     numbers = system_numbers({entry.name: entry.system["role"] for entry in entries})
     numbers |= {_plain(entry): numbers[entry.name] for entry in entries}
@@ -75,7 +75,7 @@ def write_comparison(
         rows=player_rows(rows, numbers),
         grids=make_grids(entries, marks),
         dots=list(_dot_plots(entries, marks, numbers)),
-        differences=DifferenceTable(tuple(make_differences(entries, held_against, marks))),
+        differences=DifferenceTable(tuple(make_differences(entries, reference, marks))),
         neutral_speech=_neutral_speech(entries),
         matrices=list(matrices(entries, marks)),
         judges=list(_judges(entries, marks)),
@@ -91,24 +91,24 @@ def write_comparison(
 
 
 def compare_run(folder: Path, emotions: Sequence[str], command: str) -> Path:
-    """Write `comparison.html`, the emotions of one run side by side, into the folder of their results."""
+    """Write `comparison.html`, with the emotions of one run side by side, into the folder of their results."""
     entries = read_entries([str(folder / f"{emotion}_results.json") for emotion in emotions])
     return write_comparison(folder / "comparison.html", entries, command=command)
 
 
 def audio_rows(entries: Sequence[Entry], most: int) -> tuple[list[AudioRow], dict[str, str]]:
-    """Texts (files of one name where texts aren't known), those that most systems spoke first, and by system how many
-    of its sounds were found, or why none."""
+    """Rows by text (by file name if texts aren't known), those that most systems spoke first; and for each system how
+    many of its sounds exist, or why none."""
     texts: dict[str, list[tuple[Entry, FileRow]]] = {}
-    told = {}
+    availability = {}
     for entry in entries:
-        found = {row["file"] for row in entry.system["files"] if entry.path(row).is_file()}
-        told[entry.name] = _found(entry, len(found))
-        for row in entry.system["files"] if found else ():
+        existing = {row["file"] for row in entry.system["files"] if entry.path(row).is_file()}
+        availability[entry.name] = _availability(entry, len(existing))
+        for row in entry.system["files"] if existing else ():
             key = normalise_text(row["text"]) if row["text"] else f"file:{Path(row['file']).stem}"
             texts.setdefault(key, []).append((entry, row))
     ranked = sorted(texts.values(), key=lambda spoken: -len({entry.name for entry, _ in spoken}))
-    return [_audio_row(spoken) for spoken in ranked[: max(0, most)]], told
+    return [_audio_row(spoken) for spoken in ranked[: max(0, most)]], availability
 
 
 def _audio_row(spoken: Sequence[tuple[Entry, FileRow]]) -> AudioRow:
@@ -121,7 +121,7 @@ def _audio_row(spoken: Sequence[tuple[Entry, FileRow]]) -> AudioRow:
             continue
         name = _plain(entry) if is_plain else entry.name
         if entry.system["role"] == "base" and path.is_file():
-            # One base under several emotions is heard once, without any one emotion's posterior.
+            # The same base of several emotions gets one player, without any one emotion's posterior.
             first = first_base.setdefault(hash_file(path), name)
             if first != name:
                 values = {key: value for key, value in cells[first].values.items() if key != "posterior"}
@@ -140,12 +140,12 @@ def _audio_row(spoken: Sequence[tuple[Entry, FileRow]]) -> AudioRow:
     )
 
 
-def _found(entry: Entry, num_found: int) -> str:
+def _availability(entry: Entry, num_existing: int) -> str:
     num_files = len({row["file"] for row in entry.system["files"]})
-    if num_found == num_files:
+    if num_existing == num_files:
         return "all here"
-    if num_found:
-        return f"{num_found} of {num_files} here"
+    if num_existing:
+        return f"{num_existing} of {num_files} here"
     if entry.system["role"] == "real":
         return "not kept as files"
     return f"none in {entry.folder}: say where with --audio"
@@ -154,7 +154,7 @@ def _found(entry: Entry, num_found: int) -> str:
 def _dot_plots(
     entries: Sequence[Entry], marks: Marks, numbers: Mapping[str, int]
 ) -> Iterator[tuple[str, Picture, list[str]]]:
-    """(label, picture, what to say below it) of each measure that is drawn."""
+    """(label, picture, notes below it) of each plotted measure."""
     columns = list(columns_of(entries, marks))
     for column in columns:
         if column.measure.is_plotted and column.aspect != PLAIN:
@@ -176,7 +176,7 @@ def _dot_plots(
 
 
 def _neutral_speech(entries: Sequence[Entry]) -> NeutralTable:
-    """What the results hold of prosody against neutral speech, under the page's names."""
+    """The results' comparisons of prosody with neutral speech, with the page's names of the systems."""
     names: dict[Path, dict[str, str]] = {}
     for entry in entries:
         names.setdefault(entry.source, {})[entry.system["name"]] = entry.name
@@ -185,10 +185,10 @@ def _neutral_speech(entries: Sequence[Entry]) -> NeutralTable:
 
 
 def _system(entry: Entry, marks: Marks, sounds: str) -> dict[str, Any]:
-    is_asked = entry.system["role"] != "base" and not _is_neutral(entry)
+    is_emotional = entry.system["role"] != "base" and not _is_neutral(entry)
     own = {kind: marks[kind].get(fingerprint, "") for kind, fingerprint in entry.fingerprint.items()}
     return {
-        "name": entry.name, "what": _what(entry), "asked": entry.emotion if is_asked else _ASKED_NOTHING,
+        "name": entry.name, "what": _what(entry), "asked": entry.emotion if is_emotional else _NO_EMOTION,
         "sounds": sounds, "source": entry.source.name,
         "num_files": entry.system["num_files"], "num_failed": entry.system["num_failed"],
         "marks": [(kind, mark) for kind, mark in own.items() if mark],
@@ -197,7 +197,7 @@ def _system(entry: Entry, marks: Marks, sounds: str) -> dict[str, Any]:
 
 
 def _what(entry: Entry) -> str:
-    """What a system is, in words."""
+    """A description of the system."""
     role, strength = entry.system["role"], entry.system["intensity"]
     if _is_neutral(entry):
         return _NEUTRAL
@@ -207,7 +207,7 @@ def _what(entry: Entry) -> str:
 
 
 def _is_neutral(entry: Entry) -> bool:
-    """Whether it is a folder of neutral speech that another one was held against."""
+    """Whether it is a folder of neutral speech that another one was compared with."""
     own = entry.system["name"]
     return entry.system["role"] == "files" and own == NEUTRAL and own != evaluated(entry.results)["name"]
 
@@ -215,16 +215,16 @@ def _is_neutral(entry: Entry) -> bool:
 def _warnings(entries: Sequence[Entry], marks: Marks) -> Iterator[str]:
     for kind, own in marks.items():
         if own:
-            heard = "; ".join(
+            judged = "; ".join(
                 f"{mark} is {fingerprint.split(' ')[0]} and judged "
                 f"{', '.join(entry.name for entry in entries if entry.fingerprint.get(kind) == fingerprint)}"
                 for fingerprint, mark in own.items()
             )
             yield (
-                f"The {kind} judges differ: {heard}. Each one's numbers stand in columns and pictures of their own, "
-                "and are not compared with the others'."
+                f"The {kind} judges differ: {judged}. Each judge's numbers have columns and pictures of their own and "
+                "are not compared with the others'."
             )
-    # A run of the miniature's is judged by whom it was made for.
+    # The miniature's judges are made for runs on the miniature, so only other files get the warning.
     foreign = [entry for entry in entries if entry.system["role"] == "files"]
     kinds = [kind for kind in marks if any(_tier(entry, kind) == "miniature" for entry in foreign)]
     if kinds:

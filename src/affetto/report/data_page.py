@@ -29,26 +29,26 @@ from affetto.types import SPLITS, Clip
 
 RATE = 16_000
 MEASURED_CLIPS = 60
-"""Clips of each emotion whose pitch and level are measured unless told otherwise."""
+"""Default number of clips of each emotion whose pitch and level are measured."""
 
 
 @dataclass(frozen=True)
 class Voices:
-    """What was measured of some clips, by id."""
+    """Pitch and level of some clips, by id."""
 
     pitch_st: Mapping[str, float]
     """Median F0 in semitones from the speaker's baseline."""
     level_db: Mapping[str, float]
-    """RMS of what sounds, dB re full scale."""
+    """RMS of the parts that aren't silent, dB re full scale."""
     num_clips: int
     num_unpitched: int
     """Clips without pitch, or of speakers without a baseline."""
 
 
 def measure_voices(clips: Sequence[Clip], most: int) -> Voices:
-    """Pitch and level of at most `most` clips per emotion, drawn by their ids.
+    """Pitch and level of at most `most` clips per emotion, chosen by a hash of their ids.
 
-    A speaker's baseline is the median over their measured neutral and general clips, else over all of theirs.
+    A speaker's baseline is the median over their measured neutral and general clips, else over all their clips.
     """
     chosen = _drawn(clips, most)
     absolute: dict[str, float] = {}
@@ -78,12 +78,12 @@ def _drawn(clips: Sequence[Clip], most: int) -> list[Clip]:
 
 
 def _baselines(clips: Sequence[Clip], values: Mapping[str, float]) -> dict[str, float]:
-    found = {}
+    baselines = {}
     for speaker in {clip.speaker for clip in clips}:
         mine = [clip for clip in clips if clip.speaker == speaker]
         plain = [clip for clip in mine if emotion_of(clip) in ("neutral", GENERAL)]
-        found[speaker] = float(np.median([values[clip.id] for clip in plain or mine]))
-    return found
+        baselines[speaker] = float(np.median([values[clip.id] for clip in plain or mine]))
+    return baselines
 
 
 def write_data_page(clips: Sequence[Clip], output: Path, *, title: str, measured: int = MEASURED_CLIPS) -> Path:

@@ -37,7 +37,7 @@ def in_order(emotions: Sequence[str]) -> list[str]:
 
 
 def durations_picture(clips: Sequence[Clip], seconds: Mapping[str, float]) -> Picture:
-    """A histogram of seconds per emotion, each to its own height; the median is marked."""
+    """A histogram of durations per emotion, each scaled to its own height; the median is marked."""
     rows = _values(clips, seconds)
     longest = max((value for values in rows.values() for value in values), default=1.0)
     shown = float(np.percentile([value for values in rows.values() for value in values], 99.5)) if rows else 1.0
@@ -54,14 +54,13 @@ def durations_picture(clips: Sequence[Clip], seconds: Mapping[str, float]) -> Pi
         axes.set_xlim(0, limit * 1.02)
         _say_unit(axes, "seconds" + (f", longer ones (to {longest:.0f}) at the end" if limit < longest else ""))
 
-    said = ", ".join(f"{name} {np.median(values):.1f} s" for name, values in rows.items())
-    return picture(
-        _WIDTH, 56 + _ROW * len(rows), draw, name="durations", alt=f"Histograms of clips' durations; medians: {said}."
-    )
+    medians = ", ".join(f"{name} {np.median(values):.1f} s" for name, values in rows.items())
+    alt = f"Histograms of clips' durations; medians: {medians}."
+    return picture(_WIDTH, 56 + _ROW * len(rows), draw, name="durations", alt=alt)
 
 
 def speakers_picture(clips: Sequence[Clip]) -> Picture:
-    """Clips by speaker and emotion as a grid; an empty cell says that a speaker never speaks so."""
+    """A grid of clip counts by speaker and emotion; an empty cell means that the speaker has no such clip."""
     counts = Counter((clip.speaker, emotion_of(clip)) for clip in clips)
     totals = Counter(clip.speaker for clip in clips)
     names = [name for name, _ in sorted(totals.items(), key=lambda item: (-item[1], item[0]))]
@@ -108,9 +107,9 @@ def strips_picture(
     decimals: int = 1,
     at: float | None = None,
 ) -> Picture:
-    """A dot per clip in its emotion's row, half of them within the bar, the median marked.
+    """A dot per clip in its emotion's row, with a bar from the first to the third quartile and the median marked.
 
-    `at` is a value to compare with, drawn as a line; numbers then carry their sign.
+    `at` is a reference value, drawn as a line; numbers then carry their sign.
     """
     rows = _values(clips, values)
     sign = "" if at is None else "+z"  # z: no minus before a rounded zero
@@ -119,19 +118,19 @@ def strips_picture(
         axes = _rows_area(figure, list(rows), bottom=40)
         if at is not None:
             axes.axvline(at, color=FAINT, linewidth=1, zorder=0)
-        for row, found in enumerate(rows.values()):
-            spread = np.random.default_rng(0).uniform(0.06, 0.62, len(found))
+        for row, numbers in enumerate(rows.values()):
+            spread = np.random.default_rng(0).uniform(0.06, 0.62, len(numbers))
             axes.plot(
-                found, spread - row, "o", color=system_colour(0), markersize=3.2, alpha=0.45, markeredgewidth=0
+                numbers, spread - row, "o", color=system_colour(0), markersize=3.2, alpha=0.45, markeredgewidth=0
             )  # fmt: skip
-            low, median, high = np.percentile(found, [25, 50, 75])
+            low, median, high = np.percentile(numbers, [25, 50, 75])
             axes.plot([low, high], [-row, -row], color=system_colour(0), linewidth=4, solid_capstyle="butt")
             _median(axes, float(median), row, f"{float(median):{sign}.{decimals}f}".replace("-", MINUS))
         _say_unit(axes, unit)
         axes.margins(x=0.04)
 
-    said = ", ".join(f"{emotion} {np.median(found):.{decimals}f}" for emotion, found in rows.items())
-    return picture(_WIDTH, 56 + _ROW * len(rows), draw, name=name, alt=f"{unit} by emotion; medians: {said}.")
+    medians = ", ".join(f"{emotion} {np.median(numbers):.{decimals}f}" for emotion, numbers in rows.items())
+    return picture(_WIDTH, 56 + _ROW * len(rows), draw, name=name, alt=f"{unit} by emotion; medians: {medians}.")
 
 
 def _say_unit(axes: Axes, unit: str) -> None:
@@ -142,9 +141,9 @@ def _values(clips: Sequence[Clip], values: Mapping[str, float]) -> dict[str, lis
     """Values by emotion; emotions without any are left out."""
     rows: dict[str, list[float]] = {}
     for emotion in in_order([emotion_of(clip) for clip in clips]):
-        found = [values[clip.id] for clip in clips if emotion_of(clip) == emotion and clip.id in values]
-        if found:
-            rows[emotion] = found
+        own = [values[clip.id] for clip in clips if emotion_of(clip) == emotion and clip.id in values]
+        if own:
+            rows[emotion] = own
     return rows
 
 

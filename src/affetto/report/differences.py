@@ -1,4 +1,4 @@
-"""The comparison's paired differences: each system against a base, over what both spoke."""
+"""The comparison page's paired differences: each system against a base, over the texts that both spoke."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Difference:
     system: str
     against: str
     paired_by: str
-    """What made a pair, or why there are none."""
+    """What pairs are matched by, or why there are none."""
     num_pairs: int
     values: tuple[Value, ...]
     """In the order of `DIFFERED`."""
@@ -35,13 +35,13 @@ class Difference:
 
     @property
     def pairs(self) -> str:
-        """How many pairs there are, and what made them."""
+        """The number of pairs, and what they are matched by."""
         return f"{counted(self.num_pairs, 'pair')} {self.paired_by}" if self.num_pairs else self.paired_by
 
 
 @dataclass(frozen=True)
 class DifferenceTable(TextTable):
-    """All differences; what is measured on request has a column only where somebody has a number."""
+    """All differences; a measure on request has a column only if some row has a number."""
 
     rows: tuple[Difference, ...]
 
@@ -56,13 +56,15 @@ class DifferenceTable(TextTable):
 
     @property
     def _shown(self) -> dict[str, Measure]:
-        known = {
+        with_numbers = {
             name
             for row in self.rows
             for name, value in zip(DIFFERED, row.values, strict=True)
             if value.text not in ("", ABSENT)
         }
-        return {name: one for name, one in DIFFERED.items() if not one.is_on_request or name in known}
+        return {
+            name: measure for name, measure in DIFFERED.items() if not measure.is_on_request or name in with_numbers
+        }
 
     def as_text(self) -> tuple[list[str], list[list[str]], list[str]]:
         """See `TextTable`."""
@@ -90,29 +92,29 @@ _KEYS: dict[str, Callable[[FileRow], Key]] = {
     "by letters and digits of the text": lambda row: (_words(row["text"]), None, None),
     "by file name": lambda row: (Path(row["file"]).stem, None, None),
 }  # fmt: skip
-"""Ways to find pairs, the strictest first; names count only where one side's texts aren't known."""
+"""Keys to match pairs by, the strictest first; file names are used only if one side's texts aren't known."""
 
 
 def make_differences(entries: Sequence[Entry], against: Entry | None, marks: Marks) -> list[Difference]:
     """Every system against `against`; without it, against the base of its own results, or the page's only base.
 
-    A comparison that the results hold is shown as it stands, that of plain prompts too; any other is made here.
+    Comparisons in the results are shown as they are, those on plain prompts too; any other is computed here.
     """
     bases = [entry for entry in entries if entry.system["role"] == "base"]
-    found: list[Difference] = []
+    differences: list[Difference] = []
     for entry in entries:
         own = [base for base in bases if base.source == entry.source] or (bases if len(bases) == 1 else [])
         other = against or next(iter(own), None)
         if other is not None and other is not entry and (against or entry.system["role"] != "base"):
-            held = _held(entry, other)
-            if "emotional" not in held:
-                found.append(_made(entry, other, marks))
-            found += (_as_held(entry, other, prompt, comparison) for prompt, comparison in held.items())
-    return found
+            stored = _stored(entry, other)
+            if "emotional" not in stored:
+                differences.append(_computed(entry, other, marks))
+            differences += (_as_stored(entry, other, prompt, comparison) for prompt, comparison in stored.items())
+    return differences
 
 
-def _held(entry: Entry, other: Entry) -> dict[str, Comparison]:
-    """The comparisons of two systems that their results hold, by prompt; files without prompts count as emotional."""
+def _stored(entry: Entry, other: Entry) -> dict[str, Comparison]:
+    """The comparisons of two systems in their results, by prompt; files without prompts count as emotional."""
     if entry.source != other.source:
         return {}
     pair = (entry.system["name"], other.system["name"])
@@ -123,7 +125,7 @@ def _held(entry: Entry, other: Entry) -> dict[str, Comparison]:
     }
 
 
-def _as_held(entry: Entry, other: Entry, prompt: str, comparison: Comparison) -> Difference:
+def _as_stored(entry: Entry, other: Entry, prompt: str, comparison: Comparison) -> Difference:
     pair = (comparison["system"], comparison["against"])
     document = {"comparisons": [comparison]}
     values = tuple(show_comparison(document, pair, prompt, name, measure) for name, measure in DIFFERED.items())
@@ -131,7 +133,7 @@ def _as_held(entry: Entry, other: Entry, prompt: str, comparison: Comparison) ->
     return Difference(entry.name, other.name, "as in the results", num_pairs, values, prompt == "plain")
 
 
-def _made(entry: Entry, other: Entry, marks: Marks) -> Difference:
+def _computed(entry: Entry, other: Entry, marks: Marks) -> Difference:
     paired_by, ours, theirs = _pair(entry.rows, other.rows)
     if not paired_by:
         nothing = Value(ABSENT, reason="no pairs")
@@ -148,31 +150,31 @@ def _shown(
 ) -> Value:  # fmt: skip
     kind = kind_of(name, marks)
     if kind and marks.get(kind) and entry.fingerprint.get(kind) != other.fingerprint.get(kind):
-        return Value(ABSENT, reason=f"different {kind} judges: not one measure")
+        return Value(ABSENT, reason=f"different {kind} judges: not comparable")
     if name in _TARGETED and entry.emotion != other.emotion:
-        return Value(ABSENT, reason=f"{entry.emotion} was asked of one and {other.emotion} of the other")
+        return Value(ABSENT, reason=f"one should sound {entry.emotion} and the other {other.emotion}")
     if METRICS[name].source == "voice" and entry.source != other.source:
-        return Value(ABSENT, reason="each is likened to the base of its own results: not one measure")
+        return Value(ABSENT, reason="each is measured against the base of its own results: not comparable")
     document: dict[str, Any] = {"comparisons": [comparison]}
     return show_comparison(document, (entry.name, other.name), "emotional", name, measure)
 
 
 def _pair(ours: Sequence[FileRow], theirs: Sequence[FileRow]) -> tuple[str, list[FileRow], list[FileRow]]:
-    """The strictest key that has pairs and names no row twice, and both sides' rows under it."""
+    """The strictest key that has pairs and is unique on each side, and both sides' rows under it."""
     has_texts = all(any(row["text"] for row in rows) for rows in (ours, theirs))
     for words, key in _KEYS.items():
         if words == "by file name" and has_texts:
             break
         sides = [[(key(row), row) for row in rows if key(row)[0]] for rows in (ours, theirs)]
-        keys = [[found for found, _ in side] for side in sides]
+        keys = [[own for own, _ in side] for side in sides]
         if set(keys[0]) & set(keys[1]) and all(len(set(side)) == len(side) for side in keys):
-            return words, *([_under(found, row) for found, row in side] for side in sides)  # type: ignore[return-value]
+            return words, *([_under(own, row) for own, row in side] for side in sides)  # type: ignore[return-value]
     return "", [], []
 
 
 def _under(key: Key, row: FileRow) -> FileRow:
     text, speaker, seed = key
-    values = {**dict.fromkeys(VALUE_NAMES), **row["values"]}  # an earlier affetto had fewer
+    values = {**dict.fromkeys(VALUE_NAMES), **row["values"]}  # an earlier affetto had fewer values
     return FileRow(**{**row, "prompt": "emotional", "text": text, "speaker": speaker, "seed": seed, "values": values})
 
 

@@ -21,8 +21,8 @@ _NUM_PLAYERS = 8
 def write_emotion_report(emotion: str, folder: Path, results_path: Path, output_dir: Path) -> Path:
     """Write `report.html` and the adapter's card into the emotion's `folder`; returns the page's path.
 
-    Sounds and calibration lie in `output_dir`. DataError where a file is missing or damaged, or where the results
-    aren't of base and adapter.
+    Sounds and calibration are in `output_dir`. DataError if a file is missing or damaged, or if the results don't have
+    base and adapter.
     """
     facts_path = folder / "best" / "affetto.json"
     for path, verb in ((facts_path, "train"), (results_path, "evaluate")):
@@ -31,7 +31,7 @@ def write_emotion_report(emotion: str, folder: Path, results_path: Path, output_
     results, facts = read_results(results_path), read_whole_facts(facts_path)
     if not {("base", "base"), (emotion, "adapter")} <= {(item["name"], item["role"]) for item in results["systems"]}:
         raise DataError(
-            f"{results_path} isn't of base and adapter: affetto evaluate --emotion {emotion} makes it again"
+            f"{results_path} doesn't have base and adapter: make it again with affetto evaluate --emotion {emotion}"
         )
     log = read_log(folder / "training_log.jsonl")
     calibration = read_calibration(output_dir / "calibration.json", facts["base"]["hash"])
@@ -49,7 +49,7 @@ def write_emotion_report(emotion: str, folder: Path, results_path: Path, output_
 
 
 def _players(results: Results, emotion: str, output_dir: Path) -> list[AudioRow]:
-    """The first sentences, each by the base, by the adapter, and by the adapter under a plain prompt."""
+    """The first sentences, each by the base, by the adapter, and by the adapter with a plain prompt."""
     systems = {system["name"]: system for system in results["systems"]}
     by_prompt: dict[tuple[str, str | None, str | None], Any] = {
         (name, row["prompt"], row["text"]): row for name in ("base", emotion) for row in systems[name]["files"]
@@ -62,14 +62,14 @@ def _players(results: Results, emotion: str, output_dir: Path) -> list[AudioRow]
             (emotion, (emotion, "emotional", row["text"])),
             (f"{emotion}, plain prompt", (emotion, "plain", row["text"])),
         ):
-            if found := by_prompt.get(key):
-                cells.append(AudioCell(title, output_dir / found["file"], _judged(found["values"])))
+            if spoken := by_prompt.get(key):
+                cells.append(AudioCell(title, output_dir / spoken["file"], _judged(spoken["values"])))
         rows.append(AudioRow(str(row["text"]), "emotional", str(row["speaker"]), row["seed"], tuple(cells)))
     return rows
 
 
 def _judged(values: Mapping[str, Any]) -> dict[str, Any]:
-    """What the judges heard, under the names that a player shows."""
+    """The judges' answers, under the names that a player uses."""
     return {
         "transcript": values.get("heard"), "label": values.get("first_choice"), "posterior": values.get("posterior")
     }  # fmt: skip

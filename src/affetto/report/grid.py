@@ -1,4 +1,4 @@
-"""The comparison's tables: a row per system, a column per measure, that is, per metric and judge."""
+"""The comparison page's tables: one row per system, one column per measure, that is, per metric and judge."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from affetto.report.tables import NOT_MEASURED
 from affetto.report.text import TextTable
 
 _RETENTION = ("delta_nll", "kl")
-"""Measured between an adapter and its base, so they are the adapter's."""
+"""Metrics between an adapter and its base, which are listed as the adapter's."""
 AT_A_GLANCE = "At a glance"
 _OF_SOME = ("Forgetting", PLAIN)
 """Aspects that aren't measured for every system."""
@@ -37,18 +37,18 @@ class Column:
     measure: Measure
     aspect: str
     mark: str
-    """Which judge, where there are several."""
+    """The judge's mark, if there are several judges."""
 
     @property
     def title(self) -> str:
-        """With the judge's mark and the unit, for tables as text."""
+        """Label, judge's mark and unit, for text tables."""
         unit = scale_of(self.measure.unit).unit
         return " ".join(part for part in (self.measure.label, self.mark, f"({unit})" if unit else "") if part)
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One system's number without its unit, which is the column's."""
+    """One system's number; its unit is in the column's head."""
 
     text: str
     interval: str = ""
@@ -67,9 +67,9 @@ class Grid(TextTable):
 
     @property
     def counts(self) -> tuple[int | None, ...]:
-        """How many files most of a row's numbers rest on; a cell shows its own where that differs."""
-        found = (Counter(cell.n for cell in row if cell.n) for row in self.rows)
-        return tuple(counter.most_common(1)[0][0] if counter else None for counter in found)
+        """The most common number of files in each row; a cell with another number shows its own."""
+        counters = (Counter(cell.n for cell in row if cell.n) for row in self.rows)
+        return tuple(counter.most_common(1)[0][0] if counter else None for counter in counters)
 
     @property
     def notes(self) -> dict[str, int]:
@@ -88,17 +88,17 @@ class Grid(TextTable):
 
 
 def make_grids(entries: Sequence[Entry], marks: Marks) -> list[Grid]:
-    """The main measures at a glance, then a table per aspect.
+    """The main measures at a glance, then one table per aspect.
 
-    Columns in which nobody has a number are left out of the first; plain prompts and forgetting list those systems
-    alone in which they were measured.
+    The first leaves out columns without any number; those of plain prompts and forgetting list only the systems for
+    which they were measured.
     """
     columns = list(columns_of(entries, marks))
     main = [column for column in columns if column.measure.is_main and column.aspect != PLAIN]
     main = [column for column in main if any(cell_of(entry, column, marks).text != ABSENT for entry in entries)]
     grids = [_grid(AT_A_GLANCE, entries, main, marks)]
     for aspect in ASPECTS:
-        own = [column for column in columns if column.aspect == aspect and _is_told(column, entries, marks)]
+        own = [column for column in columns if column.aspect == aspect and _is_shown(column, entries, marks)]
         members = [
             entry
             for entry in entries
@@ -109,7 +109,7 @@ def make_grids(entries: Sequence[Entry], marks: Marks) -> list[Grid]:
     return [grid for grid in grids if grid.columns and grid.rows]
 
 
-def _is_told(column: Column, entries: Sequence[Entry], marks: Marks) -> bool:
+def _is_shown(column: Column, entries: Sequence[Entry], marks: Marks) -> bool:
     return not column.measure.is_on_request or any(cell_of(entry, column, marks).text != ABSENT for entry in entries)
 
 
@@ -119,7 +119,7 @@ def _is_judge_among(column: Column, entries: Sequence[Entry], marks: Marks) -> b
 
 
 def columns_of(entries: Sequence[Entry], marks: Marks) -> Iterator[Column]:
-    """Every measure that some system has an entry for, in the report's order."""
+    """Every measure of some system, in the report's order."""
     for is_plain in (False, True):
         present = dict.fromkeys(name for entry in entries for name in _metrics(entry, is_plain))
         known = [name for name in MEASURES if name in present]
@@ -132,7 +132,7 @@ def columns_of(entries: Sequence[Entry], marks: Marks) -> Iterator[Column]:
 
 
 def metric_of(entry: Entry, column: Column, marks: Marks) -> Mapping[str, Any]:
-    """The METRIC of a system in a column; null with a reason where it has none, or another judge gave it."""
+    """The METRIC of a system in a column; null with a reason if it has none or another judge's."""
     metric = _metrics(entry, column.aspect == PLAIN).get(column.metric)
     if metric is None:
         return {"value": None, "reason": _absence(column.metric)}
@@ -141,12 +141,12 @@ def metric_of(entry: Entry, column: Column, marks: Marks) -> Mapping[str, Any]:
         own = marks[kind].get(entry.fingerprint.get(kind, "none"), "")
         if own != column.mark:
             return {"value": None, "reason": f"judged by {kind} judge {own}: another measure"}
-    found: Mapping[str, Any] = metric
-    return found
+    known: Mapping[str, Any] = metric
+    return known
 
 
 def cell_of(entry: Entry, column: Column, marks: Marks) -> Cell:
-    """What stands in a column for a system."""
+    """A system's cell in a column."""
     metric = metric_of(entry, column, marks)
     if metric["value"] is None:
         return Cell(ABSENT, reason=metric["reason"] or "no reason was given")

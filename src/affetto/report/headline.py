@@ -19,7 +19,7 @@ class AspectVerdict:
     verdict: str
     """`preserved`, `worse`, `undecided`, `raised`, `lowered` or `no verdict`."""
     detail: tuple[str, ...]
-    """The numbers, in parts that belong together."""
+    """The numbers, in parts that must not be broken."""
     reason: str | None = None
 
 
@@ -34,37 +34,37 @@ def system_by_role(result: Mapping[str, Any], *roles: str) -> Mapping[str, Any] 
 
 
 def headline(result: Mapping[str, Any], facts: Mapping[str, Any]) -> list[str]:
-    """Sentences that say what was trained and with what result; what isn't known is left out."""
+    """Sentences about what was trained and with what result; unknown facts are left out."""
     emotion = str(result.get("emotion", "the emotion"))
     sentences = [_trained(emotion, facts), _expressive(result, emotion), _words(result), _forgotten(result)]
     return [sentence for sentence in sentences if sentence]
 
 
 def verdicts(result: Mapping[str, Any]) -> list[AspectVerdict]:
-    """Expressivity, words, quality, plain reading, voice and forgetting of the adapter against the base.
+    """Verdicts on the adapter against the base: expressivity, words, quality, plain reading, voice and forgetting.
 
-    The voice is compared on plain prompts: acting changes a voice for any judge, as the real recordings' row shows.
+    Voices are compared on plain prompts, since acting changes a voice for any judge, as the real recordings' row shows.
     """
     adapter, base = system_by_role(result, "adapter", "files"), system_by_role(result, "base")
     if adapter is None:
         return []
     pair = (str(adapter["name"]), str(base["name"]) if base else "")
     emotion = result.get("emotion", "the emotion")
-    found = [
+    aspects = [
         _compared(result, pair, f"Does it sound {emotion} when asked?", "emotional", "recall"),
         _compared(result, pair, "Are the words still right?", "emotional", "wer"),
         _compared(result, pair, "Is the sound as good?", "emotional", "mos_overall"),
         _compared(result, pair, "Does it stay plain when not asked?", "plain", "posterior"),
     ]
     if (result.get("judges") or {}).get("voice"):
-        found.append(_compared(result, pair, "Is it the same voice then?", "plain", "speaker_similarity"))
+        aspects.append(_compared(result, pair, "Is it the same voice then?", "plain", "speaker_similarity"))
     if retention := result.get("retention"):
         shown = delta_nll_verdict(retention)
-        found.append(_aspect("Is general speech remembered?", MEASURES["delta_nll"].label, shown))
+        aspects.append(_aspect("Is general speech remembered?", MEASURES["delta_nll"].label, shown))
     else:
-        reason = "retention was not measured: it needs the models, and only files were at hand"
-        found.append(AspectVerdict("Is general speech remembered?", "no verdict", (), reason))
-    return found
+        reason = "retention was not measured: it needs the models, and only files were given"
+        aspects.append(AspectVerdict("Is general speech remembered?", "no verdict", (), reason))
+    return aspects
 
 
 def _trained(emotion: str, facts: Mapping[str, Any]) -> str:
@@ -129,7 +129,7 @@ def _by_chance(result: Mapping[str, Any], base: str, prompt: str, name: str) -> 
 
 
 def _aspect(question: str, label: str, shown: Value, by_chance: tuple[str, ...] = ()) -> AspectVerdict:
-    reason = shown.reason or (None if shown.verdict else "no margin was fixed beforehand")
+    reason = shown.reason or (None if shown.verdict else "no margin was set in advance")
     return AspectVerdict(question, shown.verdict or "no verdict", _detail(label, shown, by_chance), reason)
 
 

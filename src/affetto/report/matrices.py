@@ -1,4 +1,4 @@
-"""The comparison's confusion tables: what each emotion judge heard in each system."""
+"""The comparison page's confusion tables: the answers of each emotion judge for each system."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _GROUPS = {"base": "base models", "adapter": "adapters", "real": "recordings", "
 
 @dataclass(frozen=True)
 class MatrixRow:
-    """What was heard in one system: (share, count, whether it is the target) per label."""
+    """One system's answers: (share, count, whether it is the target) per label."""
 
     name: str
     target: str
@@ -23,7 +23,7 @@ class MatrixRow:
 
 @dataclass(frozen=True)
 class Matrix(TextTable):
-    """Confusion of systems that one judge heard."""
+    """The confusion of all systems with the same judge."""
 
     title: str
     judge: str
@@ -37,7 +37,7 @@ class Matrix(TextTable):
 
 
 def matrices(entries: Sequence[Entry], marks: Marks) -> Iterator[Matrix]:
-    """What each emotion judge heard: one matrix per judge, and per kind of system where several emotions were asked."""
+    """One matrix per emotion judge, and per kind of system if there are several target emotions."""
     is_mixed = len({entry.emotion for entry in entries}) > 1
     groups: dict[tuple[str, str], list[Entry]] = {}
     for entry in entries:

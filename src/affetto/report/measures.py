@@ -1,4 +1,4 @@
-"""How the report names, writes and groups every metric of docs/results.md."""
+"""How the report names, formats and groups every metric of docs/results.md."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ ABSENT = "—"
 
 @dataclass(frozen=True)
 class Scale:
-    """How numbers of one unit are written."""
+    """How numbers of one unit are formatted."""
 
     factor: float = 1.0
     decimals: int = 2
     unit: str = ""
     difference_unit: str | None = None
-    """Where a difference has another unit: percent become points."""
+    """The unit of differences, if another: percent become points."""
 
 
 _PERCENT = Scale(100.0, 1, "%", "pt")
@@ -43,7 +43,7 @@ SCALES: dict[str, Scale] = {
 
 @dataclass(frozen=True)
 class Measure:
-    """What the report knows of a metric."""
+    """The report's facts about a metric."""
 
     label: str
     aspect: str
@@ -55,9 +55,9 @@ class Measure:
     is_plotted: bool = False
     """Shown among the dot plots."""
     is_on_request: bool = False
-    """Its judge runs only if the user names one: not shown where no system has a number."""
+    """Its judge runs only if the user names one; not shown if no system has a number."""
     is_of_pairs: bool = False
-    """Compares two systems; none has it alone."""
+    """It compares two systems; a single system has no value."""
 
 
 PLAIN = "When nobody asked"
@@ -116,7 +116,7 @@ MEASURES: dict[str, Measure] = {
     "pause_share": Measure("Pauses", "Delivery", "share", "share of silence inside an utterance"),
     "longest_silence_s": Measure("Longest silence", "Delivery", "s", "inside an utterance", "lower"),
     "stop_failures": Measure(
-        "Stop failures", "Delivery", "share", "empty, or never stopped by itself", "lower", is_main=True
+        "Stop failures", "Delivery", "share", "empty, or didn't stop by itself", "lower", is_main=True
     ),
     "speaker_similarity": Measure(
         "Speaker similarity", "Voice", "cosine", "to the base's other texts in the same voice", "higher",
@@ -162,20 +162,24 @@ def measure_of(name: str, metric: Mapping[str, Any] | None = None) -> Measure:
 
 
 def glossary(systems: Iterable[Mapping[str, Any]]) -> list[Measure]:
-    """The measures that a page of `systems` explains: all, but those on request only if some system has a number."""
+    """The measures that a page of `systems` explains: all, except those on request without any number."""
     tables = [system.get(key) or {} for system in systems for key in ("metrics", "plain_metrics")]
-    known = {name for table in tables for name, metric in table.items() if metric.get("value") is not None}
-    return [one for name, one in MEASURES.items() if one.meaning and (not one.is_on_request or name in known)]
+    with_numbers = {name for table in tables for name, metric in table.items() if metric.get("value") is not None}
+    return [
+        measure
+        for name, measure in MEASURES.items()
+        if measure.meaning and (not measure.is_on_request or name in with_numbers)
+    ]
 
 
 def shown_judges(judges: Mapping[str, Any]) -> dict[str, Any]:
-    """Judges by kind, None where there is none; without the kinds that judge only on request and weren't asked for."""
-    on_request = {METRICS[name].source for name, one in MEASURES.items() if one.is_on_request}
+    """Judges by kind, None for a missing one; kinds that are only on request are left out if missing."""
+    on_request = {METRICS[name].source for name, measure in MEASURES.items() if measure.is_on_request}
     return {kind: judge for kind, judge in judges.items() if judge or kind not in on_request}
 
 
 def scale_of(unit: str) -> Scale:
-    """How numbers in `unit` are written."""
+    """The scale of numbers in `unit`."""
     return SCALES.get(unit) or Scale(1.0, 3, unit)
 
 
@@ -188,7 +192,7 @@ def write_number(value: float, scale: Scale, *, is_difference: bool = False, wit
 
 
 def write_interval(low: float | None, high: float | None, scale: Scale, *, is_difference: bool = False) -> str:
-    """`[70.1, 84.8]`, empty where there is none."""
+    """`[70.1, 84.8]`, or empty without an interval."""
     if low is None or high is None:
         return ""
     ends = (write_number(end, scale, is_difference=is_difference, with_unit=False) for end in (low, high))

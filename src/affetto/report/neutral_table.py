@@ -1,4 +1,4 @@
-"""Prosody against neutral speech: how far it moved, which way the emotion should move it, and whether that holds."""
+"""Prosody against neutral speech: how far it moved, the direction expected of the emotion, and whether that holds."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from affetto.report.tables import Value, show_difference
 from affetto.report.text import TextTable
 
 UNKNOWN = "unknown"
-_NO_DIRECTION = "no direction is agreed on for this emotion"
+_NO_DIRECTION = "there is no agreed direction for this emotion"
 _REASONS = {
     "yes": "the whole interval is on the expected side of 0",
     "no": "the whole interval is on the other side of 0",
-    "undecided": "the interval holds 0",
+    "undecided": "the interval contains 0",
 }
 
 
 @dataclass(frozen=True)
 class Moved:
-    """One feature of a system, less that of neutral speech."""
+    """One feature of a system minus that of neutral speech."""
 
     system: str
     against: str
@@ -31,27 +31,27 @@ class Moved:
     label: str
     value: Value
     expected: str
-    """`higher`, `lower`, or a dash where no direction is known."""
+    """`higher`, `lower`, or a dash if no direction is known."""
     holds: str
-    """`yes`, `no`, `undecided`, `unknown`, or a dash where nothing is expected."""
+    """`yes`, `no`, `undecided`, `unknown`, or a dash if nothing is expected."""
     reason: str
     """Why `holds` is what it is."""
 
     @property
     def doubt(self) -> str | None:
-        """Why it isn't known whether the direction holds; None where it is."""
+        """Why it isn't known whether the direction holds; None if it is."""
         return self.reason if self.holds == UNKNOWN else None
 
 
 @dataclass(frozen=True)
 class NeutralTable(TextTable):
-    """A row per feature, by system and what it was held against."""
+    """One row per feature, by system and what it was compared with."""
 
     rows: tuple[Moved, ...]
 
     @property
     def notes(self) -> dict[str, int]:
-        """What must be known of a difference, and why a direction is unknown: each once, numbered from 1."""
+        """Caveats of differences, and why a direction is unknown: each once, numbered from 1."""
         reasons = dict.fromkeys(reason for row in self.rows for reason in (row.value.reason, row.doubt) if reason)
         return {reason: number for number, reason in enumerate(reasons, 1)}
 
@@ -76,10 +76,10 @@ class NeutralTable(TextTable):
 
 
 def neutral_table(result: Mapping[str, Any], names: Mapping[str, str] | None = None) -> NeutralTable:
-    """The table of one evaluation (docs/results.md), with nothing in it where nothing was held against neutral speech.
+    """The table of one evaluation (docs/results.md); empty if nothing was compared with neutral speech.
 
-    A base reads plainly, so a difference from it counts where the emotion should move the metric; from neutral speech
-    of the same speakers, every metric does. `names` says what a page calls the evaluation's systems.
+    Comparisons with a base, which reads plainly, contribute the metrics that the emotion should move; comparisons with
+    neutral speech of the same speakers contribute all. `names` are the page's names of the evaluation's systems.
     """
     names, rows = names or {}, []
     roles = {str(system["name"]): system.get("role") for system in result.get("systems") or []}

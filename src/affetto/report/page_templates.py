@@ -1,4 +1,4 @@
-"""The pages' templates, as the package ships them."""
+"""Loads the pages' templates from the package."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def page_templates(names: Sequence[str]) -> tuple[Environment, dict[str, str]]:
-    """An environment that knows the named templates, escapes what it is given and stands no gap; and their texts."""
+    """An environment with the named templates, which escapes values and refuses undefined ones; and their texts."""
     import jinja2
 
     folder = resources.files("affetto.report") / "templates"

@@ -1,4 +1,4 @@
-"""The report's pictures of numbers: dots with intervals, answers, training curves, retention, the frontier."""
+"""The report's plots: dots with intervals, judges' answers, training curves, retention, the frontier."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class FrontierPoint:
-    """What one intensity conveys and costs."""
+    """Expressivity and forgetting at one intensity."""
 
     intensity: float
     kl: float
@@ -65,7 +65,7 @@ class FrontierPoint:
 
 
 def without_interval(dots: Sequence[Dot]) -> list[str]:
-    """What to say below a dot plot of the dots without a line: every reason once, with the systems that it is of."""
+    """Notes for below a dot plot: every reason for a missing interval once, with its systems."""
     by_reason: dict[str, list[str]] = {}
     for dot in dots:
         if dot.low is None or dot.high is None:
@@ -75,7 +75,7 @@ def without_interval(dots: Sequence[Dot]) -> list[str]:
 
 
 def dot_plot(label: str, dots: Sequence[Dot], scale: Scale, *, name: str, name_length: int = _NAME_LENGTH) -> Picture:
-    """One metric, a row per system: dot and 95 % interval, the number at the right; longer names are cut."""
+    """One metric, one row per system: dot and 95 % interval, the number at the right; longer names are cut."""
     dots = sorted(dots, key=lambda dot: dot.is_plain)
     rows = [row + 0.35 * dot.is_plain for row, dot in enumerate(dots)]
     names = [_dot_name(dot, name_length) for dot in dots]
@@ -110,7 +110,7 @@ def dot_plot(label: str, dots: Sequence[Dot], scale: Scale, *, name: str, name_l
 
 
 def answers(system: str, number: int, counts: Mapping[str, int], target: str, *, name: str) -> Picture:
-    """What the emotion judge heard in one system's emotional files: a bar per label, the target's in colour."""
+    """The emotion judge's answers for one system's emotional files: one bar per label, the target's in colour."""
     total = max(1, sum(counts.values()))
     shares = {label: count / total for label, count in counts.items()}
     said = ", ".join(f"{label} {share:.0%}" for label, share in shares.items())
@@ -133,7 +133,7 @@ def answers(system: str, number: int, counts: Mapping[str, int], target: str, *,
 
 
 def training_curve(label: str, curve: Curve, *, name: str) -> Picture:
-    """One term over steps: the training's as a line, the validation's as markers."""
+    """One loss term over steps: training as a line, validation as markers."""
     values = [value for _, value in (*curve.train, *curve.validation)]
     is_log = bool(values) and min(values) > 0 and max(values) / min(values) > _LOG_RATIO
 
@@ -162,7 +162,7 @@ def training_curve(label: str, curve: Curve, *, name: str) -> Picture:
 
 
 def codebook_bars(label: str, values: Sequence[float], *, margin: float | None, name: str) -> Picture:
-    """A number per codebook around a zero line; `margin` is drawn where it is inside the picture."""
+    """One bar per codebook around a zero line; `margin` is drawn as a dashed line."""
     said = ", ".join(f"{number}: {_signed(value)}" for number, value in enumerate(values))
 
     def draw(figure: Figure) -> None:
@@ -193,7 +193,7 @@ def codebook_bars(label: str, values: Sequence[float], *, margin: float | None, 
 def frontier_curve(
     axis: str, points: Sequence[FrontierPoint], scale: Scale, budget: float | None, *, name: str
 ) -> Picture:
-    """Expressivity against forgetting, a dot per intensity, the recommended one ringed."""
+    """Expressivity against forgetting, one dot per intensity, the recommended one ringed."""
     said = "; ".join(
         f"intensity {point.intensity:g}{' (recommended)' if point.is_recommended else ''}: "
         f"KL {point.kl:.4g}, {write_number(point.expressed, scale)}"
@@ -236,7 +236,7 @@ def _short(text: str, length: int = _NAME_LENGTH) -> str:
 
 
 def _name_room(names: Iterable[str]) -> int:
-    """Margin in CSS pixels that holds the longest of `names` at 11 px."""
+    """Margin in CSS pixels that fits the longest of `names` at 11 px."""
     return 14 + round(6.6 * max(map(len, names), default=0))
 
 

@@ -1,4 +1,4 @@
-"""The report's players: each clip encoded into the page, with its picture, transcript and what the judge heard."""
+"""The report's players: each clip encoded into the page, with its picture, transcript and the judges' answers."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from affetto.report.speech_picture import Voice, hear, speech_picture
 
 SAMPLE_RATE = 24_000
 MAX_BYTES = 13_000_000
-"""Players and pictures together; clips beyond it are listed without sound, so that the page still opens on a phone."""
+"""Limit for players and pictures; clips beyond it are listed without sound, so that the page still opens on a phone."""
 _NAMES = {"transcript": ("transcript", "heard"), "label": ("label", "first_choice"), "posterior": ("posterior",)}
-"""What a player says under its picture, by its names in `values`, those of docs/results.md included."""
+"""The facts under a player's picture, and their names in `values`, including those of docs/results.md."""
 _FLAGS = ("truncated", "repeated", "runaway")
 _LISTED = ("wer", "mos_overall")
-"""Of the many values of docs/results.md."""
+"""The values of docs/results.md that a player lists."""
 
 
 @dataclass(frozen=True)
 class AudioCell:
-    """What one system made of a text. `values` are a FILE's of docs/results.md, or `transcript`, `label` and
-    `posterior` (the judges' answers), and anything else that is worth listing by name."""
+    """One system's sound for a text. `values` are a FILE's of docs/results.md, or `transcript`, `label` and
+    `posterior` (the judges' answers), and any other values to list by name."""
 
     system: str
     path: Path
@@ -56,7 +56,7 @@ class AudioRow:
 
 @dataclass(frozen=True)
 class Player:
-    """One clip as the page shows it; `problem` says why it can't be heard."""
+    """One clip on the page; `problem` says why it can't be played."""
 
     system: str
     number: int
@@ -82,21 +82,21 @@ class PlayerRow:
 
 
 def player_rows(rows: Sequence[AudioRow], numbers: Mapping[str, int]) -> list[PlayerRow]:
-    """Every row as the page shows it; `numbers` gives each system its colour. Unreadable sounds become problems."""
+    """The page's rows of players; `numbers` gives each system its colour. Unreadable sounds become problems."""
     left, shown = MAX_BYTES, []
     for index, row in enumerate(rows):
-        made = _player_row(row, numbers, f"speech-{index}", left)
-        left -= sum(_num_bytes(player) for player in made.players)
-        shown.append(made)
+        player_row = _player_row(row, numbers, f"speech-{index}", left)
+        left -= sum(_num_bytes(player) for player in player_row.players)
+        shown.append(player_row)
     return shown
 
 
 def sound_uri(samples: NDArray[np.floating]) -> str:
     """Mono samples at 24 kHz as a data: URI.
 
-    MP3 (LAME, about 64 kbit/s at 24 kHz): a seventh of WAV's size, the same bytes every time, and every browser since
-    2012 plays it. Ogg Vorbis is no smaller here, libsndfile gives its stream a random serial number, and Safari plays
-    it only since 18.4; Opus resamples to 48 kHz. A libsndfile without LAME writes FLAC: lossless, three times as big.
+    MP3 (LAME, about 64 kbit/s at 24 kHz) takes a seventh of WAV's size, is deterministic, and plays in every browser
+    since 2012. Ogg Vorbis is no smaller here, libsndfile gives its stream a random serial number, and Safari plays it
+    only since 18.4; Opus resamples to 48 kHz. A libsndfile without LAME writes FLAC: lossless, three times as large.
     """
     with_mp3 = "MP3" in soundfile.available_formats()
     kind, subtype, mime = ("MP3", "MPEG_LAYER_III", "audio/mpeg") if with_mp3 else ("FLAC", "PCM_16", "audio/flac")
@@ -174,15 +174,15 @@ def _others(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def compare_words(text: str, transcript: str) -> tuple[tuple[str, str], ...]:
     """Words of `transcript` as (word, `same` or `extra`), with those of `text` that weren't heard as `missing`.
 
-    For the eye only: it ignores case and punctuation and nothing else, where the word error rate also normalises.
+    Only for display: it ignores case and punctuation, whereas the word error rate also normalises spelling.
     """
-    said, heard = transcript.split(), text.split()
-    compared = difflib.SequenceMatcher(None, [_bare(word) for word in heard], [_bare(word) for word in said], False)
+    heard, wanted = transcript.split(), text.split()
+    matcher = difflib.SequenceMatcher(None, [_bare(word) for word in wanted], [_bare(word) for word in heard], False)
     words: list[tuple[str, str]] = []
-    for kind, i, j, k, m in compared.get_opcodes():
-        words += [(word, "same") for word in said[k:m]] if kind == "equal" else []
-        words += [(word, "missing") for word in heard[i:j]] if kind in ("delete", "replace") else []
-        words += [(word, "extra") for word in said[k:m]] if kind in ("insert", "replace") else []
+    for kind, i, j, k, m in matcher.get_opcodes():
+        words += [(word, "same") for word in heard[k:m]] if kind == "equal" else []
+        words += [(word, "missing") for word in wanted[i:j]] if kind in ("delete", "replace") else []
+        words += [(word, "extra") for word in heard[k:m]] if kind in ("insert", "replace") else []
     return tuple(words)
 
 

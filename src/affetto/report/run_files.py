@@ -1,4 +1,4 @@
-"""What the report reads of a run's folder, checked: a file that is damaged is named, with what to do about it."""
+"""Reads and checks a run's files for the report; errors name the damaged file and say what to do about it."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from affetto.evaluate.results import Results
 from affetto.files import read_json, why_unreadable
 from affetto.training.facts import unmet_budget
 
-_TOLD = (
+_NEEDED = (
     "prompt_template", "recommended_intensity", "ewc_natural_weight", "command", "versions", "frontier", "base.id",
     "base.hash", "data.emotional_clips", "data.rehearsed_clips", "data.fisher_clips", "configuration.num_epochs",
     "configuration.adapter_r", "configuration.learning_rate", "configuration.ewc_lambda",
     "configuration.distillation_alpha", "configuration.replay_ratio",
 )  # fmt: skip
-"""Facts that a report and an adapter's card can't do without."""
+"""Facts that a report and an adapter's card need."""
 _CALIBRATED = {"base", "points", "fits", "most_kl"}
 _AGAIN = "copy the adapter again, or train it again"
 
 
 def read_facts(path: Path) -> dict[str, Any]:
-    """An adapter's `affetto.json`. DataError where it is damaged, or isn't training's."""
+    """An adapter's `affetto.json`. DataError if it is damaged, or not written by training."""
     try:
         facts = read_json(path)
     except (OSError, ValueError) as error:
@@ -34,9 +34,9 @@ def read_facts(path: Path) -> dict[str, Any]:
 
 
 def read_whole_facts(path: Path) -> dict[str, Any]:
-    """The same with all that a report tells. DataError where some of it is missing."""
+    """`read_facts` with all facts that a report needs. DataError if any is missing."""
     facts = read_facts(path)
-    if missing := [name for name in _TOLD if not _has(facts, name)]:
+    if missing := [name for name in _NEEDED if not _has(facts, name)]:
         raise DataError(f"{path} doesn't say {listed(missing)}; {_AGAIN}")
     return facts
 
@@ -50,22 +50,22 @@ def _has(facts: Any, name: str) -> bool:
 
 
 def read_calibration(path: Path, base_hash: str) -> Mapping[str, Any] | None:
-    """What `affetto calibrate` wrote at `path`, where it is of that base; None where nothing is. DataError where it is
-    damaged."""
+    """The document of `affetto calibrate` at `path`; None if there is none or it is for another base. DataError if it
+    is damaged."""
     if not path.is_file():
         return None
-    mend = "affetto calibrate makes it again; or move it away"
+    remedy = "make it again with affetto calibrate, or move it away"
     try:
-        found = read_json(path)
+        document = read_json(path)
     except (OSError, ValueError) as error:
-        raise DataError(f"can't read {path} ({why_unreadable(error)}); {mend}") from error
-    if not isinstance(found, dict) or not found.keys() >= _CALIBRATED or not isinstance(found["base"], dict):
-        raise DataError(f"{path} isn't what affetto calibrate writes; {mend}")
-    return found if found["base"].get("hash") == base_hash else None
+        raise DataError(f"can't read {path} ({why_unreadable(error)}); {remedy}") from error
+    if not isinstance(document, dict) or not document.keys() >= _CALIBRATED or not isinstance(document["base"], dict):
+        raise DataError(f"{path} isn't what affetto calibrate writes; {remedy}")
+    return document if document["base"].get("hash") == base_hash else None
 
 
 def report_facts(facts: Mapping[str, Any], results: Results) -> dict[str, Any]:
-    """What the report tells of the run, with what there is to be warned of."""
+    """The run's facts for the report, with warnings."""
     budget = unmet_budget(facts)
     return {
         "command": facts["command"],

@@ -1,7 +1,7 @@
 """One HTML page about a run: what was learned, what was kept, how it sounds, and how to make it again.
 
-The page needs nothing but itself: sounds and pictures are inside, and its content security policy forbids requests.
-The same input gives the same bytes.
+The page is self-contained: sounds and pictures are inside, and its content security policy forbids requests. The same
+input gives the same bytes.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from affetto.report.tables import (
 )
 
 _EXPRESSED = ("recall", "posterior", "emotion_nll")
-"""What may stand on the frontier's vertical axis, best first."""
+"""Metrics for the frontier's vertical axis, by preference."""
 _TEMPLATES = ("report.html.j2", "macros.html.j2", "report.css", "report.js")
 _TIERS = {
-    "miniature": "ships with affetto and hears the miniature's voices only",
+    "miniature": "ships with affetto and understands only the miniature's voices",
     "bundled": "comes with a package that affetto needs",
     "package": "a Python package installed beside affetto",
     "mixed": "several judges of different kinds, named in the results",
@@ -46,7 +46,7 @@ _TIERS = {
 _PLACED = (
     "command", "versions", "configuration", "timings_s", "peak_memory_mib", "base", "data", "warnings", "frontier"
 )  # fmt: skip
-"""Facts that have a place of their own on the page."""
+"""Facts with a place of their own on the page."""
 _TERM_WORDS = {
     "emotion": "emotion", "rehearsal": "rehearsal", "general": "general", "distillation": "distillation",
     "ce": "cross-entropy", "kl": "KL", "nll": "NLL", "c0": "codebook 0", "depth": "other codebooks", "ewc": "EWC",
@@ -71,8 +71,8 @@ def write_report(
     `results` are evaluations (docs/results.md), `training_log` the rows of `training_log.jsonl`, `frontier` rows of
     `intensity`, `kl` and what was expressed (`recall`, `posterior` or `emotion_nll`, perhaps `wer`). `facts` may hold
     command, versions, configuration, timings_s, peak_memory_mib, base, data, warnings and recommended_intensity;
-    whatever is missing is left out. `calibration` is `calibration.json`'s. A sound that can't be read is shown with the
-    reason.
+    missing ones are left out. `calibration` is the content of `calibration.json`. A sound that can't be read is shown
+    with the reason.
     """
     environment, texts = page_templates(_TEMPLATES)
     numbers = _system_numbers(results, audio)
@@ -98,7 +98,7 @@ def write_report(
 
 
 def _system_numbers(results: Sequence[Mapping[str, Any]], audio: Sequence[AudioRow]) -> dict[str, int]:
-    """Number of every system by name, which decides its colour and marker all over the page."""
+    """Number of every system by name, which decides its colour and marker on the whole page."""
     systems = [system for result in results for system in result.get("systems") or []]
     roles = {str(system["name"]): str(system.get("role")) for system in systems}
     roles |= {cell.system: "" for row in audio for cell in row.cells if cell.system not in roles}
@@ -136,8 +136,8 @@ def _evaluation(
 def _dot_plots(
     systems: Sequence[Mapping[str, Any]], numbers: Mapping[str, int], name: str
 ) -> list[tuple[str, Picture, list[str]]]:
-    """(label, picture, what to say below it) of each metric that is drawn."""
-    found = []
+    """(label, picture, notes below it) of each plotted metric."""
+    plots = []
     for metric, measure in MEASURES.items():
         dots = []
         for system in systems if measure.is_plotted else ():
@@ -149,8 +149,8 @@ def _dot_plots(
                     dots.append(pictures.Dot(own, numbers[own], value["value"], *ends, is_plain, reason))
         if dots:
             drawn = pictures.dot_plot(measure.label, dots, scale_of(measure.unit), name=f"{name}-{metric}")
-            found.append((measure.label, drawn, pictures.without_interval(dots)))
-    return found
+            plots.append((measure.label, drawn, pictures.without_interval(dots)))
+    return plots
 
 
 def _answers(
@@ -184,7 +184,7 @@ def _retention(retention: Mapping[str, Any] | None, name: str) -> dict[str, Any]
 def _training_curves(log: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, Picture]]:
     """(words, key, picture) per term, the total first."""
     terms = dict.fromkeys(term for row in log for term in row.get("terms") or {})
-    found = []
+    curves = []
     for term in sorted(terms, key=lambda term: term != "total"):
         points: dict[str, list[tuple[int, float]]] = {"train": [], "validation": []}
         for row in log:
@@ -194,8 +194,8 @@ def _training_curves(log: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, P
         curve = pictures.Curve(tuple(points["train"]), tuple(points["validation"]))
         if curve.train or curve.validation:
             words = _term_words(term)
-            found.append((words, term, pictures.training_curve(words, curve, name=f"curve-{term}")))
-    return found
+            curves.append((words, term, pictures.training_curve(words, curve, name=f"curve-{term}")))
+    return curves
 
 
 def _term_words(term: str) -> str:
@@ -244,39 +244,39 @@ def _calibration(document: Mapping[str, Any] | None) -> dict[str, Any] | None:
     return {"picture": calibration_picture(document), "lines": lines, "most_kl": f"{document['most_kl']:g}"}
 
 
-def _budget(told: Mapping[str, Any] | None) -> str:
+def _budget(facts: Mapping[str, Any] | None) -> str:
     """How the recommended intensity relates to the forgetting budget; empty without one."""
-    if not told:
+    if not facts:
         return ""
-    budget = f"the forgetting budget of {told['budget']:g} nats per code"
-    if told["met"]:
-        return f"It is the largest inside {budget}, with a KL of {told['kl']:.3g} on held-out clips."
-    return f"Its KL of {told['kl']:.3g} on held-out clips is outside {budget}, which was not met."
+    budget = f"the forgetting budget of {facts['budget']:g} nats per code"
+    if facts["met"]:
+        return f"It is the largest inside {budget}, with a KL of {facts['kl']:.3g} on held-out clips."
+    return f"Its KL of {facts['kl']:.3g} on held-out clips is outside {budget}, which was not met."
 
 
-def _matched(told: Mapping[str, Any] | None) -> str:
+def _matched(match: Mapping[str, Any] | None) -> str:
     """How the recommended intensity was found by matching the adapter to its clips; empty if it wasn't."""
-    if not told:
+    if not match:
         return ""
-    if told["intensity"] is None:
-        return f"It was chosen by the loss, because the adapter couldn't be matched to its clips: {told['reason']}."
-    looks = " and ".join(f"{look['strength']:.0%} at {look['intensity']:g}" for look in told["strengths"])
+    if match["intensity"] is None:
+        return f"It was chosen by the loss, because the adapter couldn't be matched to its clips: {match['reason']}."
+    looks = " and ".join(f"{look['strength']:.0%} at {look['intensity']:g}" for look in match["strengths"])
     return (
         "There the adapter speaks as strongly as the clips that it learned from, by pitch, pitch range, rate and level "
-        f"on held-out texts ({looks} of their distance from plain speech). No judge had a part in that."
+        f"on held-out texts ({looks} of their distance from plain speech). No judge was involved."
     )
 
 
 def _facts(facts: Mapping[str, Any]) -> dict[str, Any]:
     timings = facts.get("timings_s") or {}
-    told = [("Base", facts.get("base")), ("Data", facts.get("data")), ("Versions", facts.get("versions"))]
+    tables = [("Base", facts.get("base")), ("Data", facts.get("data")), ("Versions", facts.get("versions"))]
     others = {key: value for key, value in facts.items() if key not in _PLACED and value is not None}
     return {
         "command": facts.get("command"),
         "warnings": [str(warning) for warning in facts.get("warnings") or []],
         "timings": [(str(key), write_duration(float(value))) for key, value in timings.items() if value is not None],
         "memory": facts.get("peak_memory_mib"),
-        "tables": [(name, _flat(value)) for name, value in (*told, ("Also noted", others)) if value],
+        "tables": [(name, _flat(value)) for name, value in (*tables, ("Also noted", others)) if value],
         "configuration": _flat(facts.get("configuration") or {}),
     }
 

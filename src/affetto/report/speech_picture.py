@@ -1,7 +1,7 @@
-"""One utterance as a picture: ink where there is sound, its pitch drawn over it on the same axes.
+"""One utterance as a picture: a spectrogram with the pitch contour drawn over it on the same axes.
 
-The frequency axis is logarithmic, so that equal musical steps have equal heights, and it is one axis: the contour lies
-on the fundamental that it follows. Levels are relative to the clip's own loudest spot (the page's table has levels).
+The frequency axis is logarithmic, so equal musical steps have equal heights, and shared, so the contour lies on the
+fundamental that it follows. Levels are relative to the clip's loudest spot (the page's table has absolute levels).
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ class Voice:
 
     @property
     def duration_s(self) -> float:
-        """Length of the sound."""
+        """Duration of the sound."""
         return len(self.samples) / self.rate
 
     @property
     def median_hz(self) -> float | None:
-        """Median F0; None where too little is voiced."""
+        """Median F0; None if too little is voiced."""
         median_st = summarise_contour(self.f0_hz).median_st
         return None if median_st is None else float(100.0 * 2 ** (median_st / 12))
 
@@ -81,10 +81,10 @@ def speech_picture(
     voice: Voice, *, duration_s: float, number: int, reference_hz: float | None, system: str, name: str,
     is_reference: bool = False,
 ) -> Picture:  # fmt: skip
-    """Spectrogram and F0 of `voice` on a time axis of `duration_s`, which a row of pictures shares.
+    """Spectrogram and F0 of `voice` on a time axis of `duration_s`, which all pictures of a row share.
 
-    `reference_hz` is drawn as a dashed line through every picture of the row (the first one's median pitch, which says
-    so where `is_reference`), so that higher and lower can be seen.
+    `reference_hz`, the median pitch of the row's first picture, is drawn as a dashed line in all of them, so that
+    higher and lower can be seen; with `is_reference` it is labelled.
     """
 
     def draw(figure: Figure) -> None:
@@ -96,7 +96,7 @@ def speech_picture(
             axes.axhline(np.log2(reference_hz), color=FAINT, linewidth=1.2, linestyle=(0, (4, 3)))
         seconds = np.arange(len(voice.f0_hz)) * FRAME_MS / 1000
         contour = np.log2(np.where(voice.f0_hz > 0, voice.f0_hz, np.nan))
-        if voice.median_hz is not None:  # a few voiced frames are the pitch finder's mistakes
+        if voice.median_hz is not None:  # very few voiced frames are errors of the pitch tracker
             axes.plot(seconds, contour, color=PAPER, linewidth=6, alpha=0.85)
             axes.plot(seconds, contour, color=system_colour(number), linewidth=2.8)
         axes.set_xlim(0, duration_s)
@@ -115,7 +115,7 @@ def speech_picture(
 
 
 def _ink(voice: Voice) -> NDArray[np.uint8]:
-    """Black whose opacity is the level; dark pages invert it."""
+    """Black with the level as opacity; dark pages invert it."""
     share = 1 + spectrogram(voice.samples, voice.rate) / _RANGE_DB
     steps = np.rint(share**1.3 * (_LEVELS - 1)) / (_LEVELS - 1)
     image = np.zeros((*steps.shape, 4), dtype=np.uint8)

@@ -1,4 +1,4 @@
-"""The picture of what is heard at each intensity."""
+"""The plot of metrics by intensity."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StrengthLine:
-    """One share over intensities: (intensity, value, low, high), and what real recordings have."""
+    """One share by intensity, as (intensity, value, low, high), and its value for real recordings."""
 
     label: str
     points: tuple[tuple[float, float, float | None, float | None], ...]
     real: float | None
     recorded: tuple[tuple[float, float], ...] = ()
-    """(intensity, value) of recordings by how strongly they are acted."""
+    """(intensity, value) of recordings by their acted intensity."""
 
 
 def strength_curve(lines: Sequence[StrengthLine], evaluated: float, *, name: str) -> Picture:
-    """What is heard at each intensity, in percent; the vertical line is the intensity that was evaluated.
+    """Shares by intensity, in percent; the vertical line is the evaluated intensity.
 
-    Dashed lines are real recordings, hollow marks recordings acted at that intensity.
+    Dashed lines are real recordings, hollow markers recordings acted at that intensity.
     """
     said = ". ".join(
         f"{line.label}: "

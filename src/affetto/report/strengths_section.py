@@ -1,4 +1,4 @@
-"""The run page's part on what is heard at each intensity."""
+"""The run page's section on metrics by intensity."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from affetto.report.tables import show_metric
 
 
 def strengths_section(result: Mapping[str, Any], name: str) -> dict[str, Any] | None:
-    """What is heard at each intensity: a picture of the shares, and the numbers beside those of base and recordings."""
+    """Metrics by intensity: a plot of the shares, and a table that includes base and recordings."""
     strengths, acted = result.get("strengths") or [], result.get("real_strengths") or []
     systems = {system["role"]: system for system in result.get("systems") or []}
     if not strengths or "adapter" not in systems:

@@ -1,8 +1,8 @@
-"""Any number of results files as one list of systems: their names, their judges, their sounds.
+"""Reads any number of results files as one list of systems: their names, judges and sounds.
 
-A number is a measure only together with who measured it. Systems whose judges of a kind differ (another id, commit,
-weights' hash or label set) get different marks, A, B, …, and nothing on the page puts numbers of different marks into
-one column, picture or difference.
+Numbers by different judges can't be compared. Judges of a kind that differ (another id, commit, weights' hash or label
+set) get different marks, A, B, …, and nothing on the page puts numbers of different marks into one column, picture or
+difference.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from affetto.evaluate.summary import METRICS
 from affetto.files import expanded
 
 Marks = Mapping[str, Mapping[str, str]]
-"""By kind of judge, the mark of each judge's fingerprint; empty where all systems have the same judge."""
+"""By kind of judge, the mark of each judge's fingerprint; empty if all systems have the same judge."""
 MARKS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _TAIL = "_results"
 
@@ -35,11 +35,11 @@ class Entry:
     results: Results
     source: Path
     folder: Path
-    """Where its `files` lie."""
+    """The folder of its `files`."""
 
     @property
     def emotion(self) -> str:
-        """The emotion that was asked for."""
+        """The target emotion."""
         return self.results["emotion"]
 
     @property
@@ -49,7 +49,7 @@ class Entry:
 
     @property
     def fingerprint(self) -> dict[str, str]:
-        """Who judged it, by kind; see `journal.judges_fingerprint`."""
+        """The fingerprints of its judges, by kind; see `journal.judges_fingerprint`."""
         return judges_fingerprint(self.results["judges"])
 
     def path(self, row: FileRow) -> Path:
@@ -58,11 +58,11 @@ class Entry:
 
 
 def read_entries(arguments: Sequence[str], folders: Mapping[str, Path] | None = None) -> list[Entry]:
-    """Systems of results files, each named as FILE or NAME=FILE; `folders` says by name where sounds lie now.
+    """Systems of results files, each given as FILE or NAME=FILE; `folders` says by name where sounds are now.
 
-    A file's only system is called NAME, else by the file's name (without `_results`). Several systems keep their names
-    where nobody else has them; with NAME, or where somebody has, they are `NAME: system`. DataError where a file can't
-    be read, or two systems would have one name. The re-seeded base of a run is no system to compare: it is left out.
+    A file's only system is called NAME, or without one by the file's name (without `_results`). Several systems keep
+    their names if these are unique on the page; otherwise, or with NAME, they are `NAME: system`. The re-seeded base of
+    a run is left out. DataError if a file can't be read, or two systems would have the same name.
     """
     entries: list[Entry] = []
     shorts = []
@@ -88,7 +88,7 @@ def read_entries(arguments: Sequence[str], folders: Mapping[str, Path] | None = 
 
 
 def find_entry(entries: Sequence[Entry], name: str) -> Entry:
-    """The entry of that name; DataError where there is none."""
+    """The entry of that name; DataError if there is none."""
     for entry in entries:
         if entry.name == name:
             return entry
@@ -100,18 +100,18 @@ def judge_marks(entries: Sequence[Entry]) -> dict[str, dict[str, str]]:
     kinds = dict.fromkeys(kind for entry in entries for kind in entry.fingerprint)
     marks: dict[str, dict[str, str]] = {}
     for kind in kinds:
-        found = dict.fromkeys(entry.fingerprint.get(kind, "none") for entry in entries)
-        known = [fingerprint for fingerprint in found if fingerprint != "none"]
-        if len(known) > len(MARKS):
-            raise DataError(f"there are {len(known)} different {kind} judges: compare fewer results at once")
-        marks[kind] = dict(zip(known, MARKS, strict=False)) if len(known) > 1 else {}
+        fingerprints = dict.fromkeys(entry.fingerprint.get(kind, "none") for entry in entries)
+        different = [fingerprint for fingerprint in fingerprints if fingerprint != "none"]
+        if len(different) > len(MARKS):
+            raise DataError(f"there are {len(different)} different {kind} judges: compare fewer results at once")
+        marks[kind] = dict(zip(different, MARKS, strict=False)) if len(different) > 1 else {}
     return marks
 
 
 def kind_of(metric: str, kinds: Collection[str]) -> str | None:
-    """The kind of judge that a metric is from; None where it is measured without one.
+    """The kind of judge that gives a metric; None if it needs no judge.
 
-    Scores whose names this affetto doesn't know are a quality judge's where they begin as such (`mos_…`).
+    Unknown metrics whose names begin with `mos_` are a quality judge's.
     """
     source: str | None = "quality" if metric.startswith("mos_") else None
     if metric in METRICS:
@@ -130,9 +130,9 @@ def _name_and_path(argument: str) -> tuple[str | None, Path]:
 
 
 def _folder(path: Path, system: System) -> Path:
-    """Where a system's files lie: where its results say, else (a run's results) the folder that holds the results'."""
-    if (said := system.get("folder")) is not None:
-        return path.parent / said
+    """The folder of a system's files: the one in its results, else (in a run's) the parent of the results' folder."""
+    if (folder := system.get("folder")) is not None:
+        return path.parent / folder
     return path.parent.parent
 
 

@@ -1,4 +1,4 @@
-"""The main table of an evaluation: built once, written as HTML (by the template), Markdown, LaTeX and for terminals."""
+"""The main table of an evaluation: built once, shown as HTML (by the template), Markdown, LaTeX and in terminals."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 DELTA_NLL_MARGIN = MARGINS["delta_nll"].size
-"""Nats per code; `retention` carries the number, this is what it is held against."""
+"""Nats per code; the margin for the ΔNLL in `retention`."""
 _MAIN_PLAIN = ("recall", "wer")
-"""What the terminal shows of the plain prompts."""
+"""Metrics on plain prompts that the terminal shows."""
 _NO_MARGIN = "no margin was stated for this metric"
 NOT_MEASURED = "not measured for this system"
 
 
 @dataclass(frozen=True)
 class Value:
-    """One number as it is shown; `text` is a dash where there is none, and `reason` says why."""
+    """One formatted number; without one `text` is a dash, and `reason` says why."""
 
     text: str
     interval: str = ""
@@ -44,7 +44,7 @@ class Value:
     margin: str = ""
     verdict: str | None = None
     p: str = ""
-    """`p=0.012`, of a difference."""
+    """`p=0.012`, for a difference."""
 
     @property
     def plain(self) -> str:
@@ -54,7 +54,7 @@ class Value:
 
 @dataclass(frozen=True)
 class Line:
-    """One metric over all systems, then over all comparisons."""
+    """One metric of all systems, then of all comparisons."""
 
     name: str
     aspect: str
@@ -91,7 +91,7 @@ def all_values(line: Line) -> tuple[Value, ...]:
 
 
 def shown_systems(result: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The systems that have columns and pictures: all but the re-seeded base, which only differences are read by."""
+    """The systems that have columns and pictures: all except the re-seeded base, which only differences refer to."""
     return [system for system in result.get("systems") or [] if system.get("role") != "reseeded"]
 
 
@@ -154,7 +154,7 @@ def _retention_lines(
 
 
 def show_metric(metric: Mapping[str, Any] | None, measure: Measure) -> Value:
-    """One METRIC as it is shown."""
+    """One METRIC, formatted."""
     if metric is None:
         return Value(ABSENT, reason=NOT_MEASURED)
     if metric.get("value") is None:
@@ -165,7 +165,7 @@ def show_metric(metric: Mapping[str, Any] | None, measure: Measure) -> Value:
 
 
 def show_difference(row: Mapping[str, Any] | None, measure: Measure) -> Value:
-    """One metric of a COMPARISON as it is shown; empty where it was not compared."""
+    """One metric of a COMPARISON, formatted; empty if it was not compared."""
     if row is None:
         return Value("")
     if row.get("difference") is None:
@@ -185,8 +185,8 @@ def show_difference(row: Mapping[str, Any] | None, measure: Measure) -> Value:
 def show_comparison(
     result: Mapping[str, Any], pair: tuple[str, str], prompt: str, name: str, measure: Measure
 ) -> Value:
-    """One metric compared between `pair`. Expressivity is meant to change when asked for: there, the verdict is where
-    the whole interval lies (`raised`, `lowered`, `undecided`), not a margin."""
+    """One metric compared between `pair`. Expressivity is meant to change on emotional prompts: its verdict says on
+    which side of 0 the whole interval lies (`raised`, `lowered`, `undecided`), without a margin."""
     row = find_difference(result, pair, prompt, name)
     if row is None or row.get("difference") is None or prompt != "emotional" or measure.aspect != "Expressivity":
         return show_difference(row, measure)
@@ -203,8 +203,8 @@ def show_comparison(
 def find_difference(
     result: Mapping[str, Any], pair: tuple[str, str], prompt: str, name: str
 ) -> Mapping[str, Any] | None:
-    """The comparison of metric `name` between `pair` (system, against) on `prompt`s (a comparison of files that has
-    no prompts counts as emotional); None where there is none."""
+    """The comparison of metric `name` between `pair` (system, against) for `prompt` (a comparison of files without
+    prompts counts as emotional); None if there is none."""
     for row in result.get("comparisons") or []:
         if (row["system"], row["against"]) == pair and (row.get("prompt") or "emotional") == prompt:
             found: Mapping[str, Any] | None = row["metrics"].get(name)
@@ -213,7 +213,7 @@ def find_difference(
 
 
 def delta_nll_verdict(retention: Mapping[str, Any]) -> Value:
-    """ΔNLL is a difference already: held against its margin."""
+    """ΔNLL, which is a difference already, compared with its margin."""
     metric = retention["delta_nll"]
     estimate = Estimate(metric.get("value"), metric.get("low"), metric.get("high"), metric.get("n") or 0)
     verdict, reason = non_inferiority(estimate, DELTA_NLL_MARGIN, "higher")
@@ -256,7 +256,7 @@ def latex_table(results: Sequence[Mapping[str, Any]]) -> str:
 
 
 def terminal_table(results: Sequence[Mapping[str, Any]]) -> Table:
-    """The main metrics of every evaluation, for the end of a run; what has no interval says why below.
+    """The main metrics of every evaluation, for the end of a run, and below why any have no interval.
 
     Other reasons are on the page.
     """
@@ -272,7 +272,7 @@ def terminal_table(results: Sequence[Mapping[str, Any]]) -> Table:
     shown.add_column("difference", justify="right", min_width=12)
     shown.add_column("verdict", no_wrap=True, min_width=9)
     colours = {"preserved": "green", "raised": "green", "worse": "red", "lowered": "red", "undecided": "yellow"}
-    bare: dict[str, None] = {}
+    missing: dict[str, None] = {}
     for table in tables:
         shown.add_section()
         if len(tables) > 1:
@@ -283,18 +283,18 @@ def terminal_table(results: Sequence[Mapping[str, Any]]) -> Table:
             by_name = dict(zip(table.systems, line.values, strict=True))
             cells = [Text(by_name[name].text if name in by_name else ABSENT) for name in systems]
             difference = next((value for value in line.differences if value.text), Value(""))
-            bare |= {reason: None for value in (*line.values, difference) if (reason := _why_bare(value))}
+            missing |= {reason: None for value in (*line.values, difference) if (reason := _why_no_interval(value))}
             verdict = difference.verdict or ""
             change = Text(" ".join(part for part in (difference.text, difference.interval) if part))
             name = _line_name(line.aspect, line).replace("Word error rate", "WER")
             shown.add_row(Text(name), *cells, change, Text(verdict, colours.get(verdict, "")))
-    if bare:
-        shown.caption = Text(f"Without an interval: {'; '.join(bare)}")
+    if missing:
+        shown.caption = Text(f"Without an interval: {'; '.join(missing)}")
     return shown
 
 
-def _why_bare(value: Value) -> str | None:
-    """Why a number stands without its interval; None where it doesn't, or where there is no number."""
+def _why_no_interval(value: Value) -> str | None:
+    """Why a number has no interval; None if it has one, or if there is no number."""
     return None if value.text in ("", ABSENT) or value.interval else value.reason
 
 

@@ -1,4 +1,4 @@
-"""Tables as text that can be pasted: cells for Markdown and LaTeX, and whole tables of either."""
+"""Tables as text for pasting: cells and whole tables in Markdown and LaTeX."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _latex(head: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[s
 
 
 class TextTable(ABC):
-    """A table that a page's buttons copy."""
+    """A table that can be copied with a page's buttons."""
 
     @abstractmethod
     def as_text(self) -> tuple[Sequence[str], Sequence[Sequence[str]], Sequence[str]]:

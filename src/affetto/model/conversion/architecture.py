@@ -1,4 +1,4 @@
-"""What transformers' configuration has to say, from the authors' arguments and the shapes of their tensors."""
+"""transformers' configuration, derived from the authors' arguments and the shapes of their tensors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PUBLISHED: Mapping[str, Any] = {
     "num_heads": 32, "depformer_num_heads": 16, "context": 3000, "max_period": 10000, "dim": 4096,
     "depformer_dim": 1024,
 }  # fmt: skip
-"""Of Moshi 7B (arXiv 2410.00037, and the package's defaults), for checkpoints without config.json."""
+"""Moshi 7B's arguments (arXiv 2410.00037, and the package's defaults), for checkpoints without config.json."""
 _SIZED = ("text_emb.weight", "emb.0.weight", "depformer_in.0.weight", "linears.0.weight")
 _FIRST_MLP, _FIRST_DEPTH_MLP = (
     "transformer.layers.0.gating.linear_in.weight", "depformer.layers.0.gating.0.linear_in.weight",
@@ -28,22 +28,22 @@ _FIXED: Mapping[str, Any] = {
     "quantize": False, "model_type": "moshi", "cross_attention": False, "depformer_norm": None,
     "existing_text_padding_id": 3,
 }  # fmt: skip
-"""Arguments that transformers' Moshi has no choice of, where a checkpoint gives them."""
+"""Arguments that transformers' Moshi has built in; a checkpoint that gives them must have these values."""
 _PUBLISHED_SIZES: Mapping[str, Any] = {
     "text_card": 32000, "card": 2048, "n_q": 16, "dep_q": 8, "num_layers": 32, "hidden_scale": 4.125,
     "depformer_num_layers": 6, "depformer_dim_feedforward": 4224,
 }  # fmt: skip
-"""As `PUBLISHED`, of what tensors say, too."""
+"""Like `PUBLISHED`, for arguments that the tensors' shapes show, too."""
 _COUNTED = {"num_layers": "transformer.layers", "depformer_num_layers": "depformer.layers", "n_q": "emb",
             "dep_q": "linears"}  # fmt: skip
-"""Arguments that say how many parts there are, and what the names of their tensors begin with."""
+"""Arguments that count parts of the model, and the prefix of those parts' tensors."""
 
 
 def language_model_settings(checkpoint: AuthorsCheckpoint) -> dict[str, Any]:
-    """Keyword arguments of `MoshiConfig` but for the codec's.
+    """Keyword arguments of `MoshiConfig` except the codec's.
 
-    Sizes and counts are the tensors', held against config.json, or against Moshi 7B where there is none. BaseModelError
-    where they differ, or the model can't be expressed.
+    Sizes and counts come from the tensors and are checked against config.json, or Moshi 7B without one.
+    BaseModelError if they differ or if transformers' Moshi can't express the model.
     """
     file, path = checkpoint.weights, checkpoint.folder / "config.json"
     _check_kind(file)
@@ -52,25 +52,25 @@ def language_model_settings(checkpoint: AuthorsCheckpoint) -> dict[str, Any]:
     (text_rows, dim), (depth_dim, _) = shapes["text_emb.weight"], shapes["depformer_in.0.weight"]
     if checkpoint.config is None and (dim, depth_dim) != (PUBLISHED["dim"], PUBLISHED["depformer_dim"]):
         raise BaseModelError(
-            f"{file.path} is {dim} wide (depth {depth_dim}) and not Moshi 7B; the number of heads can't be told from "
-            "the tensors: put a config.json with the package's arguments (dep_q, num_heads, …) beside it"
+            f"{file.path} is {dim} wide (depth {depth_dim}), which is not Moshi 7B, and tensors don't show the number "
+            "of heads: put a config.json with the package's arguments (dep_q, num_heads, …) beside it"
         )
     given = {**PUBLISHED, **_PUBLISHED_SIZES, **(checkpoint.config or {})}
     sizes = {"dim": ("text_emb.weight", dim), "text_card": ("text_emb.weight", text_rows - 1),
              "card": ("linears.0.weight", shapes["linears.0.weight"][0]),
              "depformer_dim": ("depformer_in.0.weight", depth_dim)}  # fmt: skip
     for key, (name, size) in sizes.items():
-        if size != (told := _whole(given, key, path)):
+        if size != (stated := _whole(given, key, path)):
             raise BaseModelError(
-                f"{file.path}: {name} is {shapes[name]}, so {key} is {size}, and {_source(checkpoint, key)} {told}: "
+                f"{file.path}: {name} is {shapes[name]}, so {key} is {size}, and {_source(checkpoint, key)} {stated}: "
                 "they are of different models; get both again, from one place"
             )
     counts = {key: _counted(checkpoint, key, _whole(given, key, path)) for key in _COUNTED}
     dep_q = counts["dep_q"]
     if counts["n_q"] != 2 * dep_q:
         raise BaseModelError(
-            f"{file.path} hears {counts['n_q']} audio streams and speaks {dep_q}: transformers' Moshi needs twice as "
-            "many of the first (its own and the user's). It is no dialogue model such as moshiko"
+            f"{file.path} reads {counts['n_q']} audio streams and predicts {dep_q}: transformers' Moshi must read "
+            "twice as many as it predicts (its own and the user's). It is no dialogue model such as moshiko"
         )
     _check_arguments(given, path)
     return {
@@ -98,8 +98,8 @@ def language_model_settings(checkpoint: AuthorsCheckpoint) -> dict[str, Any]:
 
 
 def settings_of_arguments(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """What `language_model_settings` finds in a checkpoint's tensors, from the package's arguments alone, those of
-    config.json at `path`; what isn't said is Moshi 7B's. BaseModelError where the model can't be expressed.
+    """`language_model_settings` without tensors, from the package's arguments in the config.json at `path` alone;
+    missing ones are Moshi 7B's. BaseModelError if transformers' Moshi can't express the model.
     """
     given = {**PUBLISHED, **_PUBLISHED_SIZES, **config}
     _check_arguments(given, path)
@@ -132,7 +132,7 @@ def settings_of_arguments(config: Mapping[str, Any], path: Path) -> dict[str, An
 
 
 def _gated(width: int, dim: int) -> int:
-    """Rows of a gating MLP's first matrix, gate and up, of the `width` that the package is told."""
+    """Rows of a gating MLP's first matrix (gate and up), from the package's argument `width`."""
     return 2 * (21 * dim // 8 if width == 4 * dim else 2 * width // 3)
 
 
@@ -176,7 +176,7 @@ def mimi_settings(checkpoint: AuthorsCheckpoint) -> dict[str, Any]:
 
 
 def mimi_path(checkpoint: AuthorsCheckpoint) -> Path | None:
-    """Mimi's configuration, where the checkpoint has one of its own."""
+    """The path of Mimi's configuration; None if the checkpoint has none of its own."""
     name = (checkpoint.config or {}).get("mimi_config_name")
     return checkpoint.folder / str(name).rpartition("/")[2] if name else None
 
@@ -197,7 +197,7 @@ def _check_dtypes(file: TensorFile) -> None:
     wrong = [f"{name} is {info.dtype}" for name, info in file.tensors.items() if info.dtype not in FLOATS]
     if wrong:
         raise BaseModelError(
-            f"{file.path} holds quantised or foreign numbers: {', '.join(wrong[:4])}. Take the weights in bfloat16, "
+            f"{file.path} holds quantised or unknown types: {', '.join(wrong[:4])}. Take the weights in bfloat16, "
             "float16 or float32, such as kyutai/moshiko-pytorch-bf16's"
         )
     kinds = Counter(info.dtype for info in file.tensors.values())
@@ -211,7 +211,7 @@ def _check_dtypes(file: TensorFile) -> None:
 
 
 def _check_arguments(given: Mapping[str, Any], path: Path) -> None:
-    """Raise BaseModelError where an argument is one that transformers' Moshi has no choice of."""
+    """Raise BaseModelError if an argument differs from what transformers' Moshi has built in."""
     own = [0, *[1] * (_whole(given, "dep_q", path) - 1)]
     fixed = {**_FIXED, "delays": [0, *own, *own]}
     for key, value in fixed.items():
@@ -222,50 +222,49 @@ def _check_arguments(given: Mapping[str, Any], path: Path) -> None:
             )
     for key in ("conditioners", "fuser", "extra_heads_num_heads"):
         value = given.get(key)
-        # A fuser lists which conditions go where; one of empty lists does nothing, whatever its other settings are.
-        does = any(isinstance(part, list) and part for part in value.values()) if isinstance(value, dict) else value
-        if does or (key == "conditioners" and value):
+        # A fuser lists which conditions go where; one with only empty lists does nothing, whatever else it sets.
+        is_used = any(isinstance(part, list) and part for part in value.values()) if isinstance(value, dict) else value
+        if is_used or (key == "conditioners" and value):
             raise BaseModelError(
-                f"{path}: {key} is {value!r}, and transformers' Moshi has nothing of the kind: this model can't be "
-                "converted"
+                f"{path}: {key} is {value!r}, which transformers' Moshi doesn't have: this model can't be converted"
             )
     window, steps = given.get("depformer_context"), _whole(given, "dep_q", path)
     if window is not None and _whole(given, "depformer_context", path) < steps:
         raise BaseModelError(
-            f"{path}: depformer_context is {window!r}, and transformers' depth decoder looks back over all {steps} "
+            f"{path}: depformer_context is {window!r}, and transformers' depth decoder attends to all {steps} "
             "codebooks: this model can't be converted"
         )
 
 
-def _counted(checkpoint: AuthorsCheckpoint, key: str, told: int) -> int:
-    """How many parts the tensors have of those that `key` counts. BaseModelError where it isn't as many as `told`."""
+def _counted(checkpoint: AuthorsCheckpoint, key: str, stated: int) -> int:
+    """The number of parts, among the tensors, that `key` counts. BaseModelError if it isn't `stated`."""
     file, stem = checkpoint.weights, _COUNTED[key]
     pattern = re.compile(rf"{re.escape(stem)}\.(\d+)\.")
-    found = {int(match[1]) for name in file.tensors if (match := pattern.match(name))}
-    count, source = max(found, default=-1) + 1, _source(checkpoint, key)
-    if count < told:
+    numbers = {int(match[1]) for name in file.tensors if (match := pattern.match(name))}
+    count, source = max(numbers, default=-1) + 1, _source(checkpoint, key)
+    if count < stated:
         raise BaseModelError(
-            f"{file.path} lacks all tensors of {listed([f'{stem}.{k}' for k in range(count, told)], 4)}, and {source} "
-            f"{told}: get it again, or from where it was trained"
+            f"{file.path} lacks all tensors of {listed([f'{stem}.{k}' for k in range(count, stated)], 4)}, and "
+            f"{source} {stated}: get it again, or from where it was trained"
         )
-    if count > told:
+    if count > stated:
         raise BaseModelError(
-            f"{file.path} has tensors of {listed([f'{stem}.{k}' for k in range(told, count)], 4)}, and {source} "
-            f"{told}: they are of different models; get both again, from one place"
+            f"{file.path} has tensors of {listed([f'{stem}.{k}' for k in range(stated, count)], 4)}, and {source} "
+            f"{stated}: they are of different models; get both again, from one place"
         )
     return count
 
 
 def _source(checkpoint: AuthorsCheckpoint, key: str) -> str:
-    """Who says what the argument `key` is, as the beginning of a clause that its value ends."""
+    """Where the value of the argument `key` comes from, as a clause that the value completes."""
     if checkpoint.config is None:
-        return f"Moshi 7B, which it is without a config.json, has a {key} of"
-    says = "says" if key in checkpoint.config else "says nothing of it, so that it is Moshi 7B's,"
+        return f"Moshi 7B, which is assumed without a config.json, has a {key} of"
+    says = "says" if key in checkpoint.config else "doesn't say, so that Moshi 7B's is assumed,"
     return f"{checkpoint.folder / 'config.json'} {says} {key}:"
 
 
 def _whole(given: Mapping[str, Any], key: str, path: Path) -> int:
-    """The argument `key`, a whole number above zero. BaseModelError where it is anything else."""
+    """The argument `key`, a whole number above zero. BaseModelError if it is anything else."""
     value = _above_zero(given, key, path)
     if not value.is_integer():
         raise _senseless(given, key, path, "a whole number above 0")
@@ -274,22 +273,22 @@ def _whole(given: Mapping[str, Any], key: str, path: Path) -> int:
 
 def _above_zero(given: Mapping[str, Any], key: str, path: Path) -> float:
     value = given.get(key)
-    # JSON's whole numbers may be larger than any float, and its floats infinite.
+    # Integers in JSON may be larger than any float, and floats infinite.
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < _MOST:
         raise _senseless(given, key, path, "a number above 0")
     return float(value)
 
 
 _MOST = 1e9
-"""Larger than any argument of a model."""
+"""Larger than any sensible argument of a model."""
 
 
 def _senseless(given: Mapping[str, Any], key: str, path: Path, wanted: str) -> BaseModelError:
-    return BaseModelError(f"{path}: {key} is {given.get(key)!r} and must be {wanted}; mend it, or get the file again")
+    return BaseModelError(f"{path}: {key} is {given.get(key)!r} and must be {wanted}; fix it, or get the file again")
 
 
 def _heads(given: Mapping[str, Any], key: str, width_key: str, path: Path) -> int:
-    """A number of attention heads, which share a layer's width evenly. BaseModelError where they can't."""
+    """A number of attention heads. BaseModelError if it doesn't divide the layer's width."""
     heads, width = _whole(given, key, path), _whole(given, width_key, path)
     if width % heads:
         raise BaseModelError(f"{path}: {key} is {heads}, which doesn't divide {width_key}, {width}; get the file again")
@@ -297,10 +296,10 @@ def _heads(given: Mapping[str, Any], key: str, width_key: str, path: Path) -> in
 
 
 def _rows_of_pairs(file: TensorFile, name: str) -> int:
-    """Rows of a gating MLP's first matrix, which holds as many of the gate as of the rest."""
+    """Rows of a gating MLP's first matrix, half of which are the gate's."""
     rows = file.tensors[name].shape[0]
     if rows % 2 or not rows:
         raise BaseModelError(
-            f"{file.path}: {name} is {file.tensors[name].shape}, and its rows must be pairs; get it again"
+            f"{file.path}: {name} is {file.tensors[name].shape}, and its number of rows must be even; get it again"
         )
     return rows

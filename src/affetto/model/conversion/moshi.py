@@ -1,6 +1,6 @@
-"""`affetto convert`: a checkpoint of the `moshi` package to one that transformers, and so affetto, can load.
+"""`affetto convert`: turns a checkpoint of the `moshi` package into one that transformers, and so affetto, can load.
 
-Tensors are read, turned and written one shard at a time: memory holds two copies of a shard (safetensors makes one
+Tensors are read, converted and written one shard at a time: memory holds two copies of a shard (safetensors makes one
 while it writes) and one tensor, whatever the model's size.
 """
 
@@ -41,10 +41,10 @@ class Shard:
 def convert(source: Path, target: Path, *, shard_bytes: int = SHARD_BYTES) -> Path:
     """Convert the checkpoint in folder `source` into the new folder `target`, complete or not at all.
 
-    Raises BaseModelError naming file, tensor and remedy where the source is damaged, incomplete or of another kind.
+    Raises BaseModelError naming file, tensor and remedy if the source is damaged, incomplete or of another kind.
     """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise BaseModelError(f"{target} is there already: give a folder that is new or empty")
+        raise BaseModelError(f"{target} exists already: give a folder that is new or empty")
     checkpoint = open_checkpoint(source)
     config = _configuration(checkpoint)
     codec = config.audio_encoder_config
@@ -74,13 +74,13 @@ def _folder_beside(target: Path) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         return Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     except OSError as error:
-        raise BaseModelError(f"{target} can't be made ({error}); name another place") from error
+        raise BaseModelError(f"{target} can't be created ({error}); name another place") from error
 
 
 def converted(folder: Path) -> Path:
-    """`folder` itself, or where it is in the authors' format the cache's conversion of it, made once.
+    """`folder` itself, or if it is in the authors' format the cache's conversion of it, made once.
 
-    Raises what `convert` raises, of a checkpoint that is contradictory even where an older affetto converted it.
+    Raises what `convert` raises; a contradictory checkpoint is refused even if an older affetto converted it.
     """
     if not is_authors_format(folder):
         return folder
@@ -103,7 +103,7 @@ def converted(folder: Path) -> Path:
 
 
 def convert_named(name: str, target: Path) -> Path:
-    """`convert` for what the user names: a folder, or a hub id (`owner/name` or `owner/name@REVISION`)."""
+    """`convert` for a folder or a hub id (`owner/name` or `owner/name@REVISION`)."""
     folder = expanded(name)
     if not folder.is_dir():
         if name.count("/") != 1 or name.startswith((".", "/", "~")):
@@ -128,13 +128,13 @@ def _configuration(checkpoint: AuthorsCheckpoint) -> Any:
 
 
 def _refused(checkpoint: AuthorsCheckpoint, error: Exception) -> BaseModelError:
-    """What to tell where transformers makes no model of settings that are right one by one."""
+    """The error if transformers refuses settings that are valid one by one."""
     path = mimi_path(checkpoint) or checkpoint.folder
     return BaseModelError(f"{path}: transformers refuses this model; get it again. {' '.join(str(error).split())}")
 
 
 def _checked(checkpoint: AuthorsCheckpoint, config: Any, recipes: Sequence[Recipe]) -> dict[str, int]:
-    """Bytes of every new tensor; BaseModelError where the files and transformers' model don't cover each other."""
+    """Bytes of every new tensor; BaseModelError if the files and transformers' model don't match exactly."""
     from transformers import MoshiForConditionalGeneration
 
     for file in (checkpoint.weights, checkpoint.mimi):
@@ -153,15 +153,15 @@ def _checked(checkpoint: AuthorsCheckpoint, config: Any, recipes: Sequence[Recip
         raise _refused(checkpoint, error) from error
     names = {recipe.name for recipe in recipes}
     if wrong := sorted(expected.keys() ^ names):
-        lost = [f"{name} (not made)" if name in expected else f"{name} (unknown to transformers)" for name in wrong]
-        raise BaseModelError(f"{checkpoint.mimi.path} doesn't make transformers' Mimi: {listed(lost, 4)}; get it again")
+        lost = [f"{name} (missing)" if name in expected else f"{name} (unknown to transformers)" for name in wrong]
+        raise BaseModelError(f"{checkpoint.mimi.path} doesn't fit transformers' Mimi: {listed(lost, 4)}; get it again")
     sizes = {}
     for recipe in recipes:
-        found = _made_shape(recipe)
-        if found != expected[recipe.name]:
+        shape = _made_shape(recipe)
+        if shape != expected[recipe.name]:
             raise BaseModelError(
-                f"{recipe.file.path}: {', '.join(recipe.sources[:2])} would make {recipe.name} {tuple(found or ())} "
-                f"where the model has {tuple(expected[recipe.name])}; the file or its config.json is wrong"
+                f"{recipe.file.path}: {', '.join(recipe.sources[:2])} would make {recipe.name} {tuple(shape or ())} "
+                f"but the model has {tuple(expected[recipe.name])}; the file or its config.json is wrong"
             )
         width = _TYPES[recipe.file.tensors[recipe.sources[0]].dtype].itemsize
         sizes[recipe.name] = width * expected[recipe.name].numel()
@@ -169,7 +169,7 @@ def _checked(checkpoint: AuthorsCheckpoint, config: Any, recipes: Sequence[Recip
 
 
 def _made_shape(recipe: Recipe) -> torch.Size | None:
-    """Shape of what a recipe makes, from the headers alone; None where its parts don't go together."""
+    """Shape of a recipe's result, from the headers alone; None if its sources don't fit together."""
     parts = []
     for name in recipe.sources:
         info = recipe.file.tensors[name]
@@ -216,13 +216,13 @@ def _write_weights(folder: Path, shards: Sequence[Shard], total: int) -> None:
 
 
 def _write_beside(folder: Path, checkpoint: AuthorsCheckpoint, config: Any, tokenizer: Any) -> None:
-    """Configuration, generation's defaults, tokenizer and feature extractor."""
+    """Write configuration, generation defaults, tokenizer and feature extractor."""
     from transformers import EncodecFeatureExtractor, GenerationConfig
 
     config.save_pretrained(folder)
     steps = config.num_codebooks + 1
     # Temperatures and top-k are the defaults of the package's `LMGen`.
-    # No padding token: `generate` would take every pause of the inner monologue for padding and not attend to it.
+    # No padding token, since `generate` would mask every pause of the inner monologue as padding.
     generation = GenerationConfig(do_sample=True, temperature=0.7, top_k=25)
     generation.depth_decoder_config = {
         "do_sample": True, "temperature": 0.8, "top_k": 250, "min_length": steps, "max_length": steps,
@@ -254,17 +254,17 @@ def _tokenizer(path: Path) -> Any:
 
     try:
         converter = MoshiConverter(str(path))
-        made = converter.converted()
+        tokenizer = converter.converted()
     except ImportError as error:
         raise MissingDependencyError(f"reading {path.name} needs protobuf: pip install protobuf ({error})") from error
-    # protobuf's DecodeError and what the tokenizer's parts raise on nonsense have no common parent.
+    # protobuf's DecodeError and what the tokenizer's parts raise on bad input have no common parent.
     except Exception as error:
         raise BaseModelError(f"{path} is no SentencePiece model that can be read ({error}); get it again") from error
     if converter.proto.normalizer_spec.remove_extra_whitespaces:
-        # transformers' converter leaves this out, and would read "a  b" as other tokens than SentencePiece does.
+        # transformers' converter leaves this out, and would tokenize "a  b" differently from SentencePiece.
         single, end = (normalizers.Replace(Regex(pattern), new) for pattern, new in (("▁{2,}", "▁"), ("▁$", "")))
-        made.normalizer = normalizers.Sequence([made.normalizer, single, end])
+        tokenizer.normalizer = normalizers.Sequence([tokenizer.normalizer, single, end])
     return PreTrainedTokenizerFast(
-        tokenizer_object=made, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="<pad>",
+        tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="<pad>",
         clean_up_tokenization_spaces=False,
     )  # fmt: skip

@@ -1,8 +1,8 @@
-"""Which of the authors' tensors make which of transformers', and how.
+"""Recipes that make transformers' tensors from the authors'.
 
-Two things differ besides names. The package turns pairs of neighbouring channels in its rotary embedding,
-transformers the halves of a head, so the rows of query and key change places where there is one (main transformer and
-Mimi, not the depth transformer). And the package has one matrix per codebook where transformers stacks them.
+Two things differ besides names. The package's rotary embedding rotates pairs of neighbouring channels, transformers'
+the halves of a head, so the rows of query and key are permuted in layers that have one (main transformer and Mimi, not
+the depth transformer). And the package has one matrix per codebook where transformers stacks them.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ _MIMI_NAMES = (
     (".linear1.", ".mlp.fc1."), (".linear2.", ".mlp.fc2."),
     (".layer_scale_1.", ".self_attn_layer_scale."), (".layer_scale_2.", ".mlp_layer_scale."),
 )  # fmt: skip
-"""Mimi's names, theirs and ours, in the order in which they are replaced; attention is apart."""
+"""Replacements of Mimi's names, theirs by ours, applied in this order; attention is handled separately."""
 Make = Callable[[Sequence[Tensor]], Tensor]
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """One tensor of transformers' model."""
+    """How to make one tensor of transformers' model."""
 
     name: str
     file: TensorFile
     sources: tuple[str, ...]
-    """Tensors of `file`, in the order in which `make` wants them."""
+    """Tensors of `file`, in the order that `make` takes them."""
     make: Make
 
     def __call__(self) -> Tensor:
@@ -49,7 +49,7 @@ class Recipe:
 
 
 def language_model_recipes(file: TensorFile, config: Any) -> Iterator[Recipe]:
-    """Every tensor of `MoshiForConditionalGeneration` but the codec's, for its configuration."""
+    """Recipes of all tensors of `MoshiForConditionalGeneration` except the codec's."""
     num, depth = config.num_codebooks, config.depth_decoder_config
 
     def plain(name: str, source: str) -> Recipe:
@@ -97,7 +97,7 @@ def language_model_recipes(file: TensorFile, config: Any) -> Iterator[Recipe]:
 
 
 def mimi_recipes(file: TensorFile, config: Any) -> Iterator[Recipe]:
-    """Every tensor of `MimiModel`, named as inside Moshi; which ones there are is read off the file."""
+    """Recipes of all tensors of `MimiModel`, with their names inside Moshi, as listed in the file."""
     for source in file.tensors:
         if ".self_attn." in source:
             continue
@@ -131,7 +131,7 @@ def _norms(file: TensorFile, ours: str, theirs: str) -> Iterator[Recipe]:
 
 
 def _attention(file: TensorFile, layer: str, which: str, count: int) -> tuple[str, ...]:
-    """Sources of an attention's matrix: one over all steps, as in the published files, or one per step."""
+    """Sources of an attention's matrix: one for all steps, as in the published files, or one per step."""
     fused = [f"{layer}.self_attn.{which}{ending}" for ending in ("_weight", ".weight")]
     for name in fused:
         if name in file.tensors:
@@ -143,7 +143,7 @@ def _attention(file: TensorFile, layer: str, which: str, count: int) -> tuple[st
 
 
 def _projection(place: int, count: int, num_heads: int | None) -> Make:
-    """Query (0), key (1) or value (2) out of a matrix that stacks the three, per step where there are several."""
+    """Takes query (0), key (1) or value (2) from a matrix that stacks the three, per step if there are several."""
 
     def make(parts: Sequence[Tensor]) -> Tensor:
         part_KOI = _by_step(parts, count).chunk(3, dim=1)[place]

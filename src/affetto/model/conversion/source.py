@@ -1,8 +1,8 @@
-"""The authors' checkpoint on disk: which files it is made of, and their tensors one by one.
+"""The authors' checkpoint on disk: finds its files and reads their tensors one by one.
 
 Kyutai's repositories hold `model.safetensors`, Mimi as `tokenizer-…-checkpoint125.safetensors`, the SentencePiece model
 `tokenizer_spm_32k_3.model` and, since 2025, a `config.json` with the arguments of the package's `LMModel`; without one
-the package takes the checkpoint for the published Moshi 7B, and so do we.
+the package assumes the published Moshi 7B, and so do we.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ FLOATS = ("BF16", "F16", "F32")
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """What a file's header says of a tensor."""
+    """A tensor's entry in a file's header."""
 
     shape: tuple[int, ...]
     dtype: str
-    """As safetensors calls it, such as BF16."""
+    """safetensors' name of it, such as BF16."""
 
 
 class TensorFile:
@@ -56,10 +56,9 @@ class TensorFile:
         return tensor
 
     def unreadable(self, error: Exception) -> BaseModelError:
-        """What to tell of a file that is damaged or cut off."""
+        """The error for a file that is damaged or truncated."""
         return BaseModelError(
-            f"{self.path} can't be read ({error}): it is damaged or wasn't fetched to its end. Delete it and get it "
-            "again"
+            f"{self.path} can't be read ({error}): it is damaged or incomplete. Delete it and get it again"
         )
 
 
@@ -72,13 +71,13 @@ class AuthorsCheckpoint:
     mimi: TensorFile
     text_model: Path
     config: Mapping[str, Any] | None
-    """Arguments of `LMModel`; None where the checkpoint has no config.json."""
+    """Arguments of `LMModel`; None if the checkpoint has no config.json."""
     mimi_config: Mapping[str, Any] | None
-    """Arguments of the package's Mimi; None is the published one."""
+    """Arguments of the package's Mimi; None means the published one."""
 
 
 def is_authors_format(folder: Path) -> bool:
-    """Whether `folder` holds a checkpoint of the `moshi` package and not one of transformers."""
+    """Whether `folder` holds a checkpoint of the `moshi` package instead of a transformers one."""
     if (folder / CONFIG).is_file():
         try:
             config = read_json(folder / CONFIG)
@@ -117,9 +116,9 @@ def open_checkpoint(folder: Path) -> AuthorsCheckpoint:
 
 
 def _one(folder: Path, named: Any, pattern: str, what: str) -> Path:
-    """The file that the configuration names, else the only one that fits `pattern`."""
+    """The file that the configuration names, else the only one that matches `pattern`."""
     if named:
-        # A name may be an address in another repository (hf://owner/name/file): its file is looked for here.
+        # A name may be an address in another repository (hf://owner/name/file); only its last part is looked for here.
         path = folder / str(named).rpartition("/")[2]
         if not path.is_file():
             raise BaseModelError(f"{folder} has no {path.name}, which should hold {what}; put it there")
