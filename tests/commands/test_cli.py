@@ -453,7 +453,7 @@ def test_skipping_datasets_needs_what_was_prepared(
     options = ("--base", tiny_base_folder, "--data", manifest, "--emotion", "happy")
     status, _, err = affetto("run", *options, "--skip-datasets")
     assert status == 1
-    assert "nothing of" in err
+    assert "nothing in" in err
     assert "run once without --skip-datasets" in err
     affetto("prepare", *options)
     config = Config(base=str(tiny_base_folder), data=(str(manifest),))

@@ -184,7 +184,7 @@ def test_import_fails_for_what_it_leaves_out_and_not_for_labels_that_it_puts_rig
         (folder / f"{name}.wav").write_bytes((clips.parent / "1.wav").read_bytes())
         (folder / f"{name}.txt").write_text("one")
     status, said, _ = called("import", tmp_path / "corpus", "--out", tmp_path / "kept.jsonl")
-    assert (status, "2 clips, 0 left out, 1 kept in spite of what the table says" in said) == (0, True), said
+    assert (status, "2 clips, 0 left out, 1 kept despite the table" in said) == (0, True), said
     clips.write_text("\n".join([*lines, "nonsense"]) + "\n")
     status, said, _ = called("import", clips, "--out", tmp_path / "some.jsonl")
     assert (status, f"{len(lines)} clips, 1 left out" in said) == (1, True), said

@@ -182,7 +182,7 @@ def test_a_full_disk_is_no_bug(
             "trained on elsewhere/base with weights 123456789abc, but the base given",
         ),
         (("calibrate", "-e", "hapy"), "unknown emotion 'hapy' (did you mean 'happy'?)"),
-        (("calibrate", "-e", "all"), "adapters of one emotion are calibrated at a time: name one"),
+        (("calibrate", "-e", "all"), "adapters of one emotion can be calibrated at a time: name one"),
         (("ablate", "-m", "nothing"), "unknown method 'nothing'"),
         (("ablate", "--folder", "file/x"), "can't write file/x (Not a directory)"),
     ],

@@ -51,7 +51,7 @@ def test_what_is_missing_is_told_with_its_command(doctor: Callable[..., Called],
     write_run(tmp_path, Made(is_evaluated=False))
     status, out, _ = doctor(tmp_path)
     assert status == 0
-    assert "no symptom seen; not known: weak expression, lost capabilities, data trouble" in out
+    assert "no symptom seen; unknown: weak expression, lost capabilities, data trouble" in out
     assert "Run: affetto evaluate --emotion happy --config my.yaml" in " ".join(out.split())
 
 

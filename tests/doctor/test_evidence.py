@@ -38,7 +38,7 @@ def test_a_run_is_found_by_its_output_folder_and_by_its_own(tmp_path: Path, monk
 
 
 def test_folders_that_hold_no_run_say_what_to_give(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"is no folder: give a run's output folder"):
+    with pytest.raises(DataError, match=r"isn't a folder: give a run's output folder"):
         examine(tmp_path / "absent")
     with pytest.raises(DataError, match=r"holds no run: there is no emotion_models/<emotion>/training_log\.jsonl"):
         examine(tmp_path)

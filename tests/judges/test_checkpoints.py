@@ -122,11 +122,11 @@ def test_what_is_no_whole_emotion2vec_is_refused(tmp_path: Path) -> None:
     folder = samples.emotion2vec(tmp_path / "e2v")
     state = torch.load(folder / "model.pt", weights_only=True)["model"]
     torch.save({"model": {name: value for name, value in state.items() if "qkv" not in name}}, folder / "model.pt")
-    refused(r"doesn't hold a whole Emotion2vec: .*qkv.* would stay random")
+    refused(r"doesn't hold a complete Emotion2vec: .*qkv.* would stay random")
     torch.save({"model": state | {"proj.bias": torch.zeros(9)}}, folder / "model.pt")
     refused("don't fit its configuration")
     torch.save({"model": {name: value for name, value in state.items() if name != "proj.weight"}}, folder / "model.pt")
-    refused(r"tells no emotions apart.*emotion2vec_plus")
+    refused(r"doesn't classify emotions.*emotion2vec_plus")
     torch.save({"epoch": 3}, folder / "model.pt")
     refused("holds no weights")
     (folder / "model.pt").write_bytes(b"not a checkpoint")

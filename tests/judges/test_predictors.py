@@ -103,7 +103,7 @@ def test_a_regressors_folder_may_say_what_it_is(tmp_path: Path) -> None:
     with pytest.raises(JudgeError, match="2 outputs"):
         load_quality(str(folder))
     _say(folder / "judge.json", sample_rate=8000)
-    with pytest.raises(JudgeError, match="keys out of name, outputs, scale, licence"):
+    with pytest.raises(JudgeError, match="keys from name, outputs, scale, licence"):
         load_quality(str(folder))
 
 
@@ -298,7 +298,7 @@ def test_wrong_names_and_files_say_what_to_do(tmp_path: Path) -> None:
         with pytest.raises(JudgeError, match=match):
             load_quality(choice)
     (tmp_path / "pickled.pt").write_bytes(b"not a script")
-    with pytest.raises(JudgeError, match="no TorchScript file"):
+    with pytest.raises(JudgeError, match="isn't a TorchScript file"):
         load_quality(str(tmp_path / "pickled.pt"))
     _script(tmp_path / "second.jit")
     with pytest.raises(JudgeError, match="2 TorchScript files"):
@@ -308,7 +308,7 @@ def test_wrong_names_and_files_say_what_to_do(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("about", "match"),
     [
-        ({"scales": "x"}, "keys out of"),
+        ({"scales": "x"}, "keys from"),
         ({"input": "int8"}, "float32, int16"),
         ({"sample_rate": 0}, "whole number"),
         ({"outputs": []}, "list of names"),
@@ -321,7 +321,7 @@ def test_what_a_file_says_of_itself_is_checked(tmp_path: Path, about: dict[str, 
 
 def test_other_numbers_of_outputs_than_stated_are_an_error(tmp_path: Path) -> None:
     judge = load_quality(str(_script(tmp_path / "x.jit", outputs=["one"])))
-    with pytest.raises(JudgeError, match="where 1 finite scores"):
+    with pytest.raises(JudgeError, match="but 1 finite scores"):
         judge.score(SOUNDS)
     (tmp_path / "x.json").write_text("{")
     with pytest.raises(JudgeError, match="can't read"):

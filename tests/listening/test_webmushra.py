@@ -153,7 +153,7 @@ def test_its_table_is_scored_to_numbers_known_otherwise(exported: Path, form: st
 
 
 BAD: dict[str, tuple[str, list[tuple[str, ...]], list[str], str]] = {
-    "another test's": ("u", [("ann", "naturalness", "4", "x")], HEADER, "of test affetto-u, the key is of affetto-t"),
+    "another test's": ("u", [("ann", "naturalness", "4", "x")], HEADER, "of test affetto-u, but the key is"),
     "nobody's": ("t", [(" ", "naturalness", "4", "x")], HEADER, "without a rater's name"),
     "no questionnaire": ("t", [("naturalness", "4", "x")], [n for n in HEADER if n != "rater"], "columns rater"),
     "sent twice": ("t", [("ann", "ann", "naturalness", "4", "x")], HEADER, "row 1 under the header has more or fewer"),

@@ -375,7 +375,7 @@ def test_bad_input_is_told(folders: dict[str, Path], tmp_path: Path) -> None:
         with pytest.raises(BaseModelError, match=told):
             base_config(str(tmp_path))
     config = Config(base=str(folders["dia"]))
-    with pytest.raises(ConfigError, match=r"clips of 60 s take \d+ positions .* looks back over 250: plan for shorter"):
+    with pytest.raises(ConfigError, match=r"clips of 60 s take \d+ positions .* has a window of 250: plan for shorter"):
         plan(config, Data(9, 60.0), device="cuda", tflops=1.0)
     with pytest.raises(AdapterError, match="no depth decoder: adapted_parts must be both"):
         plan(config.model_copy(update={"adapted_parts": "depth"}), Data(9, 1.0), device="cuda", tflops=1.0)

@@ -1,4 +1,4 @@
-"""The verbs about clips alone: import, check, transcribe and stats."""
+"""The verbs about clips: import, check, transcribe and stats."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def import_(sources: Sources, out: Out = Path("manifest.jsonl"), skip_bad_clips:
     if problems:
         console.print(problem_table(problems))
     lost = _lost(problems)
-    doubts = f", {len(problems) - len(lost)} kept in spite of what the table says" if len(lost) < len(problems) else ""
+    doubts = f", {len(problems) - len(lost)} kept despite the table" if len(lost) < len(problems) else ""
     typer.echo(f"{out}: {counted(len(clips), 'clip')}, {len(lost)} left out{doubts}")
     if lost and not skip_bad_clips:
         raise typer.Exit(1)
@@ -70,9 +70,9 @@ def check(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables (docs/data.md).")] = False,
     config: ConfigFile = None,
 ) -> None:
-    """Open every clip and list all that is wrong or doubtful, in one go.
+    """Open every clip and list everything that is wrong or doubtful at once.
 
-    With --config the emotions are those named there, and its split_by_speaker counts as --split-by-speaker.
+    With --config the emotions are the configured ones, and its split_by_speaker counts as --split-by-speaker.
 
     Exit status 1 if a clip can't be used, or if splits that came with the clips share texts, sounds or (with
     --split-by-speaker) speakers. Doubts don't change the status.
@@ -84,25 +84,25 @@ def check(
 
     choices = pairs_of(judge, "--judge") or {}
     if unknown := sorted(choices.keys() - {"words", "emotion"}):
-        raise ConfigError(f"--judge {unknown[0]}: clips are checked by a judge of words or of emotion")
+        raise ConfigError(f"--judge {unknown[0]}: clips are checked by a words judge or an emotion judge")
     settings, emotions = settings_of(config, None)
     by_speaker = by_speaker or settings.split_by_speaker
-    found = examine(_with_miniature(sources), emotions, by_speaker=by_speaker, workers=os.cpu_count() or 1)
-    hearings = _hearings(found, choices)
-    doubts = [*found.doubts, *(doubt for hearing in hearings.values() if hearing for doubt in hearing.doubts)]
-    is_bad = bool(found.problems or found.leaks)
+    examined = examine(_with_miniature(sources), emotions, by_speaker=by_speaker, workers=os.cpu_count() or 1)
+    hearings = _hearings(examined, choices)
+    doubts = [*examined.doubts, *(doubt for hearing in hearings.values() if hearing for doubt in hearing.doubts)]
+    is_bad = bool(examined.problems or examined.leaks)
     if as_json:
-        typer.echo(to_json(_document(found, hearings, doubts, by_speaker)))
+        typer.echo(to_json(_document(examined, hearings, doubts, by_speaker)))
         raise typer.Exit(int(is_bad))
-    if told := [*found.problems, *found.leaks, *doubts]:
-        show(problem_table(told, "problems and doubts"))
-    show(statistics_table(statistics(found.clips)))
+    if listed := [*examined.problems, *examined.leaks, *doubts]:
+        show(problem_table(listed, "problems and doubts"))
+    show(statistics_table(statistics(examined.clips)))
     for kind, hearing in hearings.items():
-        typer.echo(_told(kind, hearing))
-    typer.echo(_writers_told(found))
-    bad = len({problem.where for problem in found.problems})
-    good = counted(len(found.clips), "clip is", "clips are")
-    leaks = counted(len(found.leaks), "leak")
+        typer.echo(_hearing_line(kind, hearing))
+    typer.echo(_machine_texts_line(examined))
+    bad = len({problem.where for problem in examined.problems})
+    good = counted(len(examined.clips), "clip is", "clips are")
+    leaks = counted(len(examined.leaks), "leak")
     typer.echo(f"{good} good, {bad} {'is' if bad == 1 else 'are'} not, {leaks}, {counted(len(doubts), 'doubt')}")
     raise typer.Exit(int(is_bad))
 
@@ -152,13 +152,13 @@ def transcribe(
 
 
 def _is_read(out: Path, sources: Sequence[Path]) -> bool:
-    """Whether one of the sources is `out` itself, or a folder whose table it is."""
+    """Whether one of the sources is `out`, or a folder of which `out` is the table."""
     from affetto.files import expanded, is_same_file
 
-    there = out.resolve()
-    is_table = there.name in ("manifest.jsonl", "metadata.jsonl")
+    path = out.resolve()
+    is_table = path.name in ("manifest.jsonl", "metadata.jsonl")
     return out.exists() and any(
-        is_same_file(source, out) or (is_table and source.resolve() in there.parents)
+        is_same_file(source, out) or (is_table and source.resolve() in path.parents)
         for source in map(expanded, sources)
     )
 
@@ -186,7 +186,7 @@ def stats(
     if page is not None:
         require_suffix(page, "--page", "the page is HTML", ".html", ".htm")
     clips, problems = load_clips(_with_miniature(sources), emotions=EMOTIONS)
-    _tell_left_out(clips, problems, sources)
+    _say_left_out(clips, problems, sources)
     clips = placed(clips, by_speaker=by_speaker)
     rows = statistics(clips)
     if as_json:
@@ -201,55 +201,55 @@ def stats(
         typer.echo(page, err=as_json)
 
 
-def _tell_left_out(clips: Sequence[Clip], problems: Sequence[Problem], sources: Sequence[Path]) -> None:
+def _say_left_out(clips: Sequence[Clip], problems: Sequence[Problem], sources: Sequence[Path]) -> None:
     """Say how many rows or files were left out, by kind of problem. DataError if no clip is left."""
     from affetto.progress import say
 
     lost = _lost(problems)
     kinds = Counter(problem.kind for problem in lost).most_common()
     number = len({problem.where for problem in lost})
-    told = f"{counted(number, 'row or file is', 'rows or files are')} left out"
-    told += f" ({', '.join(f'{count} {kind}' for kind, count in kinds)}): affetto data check says what to mend"
+    message = f"{counted(number, 'row or file is', 'rows or files are')} left out"
+    message += f" ({', '.join(f'{count} {kind}' for kind, count in kinds)}): affetto data check says what to mend"
     if not clips:
-        raise DataError(f"there is no clip to count in {', '.join(map(str, sources))}: {told}")
+        raise DataError(f"there is no clip to count in {', '.join(map(str, sources))}: {message}")
     if lost:
-        say(told, style="yellow")
+        say(message, style="yellow")
 
 
 def _with_miniature(sources: Sequence[Path]) -> list[Path]:
-    """`sources` as paths, with the manifests of the miniature's clips (rendered if need be) in place of `miniature`,
-    unless a folder has that name."""
+    """`sources` as paths, with `miniature` replaced by the manifests of its clips (rendered if needed) unless there is
+    a folder of that name."""
     from affetto.files import expanded
 
-    found: list[Path] = []
+    paths: list[Path] = []
     for source in sources:
         if str(source) == "miniature" and not source.exists():
             from affetto.miniature.data import ACTED, miniature_sources
 
-            found += miniature_sources(ACTED)
+            paths += miniature_sources(ACTED)
         else:
-            found.append(expanded(source))
-    return found
+            paths.append(expanded(source))
+    return paths
 
 
 def _lost(problems: Sequence[Problem]) -> list[Problem]:
-    """The problems that cost a clip."""
+    """The problems that exclude a clip."""
     return [problem for problem in problems if not problem.costs_no_clip]
 
 
-def _hearings(found: Examined, choices: dict[str, str]) -> dict[str, Hearing | None]:
-    """What the chosen judges say, by kind; None if there is none."""
+def _hearings(examined: Examined, choices: dict[str, str]) -> dict[str, Hearing | None]:
+    """The chosen judges' findings by kind; None without a judge."""
     hearings: dict[str, Hearing | None] = {"words": None, "emotion": None}
     if choices.get("words", "none") != "none":
         from affetto.evaluate.clip_doubts import doubt_texts
         from affetto.judges.choice import load_judge
 
-        hearings["words"] = doubt_texts(found.clips, load_judge("words", choices["words"], fastest_device()))
+        hearings["words"] = doubt_texts(examined.clips, load_judge("words", choices["words"], fastest_device()))
     if choices.get("emotion", "none") != "none":
         from affetto.evaluate.clip_doubts import doubt_labels
         from affetto.judges.choice import load_judge
 
-        hearings["emotion"] = doubt_labels(found.clips, load_judge("emotion", choices["emotion"], fastest_device()))
+        hearings["emotion"] = doubt_labels(examined.clips, load_judge("emotion", choices["emotion"], fastest_device()))
     return hearings
 
 
@@ -257,7 +257,7 @@ _CHECKED = {"words": "texts", "emotion": "labels"}
 _MEASURE = {"words": "median character error rate", "emotion": "mean recall"}
 
 
-def _told(kind: str, hearing: Hearing | None) -> str:
+def _hearing_line(kind: str, hearing: Hearing | None) -> str:
     if hearing is None:
         return f"{_CHECKED[kind]} not checked by ear: no --judge {kind}=ID_OR_FOLDER"
     measure = "" if hearing.measure is None else f", {_MEASURE[kind]} {hearing.measure:.2f}"
@@ -266,21 +266,21 @@ def _told(kind: str, hearing: Hearing | None) -> str:
     return f"{_CHECKED[kind]}: {hearing.judge} heard {heard}{measure}, {doubts}{reason}"
 
 
-def _writers_told(found: Examined) -> str:
+def _machine_texts_line(examined: Examined) -> str:
     from affetto.audio.overview import machine_texts
 
-    counts = machine_texts(found.clips)
+    counts = machine_texts(examined.clips)
     if not counts:
-        given = sum(clip.text is not None for clip in found.clips)
-        return f"none of {counted(given, 'text')} was written by machine: no clip has transcribed_by"
-    told = ", ".join(f"{count} by {model}" for model, count in counts.items())
-    return f"{counted(sum(counts.values()), 'text was', 'texts were')} written by machine: {told}"
+        num_texts = sum(clip.text is not None for clip in examined.clips)
+        return f"none of {counted(num_texts, 'text')} was written by machine: no clip has transcribed_by"
+    by_model = ", ".join(f"{count} by {model}" for model, count in counts.items())
+    return f"{counted(sum(counts.values()), 'text was', 'texts were')} written by machine: {by_model}"
 
 
 def _document(
-    found: Examined, hearings: dict[str, Hearing | None], doubts: list[Any], by_speaker: bool
+    examined: Examined, hearings: dict[str, Hearing | None], doubts: list[Any], by_speaker: bool
 ) -> dict[str, Any]:
-    """`affetto data check --json`."""
+    """The document of `affetto data check --json`."""
     from affetto.audio.overview import machine_texts, statistics
 
     def rows(problems: Any) -> list[dict[str, str]]:
@@ -288,15 +288,15 @@ def _document(
 
     return {
         "schema": SCHEMA,
-        "good": len(found.clips),
-        "problems": rows(found.problems),
-        "leaks": rows(found.leaks),
+        "good": len(examined.clips),
+        "problems": rows(examined.problems),
+        "leaks": rows(examined.leaks),
         "doubts": rows(doubts),
         "by_speaker": by_speaker,
-        "machine_texts": machine_texts(found.clips),
+        "machine_texts": machine_texts(examined.clips),
         "judges": {
             kind: {"reason": f"not checked: no --judge {kind}=ID_OR_FOLDER"} if hearing is None else hearing.to_json()
             for kind, hearing in hearings.items()
         },
-        "statistics": statistics(found.clips),
+        "statistics": statistics(examined.clips),
     }

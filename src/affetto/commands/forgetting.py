@@ -1,4 +1,4 @@
-"""The verbs about forgetting: what predicts it, and what prevents it."""
+"""The verbs about forgetting: calibrate, predict-forgetting and ablate."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def calibrate(
     settings, emotions = settings_of(config, emotion, base=base, data=data, general=general, output_dir=output)
     if emotion is not None and len(emotions) > 1:
         raise ConfigError(
-            f"adapters of one emotion are calibrated at a time: name one, such as --emotion {emotions[0]}"
+            f"only adapters of one emotion can be calibrated at a time: name one, such as --emotion {emotions[0]}"
         )
     if not adapters:
         require_no_expressive_base(settings)
@@ -116,9 +116,9 @@ def ablate(
     ] = None,
     folder: Annotated[
         Path,
-        typer.Option("--folder", help="Where runs and results go. Run it again to go on, or several at once to share."),
+        typer.Option("--folder", help="Folder for runs and results. Run again to continue, or several to share work."),
     ] = Path("ablation"),
-    table_only: Annotated[bool, typer.Option("--table", help="Train nothing: write what is done so far.")] = False,
+    table_only: Annotated[bool, typer.Option("--table", help="Don't train: write the results so far.")] = False,
     skip_bad_clips: SkipBad = False,
 ) -> None:  # fmt: skip
     """Compare preservation methods at matched expressivity: ablation.json, ablation.md and ablation.svg."""
@@ -132,7 +132,7 @@ def ablate(
         refuse({
             "--emotion": emotion, "--config": config, "--base": base, "--data": data, "--general": general,
             "--method": method, "--seeds": seeds, "--sentences": sentences, "--skip-bad-clips": skip_bad_clips or None,
-        }, "--table only writes what is done so far in --folder")  # fmt: skip
+        }, "--table only writes the results so far in --folder")  # fmt: skip
         rows = read_rows(folder)
     else:
         settings, emotions = settings_of(config, emotion, base=base, data=data, general=general)

@@ -11,10 +11,10 @@ from affetto.commands.options import FILES_FAILED, command_line, fastest_device
 
 
 def calibrate_on(source: Path, choices: Mapping[str, str], folder: Path, *, allow_failures: bool = False) -> None:
-    """Print the table and what follows from it, and write `judge_calibration.json` into `folder`.
+    """Print the table and its conclusions, and write `judge_calibration.json` into `folder`.
 
-    `choices` are judges by kind. Ends with the status `FILES_FAILED` where recordings could not be judged or read,
-    unless `allow_failures`.
+    `choices` are judges by kind. Exits with status `FILES_FAILED` if recordings could not be judged or read, unless
+    `allow_failures`.
     """
     from affetto.evaluate.judge_calibration import calibrate_judges
     from affetto.evaluate.judge_calibration_table import calibration_table, failures, said

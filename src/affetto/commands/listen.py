@@ -51,5 +51,5 @@ def score(
     from affetto.files import to_json
     from affetto.listening.votes import read_key, read_votes, score_votes
 
-    known = read_key(key)
-    typer.echo(to_json(score_votes(known, read_votes(votes, known["test"]), target)))
+    content = read_key(key)
+    typer.echo(to_json(score_votes(content, read_votes(votes, content["test"]), target)))

@@ -1,4 +1,4 @@
-"""Options that several verbs share, and what turns them into settings."""
+"""Options that several verbs share, and their conversion to settings."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from affetto.config import Config
 
 BUDGET_NOT_MET = 3
-"""Exit status of a run that ended well, but forgot more than its budget."""
+"""Exit status of a run that succeeded but forgot more than its budget."""
 FILES_FAILED = 4
-"""Exit status of an evaluation that ended well, but in which files could not be scored."""
+"""Exit status of an evaluation that succeeded but could not score some files."""
 
 Emotion = Annotated[
     list[str] | None,
@@ -84,9 +84,9 @@ Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted 
 def settings_of(
     config: Path | None, emotion: list[str] | None, *, with_base: bool = False, **overrides: Any
 ) -> tuple[Config, list[str]]:
-    """The configuration, with the command line's values in it, and the emotions that `emotion` means.
+    """The configuration with the command line's values, and the emotions that `emotion` names.
 
-    None and `all` mean every emotion. With `with_base`, `base` (the expressive base) may be named. ConfigError for
+    None and `all` mean every emotion. With `with_base`, `base` (the expressive base) may be named too. ConfigError for
     wrong keys and values, and for an emotion that isn't configured.
     """
     from affetto.config import EVERY, EXPRESSIVE, load_config
@@ -95,8 +95,8 @@ def settings_of(
     values = {key: tuple(value) if isinstance(value, list) else value for key, value in overrides.items()}
     settings = load_config(config, told_as="command line", **values)
     wanted = list(dict.fromkeys(settings.emotions if emotion in (None, [], [EVERY]) else emotion or ()))
-    known = (*settings.emotions, EXPRESSIVE) if with_base else settings.emotions
-    if unknown := [name for name in wanted if name not in known]:
+    valid = (*settings.emotions, EXPRESSIVE) if with_base else settings.emotions
+    if unknown := [name for name in wanted if name not in valid]:
         if unknown[0] == EXPRESSIVE:
             raise ConfigError(
                 "base is the expressive base over all emotions, so there is no one emotion to judge it by. "
@@ -112,7 +112,7 @@ def settings_of(
 
 
 def are_named(emotion: list[str] | None) -> bool:
-    """Whether the user named emotions. If not, all of the configuration are meant, and the data may lack some."""
+    """Whether the user named emotions. If not, all configured ones are meant, and the data may lack some."""
     return bool(emotion) and not is_together(emotion)
 
 
@@ -124,8 +124,8 @@ def is_together(emotion: list[str] | None) -> bool:
 
 
 def pairs_of(values: list[str] | None, option: str, form: str = "KIND=ID_OR_FOLDER") -> dict[str, str] | None:
-    """Options such as `KIND=VALUE` as a dictionary; None if there are none. ConfigError for one that isn't of that
-    `form`, and for two values of one key."""
+    """Options such as `KIND=VALUE` as a dictionary; None if there are none. ConfigError for an option that isn't of
+    that `form`, and for two values of one key."""
     if not values:
         return None
     pairs: dict[str, str] = {}
@@ -139,7 +139,7 @@ def pairs_of(values: list[str] | None, option: str, form: str = "KIND=ID_OR_FOLD
 
 
 def refuse(options: Mapping[str, object], why: str) -> None:
-    """ConfigError if any of `options` was given (isn't None), as it would be ignored; `why` introduces their names."""
+    """ConfigError if any of `options` is given (not None), since it would be ignored; `why` introduces their names."""
     if given := [name for name, value in options.items() if value is not None]:
         raise ConfigError(f"{why}: leave out {', '.join(given)}")
 
@@ -153,14 +153,14 @@ def require_suffix(path: Path, option: str, kind: str, *suffixes: str) -> None:
 
 
 def command_line() -> str:
-    """The command as the user gave it, for the record: without --resume, which changes nothing in what is written."""
+    """The command as the user gave it, for the record, without --resume, which doesn't change the results."""
     from affetto.files import as_text
 
     return as_text(shlex.join(["affetto", *(word for word in sys.argv[1:] if word != "--resume")]))
 
 
 def fastest_device() -> str:
-    """`cuda` where there is a GPU, else `cpu`."""
+    """`cuda` if there is a GPU, else `cpu`."""
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"

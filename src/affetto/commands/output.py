@@ -1,4 +1,4 @@
-"""The command line as a program: its arguments, and an output that takes any character and whose reader may stop."""
+"""The command line as a program: its arguments, and an output that accepts every character and whose reader may stop."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ import typer
 
 
 def write_anything() -> None:
-    """From now on standard output fails at no sign. What its encoding lacks is written as Python writes it (`\\u0394`),
-    and bytes of a file's name that are no text are written as they are."""
+    """Make standard output accept every character. Characters that its encoding lacks are escaped (`\\u0394`), and
+    undecodable bytes of a file name are written as they are."""
     codecs.register_error("affetto", _escaped)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="affetto")
 
 
 def tell(lines: Iterable[str]) -> None:
-    """Print what a finished verb found. Where whoever reads along has read enough the rest goes nowhere."""
+    """Print a finished verb's results; if the reader has closed the pipe, the rest is dropped."""
     try:
         typer.echo("\n".join(lines))
     except BrokenPipeError:
-        # What Python flushes at its end has to go somewhere.
+        # Python flushes standard output at exit, so it must be open.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -38,7 +38,7 @@ def with_home(argument: str) -> str:
 
 
 def until_unread(app: Callable[..., Any]) -> Any:
-    """Run the command line and return its status; if its reader stops, the one that SIGPIPE gives other tools."""
+    """Run the command line and return its status; after a closed pipe that is SIGPIPE's, as in other tools."""
     try:
         return app([with_home(argument) for argument in sys.argv[1:]], standalone_mode=False)
     except SystemExit as ended:

@@ -45,8 +45,8 @@ def plan(
     from affetto.planning.workload import Data
     from affetto.progress import show
 
-    made = make_plan(settings, Data(clips, seconds), device=device or fastest_device(), tflops=tflops)
+    estimate = make_plan(settings, Data(clips, seconds), device=device or fastest_device(), tflops=tflops)
     if as_json:
-        typer.echo(to_json(made.to_document()))
+        typer.echo(to_json(estimate.to_document()))
         return
-    show(render(made))
+    show(render(estimate))

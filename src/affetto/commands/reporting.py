@@ -153,7 +153,7 @@ def report(
         return
     if emotion or config or output:
         raise ConfigError(
-            "--emotion, --config and --output are for runs: where results are named, the page goes to --out"
+            "--emotion, --config and --output are for runs: when results are named, the page goes to --out"
         )
     from affetto.report.comparison_page import write_comparison
     from affetto.report.systems import read_entries

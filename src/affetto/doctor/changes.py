@@ -1,4 +1,4 @@
-"""Changes computed from the run's own settings."""
+"""Changes to settings, computed from the run's own."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from affetto.doctor.findings import Change, Setting
 
 
 def scaled(evidence: Evidence, key: str, factor: float, why: str) -> Change:
-    """`key` times `factor`: whole numbers are rounded away from the old one, others to two digits. Where it is 0, which
-    no factor changes, it becomes its default."""
+    """`key` times `factor`: whole numbers are rounded away from the old value, others to two digits. A value of 0 is
+    set to the default instead."""
     old = peak_lr(evidence) if key == "learning_rate" else evidence.setting(key)
     if old is None:
         return Change(f"{why} (its value isn't known: multiply it by {factor:g})", key)
@@ -23,12 +23,12 @@ def scaled(evidence: Evidence, key: str, factor: float, why: str) -> Change:
 
 
 def set_to(evidence: Evidence, key: str, new: Setting, why: str) -> Change:
-    """`key` becomes `new`."""
+    """Set `key` to `new`."""
     return Change(why, key, evidence.setting(key), new)
 
 
 def to_default(evidence: Evidence, key: str, why: str) -> Change:
-    """`key` becomes what it is where nobody says otherwise."""
+    """Set `key` to its default."""
     return set_to(evidence, key, Config.model_fields[key].default, why)
 
 

@@ -1,4 +1,4 @@
-"""Data trouble: too few clips, one voice, clips that were left out, a judge that is deaf to the emotion."""
+"""Data trouble: too few clips, one voice, clips that were left out, a judge that doesn't hear the emotion."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from affetto.errors import counted
 
 
 def data_trouble(evidence: Evidence) -> Symptom:
-    """What no setting mends."""
+    """The symptom that no setting can fix."""
     return Symptom(
         "data trouble",
         (
@@ -40,12 +40,12 @@ def _few_clips(evidence: Evidence) -> Check:
     clips = evidence.fact("data", "emotional_clips")
     if clips is None:
         return _unknown(name, evidence)
-    why = f"{counted(clips, f'{evidence.emotion} clip')}, under {FEW_CLIPS}: add more, with other texts"
+    why = f"{counted(clips, f'{evidence.emotion} clip')}, fewer than {FEW_CLIPS}: add more, with other texts"
     return _counted(name, "emotional training clips", clips, FEW_CLIPS, why)
 
 
 def _few_held_out(evidence: Evidence) -> Check:
-    """The best adapter is chosen on these."""
+    """Validation clips, by which the best adapter is chosen."""
     name = "few emotional clips to validate on"
     clips = evidence.fact("data", "validation_clips")
     if clips is None:
@@ -79,11 +79,11 @@ def _one_voice(evidence: Evidence) -> Check:
 
 
 def _left_out(evidence: Evidence) -> Check:
-    """Clips and rows with a problem, of all that were read."""
+    """The share of clips and rows with a problem."""
     name = "clips that had to be left out"
     bad, kept = evidence.fact("data", "bad_clips"), evidence.fact("data", "prepared_clips")
     if bad is None or kept is None:
-        why = "the run took its clips unchecked (--skip-datasets), or an older affetto trained it"
+        why = "the run didn't check its clips (--skip-datasets), or an older affetto trained it"
         return Check(name, "unknown", (), why) if evidence.facts else _unknown(name, evidence)
     share = bad / max(1, bad + kept)
     numbers = (Number("left out", bad, n=bad + kept), Number("share", share, "share"))
@@ -94,7 +94,7 @@ def _left_out(evidence: Evidence) -> Check:
 
 
 def _deaf_judge(evidence: Evidence) -> Check:
-    """Recall on real recordings: where that is low, no adapter can be heard either."""
+    """Recall on real recordings: if it is low, the judge can't hear the emotion of any adapter either."""
     name = "the judge doesn't hear the emotion on real recordings"
     real = evidence.metric("real", "recall")
     if real is None:
@@ -108,14 +108,14 @@ def _deaf_judge(evidence: Evidence) -> Check:
     if real["value"] >= HEARD_SHARE:
         return Check(name, "absent", numbers)
     judge = (evidence.results or {"judges": {}})["judges"].get("emotion")
-    called = judge["id"] if judge else "the judge"
-    heard = _commonest(evidence.system("real").get("confusion") or {}, evidence.emotion)
+    judge_id = judge["id"] if judge else "the judge"
+    instead = _most_confused(evidence.system("real").get("confusion") or {}, evidence.emotion)
     rate = f"{real['value']:.0%} of real recordings"
-    why = f"{called} hears {evidence.emotion} in {rate}{heard}: another judge, or clearer clips"
-    return Check(name, "shown", numbers, change=Change(why, "judges", called, None))
+    why = f"{judge_id} hears {evidence.emotion} in {rate}{instead}: use another judge, or clearer clips"
+    return Check(name, "shown", numbers, change=Change(why, "judges", judge_id, None))
 
 
-def _commonest(confusion: dict[str, int], emotion: str) -> str:
+def _most_confused(confusion: dict[str, int], emotion: str) -> str:
     others = {label: count for label, count in confusion.items() if label != emotion and count}
     return f" (mostly {max(others, key=lambda label: others[label])})" if others else ""
 
@@ -137,16 +137,14 @@ def _failed_files(evidence: Evidence) -> Check:
 
 
 def _gap(evidence: Evidence) -> Check:
-    """Validation over training loss on emotional clips, both over all codebooks."""
+    """Validation loss over training loss on emotional clips, both over all codebooks."""
     name = "validation clips unlike the training clips"
     held, codebooks = evidence.validated("emotion_nll"), _num_codebooks(evidence)
     rows = [row for row in evidence.rows("train") if None not in map(row["terms"].get, _PARTS)]
     if not held or not rows:
         return Check(name, "unknown", (), "the training log has no validation yet")
     if codebooks is None:
-        return Check(
-            name, "unknown", (), "how many codebooks the base has isn't known: " + evidence.why_no_evaluation()
-        )
+        return Check(name, "unknown", (), "the base's number of codebooks isn't known: " + evidence.why_no_evaluation())
     last = [row["terms"] for row in rows if row["epoch"] > rows[-1]["epoch"] - 1]
     train = fmean((terms[_PARTS[0]] + (codebooks - 1) * terms[_PARTS[1]]) / codebooks for terms in last)
     gap = held[-1] / train - 1 if train > 0 else math.inf
@@ -156,7 +154,7 @@ def _gap(evidence: Evidence) -> Check:
     )  # fmt: skip
     if gap <= GAP_SHARE:
         return Check(name, "absent", numbers)
-    why = f"held-out clips are {gap:.0%} harder than the training's: more clips and texts, spoken alike in all splits"
+    why = f"held-out clips are {gap:.0%} harder than training clips: add clips and texts, spoken alike in all splits"
     return Check(name, "shown", numbers, change=Change(why))
 
 
@@ -164,8 +162,8 @@ _PARTS = ("emotion_ce_c0", "emotion_ce_depth")
 
 
 def _num_codebooks(evidence: Evidence) -> int | None:
-    if isinstance(known := evidence.fact("base", "num_codebooks"), int):
-        return known
+    if isinstance(num_codebooks := evidence.fact("base", "num_codebooks"), int):
+        return num_codebooks
     retention = evidence.results["retention"] if evidence.results else None
     return len(retention["per_codebook"]["kl"]) if retention else None
 

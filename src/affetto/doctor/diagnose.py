@@ -1,4 +1,4 @@
-"""`affetto doctor`: a run's files in, its symptoms out."""
+"""`affetto doctor`: diagnoses a run's symptoms from its files."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from affetto.files import expanded
 def examine(folder: Path, emotions: Sequence[str] | None = None) -> list[Diagnosis]:
     """Diagnose every run of `folder` (a run's output folder or one `emotion_models/<emotion>`), or those of `emotions`.
 
-    Raises `DataError` if there is none, or nothing of it can be read.
+    Raises `DataError` if there is none, or none of its files can be read.
     """
     return [diagnose(read_evidence(run)) for run in find_runs(expanded(folder), emotions)]
 
 
 def diagnose(evidence: Evidence) -> Diagnosis:
-    """The guide's three symptoms and the data's, in its order."""
+    """The guide's three symptoms, in its order, and data trouble."""
     weak = weak_expression(evidence)
     return Diagnosis(
         emotion=evidence.emotion,

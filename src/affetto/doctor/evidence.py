@@ -1,4 +1,4 @@
-"""What a run left on disk, read piece by piece: what is missing or broken is said and the rest still counts."""
+"""Reads a run's files one by one: missing or broken ones are reported, and the rest is still used."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from affetto.training.log import read_log
 
 LOG, FACTS = "training_log.jsonl", "best/affetto.json"
 _KEPT_OPTIONS = ("--config", "-c", "--base", "--data")
-"""What an evaluation must share with the training."""
+"""Options that an evaluation must share with the training."""
 
 
 class Point(TypedDict):
@@ -34,7 +34,7 @@ class Point(TypedDict):
 
 @pydantic.with_config(pydantic.ConfigDict(extra="allow"))
 class Facts(TypedDict, total=False):
-    """The parts of `affetto.json` that are looked at."""
+    """The parts of `affetto.json` that the doctor reads."""
 
     configuration: Required[dict[str, Any]]
     base: dict[str, Any]
@@ -48,7 +48,7 @@ class Facts(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Evidence:
-    """Everything that the checks look at."""
+    """Everything that the checks use."""
 
     emotion: str
     folder: Path
@@ -56,9 +56,9 @@ class Evidence:
     log: tuple[Mapping[str, Any], ...] = ()
     """Rows of the training log."""
     facts: Facts | None = None
-    """`best/affetto.json`, None if it can't be had."""
+    """`best/affetto.json`; None if it can't be read."""
     config: Config | None = None
-    """The run's, from its facts."""
+    """The run's configuration, from its facts."""
     results: Results | None = None
     missing: tuple[Missing, ...] = ()
 
@@ -67,15 +67,15 @@ class Evidence:
         return getattr(self.config, key) if self.config else None
 
     def fact(self, *keys: str) -> Any:
-        """A value of the facts by the keys that lead to it; None if it isn't known."""
-        found: Any = self.facts
+        """The value at a path of keys in the facts; None if it isn't known."""
+        value: Any = self.facts
         for key in keys:
-            found = found.get(key) if isinstance(found, dict) else None
-        return found
+            value = value.get(key) if isinstance(value, dict) else None
+        return value
 
     @property
     def is_finished(self) -> bool:
-        """Whether training went to its end: the frontier is measured after the last step."""
+        """Whether training was completed: the frontier is measured after the last step."""
         return bool(self.fact("frontier"))
 
     def rows(self, split: str) -> list[Mapping[str, Any]]:
@@ -83,19 +83,19 @@ class Evidence:
         return [row for row in self.log if row["split"] == split]
 
     def validated(self, term: str) -> list[float]:
-        """The known values of a term of the validations, in their order."""
+        """The known values of a validation term, in order."""
         return [row["terms"][term] for row in self.rows("validation") if row["terms"].get(term) is not None]
 
     def system(self, role: str) -> Mapping[str, Any]:
-        """The results' system of that role, {} where there is none."""
+        """The results' system with that role; {} if there is none."""
         systems = self.results["systems"] if self.results else []
         return next((dict(system) for system in systems if system["role"] == role), {})
 
     def metric(self, role: str, name: str, *, is_plain: bool = False) -> Mapping[str, Any] | None:
-        """A system's METRIC, None if its value isn't known."""
+        """A system's METRIC; None if its value isn't known."""
         metrics = self.system(role).get("plain_metrics" if is_plain else "metrics") or {}
-        found: Mapping[str, Any] | None = metrics.get(name)
-        return found if found is not None and found["value"] is not None else None
+        metric: Mapping[str, Any] | None = metrics.get(name)
+        return metric if metric is not None and metric["value"] is not None else None
 
     def compared(self, prompt: str, name: str) -> Mapping[str, Any] | None:
         """The adapter's difference from the base; None if there is no such comparison."""
@@ -106,17 +106,17 @@ class Evidence:
         return None
 
     def why_no_evaluation(self) -> str:
-        """One reason for all that only an evaluation tells."""
+        """The reason why numbers of an evaluation are missing."""
         return next((item.why for item in self.missing if item.what == "evaluation"), "the evaluation doesn't say")
 
 
 def find_runs(folder: Path, emotions: Sequence[str] | None = None) -> list[Path]:
-    """The folders `emotion_models/<emotion>` that `folder` means: it is one, or a run's output folder.
+    """The folders `emotion_models/<emotion>` of `folder`, which is one of them or a run's output folder.
 
-    Raises `DataError` if there is none, or none of an emotion that is asked for.
+    Raises `DataError` if there is none, or none for one of `emotions`.
     """
     if not folder.is_dir():
-        raise DataError(f"{folder} is no folder: give a run's output folder, or emotion_models/<emotion> in it")
+        raise DataError(f"{folder} isn't a folder: give a run's output folder, or emotion_models/<emotion> in it")
     if _is_run(folder):
         if emotions and set(emotions) != {folder.resolve().name}:
             raise ConfigError(f"{folder} is the run of {folder.resolve().name}, not of {', '.join(emotions)}")
@@ -134,7 +134,7 @@ def find_runs(folder: Path, emotions: Sequence[str] | None = None) -> list[Path]
 
 
 def read_evidence(folder: Path) -> Evidence:
-    """Read `emotion_models/<emotion>` and the evaluation that belongs to it; `DataError` if nothing is legible."""
+    """Read `emotion_models/<emotion>` and its evaluation; `DataError` if nothing can be read."""
     emotion, output = folder.resolve().name, folder.resolve().parent.parent
     is_inside = folder.parts[-2:] == ("emotion_models", emotion)
     shown = folder.parent.parent if is_inside else output
@@ -146,9 +146,9 @@ def read_evidence(folder: Path) -> Evidence:
         missing.append(Missing("training log", f"{folder / LOG} is empty: no step was logged yet", None))
     options = _options(facts)
     if facts is None or not facts.get("frontier"):
-        why = "training hasn't come to its end, so the frontier of intensities wasn't measured"
+        why = "training isn't complete, so the frontier of intensities wasn't measured"
         if facts is None:
-            why += "; give the options again that it was begun with (--config, --base, --data)"
+            why += "; give the options that it was started with (--config, --base, --data) again"
         missing.append(Missing("end of training", why, _command("train", emotion, options, shown, "--resume")))
     results = _results(output / "evaluation_results" / f"{emotion}_results.json", missing,
                        _command("evaluate", emotion, options, shown))  # fmt: skip
@@ -188,12 +188,12 @@ def _facts(folder: Path, missing: list[Missing]) -> tuple[Facts | None, Config |
 
 def _in_one_line(error: Exception) -> str:
     if isinstance(error, pydantic.ValidationError):
-        return "; ".join(map(_told, error.errors()[:3]))
+        return "; ".join(map(_message, error.errors()[:3]))
     return why_unreadable(error)
 
 
-def _told(error: Mapping[str, Any]) -> str:
-    """One of pydantic's; those about the whole file name no key."""
+def _message(error: Mapping[str, Any]) -> str:
+    """The message of one of pydantic's errors; those about the whole file have no key."""
     if not error["loc"] and error["type"] == "dict_type":
         return "it holds no JSON object"
     return ": ".join([*filter(None, [".".join(map(str, error["loc"]))]), error["msg"].removeprefix("Value error, ")])
@@ -215,7 +215,7 @@ def _results(path: Path, missing: list[Missing], command: str) -> Results | None
 
 
 def _options(facts: Mapping[str, Any] | None) -> list[str]:
-    """The options of the command that trained, as far as an evaluation needs them."""
+    """The options of the training command that an evaluation needs."""
     try:
         words = shlex.split(str((facts or {}).get("command") or ""))
     except ValueError:

@@ -25,7 +25,7 @@ from affetto.errors import counted
 
 
 def weak_expression(evidence: Evidence) -> Symptom:
-    """What is heard decides; where that isn't known, what was learned."""
+    """What is heard decides; if that isn't known, what was learned."""
     heard = _heard(evidence)
     return Symptom(
         "weak expression",
@@ -40,16 +40,16 @@ def weak_expression(evidence: Evidence) -> Symptom:
 
 
 def _heard(evidence: Evidence) -> Check:
-    """Recall of the adapter against the judge's on real recordings: shown where the intervals lie apart."""
+    """Recall of the adapter compared with real recordings: shown if it is lower and the intervals don't overlap."""
     name = "heard less often than real recordings"
-    found = {role: evidence.metric(role, "recall") for role in ("adapter", "real", "base")}
+    recalls = {role: evidence.metric(role, "recall") for role in ("adapter", "real", "base")}
     titles = {"adapter": "recall", "real": "recall on real recordings", "base": "recall on the base"}
-    numbers = tuple(Number.of(titles[role], metric) for role, metric in found.items() if metric is not None)
-    ours, real = found["adapter"], found["real"]
+    numbers = tuple(Number.of(titles[role], metric) for role, metric in recalls.items() if metric is not None)
+    ours, real = recalls["adapter"], recalls["real"]
     if ours is None or real is None:
         return Check(name, "unknown", numbers, _why_not_heard(evidence, "real" if ours else "adapter"))
     if None in (ours["high"], real["low"]):
-        return Check(name, "unknown", numbers, "the evaluation gives no interval of the recall")
+        return Check(name, "unknown", numbers, "the evaluation gives no interval for the recall")
     if min(ours["n"], real["n"]) < MIN_CLIPS_FOR_A_VERDICT:
         files = counted(min(ours["n"], real["n"]), "file is", "files are")
         few = f"{files} too few for a verdict (at least {MIN_CLIPS_FOR_A_VERDICT})"
@@ -65,7 +65,7 @@ def _why_not_heard(evidence: Evidence, role: str) -> str:
         return evidence.why_no_evaluation()
     system: Mapping[str, Any] = evidence.system(role)
     if not system:
-        return f"the evaluation has no system of the role {role!r}"
+        return f"the evaluation has no system with the role {role!r}"
     return str(system["metrics"].get("recall", {}).get("reason") or "its recall wasn't measured")
 
 
@@ -79,11 +79,11 @@ def _more_power(evidence: Evidence) -> Change:
 
 
 def _learned(evidence: Evidence, *, is_sign: bool) -> Check:
-    """The loss on emotional clips: the first step's, which is the base's, against the last epoch's mean."""
+    """The loss on emotional clips: the first step's, which is the base's, compared with the last epoch's mean."""
     name = "emotional clips hardly better predicted than by the base"
     rows = [row for row in evidence.rows("train") if _loss(evidence, row) is not None]
     if not rows or rows[0]["step"] != 1 or not evidence.is_finished:
-        why = "training hasn't come to its end" if rows else "the training log has no loss on emotional clips"
+        why = "training isn't complete" if rows else "the training log has no loss on emotional clips"
         return Check(name, "unknown", (), why, is_sign=is_sign)
     last_epoch = [row for row in rows[1:] if row["epoch"] > rows[-1]["epoch"] - 1]
     if not last_epoch:
@@ -97,7 +97,7 @@ def _learned(evidence: Evidence, *, is_sign: bool) -> Check:
     )
     if fall >= LEARNED_SHARE:
         return Check(name, "absent", numbers, is_sign=is_sign)
-    why = f"the loss on emotional clips fell by {fall:.1%}, under {LEARNED_SHARE:.0%}"
+    why = f"the loss on emotional clips fell by {fall:.1%}, less than {LEARNED_SHARE:.0%}"
     if (num_steps := rows[-1]["step"]) < FEW_STEPS:
         why, key, factor = f"{why}, in only {counted(num_steps, 'step')}", "num_epochs", FEW_STEPS / num_steps
     else:
@@ -106,7 +106,7 @@ def _learned(evidence: Evidence, *, is_sign: bool) -> Check:
 
 
 def _loss(evidence: Evidence, row: Mapping[str, Any]) -> float | None:
-    """Cross-entropy of the emotional rows, weighted as the training weighs it."""
+    """Cross-entropy of the emotional rows, weighted as in training."""
     c0, depth = (row["terms"].get(f"emotion_ce_{part}") for part in ("c0", "depth"))
     if c0 is None or depth is None:
         return None
@@ -119,7 +119,7 @@ def _still_falling(evidence: Evidence) -> Check:
     name = "still learning when it ended"
     values = evidence.validated("emotion_nll")
     if not evidence.is_finished:
-        return Check(name, "unknown", (), "training hasn't come to its end", is_sign=False)
+        return Check(name, "unknown", (), "training isn't complete", is_sign=False)
     if len(values) < 2:
         return Check(
             name, "unknown", (), f"{counted(len(values), 'validation')}: there is nothing to compare", is_sign=False
@@ -136,7 +136,7 @@ def _still_falling(evidence: Evidence) -> Check:
 
 
 def _at_the_edge(evidence: Evidence) -> Check:
-    """A recommended intensity that is the highest measured says that even more might be better."""
+    """If the recommended intensity is the highest measured, even more might be better."""
     name = "best at the highest intensity measured"
     if not evidence.is_finished:
         return Check(name, "unknown", (), "the frontier wasn't measured yet", is_sign=False)
@@ -148,10 +148,10 @@ def _at_the_edge(evidence: Evidence) -> Check:
     why = f"the recommended intensity is {recommended:g}, the highest measured: the adapter is weaker than it could be"
     matching = evidence.fact("matching") or {}
     if looks := {look["intensity"]: look["strength"] for look in matching.get("strengths", [])}:
-        # Matched to its clips by prosody, the adapter isn't looked at beyond the strongest of these.
+        # Intensities above the strongest of these aren't tried when the adapter is matched to its clips by prosody.
         highest, strength = max(looks), looks.get(recommended, 1.0)
         numbers = (
-            Number("recommended intensity", recommended), Number("strength there, of the clips'", strength, "share")
+            Number("recommended intensity", recommended), Number("strength, relative to the clips'", strength, "share")
         )  # fmt: skip
         why = f"even at intensity {recommended:g} the adapter speaks with {strength:.0%} of its clips' strength"
         if strength >= STRONGEST:
@@ -162,7 +162,7 @@ def _at_the_edge(evidence: Evidence) -> Check:
 
 
 def _held_back(evidence: Evidence) -> Check:
-    """Forgetting far inside its margin leaves room for more expression; with a budget it is the budget that holds."""
+    """Forgetting far inside its margin leaves room for more expression; a budget may be what limits it."""
     name = "held back by EWC"
     if budget := evidence.setting("forgetting_budget"):
         number = Number("forgetting budget", budget, "nats/code")

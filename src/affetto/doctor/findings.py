@@ -1,4 +1,4 @@
-"""What the doctor says: numbers, checks, the change to try first, and the symptoms that they add up to."""
+"""The doctor's findings: numbers, checks, the change to try first, and symptoms made of checks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Setting = float | int | str | None
 
 @dataclass(frozen=True)
 class Number:
-    """A measured number, with its 95 % interval where there is one."""
+    """A measured number, with its 95 % interval if there is one."""
 
     name: str
     value: float
@@ -25,7 +25,7 @@ class Number:
 
     @classmethod
     def of(cls, name: str, metric: Mapping[str, Any]) -> Number:
-        """A METRIC or a compared one of docs/results.md; its value must be known."""
+        """From a METRIC of docs/results.md or a comparison's; its value must be known."""
         value = metric["value"] if "value" in metric else metric["difference"]
         return cls(name, value, metric.get("unit", ""), metric["low"], metric["high"], metric["n"])
 
@@ -47,17 +47,17 @@ class Change:
 
 @dataclass(frozen=True)
 class Check:
-    """One question to a run.
+    """One question about a run.
 
-    A *sign* decides whether its symptom is there; a *cause* only says where it comes from, which is why its change is
-    tried before the sign's own.
+    A *sign* decides whether its symptom is present; a *cause* only explains it, so its change is tried before the
+    sign's own.
     """
 
     name: str
     answer: Answer
     numbers: tuple[Number, ...] = ()
     reason: str | None = None
-    """Why it is unknown, or what else there is to say."""
+    """Why it is unknown, or another remark."""
     change: Change | None = None
     is_sign: bool = True
 
@@ -74,7 +74,7 @@ class Symptom:
 
     @property
     def answer(self) -> Answer:
-        """`shown` if any sign is; `absent` only if every sign is known to be."""
+        """`shown` if any sign is shown, `absent` if all are absent, else `unknown`."""
         answers = {check.answer for check in self.checks if check.is_sign}
         if "shown" in answers:
             return "shown"
@@ -91,7 +91,7 @@ class Symptom:
 
 @dataclass(frozen=True)
 class Missing:
-    """Something that could not be read, and what makes it."""
+    """Something that could not be read, and the command that makes it."""
 
     what: str
     why: str
@@ -100,7 +100,7 @@ class Missing:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """Everything that is known of one run."""
+    """All findings about one run."""
 
     emotion: str
     folder: str
@@ -109,7 +109,7 @@ class Diagnosis:
 
     @property
     def is_healthy(self) -> bool | None:
-        """True if every symptom is absent, False if any is shown, None if neither can be told."""
+        """True if every symptom is absent, False if any is shown, else None."""
         answers = {symptom.answer for symptom in self.symptoms}
         return False if "shown" in answers else None if "unknown" in answers else True
 
@@ -125,7 +125,7 @@ class Diagnosis:
 
 
 def to_document(diagnoses: Sequence[Diagnosis]) -> dict[str, Any]:
-    """What `affetto doctor --json` prints."""
+    """The document that `affetto doctor --json` prints."""
     return {"schema": SCHEMA, "runs": [diagnosis.document() for diagnosis in diagnoses]}
 
 

@@ -17,13 +17,13 @@ from affetto.model.rows import PLAIN_TEMPLATE
 
 _ANSWERS: Mapping[str, Answer] = {"worse": "shown", "preserved": "absent"}
 _KEEPERS = ("replay_ratio", "rehearsal_buffer_size", "distillation_alpha", "ewc_lambda")
-"""What keeps the base, the exact on fresh data first."""
+"""The settings that preserve the base, in the order in which to turn them on."""
 
 
 def lost_capabilities(evidence: Evidence, *, is_weak: bool) -> Symptom:
-    """`is_weak`: the expression is weak as well, so that the remedy must not cost any.
+    """`is_weak`: the expression is weak too, so the remedy must not weaken it.
 
-    An adapter without a cue is always emotional: it is judged on words and quality (method, section 5).
+    An adapter without a cue is always emotional, so it is judged only on words and quality (method, section 5).
     """
     is_cued = evidence.setting("prompt_template") != PLAIN_TEMPLATE
     keep = _keep_more(evidence, is_weak)
@@ -57,27 +57,27 @@ def general_kl(evidence: Evidence) -> Number | None:
 
 
 def allowed_nats(evidence: Evidence) -> float:
-    """How much general speech may move, in nats per code: the margin, or what a larger budget asked for."""
+    """How much general speech may change, in nats per code: the margin, or a larger budget with its tolerance."""
     return max(FORGETTING_NATS, OVER_BUDGET * (evidence.setting("forgetting_budget") or 0.0))
 
 
 def _budget(evidence: Evidence) -> list[Check]:
-    """Whether the forgetting budget was met, where there is one."""
-    told = evidence.fact("forgetting_budget")
-    if not told:
+    """Whether the forgetting budget was met, if there is one."""
+    budget = evidence.fact("forgetting_budget")
+    if not budget:
         return []
     numbers = (
-        Number("KL at the recommended intensity", told["kl"], "nats/code"),
-        Number("budget", told["budget"], "nats/code"),
+        Number("KL at the recommended intensity", budget["kl"], "nats/code"),
+        Number("budget", budget["budget"], "nats/code"),
         Number("recommended intensity", evidence.fact("recommended_intensity")),
     )  # fmt: skip
     why = "the budget was not met before training ended: more steps let the multiplier settle"
-    change = None if told["met"] else scaled(evidence, "num_epochs", MORE_EPOCHS, why)
-    return [Check("a budget that isn't met", "absent" if told["met"] else "shown", numbers, change=change)]
+    change = None if budget["met"] else scaled(evidence, "num_epochs", MORE_EPOCHS, why)
+    return [Check("a budget that isn't met", "absent" if budget["met"] else "shown", numbers, change=change)]
 
 
 def _general_speech(evidence: Evidence, change: Change, *, is_sign: bool) -> Check:
-    """ΔNLL and KL against their margin; the worse of both counts."""
+    """ΔNLL and KL compared with their margin; the worse of both decides."""
     name = "general speech forgotten"
     retention = evidence.results["retention"] if evidence.results else None
     if retention is None:
@@ -111,7 +111,7 @@ def _by_validation(evidence: Evidence, name: str, change: Change, is_sign: bool)
 
 
 def _where(kl_K: list[float]) -> list[Number]:
-    """Codebook zero, which the backbone predicts, beside the others, which are the depth decoder's."""
+    """KL of codebook zero, which the backbone predicts, and of the others, which the depth decoder predicts."""
     if len(kl_K) < 2:
         return []
     rest = math.fsum(kl_K[1:]) / (len(kl_K) - 1)
@@ -126,7 +126,7 @@ def _inside(evidence: Evidence) -> list[Number]:
 
 
 def _compared(evidence: Evidence, prompt: str, name: str, title: str, change: Change, *, is_sign: bool = True) -> Check:
-    """A verdict of the evaluation against the base. When asked, speech may be as hard as real acted speech is."""
+    """The evaluation's verdict against the base; emotional speech may be as bad as real acted speech."""
     metric = evidence.compared(prompt, name)
     if metric is None:
         return Check(title, "unknown", (), evidence.why_no_evaluation(), is_sign=is_sign)
@@ -135,14 +135,14 @@ def _compared(evidence: Evidence, prompt: str, name: str, title: str, change: Ch
         own = (evidence.system("adapter").get("plain_metrics" if is_plain else "metrics") or {}).get(name) or {}
         return Check(title, "unknown", (), own.get("reason") or metric["reason"], is_sign=is_sign)
     sides = {"base": "the base's", "adapter": "the adapter's"} | ({} if is_plain else {"real": "real recordings'"})
-    found = {role: evidence.metric(role, name, is_plain=is_plain and role != "real") for role in sides}
-    known = [Number.of(sides[role], side) for role, side in found.items() if side is not None]
-    unit = next((number.unit for number in known), "")
-    change_by = Number("difference", metric["difference"], unit, metric["low"], metric["high"], metric["n"])
-    numbers = (change_by, *known)
+    metrics = {role: evidence.metric(role, name, is_plain=is_plain and role != "real") for role in sides}
+    values = [Number.of(sides[role], side) for role, side in metrics.items() if side is not None]
+    unit = next((number.unit for number in values), "")
+    difference = Number("difference", metric["difference"], unit, metric["low"], metric["high"], metric["n"])
+    numbers = (difference, *values)
     margin = (PLAIN_MARGINS if is_plain else MARGINS)[name]
     answer = _ANSWERS.get(metric["verdict"] or "", "unknown")
-    if answer == "shown" and not is_plain and _is_as_real(found, margin.worse):
+    if answer == "shown" and not is_plain and _is_as_real(metrics, margin.worse):
         return Check(
             title, "absent", numbers, "worse than the base, but no worse than real recordings", is_sign=is_sign
         )
@@ -150,16 +150,16 @@ def _compared(evidence: Evidence, prompt: str, name: str, title: str, change: Ch
     return Check(title, answer, numbers, reason, change if answer == "shown" else None, is_sign)
 
 
-def _is_as_real(found: Mapping[str, Mapping[str, Any] | None], worse: str) -> bool:
-    """Whether the adapter's interval reaches the real recordings' own."""
-    ours, real = found["adapter"], found.get("real")
+def _is_as_real(metrics: Mapping[str, Mapping[str, Any] | None], worse: str) -> bool:
+    """Whether the adapter's interval reaches that of the real recordings."""
+    ours, real = metrics["adapter"], metrics.get("real")
     if ours is None or real is None or None in (ours["low"], ours["high"], real["low"], real["high"]):
         return False
     return bool(ours["low"] <= real["high"] if worse == "higher" else ours["high"] >= real["low"])
 
 
 def _stops(evidence: Evidence, change: Change) -> Check:
-    """Speech that is empty or doesn't end by itself: shown where the interval lies above the base's."""
+    """Speech that is empty or doesn't end by itself: shown if the interval is above the base's."""
     name = "speech that doesn't stop"
     ours, base = (evidence.metric(role, "stop_failures") for role in ("adapter", "base"))
     if ours is None or base is None or None in (ours["low"], base["high"]):
@@ -185,7 +185,7 @@ def _unprotected(evidence: Evidence) -> Check:
 
 
 def _keep_more(evidence: Evidence, is_weak: bool) -> Change:
-    """A stronger penalty; where the expression is weak as well, what costs none of it."""
+    """A stronger penalty; if the expression is weak too, a change that doesn't weaken it."""
     alpha, ratio, buffer = (
         evidence.setting(key) for key in ("distillation_alpha", "replay_ratio", "rehearsal_buffer_size")
     )
@@ -195,7 +195,7 @@ def _keep_more(evidence: Evidence, is_weak: bool) -> Change:
     if not is_weak:
         over = forgotten.value / FORGETTING_NATS if forgotten else 2.0
         why = (
-            f"general speech moved {over:.1f} times its margin of {FORGETTING_NATS:g} nats"
+            f"general speech changed by {over:.1f} times its margin of {FORGETTING_NATS:g} nats"
             if forgotten
             else "stronger EWC"
         )
@@ -215,19 +215,19 @@ def _keep_more(evidence: Evidence, is_weak: bool) -> Change:
 
 
 def _cue(evidence: Evidence) -> Change:
-    """Against an emotion that nobody asked for."""
+    """The change against emotion on plain prompts."""
     ratio = evidence.setting("replay_ratio")
-    why = "general rows are what teaches it to read plain prompts plainly"
+    why = "general rows teach it to read plain prompts plainly"
     if ratio is None or ratio < 0.5:
         return set_to(evidence, "replay_ratio", 0.5, why)
     return set_to(evidence, "replay_ratio", round(min(0.9, ratio + 0.1), 2), why)
 
 
 def _softer(evidence: Evidence) -> Change:
-    """Against losses in emotional speech: hear it weaker first, which costs no training."""
+    """The change against losses in emotional speech: a lower intensity first, which needs no training."""
     strength = evidence.system("adapter").get("intensity")
     lower = f"{0.75 * strength:.3g}" if strength else "0.75"
-    return Change(f"evaluate it weaker first: --intensity {lower} tells whether the strength costs it")
+    return Change(f"evaluate it weaker first: --intensity {lower} shows whether the strength causes it")
 
 
 def _estimate(metric: Mapping[str, Any]) -> Estimate:
@@ -235,4 +235,4 @@ def _estimate(metric: Mapping[str, Any]) -> Estimate:
 
 
 def _spans(margin: float) -> str:
-    return f"the interval spans the margin of {margin:g}: more sentences or clips would tell"
+    return f"the interval spans the margin of {margin:g}: more sentences or clips would decide"

@@ -1,4 +1,4 @@
-"""Instability: gradients or losses that jump, numbers that aren't finite, a validation that turns."""
+"""Instability: spikes of gradients or losses, numbers that aren't finite, a validation loss that rises again."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from affetto.doctor.thresholds import GRADIENT_SPIKE, LOSS_SPIKE, MIN_LOGGED_STE
 from affetto.errors import counted
 
 _BEFORE = 5
-"""Logged losses that one is compared with."""
+"""Number of preceding logged losses that each is compared with."""
 
 
 def instability(evidence: Evidence) -> Symptom:
-    """Everything from the training log."""
+    """The symptom, from the training log alone."""
     return Symptom("instability", (_not_finite(evidence), _gradients(evidence), _losses(evidence), _turned(evidence)))
 
 
 def _not_finite(evidence: Evidence) -> Check:
-    """A null in the log stands for NaN or infinity. fp16's loss scaling meets infinite gradients by design."""
+    """Nulls in the log, which stand for NaN or infinity. In fp16 loss scaling produces infinite gradients by design."""
     name = "numbers that aren't finite"
     if not evidence.log:
         return _no_log(name)
@@ -31,8 +31,8 @@ def _not_finite(evidence: Evidence) -> Check:
     for row in evidence.log:
         unknown_forgetting = {"general_nll", "general_kl"} if row["split"] == "validation" else set()
         bad = [key for key, value in row["terms"].items() if value is None]
-        if left := sorted({*bad} - ignored - unknown_forgetting):
-            steps[row["step"]] = left
+        if remaining := sorted({*bad} - ignored - unknown_forgetting):
+            steps[row["step"]] = remaining
     if not steps:
         return Check(name, "absent", (Number("logged rows", len(evidence.log)),))
     numbers = (Number("rows with such numbers", len(steps), n=len(evidence.log)), Number("first step", min(steps)))
@@ -43,7 +43,7 @@ def _not_finite(evidence: Evidence) -> Check:
 
 
 def _gradients(evidence: Evidence) -> Check:
-    """Norms before clipping, once the learning rate is up."""
+    """Gradient norms before clipping, after warm-up."""
     name = "gradients that spike"
     rows = [row for row in _after_warmup(evidence) if row["terms"].get("gradient_norm") is not None]
     if len(rows) < MIN_LOGGED_STEPS:
@@ -54,7 +54,7 @@ def _gradients(evidence: Evidence) -> Check:
 
 
 def _losses(evidence: Evidence) -> Check:
-    """The training loss against the few logged before it."""
+    """The training loss compared with the few logged before it."""
     name = "losses that spike"
     rows = [row for row in _after_warmup(evidence) if row["terms"].get("total") is not None]
     if len(rows) < MIN_LOGGED_STEPS:
@@ -68,19 +68,19 @@ def _losses(evidence: Evidence) -> Check:
 
 def _spiked(evidence: Evidence, name: str, worst: Mapping[str, Any], term: str, usual: float, limit: float) -> Check:
     highest = worst["terms"][term]
-    title = {"gradient_norm": "highest gradient norm", "total": "highest loss beside those before it"}[term]
+    title = {"gradient_norm": "highest gradient norm", "total": "highest loss relative to those before it"}[term]
     ratio = highest / usual if usual > 0 else 1.0
     numbers = (Number(title, highest), Number("usual there", usual), Number("at step", worst["step"]))
     if ratio <= limit:
         return Check(name, "absent", numbers)
-    why = f"{title} is {ratio:.1f} times the usual at step {worst['step']} (the line is {limit:g})"
+    why = f"{title} is {ratio:.1f} times the usual at step {worst['step']} (the limit is {limit:g})"
     return Check(name, "shown", numbers, change=scaled(evidence, "learning_rate", 0.5, why))
 
 
 def _turned(evidence: Evidence) -> Check:
-    """The validation value rose after its best: from there on it learned its clips by heart, or forgot."""
+    """Whether the validation value rose after its best: from there on the adapter overfitted, or forgot."""
     name = "validation that rises after its best"
-    # With a budget the best adapter is chosen as it would be spoken with (training/steering.py).
+    # With a budget the best adapter is chosen at the intensity that it would speak with (training/steering.py).
     key = "emotion_nll_in_budget" if evidence.setting("forgetting_budget") else "value"
     rows = [row for row in evidence.rows("validation") if row["terms"].get(key) is not None]
     if len(rows) < 2:
@@ -99,7 +99,7 @@ def _turned(evidence: Evidence) -> Check:
 
 
 def _after_warmup(evidence: Evidence) -> Sequence[Mapping[str, Any]]:
-    """Logged steps from the highest learning rate on; gradients of the first ones are large by nature."""
+    """Logged steps from the highest learning rate on; gradients of earlier steps are large by nature."""
     rows = evidence.rows("train")
     if not rows:
         return []

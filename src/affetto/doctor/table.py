@@ -1,4 +1,4 @@
-"""A diagnosis on the terminal."""
+"""A diagnosis as a table for the terminal."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _COLOURS = {"shown": "red", "absent": "green", "unknown": "yellow", "cause": "re
 
 
 def render(diagnosis: Diagnosis) -> RenderableType:
-    """Verdict, table of checks, and what is missing with the commands that make it."""
+    """The verdict, a table of checks, and what is missing, with the commands that make it."""
     table = Table(title=Text(_verdict(diagnosis), "bold"), title_justify="left", expand=False)
     table.add_column("", overflow="fold")
     table.add_column("answer", no_wrap=True)
-    table.add_column("what says so", overflow="fold")
+    table.add_column("evidence", overflow="fold")
     table.add_column("try first", overflow="fold")
     for symptom in diagnosis.symptoms:
         table.add_section()
@@ -52,11 +52,11 @@ def _verdict(diagnosis: Diagnosis) -> str:
     if shown:
         return f"{where}: {', '.join(shown)}"
     unknown = [symptom.name for symptom in diagnosis.symptoms if symptom.answer == "unknown"]
-    return f"{where}: no symptom seen; not known: {', '.join(unknown)}"
+    return f"{where}: no symptom seen; unknown: {', '.join(unknown)}"
 
 
 def _grouped(checks: Sequence[Check]) -> list[list[Check]]:
-    """Checks in their order, but those that are unknown for one reason, without a number, together."""
+    """Checks in order; those that are unknown for the same reason, and have no number, are grouped."""
     groups: dict[object, list[Check]] = {}
     for index, check in enumerate(checks):
         key = check.reason if check.answer == "unknown" and not check.numbers else index
@@ -65,7 +65,7 @@ def _grouped(checks: Sequence[Check]) -> list[list[Check]]:
 
 
 def _role(check: Check, symptom: Symptom) -> str:
-    """A cause that is there without its symptom is only noted."""
+    """A check's answer; a cause is `noted` if its symptom isn't shown."""
     if check.is_sign or check.answer != "shown":
         return check.answer
     return "cause" if symptom.answer == "shown" else "noted"

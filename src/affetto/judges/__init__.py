@@ -2,6 +2,6 @@
 
 import os
 
-# oneDNN keeps what it compiled for each length of sound, 1024 of them unless told before its first call: 0.2 GB after a
-# thousand files, for no time that could be measured (docs/log.md).
+# oneDNN caches what it compiles for each length of sound, by default 1024 of them: 0.2 GB after a thousand files, for
+# no measurable gain (docs/log.md). The limit must be set before its first call.
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")

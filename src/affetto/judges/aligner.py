@@ -1,4 +1,4 @@
-"""Which recogniser says when the words of a clip are said, for bases whose text runs beside their frames."""
+"""Chooses the recogniser that times a clip's words, for bases whose text runs in parallel with their frames."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from affetto.progress import say
 def with_timed_words(
     prepared: Prepared, base_name: str, choices: Mapping[str, str], *, use_cached_only: bool = False
 ) -> Prepared:
-    """`with_streams` with the recogniser of `find_aligner`, which is loaded where a clip has no annotation."""
+    """`with_streams` with the recogniser of `find_aligner`, which is loaded only if a clip has no annotation."""
     import torch
 
     aligner = partial(find_aligner, choices, "cuda" if torch.cuda.is_available() else "cpu")
@@ -24,7 +24,7 @@ def with_timed_words(
 
 
 def find_aligner(choices: Mapping[str, str], device: str = "cpu") -> Recogniser:
-    """The word judge of the configuration's `judges`, where it has a CTC head; else the one that comes with affetto.
+    """The word judge of the configuration's `judges` if it has a CTC head; else the one that comes with affetto.
 
     Raises as `load_judge` does.
     """
@@ -34,7 +34,7 @@ def find_aligner(choices: Mapping[str, str], device: str = "cpu") -> Recogniser:
         chosen = load_judge("words", choices["words"], device)
         if isinstance(chosen, CtcListener):
             return chosen
-        say(f"{chosen.id} has no CTC head, so it can't say when a word is said: affetto's own recogniser does")
+        say(f"{chosen.id} has no CTC head, so it can't time words: affetto's own recogniser does")
     own = default_judge("words", device)
     assert isinstance(own, CtcListener)
     return own

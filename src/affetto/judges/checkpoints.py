@@ -1,4 +1,4 @@
-"""Emotion judges that other toolkits publish: their files, their weights (read safely), and the judge they become."""
+"""Emotion judges from other toolkits: fetching their files, reading their weights safely, and running them."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from affetto.judges.listeners import Sounds
 from affetto.judges.voices import to_unit
 
 _INSIDE = ("state_dict", "model_state_dict", "model")
-"""Under which of its keys a checkpoint may keep the weights, the outermost first."""
+"""Keys under which a checkpoint may keep its weights, the outermost first."""
 
 
 def checkpoint_folder(source: Source, files: Sequence[str]) -> Path:
-    """The folder with `files` of a source, fetched where it is on the hub; JudgeError if one is missing."""
+    """The folder with `files` of a source, fetched if it is on the hub; JudgeError if one is missing."""
     folder = fetched(source, files)
     if missing := [name for name in files if not (folder / name).is_file()]:
         raise JudgeError(f"{source.id} lacks {', '.join(missing)}")
@@ -32,7 +32,7 @@ def checkpoint_folder(source: Source, files: Sequence[str]) -> Path:
 
 
 def fetched(source: Source, files: Sequence[str]) -> Path:
-    """The folder of a source with those of `files` (names or patterns) that it has; JudgeError without the hub."""
+    """The folder of a source with those of `files` (names or patterns) that it has; JudgeError if the hub fails."""
     if source.tier != "hub":
         return Path(source.where)
     try:
@@ -42,57 +42,59 @@ def fetched(source: Source, files: Sequence[str]) -> Path:
 
 
 def at_commit(source: Source, folder: Path) -> Source:
-    """`source` with the commit that it resolved to, where nobody pinned one and `folder` is the hub's snapshot."""
+    """`source` with the commit that it resolved to, if `folder` is a snapshot of the hub."""
     is_snapshot = source.tier == "hub" and folder.parent.name == "snapshots"
     return replace(source, revision=folder.name) if is_snapshot else source
 
 
 def read_state(path: Path, name: str) -> dict[str, Tensor]:
-    """The tensors of a checkpoint by name. Nothing but tensors and plain containers is unpickled: no code is run."""
+    """The tensors of a checkpoint by name. Only tensors and plain containers are unpickled, so no code is run."""
     try:
-        found: Any = torch.load(path, map_location="cpu", weights_only=True)
+        content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise JudgeError(f"can't read the weights {path.name} of {name}: {error}") from error
     for key in _INSIDE:
-        if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
-            found = found[key]
-    state = {key: value for key, value in dict(found).items() if isinstance(value, Tensor)}
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    state = {key: value for key, value in dict(content).items() if isinstance(value, Tensor)}
     if not state:
         raise JudgeError(f"{path.name} of {name} holds no weights")
     return state
 
 
 def load_state(model: nn.Module, state: Mapping[str, Tensor], name: str) -> None:
-    """Put `state` into `model`, whole. What only training needs may be left over; JudgeError if something lacks."""
+    """Load `state` into `model`. Extra weights, for training only, are ignored; JudgeError if one is missing."""
     try:
         missing = model.load_state_dict(state, strict=False).missing_keys
     except RuntimeError as error:
         raise JudgeError(f"the weights of {name} don't fit its configuration: {error}") from error
     if missing:
-        raise JudgeError(f"{name} doesn't hold a whole {type(model).__name__}: {', '.join(missing)} would stay random")
+        raise JudgeError(
+            f"{name} doesn't hold a complete {type(model).__name__}: {', '.join(missing)} would stay random"
+        )
 
 
 class EmotionNetwork(Protocol):
-    """A module that tells emotions by a vector of the utterance."""
+    """A module that classifies emotions from an utterance vector."""
 
     @property
     def fewest_samples(self) -> int:
-        """Samples that make one frame."""
+        """Number of samples that make one frame."""
         ...
 
     def vector(self, sound_1S: Tensor) -> Tensor:
-        """What the labels are told by, (1, D)."""
+        """The utterance vector (1, D) that is classified."""
         ...
 
     def scores(self, sound_1S: Tensor) -> Tensor:
-        """Before the softmax, (1, outputs)."""
+        """Logits (1, outputs)."""
         ...
 
 
 class CheckpointListener:
-    """Emotion judge and embedding judge at once: posteriors, and the vectors that they are told by.
+    """Both an emotion and an embedding judge: posteriors, and the vectors that they are computed from.
 
-    Sounds of 16 kHz are heard one at a time. `names` are of the model's outputs, None if an output means nothing.
+    Sounds, at 16 kHz, are heard one at a time. `names` are the names of the model's outputs, None for an unused one.
     """
 
     sample_rate = 16_000
@@ -102,21 +104,21 @@ class CheckpointListener:
         self.model: Any = model.float().eval().to(device)
         self.device = device
         self._outputs = [index for index, name in enumerate(names) if name is not None]
-        meant = read_labels([name for name in names if name is not None], source)
-        self.labels = tuple(dict.fromkeys(meant))
-        self._columns = [self.labels.index(label) for label in meant]
+        output_labels = read_labels([name for name in names if name is not None], source)
+        self.labels = tuple(dict.fromkeys(output_labels))
+        self._columns = [self.labels.index(label) for label in output_labels]
         self.id = f"{source.id}@{source.revision}" if source.revision else source.id
         self.tier, self.licence, self.known = source.tier, source.licence, source.known
 
     @torch.inference_mode()
     def posteriors(self, sounds: Sounds) -> NDArray[np.float64]:
-        """Probabilities (N, L); see `kinds.EmotionJudge`. What is too short for a frame gets silence after it."""
-        found_NL = np.zeros((len(sounds), len(self.labels)))
-        for row_L, sound in zip(found_NL, sounds, strict=True):
-            lacking = max(0, self.model.fewest_samples - len(sound))
-            scores = self.model.scores(self._tensor(np.pad(sound, (0, lacking))))[0, self._outputs]
+        """Probabilities (N, L); see `kinds.EmotionJudge`. Sounds too short for a frame are padded with silence."""
+        posteriors_NL = np.zeros((len(sounds), len(self.labels)))
+        for row_L, sound in zip(posteriors_NL, sounds, strict=True):
+            num_missing = max(0, self.model.fewest_samples - len(sound))
+            scores = self.model.scores(self._tensor(np.pad(sound, (0, num_missing))))[0, self._outputs]
             np.add.at(row_L, self._columns, torch.softmax(scores.double(), dim=0).cpu().numpy())
-        return found_NL
+        return posteriors_NL
 
     @torch.inference_mode()
     def embed(self, sounds: Sounds) -> list[NDArray[np.float64] | None]:
@@ -133,8 +135,8 @@ class CheckpointListener:
 
 
 def fewest_samples(convolutions: Sequence[tuple[int, int]]) -> int:
-    """Samples that make one frame after `convolutions` of (kernel, stride)."""
-    found = 1
+    """Number of samples that make one frame after `convolutions` of (kernel, stride)."""
+    num_samples = 1
     for kernel, stride in reversed(convolutions):
-        found = (found - 1) * stride + kernel
-    return found
+        num_samples = (num_samples - 1) * stride + kernel
+    return num_samples

@@ -1,4 +1,4 @@
-"""Who judges: how a judge is found by name, folder or hub id, and loaded; see `kinds` for what one is."""
+"""Finds judges by name, folder or hub id, and loads them; see `kinds` for what a judge is."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ OFF = "none"
 _ON_REQUEST = {
     "dimensions": "no dimensions judge comes with affetto; name one with --judge "
     "dimensions=audeering/wav2vec2-large-robust-12-ft-emotion-msp-dim (non-commercial), or a folder with such a model",
-    "embedding": "emotion embeddings are compared only on request, because their likeness rewards mimicry (arXiv "
+    "embedding": "emotion embeddings are compared only on request, because their similarity rewards mimicry (arXiv "
     "2604.26347): --judge embedding=miniature, or the id or folder of an emotion classifier",
 }
-"""Kinds that judge only where somebody names one, and how to."""
+"""Kinds without a default judge, and how to name one."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,9 @@ class Source:
     licence: str | None
     revision: str | None = None
     labels: Mapping[str, str] | None = None
-    """None reads them by `labels.to_affetto`."""
+    """affetto's labels by the model's; None uses `labels.to_affetto`."""
     known: KnownJudge | None = None
-    """What the registry says of it; None for a user's folder: nothing on disk is what a hub model is."""
+    """Its entry in the registry; None for a user's folder, which is never assumed to be a hub model."""
 
 
 @overload
@@ -75,8 +75,8 @@ def load_judge(kind: Literal["embedding"], id_or_path: str | Path, device: str =
 def load_judge(kind: Kind, id_or_path: str | Path, device: str = "cpu") -> AnyJudge:
     """Load a judge: a folder, a hub id, `id@revision`, or `miniature`; for quality see `predictors.load_quality`.
 
-    Raises JudgeError if it can't be loaded whole or is of another kind, MissingDependencyError if a package
-    is missing, ConfigError for a device that isn't here.
+    Raises JudgeError if it can't be loaded completely or is of another kind, MissingDependencyError if a package
+    is missing, ConfigError for a device that this machine lacks.
     """
     check_device(device)
     if kind == "quality":
@@ -105,7 +105,7 @@ def default_judge(kind: Literal["embedding"], device: str = "cpu") -> EmbeddingJ
 def default_judge(kind: Kind, device: str = "cpu") -> AnyJudge:
     """The judge that needs no network: the miniature's for emotion and words, DNSMOS for quality, GE2E for voices.
 
-    Raises MissingDependencyError for the other kinds, and where it isn't installed.
+    Raises MissingDependencyError for the other kinds, and if the judge isn't installed.
     """
     if kind == "quality":
         return dnsmos()
@@ -119,10 +119,10 @@ def default_judge(kind: Kind, device: str = "cpu") -> AnyJudge:
 
 
 def choose_judges(choices: Mapping[str, str], emotion: str, device: str = "cpu") -> Judges:
-    """Judges by kind: as chosen (`none` switches one off), else the default ones.
+    """Judges by kind: the chosen ones (`none` switches one off), else the defaults.
 
     A default judge that isn't installed, or doesn't know `emotion`, is missing with a reason; a chosen one that can't
-    be loaded or doesn't know it raises, and so does a device that isn't here (ConfigError).
+    be loaded or doesn't know it raises, and so does a device that this machine lacks (ConfigError).
     """
     found, reasons = _find_all(choices, device)
     if "emotion" not in choices and "emotion" in found:
@@ -138,12 +138,12 @@ def choose_judges(choices: Mapping[str, str], emotion: str, device: str = "cpu")
 
 
 def all_judges(choices: Mapping[str, str], device: str = "cpu") -> Judges:
-    """Judges by kind as `choose_judges` finds them, whatever emotions they know."""
+    """Judges by kind as in `choose_judges`, whatever emotions they know."""
     return _judges(*_find_all(choices, device))
 
 
 def check_device(device: str) -> None:
-    """Refuse a device that judges can't run on here (ConfigError): it is `cpu`, `cuda`, or `cuda:` and a number."""
+    """ConfigError unless judges can run on `device` here: `cpu`, `cuda`, or `cuda:` and a number."""
     if device == "cpu":
         return
     kind, mark, number = device.partition(":")
@@ -152,13 +152,13 @@ def check_device(device: str) -> None:
     import torch
 
     if not torch.cuda.is_available():
-        raise ConfigError(f"--device {device}: torch finds no GPU here; leave the option out, or say cpu")
+        raise ConfigError(f"--device {device}: torch finds no GPU here; leave the option out, or use cpu")
     if int(number or 0) > (last := torch.cuda.device_count() - 1):
         raise ConfigError(f"--device {device}: there is no such GPU here; the last is cuda:{last}")
 
 
 def check_choices(choices: Mapping[str, str], emotions: Sequence[str]) -> None:
-    """Load the chosen judges and see that they know `emotions`: before a run, what would stop its evaluation."""
+    """Load the chosen judges and check that they know `emotions`, so that a run fails before training, not after."""
     _check_kinds(choices)
     for kind in KINDS:
         if choices.get(kind, OFF) != OFF:
@@ -168,12 +168,12 @@ def check_choices(choices: Mapping[str, str], emotions: Sequence[str]) -> None:
 
 
 def unheard(judges: Judges, choices: Mapping[str, str]) -> str | None:
-    """Why no emotion can be judged; None if it can, and where nobody wants it to be."""
+    """Why no emotion can be judged; None if it can, or if the judge was switched off."""
     return judges.reason("emotion") if judges.emotion is None and choices.get("emotion") != OFF else None
 
 
 def require_label(judge: EmotionJudge | EmbeddingJudge, emotion: str, kind: Kind = "emotion") -> None:
-    """Refuse a judge that has no label for `emotion`: a class it lacks is never mapped to another."""
+    """JudgeError if a judge has no label for `emotion`: a missing class is never mapped to another."""
     if emotion not in judge.labels:
         raise JudgeError(
             f"the {kind} judge {judge.id} can't hear {emotion!r}{did_you_mean(emotion, judge.labels)}; "
@@ -202,23 +202,23 @@ def find_source(kind: Kind, id_or_path: str | Path) -> Source:
 
 
 def read_labels(names: Sequence[str], source: Source) -> tuple[str, ...]:
-    """Affetto's label of each of a model's outputs, by name.
+    """affetto's label for each of a model's outputs, by name.
 
-    Raises JudgeError if a pinned model doesn't have the names it is known to have (a revision that renamed them).
+    Raises JudgeError if a pinned model's names aren't those in the registry (a revision renamed them).
     """
     if source.labels is None:
         return tuple(to_affetto(name) for name in names)
     plain = [name.rsplit("/", 1)[-1].strip().lower() for name in names]
     if set(plain) != set(source.labels):
         raise JudgeError(
-            f"{source.id} has the labels {', '.join(plain)} where {', '.join(source.labels)} were expected; "
+            f"{source.id} has the labels {', '.join(plain)}, but {', '.join(source.labels)} were expected; "
             "its revision differs from the one that affetto knows"
         )
     return tuple(source.labels[name] for name in plain)
 
 
 def weights_hash(folder: Path) -> str:
-    """What a folder of weights is named by."""
+    """The hash that identifies a folder of weights."""
     return hash_folder(
         folder,
         ("config.*", "hyperparams.yaml", "*.safetensors", "*.bin", "*.pt", "*.ckpt", "tokens.txt", "label_encoder.txt"),

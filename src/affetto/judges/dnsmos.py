@@ -1,10 +1,10 @@
-"""DNSMOS P.835's network (Reddy et al., ICASSP 2022) in torch, with the weights out of the published ONNX file.
+"""DNSMOS P.835's network (Reddy et al., ICASSP 2022) in torch, with the weights from the published ONNX file.
 
-Power spectra of 320 samples every 160, four 3x3 convolutions at full size (98 % of the work), three more behind 2x2
+Power spectra of 320 samples every 160, four 3x3 convolutions at full size (98 % of the work), three more after 2x2
 poolings, the maximum over all, three dense layers. The published graph takes one window of 900 frames at a time, though
-windows overlap by eight ninths, and though a short sound is repeated until it fills one. Here the four convolutions
-run once over what differs: along the sound, or one period of it. Only the four frames at either end of a window, which
-hear the zeros around it, are its own. Outputs differ from the graph's by rounding (1e-5), which the tests hold.
+windows overlap by eight ninths and a short sound is repeated until it fills one. Here the four convolutions run once,
+over the whole sound or over one period of a repeated one. Only the four frames at either end of a window, which see its
+zero padding, are computed per window. Outputs differ from the graph's by rounding (1e-5), which tests check.
 
 T are frames, P pairs of frames, W windows, F frequencies, C channels.
 """
@@ -32,11 +32,11 @@ SHIFT = 160
 STEP = 100
 """Frames from one window to the next: one second."""
 _REACH = 4
-"""Frames that the four convolutions hear to either side."""
+"""Frames that the four convolutions see on either side."""
 _CHUNK = 128
-"""Frames at once: few enough for the processor's cache."""
+"""Frames computed at once: few enough for the processor's cache."""
 _GROUP = 60
-"""Windows whose features are held at once: 75 MB."""
+"""Windows whose features are in memory at once: 75 MB."""
 _FLOOR = 1e-12
 _BLOCK = 128
 """Terms that onnxruntime sums at once."""
@@ -72,7 +72,7 @@ class DnsmosNetwork:
     def score(self, samples: NDArray[np.float32], num_windows: int, period: int | None) -> NDArray[np.float32]:
         """Raw outputs (W, 3) of the windows that begin at every second of `samples` (mono, 16 kHz).
 
-        `period` says after how many samples they repeat themselves, None that they don't.
+        `period` is the number of samples after which they repeat, None if they don't.
         """
         frames = None if period is None else math.lcm(period, 2 * SHIFT) // SHIFT  # even: frames are pooled in pairs
         groups = [range(first, min(first + _GROUP, num_windows)) for first in range(0, num_windows, _GROUP)]
@@ -86,7 +86,7 @@ class DnsmosNetwork:
         starts = [(window * STEP - first) % period for window in windows]
         length = min(length, period + 2 * _REACH)
         spectra_TF = self._spectra(samples[first * SHIFT : (first + length + 1) * SHIFT])
-        # Pair n of this are frames 2n + 4 and 2n + 5; the first window that asks for a frame starts at 0.
+        # Pair n is frames 2n + 4 and 2n + 5, counted from the group's first window.
         inside_CPF = torch.cat(list(self._features(spectra_TF)), dim=1)
         scores = {}
         for start in dict.fromkeys(starts):
@@ -101,15 +101,15 @@ class DnsmosNetwork:
 
     @staticmethod
     def _ends(start: int, period: int) -> Tensor:
-        """Indices (2, 8) of the frames that a window's first four and last four pooled frames are made from."""
+        """Indices (2, 8) of the frames from which a window's first two and last two pooled frames are computed."""
         reach = torch.arange(2 * _REACH)
         return (start + torch.stack([reach, FRAMES - 2 * _REACH + reach])) % period
 
     def _spectra(self, samples: NDArray[np.float32]) -> Tensor:
         """Log power (T, F).
 
-        Where a frequency nearly cancels, its logarithm is all rounding, and scores move by 0.002 with the order of
-        summation. So sums go as in onnxruntime's matrix product.
+        If a frequency nearly cancels, its logarithm is all rounding, and scores move by 0.002 with the order of
+        summation. So the order is that of onnxruntime's matrix product.
         """
         frames = torch.from_numpy(np.ascontiguousarray(samples)).unfold(0, 2 * SHIFT, SHIFT)
         parts = [
@@ -120,14 +120,14 @@ class DnsmosNetwork:
         return torch.log(torch.clamp(real**2 + imaginary**2, min=_FLOOR)) / math.log(10)
 
     def _features(self, spectra_TF: Tensor) -> Iterator[Tensor]:
-        """What the four convolutions and the first pooling make of all but the first and last four frames, in turn."""
+        """The four convolutions and the first pooling of all but the first and last four frames, in chunks."""
         for start in range(_REACH, len(spectra_TF) - _REACH, _CHUNK):
             end = min(start + _CHUNK, len(spectra_TF) - _REACH)
-            heard_CPF = self._convolve(spectra_TF[None, start - _REACH : end + _REACH])[0]
-            yield heard_CPF[:, _REACH // 2 : -_REACH // 2]
+            features_CPF = self._convolve(spectra_TF[None, start - _REACH : end + _REACH])[0]
+            yield features_CPF[:, _REACH // 2 : -_REACH // 2]
 
     def _convolve(self, spectra_NTF: Tensor) -> Tensor:
-        """Features (N, C, P, F/2) of stretches that have zeros around them."""
+        """Features (N, C, P, F/2) of stretches with zero padding."""
         features = spectra_NTF[:, None]
         for kernel, bias in self._convolutions[:4]:
             features = functional.conv2d(features, kernel, bias, padding=1).relu_()
@@ -147,9 +147,9 @@ class DnsmosNetwork:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The float tensors of an ONNX file by name. Of its protobuf (onnx.proto3) only what these need is read.
+    """The float tensors of an ONNX file by name; reads only the parts of its protobuf (onnx.proto3) that these need.
 
-    Raises JudgeError if the file isn't one.
+    Raises JudgeError if the file isn't ONNX.
     """
     try:
         graph = dict(_fields(path.read_bytes()))[7]
@@ -209,7 +209,7 @@ def _varints(packed: bytes) -> list[int]:
 
 
 def _varint(message: bytes, position: int) -> tuple[int, int]:
-    """An integer in groups of seven bits, lowest first, and where it ends."""
+    """An integer stored in groups of seven bits, lowest first, and the position after it."""
     value = shift = 0
     while True:
         byte = message[position]

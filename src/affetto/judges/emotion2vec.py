@@ -1,7 +1,7 @@
-"""emotion2vec+ as its authors publish it (Ma et al. 2024, arXiv 2312.15185), without the toolkit they use it by.
+"""emotion2vec+ from its published files (Ma et al. 2024, arXiv 2312.15185), without FunASR.
 
-A checkpoint is `config.yaml`, `model.pt` and `tokens.txt`; a linear layer after `emotion2vec_network` tells the
-emotions. `benchmarks/parity/judges.py` holds it against FunASR's code.
+A checkpoint is `config.yaml`, `model.pt` and `tokens.txt`; a linear layer after `emotion2vec_network` classifies the
+emotions. `benchmarks/parity/judges.py` compares it with FunASR's code.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from affetto.judges.choice import Source
 from affetto.judges.emotion2vec_network import Emotion2vec, Shape
 
 FILES = ("config.yaml", "model.pt", "tokens.txt")
-"""Of a checkpoint."""
+"""The files of a checkpoint."""
 _UNUSED = "unuse"
-"""How tokens that stand for no label begin."""
+"""Prefix of tokens that aren't a label."""
 
 
 def is_laid_out_so(source: Source) -> bool:
@@ -35,7 +35,7 @@ def is_laid_out_so(source: Source) -> bool:
 
 
 def load(source: Source, device: str) -> CheckpointListener:
-    """Load a checkpoint with labels, whole; JudgeError if that can't be."""
+    """Load a checkpoint with labels; JudgeError if it can't be loaded completely."""
     folder = checkpoint_folder(source, FILES)
     source = at_commit(source, folder)
     try:
@@ -46,7 +46,7 @@ def load(source: Source, device: str) -> CheckpointListener:
     tokens = [token.strip() for token in tokens if token.strip()]
     state = read_state(folder / "model.pt", source.id)
     if "proj.weight" not in state:
-        raise JudgeError(f"{source.id} tells no emotions apart (it has no proj.weight): take one of emotion2vec_plus_*")
+        raise JudgeError(f"{source.id} doesn't classify emotions (it has no proj.weight): use an emotion2vec_plus_*")
     if len(state["proj.weight"]) != len(tokens):
         raise JudgeError(f"{source.id} has {len(state['proj.weight'])} outputs and {len(tokens)} names for them")
     model = Emotion2vec(read_shape(config, source.id), len(tokens))
@@ -56,9 +56,9 @@ def load(source: Source, device: str) -> CheckpointListener:
 
 
 def read_shape(config: Mapping[str, Any], name: str) -> Shape:
-    """The network that a parsed `config.yaml` is of; JudgeError if something is missing or isn't known here.
+    """The network's shape from a parsed `config.yaml`; JudgeError if something is missing or unknown.
 
-    A switch that isn't there is off, as for FunASR.
+    A missing switch is off, as in FunASR.
     """
     try:
         conf = config["model_conf"]
@@ -96,7 +96,7 @@ def read_convolutions(text: str) -> tuple[tuple[int, int, int], ...]:
             return left + right if isinstance(node.op, ast.Add) else left * right
         return ast.literal_eval(node)
 
-    found = value(ast.parse(text, mode="eval").body)
-    if not all(isinstance(one, tuple) and len(one) == 3 for one in found):
-        raise ValueError(f"{text!r} is no list of (channels, kernel, stride)")
-    return tuple((int(channels), int(kernel), int(stride)) for channels, kernel, stride in found)
+    layers = value(ast.parse(text, mode="eval").body)
+    if not all(isinstance(layer, tuple) and len(layer) == 3 for layer in layers):
+        raise ValueError(f"{text!r} isn't a list of (channels, kernel, stride)")
+    return tuple((int(channels), int(kernel), int(stride)) for channels, kernel, stride in layers)

@@ -1,8 +1,8 @@
-"""emotion2vec's network: data2vec 2.0's for audio (Baevski et al. 2022, arXiv 2212.07525), as `emotion2vec` reads it.
+"""emotion2vec's network: data2vec 2.0 for audio (Baevski et al. 2022, arXiv 2212.07525), as `emotion2vec` reads it.
 
 Convolutions over samples, convolutions over frames for position, then transformer blocks whose attention falls off with
-distance (ALiBi, Press et al. 2022, with a learned scale per head), and a few tokens of its own before the frames. An
-utterance's vector is the mean of the last layer's frames. Names of parameters are the published checkpoints'.
+distance (ALiBi, Press et al. 2022, with a learned scale per head), and a few learned tokens before the frames. An
+utterance's vector is the mean of the last layer's frames. Parameters are named as in the published checkpoints.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from affetto.judges.checkpoints import fewest_samples
 
 @dataclass(frozen=True)
 class Shape:
-    """What of `config.yaml` decides the network."""
+    """The values of `config.yaml` that determine the network."""
 
     width: int
     heads: int
@@ -30,9 +30,9 @@ class Shape:
     norm_eps: float
     norm_first: bool
     convolutions: tuple[tuple[int, int, int], ...]
-    """Channels, kernel and stride of each."""
+    """Channels, kernel and stride of each convolution."""
     has_layer_norm: bool
-    """After each convolution; else one group norm after the first."""
+    """Whether there is a layer norm after each convolution; else there is one group norm after the first."""
     position_depth: int
     position_kernel: int
     position_groups: int
@@ -41,13 +41,13 @@ class Shape:
     alibi_heads: int
     """0 without ALiBi."""
     alibi_scales: tuple[int, int]
-    """Scales by layer and by head; 1 where all share one."""
+    """Number of scales by layer and by head; 1 if all share one."""
     normalises: bool
-    """Whether a sound is brought to mean 0 and variance 1."""
+    """Whether a sound is normalised to mean 0 and variance 1."""
 
 
 class Emotion2vec(nn.Module):
-    """Samples to frames, and frames to labels; all names of parameters are the checkpoint's."""
+    """Samples to frames, and frames to labels; parameters are named as in the checkpoint."""
 
     def __init__(self, shape: Shape, num_labels: int) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class Emotion2vec(nn.Module):
 
     @property
     def fewest_samples(self) -> int:
-        """Samples that make one frame."""
+        """Number of samples that make one frame."""
         return fewest_samples([(kernel, stride) for _, kernel, stride in self.shape.convolutions])
 
     def frames(self, sound_1S: Tensor) -> Tensor:
@@ -71,21 +71,21 @@ class Emotion2vec(nn.Module):
         x_1TD, biases = front(sound_1S)
         for block, bias in zip(self.blocks, biases, strict=True):
             x_1TD = block(x_1TD, bias)
-        found: Tensor = self.norm(x_1TD)[:, self.shape.num_extra_tokens :]
-        return found
+        frames_1TD: Tensor = self.norm(x_1TD)[:, self.shape.num_extra_tokens :]
+        return frames_1TD
 
     def vector(self, sound_1S: Tensor) -> Tensor:
-        """Their mean, (1, D)."""
+        """The mean (1, D) of the last layer's frames."""
         return self.frames(sound_1S).mean(dim=1)
 
     def scores(self, sound_1S: Tensor) -> Tensor:
-        """Before the softmax, (1, labels)."""
-        found: Tensor = self.proj(self.vector(sound_1S))
-        return found
+        """Logits (1, labels)."""
+        logits: Tensor = self.proj(self.vector(sound_1S))
+        return logits
 
 
-class _Turn(nn.Module):
-    """(…, A, B) to (…, B, A): convolutions want channels before frames."""
+class _Swap(nn.Module):
+    """(…, A, B) to (…, B, A), because convolutions take channels before frames."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.transpose(-2, -1)
@@ -103,14 +103,14 @@ class _SameLength(nn.Module):
 
 
 class _Front(nn.Module):
-    """Samples to the frames that the blocks begin with, and each block's attention bias."""
+    """Samples to the first block's frames and each block's attention bias."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.shape = shape
         self.local_encoder = _Convolutions(shape)
         last = shape.convolutions[-1][0]
-        self.project_features = nn.Sequential(_Turn(), nn.LayerNorm(last), nn.Linear(last, shape.width))
+        self.project_features = nn.Sequential(_Swap(), nn.LayerNorm(last), nn.Linear(last, shape.width))
         self.relative_positional_encoder = _positions(shape)
         self.context_encoder = _Context(shape)
         if shape.num_extra_tokens:
@@ -120,7 +120,7 @@ class _Front(nn.Module):
             self.alibi_scale = nn.Parameter(torch.ones(by_layer, 1, by_head, 1, 1))
 
     def forward(self, sound_1S: Tensor) -> tuple[Tensor, list[Tensor | None]]:
-        """Frames (1, T, D), the extra tokens first, and the biases (1, H, T, T) of the blocks to come."""
+        """Frames (1, T, D), the extra tokens first, and the biases (1, H, T, T) of the following blocks."""
         shape, x = self.shape, sound_1S[:, None]
         x = self.local_encoder(x)
         x_1TD = self.project_features(x)
@@ -131,20 +131,20 @@ class _Front(nn.Module):
         return self.context_encoder(x_1TD, biases[: shape.prenet_depth]), biases[shape.prenet_depth :]
 
     def _biases(self, num_frames: int) -> list[Tensor | None]:
-        """By block, (1, H, T, T) with the extra tokens' rows and columns, which are 0."""
+        """Each block's bias (1, H, T, T), which is 0 in the extra tokens' rows and columns."""
         shape, num_blocks = self.shape, self.shape.prenet_depth + self.shape.depth
         if not shape.alibi_heads:
             return [None] * num_blocks
         places = torch.arange(num_frames, device=self.alibi_scale.device)
-        away_TT = -(places[:, None] - places[None]).abs().float()
-        slopes_H = torch.tensor(alibi_slopes(shape.alibi_heads), device=away_TT.device)
-        bias = F.pad(slopes_H[:, None, None] * away_TT, (shape.num_extra_tokens, 0) * 2)[None]
+        minus_distance_TT = -(places[:, None] - places[None]).abs().float()
+        slopes_H = torch.tensor(alibi_slopes(shape.alibi_heads), device=minus_distance_TT.device)
+        bias = F.pad(slopes_H[:, None, None] * minus_distance_TT, (shape.num_extra_tokens, 0) * 2)[None]
         scales = self.alibi_scale.clamp_min(0).expand(num_blocks, -1, -1, -1, -1)
         return [bias * scale for scale in scales]
 
 
 class _Block(nn.Module):
-    """A transformer block; its MLP's norm comes before or after by `norm_first`."""
+    """A transformer block; `norm_first` puts its norms before or after attention and MLP."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -158,29 +158,29 @@ class _Block(nn.Module):
     def forward(self, x_BTD: Tensor, bias_BHTT: Tensor | None) -> Tensor:
         if self.norm_first:
             x_BTD = x_BTD + self._attend(self.norm1(x_BTD), bias_BHTT)
-            # As published: what the MLP reads is not added to what it gives, but its own output twice.
+            # As published: the residual is the MLP's own output, not its input.
             return 2 * self._transform(self.norm2(x_BTD))
         x_BTD = self.norm1(x_BTD + self._attend(x_BTD, bias_BHTT))
-        found: Tensor = self.norm2(x_BTD + self._transform(x_BTD))
-        return found
+        output_BTD: Tensor = self.norm2(x_BTD + self._transform(x_BTD))
+        return output_BTD
 
     def _attend(self, x_BTD: Tensor, bias_BHTT: Tensor | None) -> Tensor:
         B, T, D = x_BTD.shape
         q, k, v = self.attn["qkv"](x_BTD).view(B, T, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
         if bias_BHTT is not None and bias_BHTT.shape[1] < self.heads:
             bias_BHTT = F.pad(bias_BHTT, (0, 0, 0, 0, 0, self.heads - bias_BHTT.shape[1]))
-        heard_BHTC = F.scaled_dot_product_attention(q, k, v, attn_mask=bias_BHTT)
-        found: Tensor = self.attn["proj"](heard_BHTC.transpose(1, 2).reshape(B, T, D))
-        return found
+        attended_BHTC = F.scaled_dot_product_attention(q, k, v, attn_mask=bias_BHTT)
+        output_BTD: Tensor = self.attn["proj"](attended_BHTC.transpose(1, 2).reshape(B, T, D))
+        return output_BTD
 
     def _transform(self, x_BTD: Tensor) -> Tensor:
-        found: Tensor = self.mlp["fc2"](F.gelu(self.mlp["fc1"](x_BTD)))
-        return found
+        output_BTD: Tensor = self.mlp["fc2"](F.gelu(self.mlp["fc1"](x_BTD)))
+        return output_BTD
 
 
 def alibi_slopes(num_heads: int) -> list[float]:
-    """How fast each head's attention falls off (Press et al. 2022): powers of 2^(-8/n) for a power of two n; for other
-    numbers those of the next smaller one, then every other of twice as many."""
+    """ALiBi's slope of each head (Press et al. 2022): powers of 2^(-8/n) if n is a power of two; else those of the
+    next smaller power of two, then every other one of twice that."""
     below = 2 ** int(log2(num_heads))
     slopes = [2 ** (-8 * (head + 1) / below) for head in range(below)]
     return slopes if below == num_heads else slopes + alibi_slopes(2 * below)[::2][: num_heads - below]
@@ -199,7 +199,7 @@ class _Convolutions(nn.Module):
         for number, (channels, kernel, stride) in enumerate(shape.convolutions):
             parts: list[nn.Module] = [nn.Conv1d(before, channels, kernel, stride, bias=False), nn.Identity()]
             if shape.has_layer_norm:
-                parts.append(nn.Sequential(_Turn(), nn.LayerNorm(channels), _Turn()))
+                parts.append(nn.Sequential(_Swap(), nn.LayerNorm(channels), _Swap()))
             elif number == 0:
                 parts.append(nn.GroupNorm(channels, channels))
             layers.append(nn.Sequential(*parts, nn.GELU()))
@@ -207,12 +207,12 @@ class _Convolutions(nn.Module):
         self.conv_layers = nn.Sequential(*layers)
 
     def forward(self, x_B1S: Tensor) -> Tensor:
-        found: Tensor = self.conv_layers(x_B1S)
-        return found
+        x_BDT: Tensor = self.conv_layers(x_B1S)
+        return x_BDT
 
 
 class _Context(nn.Module):
-    """The blocks before the blocks, after a norm where they have none before themselves."""
+    """The prenet's blocks, after a norm unless they start with their own."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -229,14 +229,14 @@ class _Context(nn.Module):
 def _positions(shape: Shape) -> nn.Sequential:
     width, kernel = shape.width, shape.position_kernel
     layers = nn.Sequential(
-        _Turn(),
+        _Swap(),
         *(
             nn.Sequential(
                 nn.Conv1d(width, width, kernel, padding=kernel // 2, groups=shape.position_groups),
-                _SameLength(kernel), _Turn(), nn.LayerNorm(width, elementwise_affine=False), _Turn(), nn.GELU(),
+                _SameLength(kernel), _Swap(), nn.LayerNorm(width, elementwise_affine=False), _Swap(), nn.GELU(),
             )
             for _ in range(shape.position_depth)
         ),
-        _Turn(),
+        _Swap(),
     )  # fmt: skip
     return nn.Sequential(nn.LayerNorm(width), layers) if shape.position_norm_first else layers

@@ -1,10 +1,10 @@
-"""What a judge is: its kinds, its tiers, the protocols that models are put behind, and the judges of one evaluation.
+"""Judges: their kinds, tiers and protocols, and the set of judges of one evaluation.
 
-A judge's `tier` says where it comes from, and nothing that was found offline is ever reported under a hub model's
-name: `miniature` (ships with affetto, hears the miniature's voices only), `bundled` (hears people; comes with affetto
-or a dependency), `package` (a Python package that somebody installed beside affetto, named with its version), `local`
-(a file or folder on disk, named after it and its weights' hash), `hub` (a Hugging Face id, pinned to a commit). Several
-quality judges of different tiers are `mixed`.
+A judge's `tier` says where it comes from, and a local file is never reported under a hub model's name: `miniature`
+(ships with affetto, hears only the miniature's voices), `bundled` (hears people; comes with affetto or a dependency),
+`package` (a separately installed Python package, named with its version), `local` (a file or folder on disk, named
+after it and its weights' hash), `hub` (a Hugging Face id, pinned to a commit). Several quality judges of different
+tiers are `mixed`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Kind = Literal["emotion", "words", "quality", "voice", "dimensions", "embedding"]
 KINDS: tuple[Kind, ...] = ("emotion", "words", "quality", "voice", "dimensions", "embedding")
 LABELLED: tuple[Kind, ...] = ("emotion", "embedding")
-"""Kinds whose judges have labels, among which the target emotion must be."""
+"""Kinds whose judges have labels, which must include the target emotion."""
 Tier = Literal["miniature", "bundled", "package", "hub", "local", "mixed"]
 DIMENSIONS = ("arousal", "dominance", "valence")
 
@@ -37,7 +37,7 @@ class _Judge(Protocol):
 
 
 class EmotionJudge(_Judge, Protocol):
-    """Says how likely each of its emotions is."""
+    """Estimates how likely each of its emotions is."""
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -50,7 +50,7 @@ class EmotionJudge(_Judge, Protocol):
 
 
 class WordJudge(_Judge, Protocol):
-    """Writes down what it hears."""
+    """Transcribes speech."""
 
     def transcribe(self, sounds: Sequence[NDArray[np.float32]]) -> list[str]:
         """English text of mono sounds at `sample_rate`."""
@@ -61,15 +61,15 @@ class QualityJudge(_Judge, Protocol):
     """Predicts listening scores."""
 
     def score(self, sounds: Sequence[NDArray[np.float32]]) -> list[dict[str, float]]:
-        """Scores by metric name (`mos_overall`, …) of mono sounds at `sample_rate`, as they are."""
+        """Unclipped scores by metric name (`mos_overall`, …) of mono sounds at `sample_rate`."""
         ...
 
 
 class VectorJudge(_Judge, Protocol):
-    """Answers with vectors that can be compared."""
+    """Computes vectors that can be compared."""
 
     def embed(self, sounds: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float64] | None]:
-        """Vectors (D,) of length 1, whose products are cosines; None for a sound too short for the model."""
+        """Unit vectors (D,), whose dot products are cosines; None for a sound too short for the model."""
         ...
 
 
@@ -78,11 +78,11 @@ class VoiceJudge(VectorJudge, Protocol):
 
 
 class EmbeddingJudge(VectorJudge, Protocol):
-    """Puts utterances that sound like the same emotion near each other; only where somebody asks for it."""
+    """Puts utterances that sound like the same emotion near each other; used only on request."""
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Emotions in affetto's vocabulary that its model learned to tell apart."""
+        """Emotions in affetto's vocabulary that its model was trained to classify."""
         ...
 
 
@@ -99,7 +99,7 @@ AnyJudge = EmotionJudge | WordJudge | QualityJudge | VoiceJudge | DimensionJudge
 
 @dataclass(frozen=True)
 class Judges:
-    """The judges of one evaluation; `reasons` says by kind why one is missing."""
+    """The judges of one evaluation; `reasons` says, by kind, why one is missing."""
 
     emotion: EmotionJudge | None = None
     words: WordJudge | None = None

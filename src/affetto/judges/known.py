@@ -1,8 +1,8 @@
-"""Judges that are known by name: what they hear, how they call it, where they learned it, and who may use them.
+"""Registry of judges by name: what they judge, their labels, training corpora and licences.
 
-A judge that was trained on the corpus under test flatters; `heard` says which corpora each knows, where anybody said.
-Any other model that transformers can load works as well; its labels are then read by `labels.to_affetto`, and what
-isn't known of it is absent from the results. Licences and label orders are from the models' cards.
+A judge that was trained on the corpus under test flatters it; `heard` lists each judge's corpora, as far as published.
+Any other model that transformers can load works as well; its labels are then read by `labels.to_affetto`, and unknown
+facts are absent from the results. Licences and label orders are from the models' cards.
 """
 
 from __future__ import annotations
@@ -16,39 +16,39 @@ from affetto.judges.kinds import Kind, Tier
 
 @dataclass(frozen=True)
 class Script:
-    """How a quality judge's TorchScript file is called; a JSON beside the file overrules it (see `predictors`)."""
+    """How a quality judge's TorchScript file is called; a JSON beside the file overrides it (see `predictors`)."""
 
     name: str
     file: str | None
-    """Which of the hub repository's files it is; None if none is published and it has to be exported."""
+    """Its file in the hub repository; None if none is published and it has to be exported."""
     input: Literal["float32", "int16"] = "float32"
     outputs: tuple[str, ...] = ("mos",)
 
 
 @dataclass(frozen=True)
 class KnownJudge:
-    """What is known of a judge before it is loaded."""
+    """What is known about a judge before it is loaded."""
 
     kind: Kind
     tier: Tier
     licence: str
     sample_rate: int
     revision: str | None
-    """Commit on the hub that these facts are about; None for the newest, where `note` says why, and off the hub."""
+    """Commit on the hub that these facts are about; None if not on the hub, or for the newest (`note` says why)."""
     labels: Mapping[str, str] | None = None
     """The model's own label names (lower case) → affetto's. By name, never by position."""
     heard: tuple[str, ...] | None = None
-    """Corpora it was trained on, whose clips it would flatter; None if that isn't known, which is not "none"."""
+    """Corpora it was trained on, whose clips it would flatter; None if unknown, which is not "none"."""
     languages: tuple[str, ...] | None = ("en",)
-    """What it was trained for; `many` where they are too many to list, None if that isn't known."""
+    """Languages it was trained for; `many` if they are too many to list, None if unknown."""
     scale: str | None = None
     """What its numbers mean."""
     note: str | None = None
     """What a reader of its numbers must know."""
     layout: Literal["transformers", "funasr", "speechbrain"] = "transformers"
-    """Whose files it is published as. All are run without that toolkit, but SpeechBrain's judge of voices."""
+    """The toolkit whose format its files have; only SpeechBrain's voice judge needs that toolkit."""
     script: Script | None = None
-    """Set where it is a TorchScript file."""
+    """Set if it is a TorchScript file."""
 
 
 BUNDLED_VOICE = "ge2e"
@@ -88,7 +88,7 @@ MINIATURE_JUDGES: dict[Kind, KnownJudge] = {
     )
     for kind in ("emotion", "words")
 }  # fmt: skip
-"""What ships with affetto, by kind."""
+"""The miniature's judges, by kind."""
 
 KNOWN_JUDGES: dict[str, KnownJudge] = {
     # Emotion classes.
@@ -177,6 +177,6 @@ SCRIPTS = {"utmos": "Blinorot/UTMOS-PyTorch", "nisqa": "nisqa"}
 
 
 def known_script(name: str, file: str) -> KnownJudge:
-    """What is known of a local file that is said to be `name` of `SCRIPTS`: that of the repository that calls it so."""
-    same = (known for known in KNOWN_JUDGES.values() if known.script and known.script.name == name)
-    return next((known for known in same if known.script and known.script.file == file), KNOWN_JUDGES[SCRIPTS[name]])
+    """The entry for a local file named `name` of `SCRIPTS`: that of the repository whose file has its name."""
+    entries = (known for known in KNOWN_JUDGES.values() if known.script and known.script.name == name)
+    return next((known for known in entries if known.script and known.script.file == file), KNOWN_JUDGES[SCRIPTS[name]])

@@ -1,8 +1,8 @@
-"""What judges call emotions, and what affetto calls them.
+"""Maps judges' names for emotions to affetto's.
 
-For judges only: corpora have tables of their own, because letter codes collide between them. Single letters and
-numbers are therefore not in here, and neither are weak likenesses: `calm` is not neutral, `anxious` is not fearful,
-`amused` is not happy. An unknown name stays as it is, so that it is listed and never mapped quietly.
+For judges only: corpora have their own tables, because letter codes collide between them. So single letters and numbers
+are not in here, and neither are approximate matches: `calm` is not neutral, `anxious` is not fearful, `amused` is not
+happy. An unknown name stays as it is, so that it is listed and never mapped silently.
 """
 
 from __future__ import annotations
@@ -22,6 +22,6 @@ LABELS: dict[str, str] = {name: emotion for emotion, names in _NAMES.items() for
 
 
 def to_affetto(name: str) -> str:
-    """Affetto's name of a judge's label: case, brackets, and a bilingual prefix ("开心/happy") don't matter."""
+    """affetto's name for a judge's label; case, brackets and a bilingual prefix ("开心/happy") don't matter."""
     plain = name.rsplit("/", 1)[-1].strip().strip("<>[]|").strip().lower().replace(" ", "_").replace("-", "_")
     return LABELS.get(plain, plain)

@@ -1,8 +1,8 @@
 """Judges that are transformers models: audio classifiers for emotion, CTC and sequence-to-sequence models for words.
 
-Sounds are batched by length only where that can't change a result, that is, where the feature extractor gives an
-attention mask and the model heeds it, or pads every sound to one fixed window (Whisper). Models whose first layer
-normalises over time with padding in it (wav2vec 2.0 with `feat_extract_norm: group`) hear one sound at a time.
+Sounds are batched by length only if that can't change a result: if the feature extractor gives an attention mask and
+the model uses it, or if every sound is padded to one fixed window (Whisper). Models whose first layer normalises over
+time including padding (wav2vec 2.0 with `feat_extract_norm: group`) hear one sound at a time.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from affetto.judges.choice import Source, read_labels
 
 BATCH_SIZE = 8
 _UNUSED_WHEN_JUDGING = ("masked_spec_embed",)
-"""Weights that only training reads, so a checkpoint may lack them."""
+"""Weights that only training uses, so a checkpoint may lack them."""
 _LOADING_ERRORS = (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError)
 
 Sounds = Sequence[NDArray[np.float32]]
 
 
 class TransformersJudge:
-    """A model, its feature extractor and where they come from; see the two kinds below."""
+    """A model, its feature extractor and where they come from; base of the judges below."""
 
     def __init__(self, model: Any, extractor: Any, source: Source, device: str) -> None:
         self.model = model.float().eval().to(device)
@@ -46,20 +46,20 @@ class TransformersJudge:
 
     @property
     def window(self) -> int | None:
-        """Samples of the one window that every sound is padded to, or None."""
+        """Number of samples of the fixed window that every sound is padded to; None without one."""
         num_samples = getattr(self.extractor, "n_samples", None)
         return int(num_samples) if num_samples else None
 
     @property
     def batch_size(self) -> int:
-        """How many sounds may be heard at once without changing what is heard."""
+        """Number of sounds that may be batched without changing a result."""
         has_mask = "attention_mask" in self.extractor.model_input_names
         has_mask = has_mask and getattr(self.extractor, "return_attention_mask", True) is not False
-        heeds_mask = getattr(self.model.config, "feat_extract_norm", "layer") != "group"
-        return BATCH_SIZE if self.window or (has_mask and heeds_mask) else 1
+        uses_mask = getattr(self.model.config, "feat_extract_norm", "layer") != "group"
+        return BATCH_SIZE if self.window or (has_mask and uses_mask) else 1
 
     def batches(self, sounds: Sounds) -> Iterator[tuple[list[int], Any]]:
-        """(positions in `sounds`, the model's inputs), sounds of like length together."""
+        """(positions in `sounds`, the model's inputs) of each batch of sounds of similar length."""
         order = sorted(range(len(sounds)), key=lambda index: len(sounds[index]))
         for start in range(0, len(order), self.batch_size):
             indices = order[start : start + self.batch_size]
@@ -70,7 +70,7 @@ class TransformersJudge:
             yield indices, inputs.to(self.device)
 
     def real_frames(self, num_frames: int, attention_mask: torch.Tensor) -> torch.Tensor:
-        """(N, frames) True if one of the model's frames is sound and not padding; `attention_mask` (N, inputs)."""
+        """Which of the model's frames (N, frames) aren't padding; `attention_mask` is (N, inputs)."""
         if attention_mask.shape[1] == num_frames:
             return attention_mask.bool()
         mask: torch.Tensor = self.model._get_feature_vector_attention_mask(num_frames, attention_mask)
@@ -78,30 +78,30 @@ class TransformersJudge:
 
 
 class EmotionListener(TransformersJudge):
-    """Emotion judge; outputs whose labels mean the same emotion are added up."""
+    """Emotion judge; the probabilities of outputs that mean the same emotion are added."""
 
     def __init__(self, model: Any, extractor: Any, source: Source, device: str) -> None:
         super().__init__(model, extractor, source, device)
-        meant = output_labels(model, source)
-        self.labels = tuple(dict.fromkeys(meant))
-        self._columns = [self.labels.index(label) for label in meant]
+        by_output = output_labels(model, source)
+        self.labels = tuple(dict.fromkeys(by_output))
+        self._columns = [self.labels.index(label) for label in by_output]
 
     @torch.inference_mode()
     def posteriors(self, sounds: Sounds) -> NDArray[np.float64]:
         """Probabilities (N, L); see `kinds.EmotionJudge`."""
-        found_NL = np.zeros((len(sounds), len(self.labels)))
+        posteriors_NL = np.zeros((len(sounds), len(self.labels)))
         for indices, inputs in self.batches(sounds):
-            own = torch.softmax(self.model(**inputs).logits.double(), dim=-1).cpu().numpy()
-            for own_column, column in enumerate(self._columns):
-                found_NL[indices, column] += own[:, own_column]
-        return found_NL
+            outputs = torch.softmax(self.model(**inputs).logits.double(), dim=-1).cpu().numpy()
+            for output, column in enumerate(self._columns):
+                posteriors_NL[indices, column] += outputs[:, output]
+        return posteriors_NL
 
 
 class CtcListener(TransformersJudge):
     """Word judge with a CTC head.
 
-    Without a word model the best token per frame is taken, repeats and blanks dropped; with one, the likeliest words
-    (`beam_search`), and `id` names it too.
+    Without a word model it decodes greedily; with one, it finds the likeliest words (`beam_search`), and `id` names the
+    model too.
     """
 
     def __init__(
@@ -113,19 +113,19 @@ class CtcListener(TransformersJudge):
         if words is not None:
             if self.between is None:
                 raise JudgeError(
-                    f"{source.id} has a language_model/, but no token between words, so it can't tell which it heard: "
+                    f"{source.id} has a language_model/, but no token between words, so it can't tell words apart: "
                     "remove that folder to hear by letters alone"
                 )
             self.id += f"+lm@{words.name[:8]}"
 
     @property
     def blank(self) -> int:
-        """See `timing.Recogniser`: of all of transformers' CTC classes it is the token that pads."""
+        """See `timing.Recogniser`; in all of transformers' CTC classes it is the padding token."""
         return int(self.model.config.pad_token_id)
 
     @property
     def between(self) -> int | None:
-        """See `timing.Recogniser`; SentencePiece has none, its words begin with a mark of their own."""
+        """See `timing.Recogniser`; SentencePiece has none, because it marks the beginnings of words instead."""
         token: int | None = getattr(self.tokenizer, "word_delimiter_token_id", None)
         return token
 
@@ -139,7 +139,7 @@ class CtcListener(TransformersJudge):
         return np.asarray(logits_TV.double().log_softmax(dim=-1).cpu().numpy())
 
     def spell(self, word: str) -> list[int]:
-        """The tokens of a word in the case, and with or without the accents, of which the recogniser knows most."""
+        """A word's tokens, in the case and with or without the accents that leave the fewest letters unknown."""
         plain = unicodedata.normalize("NFKD", word)
         plain = "".join(letter for letter in plain if not unicodedata.combining(letter))
         unknown, silent = self.tokenizer.unk_token_id, {self.tokenizer.unk_token_id, self.blank, self.between}
@@ -158,7 +158,7 @@ class CtcListener(TransformersJudge):
         for indices, inputs in self.batches(sounds):
             logits_NTV = self.model(**inputs).logits
             is_real_NT = torch.ones(logits_NTV.shape[:2], dtype=torch.bool, device=logits_NTV.device)
-            if "attention_mask" in inputs:  # padding's frames could spell words otherwise
+            if "attention_mask" in inputs:  # frames of padding must not spell words
                 is_real_NT = self.real_frames(logits_NTV.shape[1], inputs["attention_mask"])
             texts = (
                 self._best(logits_NTV, is_real_NT) if self.words is None else self._likeliest(logits_NTV, is_real_NT)
@@ -189,9 +189,9 @@ class CtcListener(TransformersJudge):
 
 
 class SequenceListener(TransformersJudge):
-    """Word judge that writes token by token (Whisper and its like), greedily, so that it says the same every time.
+    """Word judge that decodes token by token (Whisper and similar), greedily and so deterministically.
 
-    Sounds longer than the model's window are cut at the quietest moment near its end.
+    Sounds longer than the model's window are cut at the quietest moment near the window's end.
     """
 
     def __init__(self, model: Any, extractor: Any, tokenizer: Any, source: Source, device: str) -> None:
@@ -205,15 +205,15 @@ class SequenceListener(TransformersJudge):
         pieces = [(index, piece) for index, sound in enumerate(sounds) for piece in cut(sound, limit, self.sample_rate)]
         is_multilingual = getattr(self.model.generation_config, "is_multilingual", False)
         language = {"language": "en", "task": "transcribe"} if is_multilingual else {}
-        said = [""] * len(pieces)
+        texts = [""] * len(pieces)
         for positions, inputs in self.batches([piece for _, piece in pieces]):
             tokens = self.model.generate(**inputs, do_sample=False, num_beams=1, **language)
             for position, text in zip(
                 positions, self.tokenizer.batch_decode(tokens, skip_special_tokens=True), strict=True
             ):
-                said[position] = text.strip()
+                texts[position] = text.strip()
         return [
-            " ".join(text for (owner, _), text in zip(pieces, said, strict=True) if owner == index and text)
+            " ".join(text for (owner, _), text in zip(pieces, texts, strict=True) if owner == index and text)
             for index in range(len(sounds))
         ]
 
@@ -233,23 +233,23 @@ def cut(sound: NDArray[np.float32], limit: int, sample_rate: int) -> list[NDArra
 
 
 def output_labels(model: Any, source: Source) -> tuple[str, ...]:
-    """Affetto's label of each of a classifier's outputs; see `choice.read_labels`."""
+    """affetto's label for each of a classifier's outputs; see `choice.read_labels`."""
     return read_labels([str(model.config.id2label[index]) for index in range(model.config.num_labels)], source)
 
 
 def load_emotion(source: Source, device: str) -> EmotionListener:
-    """Load an audio classifier, whole."""
+    """Load an audio classifier; JudgeError if a weight is missing."""
     model = load_whole(transformers.AutoModelForAudioClassification, source)
     return EmotionListener(model, load(transformers.AutoFeatureExtractor, source), source, device)
 
 
 def load_words(source: Source, device: str) -> CtcListener | SequenceListener:
-    """Load a CTC or sequence-to-sequence recogniser, whole."""
+    """Load a CTC or sequence-to-sequence recogniser; JudgeError if a weight is missing."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CTC_MAPPING, MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING
 
     config = load(transformers.AutoConfig, source)
     if type(config) not in MODEL_FOR_CTC_MAPPING and type(config) not in MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING:
-        raise JudgeError(f"{source.id} is a {config.model_type} model, which can't write down speech")
+        raise JudgeError(f"{source.id} is a {config.model_type} model, which can't transcribe speech")
     is_ctc = type(config) in MODEL_FOR_CTC_MAPPING
     model = load_whole(transformers.AutoModelForCTC if is_ctc else transformers.AutoModelForSpeechSeq2Seq, source)
     extractor, tokenizer = load(transformers.AutoFeatureExtractor, source), load(transformers.AutoTokenizer, source)
@@ -267,14 +267,14 @@ def load(auto_class: Any, source: Source, **options: Any) -> Any:
 
 
 def load_whole(auto_class: Any, source: Source) -> Any:
-    """A model none of whose weights were left at random."""
+    """`load` of a model; JudgeError if the checkpoint lacks a weight, which would stay random."""
     with _no_progress_bar():
         model, info = load(auto_class, source, output_loading_info=True)
     missing = sorted(key for key in info["missing_keys"] if not key.endswith(_UNUSED_WHEN_JUDGING))
     missing += sorted(str(key) for key in info["mismatched_keys"])
     if missing:
         raise JudgeError(
-            f"{source.id} doesn't hold a whole {type(model).__name__}: {', '.join(missing)} would stay random. "
+            f"{source.id} doesn't hold a complete {type(model).__name__}: {', '.join(missing)} would stay random. "
             "It was saved for another task"
         )
     return model

@@ -1,7 +1,7 @@
 """Word n-gram models with back-off, in the ARPA format that SRILM and KenLM write.
 
-log10 p(w | h) is the n-gram's where it is listed, else the history's back-off weight plus log10 p(w | h without its
-first word); a history that isn't listed weighs nothing (Katz 1987). Files of KenLM's own binary format aren't read.
+log10 p(w | h) is the n-gram's if it is listed, else the history's back-off weight plus log10 p(w | h without its first
+word); the back-off weight of an unlisted history is 0 (Katz 1987). KenLM's own binary files aren't read.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ START, END, UNKNOWN = "<s>", "</s>", "<unk>"
 Ngram = tuple[str, ...]
 
 _LOWEST = -99.0
-"""log10 of what a model gives no probability, as SRILM writes it."""
+"""log10 of probability 0, as SRILM writes it."""
 
 
 @dataclass(frozen=True)
@@ -35,19 +35,19 @@ class BackoffModel:
 
     @property
     def vocabulary(self) -> list[str]:
-        """The words that it lists, marks apart."""
+        """The words that it lists, without marks such as <s>."""
         return [ngram[0] for ngram in self.log10_probabilities if len(ngram) == 1 and ngram[0][:1] != "<"]
 
     def log10_probability(self, word: str, history: Ngram) -> float:
-        """log10 p(`word` | `history`), of which the last `order` - 1 words count; unknown words are `UNKNOWN`."""
+        """log10 p(`word` | the last `order` - 1 words of `history`); unknown words count as `UNKNOWN`."""
         context = tuple(item if item in self or item == START else UNKNOWN for item in history)
         context = context[len(context) - min(len(context), self.order - 1) :]
         word = word if word in self else UNKNOWN
         backed_off = 0.0
         while True:
-            found = self.log10_probabilities.get((*context, word))
-            if found is not None:
-                return backed_off + found
+            probability = self.log10_probabilities.get((*context, word))
+            if probability is not None:
+                return backed_off + probability
             if not context:
                 return backed_off + _LOWEST
             backed_off += self.log10_backoffs.get(context, 0.0)
@@ -55,7 +55,7 @@ class BackoffModel:
 
 
 def write_arpa(model: BackoffModel, path: Path) -> None:
-    """Write `model` to `path`, gzipped where it ends in .gz; the same bytes for the same model."""
+    """Write `model` to `path`, gzipped if it ends in .gz; always the same bytes for the same model."""
     orders = range(1, model.order + 1)
     by_order = {order: sorted(ngram for ngram in model.log10_probabilities if len(ngram) == order) for order in orders}
     lines = ["\\data\\", *(f"ngram {order}={len(ngrams)}" for order, ngrams in by_order.items()), ""]
@@ -72,7 +72,7 @@ def write_arpa(model: BackoffModel, path: Path) -> None:
 
 
 def read_arpa(path: Path) -> BackoffModel:
-    """The model in `path` (.arpa or .arpa.gz); JudgeError if it can't be read or doesn't hold what it promises."""
+    """The model in `path` (.arpa or .arpa.gz); JudgeError if it can't be read or isn't complete."""
     try:
         with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
             return _parsed(file, path)
@@ -101,13 +101,13 @@ def _parsed(file: IO[str], path: Path) -> BackoffModel:
             probabilities[tuple(words[:order])] = float(probability)
             if len(words) > order:
                 backoffs[tuple(words[:order])] = float(words[order])
-    found = dict.fromkeys(promised, 0)
+    counts = dict.fromkeys(promised, 0)
     for ngram in probabilities:
-        found[len(ngram)] = found.get(len(ngram), 0) + 1
-    if not has_ended or not promised or found != promised:
+        counts[len(ngram)] = counts.get(len(ngram), 0) + 1
+    if not has_ended or not promised or counts != promised:
         raise JudgeError(
             f"{path} is cut short or isn't an ARPA language model: it promises {promised or 'nothing'} n-grams by "
-            f"order and holds {found}"
+            f"order and holds {counts}"
         )
     return BackoffModel(max(promised), probabilities, backoffs)
 

@@ -1,19 +1,19 @@
-"""Further predictors of listening scores, by name, beside or instead of DNSMOS: `quality=dnsmos,ID_OR_PATH,…`.
+"""Quality judges other than DNSMOS, by name, with it or instead of it: `quality=dnsmos,ID_OR_PATH,…`.
 
 Each is one of
 - `dnsmos`, which is bundled;
-- `distillmos`, Microsoft's Distill-MOS (Stahl & Gamper 2025, arXiv 2502.05356), where that package is installed;
+- `distillmos`, Microsoft's Distill-MOS (Stahl & Gamper 2025, arXiv 2502.05356), if that package is installed;
 - `utmos`, a TorchScript file from the hub (`known` says which);
-- a TorchScript file (`mine.jit`, say), or a folder or hub id with one: samples (1, T) in, as many numbers as it has
-  outputs out. What it is may be said in a JSON file beside it, of the same name with `.json`: `name`, `sample_rate`
-  (16000), `input` (`float32` in ±1, or `int16`), `outputs` (names, `["mos"]`), `scale`, `licence`; in a folder or a hub
-  repository `judge.json` will do as well;
-- `utmos:PATH` or `nisqa:PATH`, such a file or folder of which affetto knows what that JSON would say (a file called
-  `utmos.jit`, as balacoon/utmos calls it, gets `int16`);
+- a TorchScript file (`mine.jit`, say), or a folder or hub id with one, which maps samples (1, T) to one number per
+  output. A JSON file beside it, of the same name with `.json`, may give `name`, `sample_rate` (16000), `input`
+  (`float32` in ±1, or `int16`), `outputs` (names, `["mos"]`), `scale` and `licence`; in a folder or a hub repository it
+  may also be called `judge.json`;
+- `utmos:PATH` or `nisqa:PATH`, such a file or folder whose JSON affetto knows (a file called `utmos.jit`, as
+  balacoon/utmos calls it, gets `int16`);
 - a transformers audio classifier used as a regressor (folder or hub id): one number per label, no softmax. A
-  `judge.json` in it may say `name`, `outputs`, `scale` and `licence`.
-Scores come out as they are, beyond 1 and 5 too: clipping would hide that a predictor is out of its depth. Nothing is
-known of any other predictor's scale or licence but what it says itself; it is null otherwise.
+  `judge.json` in it may give `name`, `outputs`, `scale` and `licence`.
+Scores are not clipped to 1 to 5: clipping would hide that a predictor is outside its domain. The scale and licence of
+an unknown predictor are what its JSON says, null otherwise.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ Sounds = Sequence[NDArray[np.float32]]
 
 
 class Predictor:
-    """A quality judge: any function of one sound that gives one number per output."""
+    """A quality judge from any function of one sound that returns one number per output."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class Predictor:
         self.names = (stem,) if len(outputs) == 1 else tuple(f"{stem}_{_slug(output)}" for output in outputs)
 
     def score(self, sounds: Sounds) -> list[dict[str, float]]:
-        """Scores of each sound, as the predictor gives them."""
+        """Scores of each sound, unclipped."""
         return [self._score(sound) for sound in sounds]
 
     def _score(self, sound: NDArray[np.float32]) -> dict[str, float]:
@@ -70,9 +70,7 @@ class Predictor:
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
             raise JudgeError(f"{self.id} can't score {counted(len(sound), 'sample')}: {error}") from error
         if values.shape != (len(self.names),) or not np.isfinite(values).all():
-            raise JudgeError(
-                f"{self.id} gave {values.tolist()[:8]} where {len(self.names)} finite scores were expected"
-            )
+            raise JudgeError(f"{self.id} gave {values.tolist()[:8]}, but {len(self.names)} finite scores were expected")
         return dict(zip(self.names, values.tolist(), strict=True))
 
 
@@ -102,18 +100,18 @@ class QualityPanel:
         return [judge.id for judge in self.members]
 
     def score(self, sounds: Sounds) -> list[dict[str, float]]:
-        """All members' scores, of sounds at the one rate that they share."""
+        """All members' scores of sounds at the rate that they share."""
         if len({judge.sample_rate for judge in self.members}) > 1:
             raise JudgeError(f"{self.id} hear at different rates: score with each of `members` on its own")
         scores: list[dict[str, float]] = [{} for _ in sounds]
         for judge in self.members:
-            for merged, found in zip(scores, judge.score(sounds), strict=True):
-                merged.update(found)
+            for merged, own in zip(scores, judge.score(sounds), strict=True):
+                merged.update(own)
         return scores
 
 
 def members_of(judge: QualityJudge) -> tuple[QualityJudge, ...]:
-    """The judges that a quality judge is made of; most are made of themselves."""
+    """The members of a quality judge; most are their own single member."""
     return getattr(judge, "members", (judge,))
 
 
@@ -154,7 +152,7 @@ def _load_one(name: str, device: str) -> QualityJudge:
 
 
 def _check_is_published(name: str, known: KnownJudge) -> None:
-    """Refuse a judge that only its authors' own code can load, and say how to get there all the same."""
+    """JudgeError if only the authors' own code can load a judge, with instructions for exporting it."""
     script = known.script
     assert script is not None
     if script.file is None:
@@ -183,15 +181,15 @@ def _load_distillmos(device: str) -> QualityJudge:
 
 
 def _load_local_script(path: Path, device: str, name: str | None = None) -> QualityJudge:
-    """A TorchScript file, or the one in a folder; `name` of `SCRIPTS` where somebody says that it is that."""
+    """A TorchScript file, or the one in a folder; `name` is one of `SCRIPTS` if the user says that it is that one."""
     is_in_folder = path.is_dir()
     script = find_script(path, str(path)) if is_in_folder else path
     if script is None or not script.is_file():
         raise JudgeError(f"there is no file {path} to load a quality judge from")
     known = known_script(name, script.name) if name else None
     facts = script_facts(script, known, is_in_folder=is_in_folder)
-    found = f"local/{script.name}@{hash_bytes(script.read_bytes())[:12]}"
-    return _load_script(script, facts, Source(str(path), found, "local", None, known=known), device)
+    judge_id = f"local/{script.name}@{hash_bytes(script.read_bytes())[:12]}"
+    return _load_script(script, facts, Source(str(path), judge_id, "local", None, known=known), device)
 
 
 def _load_from_hub(source: Source, device: str) -> QualityJudge:
@@ -222,12 +220,12 @@ def _load_script(path: Path, facts: dict[str, Any], source: Source, device: str)
     try:
         model = torch.jit.load(str(path), map_location=device).eval()  # type: ignore[no-untyped-call]
     except (RuntimeError, ValueError, OSError) as error:
-        raise JudgeError(f"{path} is no TorchScript file (a pickled model can't be a judge): {error}") from error
+        raise JudgeError(f"{path} isn't a TorchScript file (a pickled model can't be a judge): {error}") from error
     is_int16 = facts.get("input") == "int16"
 
     def predict(sound: NDArray[np.float32]) -> NDArray[np.float64]:
-        whole = np.clip(np.round(sound * 32767.0), -32768, 32767).astype(np.int16) if is_int16 else sound
-        return _run(torch, model, torch.from_numpy(np.ascontiguousarray(whole)), device)
+        samples = np.clip(np.round(sound * 32767.0), -32768, 32767).astype(np.int16) if is_int16 else sound
+        return _run(torch, model, torch.from_numpy(np.ascontiguousarray(samples)), device)
 
     return Predictor(
         predict, str(facts.get("name", path.stem)), facts.get("outputs", ["mos"]), id=source.id, tier=source.tier,
@@ -237,7 +235,7 @@ def _load_script(path: Path, facts: dict[str, Any], source: Source, device: str)
 
 
 def _load_regressor(source: Source, folder: Path, device: str) -> QualityJudge:
-    """A transformers model; `folder` is where its `judge.json` may lie."""
+    """A transformers model; `folder` may hold its `judge.json`."""
     import torch
     import transformers
 
@@ -249,7 +247,7 @@ def _load_regressor(source: Source, folder: Path, device: str) -> QualityJudge:
     labels = [str(model.config.id2label[index]) for index in range(model.config.num_labels)]
     outputs = facts.get("outputs", labels)
     if len(outputs) != len(labels):
-        raise JudgeError(f"{source.id} has the labels {', '.join(labels)}, its {FOLDER_FACTS} {len(outputs)} outputs")
+        raise JudgeError(f"{source.id} has {len(labels)} labels, but its {FOLDER_FACTS} names {len(outputs)} outputs")
 
     @torch.inference_mode()
     def predict(sound: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -271,5 +269,5 @@ def _run(torch: Any, model: Any, sound_T: Any, device: str) -> NDArray[np.float6
 
 
 def _slug(name: str) -> str:
-    """A name's letters and digits, small, with `_` between."""
+    """A name's letters and digits in lower case, joined by `_`."""
     return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_") or "score"

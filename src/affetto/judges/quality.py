@@ -1,14 +1,14 @@
-"""DNSMOS P.835 (Reddy et al., ICASSP 2022): predicted listening scores from 1 to 5, with no reference.
+"""DNSMOS P.835 (Reddy et al., ICASSP 2022): predicted listening scores from 1 to 5, without a reference.
 
-The weights come in speechmos' wheel (MIT); speechmos itself is never imported, because it needs librosa, and its ONNX
-graph is computed in torch (`dnsmos`), which is what makes windows cheap. Differences from the published script
-(speechmos 0.0.1.1, dnsmos.py):
+The weights come in speechmos' wheel (MIT). speechmos itself is never imported, because it needs librosa; its ONNX graph
+is computed in torch (`dnsmos`), which makes windows cheap. Differences from the published script (speechmos 0.0.1.1,
+dnsmos.py):
 - its float arithmetic makes windows 7 to 23 one sample short and skips them; here every window counts, so only
   files of 16 s and more differ;
-- samples beyond full scale are clipped to it instead of refused;
+- samples beyond full scale are clipped instead of refused;
 - the P.808 model is left out: it needs log-mel features and answers the same question as `mos_overall`.
-Sounds run side by side, one thread each. A sound that was heard before isn't heard again: the base's sentences are the
-same for every emotion of a run.
+Sounds are scored in parallel, one thread each. Scores are cached: the base's sentences are the same for every emotion
+of a run.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ _FITS = {
     "mos_background": (-0.13166888, 1.60915514, -0.39604546),
     "mos_overall": (-0.06766283, 1.11546468, 0.04602535),
 }
-"""The published script's mapping of raw outputs to listeners' scale: quadratic, highest power first."""
+"""The published script's mapping of raw outputs to the listeners' scale: quadratic, highest power first."""
 
 
 class DnsmosJudge:
-    """Quality judge behind the `QualityJudge` protocol."""
+    """The bundled quality judge."""
 
     id = "speechmos/dnsmos-p835"
     known = KNOWN_JUDGES["dnsmos"]
@@ -58,7 +58,7 @@ class DnsmosJudge:
         self._network = DnsmosNetwork(find_model())
 
     def score(self, sounds: Sequence[NDArray[np.float32]]) -> list[dict[str, float]]:
-        """Scores of each sound (mono, 16 kHz): means over its windows, by name."""
+        """Scores by name of each sound (mono, 16 kHz): means over its windows."""
         keys = [hash_bytes(np.ascontiguousarray(sound, dtype=np.float32).tobytes()) for sound in sounds]
         unheard = {key: sound for key, sound in zip(keys, sounds, strict=True) if key not in self._heard}
         with one_thread_each(), ThreadPoolExecutor(self._num_threads) as pool:
@@ -75,12 +75,12 @@ def _scores(raw_W3: NDArray[np.float32], sound: NDArray[np.float32]) -> dict[str
     columns = {"mos_signal": 0, "mos_background": 1, "mos_overall": 2}
     scores = {name: float(np.polyval(_FITS[name], raw_W3[:, columns[name]]).mean()) for name in NAMES}
     if not all(np.isfinite(score) for score in scores.values()):
-        raise JudgeError(f"DNSMOS gave {scores}; the samples lie between {sound.min()} and {sound.max()}")
+        raise JudgeError(f"DNSMOS gave {scores}; the samples are between {sound.min()} and {sound.max()}")
     return scores
 
 
 def fill(sound: NDArray[np.float32]) -> NDArray[np.float32]:
-    """A sound within full scale, doubled until it fills a window, as the published script does."""
+    """A sound clipped to full scale and doubled until it fills a window, as in the published script."""
     if len(sound) == 0:
         raise JudgeError("an empty sound has no quality")
     filled = np.clip(sound, -1.0, 1.0).astype(np.float32)
@@ -90,7 +90,7 @@ def fill(sound: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def count_windows(num_samples: int) -> int:
-    """Windows of 9.01 s, one every second, in at least `WINDOW` samples."""
+    """Number of windows of 9.01 s, one every second, in at least `WINDOW` samples."""
     return max(1, min(num_samples // HOP - 9, (num_samples - WINDOW) // HOP + 1))
 
 

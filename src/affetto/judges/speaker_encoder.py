@@ -1,10 +1,10 @@
 """The voice judge that comes with affetto: a GE2E speaker encoder (Wan et al. 2018, arXiv 1710.10467), 1.4 M weights.
 
-Three LSTM layers read 40 mel bands of 1.6 seconds at a time; the last state, projected, is the voice. A sound's vector
-is the mean of its windows', which overlap by half. The weights are Resemblyzer 0.1.4's (Resemble AI, Apache-2.0), as
-float16; they were trained on LibriSpeech, VoxCeleb1 and VoxCeleb2, so on people. Differences from that package:
-- all pauses are cut out, by energy (`metrics.activity`), not the long ones by WebRTC's detector;
-- every sound is brought to -30 dBFS, not only quieter ones, so that loudness, which emotions change, isn't the voice.
+Three LSTM layers read 40 mel bands of 1.6 seconds at a time; the last state, projected, is the voice vector. A sound's
+vector is the mean over its windows, which overlap by half. The weights are Resemblyzer 0.1.4's (Resemble AI,
+Apache-2.0), as float16, trained on people: LibriSpeech, VoxCeleb1 and VoxCeleb2. Differences from that package:
+- all pauses are cut out, by energy (`metrics.activity`), not only long ones by WebRTC's detector;
+- every sound is scaled to -30 dBFS, not only quieter ones, so that loudness, which emotions change, has no effect.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ from affetto.metrics.activity import FRAME_S, sounding_frames
 SAMPLE_RATE = 16_000
 BANDS, WIDTH, LAYERS = 40, 256, 3
 WINDOW, HOP = 400, 160
-"""Samples of a spectrum, and from one to the next: 25 and 10 ms."""
+"""Samples per spectrum, and from one to the next: 25 and 10 ms."""
 FRAMES, STEP = 160, 77
-"""Spectra of a window of the encoder (1.6 s), and from one to the next (1.3 windows a second)."""
+"""Spectra per window of the encoder (1.6 s), and from one window to the next (1.3 windows a second)."""
 BATCH = 32
-"""Windows that are heard at once."""
+"""Windows per batch."""
 MIN_COVERAGE = 0.75
-"""A last window with less sound than this isn't heard, unless it is the only one."""
+"""A last window of which less than this is sound is dropped, unless it is the only one."""
 LEVEL_DB = -30.0
 SHORTEST_S = 0.4
-"""Of what sounds; a syllable or two, with less than which a voice isn't known."""
+"""Shortest speech, without pauses, that has a vector: a syllable or two."""
 _WEIGHTS = "model.safetensors"
 
 
 class SpeakerEncoder(nn.Module):
-    """Windows of mel spectra to voices; named as in the published weights."""
+    """Windows of mel spectra to voice vectors; parameters are named as in the published weights."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,13 +52,13 @@ class SpeakerEncoder(nn.Module):
         self.linear = nn.Linear(WIDTH, WIDTH)
 
     def forward(self, mel_NTB: Tensor) -> Tensor:
-        """Unit vectors (N, D) of power spectra in mel bands (N, T, B); all their numbers are 0 or more."""
+        """Non-negative unit vectors (N, D) of power spectra in mel bands (N, T, B)."""
         _, (last_LND, _) = self.lstm(mel_NTB)
         return nn.functional.normalize(torch.relu(self.linear(last_LND[-1])), dim=-1)
 
 
 class BundledVoiceJudge:
-    """Voice judge behind the `VoiceJudge` protocol."""
+    """The bundled voice judge."""
 
     tier = "bundled"
     licence = "Apache-2.0"
@@ -80,18 +80,18 @@ class BundledVoiceJudge:
 
     @torch.inference_mode()
     def embed(self, sounds: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float64] | None]:
-        """Unit vectors (256,) of mono sounds at 16 kHz; None if less than `SHORTEST_S` sounds.
+        """Unit vectors (256,) of mono sounds at 16 kHz; None with less than `SHORTEST_S` of speech.
 
-        Windows of all sounds go through the network in batches of one size, the last filled up, so that company
-        changes no vector.
+        Windows of all sounds go through the network in batches of one fixed size, the last one padded, so that a vector
+        doesn't depend on the other sounds.
         """
-        heard = [encoder_windows(sound) for sound in sounds]
-        windows = [mel_NTB for mel_NTB in heard if mel_NTB is not None]
+        by_sound = [encoder_windows(sound) for sound in sounds]
+        windows = [mel_NTB for mel_NTB in by_sound if mel_NTB is not None]
         if not windows:
             return [None] * len(sounds)
         with one_thread_each():
             voices = iter(torch.split(self._voices(np.concatenate(windows)), [len(mel_NTB) for mel_NTB in windows]))
-        return [None if mel_NTB is None else _mean_voice(next(voices)) for mel_NTB in heard]
+        return [None if mel_NTB is None else _mean_voice(next(voices)) for mel_NTB in by_sound]
 
     def _voices(self, mel_NTB: NDArray[np.float32]) -> Tensor:
         """Unit vectors (N, D) of windows."""
@@ -107,12 +107,12 @@ def _mean_voice(voices_ND: Tensor) -> NDArray[np.float64]:
 
 
 def weights_folder() -> Path:
-    """Where the weights lie, with their licence and where they come from."""
+    """The folder of the weights, with their licence and origin."""
     return Path(str(resources.files("affetto.judges"))) / "assets" / BUNDLED_VOICE
 
 
 def encoder_windows(sound: NDArray[np.float32]) -> NDArray[np.float32] | None:
-    """What the encoder hears of (samples,): mel spectra (N, T, B) of N windows; None if too little sounds."""
+    """The encoder's input for samples (S,): mel spectra (N, T, B) of N windows; None if there is too little speech."""
     speech = without_pauses(sound)
     if speech is None:
         return None
@@ -123,7 +123,7 @@ def encoder_windows(sound: NDArray[np.float32]) -> NDArray[np.float32] | None:
 
 
 def without_pauses(sound: NDArray[np.float32]) -> NDArray[np.float32] | None:
-    """What sounds in (samples,), joined; None if that is less than `SHORTEST_S`."""
+    """The active frames of samples (S,), joined; None if shorter than `SHORTEST_S`."""
     sounds = sounding_frames(sound, SAMPLE_RATE)
     if sounds.sum() * FRAME_S < SHORTEST_S:
         return None
@@ -133,7 +133,7 @@ def without_pauses(sound: NDArray[np.float32]) -> NDArray[np.float32] | None:
 
 
 def window_starts(num_samples: int) -> list[int]:
-    """First frames of the encoder's windows on so many samples: at least one, the last mostly full."""
+    """First frames of the encoder's windows over this many samples: at least one, the last mostly full."""
     num_frames = -(-(num_samples + 1) // HOP)
     starts = list(range(0, max(1, num_frames - FRAMES + STEP + 1), STEP))
     covered = (num_samples - starts[-1] * HOP) / (FRAMES * HOP)
@@ -141,7 +141,7 @@ def window_starts(num_samples: int) -> list[int]:
 
 
 def mel_spectra(samples: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Power spectra (frames, 40) in Slaney's mel bands, a frame centred on every `HOP` samples."""
+    """Power spectra (frames, 40) in Slaney's mel bands, one frame centred every `HOP` samples."""
     framed_TN = np.lib.stride_tricks.sliding_window_view(np.pad(samples, WINDOW // 2), WINDOW)[::HOP]
     spectra_TF = np.fft.rfft(framed_TN.astype(np.float64) * _window())
     power_TF = spectra_TF.real**2 + spectra_TF.imag**2

@@ -1,10 +1,10 @@
 """SpeechBrain's emotion judge (Wang et al. 2021, arXiv 2111.02735) from its published files, without SpeechBrain.
 
 A checkpoint is `hyperparams.yaml`, `wav2vec2.ckpt`, `model.ckpt` and `label_encoder.txt`: wav2vec 2.0 (transformers'
-own, under a prefix), its last hidden states brought to mean 0 and variance 1 over frames and channels together where
-`output_norm` says so, averaged over time, and one linear layer. SpeechBrain's pooling adds noise of 1e-5 to 9e-5 to
-the mean, in judging too; here is none, so that a sound is judged the same every time.
-`benchmarks/parity/judges.py` holds this against SpeechBrain's code.
+own, under a prefix), its last hidden states, with `output_norm` normalised to mean 0 and variance 1 over frames and
+channels together, averaged over time, and one linear layer. SpeechBrain's pooling adds noise of 1e-5 to 9e-5 to the
+mean, in inference too; here there is none, so that a sound always gets the same result.
+`benchmarks/parity/judges.py` compares this with SpeechBrain's code.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from affetto.judges.checkpoints import (
 from affetto.judges.choice import Source
 
 FILES = ("hyperparams.yaml", "wav2vec2.ckpt", "model.ckpt", "label_encoder.txt")
-"""Of a checkpoint."""
+"""The files of a checkpoint."""
 _HEAD = "0.w"
-"""The linear layer in `model.ckpt`, the first and only one of a list."""
+"""The linear layer in `model.ckpt`, the only one of a list."""
 _HEAD_SIZE = 64
-"""Channels of an attention head, which no weight tells: that of every published wav2vec 2.0."""
+"""Channels per attention head, which the weights don't show; the same in every published wav2vec 2.0."""
 _LABEL = re.compile(r"'(.+)' => (\d+)")
 
 
@@ -51,12 +51,12 @@ class SpeechBrainEmotion(nn.Module):
 
     @property
     def fewest_samples(self) -> int:
-        """Samples that make one frame."""
+        """Number of samples that make one frame."""
         config = self.model.config
         return fewest_samples(list(zip(config.conv_kernel, config.conv_stride, strict=True)))
 
     def vector(self, sound_1S: Tensor) -> Tensor:
-        """What the labels are told by, (1, D)."""
+        """The utterance vector (1, D) that is classified."""
         sound_1S = F.layer_norm(sound_1S, sound_1S.shape[1:])
         states_1TD = self.model(sound_1S).last_hidden_state
         if self.normalises_output:
@@ -65,9 +65,9 @@ class SpeechBrainEmotion(nn.Module):
         return pooled
 
     def scores(self, sound_1S: Tensor) -> Tensor:
-        """Before the softmax, (1, labels)."""
-        found: Tensor = self.head(self.vector(sound_1S))
-        return found
+        """Logits (1, labels)."""
+        logits: Tensor = self.head(self.vector(sound_1S))
+        return logits
 
 
 def is_laid_out_so(source: Source) -> bool:
@@ -78,7 +78,7 @@ def is_laid_out_so(source: Source) -> bool:
 
 
 def load(source: Source, device: str) -> CheckpointListener:
-    """Load a checkpoint, whole; JudgeError if that can't be."""
+    """Load a checkpoint; JudgeError if it can't be loaded completely."""
     folder = checkpoint_folder(source, FILES)
     source = at_commit(source, folder)
     states = {name: read_state(folder / f"{name}.ckpt", source.id) for name in ("wav2vec2", "model")}
@@ -99,7 +99,7 @@ def load(source: Source, device: str) -> CheckpointListener:
 
 
 def shape_of(state: Mapping[str, Tensor], name: str) -> Wav2Vec2Config:
-    """The configuration that weights under `model.` are of; strides and the size of a head are every wav2vec 2.0's."""
+    """The configuration inferred from the weights under `model.`; strides and head size are every wav2vec 2.0's."""
     try:
         convolutions: list[torch.Size] = []
         while (key := f"model.feature_extractor.conv_layers.{len(convolutions)}.conv.weight") in state:
@@ -124,7 +124,7 @@ def shape_of(state: Mapping[str, Tensor], name: str) -> Wav2Vec2Config:
 
 
 class _Untagged(yaml.SafeLoader):
-    """Reads HyperPyYAML for its numbers and words; what its tags would build or refer to is left alone."""
+    """Reads HyperPyYAML's numbers and strings; its tags neither build nor refer to anything."""
 
 
 def _plain(loader: yaml.SafeLoader, _suffix: str, node: yaml.Node) -> Any:
@@ -141,14 +141,14 @@ _Untagged.add_multi_constructor("!", _plain)
 
 def _read_parameters(path: Path, name: str) -> dict[str, Any]:
     try:
-        found = yaml.load(path.read_text(encoding="utf-8"), Loader=_Untagged)
+        parameters = yaml.load(path.read_text(encoding="utf-8"), Loader=_Untagged)
     except yaml.YAMLError as error:
         raise JudgeError(f"can't read the hyperparams.yaml of {name}: {error}") from error
-    return found if isinstance(found, dict) else {}
+    return parameters if isinstance(parameters, dict) else {}
 
 
 def _read_labels(path: Path, name: str) -> list[str]:
-    """Labels by their output, from lines like `'neu' => 0`."""
+    """Labels in the order of the outputs, from lines like `'neu' => 0`."""
     table = path.read_text(encoding="utf-8").partition("=====")[0]
     by_output = {int(output): label for label, output in _LABEL.findall(table)}
     if not by_output or sorted(by_output) != list(range(len(by_output))):

@@ -1,4 +1,4 @@
-"""How many processors a judge's network computes on."""
+"""Limits the number of threads that a judge's network computes on."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from contextlib import contextmanager
 
 @contextmanager
 def one_thread_each() -> Iterator[None]:
-    """Networks that run in here, and in threads that are started in here, compute on one processor each.
+    """Inside the block, networks in this thread and in threads started there compute on one core each.
 
-    Small products (a recurrent network's steps) are faster so: threads would wait for each other most of the time.
+    This is faster for small products (a recurrent network's steps), whose threads would mostly wait for each other.
     """
     import torch
 

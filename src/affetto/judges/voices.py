@@ -1,9 +1,9 @@
-"""Judges that answer with vectors: who speaks (speaker verification), and where speech lies on emotion's dimensions.
+"""Judges of voices (speaker verification) and of emotion dimensions.
 
 Speaker verification runs transformers' x-vector classes (WavLM-SV) or, where SpeechBrain is installed, its ECAPA-TDNN
 (Desplanques et al. 2020). The dimensional judge has the layout of the published arousal, dominance and valence model
 (Wagner et al. 2023, arXiv 2203.07378), whose class isn't in transformers: wav2vec 2.0's last hidden states, averaged
-over time, then two dense layers with tanh between. Sounds are heard one at a time where padding would be heard.
+over time, then two dense layers with tanh between. Sounds are heard one at a time if padding would affect the result.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class XVectorListener(TransformersJudge):
 
     @property
     def fewest_frames(self) -> int:
-        """Hidden frames that the model's time-delay layers need to give two, without which there is no spread."""
+        """Hidden frames that the model's time-delay layers need for two outputs, without which there is no spread."""
         config = self.model.config
         layers = zip(config.tdnn_kernel, config.tdnn_dilation, strict=True)
         return 2 + sum(int(dilation) * (int(kernel) - 1) for kernel, dilation in layers)
@@ -38,17 +38,17 @@ class XVectorListener(TransformersJudge):
     @torch.inference_mode()
     def embed(self, sounds: Sounds) -> list[NDArray[np.float64] | None]:
         """Unit vectors; see `kinds.VoiceJudge`."""
-        found: list[NDArray[np.float64] | None] = []
+        vectors: list[NDArray[np.float64] | None] = []
         for sound in sounds:
             frames = int(self.model._get_feat_extract_output_lengths(torch.tensor(len(sound))))
             if frames < self.fewest_frames:
-                found.append(None)
+                vectors.append(None)
                 continue
             _, inputs = next(self.batches([sound]))
             # One sound has no padding; its mask would be all ones.
             embedding = self.model(inputs[self.model.main_input_name]).embeddings[0]
-            found.append(to_unit(embedding.double().cpu().numpy(), self.id))
-        return found
+            vectors.append(to_unit(embedding.double().cpu().numpy(), self.id))
+        return vectors
 
 
 class EcapaListener:
@@ -56,7 +56,7 @@ class EcapaListener:
 
     sample_rate = 16_000
     fewest_samples = 1_600
-    """Its filter bank needs a window, its pooling more than one."""
+    """The filter bank needs one window, the pooling more."""
 
     def __init__(self, source: Source, device: str) -> None:
         if importlib.util.find_spec("speechbrain") is None:
@@ -69,7 +69,7 @@ class EcapaListener:
         try:
             self.model = classifier.from_hparams(source.where, run_opts={"device": device}, **options)
         except (OSError, ValueError, KeyError, RuntimeError) as error:
-            raise JudgeError(f"can't load the judge {source.id} by SpeechBrain: {error}") from error
+            raise JudgeError(f"can't load the judge {source.id} with SpeechBrain: {error}") from error
         self.device = device
         self.id = f"{source.id}@{source.revision}" if source.revision else source.id
         self.tier, self.licence, self.known = source.tier, source.licence, source.known
@@ -77,18 +77,18 @@ class EcapaListener:
     @torch.inference_mode()
     def embed(self, sounds: Sounds) -> list[NDArray[np.float64] | None]:
         """Unit vectors; see `kinds.VoiceJudge`."""
-        found: list[NDArray[np.float64] | None] = []
+        vectors: list[NDArray[np.float64] | None] = []
         for sound in sounds:
             if len(sound) < self.fewest_samples:
-                found.append(None)
+                vectors.append(None)
                 continue
             vector = self.model.encode_batch(torch.from_numpy(np.ascontiguousarray(sound))[None].to(self.device))
-            found.append(to_unit(vector.reshape(-1).double().cpu().numpy(), self.id))
-        return found
+            vectors.append(to_unit(vector.reshape(-1).double().cpu().numpy(), self.id))
+        return vectors
 
 
 class DimensionHead(nn.Module):
-    """Hidden states' mean (N, D) to the dimensions' values (N, num_labels); named as in the published weights."""
+    """Mean hidden states (N, D) to the dimensions' values (N, num_labels); named as in the published weights."""
 
     def __init__(self, config: Any) -> None:
         super().__init__()
@@ -96,7 +96,7 @@ class DimensionHead(nn.Module):
         self.out_proj = nn.Linear(config.hidden_size, config.num_labels)
 
     def forward(self, pooled_ND: Tensor) -> Tensor:
-        """Values on the model's own scale; dropout, which the published head has, is nothing when judging."""
+        """Values on the model's own scale; the published head's dropout has no effect in inference."""
         values: Tensor = self.out_proj(torch.tanh(self.dense(pooled_ND)))
         return values
 
@@ -111,7 +111,7 @@ class DimensionModel(transformers.Wav2Vec2PreTrainedModel):  # type: ignore[misc
         self.post_init()
 
     def forward(self, input_values: Tensor) -> Tensor:
-        """(1, num_labels) of one sound (1, samples); a batch would need masks in the mean, so there are none."""
+        """Values (1, num_labels) of one sound (1, samples); a batch would need a masked mean, so it isn't allowed."""
         assert input_values.shape[0] == 1, input_values.shape
         values: Tensor = self.classifier(self.wav2vec2(input_values).last_hidden_state.mean(dim=1))
         return values
@@ -125,8 +125,8 @@ class DimensionListener(TransformersJudge):
         self.labels = output_labels(model, source)
         if missing := [name for name in DIMENSIONS if name not in self.labels]:
             raise JudgeError(
-                f"{source.id} has no output named {', '.join(missing)}: a dimensional judge's are "
-                f"{', '.join(DIMENSIONS)}, and this one's are {', '.join(self.labels)}"
+                f"{source.id} has no output named {', '.join(missing)}: a dimensional judge needs "
+                f"{', '.join(DIMENSIONS)}, and this one has {', '.join(self.labels)}"
             )
 
     @torch.inference_mode()
@@ -141,7 +141,7 @@ class DimensionListener(TransformersJudge):
 
 
 def load_voice(source: Source, device: str) -> XVectorListener | EcapaListener:
-    """Load a speaker-verification model, whole; a folder with SpeechBrain's `hyperparams.yaml` goes to SpeechBrain."""
+    """Load a speaker-verification model; SpeechBrain loads its own ids, and folders with its `hyperparams.yaml`."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_AUDIO_XVECTOR_MAPPING
 
     if source.where.startswith("speechbrain/") or (Path(source.where) / "hyperparams.yaml").is_file():
@@ -154,7 +154,7 @@ def load_voice(source: Source, device: str) -> XVectorListener | EcapaListener:
 
 
 def load_dimensions(source: Source, device: str) -> DimensionListener:
-    """Load a wav2vec 2.0 model with a dimensional head, whole."""
+    """Load a wav2vec 2.0 model with a dimensional head; JudgeError if a weight is missing."""
     config = load(transformers.AutoConfig, source)
     if config.model_type != "wav2vec2":
         raise JudgeError(f"{source.id} is a {config.model_type} model; the dimensional judge's layout is wav2vec2's")
@@ -163,7 +163,7 @@ def load_dimensions(source: Source, device: str) -> DimensionListener:
 
 
 def to_unit(vector: NDArray[np.float64], name: str) -> NDArray[np.float64]:
-    """`vector` (D,) at length 1; JudgeError if it has none, which names the judge `name`."""
+    """`vector` (D,) normalised to length 1; JudgeError, with the judge's `name`, if its length is 0 or not finite."""
     length = float(np.linalg.norm(vector))
     if not np.isfinite(length) or length == 0:
         raise JudgeError(f"the judge {name} gave a vector of length {length}")

@@ -1,8 +1,8 @@
-"""A listening test for people: blinded, loudness-safe, one page that needs nothing but itself.
+"""A listening test for people: blinded, loudness-matched, a single self-contained page.
 
-Three questions: how natural (1 to 5), which emotion (forced choice, with `other` and `none`), which of two. Sounds
-carry random names; which system each is of stands in a key beside the test's folder, never inside it. Everything is set
-to one level, so that loudness decides nothing and nobody is startled.
+Three questions: how natural (1 to 5), which emotion (forced choice, with `other` and `none`), which of two. Sounds have
+random names; a key beside the test's folder, never inside it, says which system each comes from. All sounds are set to
+one level, so that loudness affects no vote and nobody is startled.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from affetto.report.page_templates import page_templates
 
 KEY_SCHEMA, VOTES_SCHEMA = "affetto.listening-key/1", "affetto.votes/1"
 CHOICES = ("other", "none")
-"""Beside the emotions of a forced choice."""
+"""Choices besides the emotions of a forced choice."""
 _RATE = 24_000
 _LEVEL_DB, _PEAK_DB = -26.0, -1.0
 
@@ -39,7 +39,7 @@ class Item:
     """One sound of the test."""
 
     id: str
-    """What its file is called, which says nothing."""
+    """The random name of its file."""
     system: str
     file: str
     text: str | None
@@ -49,12 +49,11 @@ class Item:
 def export_test(
     systems: Mapping[str, Path], out: Path, emotions: Sequence[str], *, num_sentences: int = 8, seed: int = 0
 ) -> Path:
-    """Write the test of `systems` (folders whose files of one name say one sentence); returns the key's path.
+    """Write the test of `systems` (folders in which files of the same name say the same sentence); returns the key.
 
-    `out` gets `test.html`, which needs nothing else, and `webmushra.yaml` with `audio/`, for webMUSHRA's `configs`; the
-    key goes to `OUT_key.json` beside it. Raises DataError if fewer than two systems share a file, a sound can't be
-    read, there is no writing at `out`, or it or the key is there already: tests are never mixed, and a key may be of a
-    test that is running.
+    `out` gets a self-contained `test.html`, and `webmushra.yaml` with `audio/` for webMUSHRA's `configs`; the key goes
+    to `OUT_key.json` beside it. Raises DataError if fewer than two systems share a file, a sound can't be read, `out`
+    can't be written, or `out` or the key already exists: tests are never mixed, and a key may be of a running test.
     """
     key = out.with_name(f"{out.name}_key.json")
     _check_new(out, key)
@@ -86,7 +85,7 @@ def export_test(
 
 
 def level(samples: NDArray[np.floating], sample_rate: int) -> NDArray[np.float32]:
-    """`samples` with what sounds at -26 dBFS RMS, or as near as peaks under -1 dBFS allow; silence as it is."""
+    """`samples` at -26 dBFS RMS without pauses, or as near as peaks under -1 dBFS allow; silence is unchanged."""
     activity = find_activity(samples, sample_rate)
     if activity is None:
         return np.asarray(samples, dtype=np.float32)
@@ -96,31 +95,31 @@ def level(samples: NDArray[np.floating], sample_rate: int) -> NDArray[np.float32
 
 def _check_new(out: Path, key: Path) -> None:
     if key.exists():
-        raise DataError(f"{key} tells the systems of an earlier test: name another --out, or move it away")
+        raise DataError(f"{key} is the key of an earlier test: name another --out, or move it away")
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise DataError(f"{out} holds something already: name another --out, or move it away")
+        raise DataError(f"{out} already holds something: name another --out, or move it away")
 
 
 def _items(systems: Mapping[str, Path], num_sentences: int, seed: int) -> tuple[list[Item], list[str]]:
-    found = {name: {path.stem: path for path in sound_files(folder)} for name, folder in systems.items()}
-    shared = sorted(set.intersection(*(set(files) for files in found.values()))) if len(found) > 1 else []
+    by_system = {name: {path.stem: path for path in sound_files(folder)} for name, folder in systems.items()}
+    shared = sorted(set.intersection(*(set(files) for files in by_system.values()))) if len(by_system) > 1 else []
     if not shared:
-        given = ", ".join(f"{name} ({counted(len(files), 'file')})" for name, files in found.items())
+        given = ", ".join(f"{name} ({counted(len(files), 'file')})" for name, files in by_system.items())
         raise DataError(
-            "a listening test needs two folders or more with sound files of the same names (000.wav in each says the "
-            f"same sentence); given: {given}"
+            "a listening test needs at least two folders with sound files of the same names (000.wav says the same "
+            f"sentence in each); given: {given}"
         )
     draw = random.Random(f"listening/{seed}")
     sentences = sorted(draw.sample(shared, min(num_sentences, len(shared))))
     items = []
     for sentence in sentences:
-        for name, files in found.items():
+        for name, files in by_system.items():
             path = files[sentence]
             try:
                 samples = level(read_sound(path, _RATE), _RATE)
             except SoundError as error:
-                raise DataError(f"{path} can't be heard by anybody: {error}") from error
-            # A letter first: YAML readers take digits around an e for a number.
+                raise DataError(f"{path} can't be played: {error}") from error
+            # A letter first, because YAML readers take digits around an e for a number.
             blind = "s" + hash_text("listening", str(seed), name, sentence, str(draw.random()))[:10]
             items.append(Item(blind, name, path.name, text_beside(path), samples))
     draw.shuffle(items)
@@ -128,18 +127,18 @@ def _items(systems: Mapping[str, Path], num_sentences: int, seed: int) -> tuple[
 
 
 def _pairs(items: Sequence[Item], sentences: Sequence[str], seed: int) -> list[tuple[str, Item, Item]]:
-    """(name, A, B) of every two systems on every sentence, sides drawn."""
+    """(name, A, B) of every pair of systems on every sentence, with random sides."""
     draw = random.Random(f"pairs/{seed}")
     by_place = {(Path(item.file).stem, item.system): item for item in items}
     systems = sorted({item.system for item in items})
-    found = []
+    pairs = []
     for sentence in sentences:
-        for one, other in combinations(systems, 2):
-            sides = [by_place[sentence, one], by_place[sentence, other]]
+        for first, second in combinations(systems, 2):
+            sides = [by_place[sentence, first], by_place[sentence, second]]
             draw.shuffle(sides)
-            found.append((f"pair-{hash_text(sides[0].id, sides[1].id)[:8]}", sides[0], sides[1]))
-    draw.shuffle(found)
-    return found
+            pairs.append((f"pair-{hash_text(sides[0].id, sides[1].id)[:8]}", sides[0], sides[1]))
+    draw.shuffle(pairs)
+    return pairs
 
 
 def _wav(samples: NDArray[np.float32]) -> bytes:

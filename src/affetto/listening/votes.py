@@ -1,6 +1,6 @@
-"""Votes of a listening test back to numbers: opinion scores, heard emotions, preferences.
+"""Scores the votes of a listening test: opinion scores, heard emotions, preferences.
 
-Raters and sentences are both samples: a rater is strict on everything, a sentence is hard for everybody. So intervals
+Raters and sentences are both samples: a rater may be strict on everything, a sentence hard for everybody. So intervals
 resample whole raters and whole sentences at once (`metrics.statistics.pigeonhole_mean`), and the sign test of a
 preference counts sentences by their majority, not votes, which depend on each other.
 """
@@ -25,7 +25,7 @@ from affetto.listening.webmushra import read_answers
 from affetto.metrics.statistics import Estimate, pigeonhole_mean
 
 COLUMNS = ("rater", "item", "kind", "value")
-"""Of a table of votes that webMUSHRA didn't write."""
+"""Columns of a table of votes that isn't webMUSHRA's."""
 KINDS = ("naturalness", "emotion", "preference")
 _KEY_PARTS = {"test": str, "choices": list, "items": dict, "pairs": dict}
 _ANOTHER_KEY = "give OUT_key.json, which `affetto listen export` wrote"
@@ -49,20 +49,20 @@ def read_key(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise DataError(f"{path} can't be read as a key ({why_unreadable(error)}): {_ANOTHER_KEY}") from error
     if not isinstance(key, dict) or key.get("schema") != KEY_SCHEMA:
-        raise DataError(f"{path} is no key of a listening test: {_ANOTHER_KEY}")
+        raise DataError(f"{path} isn't the key of a listening test: {_ANOTHER_KEY}")
     if missing := [name for name, kind in _KEY_PARTS.items() if not isinstance(key.get(name), kind)]:
         raise DataError(f"{path} is damaged, it lacks {', '.join(missing)}: {_ANOTHER_KEY}")
     items, pairs = key["items"], key["pairs"]
-    is_whole = all(isinstance(item, dict) and isinstance(item.get("system"), str) for item in items.values())
-    is_paired = all(isinstance(pair, dict) and {pair.get("a"), pair.get("b")} <= set(items) for pair in pairs.values())
-    if not (is_whole and is_paired):
+    have_system = all(isinstance(item, dict) and isinstance(item.get("system"), str) for item in items.values())
+    have_items = all(isinstance(pair, dict) and {pair.get("a"), pair.get("b")} <= set(items) for pair in pairs.values())
+    if not (have_system and have_items):
         raise DataError(f"{path} is damaged, an item lacks its system or a pair its items: {_ANOTHER_KEY}")
     return key
 
 
 def read_votes(paths: Sequence[Path], test: str) -> list[Vote]:
-    """Votes on `test` of the page's JSON files, of webMUSHRA's `lss.csv`, or of tables with the columns `COLUMNS` (CSV,
-    UTF-8). Raises DataError for other files, another test's, unknown kinds, and a rater's second vote on one thing."""
+    """Votes on `test` from the page's JSON files, webMUSHRA's `lss.csv`, or tables with the columns `COLUMNS` (CSV,
+    UTF-8). Raises DataError for other files, another test's, unknown kinds, and a rater's second vote on one item."""
     votes: list[Vote] = []
     for path in paths:
         votes += _read_csv(path, test) if path.suffix.lower() == ".csv" else _read_page(path, test)
@@ -79,19 +79,20 @@ def read_votes(paths: Sequence[Path], test: str) -> list[Vote]:
 def score_votes(key: Mapping[str, Any], votes: Sequence[Vote], target: str | None = None) -> dict[str, Any]:
     """Numbers by system: `naturalness` (mean, interval), `emotions` (counts), `recall` of `target`, and preferences.
 
-    `key` is what `read_key` gives. Raises DataError if a vote doesn't fit it, or `target` was no choice.
+    `key` comes from `read_key`. Raises DataError if a vote doesn't match it, or `target` wasn't one of the choices.
     """
     if key.get("schema") != KEY_SCHEMA:
-        raise DataError(f"this is no key of a listening test: {_ANOTHER_KEY}")
+        raise DataError(f"this isn't the key of a listening test: {_ANOTHER_KEY}")
     if target is not None and target not in key["choices"]:
-        raise DataError(f"nobody could choose {target!r} in this test; there were {', '.join(key['choices'])}")
+        raise DataError(f"{target!r} wasn't a choice in this test; the choices were {', '.join(key['choices'])}")
     items, pairs = key["items"], key["pairs"]
     if strange := [vote for vote in votes if vote.item not in (pairs if vote.kind == "preference" else items)]:
         raise DataError(
             f"votes on {strange[0].item!r} ({strange[0].kind}), which the key doesn't know: another test's?"
         )
     if strange := [vote for vote in votes if vote.kind == "emotion" and vote.value not in key["choices"]]:
-        raise DataError(f"{strange[0].rater} heard {strange[0].value!r}; there were {', '.join(key['choices'])}")
+        choices = ", ".join(key["choices"])
+        raise DataError(f"{strange[0].rater} heard {strange[0].value!r}; the choices were {choices}")
     systems: dict[str, Any] = {}
     for name in sorted({item["system"] for item in items.values()}):
         mine = [vote for vote in votes if vote.item in items and items[vote.item]["system"] == name]
@@ -111,7 +112,7 @@ def score_votes(key: Mapping[str, Any], votes: Sequence[Vote], target: str | Non
 
 def _mean(votes: Sequence[Vote], value: Callable[[Vote], float], is_share: bool = False) -> dict[str, Any]:
     if not votes:
-        return asdict(Estimate(None, None, None, 0, "nobody voted on it"))
+        return asdict(Estimate(None, None, None, 0, "there are no votes on it"))
     raters, items = [vote.rater for vote in votes], [vote.item for vote in votes]
     return asdict(pigeonhole_mean([value(vote) for vote in votes], raters, items, is_share=is_share))
 
@@ -127,25 +128,25 @@ def _number(vote: Vote) -> float:
 
 
 def _preferences(items: Mapping[str, Any], pairs: Mapping[str, Any], votes: Sequence[Vote]) -> list[dict[str, Any]]:
-    """A row per two systems: votes for either, ties, sentences won, and the sign test over sentences."""
+    """A row per pair of systems: votes for either, ties, sentences won, and the sign test over sentences."""
     tally: dict[tuple[str, str], dict[str, Counter[str]]] = {}
     for vote in votes:
         sides = {side: items[pairs[vote.item][side]]["system"] for side in ("a", "b")}
         if vote.value not in ("A", "B", "none"):
             raise DataError(f"{vote.rater} gave {vote.value!r} for a preference: A, B or none")
-        one, other = sorted(sides.values())
+        first, second = sorted(sides.values())
         chosen = "none" if vote.value == "none" else sides[vote.value.lower()]
-        tally.setdefault((one, other), {}).setdefault(vote.item, Counter())[chosen] += 1
+        tally.setdefault((first, second), {}).setdefault(vote.item, Counter())[chosen] += 1
     rows = []
-    for (one, other), by_item in sorted(tally.items()):
+    for (first, second), by_item in sorted(tally.items()):
         total: Counter[str] = sum(by_item.values(), Counter())
-        wins = sum(counts[one] > counts[other] for counts in by_item.values())
-        losses = sum(counts[one] < counts[other] for counts in by_item.values())
+        wins = sum(counts[first] > counts[second] for counts in by_item.values())
+        losses = sum(counts[first] < counts[second] for counts in by_item.values())
         rows.append(
             {
-                "systems": [one, other],
-                "votes": {one: total[one], other: total[other], "none": total["none"]},
-                "sentences": {one: wins, other: losses, "tied": len(by_item) - wins - losses},
+                "systems": [first, second],
+                "votes": {first: total[first], second: total[second], "none": total["none"]},
+                "sentences": {first: wins, second: losses, "tied": len(by_item) - wins - losses},
                 "p_value": float(binomtest(wins, wins + losses).pvalue) if wins + losses else None,
             }
         )
@@ -174,18 +175,18 @@ def _read_page(path: Path, test: str) -> list[Vote]:
 def _read_csv(path: Path, test: str) -> list[Vote]:
     try:
         content = path.read_text(encoding="utf-8-sig")
-        # Spreadsheets of many countries save CSV with semicolons.
+        # In many countries spreadsheets save CSV with semicolons.
         delimiter = max(",;\t", key=content.partition("\n")[0].count)
         table = csv.DictReader(io.StringIO(content, newline=""), delimiter=delimiter)
         columns, rows = table.fieldnames or (), list(table)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path} can't be read as votes ({why_unreadable(error)}): {_OTHER_VOTES}") from error
-    is_webmushras = "trial_id" in columns
-    if missing := [name for name in (WEBMUSHRA_COLUMNS if is_webmushras else COLUMNS) if name not in columns]:
+    is_webmushra = "trial_id" in columns
+    if missing := [name for name in (WEBMUSHRA_COLUMNS if is_webmushra else COLUMNS) if name not in columns]:
         raise DataError(f"{path} lacks the columns {', '.join(missing)}: {_OTHER_VOTES}")
     for number, row in enumerate(rows, 1):
         if None in row or None in row.values():
             raise DataError(f"{path}: row {number} under the header has more or fewer cells than the header")
-    if is_webmushras:
+    if is_webmushra:
         return [Vote(*answer) for answer in read_answers(rows, test, path)]
     return [Vote(*(row[name] for name in COLUMNS)) for row in rows]

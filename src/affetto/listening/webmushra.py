@@ -1,20 +1,20 @@
-"""The listening test in webMUSHRA (Schoeffler et al. 2018, doi:10.5334/jors.187), and the table that it writes back.
+"""The listening test for webMUSHRA (Schoeffler et al. 2018, doi:10.5334/jors.187), and the table of its answers.
 
 Made for webMUSHRA 1.4.3 (its `package.json`) after these files of github.com/audiolabs/webMUSHRA, each in the newest
 version at hand: `doc/experimenter.md`, `startup.js`, `service/write.php`; of `lib/webmushra`
 `pages/{LikertSingleStimulusPage,LikertSingleStimulusPageManager,PairedComparisonPage,FinishPage}.js`,
 `misc/{LikertScale,FilePlayer}.js`, `audio/GenericAudioControl.js` and `business/DataSender.js`. The first published
-version (03c4b4b) of the pages, `write.php` and `configs/mushra_customquestionaire.yaml` was read too, so the table is
-read as either writes it.
-What follows from them:
+version (03c4b4b) of the pages, `write.php` and `configs/mushra_customquestionaire.yaml` was read too, so the table can
+be read from either.
+Design decisions that follow from them:
 
 - A preference is asked on a `likert_single_stimulus` page about one file that plays A, a pause and B:
   `paired_comparison` looks for a reference and stores whether it was found; a page for preferences is proposed, not
   merged (pull request 91).
-- One page per question suffices: it becomes a page per stimulus, in an order drawn for each listener.
-- The first page has no sound, since browsers let none out before the first click (issue 32).
-- Sounds have two equal channels, as one channel is heard on the left alone (issues 53, 124), and begin and end with a
-  pause, as the first buffer is faded in and the last one runs on into the beginning.
+- One page per question suffices: it becomes a page per stimulus, in a random order for each listener.
+- The first page has no sound, since browsers play none before the first click (issue 32).
+- Sounds have two equal channels, since a single channel is played only on the left (issues 53, 124), and begin and end
+  with a pause, since the first buffer is faded in and the last one runs on into the beginning.
 - Only a finish page sends answers, and only its questionnaire names the listener.
 """
 
@@ -33,7 +33,7 @@ from affetto.errors import DataError
 COLUMNS = ("session_test_id", "rater", "trial_id", "stimuli_rating", "stimuli")
 """What `lss.csv` must have: `rater` comes from the finish page's questionnaire, the others from `service/write.php`."""
 NOT_RATED = "NA"
-"""What webMUSHRA stores where nothing was chosen."""
+"""What webMUSHRA stores if nothing was chosen."""
 _REST_S, _PAUSE_S = 0.1, 0.8
 _INTRODUCTION = (
     "You will hear short sentences by synthetic voices. Please use headphones, set a comfortable volume now and leave "
@@ -42,7 +42,7 @@ _INTRODUCTION = (
 
 
 def webmushra_config(test: str, folder: str, items: Sequence[str], pairs: Sequence[str], choices: Sequence[str]) -> str:
-    """YAML of the test of `items` and `pairs` (names of files in `audio/`), to lie in webMUSHRA's `configs/FOLDER`."""
+    """YAML of the test of `items` and `pairs` (names of files in `audio/`), for webMUSHRA's `configs/FOLDER`."""
 
     def likert(kind: str, question: str, content: str, names: Sequence[str], labels: Mapping[Any, str]) -> Any:
         return {
@@ -99,11 +99,11 @@ def one_after_another(a: NDArray[np.float32], b: NDArray[np.float32], sample_rat
 
 
 def read_answers(rows: Sequence[Mapping[str, str]], test: str, source: object) -> Iterator[tuple[str, str, str, str]]:
-    """(rater, item, kind, value) of each row of `lss.csv` but those left unanswered; DataError for another test's."""
+    """(rater, item, kind, value) of each answered row of `lss.csv`; DataError for another test's."""
     for row in rows:
         given, rater, kind, value, item = (row[name].strip() for name in COLUMNS)
         if given != _test_id(test):
-            raise DataError(f"{source} has votes of test {given}, the key is of {_test_id(test)}")
+            raise DataError(f"{source} has votes of test {given}, but the key is of {_test_id(test)}")
         if not rater:
             raise DataError(f"{source} has votes without a rater's name (on {item})")
         if value != NOT_RATED:
@@ -111,8 +111,8 @@ def read_answers(rows: Sequence[Mapping[str, str]], test: str, source: object) -
 
 
 class _Indented(yaml.SafeDumper):
-    """Indents lists: webMUSHRA's YAML reader (yaml.js 0.1) knows no others, nor a list that begins with a list, nor a
-    value that goes on in the next line."""
+    """Indents lists: webMUSHRA's YAML reader (yaml.js 0.1) can't read others, nor a list that begins with a list, nor a
+    value that continues on the next line."""
 
     def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:  # noqa: ARG002 (its signature)
         super().increase_indent(flow, False)

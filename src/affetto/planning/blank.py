@@ -1,4 +1,4 @@
-"""Rows that say nothing, of the shape that a base's own have."""
+"""Dummy batches, with the shapes of a base's real ones."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from affetto.model.batch import Batch, Row, Streams, Turn, collate
 
 
 def blank_batch(network: Any, rows: int, frames: int, text_tokens: int, depth_frames: int) -> Batch:
-    """`rows` rows of `frames` predicted frames each, `depth_frames` of them all for the decoder, under a gate of 1.
+    """`rows` rows of `frames` predicted frames each, `depth_frames` in all for the depth decoder, with a gate of 1.
 
-    `text_tokens` stand before the frames; where the text runs beside them there are none, and one more frame is heard.
+    `text_tokens` precede the frames, unless the base has a text stream; then there is one more input frame instead.
     """
     books = network.num_codebooks
     if network.has_text_stream:

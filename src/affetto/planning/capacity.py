@@ -1,4 +1,4 @@
-"""How many emotions a machine can train at a time."""
+"""The number of emotions that a machine can train at a time."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from affetto.planning.workload import Data
 from affetto.processes import num_launched
 
 EVALUATION_BYTES = 10**9
-"""What a process holds beside its training's plan: judges, pictures and sounds; 0.22 GB for the miniature's own."""
+"""Memory of a process besides its training's plan: judges, pictures and sounds; 0.22 GB for the miniature's own."""
 
 
 def num_jobs(config: Config, prepared: Prepared, emotions: Sequence[str]) -> int:
-    """As many of `emotions` at a time as there are processors, and as their planned memory fits what is free.
+    """The number of `emotions` to train at a time: at most one per core, as far as their planned memory is free.
 
-    One where a GPU trains or several processes already share a run: these are busy with one emotion.
+    One if a GPU trains or several processes share a run, since one emotion keeps these busy.
     """
     if torch.cuda.is_available() or num_launched() > 1:
         return 1
@@ -38,5 +38,5 @@ def num_jobs(config: Config, prepared: Prepared, emotions: Sequence[str]) -> int
 
 
 def processors() -> int:
-    """Processors that this process may use."""
+    """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""`affetto plan`: memory, disk and time of a run of one emotion, before anything is loaded."""
+"""`affetto plan`: estimates memory, disk and time of a run of one emotion, before anything is loaded."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ from affetto.training.optimizer import moment_bytes
 from affetto.training.runtime import resident_bytes
 
 _HEAP = (
-    "memory is that of what is alive; a process took up to 1.6 times as much, since glibc's heap keeps what is freed. "
-    "With MALLOC_MMAP_THRESHOLD_=4194304 in the environment it was 1.15 times"
+    "memory is that of live tensors; a process took up to 1.6 times as much, since glibc's heap keeps freed memory. "
+    "With MALLOC_MMAP_THRESHOLD_=4194304 in the environment it took 1.15 times"
 )
-"""benchmarks/memory.py, the checkpointed case: 1,244 MiB, and 884 with that variable, where 768 are alive."""
+"""benchmarks/memory.py, the checkpointed case: 1,244 MiB, and 884 with that variable, for 768 live."""
 
 
 @dataclass(frozen=True)
@@ -56,26 +56,26 @@ class Stage:
 
     name: str
     peak_bytes: int
-    """The most in use while it runs, with everything that stays."""
+    """Peak memory while it runs, including everything that stays."""
     flops: float
     time_s: float
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run needs; all figures are of one process and one emotion."""
+    """What a run needs; all figures are for one process and one emotion."""
 
     base: str
     device: str
-    """cpu: resident memory of the process, without what its heap holds beyond tensors; cuda: what torch allocates."""
+    """cpu: resident memory of the process, without freed memory that its heap keeps; cuda: what torch allocates."""
     work: Workload
     stages: tuple[Stage, ...]
     parts: Mapping[str, int]
-    """Bytes that stay, by what they are."""
+    """Bytes that stay allocated, by kind."""
     disk: Mapping[str, int]
-    """Bytes on disk, by what they are; `codes_per_hour` is of an hour of speech."""
+    """Bytes on disk, by kind; `codes_per_hour` is for an hour of speech."""
     speaking: Speaking | None
-    """Of a process that speaks with every emotion's adapter; None if a base's way of speaking isn't planned."""
+    """Memory of a process that speaks with every emotion's adapter; None if it isn't planned for this base."""
     rate: Rate
     assumptions: tuple[str, ...]
 
@@ -101,7 +101,7 @@ class Plan:
 
 
 def base_config(name: str) -> Any:
-    """The transformers configuration of a base; of a hub id only config.json is fetched, and nothing is converted."""
+    """The transformers configuration of a base. For a hub id only config.json is fetched, and nothing is converted."""
     if name.startswith(RANDOM):
         return random_config(name)
     folder = expanded(name)
@@ -136,13 +136,13 @@ def _read(path: Path) -> dict[str, Any]:
 def plan(config: Config, data: Data, *, device: str = "cpu", tflops: float | None = None) -> Plan:
     """Plan a run of one emotion of `config` over such `data`.
 
-    `device` is cpu or cuda. The time comes from `tflops` (10^12 products and additions a second) where it is given,
-    else from a short measurement on this machine's device. ConfigError if that device isn't here to be measured.
+    `device` is cpu or cuda. The time comes from `tflops` (10^12 multiplications and additions a second) if given, else
+    from a short measurement on this machine's device. ConfigError if this machine lacks that device.
     """
     if device == "cuda" and tflops is None and not torch.cuda.is_available():
         raise ConfigError(
-            "there is no GPU here to be timed: say how fast yours computes with --tflops (CSM-1B on an H200: 40 in "
-            "batches of 8, 320 in batches of 64)"
+            "there is no GPU here to be timed: give your GPU's speed with --tflops (CSM-1B on an H200: 40 in batches "
+            "of 8, 320 in batches of 64)"
         )
     base = base_config(config.base)
     outline = BASES[base.model_type].outline
@@ -160,11 +160,11 @@ def plan(config: Config, data: Data, *, device: str = "cpu", tflops: float | Non
     positions = work.text_tokens + work.frames + shape.network.has_text_stream
     if positions > shape.network.window:
         raise ConfigError(
-            f"clips of {data.clip_s:g} s take {positions} positions with their text, and {config.base} looks back over "
-            f"{shape.network.window}: plan for shorter ones, since longer ones can't be trained on"
+            f"clips of {data.clip_s:g} s take {positions} positions with their text, but {config.base} has a window of "
+            f"{shape.network.window}: plan for shorter clips, since longer ones can't be trained on"
         )
     on_host = host_part(shape.model, shape.network) if device == "cuda" else None
-    stays = {"runtime": runtime, **_what_stays(config, shape, work, rank, on_host)}
+    stays = {"runtime": runtime, **_resident(config, shape, work, rank, on_host)}
     costs = _costs(config, shape, work, device)
     rate = stated_rate(tflops) if tflops is not None else measured_rate(base, config, work, device)
     speaking = plan_speaking(
@@ -183,24 +183,24 @@ def plan(config: Config, data: Data, *, device: str = "cpu", tflops: float | Non
 
 
 def _runtime_bytes(outline: Outline) -> int:
-    """What Python and the libraries that a run imports take in this process, first products and steps included."""
+    """Resident bytes of Python and a run's libraries, after a first matrix product and optimizer step."""
     import accelerate  # noqa: F401
     import transformers
 
     from affetto.training import loop  # noqa: F401
 
     getattr(transformers, outline.model_class)
-    # Kernels are loaded, and parts of torch imported, where they are first used.
+    # Kernels are loaded, and parts of torch imported, on first use.
     layer = torch.nn.Linear(64, 64)
     torch.autograd.backward(layer(torch.ones(64, 64)).square().sum())
     torch.optim.AdamW(layer.parameters()).step()
     return resident_bytes()
 
 
-def _what_stays(
+def _resident(
     config: Config, shape: ShapeOnly, work: Workload, rank: int | None, on_host: str | None
 ) -> dict[str, int]:  # fmt: skip
-    """Bytes that stay, in the order in which they come, but for those of the model's child `on_host`."""
+    """Bytes that stay, in order of allocation, without those of the model's child `on_host`."""
     shapes = _shapes(shape)
     trained = adapter_parameters(shapes, rank)
     frozen = weight_bytes(shape.model, () if on_host is None else (f"{on_host}.",)) - 4 * trained
@@ -217,7 +217,7 @@ def _shapes(shape: ShapeOnly) -> dict[str, tuple[int, ...]]:
 
 
 def _costs(config: Config, shape: ShapeOnly, work: Workload, device: str) -> dict[str, tuple[Cost, int]]:
-    """Each pass of a run, and how many rows it takes at once."""
+    """The cost of each kind of pass in a run, and its number of rows."""
     frames, text = work.frames, work.text_tokens
     fisher = frames_at_once(shape.network, frames, 8, with_gradient=True)
     answer = frames_at_once(shape.network, frames, 16)
@@ -228,7 +228,7 @@ def _costs(config: Config, shape: ShapeOnly, work: Workload, device: str) -> dic
         "training": (training_cost(shape, step, work.streams, autocast=autocast), work.rows),
         "answers": (answering_cost(shape, whole), answer),
     }
-    # Of the clips that are trained on a share of the frames goes through the depth decoder, of those held out all.
+    # For training clips a share of the frames goes through the depth decoder, for held-out clips all.
     if work.teacher_clips:
         kept = answer * max(1, round(config.teacher_share * frames))
         costs["rehearsed"] = asking_cost(shape, shape.batch(answer, frames, text, kept)), answer
@@ -243,7 +243,7 @@ def _costs(config: Config, shape: ShapeOnly, work: Workload, device: str) -> dic
 def _stages(
     costs: Mapping[str, tuple[Cost, int]], stays: Mapping[str, int], work: Workload
 ) -> dict[str, tuple[Cost, float, int]]:
-    """Cost of a pass, how many there are, and what is there before it; by stage."""
+    """By stage: the cost of a pass, the number of passes, and the bytes allocated before it."""
     loaded = stays["runtime"] + stays["weights"] + stays["adapter"]
     answer, at_once = costs["answers"]
     stages: dict[str, tuple[Cost, float, int]] = {}
@@ -256,8 +256,8 @@ def _stages(
         flops = sum(clips * cost.flops for cost, clips in asked) / at_once
         stages["teacher"] = (Cost(max(cost.peak_bytes for cost, _ in asked), round(flops)), 1.0, loaded)
     stages["training"] = (costs["training"][0], work.micro_batches, loaded + stays["optimizer"])
-    looks = work.validations * 2 * work.held_clips / at_once
-    stages["validation"] = (answer, looks, loaded + stays["optimizer"])
+    passes = work.validations * 2 * work.held_clips / at_once
+    stages["validation"] = (answer, passes, loaded + stays["optimizer"])
     return stages
 
 
@@ -283,22 +283,22 @@ def _disk(
 def _assumptions(
     data: Data, device: str, rate: Rate, speaking: Speaking | None, *, has_host_part: bool
 ) -> tuple[str, ...]:  # fmt: skip
-    told = [
-        f"{counted(data.clips, 'clip')} of {data.clip_s:g} s, every batch of mean clips; longer ones need more",
-        "training is one process and one emotion; evaluation and the coding of clips are not in it",
+    lines = [
+        f"{counted(data.clips, 'clip')} of {data.clip_s:g} s, all of mean length; longer ones need more",
+        "training is one process and one emotion; evaluation and the coding of clips are not included",
         f"time at {rate.flops_per_s / 1e12:.3g} TFLOP/s, {rate.source}",
     ]
     if device == "cpu":
-        told.append(_HEAP)
+        lines.append(_HEAP)
     if device == "cuda":
-        told.append("GPU memory as torch allocates it; the CUDA context takes 0.3 to 0.6 GB more")
+        lines.append("GPU memory as torch allocates it; the CUDA context takes 0.3 to 0.6 GB more")
     if has_host_part:
-        told.append("the text's embeddings stay in the host's memory")
+        lines.append("the text's embeddings stay in the host's memory")
     if speaking is None:
-        told.append("memory of speaking isn't planned for this kind of base")
+        lines.append("memory of speaking isn't planned for this kind of base")
     else:
-        told.append(
+        lines.append(
             f"speaking is {counted(speaking.takes, 'take')} of one sentence after another, of a clip's mean length; "
-            "what the codec needs while it decodes comes on top"
+            "what the codec needs while it decodes is not included"
         )
-    return tuple(told)
+    return tuple(lines)

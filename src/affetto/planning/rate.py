@@ -1,4 +1,4 @@
-"""How fast a machine computes this network, from a few steps of a much smaller one of the same widths."""
+"""Measures a machine's speed on a base's network, from a few steps of a much smaller one of the same widths."""
 
 from __future__ import annotations
 
@@ -20,39 +20,39 @@ from affetto.planning.blank import blank_batch
 from affetto.planning.workload import Workload
 
 _MOST_FLOPS = 4e11
-"""Of a measured step, which a slow core does in ten seconds."""
+"""Most for a measured step: ten seconds on a slow core."""
 _FEW_FLOPS = 4e10
-"""Of one that is made as large as the run's, which it does in one."""
+"""Up to this the measured step gets as many rows as the run's: one second on a slow core."""
 
 
 @dataclass(frozen=True)
 class Rate:
-    """Products and additions a second, and where the figure comes from."""
+    """Multiplications and additions a second, and where the figure comes from."""
 
     flops_per_s: float
     source: str
 
 
 def stated_rate(tflops: float) -> Rate:
-    """What the user says, in 10^12 a second."""
+    """The rate that the user gives, in 10^12 operations a second."""
     return Rate(tflops * 1e12, "as given with --tflops")
 
 
 def measured_rate(base: Any, config: Config, work: Workload, device: str) -> Rate:
-    """Time steps of a network with one layer in either part, of the run's widths, shapes and precision."""
+    """Time steps of a network with one layer in each part, with the run's widths, shapes and precision."""
     network, parameters = _network(BASES[base.model_type].outline.short(base), config, device)
     rows = max(1, min(work.rows, 2))
     batch = _batch(network, rows, work, _depth(work, rows), device)
     flops, _ = _step(network, batch, parameters, device)
-    # Small products are slow ones: as many rows as the run has, where that is soon done.
+    # Small matrix products are slow, so use the run's number of rows if that doesn't take long.
     if (most := min(work.rows, int(rows * _FEW_FLOPS // flops))) > rows:
         batch = _batch(network, most, work, _depth(work, most), device)
         flops, _ = _step(network, batch, parameters, device)
     while flops > _MOST_FLOPS and len(batch.depth_M) > 4:
         batch = _batch(network, 1, work, max(4, len(batch.depth_M) // 4), device)
         flops, _ = _step(network, batch, parameters, device)
-    taken = [_step(network, batch, parameters, device)[1] for _ in range(3)]
-    return Rate(flops / min(taken), f"measured on this machine's {device} with one layer of each kind")
+    times_s = [_step(network, batch, parameters, device)[1] for _ in range(3)]
+    return Rate(flops / min(times_s), f"measured on this machine's {device} with one layer of each kind")
 
 
 def _depth(work: Workload, rows: int) -> int:
@@ -77,7 +77,7 @@ def _batch(network: Network, rows: int, work: Workload, depth: int, device: str)
 
 
 def _step(network: Network, batch: Batch, parameters: Sequence[torch.Tensor], device: str) -> tuple[int, float]:
-    """Products of a step, and its seconds."""
+    """FLOPs of a step, and its seconds."""
     counter = FlopCounterMode(display=False)
     with counter:
         _forward_backward(network, batch, parameters)

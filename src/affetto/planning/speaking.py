@@ -1,7 +1,7 @@
 """Memory of a process that speaks with adapters loaded: what `affetto.speak` keeps, counted from shapes.
 
-The engine's weights can't be made without numbers (on a GPU they look at where memory lies), so that, unlike in
-training, this is a count by formulas; a test holds each of them to what the engine really keeps.
+The engine's weights can't be shape-only tensors (on a GPU they read memory addresses), so unlike for training this uses
+formulas; a test compares each of them with what the engine really keeps.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from affetto.speak.state import FRAMES_OF_A_ROOM, MOST_OPEN_ROOMS, SLOTS_OF_A_RO
 from affetto.speak.takes import FEWEST
 from affetto.speak.weights import MOST_ARRANGEMENTS, MOST_MERGED_BYTES
 
-_SIGNS_PER_S = 14
-"""Of text, as `Outline` assumes."""
+_CHARS_PER_S = 14
+"""Characters of text per second, as `Outline` assumes."""
 _TOGETHER = {"q_proj": "qkv", "k_proj": "qkv", "v_proj": "qkv", "gate_proj": "gate_up", "up_proj": "gate_up"}
-"""Layers of one input are one product."""
+"""Layers with the same input are fused into one matrix product."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,9 @@ class Speaking:
     precision: str
     num_adapters: int
     takes: int
-    """How often a sentence is said."""
+    """How often a sentence is spoken."""
     parts: Mapping[str, int]
-    """Bytes that stay, by what they are."""
+    """Bytes that stay allocated, by kind."""
     peak_bytes: int
 
     def to_document(self) -> dict[str, Any]:
@@ -53,8 +53,7 @@ def plan_speaking(
     config: Any, outline: Outline, shape: ShapeOnly, rank: int | None, num_adapters: int, clip_s: float, *,
     device: str, runtime: int, takes: int = 1,
 ) -> Speaking | None:  # fmt: skip
-    """Memory of speaking sentences of `clip_s` seconds, `takes` times each; None for a base that the engine doesn't
-    speak.
+    """Memory of speaking sentences of `clip_s` seconds, `takes` times each; None if the engine can't speak the base.
 
     `config` is the base's, `shape` its network as the run trains it, whose layers carry the adapters.
     """
@@ -70,17 +69,17 @@ def plan_speaking(
         "runtime": runtime,
         "weights": weights,
         "copies": _copies(config, products, dtype, is_shared=device == "cuda"),
-        # Beside a GPU they wait on the host.
+        # With a GPU they wait on the host.
         "adapters": 0 if device == "cuda" else 4 * num_adapters * adapter_parameters(shapes, rank),
-        # On a GPU what codes sound waits on the host, too.
+        # With a GPU the codec's encoder waits on the host too.
         "codec": codec_bytes(config, HEARING if device == "cuda" else ()),
     }
     prompt = round(outline.tokens_per_s * clip_s) + outline.template_tokens
-    frames = frame_cap("x" * round(_SIGNS_PER_S * clip_s), outline.frame_rate)
+    frames = frame_cap("x" * round(_CHARS_PER_S * clip_s), outline.frame_rate)
     room = takes * _row_bytes(config, prompt, frames, dtype)
     each = arrangement_bytes(products, shapes, rank, dtype)
-    # On a GPU rooms that stand open hold their arrangement as well, and one more is being spoken in.
-    # Witnesses of several takes speak more softly: with gates of their own.
+    # On a GPU open rooms hold their arrangement as well, and one more is in use.
+    # With several takes, witnesses speak at a lower intensity, so they have gates of their own.
     gates = num_adapters * (2 if takes >= FEWEST else 1)
     most = (
         MOST_OPEN_ROOMS + 1 if device == "cuda" else min(MOST_ARRANGEMENTS, max(1, MOST_MERGED_BYTES // max(1, each)))
@@ -89,14 +88,14 @@ def plan_speaking(
     stays |= {"arrangements": alive * each, "rooms": (max(1, alive) if device == "cuda" else 1) * room}
     peak = sum(stays.values())
     if device == "cuda":
-        # Layers of one input are laid side by side before there is an arrangement.
-        laid = max(dtype.itemsize * width * sum(outs.values()) for width, outs in products.values() if len(outs) > 1)
-        peak = max(peak, sum(stays[part] for part in ("weights", "copies", "adapters")) + laid)
+        # Layers with the same input are concatenated before there is an arrangement.
+        fused = max(dtype.itemsize * width * sum(outs.values()) for width, outs in products.values() if len(outs) > 1)
+        peak = max(peak, sum(stays[part] for part in ("weights", "copies", "adapters")) + fused)
     return Speaking(device, str(dtype).removeprefix("torch."), num_adapters, takes, stays, peak)
 
 
 def codec_bytes(config: Any, left_out: Sequence[str] = ()) -> int:
-    """The codec that a CSM carries but for the parts `left_out`, loaded in float32 whatever the base is in."""
+    """Bytes of a CSM's codec without the parts `left_out`; it is float32 whatever the base's precision."""
     from transformers import AutoModel
 
     with torch.device("meta"):
@@ -114,20 +113,20 @@ def _model(config: Any, outline: Outline, dtype: torch.dtype) -> Any:
 
 
 def _products(model: Any) -> dict[str, tuple[int, dict[str, int]]]:
-    """Inputs of every product of the engine, and the outputs of the layers that it is made of, by path."""
+    """By product of the engine: its number of inputs, and the number of outputs of each of its layers, by path."""
     linear = [
         (name, layer) for name, layer in model.named_modules()
         if isinstance(layer, torch.nn.Linear) and ("layers." in name or name.endswith("inputs_embeds_projector"))
     ]  # fmt: skip
-    found = {}
+    products = {}
     for product, layers in groupby(linear, key=lambda item: product_of(item[0])):
         members = list(layers)
-        found[product] = (members[0][1].in_features, {name: layer.out_features for name, layer in members})
-    return found
+        products[product] = (members[0][1].in_features, {name: layer.out_features for name, layer in members})
+    return products
 
 
 def product_of(path: str) -> str:
-    """The product that a layer is a part of."""
+    """The fused product that a layer is part of."""
     parent, _, leaf = path.rpartition(".")
     return f"{parent}.{_TOGETHER.get(leaf, leaf)}"
 
@@ -135,10 +134,10 @@ def product_of(path: str) -> str:
 def arrangement_bytes(
     products: Mapping[str, tuple[int, Mapping[str, int]]], shapes: Shapes, rank: int | None, dtype: torch.dtype
 ) -> int:
-    """What one adapter takes as the engine has it for rows that all speak with it.
+    """Bytes of one adapter in the engine, if all rows speak with it.
 
-    In float32 low ranks are merged, so that every product with an adapter has weights of its own, and so it is with
-    full rank. Elsewhere factors stand side by side: each layer's outputs among those of all.
+    In float32, and with full rank, the adapter is merged, so every adapted product has weights of its own. Otherwise
+    the low-rank factors of a product's layers are concatenated, each as wide as the outputs of all.
     """
     total = 0
     for width, layers in products.values():
@@ -153,7 +152,7 @@ def arrangement_bytes(
 def _copies(
     config: Any, products: Mapping[str, tuple[int, Mapping[str, int]]], dtype: torch.dtype, *, is_shared: bool
 ) -> int:
-    """What the engine keeps beside the base's own weights: heads, and on a CPU every product."""
+    """Bytes that the engine keeps besides the base's own weights: heads, and on a CPU every product."""
     size = config.codec_config.codebook_size
     heads: int = (config.num_codebooks - 1) * size * config.depth_decoder_config.hidden_size * dtype.itemsize
     if is_shared:
@@ -163,7 +162,7 @@ def _copies(
 
 
 def _row_bytes(config: Any, prompt: int, frames: int, dtype: torch.dtype) -> int:
-    """Caches of one row of such a sentence: keys, values, rotary tables and draws."""
+    """Bytes of one row's caches for a sentence: keys, values, rotary tables and random draws."""
     slots = SLOTS_OF_A_ROOM * math.ceil((prompt + frames) / SLOTS_OF_A_ROOM)
     frames = FRAMES_OF_A_ROOM * math.ceil(frames / FRAMES_OF_A_ROOM)
     total: int = 4 * frames * config.num_codebooks

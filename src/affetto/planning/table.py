@@ -1,4 +1,4 @@
-"""A plan for people: what stays, what each stage needs on top, disk and time."""
+"""A plan as tables for the terminal: what stays in memory, each stage's peak, disk and time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _TITLES = {
     "fisher": "EWC's curvature",
     "best": "adapter (best)",
     "last": "state to resume from (last)",
-    "checkpoints": "adapters on the way",
+    "checkpoints": "intermediate adapters",
 }
 
 _SPEAKING_TITLES = {
@@ -27,14 +27,14 @@ _SPEAKING_TITLES = {
     "weights": "weights",
     "copies": "weights as the engine reads them",
     "adapters": "adapters",
-    "codec": "codec (what decoding needs beside it isn't counted)",
+    "codec": "codec (without what it needs to decode)",
     "arrangements": "weights changed by adapters",
     "rooms": "keys and values",
 }
 
 
 def render(plan: Plan) -> Group:
-    """Tables of memory (training's and speaking's) and disk, and the assumptions."""
+    """Tables of memory (for training and for speaking) and disk, and the assumptions."""
     where = "resident memory" if plan.device == "cpu" else "GPU memory"
     title = f"{plan.base} on {plan.device}: at most {size(plan.peak_bytes)} of {where}"
     memory = Table(title=title, title_justify="left")

@@ -1,7 +1,7 @@
-"""A network without numbers: its real code runs on tensors that have shapes only, while bytes and products are counted.
+"""Traces a network on shape-only tensors: its real code runs while bytes and FLOPs are counted.
 
-So the figures hold for what the code does, adapters, checkpointing and float32 heads included, and not for a formula
-that somebody wrote about it.
+So the figures are for what the code does, including adapters, checkpointing and float32 heads, not from a separate
+formula.
 """
 
 from __future__ import annotations
@@ -41,35 +41,35 @@ ADAPTER = "planned"
 
 @dataclass(frozen=True)
 class Cost:
-    """What one pass takes beside what is there before it."""
+    """What one pass needs beyond what is allocated before it."""
 
     peak_bytes: int
     flops: int
-    """Of matrix products and attention, a multiplication and an addition counted as two."""
+    """Operations of matrix products and attention; a multiplication and an addition count as two."""
 
 
 class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Follows every tensor that is made while it is on: how many bytes are alive, and the most so far.
+    """Tracks all tensors made while it is on: the bytes alive now, and the peak.
 
-    Products are counted by torch's own formulas; its `FlopCounterMode` would keep tensors alive.
+    FLOPs are counted by torch's own formulas; its `FlopCounterMode` would keep tensors alive.
     """
 
-    def __init__(self, known: Sequence[Tensor]) -> None:
+    def __init__(self, existing: Sequence[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.peak = self.flops = 0
         self._alive: dict[int, Any] = {}
-        for tensor in known:
+        for tensor in existing:
             self._watch(tensor, counted=False)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run the operation and look at what it made."""
-        made = func(*args, **(kwargs or {}))
-        if (products := flop_registry.get(func._overloadpacket)) is not None:
-            self.flops += int(products(*args, **(kwargs or {}), out_val=made))
-        for item in tree_leaves(made):
+        """Run the operation and track its results."""
+        result = func(*args, **(kwargs or {}))
+        if (count_flops := flop_registry.get(func._overloadpacket)) is not None:
+            self.flops += int(count_flops(*args, **(kwargs or {}), out_val=result))
+        for item in tree_leaves(result):
             if isinstance(item, Tensor):
                 self._watch(item, counted=True)
-        return made
+        return result
 
     def _watch(self, tensor: Tensor, *, counted: bool) -> None:
         storage = tensor.untyped_storage()
@@ -86,7 +86,7 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 @dataclass(frozen=True)
 class ShapeOnly:
-    """A base's network with a fresh adapter in its bank, all of it without numbers."""
+    """A base's network with a fresh adapter in its bank, all as shape-only tensors."""
 
     mode: FakeTensorMode | Numberless
     model: Any
@@ -94,7 +94,7 @@ class ShapeOnly:
     bank: AdapterBank
 
     def batch(self, rows: int, frames: int, text_tokens: int, depth_frames: int) -> Batch:
-        """A batch of `rows` rows of `frames` predicted frames each, `depth_frames` of them all for the decoder."""
+        """A batch of `rows` rows of `frames` predicted frames each, `depth_frames` in all for the depth decoder."""
         batch = blank_batch(self.network, rows, frames, text_tokens, depth_frames)
         if isinstance(self.mode, Numberless):
             return batch
@@ -104,7 +104,7 @@ class ShapeOnly:
         return replace(batch, **emptied)
 
     def cost(self, work: Callable[[], object]) -> Cost:
-        """What `work` takes; it runs on shapes alone."""
+        """The cost of `work`, which runs on shape-only tensors."""
         live = LiveBytes(list(self.model.parameters()))
         with self.mode, live:
             work()
@@ -112,11 +112,11 @@ class ShapeOnly:
 
 
 class _Packed(FourBitLinear):
-    """A layer in four bits without numbers, which bitsandbytes need not be there for."""
+    """A shape-only layer in four bits, which doesn't need bitsandbytes."""
 
     @property
     def weight(self) -> Tensor:
-        """As large as it is unpacked."""
+        """The weight at its unpacked size."""
         return torch.empty(self.shape, dtype=self.dtype)
 
 
@@ -131,8 +131,8 @@ def shape_only(
     config: Any, dtype: torch.dtype, targets: Sequence[str], part: Part, rank: int | None, *, checkpointing: bool,
     is_packed: bool = False, name: str = "",
 ) -> ShapeOnly:  # fmt: skip
-    """The network of a base's configuration, with an adapter of `rank` (None is full rank), on layers in four bits if
-    `is_packed`. BaseModelError, of the base `name`, where it has none that can be or the configuration makes no model.
+    """The network of a base's configuration, with an adapter of `rank` (None is full rank), and layers in four bits if
+    `is_packed`. BaseModelError, about the base `name`, if no layer can be packed or the configuration is invalid.
     """
     name = name or config.model_type
     kind = BASES[config.model_type]
@@ -182,7 +182,7 @@ def training_cost(
         with torch.autocast("cpu", autocast or torch.bfloat16, enabled=autocast is not None):
             logits = network(batch)
         terms = []
-        # Each stream's frames are picked out for each of its terms, as `batch_terms` does.
+        # Each stream's frames are selected for each of its terms, as in `batch_terms`.
         for share, is_taught in streams:
             for values, targets in _predicted(logits, batch):
                 chosen = torch.zeros(max(1, round(share * len(values))), dtype=torch.long)
@@ -197,13 +197,13 @@ def training_cost(
 
 
 def _predicted(logits: Logits, batch: Batch) -> list[tuple[Tensor, Tensor]]:
-    """Logits and targets of everything that is predicted."""
+    """Logits and targets of all predictions."""
     parts = [(logits.c0_NV, batch.c0_targets_N), (logits.depth_MJV, batch.depth_targets_MJ)]
     return parts if logits.text_NW is None else [*parts, (logits.text_NW, batch.text_targets_N)]
 
 
 def answering_cost(shape: ShapeOnly, batch: Batch) -> Cost:
-    """Forward alone and a KL against kept answers, as validation has it."""
+    """Forward only, and a KL against cached answers, as in validation."""
 
     @torch.no_grad()
     def answer() -> None:
@@ -215,38 +215,38 @@ def answering_cost(shape: ShapeOnly, batch: Batch) -> Cost:
 
 
 def asking_cost(shape: ShapeOnly, batch: Batch) -> Cost:
-    """The base's forward alone and its log-probabilities in float16, as the teacher gives them."""
+    """The base's forward only, and its log-probabilities in float16, as for the teacher's answers."""
     plain = batch.with_gate(batch.gate_BE[:, :0])
 
     @torch.no_grad()
     def ask() -> None:
         logits = shape.network(plain)
         kept = [halved(values) for values, _ in _predicted(logits, plain)]
-        # Each row's are copied out of them.
+        # Each row's log-probabilities are copied out.
         kept += [values.clone() for values in kept]
 
     return shape.cost(ask)
 
 
 def fisher_cost(shape: ShapeOnly, batch: Batch, *, curvature: str = "kfac", on_host: bool = False) -> Cost:
-    """The Fisher's pass: base alone, all layers' inputs and gradients kept until its end, then the curvature's update.
+    """The Fisher's pass: the base only, all layers' inputs and gradients kept until its end, then the curvature update.
 
-    `on_host` says that what waits for other parts of a batch lies in the host's memory, and so do the random numbers,
-    which isn't counted then.
+    With `on_host`, records that wait for other parts of a batch and random numbers are in the host's memory, which
+    isn't counted.
     """
     plain = batch.with_gate(batch.gate_BE[:, :0])
     part_frames = depth_frames_at_once(shape.network)
     has_parts = hasattr(shape.network, "frame_states") and part_frames < len(batch.depth_M)
-    keep = _gone if on_host and has_parts else as_it_is
+    keep = _offloaded if on_host and has_parts else as_it_is
 
-    # CSM's masks, which only the plan makes, take more than its times.
+    # CSM's masks, which exist only in planning, take more than its times.
     labels = _Labels(plain, has_times=not on_host and isinstance(shape.mode, Numberless))
 
     def work() -> None:
         records = look(shape.network, shape.bank.sites, plain, labels, part_frames=part_frames, keep=keep)
         for site in shape.bank.sites:
-            # What was gone comes back site by site.
-            inputs, gradients = _come_back(shape, plain, site) if keep is _gone else records.pop(site)
+            # Offloaded records come back site by site.
+            inputs, gradients = _reloaded(shape, plain, site) if keep is _offloaded else records.pop(site)
             _update(inputs.flatten(0, 1), gradients.flatten(0, 1), curvature)
             del inputs, gradients
 
@@ -254,8 +254,8 @@ def fisher_cost(shape: ShapeOnly, batch: Batch, *, curvature: str = "kfac", on_h
 
 
 class _Labels:
-    """The data's own labels, after what it takes to draw some: probabilities in double precision, and where
-    `has_times` the times that a draw compares, as many as there are logits and as precise.
+    """The data's own labels, with the memory of sampling labels: probabilities in double precision, and with
+    `has_times` the times that a draw compares, as many as there are logits and equally precise.
     """
 
     def __init__(self, batch: Batch, *, has_times: bool) -> None:
@@ -282,12 +282,12 @@ class _Labels:
         return times
 
 
-def _gone(tensor: Tensor) -> Tensor:
-    """A record that isn't on the device any more."""
+def _offloaded(tensor: Tensor) -> Tensor:
+    """A record that is no longer on the device."""
     return tensor.new_empty(0)
 
 
-def _come_back(shape: ShapeOnly, batch: Batch, site: str) -> tuple[Tensor, Tensor]:
+def _reloaded(shape: ShapeOnly, batch: Batch, site: str) -> tuple[Tensor, Tensor]:
     num_out, num_in = shape.bank.sites[site].shape
     positions = len(batch.depth_M) * shape.network.num_codebooks if is_depth(site) else batch.text_BS.numel()
     dtype = shape.model.dtype
@@ -295,13 +295,13 @@ def _come_back(shape: ShapeOnly, batch: Batch, site: str) -> tuple[Tensor, Tenso
 
 
 def _update(inputs_PI: Tensor, gradients_PO: Tensor, curvature: str) -> None:
-    """What curvatures do with a layer's clips: they are picked out, brought into float32, multiplied and squared."""
-    picked = inputs_PI.clone(), gradients_PO.clone()
-    inputs_PI, gradients_PO = (values.to(torch.float32, copy=True) for values in picked)
+    """A curvature's update with a layer's clips: they are selected, converted to float32, multiplied and squared."""
+    selected = inputs_PI.clone(), gradients_PO.clone()
+    inputs_PI, gradients_PO = (values.to(torch.float32, copy=True) for values in selected)
     if curvature == "kfac":
         products = inputs_PI.T @ inputs_PI, gradients_PO.T @ gradients_PO
     else:
         product_OI = gradients_PO.T @ inputs_PI
         products = product_OI, product_OI.square()
-    # Named, since both are there at the same time.
+    # A named variable, because both must be alive at the same time.
     del products

@@ -1,4 +1,4 @@
-"""How much a run does: clips, steps and batches, from a configuration and what the data is like."""
+"""A run's workload: clips, steps and batches, from a configuration and assumptions about the data."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from affetto.training.validation import INTENSITIES
 
 @dataclass(frozen=True)
 class Data:
-    """What is assumed of the data."""
+    """Assumptions about the data."""
 
     clips: int
     """Emotional clips to train on."""
@@ -27,10 +27,10 @@ class Workload:
     rows: int
     """Rows of a batch."""
     frames: int
-    """Predicted frames of a row, the end frame included."""
+    """Predicted frames of a row, including the end frame."""
     text_tokens: int
     depth_frames: int
-    """Frames of a batch that the depth decoder is trained on: those drawn and the teacher's."""
+    """Frames of a batch that the depth decoder is trained on: the drawn ones and the teacher's."""
     taught_share: float
     """Share of a batch's frames that have a teacher's answer."""
     streams: tuple[tuple[float, bool], ...]
@@ -40,20 +40,20 @@ class Workload:
     """Batches of the whole run."""
     fisher_clips: int
     teacher_clips: int
-    """Whose answers are cached with `teacher_share` of the frames."""
+    """Clips whose teacher answers are cached for `teacher_share` of the frames."""
     held_clips: int
-    """General clips that are held out, whose answers are cached with all frames; as many emotional ones."""
+    """Held-out general clips, whose answers are cached for all frames; there are as many emotional ones."""
     validations: int
-    """Looks at the held-out clips of both kinds, the frontier's included."""
+    """Validations on the held-out clips of both kinds, including the frontier's."""
 
 
 def workload(
     config: Config, data: Data, frame_rate: float, *, tokens_per_s: float = 4.0, template_tokens: int = 12,
     end_frames: int = 1,
 ) -> Workload:  # fmt: skip
-    """Lay out a run of one emotion as `plan_run` would, with every clip of mean length.
+    """The workload of one emotion's run, as in `plan_run`, if all clips have the mean length.
 
-    What is known of the base's speech is as in its `Outline`.
+    The facts about the base's speech are those of its `Outline`.
     """
     frames = math.ceil(data.clip_s * frame_rate) + end_frames
     replay, is_self_speech = config.replay_ratio, config.general == "self"
@@ -66,9 +66,9 @@ def workload(
     drawn, kept = config.depth_frames_share, config.teacher_share
     depth = 0.0
     for stream, share in shares.items():
-        # Where the cross-entropy counts nothing, only the teacher's frames go through the depth decoder.
-        beside = drawn if weights.learned[stream] else 0.0
-        depth += share * (beside + kept * (1 - beside) if weights.taught[stream] else drawn)
+        # If the cross-entropy has no weight, only the teacher's frames go through the depth decoder.
+        learned = drawn if weights.learned[stream] else 0.0
+        depth += share * (learned + kept * (1 - learned) if weights.taught[stream] else drawn)
     micro = math.ceil(data.clips / (config.batch_size * (1 - replay)))
     steps = math.ceil(micro / config.grad_accumulation_steps)
     rehearsed = config.rehearsal_buffer_size if weights.taught["rehearsal"] else 0
