@@ -1,4 +1,4 @@
-"""The command line as a program: its arguments, and an output that accepts every character and whose reader may stop."""
+"""The command line as a program: its arguments, and an output that takes every character and whose reader may stop."""
 
 from __future__ import annotations
 
