@@ -114,6 +114,29 @@ def test_adapters_are_those_of_the_bank(
     assert said == [_say(tiny_base, [request], arithmetic)[0] for request in requests]
 
 
+@pytest.mark.parametrize("arithmetic", ARITHMETIC)
+def test_adapters_of_unlike_layers_and_ranks_are_those_of_the_bank(tiny_base: Base, arithmetic: Arithmetic) -> None:
+    """One adapts queries and values, the other keys, up and, with another rank, values."""
+    bank = AdapterBank(tiny_base.model, tiny_base.network.gates, ("both", "inputs_embeds_projector"))
+    generator = torch.Generator().manual_seed(5)
+    ranks = {"happy": {"q_proj": 3, "v_proj": 2}, "sad": {"k_proj": 4, "up_proj": 1, "v_proj": 5}}
+    for name, rank_of in ranks.items():
+        changes = {
+            path: tuple(
+                torch.randn(*shape, generator=generator) * 0.2
+                for shape in ((rank, site.shape[1]), (site.shape[0], rank))
+            )
+            for path, site in bank.sites.items()
+            if (rank := rank_of.get(path.rpartition(".")[2]))
+        }
+        bank.insert(name, changes, dict.fromkeys(changes, 1.5))  # type: ignore[arg-type]
+    gates = [(1.0, 0.0), (0.4, 1.1), (), (0.0, 0.9), (1.0, 0.0)]
+    requests = [replace(one, gate=gate) for one, gate in zip(_requests(tiny_base), gates, strict=True)]
+    plain = _plainly(tiny_base, requests)
+    assert plain != _plainly(tiny_base, [replace(one, gate=()) for one in requests])
+    assert _say(tiny_base, requests, arithmetic) == plain
+
+
 def test_an_adapter_speaks_like_its_merged_checkpoint(tiny_base: Base) -> None:
     plain = _requests(tiny_base, temperature=0.0)
     model = make_model(tiny_base.model.config, seed=9)
