@@ -201,7 +201,7 @@ def _rows_with_sound(base: Base, counts: list[int], num_frames: int, skipped: in
             said = time.perf_counter()
             # Random weights say codes that the codec hasn't.
             known = [
-                one if one.codes_K is None else replace(one, codes_K=np.minimum(one.codes_K, codec.codebook_size - 1))
+                one if one.codes_K is None else one._replace(codes_K=np.minimum(one.codes_K, codec.codebook_size - 1))
                 for one in told
             ]
             sound_of(known, streams)

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from affetto.codes.codec import load_codec
-from affetto.model.base import Base
+from affetto.model.base import Base, load_base
 from affetto.model.batch import Row, Turn, collate
 from affetto.model.losses import code_losses
 
@@ -40,6 +40,16 @@ def test_every_benchmark_has_a_row_in_the_readme() -> None:
     assert not missing
     rows = [line.split("`")[1] for line in told.splitlines() if line.startswith("| `")]
     assert [name for name in rows if not (FOLDER / name).is_file()] == []
+
+
+def test_rows_with_sound_are_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It needs a GPU, so that nothing else would notice here that it no longer runs."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    benchmark = importlib.import_module("speaking_on_gpu")
+    timed = benchmark._rows_with_sound(load_base("miniature"), [1, 2], 5)
+    assert set(timed) == {"1", "2"}
+    assert all(row["ms_per_frame"] >= row["of_that_codes_ms"] > 0 for row in timed.values())
 
 
 @pytest.mark.parametrize(
